@@ -1,0 +1,50 @@
+"""Deployment of AlignSeg, the feature-aligned segmentation network (arXiv 2003.00872).
+
+    from alignseg_infer import Predictor
+
+    result = Predictor("alignseg.onnx")("street.jpg")
+    result.save("out/street")
+
+Importing this loads NumPy and OpenCV, nothing heavier; runtimes are loaded when a model is.
+"""
+
+__version__ = "0.1.0"
+
+from alignseg_infer.errors import (
+    AlignSegError,
+    CheckpointError,
+    DeviceError,
+    ExportError,
+    ImageError,
+    MissingDependencyError,
+    ModelError,
+    ModelFileError,
+    OptionError,
+    OutputError,
+    ParityError,
+    SizeError,
+    SpecError,
+)
+from alignseg_infer.predictor import Predictor
+from alignseg_infer.result import Segmentation, StageTimes
+from alignseg_infer.spec import ModelSpec
+
+__all__ = [
+    "AlignSegError",
+    "CheckpointError",
+    "DeviceError",
+    "ExportError",
+    "ImageError",
+    "MissingDependencyError",
+    "ModelError",
+    "ModelFileError",
+    "ModelSpec",
+    "OptionError",
+    "OutputError",
+    "ParityError",
+    "Predictor",
+    "Segmentation",
+    "SizeError",
+    "SpecError",
+    "StageTimes",
+]

@@ -1,0 +1,81 @@
+"""Runtimes that execute a model. One module each, loaded on demand."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignseg_infer.errors import ModelFileError, OptionError
+from alignseg_infer.spec import ModelSpec
+
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
+
+
+class Backend(Protocol):
+    """A loaded model. Calls may come from several threads at once.
+
+    Attributes:
+        spec: The model's facts.
+        name: What runs it and where, e.g. ``onnxruntime (CPUExecutionProvider)``.
+    """
+
+    spec: ModelSpec
+    name: str
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
+        """Runs the network.
+
+        Args:
+            batch: (N, 3, H, W) float32, normalised.
+
+        Returns:
+            Logits (N, C, h, w) float32, or labels (N, H, W) uint8/uint16, as ``spec.export`` says.
+        """
+        ...
+
+
+def open_backend(model: str | Path, *, device: str = "cpu", threads: int | None = None) -> Backend:
+    """Loads a model into the runtime its file ending asks for.
+
+    Args:
+        model: ``.onnx`` (ONNX Runtime), or a checkpoint ``.pth``, ``.pt``, ``.safetensors``
+            (PyTorch).
+        device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for CUDA where it works.
+        threads: CPU threads for one call; None for the runtime's choice.
+
+    Raises:
+        ModelError: The file cannot be used.
+        DeviceError: The device is not there.
+        MissingDependencyError: The runtime is not installed.
+        OptionError: `device` or `threads` make no sense.
+    """
+    path = Path(model)
+    if threads is not None and threads < 1:
+        raise OptionError(f"threads={threads}", "1 or more, or None", "threads=2, or --threads 2")
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+
+        return OnnxRuntimeBackend(path, device=device, threads=threads)
+    if suffix in CHECKPOINT_SUFFIXES:
+        from alignseg_infer.backends.torch_backend import TorchBackend
+
+        return TorchBackend(path, device=device, threads=threads)
+    raise ModelFileError(
+        f"{path} has the ending {suffix!r}, which no backend reads",
+        f".onnx, or a checkpoint: {', '.join(CHECKPOINT_SUFFIXES)}",
+        "export it first: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+    )
+
+
+def parse_device(device: str) -> tuple[str, int]:
+    """Splits ``cuda:1`` into ``("cuda", 1)``.
+
+    Raises:
+        OptionError: It is not ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """
+    kind, _, index = device.partition(":")
+    if kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdecimal())):
+        return kind, int(index or 0)
+    raise OptionError(f"device={device!r}", "cpu, cuda, cuda:N or auto", "--device cpu")

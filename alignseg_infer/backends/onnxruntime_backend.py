@@ -1,0 +1,115 @@
+"""ONNX Runtime, the default backend."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from alignseg_infer.backends import parse_device
+from alignseg_infer.errors import DeviceError, ModelFileError
+from alignseg_infer.files import require_file
+from alignseg_infer.spec import SPEC_KEY, ModelSpec
+
+INPUT_NAME = "image"
+CPU_PROVIDER = "CPUExecutionProvider"
+CUDA_PROVIDER = "CUDAExecutionProvider"
+_ERRORS_ONLY = 3  # ONNX Runtime's severity levels: 0 verbose, 1 info, 2 warning, 3 error
+
+_LOAD_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoModel,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+class OnnxRuntimeBackend:
+    """An exported ``.onnx`` file in ONNX Runtime. `metadata` is what the file says of itself.
+
+    Args:
+        path: A file written by this package's export.
+        device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``.
+        threads: CPU threads for one call; None for one per core.
+
+    Raises:
+        ModelFileError: The file is damaged, or not one of ours.
+        DeviceError: CUDA was asked for and is not there.
+    """
+
+    def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
+        require_file(path, "an ONNX model", ModelFileError)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(
+                path, options, providers=_providers(device)
+            )
+        except _LOAD_ERRORS as error:
+            raise ModelFileError(
+                f"{path} cannot be loaded: {str(error).strip()}",
+                "an ONNX model that ONNX Runtime reads, with its .data file beside it if any",
+                "copy it again, or export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+            ) from error
+        provider = self._session.get_providers()[0]
+        _require_provider(provider, device)
+        self.name = f"onnxruntime ({provider})"
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        self.spec = self._read_spec(path)
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
+        """See `backends.Backend.infer`."""
+        output: NDArray[np.generic] = self._session.run(None, {INPUT_NAME: batch})[0]
+        return output
+
+    def _read_spec(self, path: Path) -> ModelSpec:
+        names = [node.name for node in self._session.get_inputs()]
+        if SPEC_KEY not in self.metadata or names != [INPUT_NAME]:
+            raise ModelFileError(
+                f"{path} is an ONNX model without the metadata {SPEC_KEY!r}; "
+                f"its inputs are {', '.join(names)}",
+                "a model exported by this package, which records how images are to be prepared",
+                "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+            )
+        spec = ModelSpec.from_json(self.metadata[SPEC_KEY])
+        if spec.export is None:
+            raise ModelFileError(
+                f"the spec of {path} says nothing about its export",
+                "the spec that export writes",
+                "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+            )
+        return spec
+
+
+def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
+    """What to ask ONNX Runtime for; CUDA is refused here if this build does not have it."""
+    kind, index = parse_device(device)
+    cuda_built_in = CUDA_PROVIDER in onnxruntime.get_available_providers()
+    if kind == "cuda" and not cuda_built_in:
+        raise DeviceError(
+            f"device={device!r}, but this ONNX Runtime has only "
+            f"{', '.join(onnxruntime.get_available_providers())}",
+            f"a build with {CUDA_PROVIDER}",
+            "pip uninstall -y onnxruntime && pip install onnxruntime-gpu (never both), "
+            "or device='cpu'",
+        )
+    if kind == "cpu" or not cuda_built_in:
+        return [CPU_PROVIDER]
+    return [(CUDA_PROVIDER, {"device_id": str(index)}), CPU_PROVIDER]
+
+
+def _require_provider(provider: str, device: str) -> None:
+    """ONNX Runtime falls back to the CPU without an error when CUDA cannot be initialised."""
+    if parse_device(device)[0] == "cuda" and provider != CUDA_PROVIDER:
+        raise DeviceError(
+            f"device={device!r} was asked for, but ONNX Runtime fell back to {provider}",
+            "a working CUDA driver, CUDA and cuDNN of the versions this build wants",
+            "nvidia-smi; then the CUDA table of the ONNX Runtime documentation; or device='cpu'",
+        )

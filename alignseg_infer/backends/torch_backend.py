@@ -1,0 +1,65 @@
+"""PyTorch: runs a checkpoint directly, without export."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignseg_infer.backends import parse_device
+from alignseg_infer.errors import DeviceError, MissingDependencyError
+from alignseg_infer.spec import ModelSpec
+
+try:
+    import torch
+except ImportError as error:
+    raise MissingDependencyError(
+        "running a checkpoint needs PyTorch, which is not installed",
+        "the package torch",
+        "pip install 'alignseg-infer[export]', or give an exported .onnx model",
+    ) from error
+
+from alignseg_infer.models.checkpoint import load_checkpoint
+from alignseg_infer.models.rewrites import without_auxiliary_head
+
+
+class TorchBackend:
+    """A checkpoint in PyTorch, float32. `spec.export` is None; the output is logits.
+
+    Args:
+        path: A checkpoint.
+        device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``.
+        threads: CPU threads; PyTorch has one setting for the whole process.
+
+    Raises:
+        CheckpointError: The file cannot be used.
+        DeviceError: CUDA was asked for and is not there.
+    """
+
+    def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
+        self._device = _torch_device(device)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        checkpoint = load_checkpoint(path)
+        self.spec: ModelSpec = checkpoint.spec
+        self.name = f"torch ({self._device})"
+        self._model = without_auxiliary_head(checkpoint.model()).to(self._device)
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
+        """See `backends.Backend.infer`."""
+        with torch.inference_mode():
+            logits = self._model(torch.from_numpy(batch).to(self._device)).logits
+        output: NDArray[np.generic] = logits.cpu().numpy()
+        return output
+
+
+def _torch_device(device: str) -> torch.device:
+    kind, index = parse_device(device)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and index >= count:
+        raise DeviceError(
+            f"device={device!r}, but PyTorch sees {count} CUDA devices",
+            "a CUDA build of PyTorch and a working driver",
+            "python -c 'import torch; print(torch.__version__, torch.cuda.is_available())', "
+            "or device='cpu'",
+        )
+    return torch.device("cpu" if kind == "cpu" or count == 0 else f"cuda:{index}")

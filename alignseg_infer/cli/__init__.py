@@ -1,0 +1,76 @@
+"""The command ``alignseg``: each command parses, calls the library, prints.
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 an `AlignSegError`,
+2 wrong usage, 130 interrupted.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from alignseg_infer import __version__
+from alignseg_infer.cli import export_onnx, inspect, predict
+from alignseg_infer.errors import AlignSegError
+
+Run: TypeAlias = Callable[[argparse.Namespace], int]
+
+COMMANDS = {
+    "predict": predict,
+    "inspect": inspect,
+    "export-onnx": export_onnx,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``alignseg``."""
+    parser = argparse.ArgumentParser(prog="alignseg", description="Deploy AlignSeg segmentation.")
+    parser.add_argument("--version", action="version", version=f"alignseg-infer {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=module.HELP, description=module.HELP, epilog=module.EXAMPLE
+        )
+        module.add_arguments(command)
+        _add_debug(command)
+        command.set_defaults(run=module.run)
+    arguments = parser.parse_args(argv)
+    return run_reporting_errors(arguments.run, arguments)
+
+
+def main_of(module_name: str, argv: Sequence[str] | None = None) -> int:
+    """Runs one command as a script of its own, such as ``export/to_onnx.py``."""
+    module = COMMANDS[module_name]
+    parser = argparse.ArgumentParser(description=module.HELP, epilog=module.EXAMPLE)
+    module.add_arguments(parser)
+    _add_debug(parser)
+    return run_reporting_errors(module.run, parser.parse_args(argv))
+
+
+def run_reporting_errors(run: Run, arguments: argparse.Namespace) -> int:
+    """Runs a command; errors of ours become a message and exit code 1."""
+    _log_to_stderr()
+    try:
+        return run(arguments)
+    except AlignSegError as error:
+        if arguments.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _add_debug(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _log_to_stderr() -> None:
+    logger = logging.getLogger("alignseg_infer")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)

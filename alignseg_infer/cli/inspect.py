@@ -1,0 +1,97 @@
+"""``alignseg inspect``: what a model file is, and what was assumed about it."""
+
+import argparse
+import json
+from pathlib import Path
+
+from alignseg_infer.backends import CHECKPOINT_SUFFIXES
+from alignseg_infer.cli.arguments import add_checkpoint_arguments
+from alignseg_infer.errors import ModelFileError
+from alignseg_infer.spec import VERIFICATION_KEY, ModelSpec, OutputKind
+
+HELP = "Say what a checkpoint or an exported model is, and what was assumed."
+EXAMPLE = "Example: alignseg inspect CS_scenes.pth"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the command's arguments."""
+    parser.add_argument("checkpoint", metavar="model", type=Path, help=".pth, .safetensors, .onnx")
+    parser.add_argument("--json", action="store_true", help="print the spec as JSON, nothing else")
+    add_checkpoint_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints what the file is."""
+    suffix = arguments.checkpoint.suffix.lower()
+    if suffix == ".onnx":
+        spec, details = _inspect_onnx(arguments.checkpoint)
+    elif suffix in CHECKPOINT_SUFFIXES or arguments.checkpoint.is_file():
+        spec, details = _inspect_checkpoint(arguments)
+    else:
+        raise ModelFileError(
+            f"{arguments.checkpoint} is no model file",
+            f".onnx or a checkpoint: {', '.join(CHECKPOINT_SUFFIXES)}",
+            "check the path",
+        )
+    if arguments.json:
+        print(json.dumps(json.loads(spec.to_json()), indent=2))
+    else:
+        print(f"{arguments.checkpoint}: {describe_spec(spec)}\n{details}")
+    return 0
+
+
+def describe_spec(spec: ModelSpec) -> str:
+    """The spec as lines for people."""
+    network, prepared = spec.network, spec.input
+    lines = [
+        f"AlignSeg, {network.backbone}, {network.num_classes} classes",
+        f"  widths: backbone x{network.width:g}, decoder {network.decoder_channels} channels",
+        f"  sampling convention: {network.convention}",
+        f"  normalisation layers: {network.norm}",
+        f"  input: {prepared.channel_order} 0..255, minus {prepared.mean}, over {prepared.std}",
+        f"  classes: {spec.classes.dataset} ({', '.join(spec.classes.names[:4])}, ...)",
+    ]
+    if spec.source:
+        lines.append(f"  checkpoint: {spec.source.name}, sha256 {spec.source.sha256}")
+    if export := spec.export:
+        size = "any size" if export.size is None else f"{export.size[0]}x{export.size[1]}"
+        batch = "any batch" if export.batch is None else f"batch {export.batch}"
+        rewrites = "with" if export.rewrites else "without"
+        lines.append(
+            f"  export: {export.output}, {size}, {batch}, opset {export.opset}, sampler "
+            f"{export.sampler}, {rewrites} rewrites, by {export.exporter}"
+        )
+    return "\n".join(lines)
+
+
+def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
+    from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+
+    backend = OnnxRuntimeBackend(path)
+    rows = json.loads(backend.metadata.get(VERIFICATION_KEY, "[]"))
+    labels = backend.spec.export is not None and backend.spec.export.output is OutputKind.LABELS
+    measure = "share of labels that differ" if labels else "relative L2 error"
+    lines = [f"  compared with PyTorch at export ({measure}):"]
+    lines += [f"    {r['batch']}x3x{r['height']}x{r['width']}: {r['error']:.2e}" for r in rows]
+    return backend.spec, "\n".join(lines)
+
+
+def _inspect_checkpoint(arguments: argparse.Namespace) -> tuple[ModelSpec, str]:
+    from alignseg_infer.backends import torch_backend  # noqa: F401  says it if torch is missing
+    from alignseg_infer.cli.checkpoints import describe_assumptions, load_checkpoint_as_asked
+
+    checkpoint = load_checkpoint_as_asked(arguments)
+    parameters = sum(tensor.numel() for tensor in checkpoint.state.values())
+    scales = [
+        tensor
+        for key, tensor in checkpoint.state.items()
+        if tensor.ndim == 1 and key.endswith(".weight")
+    ]
+    negative = sum(int((tensor < 0).sum()) for tensor in scales)
+    lines = [
+        f"  {len(checkpoint.state)} tensors, {parameters / 1e6:.1f} M values",
+        f"  {negative} of {sum(t.numel() for t in scales)} normalisation weights are negative; "
+        "InPlaceABN uses their absolute value",
+        describe_assumptions(checkpoint),
+    ]
+    return checkpoint.spec, "\n".join(lines)

@@ -1,0 +1,82 @@
+"""``alignseg predict``: images in, masks out."""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from alignseg_infer.cli.arguments import add_runtime_arguments, size_policy_value
+from alignseg_infer.errors import ImageError, OptionError
+from alignseg_infer.files import require_writable_folder
+from alignseg_infer.predictor import Predictor
+from alignseg_infer.result import Segmentation
+
+HELP = "Segment images: writes labels (PNG), colours (PNG) and an overlay (JPEG) for each."
+EXAMPLE = "Example: alignseg predict alignseg.onnx street.jpg -o out/"
+CLASSES_SHOWN = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the command's arguments."""
+    parser.add_argument("model", help="an exported .onnx, or a checkpoint (.pth, .safetensors)")
+    parser.add_argument("images", nargs="+", type=Path, help="image files")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write into")
+    parser.add_argument(
+        "--size",
+        type=size_policy_value,
+        help="network input: native, HEIGHTxWIDTH, or the longest side "
+        "(default: the model's size if it is fixed, else native)",
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.5, help="opacity of the overlay, 0 to 1 (default: 0.5)"
+    )
+    add_runtime_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Segments each image; one that fails is reported and the others go on."""
+    _require_distinct_names(arguments.images)
+    if not 0 <= arguments.alpha <= 1:
+        raise OptionError(f"--alpha {arguments.alpha}", "an opacity from 0 to 1", "--alpha 0.5")
+    require_writable_folder(arguments.output)
+    predictor = Predictor(
+        arguments.model, device=arguments.device, size=arguments.size, threads=arguments.threads
+    )
+    failures = 0
+    for path in arguments.images:
+        try:
+            result = predictor(path)
+        except ImageError as error:
+            if len(arguments.images) == 1 or arguments.debug:
+                raise
+            failures += 1
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        written = result.save(arguments.output / path.stem, arguments.alpha)
+        print(f"{path}: {_summary(result)}")
+        print("\n".join(f"  {file}" for file in written))
+    if failures:
+        print(f"{failures} of {len(arguments.images)} images failed", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _summary(result: Segmentation) -> str:
+    shares = list(result.class_share().items())[:CLASSES_SHOWN]
+    seen = ", ".join(f"{name} {share:.0%}" for name, share in shares)
+    times = result.times
+    return (
+        f"{seen}; {times.total:.0f} ms (load {times.load:.0f}, preprocess {times.preprocess:.0f}, "
+        f"infer {times.infer:.0f}, postprocess {times.postprocess:.0f}) on {result.backend}"
+    )
+
+
+def _require_distinct_names(images: list[Path]) -> None:
+    """Results are named after the images; two of one name would overwrite each other."""
+    counts = Counter(path.stem for path in images)
+    for stem, count in counts.items():
+        if count > 1:
+            raise OptionError(
+                f"{count} images are called {stem!r}, and their results would be too",
+                "images whose names without ending differ",
+                "one command per folder, each with its own -o",
+            )

@@ -1,0 +1,103 @@
+"""Every error this package raises on purpose.
+
+::
+
+    AlignSegError
+    ├── OptionError              an argument has a value that cannot be used
+    ├── MissingDependencyError   an optional package is not installed
+    ├── DeviceError              the device or provider asked for is not there
+    ├── ModelError
+    │   ├── CheckpointError      a training checkpoint cannot be read or does not fit
+    │   ├── ModelFileError       an exported model cannot be used
+    │   └── SpecError            the facts stored with a model are missing or wrong
+    ├── ExportError
+    │   └── ParityError          the exported model does not compute what PyTorch computes
+    ├── ImageError               an image cannot be read or has the wrong form
+    │   └── SizeError            an image size the model does not accept
+    └── OutputError              a result cannot be written
+
+Each message says what was seen, what was expected, and what to do next.
+"""
+
+__all__ = [
+    "AlignSegError",
+    "CheckpointError",
+    "DeviceError",
+    "ExportError",
+    "ImageError",
+    "MissingDependencyError",
+    "ModelError",
+    "ModelFileError",
+    "OptionError",
+    "OutputError",
+    "ParityError",
+    "SizeError",
+    "SpecError",
+]
+
+
+class AlignSegError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        problem: What failed, with the value seen.
+        expected: What would have been right.
+        fix: What to type or do next.
+    """
+
+    def __init__(self, problem: str, expected: str, fix: str) -> None:
+        super().__init__(problem, expected, fix)
+        self.problem = problem
+        self.expected = expected
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n  expected: {self.expected}\n  try: {self.fix}"
+
+
+class OptionError(AlignSegError):
+    """An argument has a value that cannot be used."""
+
+
+class MissingDependencyError(AlignSegError):
+    """An optional package is not installed."""
+
+
+class DeviceError(AlignSegError):
+    """The device or execution provider asked for is not there."""
+
+
+class ModelError(AlignSegError):
+    """A model cannot be used."""
+
+
+class CheckpointError(ModelError):
+    """A training checkpoint cannot be read or does not fit the network."""
+
+
+class ModelFileError(ModelError):
+    """An exported model cannot be read or is not one of ours."""
+
+
+class SpecError(ModelError):
+    """The facts stored with a model are missing or wrong."""
+
+
+class ExportError(AlignSegError):
+    """A model cannot be exported as asked."""
+
+
+class ParityError(ExportError):
+    """The exported model does not compute what PyTorch computes."""
+
+
+class ImageError(AlignSegError):
+    """An image cannot be read or has the wrong form."""
+
+
+class SizeError(ImageError):
+    """An image size that the model does not accept."""
+
+
+class OutputError(AlignSegError):
+    """A result cannot be written."""

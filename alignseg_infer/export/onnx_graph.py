@@ -1,0 +1,199 @@
+"""From the PyTorch network to an ONNX graph."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir
+import onnx_ir.passes.common
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from alignseg_infer.errors import ExportError, OptionError, SizeError
+from alignseg_infer.models.alignseg import AlignSeg
+from alignseg_infer.models.decoder import OffsetSampler, size_of, upsample
+from alignseg_infer.models.rewrites import rewritten_for_inference, without_auxiliary_head
+from alignseg_infer.postprocess import label_dtype
+from alignseg_infer.preprocess import Size
+from alignseg_infer.spec import MIN_INPUT_SIDE, OutputKind, Sampler
+
+OPSETS = (16, 17, 18, 19)
+DEFAULT_OPSET = 18
+LOWEST_TRACED_OPSET = 18  # what torch's exporter writes by itself; lower ones are made from it
+TRACED_SIZE = (128, 192)
+INPUT_NAME = "image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """How a model is exported.
+
+    Attributes:
+        output: ``logits`` at 1/4 size, or ``labels`` at input size.
+        sampler: How offset sampling is lowered.
+        size: Fixed input (height, width); None for any size.
+        batch: Fixed batch size; None for any.
+        opset: ONNX opset, 16 to 19. From 20 on GridSample's mode has another name, which
+            TensorRT up to 11.1 reads as nearest neighbour without an error
+            (NVIDIA/TensorRT#4646).
+        rewrites: Whether to apply `models.rewrites`.
+
+    Raises:
+        OptionError, SizeError: A value cannot be used.
+    """
+
+    output: OutputKind = OutputKind.LOGITS
+    sampler: Sampler = Sampler.NATIVE
+    size: Size | None = None
+    batch: int | None = None
+    opset: int = DEFAULT_OPSET
+    rewrites: bool = True
+
+    def __post_init__(self) -> None:
+        if self.opset not in OPSETS:
+            raise OptionError(
+                f"opset {self.opset}",
+                f"one of {', '.join(map(str, OPSETS))}; later ones are sampled wrongly by TensorRT",
+                f"--opset {DEFAULT_OPSET}",
+            )
+        if self.size is not None and min(self.size) < MIN_INPUT_SIDE:
+            raise SizeError(
+                f"size {self.size[0]}x{self.size[1]}",
+                f"at least {MIN_INPUT_SIDE} pixels per side",
+                "--size 512x1024",
+            )
+        if self.batch is not None and self.batch < 1:
+            raise OptionError(f"batch {self.batch}", "1 or more", "--batch 1")
+
+
+class _Graph(nn.Module):
+    """What is exported: one tensor in, one tensor out."""
+
+    def __init__(self, model: AlignSeg, output: OutputKind) -> None:
+        super().__init__()
+        self.model = model
+        self.output = output
+        wide = label_dtype(model.spec.num_classes).__name__ == "uint16"
+        self.label_dtype = torch.uint16 if wide else torch.uint8
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.model(image).logits
+        if self.output is OutputKind.LOGITS:
+            return logits
+        return upsample(logits, size_of(image)).argmax(1).to(self.label_dtype)
+
+
+def onnx_from_model(model: AlignSeg, options: ExportOptions) -> onnx_ir.Model:
+    """The ONNX graph of `model`: input ``image``, output ``logits`` or ``labels``.
+
+    Args:
+        model: The network, in evaluation mode.
+        options: What the graph is to be.
+
+    Raises:
+        ExportError: The opset asked for cannot express the graph.
+    """
+    prepare = rewritten_for_inference if options.rewrites else without_auxiliary_head
+    prepared = prepare(model)
+    for module in prepared.modules():
+        if isinstance(module, OffsetSampler):
+            module.sampler = options.sampler
+    traced = _traced(_Graph(prepared, options.output).eval(), options)
+    with _without_exporter_noise():
+        program = torch.onnx.export(
+            traced,
+            opset_version=max(options.opset, LOWEST_TRACED_OPSET),
+            input_names=[INPUT_NAME],
+            output_names=[options.output.value],
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    exported = program.model
+    _pad_inside_pooling(exported)
+    onnx_ir.passes.common.RemoveUnusedNodesPass()(exported)
+    _name_dimensions(exported, options, model.spec.num_classes)
+    if options.opset < LOWEST_TRACED_OPSET:
+        _lower_opset(exported, options.opset)
+    return exported
+
+
+def _traced(graph: _Graph, options: ExportOptions) -> torch.export.ExportedProgram:
+    # Two images: a traced batch of one would make the batch size a constant.
+    example = torch.zeros(options.batch or 2, 3, *(options.size or TRACED_SIZE))
+    shape: dict[int, Dim] = {}
+    if options.batch is None:
+        shape[0] = Dim("N", min=1)
+    if options.size is None:
+        shape |= {2: Dim("H", min=MIN_INPUT_SIDE), 3: Dim("W", min=MIN_INPUT_SIDE)}
+    return torch.export.export(
+        graph, (example,), dynamic_shapes={INPUT_NAME: shape or None}, strict=False
+    )
+
+
+@contextlib.contextmanager
+def _without_exporter_noise() -> Iterator[None]:
+    """Hides the exporter's note that torchvision's operators are not registered."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _name_dimensions(model: onnx_ir.Model, options: ExportOptions, num_classes: int) -> None:
+    """Gives the dynamic dimensions of input and output readable names."""
+    batch: int | str = options.batch or "N"
+    size: tuple[int | str, int | str] = options.size or ("H", "W")
+    model.graph.inputs[0].shape = onnx_ir.Shape([batch, 3, *size])
+    if options.output is OutputKind.LABELS:
+        model.graph.outputs[0].shape = onnx_ir.Shape([batch, *size])
+    elif options.size is None:
+        model.graph.outputs[0].shape = onnx_ir.Shape([batch, num_classes, "h", "w"])
+
+
+def _pad_inside_pooling(model: onnx_ir.Model) -> None:
+    """Makes the one row and column that `ceil_max_pool` adds the pooling's own padding."""
+    for pool in list(model.graph):
+        pad = pool.inputs[0].producer() if pool.op_type == "MaxPool" and pool.inputs[0] else None
+        if pad is None or pad.op_type != "Pad":
+            continue
+        pool.replace_input_with(0, pad.inputs[0])
+        pool.attributes["pads"] = onnx_ir.AttrInt64s("pads", [1, 1, 2, 2])
+        model.graph.remove(pad, safe=True)
+
+
+def _lower_opset(model: onnx_ir.Model, opset: int) -> None:
+    """Declares a lower opset, after taking out what that opset does not have.
+
+    Of the operators used here, only Resize differs between opset 18 and 16, by two attributes that
+    stand at their defaults.
+    """
+    for node in model.graph.all_nodes():
+        if node.op_type == "Resize":
+            node.attributes.pop("antialias", None)
+            node.attributes.pop("keep_aspect_ratio_policy", None)
+        elif node.domain == "" and not _same_in_opset(node.op_type, opset):
+            raise ExportError(
+                f"the graph uses {node.op_type} in a form that opset {opset} does not have",
+                f"opset {LOWEST_TRACED_OPSET} or higher for this model",
+                f"--opset {LOWEST_TRACED_OPSET}",
+            )
+    model.opset_imports[""] = opset
+
+
+def _same_in_opset(op_type: str, opset: int) -> bool:
+    versions = {
+        onnx.defs.get_schema(op_type, version).since_version
+        for version in (opset, LOWEST_TRACED_OPSET)
+    }
+    return len(versions) == 1

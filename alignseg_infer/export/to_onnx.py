@@ -1,0 +1,99 @@
+"""The export a user asks for: checkpoint in, verified ONNX file out."""
+
+import json
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir
+import torch
+
+from alignseg_infer import __version__
+from alignseg_infer.export.onnx_graph import ExportOptions, onnx_from_model
+from alignseg_infer.export.verify import Comparison, compare_with_model, comparisons_as_json
+from alignseg_infer.files import written_atomically
+from alignseg_infer.models.checkpoint import Checkpoint
+from alignseg_infer.spec import SPEC_KEY, VERIFICATION_KEY, ExportSpec, ModelSpec
+
+# Protobuf ends at 2 GiB; weights go to a second file well before.
+EXTERNAL_DATA_BYTES = 1_900_000_000
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        path: The ONNX file.
+        spec: The facts stored in it.
+        comparisons: The check against PyTorch, also stored in it.
+    """
+
+    path: Path
+    spec: ModelSpec
+    comparisons: list[Comparison]
+
+
+def export_onnx(
+    checkpoint: Checkpoint, path: str | Path, options: ExportOptions | None = None
+) -> ExportReport:
+    """Writes `checkpoint` as an ONNX file, after comparing it with PyTorch in ONNX Runtime.
+
+    Weights above 1.9 GB go to ``PATH.data`` beside it.
+
+    Args:
+        checkpoint: From `models.checkpoint.load_checkpoint`.
+        path: The file to write, usually ``.onnx``.
+        options: What the graph is to be.
+
+    Raises:
+        ExportError: The graph cannot be made as asked.
+        ParityError: The graph does not compute what PyTorch computes; nothing is written.
+        OutputError: The file cannot be written.
+    """
+    path, options = Path(path), options or ExportOptions()
+    model = checkpoint.model()
+    model.dsn = None
+    with written_atomically(path) as temporary:
+        logger.info("tracing and converting to opset %d (half a minute)", options.opset)
+        exported = onnx_from_model(model, options)
+        spec = replace(checkpoint.spec, export=_export_spec(options))
+        _describe(exported, spec)
+        _save(exported, temporary)
+        logger.info("comparing with PyTorch in ONNX Runtime")
+        comparisons = compare_with_model(temporary, model)
+        exported.metadata_props[VERIFICATION_KEY] = json.dumps(comparisons_as_json(comparisons))
+        _save(exported, temporary)
+    return ExportReport(path, spec, comparisons)
+
+
+def _export_spec(options: ExportOptions) -> ExportSpec:
+    return ExportSpec(
+        output=options.output,
+        sampler=options.sampler,
+        opset=options.opset,
+        rewrites=options.rewrites,
+        size=options.size,
+        batch=options.batch,
+        exporter=f"alignseg-infer {__version__}, torch {torch.__version__}",
+    )
+
+
+def _describe(model: onnx_ir.Model, spec: ModelSpec) -> None:
+    model.producer_name = "alignseg-infer"
+    model.producer_version = __version__
+    model.graph.name = f"alignseg-{spec.network.backbone}"
+    model.metadata_props[SPEC_KEY] = spec.to_json()
+    # The exporter leaves the Python source lines of every node in the file; nobody needs them.
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+
+
+def _save(model: onnx_ir.Model, path: Path) -> None:
+    weights = sum(
+        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value
+    )
+    external = f"{path.name}.data" if weights > EXTERNAL_DATA_BYTES else None
+    onnx_ir.save(model, path, external_data=external)

@@ -1,0 +1,84 @@
+"""Careful reading and atomic writing of files."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from alignseg_infer.errors import AlignSegError, OutputError
+
+HASH_BLOCK = 1 << 20
+
+
+def require_file(path: Path, what: str, error: type[AlignSegError]) -> None:
+    """Raises `error` unless `path` is a file with something in it.
+
+    Args:
+        path: The file.
+        what: What it should be, for the message: "an image".
+        error: Error to raise.
+    """
+    expected = f"{what} that can be read"
+    if path.is_dir():
+        raise error(f"{path} is a directory", expected, f"name a file in it: {path / '...'}")
+    if not path.exists():
+        raise error(f"{path} does not exist", expected, f"check the path: ls {path.parent}")
+    if path.stat().st_size == 0:
+        raise error(f"{path} is empty (0 bytes)", expected, "copy or download it again")
+    if not os.access(path, os.R_OK):
+        raise error(f"{path} may not be read", expected, f"chmod +r {path}")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of the file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(HASH_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def require_writable_folder(path: Path) -> None:
+    """Makes the folder `path` if need be.
+
+    Raises:
+        OutputError: It cannot be made, or nothing can be written in it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot write into {path}: {error.strerror}",
+            "a folder that can be made and written to",
+            "choose another output with -o",
+        ) from error
+
+
+@contextlib.contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path`, and moves what was written there to `path` at the end.
+
+    If the block raises, nothing appears under `path` and the temporary files go.
+
+    Raises:
+        OutputError: The folder cannot be written to, or `path` is a directory.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a directory", "a file name", f"-o {path / 'NAME'}")
+    require_writable_folder(path.parent)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        try:
+            yield temporary
+            for written in sorted(Path(folder).iterdir(), key=lambda file: file == temporary):
+                os.replace(written, path.parent / written.name)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {path}: {error.strerror or error}",
+                "room on the disk and permission to write there",
+                f"df -h {path.parent}, or choose another output with -o",
+            ) from error

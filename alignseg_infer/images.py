@@ -1,0 +1,157 @@
+"""Images from files, arrays and PIL, all as (H, W, 3) uint8 BGR."""
+
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from alignseg_infer.errors import ImageError
+from alignseg_infer.files import require_file
+
+Image: TypeAlias = NDArray[np.uint8]
+
+MIN_IMAGE_SIDE = 2
+
+
+@runtime_checkable
+class PILImage(Protocol):
+    """What is used of ``PIL.Image.Image``; Pillow itself is not needed here."""
+
+    mode: str
+
+    def convert(self, mode: str) -> Any:
+        """The same image in another mode."""
+        ...
+
+
+ImageSource: TypeAlias = str | Path | NDArray[Any] | PILImage
+
+
+def load_image(source: ImageSource) -> Image:
+    """Any accepted image as (H, W, 3) uint8, BGR, 0..255.
+
+    Args:
+        source: One of
+
+            * a path: any format OpenCV reads; EXIF rotation is applied, gray becomes three
+              channels, alpha is dropped, 16 bits per channel are scaled to 8;
+            * an array (H, W, 3) uint8 in BGR, (H, W, 4) in BGRA, or (H, W) or (H, W, 1) gray;
+            * a PIL image in any mode. EXIF rotation is not applied to it, as in Pillow.
+
+    Raises:
+        ImageError: It is none of these, or cannot be decoded.
+    """
+    if isinstance(source, str | Path):
+        return read_image(Path(source))
+    if isinstance(source, np.ndarray):
+        return image_from_array(source)
+    if isinstance(source, PILImage):
+        return image_from_array(np.asarray(source.convert("RGB"))[..., ::-1])
+    raise ImageError(
+        f"an image was given as {type(source).__name__}",
+        "a path, a uint8 array or a PIL image",
+        "for a tensor: image.permute(1, 2, 0).cpu().numpy() as uint8 BGR",
+    )
+
+
+def image_from_array(array: NDArray[Any]) -> Image:
+    """A (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA uint8 array as (H, W, 3) BGR.
+
+    Raises:
+        ImageError: Another dtype or shape; the message says how to convert.
+    """
+    _require_uint8(array)
+    if array.ndim == 2:
+        array = array[..., np.newaxis]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise ImageError(
+            f"the image array has shape {array.shape}",
+            "(H, W, 3) BGR, (H, W, 4) BGRA, or (H, W) gray",
+            "image.transpose(1, 2, 0) for (3, H, W); a list of images for a batch",
+        )
+    if min(array.shape[:2]) < MIN_IMAGE_SIDE:
+        raise ImageError(
+            f"the image is {array.shape[0]}x{array.shape[1]} (height x width)",
+            f"at least {MIN_IMAGE_SIDE} pixels per side",
+            "check how the image was cropped or decoded",
+        )
+    if array.shape[2] == 1:
+        array = np.repeat(array, 3, axis=2)
+    return np.ascontiguousarray(array[..., :3])
+
+
+def _require_uint8(array: NDArray[Any]) -> None:
+    if array.dtype == np.uint8:
+        return
+    fixes = {
+        "f": "(image * 255).round().astype(np.uint8) if it is in 0..1, after removing any NaN",
+        "u": "(image >> 8).astype(np.uint8) for full-range 16 bit, >> 4 for 12 bit",
+        "b": "image.astype(np.uint8) * 255",
+    }
+    raise ImageError(
+        f"the image array is {array.dtype}{_nan_note(array)}",
+        "uint8 with values 0..255",
+        fixes.get(array.dtype.kind, "image.astype(np.uint8) once its values are in 0..255"),
+    )
+
+
+def _nan_note(array: NDArray[Any]) -> str:
+    if array.dtype.kind != "f" or not np.isnan(array).any():
+        return ""
+    return f" with {int(np.isnan(array).sum())} NaN"
+
+
+def read_image(path: Path) -> Image:
+    """The image in the file `path` as (H, W, 3) uint8 BGR, EXIF rotation applied.
+
+    Raises:
+        ImageError: The file is missing, empty, truncated, or no image that OpenCV reads.
+    """
+    require_file(path, "an image", ImageError)
+    data = path.read_bytes()
+    if _is_truncated(data):
+        raise _undecodable(path, "it ends before its image data does (truncated)")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except cv2.error as error:
+        raise _undecodable(path, f"OpenCV says {error.err}") from error
+    if image is None:
+        raise _undecodable(path, f"its first bytes are {data[:8]!r}")
+    if image.dtype == np.uint16:
+        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 -> 255
+    return image_from_array(image)
+
+
+def _undecodable(path: Path, reason: str) -> ImageError:
+    return ImageError(
+        f"{path} cannot be decoded as an image: {reason}",
+        "a complete JPEG, PNG, BMP, TIFF, WebP or other image that OpenCV reads",
+        f"look at it with: file {path}",
+    )
+
+
+def _is_truncated(data: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end. OpenCV decodes such files, with gray for the rest."""
+    if data.startswith(b"\xff\xd8"):
+        # Scan data never contains FFD9 (FF is stuffed there), so what follows it is the end. A
+        # thumbnail, which has an end of its own, lies in a segment before the scan.
+        scan = _jpeg_scan_start(data)
+        return scan is None or data.find(b"\xff\xd9", scan) < 0
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return b"IEND" not in data
+    return False
+
+
+def _jpeg_scan_start(data: bytes) -> int | None:
+    """Where the first start-of-scan marker of the main image is; None if the file ends before."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        if data[position + 1] == 0xDA:
+            return position
+        if data[position + 1] == 0xFF:  # padding before a marker
+            position += 1
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return None

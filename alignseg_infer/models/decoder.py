@@ -1,0 +1,139 @@
+"""Decoder blocks of AlignSeg: RRB, CAM and CAB.
+
+Names follow the authors' code, so that its state dict loads. In the paper CAB is the Aligned
+Feature Aggregation module and CAM the Aligned Context Modeling module.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alignseg_infer.models.backbone import conv
+from alignseg_infer.models.norm import Norm
+from alignseg_infer.ops.pooling import adaptive_average_pool
+from alignseg_infer.ops.sampling import offset_grid_sample
+from alignseg_infer.spec import NormKind, Sampler, SamplingConvention
+
+CONTEXT_BINS = 3  # CAM pools the 1/32 stage to 3 x 3
+
+
+def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize of (N, C, h, w) to `size` (H, W) with align_corners=True."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+
+
+def size_of(x: Tensor) -> tuple[int, int]:
+    """(height, width) of (N, C, h, w)."""
+    return x.shape[-2], x.shape[-1]
+
+
+class OffsetSampler(nn.Module):
+    """`ops.sampling.offset_grid_sample` with its two choices held as attributes."""
+
+    def __init__(self, convention: SamplingConvention) -> None:
+        super().__init__()
+        self.convention = convention
+        self.sampler = Sampler.NATIVE
+
+    def forward(self, feature: Tensor, offset: Tensor) -> Tensor:
+        return offset_grid_sample(feature, offset, self.convention, self.sampler)
+
+
+class AdaptiveAveragePool(nn.Module):
+    """Averages (N, C, h, w) into 3 x 3 bins."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return adaptive_average_pool(x, CONTEXT_BINS)
+
+
+class RRB(nn.Module):
+    """Residual refinement block: brings a feature to the decoder's channels.
+
+    Args:
+        inputs: Channels that come in.
+        channels: Channels of the decoder.
+        norm: How normalisation weights are used.
+    """
+
+    def __init__(self, inputs: int, channels: int, norm: NormKind) -> None:
+        super().__init__()
+        self.unify = conv(inputs, channels, 1)
+        self.residual = nn.Sequential(
+            conv(channels, channels // 4, 3),
+            Norm(channels // 4, activation=True, kind=norm),
+            conv(channels // 4, channels, 3),
+        )
+        self.norm = Norm(channels, activation=True, kind=norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        unified = self.unify(x)
+        refined: Tensor = self.norm(unified + self.residual(unified))
+        return refined
+
+
+def offset_branch(channels: int, norm: NormKind) -> nn.Sequential:
+    """Predicts (N, 2, H, W) offsets from two concatenated features of `channels` each."""
+    return nn.Sequential(
+        conv(2 * channels, channels, 1),
+        Norm(channels, activation=True, kind=norm),
+        conv(channels, 2, 3),
+    )
+
+
+class CAM(nn.Module):
+    """Context module: a 3 x 3 summary of the 1/32 stage, sampled back onto it with offsets.
+
+    Args:
+        inputs: Channels of the 1/32 stage.
+        channels: Channels of the decoder.
+        convention: Sampling convention.
+        norm: How normalisation weights are used.
+    """
+
+    def __init__(
+        self, inputs: int, channels: int, convention: SamplingConvention, norm: NormKind
+    ) -> None:
+        super().__init__()
+        self.pool = nn.Sequential(AdaptiveAveragePool(), *_two_convs(inputs, channels, norm))
+        self.adapt = nn.Sequential(*_two_convs(inputs, channels, norm))
+        self.delta_gen = offset_branch(channels, norm)
+        self.sample = OffsetSampler(convention)
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = self.pool(x)
+        local = self.adapt(x)
+        offset = self.delta_gen(torch.cat((local, upsample(context, size_of(x))), 1))
+        aligned: Tensor = self.sample(context, offset) + local
+        return aligned
+
+
+def _two_convs(inputs: int, channels: int, norm: NormKind) -> list[nn.Module]:
+    return [
+        conv(inputs, inputs, 1),
+        Norm(inputs, activation=True, kind=norm),
+        conv(inputs, channels, 3),
+        Norm(channels, activation=True, kind=norm),
+    ]
+
+
+class CAB(nn.Module):
+    """Aligns a coarse feature with a fine one: each is sampled at its own offsets, then added.
+
+    Args:
+        channels: Channels of the decoder.
+        convention: Sampling convention.
+        norm: How normalisation weights are used.
+    """
+
+    def __init__(self, channels: int, convention: SamplingConvention, norm: NormKind) -> None:
+        super().__init__()
+        self.delta_gen1 = offset_branch(channels, norm)
+        self.delta_gen2 = offset_branch(channels, norm)
+        self.sample = OffsetSampler(convention)
+
+    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        high = upsample(high, size_of(low))
+        both = torch.cat((low, high), 1)
+        high_offset, low_offset = self.delta_gen1(both), self.delta_gen2(both)
+        aligned: Tensor = self.sample(high, high_offset) + self.sample(low, low_offset)
+        return aligned

@@ -1,0 +1,229 @@
+"""Exact rewrites for inference: the same function with less work.
+
+* The auxiliary head goes.
+* A normalisation after a convolution becomes part of the convolution. RRB's, which follows a sum,
+  becomes part of both summands.
+* A 1x1 convolution commutes with bilinear upsampling, whose weights sum to one. So the first
+  convolution of an offset branch, over ``concat(low, up(high))``, is ``W_l*low + up(W_h*high)``,
+  with ``W_h`` at the coarse size; CAB's two branches share one such convolution.
+* A 3x3 convolution to few channels is a 1x1 convolution to nine times as many, one per tap, whose
+  maps are then shifted and added by a 3x3 convolution of zeros and ones. The offsets have two
+  channels, which runtimes pad to 8 or 16; eighteen waste less.
+* RRB's 1x1 ``unify`` has no activation, so unless it narrows, the 3x3 convolution behind it is
+  composed with it into one that reads its input.
+"""
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alignseg_infer.models.alignseg import AlignSeg
+from alignseg_infer.models.backbone import ResidualBlock
+from alignseg_infer.models.decoder import CAB, CAM, RRB, size_of, upsample
+from alignseg_infer.models.norm import LEAKY_SLOPE, Norm
+
+# Dividing by a scale below this would put factors above 1000 into a convolution, which float16
+# graphs made from this one could not hold well. Such a norm stays a layer of its own.
+_M = TypeVar("_M", bound=nn.Module)
+
+SMALLEST_FOLDED_SCALE = 1e-3
+
+
+def rewritten_for_inference(model: AlignSeg) -> AlignSeg:
+    """A copy of `model`, in evaluation mode, with all exact rewrites applied.
+
+    The copy's state dict is not that of a checkpoint any more.
+    """
+    model = without_auxiliary_head(model)
+    for block in model.modules():
+        if isinstance(block, ResidualBlock):
+            _fold_named_pairs(block)
+    _fold_named_pairs(model)
+    for name, block in list(model.named_children()):
+        if isinstance(block, RRB) and FoldedRRB.can_fold(block):
+            setattr(model, name, FoldedRRB(block))
+        elif isinstance(block, CAM):
+            setattr(model, name, SplitCAM(block))
+        elif isinstance(block, CAB):
+            setattr(model, name, SplitCAB(block))
+    for sequence in list(model.modules()):
+        if isinstance(sequence, nn.Sequential):
+            _fold_sequence(sequence)
+    return model
+
+
+def without_auxiliary_head(model: AlignSeg) -> AlignSeg:
+    """A copy of `model`, in evaluation mode, that computes `logits` alone."""
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    model.dsn = None
+    return model
+
+
+class FoldedRRB(nn.Module):
+    """`decoder.RRB` with its norm, of scale s, folded: ``act(s*u + s*residual(u) + shift)``.
+
+    ``s*u`` comes from scaling `unify`. The residual's first convolution then reads the block's
+    input, composed with the unscaled `unify`; where that would widen it, it reads ``s*u`` and
+    divides by s.
+
+    Args:
+        block: The block to fold; its norm must be foldable, see `can_fold`.
+    """
+
+    def __init__(self, block: RRB) -> None:
+        super().__init__()
+        scale, shift = block.norm.affine()
+        column = scale.reshape(-1, 1, 1, 1)
+        inner = fold_norm(_typed(block.residual[0], nn.Conv2d), _typed(block.residual[1], Norm))
+        self.reads_input = _narrows_or_keeps(block)
+        if self.reads_input:
+            unify = block.unify.weight[..., 0, 0]
+            weight = torch.einsum("omyx,mi->oiyx", inner.weight, unify)
+        else:
+            weight = inner.weight / scale.reshape(1, -1, 1, 1)
+        self.unify = _conv_from(block.unify.weight * column, None)
+        self.inner = _conv_from(weight, inner.bias)
+        self.outer = _conv_from(_typed(block.residual[2], nn.Conv2d).weight * column, shift)
+
+    @staticmethod
+    def can_fold(block: RRB) -> bool:
+        """Whether no factor becomes too large to hold well."""
+        scale, _ = block.norm.affine()
+        return _narrows_or_keeps(block) or float(scale.abs().min()) >= SMALLEST_FOLDED_SCALE
+
+    def forward(self, x: Tensor) -> Tensor:
+        unified = self.unify(x)
+        hidden = F.leaky_relu(self.inner(x if self.reads_input else unified), LEAKY_SLOPE)
+        return F.leaky_relu(unified + self.outer(hidden), LEAKY_SLOPE)
+
+
+def _narrows_or_keeps(block: RRB) -> bool:
+    return block.unify.in_channels <= block.unify.out_channels
+
+
+class SplitOffsets(nn.Module):
+    """Offset branches over ``concat(low, up(high))``, with their first convolution split.
+
+    Args:
+        branches: Branches made by `decoder.offset_branch`; their offsets are concatenated.
+    """
+
+    def __init__(self, branches: list[nn.Sequential]) -> None:
+        super().__init__()
+        first = [
+            fold_norm(_typed(branch[0], nn.Conv2d), _typed(branch[1], Norm)) for branch in branches
+        ]
+        weight = torch.cat([layer.weight for layer in first])
+        channels = weight.shape[1] // 2
+        bias = torch.cat([_bias_of(layer) for layer in first])
+        self.project_low = _conv_from(weight[:, :channels], bias)
+        self.project_high = _conv_from(weight[:, channels:], None)
+        last = [_typed(branch[2], nn.Conv2d) for branch in branches]
+        self.offset_taps = _tap_maps(last)
+        self.offsets = _sum_of_shifted_taps(2 * len(branches))
+
+    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        hidden = self.project_low(low) + upsample(self.project_high(high), size_of(low))
+        offsets: Tensor = self.offsets(self.offset_taps(F.leaky_relu(hidden, LEAKY_SLOPE)))
+        return offsets
+
+
+class SplitCAB(nn.Module):
+    """`decoder.CAB` with split offset branches."""
+
+    def __init__(self, block: CAB) -> None:
+        super().__init__()
+        self.delta_gen = SplitOffsets([block.delta_gen1, block.delta_gen2])
+        self.sample = block.sample
+
+    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+        offsets = self.delta_gen(low, high)
+        high_offset, low_offset = offsets[:, :2], offsets[:, 2:]
+        high = upsample(high, size_of(low))
+        aligned: Tensor = self.sample(high, high_offset) + self.sample(low, low_offset)
+        return aligned
+
+
+class SplitCAM(nn.Module):
+    """`decoder.CAM` with a split offset branch."""
+
+    def __init__(self, block: CAM) -> None:
+        super().__init__()
+        self.pool = block.pool
+        self.adapt = block.adapt
+        self.delta_gen = SplitOffsets([block.delta_gen])
+        self.sample = block.sample
+
+    def forward(self, x: Tensor) -> Tensor:
+        context, local = self.pool(x), self.adapt(x)
+        aligned: Tensor = self.sample(context, self.delta_gen(local, context)) + local
+        return aligned
+
+
+def fold_norm(layer: nn.Conv2d, norm: Norm) -> nn.Conv2d:
+    """The convolution that computes `layer` followed by `norm` without its activation."""
+    scale, shift = norm.affine()
+    weight = layer.weight * scale.reshape(-1, 1, 1, 1)
+    bias = shift if layer.bias is None else layer.bias * scale + shift
+    return _conv_from(weight, bias, stride=layer.stride[0])
+
+
+def _tap_maps(layers: list[nn.Conv2d]) -> nn.Conv2d:
+    """The 1x1 convolution to one map per output channel and 3x3 tap; one group per layer."""
+    weights = [layer.weight.permute(0, 2, 3, 1).flatten(0, 2) for layer in layers]
+    return _conv_from(torch.cat(weights)[..., None, None], None, groups=len(layers))
+
+
+def _sum_of_shifted_taps(outputs: int) -> nn.Conv2d:
+    """The 3x3 convolution that adds up what `_tap_maps` gives for `outputs` channels."""
+    taps = torch.eye(9).reshape(9, 3, 3)
+    weight = torch.einsum("oi,tyx->oityx", torch.eye(outputs), taps).flatten(1, 2)
+    return _conv_from(weight, None)
+
+
+def _conv_from(weight: Tensor, bias: Tensor | None, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    outputs, inputs, kernel, _ = weight.shape
+    layer = nn.Conv2d(
+        inputs * groups, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias is not None
+    )
+    layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return layer
+
+
+def _bias_of(layer: nn.Conv2d) -> Tensor:
+    if layer.bias is None:
+        return layer.weight.new_zeros(layer.out_channels)
+    return layer.bias
+
+
+def _activation_of(norm: Norm) -> nn.Module:
+    return nn.LeakyReLU(LEAKY_SLOPE) if norm.activation else nn.Identity()
+
+
+def _fold_named_pairs(block: nn.Module) -> None:
+    """Folds bn1, bn2, ... into conv1, conv2, ..."""
+    for index in (1, 2, 3):
+        layer, norm = getattr(block, f"conv{index}", None), getattr(block, f"bn{index}", None)
+        if isinstance(layer, nn.Conv2d) and isinstance(norm, Norm):
+            setattr(block, f"conv{index}", fold_norm(layer, norm))
+            setattr(block, f"bn{index}", _activation_of(norm))
+
+
+def _fold_sequence(sequence: nn.Sequential) -> None:
+    """Folds each norm into the convolution right before it."""
+    for index in range(1, len(sequence)):
+        layer, norm = sequence[index - 1], sequence[index]
+        if isinstance(layer, nn.Conv2d) and isinstance(norm, Norm):
+            sequence[index - 1] = fold_norm(layer, norm)
+            sequence[index] = _activation_of(norm)
+
+
+def _typed(module: nn.Module, kind: type[_M]) -> _M:
+    if not isinstance(module, kind):
+        raise TypeError(f"{type(module).__name__} is not {kind.__name__}")
+    return module

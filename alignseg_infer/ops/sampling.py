@@ -1,0 +1,152 @@
+"""Offset grid sampling: the learned-offset bilinear sampling that aligns AlignSeg's features.
+
+For an output of H x W sampled from a feature of h x w, output pixel (x, y) with offset (dx, dy)
+reads the feature at, along x (y likewise, with the letters swapped):
+
+==================== ===================================== =====================================
+convention           source x                              origin
+==================== ===================================== =====================================
+``release-2021-12``  ``x*w/(W-1) + dx/2 - 1/2``            the authors' code since 2021-12-29
+``release-2021-05``  ``x*w/(W-1) + dx*w/(2*h) - 1/2``      their first release: swapped divisors
+``standard``         ``(x + dx)*(w-1)/(W-1)``              their advice for new training
+==================== ===================================== =====================================
+
+Pixel centres have integer coordinates, interpolation is bilinear, the feature is zero outside.
+Worked number: w = 3, W = 5, x = 2, dx = 1 gives 2*3/4 + 1/2 - 1/2 = 1.5 in ``release-2021-12``
+and (2 + 1)*2/4 = 1.5 in ``standard``. When W = 1, x/(W-1) counts as 0.
+
+Coordinates are never below float32, whatever the features are: a float16 coordinate is off by up to
+1/16 pixel at width 513.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from alignseg_infer.spec import Sampler, SamplingConvention
+
+
+class AxisTerms(NamedTuple):
+    """``source = position * step + offset * gain + shift`` along one axis, in feature pixels."""
+
+    step: float
+    gain: float
+    shift: float
+
+
+def axis_terms(
+    convention: SamplingConvention, feature: int, output: int, feature_across: int
+) -> AxisTerms:
+    """The linear map of `convention` along one axis.
+
+    Args:
+        convention: Which formula.
+        feature: Size of the feature along this axis.
+        output: Size of the output along this axis.
+        feature_across: Size of the feature along the other axis.
+    """
+    last = max(output - 1, 1)
+    match convention:
+        case SamplingConvention.RELEASE_2021_12:
+            return AxisTerms(feature / last, 0.5, -0.5)
+        case SamplingConvention.RELEASE_2021_05:
+            return AxisTerms(feature / last, feature / (2 * feature_across), -0.5)
+        case SamplingConvention.STANDARD:
+            return AxisTerms((feature - 1) / last, (feature - 1) / last, 0.0)
+
+
+def source_pixels(
+    offset: Tensor, feature_size: tuple[int, int], convention: SamplingConvention
+) -> tuple[Tensor, Tensor]:
+    """Where each output pixel reads the feature.
+
+    Args:
+        offset: (N, 2, H, W), channel 0 along x, channel 1 along y.
+        feature_size: (h, w) of the feature.
+        convention: Which formula.
+
+    Returns:
+        Source y and x, each (N, H, W) in feature pixels; float32, or float64 if `offset` is.
+    """
+    rows, columns = offset.shape[-2:]
+    height, width = feature_size
+    along_y = axis_terms(convention, height, rows, width)
+    along_x = axis_terms(convention, width, columns, height)
+    offset = offset.to(torch.promote_types(offset.dtype, torch.float32))
+    position_y = _positions(rows, offset).unsqueeze(1) * along_y.step + along_y.shift
+    position_x = _positions(columns, offset) * along_x.step + along_x.shift
+    return offset[:, 1] * along_y.gain + position_y, offset[:, 0] * along_x.gain + position_x
+
+
+def offset_grid_sample(
+    feature: Tensor,
+    offset: Tensor,
+    convention: SamplingConvention,
+    sampler: Sampler = Sampler.NATIVE,
+) -> Tensor:
+    """Samples `feature` at the positions `offset` points to.
+
+    Args:
+        feature: (N, C, h, w) float32 or float16.
+        offset: (N, 2, H, W), channel 0 along x, channel 1 along y; its unit depends on the
+            convention.
+        convention: Which formula, see the module's text.
+        sampler: Which lowering; both give the same numbers.
+
+    Returns:
+        (N, C, H, W) of the feature's dtype.
+    """
+    if sampler is Sampler.GATHER:
+        return _sample_by_gather(feature, offset, convention)
+    return _sample_by_grid(feature, offset, convention)
+
+
+def _positions(count: int, like: Tensor) -> Tensor:
+    # Not linspace: with a dynamic size the exporter bakes the traced size into it, silently.
+    return torch.arange(count, device=like.device).to(like.dtype)
+
+
+def _sample_by_grid(feature: Tensor, offset: Tensor, convention: SamplingConvention) -> Tensor:
+    height, width = feature.shape[-2:]
+    y, x = source_pixels(offset, (height, width), convention)
+    # align_corners=False normalises pixel p of n as (2p + 1)/n - 1.
+    grid = torch.stack((x * (2 / width) + (1 / width - 1), y * (2 / height) + (1 / height - 1)), -1)
+    sampled = F.grid_sample(feature.to(grid.dtype), grid, mode="bilinear", align_corners=False)
+    return sampled.to(feature.dtype)
+
+
+def _sample_by_gather(feature: Tensor, offset: Tensor, convention: SamplingConvention) -> Tensor:
+    batch, channels, height, width = feature.shape
+    y, x = source_pixels(offset, (height, width), convention)
+    rows = _corners(y, height)
+    columns = _corners(x, width)
+    # Pixels as rows of one (N*h*w, C) table, so that each corner is a gather of whole rows.
+    table = feature.permute(0, 2, 3, 1).reshape(-1, channels)
+    first = torch.arange(batch, device=feature.device).reshape(-1, 1, 1) * (height * width)
+    sampled = None
+    for row, row_weight in rows:
+        for column, column_weight in columns:
+            weight = (row_weight * column_weight).unsqueeze(-1).to(feature.dtype)
+            corner = F.embedding(first + row * width + column, table) * weight
+            sampled = corner if sampled is None else sampled + corner
+    assert sampled is not None
+    return sampled.permute(0, 3, 1, 2)
+
+
+def _corners(source: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    """The two pixels beside each source position along one axis, with their weights.
+
+    Pixels outside get weight 0 and a valid index. Positions are limited to one pixel outside,
+    where all weights are 0, so that no offset can overflow an integer; NaN counts as outside.
+    """
+    limit = torch.ones_like(source[:1, :1, :1]) * size
+    source = torch.minimum(source.clamp(min=-1.0), limit)
+    below = source.floor()
+    corners = []
+    for pixel, weight in ((below, below + 1 - source), (below + 1, source - below)):
+        inside = (pixel >= 0) & (pixel <= limit - 1)
+        index = torch.where(inside, pixel, 0.0).long()
+        corners.append((index, torch.where(inside, weight, 0.0)))
+    return corners

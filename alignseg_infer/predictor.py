@@ -1,0 +1,207 @@
+"""Predictor: an image in, a segmentation out."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignseg_infer.backends import Backend, open_backend
+from alignseg_infer.errors import OptionError
+from alignseg_infer.images import Image, ImageSource, load_image
+from alignseg_infer.postprocess import Scores, resized_labels, scores_from_logits
+from alignseg_infer.preprocess import Size, preprocess, size_policy
+from alignseg_infer.result import Segmentation, StageTimes
+from alignseg_infer.spec import ModelSpec, OutputKind
+
+
+class _Prepared(NamedTuple):
+    """One image on its way to the network; times in ms."""
+
+    image: Image
+    tensor: NDArray[np.float32]
+    load: float
+    preprocess: float
+
+
+class Predictor:
+    """Segments images with one model. Calls may come from several threads at once.
+
+    ::
+
+        predictor = Predictor("alignseg.onnx")
+        result = predictor("street.jpg")
+        result.save("out/street")
+
+    Args:
+        model: Path of an exported ``.onnx``, or of a checkpoint (runs in PyTorch); or an object
+            with the methods of `backends.Backend`.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or ``"auto"`` for CUDA where it works. A device
+            that was asked for and is not there is an error.
+        size: Network input size: None for the model's own if it is fixed, else the image's;
+            ``"native"`` for the image's; (height, width) to stretch to; or the longest side.
+        batch: Images per network call at most, when a list is given and sizes agree.
+        threads: CPU threads for one call; None for the runtime's choice.
+
+    Raises:
+        ModelError: The model cannot be used.
+        DeviceError: The device is not there.
+        MissingDependencyError: The runtime is not installed.
+        OptionError, SizeError: An argument makes no sense, or not with this model.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Backend,
+        *,
+        device: str = "cpu",
+        size: str | int | Size | None = None,
+        batch: int = 1,
+        threads: int | None = None,
+    ) -> None:
+        if batch < 1:
+            raise OptionError(f"batch={batch}", "1 or more", "batch=1")
+        if isinstance(model, str | Path):
+            model = open_backend(model, device=device, threads=threads)
+        self._backend = model
+        self._policy = size_policy(size, self.spec.export)
+        export = self.spec.export
+        self._fixed_batch = export.batch if export else None
+        self._batch = self._fixed_batch or batch
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's facts."""
+        return self._backend.spec
+
+    @property
+    def backend(self) -> str:
+        """What runs the network, e.g. ``onnxruntime (CPUExecutionProvider)``."""
+        return self._backend.name
+
+    def __repr__(self) -> str:
+        network = self.spec.network
+        return f"Predictor({network.backbone}, {network.num_classes} classes, {self.backend})"
+
+    @overload  # a str is a sequence too, but the first signature takes it
+    def __call__(  # type: ignore[overload-overlap]
+        self, image: ImageSource, *, confidence: bool = ..., probabilities: bool = ...
+    ) -> Segmentation: ...
+
+    @overload
+    def __call__(
+        self, image: Sequence[ImageSource], *, confidence: bool = ..., probabilities: bool = ...
+    ) -> list[Segmentation]: ...
+
+    def __call__(
+        self,
+        image: ImageSource | Sequence[ImageSource],
+        *,
+        confidence: bool = False,
+        probabilities: bool = False,
+    ) -> Segmentation | list[Segmentation]:
+        """Segments one image, or each of a list.
+
+        Args:
+            image: A path, a (H, W, 3) uint8 BGR array (gray and BGRA too), or a PIL image; or a
+                list or tuple of these.
+            confidence: Whether the result gets the probability of each pixel's label.
+            probabilities: Whether it gets all probabilities: 4*C bytes per pixel.
+
+        Returns:
+            A `Segmentation` with labels at the image's own size; a list for a list.
+
+        Raises:
+            ImageError: An image cannot be read or has the wrong form.
+            SizeError: An image is too small for the network.
+            OptionError: Probabilities were asked of a model that returns labels.
+        """
+        if confidence or probabilities:
+            self._require_logits()
+        if isinstance(image, list | tuple):
+            return self._segment_all(image, confidence, probabilities)
+        return self._segment_all([image], confidence, probabilities)[0]  # type: ignore[list-item]
+
+    def _require_logits(self) -> None:
+        if self.spec.export and self.spec.export.output is OutputKind.LABELS:
+            raise OptionError(
+                "probabilities were asked of a model that returns labels",
+                "a model exported with --output logits",
+                "alignseg export-onnx CHECKPOINT -o MODEL.onnx --output logits",
+            )
+
+    def _segment_all(
+        self, sources: Sequence[ImageSource], confidence: bool, probabilities: bool
+    ) -> list[Segmentation]:
+        results: list[Segmentation] = []
+        waiting: list[_Prepared] = []
+        for source in sources:
+            prepared = self._prepare(source)
+            full = len(waiting) == self._batch
+            if waiting and (full or waiting[0].tensor.shape != prepared.tensor.shape):
+                results += self._segment_batch(waiting, confidence, probabilities)
+                waiting = []
+            waiting.append(prepared)
+        if waiting:
+            results += self._segment_batch(waiting, confidence, probabilities)
+        return results
+
+    def _prepare(self, source: ImageSource) -> _Prepared:
+        start = time.perf_counter()
+        image = load_image(source)
+        loaded = time.perf_counter()
+        size = self._policy.input_size((image.shape[0], image.shape[1]))
+        tensor = preprocess(image, size, self.spec.input)
+        done = time.perf_counter()
+        return _Prepared(image, tensor, 1e3 * (loaded - start), 1e3 * (done - loaded))
+
+    def _segment_batch(
+        self, batch: list[_Prepared], confidence: bool, probabilities: bool
+    ) -> list[Segmentation]:
+        """Runs one batch of equally sized inputs."""
+        tensors = [prepared.tensor for prepared in batch]
+        if self._fixed_batch:  # fill up with copies, whose outputs nobody reads
+            tensors += tensors[-1:] * (self._fixed_batch - len(tensors))
+        start = time.perf_counter()
+        stacked = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
+        outputs = self._backend.infer(stacked)
+        infer = 1e3 * (time.perf_counter() - start) / len(batch)
+        return [
+            self._finish(prepared, output, infer, confidence, probabilities)
+            for prepared, output in zip(batch, outputs, strict=False)
+        ]
+
+    def _finish(
+        self,
+        prepared: _Prepared,
+        output: NDArray[np.generic],
+        infer: float,
+        confidence: bool,
+        probabilities: bool,
+    ) -> Segmentation:
+        start = time.perf_counter()
+        size = (prepared.image.shape[0], prepared.image.shape[1])
+        if output.ndim == 2:
+            labels = output if output.dtype == np.uint16 else output.astype(np.uint8, copy=False)
+            scores = Scores(resized_labels(labels, size), None, None)  # type: ignore[arg-type]
+        else:
+            scores = scores_from_logits(
+                output.astype(np.float32, copy=False),
+                size,
+                confidence=confidence,
+                probabilities=probabilities,
+            )
+        done = 1e3 * (time.perf_counter() - start)
+        height, width = prepared.tensor.shape[2:]
+        return Segmentation(
+            labels=scores.labels,
+            image=prepared.image,
+            classes=self.spec.classes,
+            input_size=(height, width),
+            backend=self._backend.name,
+            times=StageTimes(prepared.load, prepared.preprocess, infer, done),
+            confidence=scores.confidence,
+            probabilities=scores.probabilities,
+        )

@@ -1,0 +1,137 @@
+"""What a segmented image is."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from alignseg_infer.errors import OptionError
+from alignseg_infer.files import written_atomically
+from alignseg_infer.images import Image
+from alignseg_infer.postprocess import Floats, Labels
+from alignseg_infer.preprocess import Size
+from alignseg_infer.spec import ChannelOrder, ClassSpec
+from alignseg_infer.visualize import blend, colorize
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Milliseconds spent on one image; for a batch, the batch's time divided by its images.
+
+    Attributes:
+        load: Reading and decoding; 0 for arrays.
+        preprocess: Resizing and normalising.
+        infer: The network.
+        postprocess: Logits to labels.
+    """
+
+    load: float
+    preprocess: float
+    infer: float
+    postprocess: float
+
+    @property
+    def total(self) -> float:
+        """Sum of all stages."""
+        return self.load + self.preprocess + self.infer + self.postprocess
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """One segmented image.
+
+    Attributes:
+        labels: (H, W) uint8 (uint16 above 256 classes), at the image's own size.
+        image: (H, W, 3) uint8 BGR, the image that was segmented.
+        classes: Names and colours by label.
+        input_size: (height, width) the network saw.
+        backend: What ran the network, e.g. ``onnxruntime (CPUExecutionProvider)``.
+        times: Milliseconds per stage.
+        confidence: (H, W) float32 in 0..1, probability of the label; None if not asked for.
+        probabilities: (C, H, W) float32; None if not asked for.
+    """
+
+    labels: Labels
+    image: Image = field(repr=False)
+    classes: ClassSpec
+    input_size: Size
+    backend: str
+    times: StageTimes
+    confidence: Floats | None = None
+    probabilities: Floats | None = None
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        shares = list(self.class_share().items())[:3]
+        seen = ", ".join(f"{name} {share:.0%}" for name, share in shares)
+        return f"Segmentation({height}x{width}: {seen}; {self.times.total:.0f} ms, {self.backend})"
+
+    def color(self, order: str = ChannelOrder.BGR) -> Image:
+        """(H, W, 3) uint8, each pixel in its class's colour.
+
+        Args:
+            order: ``"bgr"`` (for OpenCV) or ``"rgb"``.
+
+        Raises:
+            OptionError: Another order.
+        """
+        return colorize(self.labels, self.classes, _channel_order(order))
+
+    def overlay(self, alpha: float = 0.5, order: str = ChannelOrder.BGR) -> Image:
+        """(H, W, 3) uint8, the colours over the image.
+
+        Args:
+            alpha: Opacity of the colours, 0..1.
+            order: ``"bgr"`` (for OpenCV) or ``"rgb"``.
+
+        Raises:
+            OptionError: `alpha` or `order` cannot be used.
+        """
+        mixed = blend(self.image, self.color(), alpha)
+        if _channel_order(order) is ChannelOrder.RGB:
+            return np.ascontiguousarray(mixed[..., ::-1])
+        return mixed
+
+    def class_share(self) -> dict[str, float]:
+        """Share of the pixels (0..1) by class name, largest first; absent classes are left out."""
+        counts = np.bincount(self.labels.ravel(), minlength=len(self.classes.names))
+        order = np.argsort(-counts, kind="stable")
+        present = [int(label) for label in order if counts[label]]
+        return {self.classes.names[label]: counts[label] / self.labels.size for label in present}
+
+    def save(self, stem: str | Path, alpha: float = 0.5) -> list[Path]:
+        """Writes ``STEM_labels.png``, ``STEM_color.png`` and ``STEM_overlay.jpg``.
+
+        The labels PNG has one channel with the label of each pixel (8 or 16 bit).
+
+        Args:
+            stem: Path without ending, e.g. ``out/street``; its folder is made if need be.
+            alpha: Opacity of the colours in the overlay.
+
+        Returns:
+            The paths written.
+
+        Raises:
+            OutputError: They cannot be written.
+        """
+        stem = Path(stem)
+        pictures = {
+            "labels.png": self.labels,
+            "color.png": self.color(),
+            "overlay.jpg": self.overlay(alpha),
+        }
+        paths = []
+        for ending, pixels in pictures.items():
+            path = stem.with_name(f"{stem.name}_{ending}")
+            encoded = cv2.imencode(path.suffix, pixels)[1]
+            with written_atomically(path) as temporary:
+                temporary.write_bytes(encoded.tobytes())
+            paths.append(path)
+        return paths
+
+
+def _channel_order(order: str) -> ChannelOrder:
+    if order not in list(ChannelOrder):
+        raise OptionError(f"order={order!r}", '"bgr" or "rgb"', 'order="rgb" for matplotlib')
+    return ChannelOrder(order)

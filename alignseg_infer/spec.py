@@ -1,0 +1,242 @@
+"""ModelSpec: the facts that travel with a model, from checkpoint to engine.
+
+Written once (at training or at export), read by every loader. It is plain JSON: in ONNX files it
+is the metadata entry ``alignseg.spec``, in our checkpoints the entry ``alignseg``.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self, TypeVar
+
+from alignseg_infer.errors import SpecError
+
+_T = TypeVar("_T")
+
+SPEC_VERSION = 1
+SPEC_KEY = "alignseg.spec"
+VERIFICATION_KEY = "alignseg.verification"
+MIN_INPUT_SIDE = 32  # the 1/32 stage must not vanish; below this the decoder sees one pixel
+
+
+class SamplingConvention(StrEnum):
+    """Where an offset (dx, dy) at output pixel (x, y) points in the feature that is sampled.
+
+    The three share one state dict, so a checkpoint cannot tell them apart. ``ops.sampling`` has
+    the formulas.
+    """
+
+    RELEASE_2021_12 = "release-2021-12"
+    RELEASE_2021_05 = "release-2021-05"
+    STANDARD = "standard"
+
+
+class NormKind(StrEnum):
+    """How a normalisation layer uses its stored weight: InPlaceABN takes |weight| + 1e-5."""
+
+    INPLACE_ABN = "inplace-abn"
+    BATCH_NORM = "batch-norm"
+
+
+class ChannelOrder(StrEnum):
+    """Order of an image's three channels."""
+
+    BGR = "bgr"
+    RGB = "rgb"
+
+
+class Sampler(StrEnum):
+    """How the offset sampling is written in an exported graph.
+
+    ``native`` is ONNX GridSample; ``gather`` is index arithmetic and Gather, for runtimes whose
+    GridSample is missing or wrong.
+    """
+
+    NATIVE = "native"
+    GATHER = "gather"
+
+
+class OutputKind(StrEnum):
+    """``logits``: (N, C, h, w) float32 at 1/4 size. ``labels``: (N, H, W) at input size."""
+
+    LOGITS = "logits"
+    LABELS = "labels"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """The shape of the network and how its weights are to be read.
+
+    Attributes:
+        backbone: ``resnet18``, ``resnet34``, ``resnet50`` or ``resnet101`` (deep stem).
+        width: Factor on all backbone channels; 1.0 is the published network.
+        decoder_channels: Channels of the decoder, 256 in the published network.
+        num_classes: Channels of the output.
+        convention: Sampling convention the weights were trained with.
+        norm: How normalisation weights are used.
+    """
+
+    backbone: str = "resnet101"
+    width: float = 1.0
+    decoder_channels: int = 256
+    num_classes: int = 19
+    convention: SamplingConvention = SamplingConvention.RELEASE_2021_12
+    norm: NormKind = NormKind.INPLACE_ABN
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """What the network's input tensor is: ``(pixel - mean) / std`` for pixels in 0..255.
+
+    Attributes:
+        channel_order: Order of the three channels, and of `mean` and `std`.
+        mean: Subtracted, in grey levels (0..255).
+        std: Divided by, in grey levels.
+    """
+
+    channel_order: ChannelOrder = ChannelOrder.BGR
+    mean: tuple[float, float, float] = (104.00698793, 116.66876762, 122.67891434)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassSpec:
+    """Class names and colours, by label.
+
+    Attributes:
+        dataset: Where the table comes from, e.g. ``cityscapes``.
+        names: One name per label.
+        colors: One (red, green, blue) per label, 0..255.
+    """
+
+    dataset: str
+    names: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSpec:
+    """What was decided at export.
+
+    Attributes:
+        output: What the graph returns.
+        sampler: How offset sampling is lowered.
+        opset: ONNX opset of the graph.
+        rewrites: Whether the exact rewrites were applied.
+        size: Fixed input (height, width); None when any size is accepted.
+        batch: Fixed batch size; None when any is accepted.
+        exporter: Versions that wrote the file.
+    """
+
+    output: OutputKind
+    sampler: Sampler
+    opset: int
+    rewrites: bool
+    size: tuple[int, int] | None
+    batch: int | None
+    exporter: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSpec:
+    """The checkpoint the weights came from: file name and SHA-256 of its bytes."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """All facts about a model; `source` and `export` are None until there is a file to speak of."""
+
+    network: NetworkSpec
+    input: InputSpec
+    classes: ClassSpec
+    source: SourceSpec | None = None
+    export: ExportSpec | None = None
+
+    def __post_init__(self) -> None:
+        counts = {self.network.num_classes, len(self.classes.names), len(self.classes.colors)}
+        if len(counts) != 1:
+            raise SpecError(
+                f"the model has {self.network.num_classes} classes, but {len(self.classes.names)} "
+                f"names and {len(self.classes.colors)} colours are given",
+                "one name and one colour per class",
+                "choose the class table that fits: --classes cityscapes|ade20k|voc|FILE.json",
+            )
+
+    def to_json(self) -> str:
+        """The spec as one JSON object."""
+        return json.dumps({"version": SPEC_VERSION, **dataclasses.asdict(self)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            SpecError: The text is no spec, or one of a version this package does not know.
+        """
+        try:
+            facts = json.loads(text)
+            version = facts.pop("version")
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise _unreadable(f"not a JSON object with a version ({error!r})") from error
+        if version != SPEC_VERSION:
+            raise SpecError(
+                f"the model's spec has version {version!r}",
+                f"version {SPEC_VERSION}, the one this package reads",
+                "pip install --upgrade alignseg-infer, or export the model again",
+            )
+        return _dataclass_from(cls, facts, "spec")
+
+
+def _unreadable(reason: str) -> SpecError:
+    return SpecError(
+        f"the model's spec cannot be read: {reason}",
+        "the JSON this package writes at export",
+        "export the model again with: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+    )
+
+
+def _dataclass_from(cls: type[_T], facts: object, where: str) -> _T:
+    """Builds a spec dataclass from JSON values; unknown or missing fields are errors."""
+    if not isinstance(facts, dict):
+        raise _unreadable(f"{where} is {type(facts).__name__}, not an object")
+    hints = typing.get_type_hints(cls)
+    if set(facts) != set(hints):
+        raise _unreadable(f"{where} has fields {sorted(facts)}, not {sorted(hints)}")
+    return cls(**{name: _value_from(hints[name], facts[name], f"{where}.{name}") for name in hints})
+
+
+def _value_from(hint: Any, value: object, where: str) -> object:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return None if value is None else _value_from(arguments[0], value, where)
+    if origin is tuple:
+        return _tuple_from(arguments, value, where)
+    if dataclasses.is_dataclass(hint):
+        return _dataclass_from(typing.cast(type[object], hint), value, where)
+    if issubclass(hint, StrEnum):
+        if value not in list(hint):
+            raise _unreadable(f"{where} is {value!r}, not one of {', '.join(hint)}")
+        return hint(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise _unreadable(f"{where} is {value!r}, not {hint.__name__}")
+    return value
+
+
+def _tuple_from(arguments: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:
+    if not isinstance(value, list):
+        raise _unreadable(f"{where} is {type(value).__name__}, not a list")
+    if arguments[-1] is Ellipsis:
+        return tuple(_value_from(arguments[0], item, where) for item in value)
+    if len(value) != len(arguments):
+        raise _unreadable(f"{where} has {len(value)} values, not {len(arguments)}")
+    return tuple(
+        _value_from(kind, item, where) for kind, item in zip(arguments, value, strict=True)
+    )

@@ -1,0 +1,29 @@
+"""Packaging of alignseg-infer."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (HERE / "alignseg_infer/__init__.py").read_text(), re.MULTILINE
+)[1]
+
+EXPORT = ["torch>=2.11", "onnx>=1.18", "onnxscript>=0.5", "onnx-ir>=0.1", "safetensors>=0.5"]
+TEST = [*EXPORT, "hypothesis>=6", "mypy>=1.15", "pillow>=11", "pytest>=8", "ruff>=0.11"]
+
+setup(
+    name="alignseg-infer",
+    version=VERSION,
+    description="Deployment of AlignSeg segmentation: ONNX export, inference, coloured masks",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["alignseg_infer", "alignseg_infer.*"]),
+    package_data={"alignseg_infer": ["py.typed"]},
+    install_requires=["numpy>=1.26", "onnxruntime>=1.20", "opencv-python-headless>=4.8"],
+    extras_require={"export": EXPORT, "test": TEST},
+    entry_points={"console_scripts": ["alignseg = alignseg_infer.cli:main"]},
+)
