@@ -1,0 +1,107 @@
+"""What the tests share: a small model, its exports, and a backend that is no network at all."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+DATA = Path(__file__).parent / "data"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+sys.path[:0] = [str(DATA), str(EXAMPLES)]
+
+from alignseg_infer.datasets import CITYSCAPES
+from alignseg_infer.images import Image
+from alignseg_infer.spec import ExportSpec, InputSpec, ModelSpec, NetworkSpec
+
+SMALL = NetworkSpec(backbone="resnet18", width=0.25, decoder_channels=32)
+SMALL_SPEC = ModelSpec(network=SMALL, input=InputSpec(), classes=CITYSCAPES)
+
+
+class FakeBackend:
+    """Gives each pixel's class by the blue channel of the input, at 1/4 size; counts calls."""
+
+    name = "fake"
+
+    def __init__(self, spec: ModelSpec = SMALL_SPEC) -> None:
+        self.spec = replace(spec, input=InputSpec(mean=(0.0, 0.0, 0.0)))
+        self.batches: list[tuple[int, ...]] = []
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
+        self.batches.append(batch.shape)
+        blue = batch[:, 0, ::4, ::4]
+        classes = self.spec.network.num_classes
+        labels = np.arange(classes, dtype=np.float32).reshape(1, classes, 1, 1)
+        return -np.abs(blue[:, np.newaxis] - labels)
+
+
+class FakeLabelBackend(FakeBackend):
+    """The same, as a model exported with ``--output labels``."""
+
+    def __init__(self, export: ExportSpec) -> None:
+        super().__init__(replace(SMALL_SPEC, export=export))
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
+        self.batches.append(batch.shape)
+        return batch[:, 0].astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of ours: small R18, seeded weights with negative norm weights among them."""
+    import torch
+
+    from alignseg_infer.models.alignseg import AlignSeg
+    from alignseg_infer.models.checkpoint import save_checkpoint
+    from seeded import seeded_state_dict
+
+    model = AlignSeg(SMALL)
+    shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
+    seeded = seeded_state_dict(shapes)
+    model.load_state_dict({key: torch.from_numpy(np.asarray(v)) for key, v in seeded.items()})
+    path = tmp_path_factory.mktemp("checkpoint") / "small.pth"
+    save_checkpoint(path, model.eval(), SMALL_SPEC)
+    return path
+
+
+@pytest.fixture(scope="session")
+def export_small(
+    small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Exports the small checkpoint with the given `ExportOptions`; each kind once a session."""
+    from alignseg_infer.export.onnx_graph import ExportOptions
+    from alignseg_infer.export.to_onnx import export_onnx
+    from alignseg_infer.models.checkpoint import load_checkpoint
+
+    folder = tmp_path_factory.mktemp("exports")
+    made: dict[ExportOptions, Path] = {}
+
+    def export(**options: object) -> Path:
+        key = ExportOptions(**options)  # type: ignore[arg-type]
+        if key not in made:
+            path = folder / f"{len(made)}.onnx"
+            export_onnx(load_checkpoint(small_checkpoint), path, key)
+            made[key] = path
+        return made[key]
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def small_onnx(export_small: Callable[..., Path]) -> Path:
+    """The small model, exported with default options."""
+    return export_small()
+
+
+@pytest.fixture
+def image() -> Image:
+    """A (90, 130, 3) uint8 BGR image whose blue channel holds labels 0..18 in vertical stripes."""
+    stripes = np.repeat(np.arange(13, dtype=np.uint8), 10)
+    pixels = np.zeros((90, 130, 3), np.uint8)
+    pixels[..., 0] = stripes
+    pixels[..., 1] = 100
+    pixels[..., 2] = 200
+    return pixels
