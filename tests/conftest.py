@@ -1,6 +1,5 @@
 """What the tests share: a small model, its exports, and a backend that is no network at all."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-DATA = Path(__file__).parent / "data"
-EXAMPLES = Path(__file__).parent.parent / "examples"
-sys.path[:0] = [str(DATA), str(EXAMPLES)]
-
 from alignseg_infer.datasets import CITYSCAPES
 from alignseg_infer.images import Image
 from alignseg_infer.spec import ExportSpec, InputSpec, ModelSpec, NetworkSpec
 
+DATA = Path(__file__).parent / "data"
 SMALL = NetworkSpec(backbone="resnet18", width=0.25, decoder_channels=32)
 SMALL_SPEC = ModelSpec(network=SMALL, input=InputSpec(), classes=CITYSCAPES)
 
@@ -35,7 +31,8 @@ class FakeBackend:
         blue = batch[:, 0, ::4, ::4]
         classes = self.spec.network.num_classes
         labels = np.arange(classes, dtype=np.float32).reshape(1, classes, 1, 1)
-        return -np.abs(blue[:, np.newaxis] - labels)
+        logits: NDArray[np.generic] = -np.abs(blue[:, np.newaxis] - labels)
+        return logits
 
 
 class FakeLabelBackend(FakeBackend):

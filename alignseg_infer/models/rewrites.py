@@ -123,7 +123,7 @@ class SplitOffsets(nn.Module):
         self.project_high = _conv_from(weight[:, channels:], None)
         last = [_typed(branch[2], nn.Conv2d) for branch in branches]
         self.offset_taps = _tap_maps(last)
-        self.offsets = _sum_of_shifted_taps(2 * len(branches))
+        self.offsets = _sum_of_shifted_taps(2 * len(branches), like=weight)
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
         hidden = self.project_low(low) + upsample(self.project_high(high), size_of(low))
@@ -177,10 +177,10 @@ def _tap_maps(layers: list[nn.Conv2d]) -> nn.Conv2d:
     return _conv_from(torch.cat(weights)[..., None, None], None, groups=len(layers))
 
 
-def _sum_of_shifted_taps(outputs: int) -> nn.Conv2d:
+def _sum_of_shifted_taps(outputs: int, like: Tensor) -> nn.Conv2d:
     """The 3x3 convolution that adds up what `_tap_maps` gives for `outputs` channels."""
-    taps = torch.eye(9).reshape(9, 3, 3)
-    weight = torch.einsum("oi,tyx->oityx", torch.eye(outputs), taps).flatten(1, 2)
+    taps = torch.eye(9).to(like).reshape(9, 3, 3)
+    weight = torch.einsum("oi,tyx->oityx", torch.eye(outputs).to(like), taps).flatten(1, 2)
     return _conv_from(weight, None)
 
 

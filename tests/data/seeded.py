@@ -53,4 +53,4 @@ def seeded_image(height: int, width: int, seed: int = 0) -> np.ndarray:
             )
             image[..., channel] += np.sin(2 * np.pi * (fy * y / height + fx * x / width) + phase)
     image = (image - image.min()) / (image.max() - image.min()) * 235.0
-    return (image + draw.uniform(0, 20, image.shape)).astype(np.uint8)
+    return np.asarray(image + draw.uniform(0, 20, image.shape)).astype(np.uint8)
