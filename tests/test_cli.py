@@ -1,0 +1,146 @@
+"""The commands, on a small model."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from alignseg_infer import __version__
+from alignseg_infer.cli import COMMANDS, main
+from alignseg_infer.export.verify import probe_image
+from alignseg_infer.models.alignseg import AlignSeg
+from conftest import SMALL
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> Path:
+    path = tmp_path / "street.jpg"
+    cv2.imwrite(str(path), probe_image((90, 130), 0))
+    return path
+
+
+def test_predict_writes_three_pictures(
+    small_onnx: Path, street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "out"
+    assert main(["predict", str(small_onnx), str(street), "-o", str(out)]) == 0
+    names = ["street_color.png", "street_labels.png", "street_overlay.jpg"]
+    assert sorted(file.name for file in out.iterdir()) == names
+    for name in names:
+        picture = cv2.imread(str(out / name), cv2.IMREAD_UNCHANGED)
+        assert picture is not None
+        assert picture.shape[:2] == (90, 130)
+    printed = capsys.readouterr().out
+    assert all(str(out / name) in printed for name in names)
+
+
+def test_predict_takes_a_size_and_a_checkpoint(
+    small_checkpoint: Path, street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(street), "-o", str(tmp_path), "--size", "64x96", "--threads", "1"]
+    assert main(["predict", str(small_checkpoint), *arguments]) == 0
+    assert "torch (cpu)" in capsys.readouterr().out
+    labels = cv2.imread(str(tmp_path / "street_labels.png"), cv2.IMREAD_UNCHANGED)
+    assert np.asarray(labels).shape == (90, 130)
+
+
+def test_inspect_checkpoint_says_what_it_assumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(AlignSeg(SMALL).state_dict(), tmp_path / "foreign.pth")
+    assert main(["inspect", str(tmp_path / "foreign.pth")]) == 0
+    out = capsys.readouterr().out
+    for expected in (
+        "resnet18, 19 classes",
+        "backbone x0.25",
+        "assumed",
+        "--sampling-convention release-2021-12|release-2021-05|standard",
+        "--norm inplace-abn|batch-norm",
+        "normalisation weights are negative",
+    ):
+        assert expected in out
+
+
+def test_inspect_onnx_shows_its_check(small_onnx: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(small_onnx)]) == 0
+    out = capsys.readouterr().out
+    assert "opset 18, sampler native, with rewrites" in out
+    assert "2x3x190x101: " in out
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "onnx"])
+def test_inspect_json(
+    kind: str, small_checkpoint: Path, small_onnx: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = small_checkpoint if kind == "checkpoint" else small_onnx
+    assert main(["inspect", str(model), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["network"]["backbone"] == "resnet18"
+    assert (facts["export"] is None) == (kind == "checkpoint")
+
+
+def test_export_script_and_command_are_one(
+    small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--size", "64x96", "--batch", "1", "--sampling-convention", "standard"]
+    script = [sys.executable, str(ROOT / "export/to_onnx.py"), str(small_checkpoint)]
+    target = tmp_path / "script.onnx"
+    done = subprocess.run(
+        [*script, "-o", str(target), *options], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(f"{target} (")
+    assert "relative L2 error" in done.stderr
+    assert "1x3x64x96" in done.stderr
+    assert "Warning" not in done.stderr
+
+    target = tmp_path / "command.onnx"
+    assert main(["export-onnx", str(small_checkpoint), "-o", str(target), *options]) == 0
+    assert capsys.readouterr().out.startswith(f"{target} (")
+    assert onnx.load(tmp_path / "script.onnx").graph == onnx.load(target).graph
+
+
+def test_options_reach_the_file(
+    export_small: Callable[..., Path], small_checkpoint: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "m.onnx"
+    options = "--size 64x96 --batch 2 --output labels --sampler gather --opset 19 --no-rewrites"
+    overrides = (
+        "--norm batch-norm --channel-order rgb --mean 1 2 3 --std 4 5 6 --classes table.json"
+    )
+    table = {"names": [f"thing {i}" for i in range(19)], "colors": [[i, i, i] for i in range(19)]}
+    (tmp_path / "table.json").write_text(json.dumps(table))
+    command = ["export-onnx", str(small_checkpoint), "-o", str(target), *options.split()]
+    assert main([*command, *overrides.split(), str(tmp_path / "table.json")]) == 0
+    from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+
+    spec = OnnxRuntimeBackend(target).spec
+    export = spec.export
+    assert export is not None
+    assert (export.size, export.batch, export.output) == ((64, 96), 2, "labels")
+    assert (export.sampler, export.opset, export.rewrites) == ("gather", 19, False)
+    assert (spec.network.norm, spec.input.channel_order) == ("batch-norm", "rgb")
+    assert (spec.input.mean, spec.input.std) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    assert (spec.classes.dataset, spec.classes.names[18]) == ("table", "thing 18")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert "Example: " in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert __version__ in capsys.readouterr().out

@@ -1,0 +1,200 @@
+"""Export to ONNX: numbers at sizes not traced, the graph, its metadata, and refusals."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from alignseg_infer import ExportError, ParityError, Predictor
+from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+from alignseg_infer.export import to_onnx, verify
+from alignseg_infer.export.onnx_graph import ExportOptions, onnx_from_model
+from alignseg_infer.export.to_onnx import export_onnx
+from alignseg_infer.export.verify import probe_image
+from alignseg_infer.models.checkpoint import load_checkpoint
+from alignseg_infer.preprocess import preprocess
+from alignseg_infer.spec import (
+    SPEC_KEY,
+    VERIFICATION_KEY,
+    ModelSpec,
+    OutputKind,
+    Sampler,
+)
+
+NATIVE: dict[str, Any] = {}
+GATHER: dict[str, Any] = {"sampler": Sampler.GATHER, "opset": 16}
+LABELS: dict[str, Any] = {"output": OutputKind.LABELS, "opset": 17}
+PLAIN: dict[str, Any] = {"rewrites": False, "size": (65, 98), "batch": 1, "opset": 19}
+FIXED: dict[str, Any] = {"size": (65, 98), "batch": 2}
+FIXED_GATHER: dict[str, Any] = {**FIXED, "sampler": Sampler.GATHER, "opset": 19}
+KINDS = [NATIVE, GATHER, LABELS, PLAIN, FIXED, FIXED_GATHER]
+DYNAMIC_KINDS = [NATIVE, GATHER, LABELS]
+
+Export = Callable[..., Path]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 250), (211, 64), (256, 512)])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("kind", DYNAMIC_KINDS, ids=str)
+def test_dynamic_export_at_sizes_it_never_saw(
+    export_small: Export,
+    small_checkpoint: Path,
+    kind: dict[str, Any],
+    batch: int,
+    size: tuple[int, int],
+) -> None:
+    backend = OnnxRuntimeBackend(export_small(**kind))
+    images = [probe_image(size, seed) for seed in range(batch)]
+    tensor = np.concatenate([preprocess(image, size, backend.spec.input) for image in images])
+    with torch.inference_mode():
+        expected = load_checkpoint(small_checkpoint).model()(torch.from_numpy(tensor)).logits
+    seen = backend.infer(tensor)
+    if seen.ndim == 3:
+        upsampled = torch.nn.functional.interpolate(
+            expected, size, mode="bilinear", align_corners=True
+        )
+        assert seen.dtype == np.uint8
+        assert len(np.unique(seen)) > 3  # the comparison means something
+        assert np.mean(seen != upsampled.argmax(1).numpy()) <= 1e-3
+    else:
+        error = np.linalg.norm(np.asarray(seen, np.float64) - expected.numpy())
+        assert error <= 1e-5 * np.linalg.norm(expected.numpy())
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_graph_is_valid_and_says_what_it_is(export_small: Export, kind: dict[str, Any]) -> None:
+    options = ExportOptions(**kind)
+    model = onnx.load(export_small(**kind))
+    onnx.checker.check_model(model, full_check=True)
+    assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", options.opset)}
+    assert [value.name for value in model.graph.input] == ["image"]
+    assert [value.name for value in model.graph.output] == [options.output]
+    batch: int | str = options.batch or "N"
+    size: tuple[int | str, ...] = options.size or ("H", "W")
+    assert dimensions(model.graph.input[0]) == [batch, 3, *size]
+    if options.output is OutputKind.LABELS:
+        assert dimensions(model.graph.output[0]) == [batch, *size]
+
+
+def dimensions(value: Any) -> list[int | str]:
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_sampler_is_lowered_as_asked(export_small: Export, kind: dict[str, Any]) -> None:
+    nodes = list(onnx.load(export_small(**kind)).graph.node)
+    samplers = [node for node in nodes if node.op_type == "GridSample"]
+    if kind.get("sampler") is Sampler.GATHER:
+        assert samplers == []
+        return
+    assert len(samplers) == 9  # two in each of four CAB, one in CAM
+    for node in samplers:
+        facts = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        assert facts == {"mode": b"bilinear", "padding_mode": b"zeros", "align_corners": 0}
+
+
+def test_rewrites_leave_no_norm_and_no_auxiliary_head(export_small: Export) -> None:
+    with_rewrites = [node.op_type for node in onnx.load(export_small(**NATIVE)).graph.node]
+    without = [node.op_type for node in onnx.load(export_small(**PLAIN)).graph.node]
+    assert "BatchNormalization" not in with_rewrites
+    assert "BatchNormalization" in without
+    names = {tensor.name for tensor in onnx.load(export_small(**PLAIN)).graph.initializer}
+    assert not any("dsn" in name for name in names)
+
+
+def test_rewrites_change_no_numbers(export_small: Export) -> None:
+    images = np.concatenate([probe_image((65, 98), seed)[np.newaxis] for seed in range(2)])
+    fixed = Predictor(export_small(**FIXED))(list(images), probabilities=True)
+    plain = Predictor(export_small(**PLAIN))(list(images), probabilities=True)
+    for one, other in zip(fixed, plain, strict=True):
+        assert one.probabilities is not None
+        assert other.probabilities is not None
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_metadata_round_trip(
+    export_small: Export, small_checkpoint: Path, kind: dict[str, Any]
+) -> None:
+    options = ExportOptions(**kind)
+    metadata = {p.key: p.value for p in onnx.load(export_small(**kind)).metadata_props}
+    spec = ModelSpec.from_json(metadata[SPEC_KEY])
+    expected = load_checkpoint(small_checkpoint).spec
+    assert (spec.network, spec.input, spec.classes, spec.source) == (
+        expected.network,
+        expected.input,
+        expected.classes,
+        expected.source,
+    )
+    assert spec.export is not None
+    assert spec.export.output is options.output
+    assert spec.export.sampler is options.sampler
+    assert (spec.export.size, spec.export.batch) == (options.size, options.batch)
+    assert (spec.export.opset, spec.export.rewrites) == (options.opset, options.rewrites)
+    rows = json.loads(metadata[VERIFICATION_KEY])
+    assert len({(row["height"], row["width"]) for row in rows}) == (1 if options.size else 3)
+    assert {row["batch"] for row in rows} == ({options.batch} if options.batch else {1, 2})
+    assert all(row["error"] <= 1e-4 for row in rows)
+
+
+def test_fixed_size_folds_the_grids(export_small: Export) -> None:
+    """What depends on the size alone is computed at export, not at every call."""
+    operators = {node.op_type for node in onnx.load(export_small(**FIXED)).graph.node}
+    assert not {"Shape", "Range", "ConstantOfShape"} & operators
+
+
+def test_wrong_graph_is_refused_and_nothing_is_written(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph whose sampling is off by a little must not appear."""
+
+    def slightly_wrong(model: Any, options: ExportOptions) -> Any:
+        with torch.no_grad():
+            model.CAB5.delta_gen1[2].weight += 0.01
+        graph = onnx_from_model(model, options)
+        with torch.no_grad():
+            model.CAB5.delta_gen1[2].weight -= 0.01
+        return graph
+
+    monkeypatch.setattr(to_onnx, "onnx_from_model", slightly_wrong)
+    target = tmp_path / "model.onnx"
+    target.write_bytes(b"an older file")
+    options = ExportOptions(size=(64, 96), batch=1)
+    with pytest.raises(ParityError, match="differ from PyTorch"):
+        export_onnx(load_checkpoint(small_checkpoint), target, options)
+    assert target.read_bytes() == b"an older file"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_nan_is_a_difference(
+    monkeypatch: pytest.MonkeyPatch, export_small: Export, small_checkpoint: Path
+) -> None:
+    monkeypatch.setattr(verify, "_difference", lambda *_: float("nan"))
+    with pytest.raises(ParityError):
+        verify.compare_with_model(export_small(**FIXED), load_checkpoint(small_checkpoint).model())
+
+
+def test_large_weights_go_to_a_second_file(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(to_onnx, "EXTERNAL_DATA_BYTES", 100_000)
+    options = ExportOptions(size=(64, 96), batch=1)
+    path = export_onnx(load_checkpoint(small_checkpoint), tmp_path / "big.onnx", options).path
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["big.onnx", "big.onnx.data"]
+    assert path.stat().st_size < 1_000_000 < (tmp_path / "big.onnx.data").stat().st_size
+    result = Predictor(path)(probe_image((64, 96), 0))
+    assert result.labels.shape == (64, 96)
+
+
+def test_operator_a_low_opset_lacks_is_an_error(
+    small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alignseg_infer.export.onnx_graph._same_in_opset", lambda *_: False)
+    model = load_checkpoint(small_checkpoint).model()
+    with pytest.raises(ExportError, match="opset 16 does not have"):
+        onnx_from_model(model, ExportOptions(size=(64, 96), batch=1, opset=16))

@@ -1,0 +1,52 @@
+"""What importing the package does, and what it shows."""
+
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import alignseg_infer
+
+LIGHT = {"alignseg_infer", "numpy", "cv2"}
+HEAVY = ["torch", "onnx", "onnxruntime", "onnxscript", "safetensors", "PIL", "scipy", "rich"]
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(' '.join(m.split('.')[0] for m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["alignseg_infer", "alignseg_infer.cli"])
+def test_importing_loads_numpy_and_opencv_only(module: str) -> None:
+    loaded = loaded_by(f"import {module}")
+    assert loaded >= LIGHT
+    assert not loaded & set(HEAVY)
+    third_party = {
+        name for name in loaded - loaded_by("pass") if name not in sys.stdlib_module_names
+    }
+    assert third_party <= LIGHT
+
+
+def test_onnx_backend_needs_no_pytorch() -> None:
+    assert "torch" not in loaded_by("import alignseg_infer.backends.onnxruntime_backend")
+
+
+def test_all_lists_every_public_name() -> None:
+    public = {
+        name
+        for name, value in vars(alignseg_infer).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert alignseg_infer.__all__ == sorted(public)
+
+
+def test_every_error_is_ours_and_documented() -> None:
+    from alignseg_infer import errors
+
+    assert errors.__doc__ is not None
+    for name in errors.__all__:
+        assert issubclass(getattr(errors, name), alignseg_infer.AlignSegError)
+        assert name in errors.__doc__
+        assert getattr(alignseg_infer, name) is getattr(errors, name)
