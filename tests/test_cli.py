@@ -113,9 +113,7 @@ def test_options_reach_the_file(
 ) -> None:
     target = tmp_path / "m.onnx"
     options = "--size 64x96 --batch 2 --output labels --sampler gather --opset 19 --no-rewrites"
-    overrides = (
-        "--norm batch-norm --channel-order rgb --mean 1 2 3 --std 4 5 6 --classes table.json"
-    )
+    overrides = "--norm batch-norm --channel-order rgb --mean 1 2 3 --std 4 5 6 --classes"
     table = {"names": [f"thing {i}" for i in range(19)], "colors": [[i, i, i] for i in range(19)]}
     (tmp_path / "table.json").write_text(json.dumps(table))
     command = ["export-onnx", str(small_checkpoint), "-o", str(target), *options.split()]
