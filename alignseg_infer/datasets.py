@@ -104,21 +104,34 @@ def class_table_from_file(path: Path) -> ClassSpec:
     require_file(path, "a class table", OptionError)
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        names = tuple(str(name) for name in table["names"])
-        colors = tuple((int(r), int(g), int(b)) for r, g, b in table["colors"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise OptionError(
-            f"{path} is no class table: {error!r}",
-            'JSON like {"names": ["road", "car"], "colors": [[128, 64, 128], [0, 0, 142]]}',
-            "write one name and one red-green-blue colour per class",
-        ) from error
-    if len(names) != len(colors) or not all(0 <= v <= 255 for color in colors for v in color):
-        raise OptionError(
-            f"{path} has {len(names)} names and {len(colors)} colours",
-            "as many of each, colours within 0..255",
-            "write one name and one red-green-blue colour per class",
-        )
-    return ClassSpec(dataset=path.stem, names=names, colors=colors)
+        names, colors = table["names"], table["colors"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _no_class_table(path, repr(error)) from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _no_class_table(path, "its names are not a list of strings")
+    if not isinstance(colors, list) or not all(_is_color(color) for color in colors):
+        raise _no_class_table(path, "its colours are not lists of three whole numbers in 0..255")
+    if len(names) != len(colors):
+        raise _no_class_table(path, f"it has {len(names)} names and {len(colors)} colours")
+    return ClassSpec(
+        dataset=path.stem, names=tuple(names), colors=tuple((r, g, b) for r, g, b in colors)
+    )
+
+
+def _is_color(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(channel) is int and 0 <= channel <= 255 for channel in value)
+    )
+
+
+def _no_class_table(path: Path, reason: str) -> OptionError:
+    return OptionError(
+        f"{path} is no class table: {reason}",
+        'JSON like {"names": ["road", "car"], "colors": [[128, 64, 128], [0, 0, 142]]}',
+        "write one name and one red-green-blue colour per class",
+    )
 
 
 def class_table_for(num_classes: int) -> ClassSpec:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,11 +22,16 @@ def require_file(path: Path, what: str, error: type[AlignSegError]) -> None:
         error: Error to raise.
     """
     expected = f"{what} that can be read"
-    if path.is_dir():
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as missing:
+        fix = f"check the path: ls {path.parent}"
+        raise error(f"{path} does not exist", expected, fix) from missing
+    except (OSError, ValueError) as unusable:  # too long, a NUL in it, no permission
+        raise error(f"{path} cannot be read: {unusable}", expected, "check the path") from unusable
+    if stat.S_ISDIR(status.st_mode):
         raise error(f"{path} is a directory", expected, f"name a file in it: {path / '...'}")
-    if not path.exists():
-        raise error(f"{path} does not exist", expected, f"check the path: ls {path.parent}")
-    if path.stat().st_size == 0:
+    if status.st_size == 0:
         raise error(f"{path} is empty (0 bytes)", expected, "copy or download it again")
     if not os.access(path, os.R_OK):
         raise error(f"{path} may not be read", expected, f"chmod +r {path}")
@@ -67,10 +73,14 @@ def written_atomically(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: The folder cannot be written to, or `path` is a directory.
     """
-    if path.is_dir():
+    try:
+        taken = path.is_dir()
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be written: {error}", "a file name", "-o NAME") from error
+    if taken:
         raise OutputError(f"{path} is a directory", "a file name", f"-o {path / 'NAME'}")
     require_writable_folder(path.parent)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
         temporary = Path(folder) / path.name
         try:
             yield temporary

@@ -38,7 +38,8 @@ def load_image(source: ImageSource) -> Image:
             * a path: any format OpenCV reads; EXIF rotation is applied, gray becomes three
               channels, alpha is dropped, 16 bits per channel are scaled to 8;
             * an array (H, W, 3) uint8 in BGR, (H, W, 4) in BGRA, or (H, W) or (H, W, 1) gray;
-            * a PIL image in any mode. EXIF rotation is not applied to it, as in Pillow.
+            * a PIL image; 16 bits are scaled to 8, modes I and F are refused. EXIF rotation is
+              not applied to it, as in Pillow.
 
     Raises:
         ImageError: It is none of these, or cannot be decoded.
@@ -48,12 +49,28 @@ def load_image(source: ImageSource) -> Image:
     if isinstance(source, np.ndarray):
         return image_from_array(source)
     if isinstance(source, PILImage):
-        return image_from_array(np.asarray(source.convert("RGB"))[..., ::-1])
+        return _image_from_pil(source)
     raise ImageError(
         f"an image was given as {type(source).__name__}",
         "a path, a uint8 array or a PIL image",
         "for a tensor: image.permute(1, 2, 0).cpu().numpy() as uint8 BGR",
     )
+
+
+def _image_from_pil(source: PILImage) -> Image:
+    if source.mode.startswith("I;16"):
+        return image_from_array(_scaled_to_8_bits(np.asarray(source, np.uint16)))
+    if source.mode in ("I", "F"):  # Pillow would clip them to 0..255
+        raise ImageError(
+            f"the PIL image has mode {source.mode!r}, whose range of values is not known",
+            "modes RGB, RGBA, L, P, 1, I;16 and others of 8 or 16 bits",
+            "scale it to 0..255 first: Image.fromarray(values.astype(np.uint8))",
+        )
+    return image_from_array(np.asarray(source.convert("RGB"))[..., ::-1])
+
+
+def _scaled_to_8_bits(image: NDArray[np.uint16]) -> Image:
+    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 -> 255
 
 
 def image_from_array(array: NDArray[Any]) -> Image:
@@ -120,7 +137,7 @@ def read_image(path: Path) -> Image:
     if image is None:
         raise _undecodable(path, f"its first bytes are {data[:8]!r}")
     if image.dtype == np.uint16:
-        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 -> 255
+        image = _scaled_to_8_bits(image.astype(np.uint16, copy=False))
     return image_from_array(image)
 
 
@@ -146,12 +163,11 @@ def _is_truncated(data: bytes) -> bool:
 
 def _jpeg_scan_start(data: bytes) -> int | None:
     """Where the first start-of-scan marker of the main image is; None if the file ends before."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        if data[position + 1] == 0xDA:
+    position = data.find(b"\xff", 2)  # decoders skip stray bytes between segments
+    while 0 <= position <= len(data) - 4:
+        marker = data[position + 1]
+        if marker == 0xDA:
             return position
-        if data[position + 1] == 0xFF:  # padding before a marker
-            position += 1
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        position = data.find(b"\xff", position + (1 if marker == 0xFF else 2 + length))
     return None

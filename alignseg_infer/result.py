@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from alignseg_infer.errors import OptionError
+from alignseg_infer.errors import OptionError, OutputError
 from alignseg_infer.files import written_atomically
 from alignseg_infer.images import Image
 from alignseg_infer.postprocess import Floats, Labels
@@ -20,7 +20,7 @@ class StageTimes:
     """Milliseconds spent on one image; for a batch, the batch's time divided by its images.
 
     Attributes:
-        load: Reading and decoding; 0 for arrays.
+        load: Reading and decoding a file; for an array, checking it.
         preprocess: Resizing and normalising.
         infer: The network.
         postprocess: Logits to labels.
@@ -98,7 +98,9 @@ class Segmentation:
         counts = np.bincount(self.labels.ravel(), minlength=len(self.classes.names))
         order = np.argsort(-counts, kind="stable")
         present = [int(label) for label in order if counts[label]]
-        return {self.classes.names[label]: counts[label] / self.labels.size for label in present}
+        return {
+            self.classes.names[label]: float(counts[label] / self.labels.size) for label in present
+        }
 
     def save(self, stem: str | Path, alpha: float = 0.5) -> list[Path]:
         """Writes ``STEM_labels.png``, ``STEM_color.png`` and ``STEM_overlay.jpg``.
@@ -121,14 +123,25 @@ class Segmentation:
             "color.png": self.color(),
             "overlay.jpg": self.overlay(alpha),
         }
-        paths = []
-        for ending, pixels in pictures.items():
-            path = stem.with_name(f"{stem.name}_{ending}")
-            encoded = cv2.imencode(path.suffix, pixels)[1]
+        encoded = {
+            stem.with_name(f"{stem.name}_{ending}"): _encoded(pixels, Path(ending).suffix)
+            for ending, pixels in pictures.items()
+        }
+        for path, content in encoded.items():
             with written_atomically(path) as temporary:
-                temporary.write_bytes(encoded.tobytes())
-            paths.append(path)
-        return paths
+                temporary.write_bytes(content)
+        return list(encoded)
+
+
+def _encoded(pixels: Image | Labels, suffix: str) -> bytes:
+    done, content = cv2.imencode(suffix, pixels)
+    if not done:
+        raise OutputError(
+            f"{pixels.shape[0]}x{pixels.shape[1]} pixels cannot be encoded as {suffix}",
+            "at most 65500 pixels per side for JPEG",
+            "segment the image in parts, or write result.labels with numpy.save",
+        )
+    return content.tobytes()
 
 
 def _channel_order(order: str) -> ChannelOrder:

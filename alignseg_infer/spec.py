@@ -6,8 +6,10 @@ is the metadata entry ``alignseg.spec``, in our checkpoints the entry ``alignseg
 
 import dataclasses
 import json
+import math
 import types
 import typing
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self, TypeVar
@@ -167,6 +169,19 @@ class ModelSpec:
                 "one name and one colour per class",
                 "choose the class table that fits: --classes cityscapes|ade20k|voc|FILE.json",
             )
+        doubled = [name for name, count in Counter(self.classes.names).items() if count > 1]
+        if doubled:
+            raise SpecError(
+                f"several classes are called {doubled[0]!r}",
+                "a name of its own for each class",
+                "rename them in the class table: --classes FILE.json",
+            )
+        if not all(math.isfinite(m) for m in self.input.mean) or min(self.input.std) <= 0:
+            raise SpecError(
+                f"the input has mean {self.input.mean} and std {self.input.std}",
+                "finite means, and standard deviations above 0, both in grey levels (0..255)",
+                "--mean 104.007 116.669 122.679 --std 1 1 1",
+            )
 
     def to_json(self) -> str:
         """The spec as one JSON object."""
@@ -182,7 +197,7 @@ class ModelSpec:
         try:
             facts = json.loads(text)
             version = facts.pop("version")
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise _unreadable(f"not a JSON object with a version ({error!r})") from error
         if version != SPEC_VERSION:
             raise SpecError(
@@ -223,7 +238,7 @@ def _value_from(hint: Any, value: object, where: str) -> object:
         if value not in list(hint):
             raise _unreadable(f"{where} is {value!r}, not one of {', '.join(hint)}")
         return hint(value)
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) < 2**53:
         return float(value)
     if type(value) is not hint:
         raise _unreadable(f"{where} is {value!r}, not {hint.__name__}")

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from alignseg_infer.ops.pooling import adaptive_average_pool, pooling_matrix
+from alignseg_infer.ops.resampling import (
+    adaptive_average_pool,
+    interpolation_matrix,
+    pooling_matrix,
+    upsample_by_matrices,
+)
 from alignseg_infer.ops.sampling import offset_grid_sample, source_pixels
 from alignseg_infer.spec import Sampler, SamplingConvention
 
@@ -152,3 +157,17 @@ def test_pooling_equals_adaptive_average_pooling(height: int, width: int) -> Non
 def test_pooling_matrix_by_hand() -> None:
     expected = np.array([[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5]])
     assert np.array_equal(pooling_matrix(4, 3, torch.zeros(1)).numpy(), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=st.tuples(*[st.integers(1, 40)] * 4))
+def test_upsampling_equals_interpolate(sizes: tuple[int, int, int, int]) -> None:
+    feature = torch.randn(2, 3, *sizes[:2])
+    expected = F.interpolate(feature, sizes[2:], mode="bilinear", align_corners=True)
+    seen = upsample_by_matrices(feature, sizes[2:])
+    torch.testing.assert_close(seen, expected, atol=2e-5, rtol=1e-5)
+
+
+def test_interpolation_matrix_by_hand() -> None:
+    expected = [[1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1]]
+    assert interpolation_matrix(3, 5, torch.zeros(1)).tolist() == expected

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from alignseg_infer.models.backbone import conv
 from alignseg_infer.models.norm import Norm
-from alignseg_infer.ops.pooling import adaptive_average_pool
+from alignseg_infer.ops.resampling import adaptive_average_pool
 from alignseg_infer.ops.sampling import offset_grid_sample
 from alignseg_infer.spec import NormKind, Sampler, SamplingConvention
 

@@ -1,0 +1,223 @@
+"""Images from files, arrays and Pillow, each against pixels known beforehand."""
+
+import io
+import struct
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from alignseg_infer.errors import ImageError
+from alignseg_infer.images import Image, load_image
+
+END_OF_JPEG = b"\xff\xd9"
+START_OF_SCAN = b"\xff\xda"
+
+
+def noise(height: int = 40, width: int = 56) -> Image:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def encoded(ending: str, pixels: NDArray[Any], *options: int) -> bytes:
+    done, data = cv2.imencode(ending, pixels, options)
+    assert done
+    return data.tobytes()
+
+
+def decoded(data: bytes) -> NDArray[Any]:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
+    return pixels
+
+
+def written(folder: Path, data: bytes, name: str = "picture") -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+def with_thumbnail(jpeg: bytes) -> bytes:
+    """`jpeg` with an EXIF segment whose second directory points at a small JPEG of its own."""
+    small = encoded(".jpg", noise(16, 16))
+    tiff = b"II*\0" + struct.pack("<IHI", 8, 0, 14)  # an empty first directory, the next at 14
+    tiff += struct.pack("<HHHIIHHIII", 2, 0x201, 4, 1, 44, 0x202, 4, 1, len(small), 0)
+    assert len(tiff) == 44
+    exif = b"Exif\0\0" + tiff + small
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_path(kind: type[str | Path], tmp_path: Path) -> None:
+    pixels = noise()
+    path = written(tmp_path, encoded(".png", pixels))
+    np.testing.assert_array_equal(load_image(kind(path)), pixels)
+
+
+def test_unicode_file_name(tmp_path: Path) -> None:
+    path = written(tmp_path, encoded(".png", noise()), "Straße 東京 🚲.png")
+    np.testing.assert_array_equal(load_image(path), noise())
+
+
+@pytest.mark.parametrize("axes", ["HW", "HW1"])
+def test_gray_array(axes: str) -> None:
+    gray = noise()[..., 0]
+    image = load_image(gray if axes == "HW" else gray[..., np.newaxis])
+    np.testing.assert_array_equal(image, np.dstack([gray, gray, gray]))
+
+
+def test_bgra_array_loses_alpha() -> None:
+    alpha = np.zeros((40, 56, 1), np.uint8)
+    np.testing.assert_array_equal(load_image(np.concatenate([noise(), alpha], axis=2)), noise())
+
+
+def test_strided_array_becomes_contiguous() -> None:
+    image = load_image(noise()[::2, ::-1])
+    assert image.flags.c_contiguous
+    np.testing.assert_array_equal(image, noise()[::2, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("ending", "channels"), [(".png", 1), (".png", 3), (".png", 4), (".tiff", 3)]
+)
+def test_file_channels(ending: str, channels: int, tmp_path: Path) -> None:
+    pixels = np.dstack([noise(), np.full((40, 56), 9, np.uint8)])[..., :channels]
+    image = load_image(written(tmp_path, encoded(ending, pixels)))
+    expected = np.repeat(pixels, 3, axis=2) if channels == 1 else pixels[..., :3]
+    np.testing.assert_array_equal(image, expected)
+
+
+# round(value / 257), by hand
+SIXTEEN_BITS = [0, 128, 129, 257, 385, 386, 32768, 65406, 65407, 65535]
+EIGHT_BITS = [0, 0, 1, 1, 1, 2, 128, 254, 255, 255]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bits_are_scaled(channels: int, tmp_path: Path) -> None:
+    pixels = np.tile(np.array(SIXTEEN_BITS, np.uint16)[:, np.newaxis], (2, 1, channels))
+    image = load_image(written(tmp_path, encoded(".png", pixels)))
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image[1], np.repeat(np.c_[EIGHT_BITS], 3, axis=1))
+
+
+def test_exif_orientation_of_a_file(tmp_path: Path) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    stored = np.zeros((32, 64, 3), np.uint8)
+    stored[:16] = 255
+    exif = pil.Exif()
+    exif[0x0112] = 6  # turn clockwise to look at it: what is stored on top is on the right
+    pil.fromarray(stored).save(tmp_path / "turned.jpg", exif=exif)
+    image = load_image(tmp_path / "turned.jpg")
+    assert image.shape == (64, 32, 3)
+    assert image[:, 18:].min() > 240
+    assert image[:, :14].max() < 15
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "bgr"),
+    [
+        ("RGB", (200, 100, 50), (50, 100, 200)),
+        ("L", 77, (77, 77, 77)),
+        ("RGBA", (200, 100, 50, 0), (50, 100, 200)),
+        ("1", 1, (255, 255, 255)),
+        ("CMYK", (55, 155, 205, 0), (50, 100, 200)),
+    ],
+)
+def test_pil_modes(mode: str, color: int | tuple[int, ...], bgr: tuple[int, int, int]) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    image = load_image(pil.new(mode, (5, 3), color))
+    np.testing.assert_array_equal(image, np.full((3, 5, 3), bgr, np.uint8))
+
+
+def test_pil_palette() -> None:
+    pil = pytest.importorskip("PIL.Image")
+    picture = pil.new("P", (2, 2), 1)
+    picture.putpalette([0, 0, 0, 200, 100, 50])
+    picture.putpixel((1, 0), 0)
+    image = load_image(picture)
+    assert image.tolist() == [[[50, 100, 200], [0, 0, 0]], [[50, 100, 200], [50, 100, 200]]]
+
+
+def test_pil_16_bits_like_the_file(tmp_path: Path) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    pixels = np.tile(np.array(SIXTEEN_BITS, np.uint16), (2, 1))
+    path = written(tmp_path, encoded(".png", pixels))
+    np.testing.assert_array_equal(load_image(pil.open(path)), load_image(path))
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.95])
+def test_truncated_file(ending: str, kept: float, tmp_path: Path) -> None:
+    data = encoded(ending, noise())
+    with pytest.raises(ImageError, match="truncated"):
+        load_image(written(tmp_path, data[: int(kept * len(data))]))
+
+
+@pytest.mark.parametrize(("ending", "missing"), [(".jpg", 2), (".png", 12)])
+def test_file_without_its_end_marker(ending: str, missing: int, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="truncated"):
+        load_image(written(tmp_path, encoded(ending, noise())[:-missing]))
+
+
+def test_thumbnail_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    plain = encoded(".jpg", noise())
+    data = with_thumbnail(plain)
+    thumbnail_end = data.find(END_OF_JPEG) + 2
+    assert thumbnail_end < len(data) - len(plain) + 3
+    np.testing.assert_array_equal(load_image(written(tmp_path, data)), decoded(plain))
+    for end in (thumbnail_end, data.find(START_OF_SCAN, thumbnail_end), len(data) - 100):
+        with pytest.raises(ImageError, match="truncated"):
+            load_image(written(tmp_path, data[:end]))
+
+
+@pytest.mark.parametrize("trailing", [b"\0" * 500, b"written by some camera", b"\xff\xd8\xff"])
+def test_bytes_after_the_end_of_a_jpeg(trailing: bytes, tmp_path: Path) -> None:
+    data = encoded(".jpg", noise())
+    np.testing.assert_array_equal(load_image(written(tmp_path, data + trailing)), decoded(data))
+
+
+@pytest.mark.parametrize("stray", [b"\xff", b"\xff\xff", b"\0\0\0"])
+def test_bytes_between_jpeg_segments(stray: bytes, tmp_path: Path) -> None:
+    data = encoded(".jpg", noise())
+    first_end = 4 + int.from_bytes(data[4:6], "big")
+    padded = data[:first_end] + stray + data[first_end:]
+    np.testing.assert_array_equal(decoded(padded), decoded(data))  # OpenCV reads it
+    np.testing.assert_array_equal(load_image(written(tmp_path, padded)), decoded(data))
+
+
+def test_progressive_jpeg(tmp_path: Path) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    buffer = io.BytesIO()
+    pil.fromarray(noise()).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    assert data.count(START_OF_SCAN) > 1
+    np.testing.assert_array_equal(load_image(written(tmp_path, data)), decoded(data))
+    last_scan = data.rfind(START_OF_SCAN)
+    with pytest.raises(ImageError, match="truncated"):
+        load_image(written(tmp_path, data[: last_scan + 20]))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(np.zeros((40, 40, 3), np.float32), id="float"),
+        pytest.param(np.zeros((40, 40, 3), np.uint16), id="uint16"),
+        pytest.param(np.zeros((3, 40, 40), np.uint8), id="channels first"),
+        pytest.param(np.zeros((2, 40, 40, 3), np.uint8), id="batch"),
+        pytest.param(np.zeros((1, 40, 3), np.uint8), id="one row"),
+        pytest.param(7, id="number"),
+        pytest.param("a" * 300, id="name longer than any file's"),
+        pytest.param("a\0b", id="name with NUL"),
+    ],
+)
+def test_refused(source: Any) -> None:
+    with pytest.raises(ImageError):
+        load_image(source)
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8", b"\x89PNG\r\n\x1a\nIEND"])
+def test_refused_file(data: bytes, tmp_path: Path) -> None:
+    with pytest.raises(ImageError):
+        load_image(written(tmp_path, data))

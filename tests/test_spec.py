@@ -1,0 +1,175 @@
+"""ModelSpec as JSON, there and back, and what is refused on the way back."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from alignseg_infer.datasets import CITYSCAPES, VOC
+from alignseg_infer.errors import SpecError
+from alignseg_infer.spec import (
+    ChannelOrder,
+    ClassSpec,
+    ExportSpec,
+    InputSpec,
+    ModelSpec,
+    NetworkSpec,
+    NormKind,
+    OutputKind,
+    Sampler,
+    SamplingConvention,
+    SourceSpec,
+)
+
+PLAIN = ModelSpec(network=NetworkSpec(), input=InputSpec(), classes=CITYSCAPES)
+EXPORT = ExportSpec(
+    output=OutputKind.LABELS,
+    sampler=Sampler.GATHER,
+    opset=17,
+    rewrites=False,
+    size=(512, 1024),
+    batch=4,
+    exporter="torch 2.11",
+)
+FULL = ModelSpec(
+    network=NetworkSpec(
+        backbone="resnet18",
+        width=0.25,
+        decoder_channels=32,
+        num_classes=21,
+        convention=SamplingConvention.STANDARD,
+        norm=NormKind.BATCH_NORM,
+    ),
+    input=InputSpec(channel_order=ChannelOrder.RGB, mean=(1.5, 2.5, 3.5), std=(4.0, 5.0, 6.0)),
+    classes=VOC,
+    source=SourceSpec(name="größe.pth", sha256="0" * 64),
+    export=EXPORT,
+)
+ANY_SIZE = replace(FULL, export=replace(EXPORT, size=None, batch=None))
+GONE = object()
+
+
+def changed(where: str, value: object) -> str:
+    """The JSON of FULL with another `value` at the dotted path `where`, or without it."""
+    facts = json.loads(FULL.to_json())
+    *parents, name = where.split(".")
+    owner = facts
+    for parent in parents:
+        owner = owner[parent]
+    if value is GONE:
+        del owner[name]
+    else:
+        owner[name] = value
+    return json.dumps(facts)
+
+
+@pytest.mark.parametrize("spec", [PLAIN, FULL, ANY_SIZE], ids=["plain", "full", "any size"])
+def test_round_trip(spec: ModelSpec) -> None:
+    assert ModelSpec.from_json(spec.to_json()) == spec
+
+
+def test_types_survive() -> None:
+    spec = ModelSpec.from_json(FULL.to_json())
+    assert spec.export is not None
+    assert spec.network.convention is SamplingConvention.STANDARD
+    assert spec.network.norm is NormKind.BATCH_NORM
+    assert spec.input.channel_order is ChannelOrder.RGB
+    assert spec.export.output is OutputKind.LABELS
+    assert spec.export.sampler is Sampler.GATHER
+    assert isinstance(spec.classes.colors[0], tuple)
+    assert hash(spec) == hash(FULL)
+
+
+def test_json_is_plain() -> None:
+    facts = json.loads(FULL.to_json())
+    assert facts["version"] == 1
+    assert facts["network"]["convention"] == "standard"
+    assert facts["export"]["size"] == [512, 1024]
+    assert facts["classes"]["colors"][1] == [128, 0, 0]
+    assert json.loads(PLAIN.to_json())["export"] is None
+
+
+def test_whole_number_for_a_float() -> None:
+    """Other writers of JSON drop the .0."""
+    spec = ModelSpec.from_json(changed("network.width", 1))
+    assert type(spec.network.width) is float
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("version", 2),
+        ("version", "1"),
+        ("version", GONE),
+        ("color", "red"),
+        ("network.depth", 18),
+        ("export.precision", "fp16"),
+        ("source", GONE),
+        ("input.std", GONE),
+        ("network.norm", GONE),
+        ("network", None),
+        ("network", []),
+        ("classes", "voc"),
+        ("network.backbone", 18),
+        ("network.width", "1.0"),
+        ("network.width", None),
+        ("network.num_classes", 21.0),
+        ("export.opset", True),
+        ("export.rewrites", 0),
+        ("network.convention", "release-2022"),
+        ("input.channel_order", "BGR"),
+        ("export.output", ["labels"]),
+        ("input.mean", 104.0),
+        ("input.mean", [1.0, 2.0]),
+        ("input.mean", [1.0, 2.0, 3.0, 4.0]),
+        ("input.mean", ["1", "2", "3"]),
+        ("export.size", [512]),
+        ("export.size", [512, 1024, 3]),
+        ("export.size", [512.5, 1024]),
+        ("classes.colors", [[0, 0]] * 21),
+        ("classes.names", "x" * 21),
+        ("network.num_classes", 19),
+        ("classes.names", ["road"] * 20),
+    ],
+)
+def test_refused(where: str, value: object) -> None:
+    with pytest.raises(SpecError):
+        ModelSpec.from_json(changed(where, value))
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "1", '"spec"', "[]", "{}", '{"version": 1}'])
+def test_no_spec_at_all(text: str) -> None:
+    with pytest.raises(SpecError):
+        ModelSpec.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"network": NetworkSpec(num_classes=20)},
+        {"classes": VOC},
+        {"classes": replace(CITYSCAPES, names=CITYSCAPES.names[1:])},
+        {"classes": replace(CITYSCAPES, colors=CITYSCAPES.colors[1:])},
+        {"classes": ClassSpec(dataset="none", names=(), colors=())},
+    ],
+    ids=["network", "table", "names", "colors", "empty"],
+)
+def test_class_counts_must_agree(facts: dict[str, Any]) -> None:
+    with pytest.raises(SpecError):
+        replace(PLAIN, **facts)
+
+
+@pytest.mark.parametrize(
+    ("spec", "names"),
+    [
+        (InputSpec(std=(1.0, 0.0, 1.0)), ("a", "b")),
+        (InputSpec(mean=(1.0, float("nan"), 1.0)), ("a", "b")),
+        (InputSpec(), ("other", "other")),
+    ],
+    ids=["zero std", "NaN mean", "one name twice"],
+)
+def test_facts_that_make_no_sense(spec: InputSpec, names: tuple[str, ...]) -> None:
+    classes = ClassSpec(dataset="own", names=names, colors=((0, 0, 0), (1, 1, 1)))
+    with pytest.raises(SpecError):
+        ModelSpec(network=NetworkSpec(num_classes=2), input=spec, classes=classes)
