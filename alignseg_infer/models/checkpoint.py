@@ -1,26 +1,28 @@
 """Reading and writing training checkpoints: the authors' and ours.
 
-A checkpoint is a dict of tensors, bare or under ``model``, ``state_dict`` or
-``model_state_dict``, saved by ``torch.save`` or as safetensors. The network is read from the
-shapes; what shapes cannot tell is taken from the spec that our checkpoints carry, else assumed,
-and every assumption is reported.
+The network is read from the shapes; what shapes cannot tell is taken from the spec that our
+checkpoints carry, else assumed, and every assumption is reported.
 """
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
 
 from alignseg_infer.datasets import class_table_for
-from alignseg_infer.errors import CheckpointError, MissingDependencyError
+from alignseg_infer.errors import CheckpointError
 from alignseg_infer.files import require_file, sha256_of, written_atomically
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.backbone import BACKBONES
-from alignseg_infer.models.identify import file_disguise, network_disguise
+from alignseg_infer.models.identify import network_disguise
+from alignseg_infer.models.weights_file import (
+    SPEC_ENTRY,
+    State,
+    first_few,
+    read_weights,
+    safetensors_torch,
+)
 from alignseg_infer.spec import (
     ChannelOrder,
     ClassSpec,
@@ -31,13 +33,6 @@ from alignseg_infer.spec import (
     SamplingConvention,
     SourceSpec,
 )
-
-State: TypeAlias = dict[str, Tensor]
-
-SPEC_ENTRY = "alignseg"
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
-KEYS_SHOWN = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +104,7 @@ def load_checkpoint(path: str | Path, options: CheckpointOptions | None = None) 
     path = Path(path)
     options = options or CheckpointOptions()
     require_file(path, "an AlignSeg checkpoint", CheckpointError)
-    state, embedded = _read_file(path)
+    state, embedded = read_weights(path)
     network = _network_of(state, path)
     written = ModelSpec.from_json(embedded) if embedded is not None else None
     source = SourceSpec(name=path.name, sha256=sha256_of(path))
@@ -134,107 +129,9 @@ def save_checkpoint(path: str | Path, model: AlignSeg, spec: ModelSpec) -> None:
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
     with written_atomically(path) as temporary:
         if path.suffix == ".safetensors":
-            _safetensors().save_file(state, temporary, {SPEC_ENTRY: spec.to_json()})
+            safetensors_torch().save_file(state, temporary, {SPEC_ENTRY: spec.to_json()})
         else:
             torch.save({"state_dict": state, SPEC_ENTRY: spec.to_json()}, temporary)
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the package safetensors is not installed",
-            "safetensors, to read or write .safetensors files",
-            "pip install 'alignseg-infer[export]'",
-        ) from error
-    return safetensors.torch
-
-
-def _read_file(path: Path) -> tuple[State, str | None]:
-    """The tensors by key, without wrappers and prefixes, and the embedded spec if there is one."""
-    if (disguise := file_disguise(path)) is not None:
-        raise CheckpointError(
-            f"{path} is no checkpoint: it looks like {disguise.what}",
-            "a file written by torch.save, or safetensors",
-            disguise.fix,
-        )
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    content = _torch_load(path)
-    if not isinstance(content, Mapping):
-        raise _not_a_state_dict(path, f"it holds a {type(content).__name__}")
-    embedded = content.get(SPEC_ENTRY)
-    tensors = _unwrapped(content)
-    if not tensors:
-        raise _not_a_state_dict(path, f"it holds the keys {_some([str(key) for key in content])}")
-    return tensors, embedded if isinstance(embedded, str) else None
-
-
-def _read_safetensors(path: Path) -> tuple[State, str | None]:
-    loader = _safetensors()
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        state: State = loader.load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, str(error)) from error
-    return _without_prefixes(state), metadata.get(SPEC_ENTRY)
-
-
-def _torch_load(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" not in str(error).lower() and "weights only" not in str(error).lower():
-            raise _damaged(path, str(error)) from error
-        raise CheckpointError(
-            f"{path} is a pickle that wants to run code while loading: {_first_line(error)}",
-            "tensors in plain dicts; nothing else is ever loaded",
-            "where you trust it, save the weights alone: torch.save(model.state_dict(), PATH)",
-        ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError) as error:
-        raise _damaged(path, _first_line(error)) from error
-
-
-def _first_line(error: Exception) -> str:
-    """What the loader says, without its advice to load unsafely."""
-    lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line]
-    return (lines or [str(error).split("\n")[0]])[0].split(". ")[0]
-
-
-def _damaged(path: Path, reason: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is truncated or damaged: {reason}",
-        "a complete checkpoint",
-        "download or copy it again, and compare its size or SHA-256 with the original",
-    )
-
-
-def _not_a_state_dict(path: Path, seen: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is no state dict: {seen}",
-        f"tensors by name, bare or under one of {', '.join(WRAPPERS)}",
-        "torch.save(model.state_dict(), PATH)",
-    )
-
-
-def _unwrapped(content: Mapping[Any, Any]) -> State:
-    for wrapper in WRAPPERS:
-        inner = content.get(wrapper)
-        if isinstance(inner, Mapping):
-            return _unwrapped(inner)
-    tensors = {str(k): value for k, value in content.items() if isinstance(value, Tensor)}
-    return _without_prefixes(tensors)
-
-
-def _without_prefixes(state: State) -> State:
-    for prefix in PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            return _without_prefixes({k.removeprefix(prefix): v for k, v in state.items()})
-    return state
 
 
 def _network_of(state: State, path: Path) -> NetworkSpec:
@@ -257,7 +154,7 @@ def _network_of(state: State, path: Path) -> NetworkSpec:
             f"{path} is not an AlignSeg checkpoint: it looks like {network_disguise(state)}",
             f"the keys of AlignSeg with {', '.join(BACKBONES)}: conv1.weight, CAM.pool.1.weight, "
             "RRB5a.unify.weight, head.3.weight, ...",
-            f"alignseg inspect another file; this one has {_some(sorted(state))}",
+            f"alignseg inspect another file; this one has {first_few(sorted(state))}",
         ) from error
 
 
@@ -359,7 +256,7 @@ def _require_fit(state: State, wanted: Mapping[str, torch.Size], path: Path) -> 
         ],
     }
     if any(groups.values()):
-        listing = "; ".join(f"{len(k)} {name}: {_some(k)}" for name, k in groups.items() if k)
+        listing = "; ".join(f"{len(k)} {name}: {first_few(k)}" for name, k in groups.items() if k)
         raise CheckpointError(
             f"{path} does not fit the network its shapes describe: {listing}",
             f"exactly the {len(wanted)} keys and shapes of that network",
@@ -371,13 +268,7 @@ def _require_finite(state: State, path: Path) -> None:
     broken = [key for key, value in state.items() if not torch.isfinite(value).all()]
     if broken:
         raise CheckpointError(
-            f"{path} has NaN or infinite values in {len(broken)} tensors: {_some(broken)}",
+            f"{path} has NaN or infinite values in {len(broken)} tensors: {first_few(broken)}",
             "finite weights",
             "use a checkpoint from before training diverged",
         )
-
-
-def _some(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - KEYS_SHOWN
-    return ", ".join(names[:KEYS_SHOWN]) + (f", and {more} more" if more > 0 else "")

@@ -27,10 +27,10 @@ from alignseg_infer.models.decoder import CAB, CAM, RRB, size_of
 from alignseg_infer.models.norm import LEAKY_SLOPE, Norm
 from alignseg_infer.ops.resampling import upsample_by_matrices
 
-# Dividing by a scale below this would put factors above 1000 into a convolution, which float16
-# graphs made from this one could not hold well. Such a norm stays a layer of its own.
 _M = TypeVar("_M", bound=nn.Module)
 
+# Dividing by a scale below this would put factors above 1000 into a convolution, which float16
+# graphs made from this one could not hold well. Such a norm stays a layer of its own.
 SMALLEST_FOLDED_SCALE = 1e-3
 
 
@@ -80,7 +80,7 @@ class FoldedRRB(nn.Module):
         scale, shift = block.norm.affine()
         column = scale.reshape(-1, 1, 1, 1)
         inner = fold_norm(_typed(block.residual[0], nn.Conv2d), _typed(block.residual[1], Norm))
-        self.reads_input = _narrows_or_keeps(block)
+        self.reads_input = _reads_no_more_than_unify(block)
         if self.reads_input:
             unify = block.unify.weight[..., 0, 0]
             weight = torch.einsum("omyx,mi->oiyx", inner.weight, unify)
@@ -94,7 +94,7 @@ class FoldedRRB(nn.Module):
     def can_fold(block: RRB) -> bool:
         """Whether no factor becomes too large to hold well."""
         scale, _ = block.norm.affine()
-        return _narrows_or_keeps(block) or float(scale.abs().min()) >= SMALLEST_FOLDED_SCALE
+        return _reads_no_more_than_unify(block) or float(scale.abs().min()) >= SMALLEST_FOLDED_SCALE
 
     def forward(self, x: Tensor) -> Tensor:
         unified = self.unify(x)
@@ -102,7 +102,8 @@ class FoldedRRB(nn.Module):
         return F.leaky_relu(unified + self.outer(hidden), LEAKY_SLOPE)
 
 
-def _narrows_or_keeps(block: RRB) -> bool:
+def _reads_no_more_than_unify(block: RRB) -> bool:
+    """Whether the block's input has at most as many channels as what `unify` makes of it."""
     return block.unify.in_channels <= block.unify.out_channels
 
 
