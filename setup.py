@@ -10,7 +10,7 @@ VERSION = re.search(
     r'^__version__ = "(.+)"$', (HERE / "alignseg_infer/__init__.py").read_text(), re.MULTILINE
 )[1]
 
-EXPORT = ["torch>=2.11", "onnx>=1.18", "onnxscript>=0.5", "onnx-ir>=0.1", "safetensors>=0.5"]
+EXPORT = ["torch>=2.13", "onnx>=1.20", "onnxscript>=0.7", "onnx-ir>=1.0", "safetensors>=0.5"]
 TEST = [*EXPORT, "hypothesis>=6", "mypy>=1.15", "pillow>=11", "pytest>=8", "ruff>=0.11"]
 
 setup(
