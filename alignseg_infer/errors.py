@@ -36,6 +36,9 @@ __all__ = [
 ]
 
 
+INSTALL_EXPORT = "pip install torch==2.13.0 'alignseg-infer[export]'"
+
+
 class AlignSegError(Exception):
     """Base of all errors of this package.
 

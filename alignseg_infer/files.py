@@ -74,6 +74,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
         OutputError: The folder cannot be written to, or `path` is a directory.
     """
     try:
+        path = path.resolve()  # a link stays a link to what is written
         taken = path.is_dir()
     except (OSError, ValueError) as error:
         raise OutputError(f"{path} cannot be written: {error}", "a file name", "-o NAME") from error

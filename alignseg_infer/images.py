@@ -47,17 +47,31 @@ def load_image(source: ImageSource) -> Image:
     if isinstance(source, str | Path):
         return read_image(Path(source))
     if isinstance(source, np.ndarray):
-        return image_from_array(source)
+        image = image_from_array(source)
+        # A camera loop may reuse its buffer while results still refer to the picture.
+        return image.copy() if np.may_share_memory(image, source) else image
     if isinstance(source, PILImage):
         return _image_from_pil(source)
     raise ImageError(
         f"an image was given as {type(source).__name__}",
         "a path, a uint8 array or a PIL image",
-        "for a tensor: image.permute(1, 2, 0).cpu().numpy() as uint8 BGR",
+        "a tensor: image.permute(1, 2, 0).cpu().numpy() as uint8 BGR; bytes: cv2.imdecode; "
+        "a generator: list(images)",
     )
 
 
 def _image_from_pil(source: PILImage) -> Image:
+    try:
+        return _pixels_from_pil(source)
+    except OSError as error:  # Pillow decodes late
+        raise ImageError(
+            f"the PIL image cannot be decoded: {error}",
+            "a complete image",
+            "look at the file it was opened from",
+        ) from error
+
+
+def _pixels_from_pil(source: PILImage) -> Image:
     if source.mode.startswith("I;16"):
         return image_from_array(_scaled_to_8_bits(np.asarray(source, np.uint16)))
     if source.mode in ("I", "F"):  # Pillow would clip them to 0..255

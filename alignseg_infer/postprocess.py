@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.errors import ModelError
 from alignseg_infer.preprocess import Size
 
 Labels: TypeAlias = NDArray[np.unsignedinteger[Any]]  # uint8, or uint16 above 256 classes
@@ -49,7 +50,16 @@ def scores_from_logits(
         size: Output (height, width).
         confidence: Whether to return the winning probability per pixel.
         probabilities: Whether to return all probabilities: 4*C bytes per pixel.
+
+    Raises:
+        ModelError: The logits are not finite.
     """
+    if not np.isfinite(logits).all():
+        raise ModelError(
+            "the network returned NaN or infinite logits",
+            "finite logits",
+            "check the weights and the mean and std: alignseg inspect MODEL",
+        )
     classes = logits.shape[0]
     labels = np.empty(size, label_dtype(classes))
     best_probability = np.empty(size, np.float32) if confidence else None

@@ -61,8 +61,8 @@ class Predictor:
         batch: int = 1,
         threads: int | None = None,
     ) -> None:
-        if batch < 1:
-            raise OptionError(f"batch={batch}", "1 or more", "batch=1")
+        if type(batch) is not int or batch < 1:
+            raise OptionError(f"batch={batch!r}", "1 or more", "batch=1")
         if isinstance(model, str | Path):
             model = open_backend(model, device=device, threads=threads)
         self._backend = model

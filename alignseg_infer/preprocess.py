@@ -9,9 +9,19 @@ from numpy.typing import NDArray
 
 from alignseg_infer.errors import OptionError, SizeError
 from alignseg_infer.images import Image
-from alignseg_infer.spec import MIN_INPUT_SIDE, ChannelOrder, ExportSpec, InputSpec
+from alignseg_infer.spec import MAX_INPUT_SIDE, MIN_INPUT_SIDE, ChannelOrder, ExportSpec, InputSpec
 
 Size: TypeAlias = tuple[int, int]
+
+
+def require_input_size(size: Size) -> None:
+    """Raises SizeError if the network does not take inputs of `size` (height, width)."""
+    if min(size) < MIN_INPUT_SIDE or max(size) > MAX_INPUT_SIDE:
+        raise SizeError(
+            f"the network input would be {size[0]}x{size[1]} (height x width)",
+            f"{MIN_INPUT_SIDE} to {MAX_INPUT_SIDE} pixels per side",
+            "choose another input: size=(512, 1024), or --size 512x1024",
+        )
 
 
 @dataclass(frozen=True)
@@ -32,15 +42,10 @@ class SizePolicy:
         """The network input (height, width) for an image of (height, width).
 
         Raises:
-            SizeError: It is below what the network can take.
+            SizeError: It is below or above what the network takes.
         """
         size = self._chosen_size(image_size)
-        if min(size) < MIN_INPUT_SIDE:
-            raise SizeError(
-                f"the network input would be {size[0]}x{size[1]} (height x width)",
-                f"at least {MIN_INPUT_SIDE} pixels per side",
-                "choose a larger input: size=(512, 1024), or --size 512x1024",
-            )
+        require_input_size(size)
         return size
 
     def _chosen_size(self, image_size: Size) -> Size:

@@ -117,20 +117,33 @@ class Segmentation:
         Raises:
             OutputError: They cannot be written.
         """
-        stem = Path(stem)
-        pictures = {
-            "labels.png": self.labels,
-            "color.png": self.color(),
-            "overlay.jpg": self.overlay(alpha),
-        }
+        paths = saved_paths(stem)
+        pictures = (self.labels, self.color(), self.overlay(alpha))
         encoded = {
-            stem.with_name(f"{stem.name}_{ending}"): _encoded(pixels, Path(ending).suffix)
-            for ending, pixels in pictures.items()
+            path: _encoded(pixels, path.suffix)
+            for path, pixels in zip(paths, pictures, strict=True)
         }
         for path, content in encoded.items():
             with written_atomically(path) as temporary:
                 temporary.write_bytes(content)
-        return list(encoded)
+        return paths
+
+
+def saved_paths(stem: str | Path) -> list[Path]:
+    """What `Segmentation.save` writes: labels, colours and overlay.
+
+    Raises:
+        OptionError: `stem` names a folder.
+    """
+    stem, text = Path(stem), str(stem)
+    if not stem.name or text.endswith(("/", "\\")):
+        raise OptionError(
+            f"save({text!r}) names a folder",
+            "a path without ending, to which _labels.png and others are added",
+            f"save({str(stem / 'street')!r})",
+        )
+    endings = ("labels.png", "color.png", "overlay.jpg")
+    return [stem.with_name(f"{stem.name}_{ending}") for ending in endings]
 
 
 def _encoded(pixels: Image | Labels, suffix: str) -> bytes:

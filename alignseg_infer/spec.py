@@ -21,6 +21,10 @@ _T = TypeVar("_T")
 SPEC_VERSION = 1
 SPEC_KEY = "alignseg.spec"
 VERIFICATION_KEY = "alignseg.verification"
+INPUT_NAME = "image"  # of every exported graph
+OPSETS = (16, 17, 18, 19)
+DEFAULT_OPSET = 18
+MAX_INPUT_SIDE = 16384
 MIN_INPUT_SIDE = 32  # the 1/32 stage must not vanish; below this the decoder sees one pixel
 
 
@@ -88,6 +92,11 @@ class NetworkSpec:
     convention: SamplingConvention = SamplingConvention.RELEASE_2021_12
     norm: NormKind = NormKind.INPLACE_ABN
 
+    def __post_init__(self) -> None:
+        counts = (self.decoder_channels, self.num_classes)
+        if not (math.isfinite(self.width) and self.width > 0 and min(counts) > 0):
+            raise _unreadable(f"no network has width {self.width:g} and channels {counts}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
@@ -103,6 +112,20 @@ class InputSpec:
     mean: tuple[float, float, float] = (104.00698793, 116.66876762, 122.67891434)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(self.std) <= 0:
+            raise SpecError(
+                f"the input has mean {self.mean} and std {self.std}",
+                "finite means, and standard deviations above 0, both in grey levels (0..255)",
+                "--mean 104.007 116.669 122.679 --std 1 1 1",
+            )
+
+    def reversed(self) -> "InputSpec":
+        """The same input with its channels in the other order."""
+        order = ChannelOrder.RGB if self.channel_order is ChannelOrder.BGR else ChannelOrder.BGR
+        (first, second, third), (one, two, three) = self.mean, self.std
+        return InputSpec(channel_order=order, mean=(third, second, first), std=(three, two, one))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassSpec:
@@ -117,6 +140,14 @@ class ClassSpec:
     dataset: str
     names: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
+
+    def __post_init__(self) -> None:
+        if not all(0 <= channel <= 255 for color in self.colors for channel in color):
+            raise SpecError(
+                f"the class table {self.dataset!r} has colours outside 0..255",
+                "red, green and blue of 0 to 255 each",
+                "correct the class table: --classes FILE.json",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +171,12 @@ class ExportSpec:
     size: tuple[int, int] | None
     batch: int | None
     exporter: str
+
+    def __post_init__(self) -> None:
+        sides = self.size or (MIN_INPUT_SIDE,)
+        fits = min(sides) >= MIN_INPUT_SIDE and max(sides) <= MAX_INPUT_SIDE
+        if not fits or self.opset not in OPSETS or (self.batch is not None and self.batch < 1):
+            raise _unreadable(f"size {self.size}, batch {self.batch}, opset {self.opset}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,12 +213,6 @@ class ModelSpec:
                 "a name of its own for each class",
                 "rename them in the class table: --classes FILE.json",
             )
-        if not all(math.isfinite(m) for m in self.input.mean) or min(self.input.std) <= 0:
-            raise SpecError(
-                f"the input has mean {self.input.mean} and std {self.input.std}",
-                "finite means, and standard deviations above 0, both in grey levels (0..255)",
-                "--mean 104.007 116.669 122.679 --std 1 1 1",
-            )
 
     def to_json(self) -> str:
         """The spec as one JSON object."""
@@ -199,7 +230,7 @@ class ModelSpec:
             version = facts.pop("version")
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise _unreadable(f"not a JSON object with a version ({error!r})") from error
-        if version != SPEC_VERSION:
+        if type(version) is not int or version != SPEC_VERSION:
             raise SpecError(
                 f"the model's spec has version {version!r}",
                 f"version {SPEC_VERSION}, the one this package reads",

@@ -2,16 +2,19 @@
 
     python examples/quickstart.py [PICTURE]
 
-The weights are random, not trained: the picture shows that the whole path works and where the
-network sees edges, not what is in the street.
+The weights are random, not trained: the picture shows that the whole path works, not what is in
+the street.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-import torch
-from torch import nn
+try:
+    import torch
+    from torch import nn
+except ImportError:
+    sys.exit("error: PyTorch is not installed\n  try: pip install torch==2.13.0 '.[export]'")
 
 from alignseg_infer import AlignSegError, ModelSpec, Predictor
 from alignseg_infer.datasets import CITYSCAPES

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from alignseg_infer import CheckpointError
 from alignseg_infer.datasets import ADE20K, CITYSCAPES
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.backbone import BACKBONES
@@ -106,7 +107,14 @@ def test_foreign_checkpoint_lists_its_assumptions(tmp_path: Path) -> None:
     torch.save(small_state(), tmp_path / "weights.pth")
     checkpoint = load_checkpoint(tmp_path / "weights.pth")
     facts = {assumption.fact: assumption.value for assumption in checkpoint.assumptions}
-    assert set(facts) == {"sampling convention", "normalisation layers", "input", "classes"}
+    assert set(facts) == {
+        "sampling convention",
+        "normalisation layers",
+        "channel order",
+        "mean (of 0..255)",
+        "std (of 0..255)",
+        "classes",
+    }
     assert facts["sampling convention"] == SamplingConvention.RELEASE_2021_12
     assert facts["classes"] == "cityscapes"
 
@@ -156,3 +164,39 @@ def test_unknown_class_count_gets_numbered_classes(tmp_path: Path) -> None:
     classes = load_checkpoint(tmp_path / "weights.pth").spec.classes
     assert classes.names == ("class 0", "class 1", "class 2", "class 3", "class 4")
     assert len(set(classes.colors)) == 5
+
+
+def test_rgb_alone_takes_the_mean_along(tmp_path: Path) -> None:
+    torch.save(small_state(), tmp_path / "weights.pth")
+    options = CheckpointOptions(channel_order=ChannelOrder.RGB)
+    checkpoint = load_checkpoint(tmp_path / "weights.pth", options)
+    assert checkpoint.spec.input.mean == InputSpec().mean[::-1]
+    facts = {assumption.fact for assumption in checkpoint.assumptions}
+    assert {"mean (of 0..255)", "std (of 0..255)"} <= facts
+    assert "channel order" not in facts
+
+
+def test_prefix_goes_only_where_all_keys_have_it(tmp_path: Path) -> None:
+    state = small_state()
+    torch.save({**state, "module.extra": torch.zeros(1)}, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=r"1 unexpected: module\.extra"):
+        load_checkpoint(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("bn1.running_var", torch.full((16,), -1.0)),
+        ("bn1.weight", torch.full((16,), 1e300, dtype=torch.float64)),
+        ("bn1.weight", torch.zeros(16, dtype=torch.int8)),
+        ("bn1.weight", torch.zeros(16, dtype=torch.complex64)),
+        ("conv1.weight", torch.zeros(())),
+        ("head.3.weight", torch.zeros(0, 32, 1, 1)),
+        ("bn1.weight", torch.zeros(16).to_sparse()),
+    ],
+    ids=["negative variance", "overflow", "int8", "complex", "scalar", "no classes", "sparse"],
+)
+def test_impossible_weights(tmp_path: Path, key: str, value: Tensor) -> None:
+    torch.save({**small_state(), key: value}, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError):
+        load_checkpoint(tmp_path / "weights.pth")

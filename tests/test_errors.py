@@ -1,5 +1,6 @@
 """Bad input: a typed error in three parts, exit code 1, no traceback, no half-written file."""
 
+import contextlib
 import copy
 import os
 import pickle
@@ -12,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from alignseg_infer import (
     AlignSegError,
@@ -19,6 +21,7 @@ from alignseg_infer import (
     DeviceError,
     ImageError,
     MissingDependencyError,
+    ModelError,
     ModelFileError,
     OptionError,
     OutputError,
@@ -168,6 +171,16 @@ COMMANDS: list[tuple[str, type[AlignSegError], str]] = [
     ("predict fixed.onnx good.jpg -o out --threads 0", OptionError, "threads=0"),
     ("predict fixed.onnx good.jpg -o out --alpha 2", OptionError, "--alpha 2"),
     ("predict fixed.onnx good.jpg sub/good.png -o out", OptionError, "'good'"),
+    ("predict fixed.onnx good.jpg good_overlay.jpg -o .", OptionError, "would overwrite"),
+    ("predict fixed.onnx good.jpg -o out --threads 99999999999", OptionError, "99999999999"),
+    ("predict fixed.onnx good.jpg -o out --device cpu:", OptionError, "'cpu:'"),
+    ("predict good.pth good.jpg -o out --size 100000x100000", SizeError, "100000x100000"),
+    ("inspect fixed.onnx --norm batch-norm", OptionError, "--norm cannot change"),
+    ("export-onnx good.pth -o good.pth", OptionError, "does not end in .onnx"),
+    ("export-onnx good.pth -o out/model", OptionError, "does not end in .onnx"),
+    ("export-onnx good.pth -o out/m.onnx --size 100000x64", SizeError, "100000x64"),
+    ("export-onnx good.pth -o out/m.onnx --std 1 0 1", SpecError, "std (1.0, 0.0, 1.0)"),
+    ("export-onnx good.pth -o out/m.onnx --mean nan 0 0", SpecError, "mean (nan"),
     ("export-onnx good.pth -o out/m.onnx --opset 20", OptionError, "opset 20"),
     ("export-onnx good.pth -o out/m.onnx --opset 9", OptionError, "opset 9"),
     ("export-onnx good.pth -o out/m.onnx --size 8x8", SizeError, "8x8"),
@@ -195,12 +208,12 @@ COMMANDS: list[tuple[str, type[AlignSegError], str]] = [
     ("inspect missing.pth", CheckpointError, "1 missing: RRB3a.norm.bias"),
     ("inspect extra.pth", CheckpointError, "1 unexpected: extra.weight"),
     ("inspect shape.pth", CheckpointError, "1 misshapen: CAM.delta_gen.2.weight (2, 7, 3, 3)"),
-    ("inspect nan.pth", CheckpointError, "NaN or infinite"),
+    ("inspect nan.pth", CheckpointError, "NaN, infinite or impossible values in 1 tensors"),
     ("inspect badspec.pth", SpecError, "version 99"),
     # output
     ("predict fixed.onnx good.jpg -o good.jpg/out", OutputError, "cannot write into"),
     ("export-onnx good.pth -o good.jpg/m.onnx --size 64x64", OutputError, "cannot write into"),
-    ("export-onnx good.pth -o sub --size 64x64", OutputError, "is a directory"),
+    ("export-onnx good.pth -o sub.onnx --size 64x64", OutputError, "is a directory"),
 ]
 
 
@@ -217,6 +230,7 @@ def test_bad_command(
     for file in bad.iterdir():
         (tmp_path / file.name).symlink_to(file)
     (tmp_path / "sub").mkdir()
+    (tmp_path / "sub.onnx").mkdir()
     monkeypatch.chdir(tmp_path)
     assert main(command.split()) == 1
     captured = capsys.readouterr()
@@ -294,7 +308,7 @@ def test_missing_package_names_the_pip_command(
     bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'alignseg-infer\[export\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install .* 'alignseg-infer\[export\]'"):
         main(["export-onnx", str(bad / "good.pth"), "-o", str(tmp_path / "m.onnx"), "--debug"])
 
 
@@ -320,3 +334,25 @@ def test_errors_survive_copying_and_pickling() -> None:
     for twin in (copy.copy(error), pickle.loads(pickle.dumps(error))):
         assert type(twin) is ImageError
         assert str(twin) == str(error) == "seen\n  expected: expected\n  try: fix"
+
+
+def test_network_that_returns_nan() -> None:
+    class Broken(FakeBackend):
+        def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
+            return np.full_like(super().infer(batch), np.nan)
+
+    with pytest.raises(ModelError, match="NaN or infinite logits"):
+        Predictor(Broken())(np.zeros((40, 40, 3), np.uint8))
+
+
+@pytest.mark.parametrize("place", range(20))
+def test_damaged_onnx_is_never_another_error(bad: Path, tmp_path: Path, place: int) -> None:
+    content = bytearray((bad / "fixed.onnx").read_bytes())
+    draw = np.random.default_rng(place)
+    for position in draw.integers(0, len(content), 200):
+        content[position] = draw.integers(0, 256)
+    tail = content[-6000:]  # where names and metadata are
+    content[-6000:] = bytes(byte ^ 0x80 if draw.random() < 0.05 else byte for byte in tail)
+    (tmp_path / "damaged.onnx").write_bytes(content)
+    with contextlib.suppress(AlignSegError):
+        Predictor(tmp_path / "damaged.onnx")

@@ -137,3 +137,32 @@ def test_writable_folder(tmp_path: Path) -> None:
     for bad in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(OutputError):
             require_writable_folder(bad)
+
+
+def test_second_file_arrives_before_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that finds the model must find its weights."""
+    moved: list[str] = []
+    replace = os.replace
+
+    def recording(source: Path, target: Path) -> None:
+        moved.append(target.name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", recording)
+    with written_atomically(tmp_path / "model.onnx") as temporary:
+        temporary.write_text("graph")
+        (temporary.parent / "model.onnx.data").write_text("weights")
+        (temporary.parent / "a.data").write_text("more")
+    assert moved[-1] == "model.onnx"
+    assert sorted(moved) == ["a.data", "model.onnx", "model.onnx.data"]
+
+
+def test_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
+    with written_atomically(tmp_path / "link.txt") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"

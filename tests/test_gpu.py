@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -25,4 +26,16 @@ def test_torch_on_cuda_agrees_with_cpu(small_checkpoint: Path, size: tuple[int, 
     assert on_cuda.probabilities is not None
     # Convolutions may run in TF32 there: ten bits of mantissa.
     np.testing.assert_allclose(on_cuda.probabilities, on_cpu.probabilities, atol=2e-2)
+    assert np.mean(on_cuda.labels == on_cpu.labels) >= 0.99
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
+    reason="this ONNX Runtime was built without CUDA",
+)
+def test_onnxruntime_on_cuda_agrees_with_cpu(small_onnx: Path) -> None:
+    image = probe_image((97, 161), 0)
+    on_cpu = Predictor(small_onnx)(image)
+    on_cuda = Predictor(small_onnx, device="cuda")(image)
+    assert on_cuda.backend == "onnxruntime (CUDAExecutionProvider)"
     assert np.mean(on_cuda.labels == on_cpu.labels) >= 0.99

@@ -171,3 +171,11 @@ def test_upsampling_equals_interpolate(sizes: tuple[int, int, int, int]) -> None
 def test_interpolation_matrix_by_hand() -> None:
     expected = [[1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1]]
     assert interpolation_matrix(3, 5, torch.zeros(1)).tolist() == expected
+
+
+def test_interpolation_positions_are_float32_for_half_features() -> None:
+    """In float16 positions above 512 would be off by a quarter and more."""
+    exact = interpolation_matrix(600, 1100, torch.zeros(1))
+    half = interpolation_matrix(600, 1100, torch.zeros(1).half())
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float(), exact, atol=1e-3, rtol=0)

@@ -1,5 +1,6 @@
 """Predictor over a backend that gives each pixel's class by its blue value."""
 
+import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from alignseg_infer.datasets import class_table_for
 from alignseg_infer.errors import ImageError, OptionError, SizeError
+from alignseg_infer.export.verify import probe_image
 from alignseg_infer.images import Image, ImageSource
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.preprocess import Size
@@ -248,3 +250,36 @@ def test_threads_share_a_predictor() -> None:
     for (label, size), (first, second) in zip(jobs, answers, strict=True):
         np.testing.assert_array_equal(first, np.full(size, label))
         np.testing.assert_array_equal(second, np.full(size, 18 - label))
+
+
+def test_result_keeps_its_picture_when_the_caller_reuses_the_buffer() -> None:
+    frame = np.full((40, 40, 3), 7, np.uint8)
+    result = Predictor(FakeBackend())(frame)
+    frame[:] = 255
+    assert (result.image == 7).all()
+
+
+def test_stage_times_are_of_their_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that counts its readings: each stage lasts one tick, inference is shared by two."""
+    ticks = itertools.count()
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
+    results = Predictor(FakeBackend(), batch=2)([np.zeros((40, 40, 3), np.uint8)] * 2)
+    for result in results:
+        times = result.times
+        assert (times.load, times.preprocess, times.infer, times.postprocess) == (
+            1000.0,
+            1000.0,
+            500.0,
+            1000.0,
+        )
+        assert times.total == 3500.0
+
+
+def test_two_threads_share_a_real_session(small_onnx: Path) -> None:
+    predictor = Predictor(small_onnx)
+    images = [probe_image((40 + 3 * index, 64), index) for index in range(8)]
+    alone = [predictor(image).labels for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda image: predictor(image).labels, images * 3))
+    for index, labels in enumerate(together):
+        np.testing.assert_array_equal(labels, alone[index % len(images)])

@@ -1,6 +1,7 @@
 """ModelSpec as JSON, there and back, and what is refused on the way back."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -161,15 +162,40 @@ def test_class_counts_must_agree(facts: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "names"),
+    "make",
     [
-        (InputSpec(std=(1.0, 0.0, 1.0)), ("a", "b")),
-        (InputSpec(mean=(1.0, float("nan"), 1.0)), ("a", "b")),
-        (InputSpec(), ("other", "other")),
+        lambda: InputSpec(std=(1.0, 0.0, 1.0)),
+        lambda: InputSpec(std=(1.0, float("nan"), 1.0)),
+        lambda: InputSpec(mean=(1.0, float("inf"), 1.0)),
+        lambda: NetworkSpec(width=0.0),
+        lambda: NetworkSpec(width=float("nan")),
+        lambda: NetworkSpec(num_classes=0),
+        lambda: ClassSpec(dataset="own", names=("a",), colors=((0, 0, 256),)),
+        lambda: replace(EXPORT, size=(0, 0)),
+        lambda: replace(EXPORT, batch=0),
+        lambda: replace(EXPORT, opset=20),
+        lambda: ModelSpec(
+            network=NetworkSpec(num_classes=2),
+            input=InputSpec(),
+            classes=ClassSpec(dataset="own", names=("a", "a"), colors=((0, 0, 0), (1, 1, 1))),
+        ),
     ],
-    ids=["zero std", "NaN mean", "one name twice"],
 )
-def test_facts_that_make_no_sense(spec: InputSpec, names: tuple[str, ...]) -> None:
-    classes = ClassSpec(dataset="own", names=names, colors=((0, 0, 0), (1, 1, 1)))
+def test_facts_that_make_no_sense(make: Callable[[], object]) -> None:
     with pytest.raises(SpecError):
-        ModelSpec(network=NetworkSpec(num_classes=2), input=spec, classes=classes)
+        make()
+
+
+@pytest.mark.parametrize("version", ["true", "1.0", "0", '"1"'])
+def test_version_is_the_number_one(version: str) -> None:
+    with pytest.raises(SpecError):
+        ModelSpec.from_json(PLAIN.to_json().replace('"version": 1', f'"version": {version}'))
+
+
+def test_other_channel_order_turns_mean_and_std_round() -> None:
+    bgr = InputSpec(mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
+    rgb = bgr.reversed()
+    assert rgb == InputSpec(
+        channel_order=ChannelOrder.RGB, mean=(3.0, 2.0, 1.0), std=(6.0, 5.0, 4.0)
+    )
+    assert rgb.reversed() == bgr

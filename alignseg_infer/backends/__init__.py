@@ -1,5 +1,6 @@
 """Runtimes that execute a model. One module each, loaded on demand."""
 
+import re
 from pathlib import Path
 from typing import Protocol
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from alignseg_infer.errors import ModelFileError, OptionError
 from alignseg_infer.spec import ModelSpec
 
+MAX_THREADS = 1024
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
@@ -51,8 +53,10 @@ def open_backend(model: str | Path, *, device: str = "cpu", threads: int | None 
         OptionError: `device` or `threads` make no sense.
     """
     path = Path(model)
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads={threads}", "1 or more, or None", "threads=2, or --threads 2")
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+        raise OptionError(
+            f"threads={threads!r}", f"1 to {MAX_THREADS}, or None", "threads=2, or --threads 2"
+        )
     suffix = path.suffix.lower()
     if suffix == ".onnx":
         from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -75,7 +79,8 @@ def parse_device(device: str) -> tuple[str, int]:
     Raises:
         OptionError: It is not ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     """
-    kind, _, index = device.partition(":")
-    if kind in ("auto", "cpu", "cuda") and (not index or (kind == "cuda" and index.isdecimal())):
-        return kind, int(index or 0)
+    if device in ("auto", "cpu", "cuda"):
+        return device, 0
+    if isinstance(device, str) and re.fullmatch(r"cuda:\d{1,3}", device):
+        return "cuda", int(device.removeprefix("cuda:"))
     raise OptionError(f"device={device!r}", "cpu, cuda, cuda:N or auto", "--device cpu")

@@ -10,9 +10,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from alignseg_infer.backends import parse_device
 from alignseg_infer.errors import DeviceError, ModelFileError
 from alignseg_infer.files import require_file
-from alignseg_infer.spec import SPEC_KEY, ModelSpec
+from alignseg_infer.spec import INPUT_NAME, SPEC_KEY, ModelSpec, OutputKind
 
-INPUT_NAME = "image"
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 _ERRORS_ONLY = 3  # ONNX Runtime's severity levels: 0 verbose, 1 info, 2 warning, 3 error
@@ -26,6 +25,7 @@ _LOAD_ERRORS = (
     ort_errors.NoSuchFile,
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
+    UnicodeDecodeError,  # damaged strings in the file
 )
 
 
@@ -52,6 +52,7 @@ class OnnxRuntimeBackend:
             self._session = onnxruntime.InferenceSession(
                 path, options, providers=_providers(device)
             )
+            self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         except _LOAD_ERRORS as error:
             raise ModelFileError(
                 f"{path} cannot be loaded: {str(error).strip()}",
@@ -61,7 +62,6 @@ class OnnxRuntimeBackend:
         provider = self._session.get_providers()[0]
         _require_provider(provider, device)
         self.name = f"onnxruntime ({provider})"
-        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         self.spec = self._read_spec(path)
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
@@ -79,10 +79,11 @@ class OnnxRuntimeBackend:
                 "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
             )
         spec = ModelSpec.from_json(self.metadata[SPEC_KEY])
-        if spec.export is None:
+        outputs = [node.name for node in self._session.get_outputs()]
+        if spec.export is None or outputs != [spec.export.output.value]:
             raise ModelFileError(
-                f"the spec of {path} says nothing about its export",
-                "the spec that export writes",
+                f"the spec of {path} does not fit its outputs, {', '.join(outputs)}",
+                f"one output, {' or '.join(OutputKind)}, as the spec's export says",
                 "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
             )
         return spec

@@ -1,29 +1,34 @@
 """PyTorch: runs a checkpoint directly, without export."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.backends import parse_device
-from alignseg_infer.errors import DeviceError, MissingDependencyError
+from alignseg_infer.errors import INSTALL_EXPORT, DeviceError, MissingDependencyError
 from alignseg_infer.spec import ModelSpec
 
 try:
     import torch
 except ImportError as error:
     raise MissingDependencyError(
-        "running a checkpoint needs PyTorch, which is not installed",
+        "reading a checkpoint needs PyTorch, which is not installed",
         "the package torch",
-        "pip install 'alignseg-infer[export]', or give an exported .onnx model",
+        f"{INSTALL_EXPORT}, or give an exported .onnx model",
     ) from error
 
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.models.rewrites import without_auxiliary_head
 
+logger = logging.getLogger(__name__)
+
 
 class TorchBackend:
     """A checkpoint in PyTorch, float32. `spec.export` is None; the output is logits.
+
+    What the file cannot tell is assumed, with a warning in the log; export takes options for it.
 
     Args:
         path: A checkpoint.
@@ -40,6 +45,8 @@ class TorchBackend:
         if threads is not None:
             torch.set_num_threads(threads)
         checkpoint = load_checkpoint(path)
+        for assumption in checkpoint.assumptions:
+            logger.warning("%s: %s", path, assumption)
         self.spec: ModelSpec = checkpoint.spec
         self.name = f"torch ({self._device})"
         self._model = without_auxiliary_head(checkpoint.model()).to(self._device)

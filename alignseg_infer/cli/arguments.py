@@ -2,8 +2,9 @@
 
 import argparse
 import importlib
+from enum import StrEnum
 
-from alignseg_infer.errors import MissingDependencyError
+from alignseg_infer.errors import INSTALL_EXPORT, MissingDependencyError
 from alignseg_infer.preprocess import Size
 from alignseg_infer.spec import ChannelOrder, NormKind, SamplingConvention
 
@@ -14,6 +15,11 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     """``--device`` and ``--threads``."""
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N, or auto (default: cpu)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: the runtime's choice)")
+
+
+def choices_of(kind: type[StrEnum]) -> list[str]:
+    """The values of `kind`, as argparse is to show them."""
+    return [member.value for member in kind]
 
 
 def fixed_size(text: str) -> Size:
@@ -28,7 +34,14 @@ def size_policy_value(text: str) -> str | int | Size:
     """``native``, ``512x1024`` (height x width), or ``1024`` (the longest side)."""
     if text == "native":
         return text
-    return int(text) if text.isdecimal() else fixed_size(text)
+    if text.isdecimal():
+        return int(text)
+    try:
+        return fixed_size(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not native, HEIGHTxWIDTH such as 512x1024, or a longest side such as 1024"
+        ) from error
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,13 +49,15 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what a checkpoint cannot tell (alignseg inspect shows it)")
     group.add_argument(
         "--sampling-convention",
-        choices=list(SamplingConvention),
+        choices=choices_of(SamplingConvention),
         help="of the code the weights were trained with (default: release-2021-12)",
     )
     group.add_argument(
-        "--norm", choices=list(NormKind), help="how norm weights are used (default: inplace-abn)"
+        "--norm",
+        choices=choices_of(NormKind),
+        help="use of norm weights (default: inplace-abn)",
     )
-    group.add_argument("--channel-order", choices=list(ChannelOrder), help="(default: bgr)")
+    group.add_argument("--channel-order", choices=choices_of(ChannelOrder), help="(default: bgr)")
     group.add_argument(
         "--mean", type=float, nargs=3, metavar="M", help="subtracted from 0..255 pixels"
     )
@@ -63,5 +78,5 @@ def require_export_packages() -> None:
             raise MissingDependencyError(
                 f"export needs the package {package}, which is not installed",
                 f"the packages {', '.join(EXPORT_PACKAGES)}",
-                "pip install 'alignseg-infer[export]'",
+                INSTALL_EXPORT,
             ) from error

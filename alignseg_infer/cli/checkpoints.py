@@ -29,10 +29,7 @@ def load_checkpoint_as_asked(arguments: argparse.Namespace) -> Checkpoint:
 def describe_assumptions(checkpoint: Checkpoint) -> str:
     """What was taken without the file saying so, for people."""
     lines = [f"note: {note}" for note in checkpoint.notes]
-    if checkpoint.assumptions:
-        lines.append("assumed, since the file cannot tell:")
-    for one in checkpoint.assumptions:
-        lines.append(f"  {one.fact}: {one.value}  ({one.reason}; override: {one.override})")
+    lines += [str(assumption) for assumption in checkpoint.assumptions]
     return "\n".join(lines or ["nothing assumed: the checkpoint carries its own facts"])
 
 

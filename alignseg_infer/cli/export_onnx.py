@@ -6,10 +6,12 @@ from pathlib import Path
 
 from alignseg_infer.cli.arguments import (
     add_checkpoint_arguments,
+    choices_of,
     fixed_size,
     require_export_packages,
 )
-from alignseg_infer.spec import OutputKind, Sampler
+from alignseg_infer.errors import OptionError
+from alignseg_infer.spec import DEFAULT_OPSET, OPSETS, OutputKind, Sampler
 
 HELP = "Export a checkpoint to ONNX, compared with PyTorch before the file appears."
 EXAMPLE = "Example: python export/to_onnx.py CS_scenes.pth -o alignseg.onnx"
@@ -26,18 +28,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     graph.add_argument("--batch", type=int, help="fix the batch size (default: any)")
     graph.add_argument(
         "--output",
-        choices=list(OutputKind),
-        default=OutputKind.LOGITS,
+        choices=choices_of(OutputKind),
+        default=OutputKind.LOGITS.value,
         help="logits at 1/4 size, or labels at input size (default: logits)",
     )
     graph.add_argument(
         "--sampler",
-        choices=list(Sampler),
-        default=Sampler.NATIVE,
+        choices=choices_of(Sampler),
+        default=Sampler.NATIVE.value,
         help="how offset sampling is written: native is GridSample, gather is index arithmetic "
         "for runtimes whose GridSample is wrong (default: native)",
     )
-    graph.add_argument("--opset", type=int, default=18, help="16 to 19 (default: 18)")
+    graph.add_argument(
+        "--opset",
+        type=int,
+        default=DEFAULT_OPSET,
+        help=f"{OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET})",
+    )
     graph.add_argument(
         "--no-rewrites", action="store_true", help="leave out the exact rewrites that save work"
     )
@@ -46,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exports and prints what was written."""
+    if arguments.output_file.suffix.lower() != ".onnx":
+        raise OptionError(
+            f"-o {arguments.output_file} does not end in .onnx",
+            "the ending by which loaders know what a file is",
+            f"-o {arguments.output_file.with_suffix('.onnx')}",
+        )
     require_export_packages()
     from alignseg_infer.cli.checkpoints import describe_assumptions, load_checkpoint_as_asked
     from alignseg_infer.export.onnx_graph import ExportOptions

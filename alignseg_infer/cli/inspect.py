@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alignseg_infer.backends import CHECKPOINT_SUFFIXES
 from alignseg_infer.cli.arguments import add_checkpoint_arguments
-from alignseg_infer.errors import ModelFileError
+from alignseg_infer.errors import ModelFileError, OptionError
 from alignseg_infer.spec import VERIFICATION_KEY, ModelSpec, OutputKind
 
 HELP = "Say what a checkpoint or an exported model is, and what was assumed."
@@ -24,6 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints what the file is."""
     suffix = arguments.checkpoint.suffix.lower()
     if suffix == ".onnx":
+        _require_no_overrides(arguments)
         spec, details = _inspect_onnx(arguments.checkpoint)
     elif suffix in CHECKPOINT_SUFFIXES or arguments.checkpoint.is_file():
         spec, details = _inspect_checkpoint(arguments)
@@ -68,12 +69,26 @@ def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
     from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 
     backend = OnnxRuntimeBackend(path)
-    rows = json.loads(backend.metadata.get(VERIFICATION_KEY, "[]"))
     labels = backend.spec.export is not None and backend.spec.export.output is OutputKind.LABELS
     measure = "share of labels that differ" if labels else "relative L2 error"
     lines = [f"  compared with PyTorch at export ({measure}):"]
-    lines += [f"    {r['batch']}x3x{r['height']}x{r['width']}: {r['error']:.2e}" for r in rows]
+    try:
+        rows = json.loads(backend.metadata[VERIFICATION_KEY])
+        lines += [f"    {r['batch']}x3x{r['height']}x{r['width']}: {r['error']:.2e}" for r in rows]
+    except (KeyError, ValueError, TypeError):
+        lines.append("    no record in the file")
     return backend.spec, "\n".join(lines)
+
+
+def _require_no_overrides(arguments: argparse.Namespace) -> None:
+    names = ("sampling_convention", "norm", "channel_order", "mean", "std", "classes")
+    for name in names:
+        if getattr(arguments, name) is not None:
+            raise OptionError(
+                f"--{name.replace('_', '-')} cannot change {arguments.checkpoint}",
+                "no such option with an exported model, whose facts are fixed",
+                "give it to alignseg export-onnx, with the checkpoint",
+            )
 
 
 def _inspect_checkpoint(arguments: argparse.Namespace) -> tuple[ModelSpec, str]:

@@ -9,7 +9,7 @@ from alignseg_infer.cli.arguments import add_runtime_arguments, size_policy_valu
 from alignseg_infer.errors import ImageError, OptionError
 from alignseg_infer.files import require_writable_folder
 from alignseg_infer.predictor import Predictor
-from alignseg_infer.result import Segmentation
+from alignseg_infer.result import Segmentation, saved_paths
 
 HELP = "Segment images: writes labels (PNG), colours (PNG) and an overlay (JPEG) for each."
 EXAMPLE = "Example: alignseg predict alignseg.onnx street.jpg -o out/"
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Segments each image; one that fails is reported and the others go on."""
     _require_distinct_names(arguments.images)
+    _require_no_image_among_results(arguments.images, arguments.output)
     if not 0 <= arguments.alpha <= 1:
         raise OptionError(f"--alpha {arguments.alpha}", "an opacity from 0 to 1", "--alpha 0.5")
     require_writable_folder(arguments.output)
@@ -68,6 +69,19 @@ def _summary(result: Segmentation) -> str:
         f"{seen}; {times.total:.0f} ms (load {times.load:.0f}, preprocess {times.preprocess:.0f}, "
         f"infer {times.infer:.0f}, postprocess {times.postprocess:.0f}) on {result.backend}"
     )
+
+
+def _require_no_image_among_results(images: list[Path], folder: Path) -> None:
+    """An earlier result such as ``street_overlay.jpg`` may be given as an image too."""
+    given = {image.resolve() for image in images}
+    for image in images:
+        for path in saved_paths(folder / image.stem):
+            if path.resolve() in given:
+                raise OptionError(
+                    f"the result {path} would overwrite an image of this command",
+                    "results and images in different folders",
+                    "another folder with -o",
+                )
 
 
 def _require_distinct_names(images: list[Path]) -> None:

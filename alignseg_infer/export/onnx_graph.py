@@ -13,19 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from alignseg_infer.errors import ExportError, OptionError, SizeError
+from alignseg_infer.errors import ExportError, OptionError
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.decoder import OffsetSampler, size_of, upsample
 from alignseg_infer.models.rewrites import rewritten_for_inference, without_auxiliary_head
 from alignseg_infer.postprocess import label_dtype
-from alignseg_infer.preprocess import Size
-from alignseg_infer.spec import MIN_INPUT_SIDE, OutputKind, Sampler
+from alignseg_infer.preprocess import Size, require_input_size
+from alignseg_infer.spec import (
+    DEFAULT_OPSET,
+    INPUT_NAME,
+    MIN_INPUT_SIDE,
+    OPSETS,
+    OutputKind,
+    Sampler,
+)
 
-OPSETS = (16, 17, 18, 19)
-DEFAULT_OPSET = 18
 LOWEST_TRACED_OPSET = 18  # what torch's exporter writes by itself; lower ones are made from it
+LOWERED_IR_VERSION = 8  # of ONNX 1.12, which brought opset 17
 TRACED_SIZE = (128, 192)
-INPUT_NAME = "image"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +62,12 @@ class ExportOptions:
         if self.opset not in OPSETS:
             raise OptionError(
                 f"opset {self.opset}",
-                f"one of {', '.join(map(str, OPSETS))}; later ones are sampled wrongly by TensorRT",
+                f"{OPSETS[0]} to {OPSETS[-1]}: GridSample came with 16, and from 20 on TensorRT "
+                "gets it wrong",
                 f"--opset {DEFAULT_OPSET}",
             )
-        if self.size is not None and min(self.size) < MIN_INPUT_SIDE:
-            raise SizeError(
-                f"size {self.size[0]}x{self.size[1]}",
-                f"at least {MIN_INPUT_SIDE} pixels per side",
-                "--size 512x1024",
-            )
+        if self.size is not None:
+            require_input_size(self.size)
         if self.batch is not None and self.batch < 1:
             raise OptionError(f"batch {self.batch}", "1 or more", "--batch 1")
 
@@ -154,11 +156,14 @@ def _name_dimensions(model: onnx_ir.Model, options: ExportOptions, num_classes: 
     """Gives the dynamic dimensions of input and output readable names."""
     batch: int | str = options.batch or "N"
     size: tuple[int | str, int | str] = options.size or ("H", "W")
-    model.graph.inputs[0].shape = onnx_ir.Shape([batch, 3, *size])
+    image, result = model.graph.inputs[0], model.graph.outputs[0]
+    image.shape = onnx_ir.Shape([batch, 3, *size])
     if options.output is OutputKind.LABELS:
-        model.graph.outputs[0].shape = onnx_ir.Shape([batch, *size])
+        result.shape = onnx_ir.Shape([batch, *size])
     elif options.size is None:
-        model.graph.outputs[0].shape = onnx_ir.Shape([batch, num_classes, "h", "w"])
+        result.shape = onnx_ir.Shape([batch, num_classes, "h", "w"])
+    elif result.shape is not None:
+        result.shape = onnx_ir.Shape([batch, *result.shape[1:]])
 
 
 def _pad_inside_pooling(model: onnx_ir.Model) -> None:
@@ -189,6 +194,7 @@ def _lower_opset(model: onnx_ir.Model, opset: int) -> None:
                 f"--opset {LOWEST_TRACED_OPSET}",
             )
     model.opset_imports[""] = opset
+    model.ir_version = LOWERED_IR_VERSION
 
 
 def _same_in_opset(op_type: str, opset: int) -> bool:

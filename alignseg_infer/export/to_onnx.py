@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx_ir
@@ -10,7 +10,7 @@ import torch
 
 from alignseg_infer import __version__
 from alignseg_infer.export.onnx_graph import ExportOptions, onnx_from_model
-from alignseg_infer.export.verify import Comparison, compare_with_model, comparisons_as_json
+from alignseg_infer.export.verify import Comparison, compare_with_model
 from alignseg_infer.files import written_atomically
 from alignseg_infer.models.checkpoint import Checkpoint
 from alignseg_infer.spec import SPEC_KEY, VERIFICATION_KEY, ExportSpec, ModelSpec
@@ -55,7 +55,6 @@ def export_onnx(
     """
     path, options = Path(path), options or ExportOptions()
     model = checkpoint.model()
-    model.dsn = None
     with written_atomically(path) as temporary:
         logger.info("tracing and converting to opset %d (half a minute)", options.opset)
         exported = onnx_from_model(model, options)
@@ -64,7 +63,7 @@ def export_onnx(
         _save(exported, temporary)
         logger.info("comparing with PyTorch in ONNX Runtime")
         comparisons = compare_with_model(temporary, model)
-        exported.metadata_props[VERIFICATION_KEY] = json.dumps(comparisons_as_json(comparisons))
+        exported.metadata_props[VERIFICATION_KEY] = json.dumps([asdict(c) for c in comparisons])
         _save(exported, temporary)
     return ExportReport(path, spec, comparisons)
 

@@ -1,7 +1,7 @@
 """Compares an exported model with the PyTorch network it was made from, by running both."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -74,11 +74,6 @@ def format_comparisons(rows: list[Comparison], output: OutputKind) -> str:
     lines = [f"  {'input':>16}  {title}"]
     lines += [f"  {f'{r.batch}x3x{r.height}x{r.width}':>16}  {r.error:.2e}" for r in rows]
     return "\n".join(lines)
-
-
-def comparisons_as_json(rows: list[Comparison]) -> list[dict[str, int | float]]:
-    """The rows as JSON values."""
-    return [asdict(row) for row in rows]
 
 
 def _cases(backend: Backend) -> Iterator[tuple[int, tuple[int, Size]]]:

@@ -4,18 +4,20 @@ The network is read from the shapes; what shapes cannot tell is taken from the s
 checkpoints carry, else assumed, and every assumption is reported.
 """
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from alignseg_infer.datasets import class_table_for
-from alignseg_infer.errors import CheckpointError
+from alignseg_infer.errors import CheckpointError, SpecError
 from alignseg_infer.files import require_file, sha256_of, written_atomically
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.backbone import BACKBONES
-from alignseg_infer.models.identify import network_disguise
+from alignseg_infer.models.identify import detected_network
 from alignseg_infer.models.weights_file import (
     SPEC_ENTRY,
     State,
@@ -33,6 +35,8 @@ from alignseg_infer.spec import (
     SamplingConvention,
     SourceSpec,
 )
+
+FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,9 @@ class Assumption:
     value: str
     reason: str
     override: str
+
+    def __str__(self) -> str:
+        return f"{self.fact}: {self.value}  (assumed: {self.reason}; override: {self.override})"
 
 
 @dataclass(frozen=True)
@@ -127,11 +134,14 @@ def save_checkpoint(path: str | Path, model: AlignSeg, spec: ModelSpec) -> None:
     """
     path = Path(path)
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    if path.suffix == ".safetensors":
+        content = safetensors_torch().save(state, {SPEC_ENTRY: spec.to_json()})
+    else:
+        buffer = io.BytesIO()
+        torch.save({"state_dict": state, SPEC_ENTRY: spec.to_json()}, buffer)
+        content = buffer.getvalue()
     with written_atomically(path) as temporary:
-        if path.suffix == ".safetensors":
-            safetensors_torch().save_file(state, temporary, {SPEC_ENTRY: spec.to_json()})
-        else:
-            torch.save({"state_dict": state, SPEC_ENTRY: spec.to_json()}, temporary)
+        temporary.write_bytes(content)
 
 
 def _network_of(state: State, path: Path) -> NetworkSpec:
@@ -149,9 +159,9 @@ def _network_of(state: State, path: Path) -> NetworkSpec:
             decoder_channels=state["RRB5a.unify.weight"].shape[0],
             num_classes=state["head.3.weight"].shape[0],
         )
-    except (KeyError, StopIteration) as error:
+    except (KeyError, StopIteration, IndexError, SpecError) as error:
         raise CheckpointError(
-            f"{path} is not an AlignSeg checkpoint: it looks like {network_disguise(state)}",
+            f"{path} is not an AlignSeg checkpoint: it looks like {detected_network(state)}",
             f"the keys of AlignSeg with {', '.join(BACKBONES)}: conv1.weight, CAM.pool.1.weight, "
             "RRB5a.unify.weight, head.3.weight, ...",
             f"alignseg inspect another file; this one has {first_few(sorted(state))}",
@@ -172,7 +182,8 @@ def _complete_spec(
     base = written or ModelSpec(
         network=network, input=InputSpec(), classes=class_table_for(network.num_classes)
     )
-    classes = options.classes or base.classes
+    order = options.channel_order or base.input.channel_order
+    prepared = base.input if order is base.input.channel_order else base.input.reversed()
     spec = ModelSpec(
         network=replace(
             network,
@@ -180,12 +191,9 @@ def _complete_spec(
             norm=options.norm or base.network.norm,
         ),
         input=replace(
-            base.input,
-            channel_order=options.channel_order or base.input.channel_order,
-            mean=options.mean or base.input.mean,
-            std=options.std or base.input.std,
+            prepared, mean=options.mean or prepared.mean, std=options.std or prepared.std
         ),
-        classes=classes,
+        classes=options.classes or base.classes,
         source=source,
     )
     return spec, () if written else _assumptions(spec, options)
@@ -193,8 +201,15 @@ def _complete_spec(
 
 def _assumptions(spec: ModelSpec, options: CheckpointOptions) -> tuple[Assumption, ...]:
     """What was assumed for a checkpoint without a spec and not said by the user."""
-    order, mean, std = spec.input.channel_order, spec.input.mean, spec.input.std
-    said = (options.convention, options.norm, options.channel_order, options.classes)
+    authors = "the authors' data loader"
+    given = (
+        options.convention,
+        options.norm,
+        options.channel_order,
+        options.mean,
+        options.std,
+        options.classes,
+    )
     candidates = (
         Assumption(
             "sampling convention",
@@ -208,12 +223,9 @@ def _assumptions(spec: ModelSpec, options: CheckpointOptions) -> tuple[Assumptio
             "the authors train with InPlaceABN, which uses |weight|",
             f"--norm {'|'.join(NormKind)}",
         ),
-        Assumption(
-            "input",
-            f"{order} 0..255, minus {mean}, divided by {std}",
-            "the authors' data loader",
-            "--channel-order bgr|rgb --mean A B C --std A B C",
-        ),
+        Assumption("channel order", spec.input.channel_order, authors, "--channel-order bgr|rgb"),
+        Assumption("mean (of 0..255)", f"{spec.input.mean}", authors, "--mean A B C"),
+        Assumption("std (of 0..255)", f"{spec.input.std}", authors, "--std A B C"),
         Assumption(
             "classes",
             spec.classes.dataset,
@@ -223,7 +235,7 @@ def _assumptions(spec: ModelSpec, options: CheckpointOptions) -> tuple[Assumptio
             "--classes cityscapes|ade20k|voc|FILE.json",
         ),
     )
-    return tuple(one for one, value in zip(candidates, said, strict=True) if value is None)
+    return tuple(one for one, value in zip(candidates, given, strict=True) if value is None)
 
 
 def _checked_state(state: State, network: NetworkSpec, path: Path) -> tuple[State, tuple[str, ...]]:
@@ -241,8 +253,21 @@ def _checked_state(state: State, network: NetworkSpec, path: Path) -> tuple[Stat
         state = {key: value for key, value in state.items() if not key.startswith("dsn.")}
         wanted = {key: shape for key, shape in wanted.items() if not key.startswith("dsn.")}
     _require_fit(state, wanted, path)
-    _require_finite(state, path)
+    state = {key: _as_float32(value, key, path) for key, value in state.items()}
+    _require_usable(state, path)
     return state, tuple(notes)
+
+
+def _as_float32(value: Tensor, key: str, path: Path) -> Tensor:
+    if key.endswith("num_batches_tracked"):
+        return value
+    if value.dtype not in FLOAT_TYPES or value.layout is not torch.strided:
+        raise CheckpointError(
+            f"{path} has {value.dtype} {value.layout} in {key}",
+            "dense float32, float16, bfloat16 or float64 weights",
+            "convert it first: {key: value.float() for key, value in state.items()}",
+        )
+    return value.float()
 
 
 def _require_fit(state: State, wanted: Mapping[str, torch.Size], path: Path) -> None:
@@ -264,11 +289,16 @@ def _require_fit(state: State, wanted: Mapping[str, torch.Size], path: Path) -> 
         )
 
 
-def _require_finite(state: State, path: Path) -> None:
-    broken = [key for key, value in state.items() if not torch.isfinite(value).all()]
+def _require_usable(state: State, path: Path) -> None:
+    broken = [
+        key
+        for key, value in state.items()
+        if not torch.isfinite(value).all() or (key.endswith("running_var") and (value < 0).any())
+    ]
     if broken:
         raise CheckpointError(
-            f"{path} has NaN or infinite values in {len(broken)} tensors: {first_few(broken)}",
-            "finite weights",
+            f"{path} has NaN, infinite or impossible values in {len(broken)} tensors: "
+            f"{first_few(broken)}",
+            "finite float32 weights, and variances that are not negative",
             "use a checkpoint from before training diverged",
         )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 SAFETENSORS_HEADER = 8  # bytes of the length that precedes the JSON header
 
 
-class Disguise(NamedTuple):
+class Detected(NamedTuple):
     """What a file is instead, and what to do about it."""
 
     what: str
@@ -17,15 +17,15 @@ class Disguise(NamedTuple):
 _BEGINNINGS = (
     (
         b"version https://git-lfs",
-        Disguise("a Git LFS pointer, not the file itself", "git lfs pull"),
+        Detected("a Git LFS pointer, not the file itself", "git lfs pull"),
     ),
-    (b"\x08", Disguise("an ONNX model", "use it as it is: alignseg predict MODEL.onnx IMAGE")),
-    (b"\x1f\x8b", Disguise("a gzip archive", "unpack it first: gunzip FILE, or tar xzf FILE")),
-    (b"Rar!", Disguise("a RAR archive", "unpack it first")),
-    (b"7z\xbc\xaf", Disguise("a 7-zip archive", "unpack it first")),
-    (b"\x89HDF", Disguise("an HDF5 file (Keras?)", "use a PyTorch checkpoint")),
-    (b"\x89PNG", Disguise("a PNG image", "name the checkpoint first, then the images")),
-    (b"\xff\xd8\xff", Disguise("a JPEG image", "name the checkpoint first, then the images")),
+    (b"\x08", Detected("an ONNX model", "use it as it is: alignseg predict MODEL.onnx IMAGE")),
+    (b"\x1f\x8b", Detected("a gzip archive", "unpack it first: gunzip FILE, or tar xzf FILE")),
+    (b"Rar!", Detected("a RAR archive", "unpack it first")),
+    (b"7z\xbc\xaf", Detected("a 7-zip archive", "unpack it first")),
+    (b"\x89HDF", Detected("an HDF5 file (Keras?)", "use a PyTorch checkpoint")),
+    (b"\x89PNG", Detected("a PNG image", "name the checkpoint first, then the images")),
+    (b"\xff\xd8\xff", Detected("a JPEG image", "name the checkpoint first, then the images")),
 )
 
 _NETWORKS = (
@@ -38,7 +38,7 @@ _NETWORKS = (
 )
 
 
-def file_disguise(path: Path) -> Disguise | None:
+def detected_file(path: Path) -> Detected | None:
     """What a file that cannot be a checkpoint looks like; None if it may be one."""
     with path.open("rb") as file:
         start = file.read(512)
@@ -47,22 +47,22 @@ def file_disguise(path: Path) -> Disguise | None:
             return disguise
     text = start.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return Disguise(
+        return Detected(
             "a web page, probably a download page or an error saved under this name",
             "download the file itself; for large files on a drive, through its own client",
         )
     if path.suffix == ".safetensors":
         if start[SAFETENSORS_HEADER : SAFETENSORS_HEADER + 1] == b"{":
             return None
-        return Disguise("no safetensors file", "rename it to .pth if torch.save wrote it")
+        return Detected("no safetensors file", "rename it to .pth if torch.save wrote it")
     if not start.startswith((b"PK", b"\x80")) and _is_text(start):
-        return Disguise(f"text: {start[:40].decode(errors='replace')!r}", "look at it: head FILE")
+        return Detected(f"text: {start[:40].decode(errors='replace')!r}", "look at it: head FILE")
     if start[SAFETENSORS_HEADER : SAFETENSORS_HEADER + 1] == b"{":
-        return Disguise("a safetensors file", "rename it to end in .safetensors")
+        return Detected("a safetensors file", "rename it to end in .safetensors")
     return None
 
 
-def network_disguise(keys: Iterable[str]) -> str:
+def detected_network(keys: Iterable[str]) -> str:
     """What the network with these state dict keys looks like."""
     names = list(keys)
     for prefixes, what in _NETWORKS:

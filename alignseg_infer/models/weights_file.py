@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from alignseg_infer.errors import CheckpointError, MissingDependencyError
-from alignseg_infer.models.identify import file_disguise
+from alignseg_infer.errors import INSTALL_EXPORT, CheckpointError, MissingDependencyError
+from alignseg_infer.models.identify import detected_file
 
 State: TypeAlias = dict[str, Tensor]
 
@@ -35,7 +35,7 @@ def safetensors_torch() -> Any:
         raise MissingDependencyError(
             "the package safetensors is not installed",
             "safetensors, to read or write .safetensors files",
-            "pip install 'alignseg-infer[export]'",
+            INSTALL_EXPORT,
         ) from error
     return safetensors.torch
 
@@ -50,11 +50,11 @@ def read_weights(path: Path) -> tuple[State, str | None]:
         CheckpointError: It is no checkpoint, damaged, or wants to run code.
         MissingDependencyError: It is safetensors and that package is not installed.
     """
-    if (disguise := file_disguise(path)) is not None:
+    if (detected := detected_file(path)) is not None:
         raise CheckpointError(
-            f"{path} is no checkpoint: it looks like {disguise.what}",
+            f"{path} is no checkpoint: it looks like {detected.what}",
             "a file written by torch.save, or safetensors",
-            disguise.fix,
+            detected.fix,
         )
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
