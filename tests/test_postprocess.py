@@ -189,3 +189,9 @@ def test_resized_labels(dtype: type[np.unsignedinteger]) -> None:
     assert larger.dtype == dtype
     assert larger.tolist() == [[0, 0, 0, 200, 200, 200]] * 2 + [[7, 7, 7, 3, 3, 3]] * 2
     assert resized_labels(larger, (2, 2)).tolist() == labels.tolist()
+
+
+def test_labels_are_resized_by_their_pixel_centres() -> None:
+    """Nine to five: output i covers the input around (i + 1/2)*9/5 - 1/2 = .4, 2.2, 4, 5.8, 7.6."""
+    row = np.arange(9, dtype=np.uint8)[np.newaxis].repeat(2, axis=0)
+    assert resized_labels(row, (2, 5)).tolist() == [[0, 2, 4, 6, 8]] * 2

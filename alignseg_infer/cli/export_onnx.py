@@ -10,7 +10,6 @@ from alignseg_infer.cli.arguments import (
     fixed_size,
     require_export_packages,
 )
-from alignseg_infer.errors import OptionError
 from alignseg_infer.spec import DEFAULT_OPSET, OPSETS, OutputKind, Sampler
 
 HELP = "Export a checkpoint to ONNX, compared with PyTorch before the file appears."
@@ -53,12 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exports and prints what was written."""
-    if arguments.output_file.suffix.lower() != ".onnx":
-        raise OptionError(
-            f"-o {arguments.output_file} does not end in .onnx",
-            "the ending by which loaders know what a file is",
-            f"-o {arguments.output_file.with_suffix('.onnx')}",
-        )
     require_export_packages()
     from alignseg_infer.cli.checkpoints import describe_assumptions, load_checkpoint_as_asked
     from alignseg_infer.export.onnx_graph import ExportOptions

@@ -9,6 +9,7 @@ import onnx_ir
 import torch
 
 from alignseg_infer import __version__
+from alignseg_infer.errors import OptionError
 from alignseg_infer.export.onnx_graph import ExportOptions, onnx_from_model
 from alignseg_infer.export.verify import Comparison, compare_with_model
 from alignseg_infer.files import written_atomically
@@ -45,15 +46,22 @@ def export_onnx(
 
     Args:
         checkpoint: From `models.checkpoint.load_checkpoint`.
-        path: The file to write, usually ``.onnx``.
+        path: The ``.onnx`` file to write.
         options: What the graph is to be.
 
     Raises:
+        OptionError: `path` has another ending.
         ExportError: The graph cannot be made as asked.
         ParityError: The graph does not compute what PyTorch computes; nothing is written.
         OutputError: The file cannot be written.
     """
     path, options = Path(path), options or ExportOptions()
+    if path.suffix.lower() != ".onnx":  # also keeps a checkpoint from being written over
+        raise OptionError(
+            f"{path} does not end in .onnx",
+            "the ending by which loaders know what a file is",
+            f"-o {path.stem}.onnx",
+        )
     model = checkpoint.model()
     with written_atomically(path) as temporary:
         logger.info("tracing and converting to opset %d (half a minute)", options.opset)

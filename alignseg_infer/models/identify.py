@@ -42,9 +42,9 @@ def detected_file(path: Path) -> Detected | None:
     """What a file that cannot be a checkpoint looks like; None if it may be one."""
     with path.open("rb") as file:
         start = file.read(512)
-    for beginning, disguise in _BEGINNINGS:
+    for beginning, detected in _BEGINNINGS:
         if start.startswith(beginning):
-            return disguise
+            return detected
     text = start.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         return Detected(
