@@ -1,0 +1,251 @@
+"""Trains the demo model: a small AlignSeg on made-up streets.
+
+    python examples/train_demo.py -o demo-training                      # the model that is shipped
+    python examples/train_demo.py -o demo-training --frozen-offsets     # the same without alignment
+
+Interrupted at any time, the same command goes on from the last saved iteration.
+"""
+
+import argparse
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+try:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional as F
+except ImportError:
+    sys.exit("error: PyTorch is not installed\n  try: pip install torch==2.13.0 '.[export]'")
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from alignseg_infer.datasets import CITYSCAPES
+from alignseg_infer.models.alignseg import AlignSeg
+from alignseg_infer.models.checkpoint import save_checkpoint
+from alignseg_infer.spec import InputSpec, ModelSpec, NetworkSpec, NormKind, SamplingConvention
+from alignseg_infer.streets import Street
+
+SCENE_SIZE = (256, 512)
+# Odd, so that every other pixel of the upsampled logits falls on every other pixel of the labels.
+CROPS = ((193, 385), (255, 511))
+INPUT = InputSpec(mean=(110.0, 115.0, 120.0), std=(60.0, 60.0, 60.0))
+NETWORK = NetworkSpec(
+    backbone="resnet18",
+    width=0.375,
+    decoder_channels=64,
+    convention=SamplingConvention.STANDARD,
+    norm=NormKind.BATCH_NORM,
+)
+HARD_PROBABILITY = 0.7  # OHEM: pixels whose own class is less probable than this are learned from,
+HARD_SHARE = 0.15  # and at least this share of all pixels
+AUXILIARY_WEIGHT = 0.4
+WARM_UP = 100  # iterations
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the weights, besides this file.
+
+    Attributes:
+        scenes: Streets in the training set, seeds 0, 1, 2, ...
+        iterations: Steps of the optimizer.
+        batch: Crops per step.
+        rate: Highest learning rate.
+        seed: Of weights, crops and augmentation.
+        frozen_offsets: Whether all offsets stay zero: no alignment.
+    """
+
+    scenes: int
+    iterations: int
+    batch: int
+    rate: float
+    seed: int
+    frozen_offsets: bool
+
+
+def render_scenes(path: Path, count: int) -> NDArray[np.uint8]:
+    """The training set, (count, 256, 512, 4) uint8: BGR and label; made once, kept in `path`."""
+    if not path.exists():
+        temporary = path.with_suffix(".partial.npy")
+        scenes = np.lib.format.open_memmap(temporary, "w+", np.uint8, (count, *SCENE_SIZE, 4))
+        with ProcessPoolExecutor() as pool:
+            for index, scene in enumerate(pool.map(_rendered, range(count), chunksize=16)):
+                scenes[index] = scene
+                progress(f"street {index + 1}/{count}", (index + 1) / count)
+        scenes.flush()
+        temporary.replace(path)
+        print(file=sys.stderr)
+    rendered: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    return rendered
+
+
+def _rendered(seed: int) -> NDArray[np.uint8]:
+    cv2.setNumThreads(1)
+    scene = Street(seed).scene(size=SCENE_SIZE)
+    return np.dstack((scene.image, scene.labels))
+
+
+def progress(text: str, share: float) -> None:
+    """Redraws one line with a bar on stderr."""
+    filled = round(24 * share)
+    print(f"\r[{'#' * filled}{'.' * (24 - filled)}] {text}   ", end="", file=sys.stderr, flush=True)
+
+
+def new_model(recipe: Recipe) -> AlignSeg:
+    """The network with fresh weights; all offsets are zero to begin with, as the authors do."""
+    torch.manual_seed(recipe.seed)
+    model = AlignSeg(NETWORK)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.out_channels == 2:
+                nn.init.zeros_(module.weight)
+                module.weight.requires_grad_(not recipe.frozen_offsets)
+    return model
+
+
+def crops(scenes: NDArray[np.uint8], recipe: Recipe, iteration: int) -> tuple[Tensor, Tensor]:
+    """The crops of one iteration: images (N, 3, h, w) float32 and labels (N, h, w) int64."""
+    rng = np.random.default_rng([recipe.seed, iteration])
+    height, width = CROPS[iteration >= 0.8 * recipe.iterations]  # whole pictures at the end
+    images, labels = [], []
+    for index in rng.integers(len(scenes), size=recipe.batch):
+        top = rng.integers(SCENE_SIZE[0] - height + 1)
+        left = rng.integers(SCENE_SIZE[1] - width + 1)
+        crop = scenes[index, top : top + height, left : left + width]
+        if rng.random() < 0.5:
+            crop = crop[:, ::-1]
+        gain, shift = rng.uniform(0.85, 1.15), rng.uniform(-15, 15, 3)
+        images.append((crop[..., :3] * gain + shift - INPUT.mean) / INPUT.std)
+        labels.append(crop[..., 3])
+    pixels = torch.from_numpy(np.stack(images).astype(np.float32).transpose(0, 3, 1, 2).copy())
+    return pixels, torch.from_numpy(np.stack(labels).astype(np.int64))
+
+
+def hard_example_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy over hard pixels only (OHEM, Shrivastava et al. 2016).
+
+    Args:
+        logits: (N, C, h, w).
+        labels: (N, h, w) int64.
+    """
+    losses = F.cross_entropy(logits.float(), labels, reduction="none").flatten()
+    hard = losses > -np.log(HARD_PROBABILITY)
+    if hard.sum() < HARD_SHARE * losses.numel():
+        return losses.topk(int(HARD_SHARE * losses.numel())).values.mean()
+    return losses[hard].mean()
+
+
+def loss_of(model: AlignSeg, images: Tensor, labels: Tensor) -> Tensor:
+    """Loss of both heads, on every other pixel (the auxiliary one: at its own resolution)."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=has_bfloat16(images.device)):
+        outputs = model(images)
+    labels = labels[:, ::2, ::2]
+    logits = F.interpolate(
+        outputs.logits.float(), size=labels.shape[1:], mode="bilinear", align_corners=True
+    )
+    coarse = F.interpolate(labels[:, None].float(), size=outputs.auxiliary.shape[2:])[:, 0].long()
+    auxiliary = F.cross_entropy(outputs.auxiliary.float(), coarse)
+    return hard_example_loss(logits, labels) + AUXILIARY_WEIGHT * auxiliary
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is computed in hardware there."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.backends.cpu.get_cpu_capability() != "DEFAULT" and bool(
+        torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+def rate_at(recipe: Recipe, iteration: int) -> float:
+    """Learning rate: linear warm-up, then (1 - share)**0.9 (poly)."""
+    warm = min(1.0, (iteration + 1) / WARM_UP)
+    return recipe.rate * warm * (1 - iteration / recipe.iterations) ** 0.9
+
+
+def train(recipe: Recipe, folder: Path, device: torch.device, every: int) -> AlignSeg:
+    """Trains, or goes on from the last checkpoint in `folder`."""
+    scenes = render_scenes(folder.parent / f"streets-{recipe.scenes}.npy", recipe.scenes)
+    model = new_model(recipe).to(device).train()
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=recipe.rate, weight_decay=1e-2)
+    state_path, first = folder / "state.pth", 0
+    if state_path.exists():
+        state = torch.load(state_path, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["iteration"]
+        print(f"going on from iteration {first}", file=sys.stderr)
+    start, smooth = time.perf_counter(), float("nan")
+    for iteration in range(first, recipe.iterations):
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(recipe, iteration)
+        images, labels = crops(scenes, recipe, iteration)
+        loss = loss_of(model, images.to(device), labels.to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(learned, 5.0)
+        optimizer.step()
+        smooth = float(loss) if smooth != smooth else 0.98 * smooth + 0.02 * float(loss)
+        done = iteration + 1
+        pace = (time.perf_counter() - start) / (done - first)
+        left = pace * (recipe.iterations - done) / 60
+        progress(
+            f"{done}/{recipe.iterations} loss {smooth:.3f}, {left:.0f} min left",
+            done / recipe.iterations,
+        )
+        if done % every == 0 or done == recipe.iterations:
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "iteration": done,
+            }
+            temporary = state_path.with_suffix(".partial")
+            torch.save(state, temporary)
+            os.replace(temporary, state_path)
+            print(f"\n{done}: loss {smooth:.4f}", file=sys.stderr)
+    return model.eval()
+
+
+def main() -> int:
+    """Renders, trains, saves a checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to work in")
+    parser.add_argument("--frozen-offsets", action="store_true", help="keep all offsets at zero")
+    parser.add_argument("--scenes", type=int, default=3000)
+    parser.add_argument("--iterations", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=int, default=100, help="iterations between checkpoints")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    recipe = Recipe(
+        scenes=arguments.scenes,
+        iterations=arguments.iterations,
+        batch=arguments.batch,
+        rate=arguments.rate,
+        seed=arguments.seed,
+        frozen_offsets=arguments.frozen_offsets,
+    )
+    folder = arguments.output / ("frozen" if recipe.frozen_offsets else "aligned")
+    folder.mkdir(parents=True, exist_ok=True)
+    model = train(recipe, folder, torch.device(arguments.device), arguments.every)
+    spec = ModelSpec(network=NETWORK, input=INPUT, classes=CITYSCAPES)
+    save_checkpoint(folder / "demo.pth", model.cpu(), spec)
+    print(folder / "demo.pth")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
