@@ -106,7 +106,7 @@ def labelled_images(
     sides = _sides(dataset, split or DEFAULT_SPLIT)
     images, labels = (_files(root, side, sides) for side in sides)
     _require_partners(root, images, labels, sides)
-    stems = sorted(images)[:limit]
+    stems = list(images)[:limit]
     name = dataset.value if dataset is Dataset.FOLDER else f"{dataset} {split or DEFAULT_SPLIT}"
     if len(stems) < len(images):
         name += f", first {len(stems)} of {len(images)}"

@@ -1,6 +1,7 @@
 """``alignseg eval``: models against labelled images."""
 
 import argparse
+import datetime
 import sys
 import time
 from pathlib import Path
@@ -85,7 +86,7 @@ def _progress() -> Progress:
 
     def show(done: int, total: int) -> None:
         left = (time.monotonic() - start) / done * (total - done)
-        line = f"{done} of {total} images, {left / 60:.0f} min left"
+        line = f"{done} of {total} images, {datetime.timedelta(seconds=round(left))} left"
         if terminal:
             print(f"\r{line}  ", end="\n" if done == total else "", file=sys.stderr, flush=True)
         elif done * 10 // total != (done - 1) * 10 // total:
