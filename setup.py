@@ -11,7 +11,10 @@ VERSION = re.search(
 )[1]
 
 EXPORT = ["torch>=2.13", "onnx>=1.20", "onnxscript>=0.7", "onnx-ir>=1.0", "safetensors>=0.5"]
-TEST = [*EXPORT, "hypothesis>=6", "mypy>=1.15", "pillow>=11", "pytest>=8", "ruff>=0.11"]
+TEST = [
+    *EXPORT,
+    *("hypothesis>=6", "mypy>=1.15", "pillow>=11", "pytest>=8", "ruff>=0.11", "scikit-learn>=1.6"),
+]
 
 setup(
     name="alignseg-infer",

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 from alignseg_infer.errors import (
     AlignSegError,
     CheckpointError,
+    DatasetError,
     DeviceError,
     ExportError,
     ImageError,
@@ -32,6 +33,7 @@ from alignseg_infer.spec import ModelSpec
 __all__ = [
     "AlignSegError",
     "CheckpointError",
+    "DatasetError",
     "DeviceError",
     "ExportError",
     "ImageError",

@@ -14,6 +14,7 @@
     │   └── ParityError          the exported model does not compute what PyTorch computes
     ├── ImageError               an image cannot be read or has the wrong form
     │   └── SizeError            an image size the model does not accept
+    ├── DatasetError             labelled images are missing, unpaired, or not what they should be
     └── OutputError              a result cannot be written
 
 Each message says what was seen, what was expected, and what to do next.
@@ -22,6 +23,7 @@ Each message says what was seen, what was expected, and what to do next.
 __all__ = [
     "AlignSegError",
     "CheckpointError",
+    "DatasetError",
     "DeviceError",
     "ExportError",
     "ImageError",
@@ -100,6 +102,10 @@ class ImageError(AlignSegError):
 
 class SizeError(ImageError):
     """An image size that the model does not accept."""
+
+
+class DatasetError(AlignSegError):
+    """Labelled images are missing, unpaired, or not what they should be."""
 
 
 class OutputError(AlignSegError):

@@ -13,6 +13,7 @@ from alignseg_infer.files import require_file
 Image: TypeAlias = NDArray[np.uint8]
 
 MIN_IMAGE_SIDE = 2
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @runtime_checkable
@@ -140,19 +141,55 @@ def read_image(path: Path) -> Image:
     Raises:
         ImageError: The file is missing, empty, truncated, or no image that OpenCV reads.
     """
+    image = _decoded(path, _file_content(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if image.dtype == np.uint16:
+        image = _scaled_to_8_bits(image.astype(np.uint16, copy=False))
+    return image_from_array(image)
+
+
+def read_gray_png(path: Path) -> Image:
+    """The values in the 8-bit gray PNG `path` as (H, W) uint8, none of them scaled.
+
+    Raises:
+        ImageError: The file is missing, empty, truncated, or another kind of image. OpenCV gives
+            a palette PNG's colours instead of its values, and scales those of 1, 2 or 4 bits.
+    """
+    data = _file_content(path)
+    kind = data[24:26]  # bit depth and colour type in the header, which comes first
+    if not data.startswith(PNG_SIGNATURE) or kind != b"\x08\x00":
+        raise ImageError(
+            f"{path} is no 8-bit gray PNG{_png_kind_note(data)}",
+            "labels in a PNG with one channel of 8 bits and no palette",
+            "with Pillow: Image.fromarray(numpy.asarray(Image.open(OLD))).save(NEW) keeps the "
+            "values of a palette PNG",
+        )
+    return np.asarray(_decoded(path, data, cv2.IMREAD_UNCHANGED), np.uint8)
+
+
+def _png_kind_note(data: bytes) -> str:
+    if not data.startswith(PNG_SIGNATURE):
+        return f": its first bytes are {data[:8]!r}"
+    kinds = {0: "gray", 2: "RGB", 3: "palette", 4: "gray and alpha", 6: "RGB and alpha"}
+    bits, color_type = (data[24], data[25]) if len(data) > 25 else (0, -1)
+    return f": it has {kinds.get(color_type, 'unknown')} pixels of {bits} bits per channel"
+
+
+def _file_content(path: Path) -> bytes:
     require_file(path, "an image", ImageError)
     data = path.read_bytes()
     if _is_truncated(data):
         raise _undecodable(path, "it ends before its image data does (truncated)")
+    return data
+
+
+def _decoded(path: Path, data: bytes, flags: int) -> NDArray[Any]:
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise _undecodable(path, f"OpenCV says {error.err}") from error
     if image is None:
         raise _undecodable(path, f"its first bytes are {data[:8]!r}")
-    if image.dtype == np.uint16:
-        image = _scaled_to_8_bits(image.astype(np.uint16, copy=False))
-    return image_from_array(image)
+    return image
 
 
 def _undecodable(path: Path, reason: str) -> ImageError:
@@ -170,7 +207,7 @@ def _is_truncated(data: bytes) -> bool:
         # thumbnail, which has an end of its own, lies in a segment before the scan.
         scan = _jpeg_scan_start(data)
         return scan is None or data.find(b"\xff\xd9", scan) < 0
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+    if data.startswith(PNG_SIGNATURE):
         return b"IEND" not in data
     return False
 

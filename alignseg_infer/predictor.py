@@ -81,6 +81,11 @@ class Predictor:
         """What runs the network, e.g. ``onnxruntime (CPUExecutionProvider)``."""
         return self._backend.name
 
+    @property
+    def batch(self) -> int:
+        """Images per network call at most."""
+        return self._batch
+
     def __repr__(self) -> str:
         network = self.spec.network
         return f"Predictor({network.backbone}, {network.num_classes} classes, {self.backend})"

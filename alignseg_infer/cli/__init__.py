@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from alignseg_infer import __version__
+from alignseg_infer.cli import eval as evaluation
 from alignseg_infer.cli import export_onnx, inspect, predict
 from alignseg_infer.errors import AlignSegError
 
@@ -19,6 +20,7 @@ Run: TypeAlias = Callable[[argparse.Namespace], int]
 
 COMMANDS = {
     "predict": predict,
+    "eval": evaluation,
     "inspect": inspect,
     "export-onnx": export_onnx,
 }

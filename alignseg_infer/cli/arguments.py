@@ -3,8 +3,10 @@
 import argparse
 import importlib
 from enum import StrEnum
+from pathlib import Path
 
 from alignseg_infer.errors import INSTALL_EXPORT, MissingDependencyError
+from alignseg_infer.predictor import Predictor
 from alignseg_infer.preprocess import Size
 from alignseg_infer.spec import ChannelOrder, NormKind, SamplingConvention
 
@@ -15,6 +17,29 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     """``--device`` and ``--threads``."""
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N, or auto (default: cpu)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: the runtime's choice)")
+
+
+def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
+    """How images go through the network: ``--size``, ``--batch``, ``--device``, ``--threads``."""
+    parser.add_argument(
+        "--size",
+        type=size_policy_value,
+        help="network input: native, HEIGHTxWIDTH, or the longest side "
+        "(default: the model's size if it is fixed, else native)",
+    )
+    parser.add_argument("--batch", type=int, default=1, help="images per call (default: 1)")
+    add_runtime_arguments(parser)
+
+
+def predictor_from(arguments: argparse.Namespace, model: str | Path) -> Predictor:
+    """A predictor for `model`, as `add_inference_arguments` was answered."""
+    return Predictor(
+        model,
+        device=arguments.device,
+        size=arguments.size,
+        batch=arguments.batch,
+        threads=arguments.threads,
+    )
 
 
 def choices_of(kind: type[StrEnum]) -> list[str]:

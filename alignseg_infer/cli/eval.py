@@ -1,0 +1,95 @@
+"""``alignseg eval``: models against labelled images."""
+
+import argparse
+import datetime
+import sys
+import time
+from pathlib import Path
+
+from alignseg_infer.cli.arguments import add_inference_arguments, choices_of, predictor_from
+from alignseg_infer.errors import OptionError
+from alignseg_infer.evaluate import Progress, evaluate
+from alignseg_infer.evaluation import Evaluation
+from alignseg_infer.files import require_writable_folder, written_atomically
+from alignseg_infer.labelled import Dataset, labelled_images
+
+HELP = "Score models on labelled images: IoU, accuracy, boundary F1, speed; several side by side."
+EXAMPLE = "Example: alignseg eval alignseg.onnx --dataset cityscapes --root DATA -o out/"
+EXIT_INTERRUPTED = 130
+NO_SETTINGS = ("models", "root", "output", "run", "debug")  # of no influence on the scores
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the command's arguments."""
+    parser.add_argument("models", nargs="+", type=Path, help="exported .onnx files, or checkpoints")
+    parser.add_argument("--dataset", choices=choices_of(Dataset), required=True, help="the layout")
+    parser.add_argument("--root", type=Path, required=True, help="the dataset's folder")
+    parser.add_argument("--split", help="train, val or test (default: val; a folder has none)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="folder for evaluation.json and evaluation.md"
+    )
+    add_inference_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluates, prints the tables, and writes them if asked to."""
+    data = labelled_images(
+        Dataset(arguments.dataset), arguments.root, arguments.split, arguments.limit
+    )
+    names = _names(arguments.models)
+    if arguments.output:
+        require_writable_folder(arguments.output)
+    predictors = {name: predictor_from(arguments, path) for name, path in names.items()}
+    print(f"{data.name}: checking {len(data.pairs)} images and labels", file=sys.stderr)
+    evaluation = evaluate(
+        predictors,
+        data,
+        settings={key: value for key, value in vars(arguments).items() if key not in NO_SETTINGS},
+        progress=_progress(),
+    )
+    if evaluation.partial:
+        print(f"\ninterrupted after {evaluation.images} of {evaluation.total}", file=sys.stderr)
+    if arguments.output:
+        _write(evaluation, arguments.output)
+    print(evaluation.to_markdown(), end="")
+    return EXIT_INTERRUPTED if evaluation.partial else 0
+
+
+def _names(models: list[Path]) -> dict[str, Path]:
+    """What to call the models: by file name, or by path if two share a file name."""
+    if len({path.resolve() for path in models}) < len(models):
+        raise OptionError(
+            f"a model is given twice: {', '.join(map(str, models))}",
+            "different files",
+            "each model once",
+        )
+    by_name = {path.name: path for path in models}
+    return by_name if len(by_name) == len(models) else {str(path): path for path in models}
+
+
+def _write(evaluation: Evaluation, folder: Path) -> None:
+    contents = {
+        "evaluation.json": evaluation.to_json() + "\n",
+        "evaluation.md": evaluation.to_markdown(),
+    }
+    for name, content in contents.items():
+        with written_atomically(folder / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+        print(folder / name, file=sys.stderr)
+
+
+def _progress() -> Progress:
+    """Shows on stderr how far it is: on one line of a terminal, else a line for each tenth."""
+    start = time.monotonic()
+    terminal = sys.stderr.isatty()
+
+    def show(done: int, total: int) -> None:
+        left = (time.monotonic() - start) / done * (total - done)
+        line = f"{done} of {total} images, {datetime.timedelta(seconds=round(left))} left"
+        if terminal:
+            print(f"\r{line}  ", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        elif done * 10 // total != (done - 1) * 10 // total:
+            print(line, file=sys.stderr)
+
+    return show
