@@ -26,7 +26,7 @@ FIXED = ExportSpec(
     opset=18,
     rewrites=True,
     size=(48, 64),
-    batch=3,
+    batch=7,
     exporter="by hand",
 )
 DYNAMIC = replace(FIXED, size=None, batch=None)
@@ -127,9 +127,10 @@ def test_flip_shares_a_batch_with_the_plain_image() -> None:
 
 
 def test_fixed_model_sets_tile_and_batch(image: Image) -> None:
+    """Its 9 tiles are 7 and then 2, filled up."""
     backend = with_export(FIXED)
     result = Predictor(backend, mode="slide")(image)
-    assert set(backend.batches) == {(3, 3, 48, 64)}
+    assert set(backend.batches) == {(7, 3, 48, 64)}
     np.testing.assert_array_equal(result.labels[:, 5::10], image[:, 5::10, 0])
     assert Predictor(backend, mode="slide", tile=(48, 64))(image).input_size == (48, 64)
 

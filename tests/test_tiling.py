@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from alignseg_infer import postprocess
 from alignseg_infer.postprocess import Floats
 from alignseg_infer.preprocess import Size
 from alignseg_infer.tiling import Tiling, sliding_logits, tile_starts, tile_windows
@@ -117,6 +118,7 @@ def test_every_pixel_is_covered_and_shares_add_up_to_one(
     np.testing.assert_allclose(covered, 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("band_bytes", [4 * CLASSES * 48 * 7, 1 << 22])
 @pytest.mark.parametrize(
     ("size", "tile", "overlap"),
     [
@@ -129,7 +131,10 @@ def test_every_pixel_is_covered_and_shares_add_up_to_one(
         ((150, 150), (33, 33), 0.8),
     ],
 )
-def test_logits_equal_a_plain_loop(size: Size, tile: Size, overlap: float) -> None:
+def test_logits_equal_a_plain_loop(
+    size: Size, tile: Size, overlap: float, band_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postprocess, "BAND_BYTES", band_bytes)
     tensor, tiling = random_input(size), Tiling(tile, overlap)
     before = tensor.copy()
     seen = sliding_logits(tensor, tiling, toy_infer, classes=CLASSES)
