@@ -85,7 +85,7 @@ def upsampled_bands(logits: Floats, size: Size) -> Iterator[tuple[slice, Floats]
         size: Output (height, width).
 
     Yields:
-        The rows, and their logits (C, rows, width) float32.
+        The rows, and their logits (C, rows, width) float32, not to be written to.
     """
     classes, height, width = logits.shape
     top, bottom, row_weight = _axis_weights(height, size[0])
@@ -93,6 +93,9 @@ def upsampled_bands(logits: Floats, size: Size) -> Iterator[tuple[slice, Floats]
     band_rows = max(1, BAND_BYTES // (4 * classes * size[1]))
     for start in range(0, size[0], band_rows):
         rows = slice(start, min(start + band_rows, size[0]))
+        if (height, width) == size:  # averaged logits have the image's size already
+            yield rows, logits[:, rows]
+            continue
         upper, lower = logits[:, top[rows]], logits[:, bottom[rows]]
         band = upper + (lower - upper) * row_weight[rows, np.newaxis]
         leftmost = band.take(left, axis=2)

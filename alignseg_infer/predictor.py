@@ -1,20 +1,23 @@
 """Predictor: an image in, a segmentation out."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.averaging import Averaging, Mode, averaging_for, require_logits
 from alignseg_infer.backends import Backend, open_backend
 from alignseg_infer.errors import OptionError
 from alignseg_infer.images import Image, ImageSource, load_image
-from alignseg_infer.postprocess import Scores, resized_labels, scores_from_logits
+from alignseg_infer.postprocess import Floats, Scores, resized_labels, scores_from_logits
 from alignseg_infer.preprocess import Size, preprocess, size_policy
-from alignseg_infer.result import Segmentation, StageTimes
-from alignseg_infer.spec import ModelSpec, OutputKind
+from alignseg_infer.result import Segmentation, StageClock, StageTimes
+from alignseg_infer.spec import ModelSpec
+from alignseg_infer.tiling import DEFAULT_OVERLAP
 
 
 class _Prepared(NamedTuple):
@@ -41,9 +44,20 @@ class Predictor:
         device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or ``"auto"`` for CUDA where it works. A device
             that was asked for and is not there is an error.
         size: Network input size: None for the model's own if it is fixed, else the image's;
-            ``"native"`` for the image's; (height, width) to stretch to; or the longest side.
-        batch: Images per network call at most, when a list is given and sizes agree.
+            ``"native"`` for the image's; (height, width) to stretch to; or the longest side. With
+            a sliding window, the size of the image it slides over.
+        batch: Inputs per network call at most: images of a list whose sizes agree; with a sliding
+            window or `flip`, the tiles or mirror images of one image.
         threads: CPU threads for one call; None for the runtime's choice.
+        mode: ``"whole"``, or ``"slide"`` for a sliding window, as the authors evaluate.
+        tile: Side of the window's square tile, or (height, width); None for the model's size if
+            it is fixed, else the authors' 872. Smaller images are padded to it.
+        overlap: Share of a tile, 0 to below 1, that the next one covers too.
+        scales: Factors on the input size; raw logits are averaged over them.
+        flip: Whether to average with the mirrored image.
+
+    Beside one batch of tiles, a sliding window needs about 4*C bytes per pixel of its image (at the
+    largest scale), several scales another 4*C per pixel of the image itself.
 
     Raises:
         ModelError: The model cannot be used.
@@ -60,14 +74,22 @@ class Predictor:
         size: str | int | Size | None = None,
         batch: int = 1,
         threads: int | None = None,
+        mode: str = Mode.WHOLE,
+        tile: int | Size | None = None,
+        overlap: float = DEFAULT_OVERLAP,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
     ) -> None:
         if type(batch) is not int or batch < 1:
             raise OptionError(f"batch={batch!r}", "1 or more", "batch=1")
         if isinstance(model, str | Path):
             model = open_backend(model, device=device, threads=threads)
         self._backend = model
-        self._policy = size_policy(size, self.spec.export)
+        self._averaging = averaging_for(
+            self.spec, mode=mode, tile=tile, overlap=overlap, scales=scales, flip=flip
+        )
         export = self.spec.export
+        self._policy = size_policy(size, None if mode == Mode.SLIDE else export)
         self._fixed_batch = export.batch if export else None
         self._batch = self._fixed_batch or batch
 
@@ -124,22 +146,19 @@ class Predictor:
             OptionError: Probabilities were asked of a model that returns labels.
         """
         if confidence or probabilities:
-            self._require_logits()
+            require_logits(self.spec, "probabilities were")
         if isinstance(image, list | tuple):
             return self._segment_all(image, confidence, probabilities)
         return self._segment_all([image], confidence, probabilities)[0]  # type: ignore[list-item]
 
-    def _require_logits(self) -> None:
-        if self.spec.export and self.spec.export.output is OutputKind.LABELS:
-            raise OptionError(
-                "probabilities were asked of a model that returns labels",
-                "a model exported with --output logits",
-                "alignseg export-onnx CHECKPOINT -o MODEL.onnx --output logits",
-            )
-
     def _segment_all(
         self, sources: Sequence[ImageSource], confidence: bool, probabilities: bool
     ) -> list[Segmentation]:
+        if averaging := self._averaging:
+            return [
+                self._segment_averaged(averaging, source, confidence, probabilities)
+                for source in sources
+            ]
         results: list[Segmentation] = []
         waiting: list[_Prepared] = []
         for source in sources:
@@ -166,17 +185,21 @@ class Predictor:
         self, batch: list[_Prepared], confidence: bool, probabilities: bool
     ) -> list[Segmentation]:
         """Runs one batch of equally sized inputs."""
-        tensors = [prepared.tensor for prepared in batch]
-        if self._fixed_batch:  # fill up with copies, whose outputs nobody reads
-            tensors += tensors[-1:] * (self._fixed_batch - len(tensors))
         start = time.perf_counter()
-        stacked = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
-        outputs = self._backend.infer(stacked)
+        outputs = self._infer([prepared.tensor for prepared in batch])
         infer = 1e3 * (time.perf_counter() - start) / len(batch)
         return [
             self._finish(prepared, output, infer, confidence, probabilities)
-            for prepared, output in zip(batch, outputs, strict=False)
+            for prepared, output in zip(batch, outputs, strict=True)
         ]
+
+    def _infer(self, tensors: list[Floats]) -> NDArray[np.generic]:
+        """The outputs of equally sized inputs (1, 3, H, W)."""
+        count = len(tensors)
+        if self._fixed_batch:  # fill up with copies, whose outputs nobody reads
+            tensors = tensors + tensors[-1:] * (self._fixed_batch - count)
+        stacked = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
+        return self._backend.infer(np.ascontiguousarray(stacked))[:count]
 
     def _finish(
         self,
@@ -200,13 +223,50 @@ class Predictor:
             )
         done = 1e3 * (time.perf_counter() - start)
         height, width = prepared.tensor.shape[2:]
+        times = StageTimes(prepared.load, prepared.preprocess, infer, done)
+        return self._segmentation(prepared.image, scores, (height, width), times)
+
+    def _segment_averaged(
+        self, averaging: Averaging, source: ImageSource, confidence: bool, probabilities: bool
+    ) -> Segmentation:
+        clock = StageClock()
+        image = load_image(source)
+        clock.lap("load")
+        size = (image.shape[0], image.shape[1])
+        input_sizes = [self._policy.input_size(size, scale) for scale in averaging.scales]
+
+        def prepare(input_size: Size) -> Floats:
+            clock.lap("postprocess")
+            tensor = preprocess(image, input_size, self.spec.input)
+            clock.lap("preprocess")
+            return tensor
+
+        def infer(tensors: Iterable[Floats]) -> Iterator[Floats]:
+            remaining = iter(tensors)
+            while batch := list(islice(remaining, self._batch)):
+                clock.lap("postprocess")
+                outputs = self._infer(batch)
+                clock.lap("infer")
+                yield from outputs.astype(np.float32, copy=False)
+
+        logits = averaging.logits(input_sizes, size, prepare, infer)
+        scores = scores_from_logits(
+            logits, size, confidence=confidence, probabilities=probabilities
+        )
+        clock.lap("postprocess")
+        seen = averaging.tiling.tile if averaging.tiling else max(input_sizes)
+        return self._segmentation(image, scores, seen, clock.times())
+
+    def _segmentation(
+        self, image: Image, scores: Scores, input_size: Size, times: StageTimes
+    ) -> Segmentation:
         return Segmentation(
             labels=scores.labels,
-            image=prepared.image,
+            image=image,
             classes=self.spec.classes,
-            input_size=(height, width),
+            input_size=input_size,
             backend=self._backend.name,
-            times=StageTimes(prepared.load, prepared.preprocess, infer, done),
+            times=times,
             confidence=scores.confidence,
             probabilities=scores.probabilities,
         )

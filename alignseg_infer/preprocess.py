@@ -20,7 +20,7 @@ def require_input_size(size: Size) -> None:
         raise SizeError(
             f"the network input would be {size[0]}x{size[1]} (height x width)",
             f"{MIN_INPUT_SIDE} to {MAX_INPUT_SIDE} pixels per side",
-            "choose another input: size=(512, 1024), or --size 512x1024",
+            "another size, tile or scale, such as size=(512, 1024), or --size 512x1024",
         )
 
 
@@ -38,13 +38,14 @@ class SizePolicy:
     fixed: Size | None = None
     longest_side: int | None = None
 
-    def input_size(self, image_size: Size) -> Size:
-        """The network input (height, width) for an image of (height, width).
+    def input_size(self, image_size: Size, scale: float = 1.0) -> Size:
+        """The network input (height, width) for an image of (height, width), times `scale`.
 
         Raises:
             SizeError: It is below or above what the network takes.
         """
-        size = self._chosen_size(image_size)
+        height, width = self._chosen_size(image_size)
+        size = (round(height * scale), round(width * scale))
         require_input_size(size)
         return size
 

@@ -1,5 +1,6 @@
 """What a segmented image is."""
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,11 +20,13 @@ from alignseg_infer.visualize import blend, colorize
 class StageTimes:
     """Milliseconds spent on one image; for a batch, the batch's time divided by its images.
 
+    With a sliding window, scales or flip, each stage is the sum of all its parts.
+
     Attributes:
         load: Reading and decoding a file; for an array, checking it.
         preprocess: Resizing and normalising.
         infer: The network.
-        postprocess: Logits to labels.
+        postprocess: Logits to labels; cutting tiles and averaging too.
     """
 
     load: float
@@ -37,6 +40,24 @@ class StageTimes:
         return self.load + self.preprocess + self.infer + self.postprocess
 
 
+class StageClock:
+    """Adds up the milliseconds of each stage of one image."""
+
+    def __init__(self) -> None:
+        self._spent = dict.fromkeys(("load", "preprocess", "infer", "postprocess"), 0.0)
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """What passed since the last lap was spent on `stage`."""
+        now = time.perf_counter()
+        self._spent[stage] += 1e3 * (now - self._last)
+        self._last = now
+
+    def times(self) -> StageTimes:
+        """All laps so far."""
+        return StageTimes(**self._spent)
+
+
 @dataclass(frozen=True, eq=False)
 class Segmentation:
     """One segmented image.
@@ -45,7 +66,8 @@ class Segmentation:
         labels: (H, W) uint8 (uint16 above 256 classes), at the image's own size.
         image: (H, W, 3) uint8 BGR, the image that was segmented.
         classes: Names and colours by label.
-        input_size: (height, width) the network saw.
+        input_size: (height, width) the network saw: of a sliding window, the tile; of several
+            scales, the largest.
         backend: What ran the network, e.g. ``onnxruntime (CPUExecutionProvider)``.
         times: Milliseconds per stage.
         confidence: (H, W) float32 in 0..1, probability of the label; None if not asked for.

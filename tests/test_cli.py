@@ -1,5 +1,7 @@
 """The commands, on a small model."""
 
+import argparse
+import inspect
 import json
 import subprocess
 import sys
@@ -12,8 +14,8 @@ import onnx
 import pytest
 import torch
 
-from alignseg_infer import __version__
-from alignseg_infer.cli import COMMANDS, main
+from alignseg_infer import Predictor, __version__
+from alignseg_infer.cli import COMMANDS, arguments, main
 from alignseg_infer.export.verify import probe_image
 from alignseg_infer.models.alignseg import AlignSeg
 from conftest import SMALL
@@ -51,6 +53,67 @@ def test_predict_takes_a_size_and_a_checkpoint(
     assert "torch (cpu)" in capsys.readouterr().out
     labels = cv2.imread(str(tmp_path / "street_labels.png"), cv2.IMREAD_UNCHANGED)
     assert np.asarray(labels).shape == (90, 130)
+
+
+def test_predict_averages(small_onnx: Path, street: Path, tmp_path: Path) -> None:
+    options = ["--protocol", "slide", "--tile", "40x48", "--overlap", "1/4", "--flip", "--batch"]
+    scales = ["4", "--scales", "0.75", "1", "--"]
+    command = ["predict", str(small_onnx), "-o", str(tmp_path), *options, *scales, str(street)]
+    assert main(command) == 0
+    predictor = Predictor(
+        small_onnx, mode="slide", tile=(40, 48), overlap=0.25, scales=(0.75, 1), flip=True, batch=4
+    )
+    labels = cv2.imread(str(tmp_path / "street_labels.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(labels, predictor(street).labels)
+
+
+INFERENCE = [
+    ("", {}),
+    ("--size 64x96", {"size": (64, 96)}),
+    ("--mode slide", {"mode": "slide"}),
+    ("--protocol slide --tile 97", {"mode": "slide", "tile": 97}),
+    ("--mode slide --tile 40x48 --overlap 1/4", {"tile": (40, 48), "overlap": 0.25}),
+    ("--overlap 0.5 --mode slide", {"mode": "slide", "overlap": 0.5}),
+    ("--scales 0.5 1 --flip", {"scales": [0.5, 1.0], "flip": True}),
+    ("--batch 4 --threads 1 --device auto", {"batch": 4, "threads": 1, "device": "auto"}),
+]
+
+
+@pytest.mark.parametrize(("options", "expected"), INFERENCE, ids=[case[0] for case in INFERENCE])
+def test_inference_arguments_reach_the_predictor(
+    options: str, expected: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = inspect.signature(Predictor).parameters
+    seen: dict[str, object] = {}
+    monkeypatch.setattr(arguments, "Predictor", lambda model, **given: seen.update(given))
+    parser = argparse.ArgumentParser()
+    arguments.add_inference_arguments(parser)
+    arguments.predictor_from(parser.parse_args(options.split()), "model.onnx")
+    assert set(seen) == set(defaults) - {"model"}
+    assert {name: seen[name] for name in expected} == expected
+    if not expected:
+        assert {**seen, "scales": (1.0,)} == {name: defaults[name].default for name in seen}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--scales 0.5 1 street.jpg", "'street.jpg' is no number; put -- between"),
+        ("--scales", "expected at least one argument"),
+        ("--mode tiles", "invalid choice: 'tiles'"),
+        ("--tile 64y64", "'64y64' is not HEIGHTxWIDTH"),
+        ("--overlap 1/0", "'1/0' is no number"),
+        ("--overlap 1e999", "'1e999' is no number"),
+        ("--overlap third", "'third' is no number"),
+    ],
+)
+def test_refused_inference_arguments(
+    options: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", "model.onnx", "-o", "out", *options.split()])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_inspect_checkpoint_says_what_it_assumed(

@@ -1,6 +1,7 @@
 """The network against outputs of the published one (tests/data/README.md)."""
 
 import json
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from alignseg_infer import Predictor
 from alignseg_infer.export.to_onnx import export_onnx
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint
-from alignseg_infer.postprocess import upsampled_bands
+from alignseg_infer.postprocess import Floats, upsampled_bands
 from alignseg_infer.preprocess import preprocess
 from alignseg_infer.spec import InputSpec, NetworkSpec, SamplingConvention
+from alignseg_infer.tiling import Tiling, sliding_logits
 from conftest import DATA
 from seeded import seeded_image, seeded_state_dict
 
@@ -118,6 +120,24 @@ def test_whole_image_labels(runtime: str, official_checkpoint: Path, official_on
     result = predictor(seeded_image(150, 260))
     assert result.labels.shape == reference["label"].shape
     assert np.mean(result.labels == reference["label"]) >= 0.9999
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+def test_sliding_window(runtime: str, official_checkpoint: Path, official_onnx: Path) -> None:
+    reference = np.load(DATA / "sliding_release-2021-12_150x260_tile97.npz")
+    model = official_checkpoint if runtime == "torch" else official_onnx
+    predictor = Predictor(model, mode="slide", tile=97, batch=3)
+    assert predictor.backend.startswith(runtime)
+    result = predictor(seeded_image(150, 260))
+    assert np.mean(result.labels == reference["label"]) >= 0.999
+
+    def infer(tiles: Iterable[Floats]) -> Iterator[Floats]:
+        for tile in tiles:
+            yield predictor._backend.infer(tile.copy())[0].astype(np.float32)
+
+    tensor = official_input((150, 260)).numpy()
+    logits = sliding_logits(tensor, Tiling((97, 97)), infer, classes=19).transpose(1, 2, 0)
+    assert relative_l2(logits[::5, ::5], reference["logits"]) <= TOLERANCE
 
 
 def test_whole_image_logits(official_onnx: Path) -> None:

@@ -3,42 +3,86 @@
 import argparse
 import importlib
 from enum import StrEnum
+from fractions import Fraction
 from pathlib import Path
 
+from alignseg_infer.averaging import Mode
 from alignseg_infer.errors import INSTALL_EXPORT, MissingDependencyError
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.preprocess import Size
 from alignseg_infer.spec import ChannelOrder, NormKind, SamplingConvention
+from alignseg_infer.tiling import DEFAULT_OVERLAP, DEFAULT_TILE
 
 EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnx_ir")
 
 
-def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--device`` and ``--threads``."""
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N, or auto (default: cpu)")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: the runtime's choice)")
-
-
 def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
-    """How images go through the network: ``--size``, ``--batch``, ``--device``, ``--threads``."""
+    """What `predictor_from` reads: sizes, sliding window, scales, flip, batch, device, threads."""
     parser.add_argument(
         "--size",
         type=size_policy_value,
         help="network input: native, HEIGHTxWIDTH, or the longest side "
         "(default: the model's size if it is fixed, else native)",
     )
-    parser.add_argument("--batch", type=int, default=1, help="images per call (default: 1)")
-    add_runtime_arguments(parser)
+    parser.add_argument(
+        "--mode",
+        "--protocol",
+        dest="mode",
+        choices=choices_of(Mode),
+        default=Mode.WHOLE.value,
+        help="the image at once, or a sliding window as the authors evaluate (default: whole)",
+    )
+    parser.add_argument(
+        "--tile",
+        type=tile_value,
+        metavar="N|HxW",
+        help="the window, with --mode slide "
+        f"(default: the model's size if it is fixed, else {DEFAULT_TILE})",
+    )
+    parser.add_argument(
+        "--overlap",
+        type=fraction,
+        default=DEFAULT_OVERLAP,
+        metavar="F",
+        help="share of a tile that the next one covers too, with --mode slide (default: 1/3)",
+    )
+    parser.add_argument(
+        "--scales",
+        type=scale_value,
+        nargs="+",
+        default=[1.0],
+        metavar="S",
+        help="average over the input at these factors, such as 0.75 1 1.25; "
+        "if images follow, put -- between (default: 1)",
+    )
+    parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        help="inputs (images, tiles, mirrored ones) per network call at most (default: 1)",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N, or auto (default: cpu)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: the runtime's choice)")
 
 
 def predictor_from(arguments: argparse.Namespace, model: str | Path) -> Predictor:
-    """A predictor for `model`, as `add_inference_arguments` was answered."""
+    """Loads `model` as the arguments of `add_inference_arguments` say.
+
+    Raises:
+        AlignSegError: As `Predictor` does.
+    """
     return Predictor(
         model,
         device=arguments.device,
         size=arguments.size,
         batch=arguments.batch,
         threads=arguments.threads,
+        mode=arguments.mode,
+        tile=arguments.tile,
+        overlap=arguments.overlap,
+        scales=arguments.scales,
+        flip=arguments.flip,
     )
 
 
@@ -66,6 +110,29 @@ def size_policy_value(text: str) -> str | int | Size:
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not native, HEIGHTxWIDTH such as 512x1024, or a longest side such as 1024"
+        ) from error
+
+
+def tile_value(text: str) -> int | Size:
+    """``872``, or ``512x1024`` (height x width)."""
+    return int(text) if text.isdecimal() else fixed_size(text)
+
+
+def fraction(text: str) -> float:
+    """``1/3`` or ``0.5``."""
+    try:
+        return float(Fraction(text))
+    except (ValueError, ArithmeticError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number such as 0.5 or 1/3") from error
+
+
+def scale_value(text: str) -> float:
+    """One of the scales; says what to do when it is the next argument that ended up here."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number; put -- between scales and files: --scales 0.5 1 -- street.jpg"
         ) from error
 
 

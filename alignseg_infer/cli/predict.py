@@ -5,10 +5,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from alignseg_infer.cli.arguments import add_runtime_arguments, size_policy_value
+from alignseg_infer.cli.arguments import add_inference_arguments, predictor_from
 from alignseg_infer.errors import ImageError, OptionError
 from alignseg_infer.files import require_writable_folder
-from alignseg_infer.predictor import Predictor
 from alignseg_infer.result import Segmentation, saved_paths
 
 HELP = "Segment images: writes labels (PNG), colours (PNG) and an overlay (JPEG) for each."
@@ -22,15 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", type=Path, help="image files")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write into")
     parser.add_argument(
-        "--size",
-        type=size_policy_value,
-        help="network input: native, HEIGHTxWIDTH, or the longest side "
-        "(default: the model's size if it is fixed, else native)",
-    )
-    parser.add_argument(
         "--alpha", type=float, default=0.5, help="opacity of the overlay, 0 to 1 (default: 0.5)"
     )
-    add_runtime_arguments(parser)
+    add_inference_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,9 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.alpha <= 1:
         raise OptionError(f"--alpha {arguments.alpha}", "an opacity from 0 to 1", "--alpha 0.5")
     require_writable_folder(arguments.output)
-    predictor = Predictor(
-        arguments.model, device=arguments.device, size=arguments.size, threads=arguments.threads
-    )
+    predictor = predictor_from(arguments, arguments.model)
     failures = 0
     for path in arguments.images:
         try:
