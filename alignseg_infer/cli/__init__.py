@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from alignseg_infer import __version__
-from alignseg_infer.cli import export_onnx, inspect, predict
+from alignseg_infer.cli import export_onnx, inspect, offsets, predict
 from alignseg_infer.errors import AlignSegError
 
 Run: TypeAlias = Callable[[argparse.Namespace], int]
@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": predict,
     "inspect": inspect,
     "export-onnx": export_onnx,
+    "offsets": offsets,
 }
 
 
