@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.errors import ImageError
+from alignseg_infer.errors import ImageError, OutputError
 from alignseg_infer.files import require_file
 
 Image: TypeAlias = NDArray[np.uint8]
@@ -222,3 +222,23 @@ def _jpeg_scan_start(data: bytes) -> int | None:
         length = int.from_bytes(data[position + 2 : position + 4], "big")
         position = data.find(b"\xff", position + (1 if marker == 0xFF else 2 + length))
     return None
+
+
+def encoded_image(pixels: NDArray[np.uint8] | NDArray[np.uint16], suffix: str) -> bytes:
+    """The bytes of an image file.
+
+    Args:
+        pixels: (H, W) uint8 or uint16, or (H, W, 3) uint8 BGR.
+        suffix: ``.png`` or ``.jpg``.
+
+    Raises:
+        OutputError: The format does not hold so many pixels.
+    """
+    done, content = cv2.imencode(suffix, pixels)
+    if not done:
+        raise OutputError(
+            f"{pixels.shape[0]}x{pixels.shape[1]} pixels cannot be encoded as {suffix}",
+            "at most 65500 pixels per side for JPEG",
+            "segment the image in parts, or write result.labels with numpy.save",
+        )
+    return content.tobytes()

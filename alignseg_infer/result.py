@@ -4,12 +4,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from alignseg_infer.errors import OptionError, OutputError
+from alignseg_infer.errors import OptionError
 from alignseg_infer.files import written_atomically
-from alignseg_infer.images import Image
+from alignseg_infer.images import Image, encoded_image
 from alignseg_infer.postprocess import Floats, Labels
 from alignseg_infer.preprocess import Size
 from alignseg_infer.spec import ChannelOrder, ClassSpec
@@ -142,7 +141,7 @@ class Segmentation:
         paths = saved_paths(stem)
         pictures = (self.labels, self.color(), self.overlay(alpha))
         encoded = {
-            path: _encoded(pixels, path.suffix)
+            path: encoded_image(pixels, path.suffix)
             for path, pixels in zip(paths, pictures, strict=True)
         }
         for path, content in encoded.items():
@@ -166,17 +165,6 @@ def saved_paths(stem: str | Path) -> list[Path]:
         )
     endings = ("labels.png", "color.png", "overlay.jpg")
     return [stem.with_name(f"{stem.name}_{ending}") for ending in endings]
-
-
-def _encoded(pixels: Image | Labels, suffix: str) -> bytes:
-    done, content = cv2.imencode(suffix, pixels)
-    if not done:
-        raise OutputError(
-            f"{pixels.shape[0]}x{pixels.shape[1]} pixels cannot be encoded as {suffix}",
-            "at most 65500 pixels per side for JPEG",
-            "segment the image in parts, or write result.labels with numpy.save",
-        )
-    return content.tobytes()
 
 
 def _channel_order(order: str) -> ChannelOrder:

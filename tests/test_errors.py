@@ -220,6 +220,15 @@ COMMANDS: list[tuple[str, type[AlignSegError], str]] = [
     ("inspect shape.pth", CheckpointError, "1 misshapen: CAM.delta_gen.2.weight (2, 7, 3, 3)"),
     ("inspect nan.pth", CheckpointError, "NaN, infinite or impossible values in 1 tensors"),
     ("inspect badspec.pth", SpecError, "version 99"),
+    # offsets
+    ("offsets fixed.onnx good.jpg -o o.png", ModelFileError, "without its offset fields"),
+    ("offsets good.pth cut.jpg -o o.png", ImageError, "truncated"),
+    ("offsets good.pth 20x20.png -o o.png", SizeError, "20x20"),
+    ("offsets cut.onnx good.jpg -o o.png", ModelFileError, "cannot be loaded"),
+    ("offsets good.pth good.jpg -o out", OptionError, "out does not end in .png"),
+    ("offsets good.pth good.jpg -o good.pth", OptionError, "good.pth does not end in .png"),
+    ("offsets good.pth good.jpg -o good.jpg", OptionError, "would overwrite"),
+    ("offsets good.pth good.jpg -o good.jpg/o.png", OutputError, "cannot write into"),
     # output
     ("predict fixed.onnx good.jpg -o good.jpg/out", OutputError, "cannot write into"),
     ("export-onnx good.pth -o good.jpg/m.onnx --size 64x64", OutputError, "cannot write into"),

@@ -12,7 +12,7 @@ import torch
 
 from alignseg_infer import ExportError, ParityError, Predictor
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
-from alignseg_infer.export import to_onnx, verify
+from alignseg_infer.export import onnx_graph, to_onnx, verify
 from alignseg_infer.export.onnx_graph import ExportOptions, onnx_from_model
 from alignseg_infer.export.to_onnx import export_onnx
 from alignseg_infer.export.verify import probe_image
@@ -32,8 +32,21 @@ LABELS: dict[str, Any] = {"output": OutputKind.LABELS, "opset": 17}
 PLAIN: dict[str, Any] = {"rewrites": False, "size": (65, 98), "batch": 1, "opset": 19}
 FIXED: dict[str, Any] = {"size": (65, 98), "batch": 2}
 FIXED_GATHER: dict[str, Any] = {"size": (65, 98), "sampler": Sampler.GATHER, "opset": 19}
-KINDS = [NATIVE, GATHER, LABELS, PLAIN, FIXED, FIXED_GATHER]
-DYNAMIC_KINDS = [NATIVE, GATHER, LABELS]
+OFFSETS: dict[str, Any] = {"with_offsets": True}
+OFFSETS_PLAIN: dict[str, Any] = {**OFFSETS, **PLAIN, **LABELS, "batch": 2}
+KINDS = [NATIVE, GATHER, LABELS, PLAIN, FIXED, FIXED_GATHER, OFFSETS, OFFSETS_PLAIN]
+DYNAMIC_KINDS = [NATIVE, GATHER, LABELS, OFFSETS]
+OFFSET_OUTPUTS = [
+    "offset.cam",
+    "offset.cab5.high",
+    "offset.cab5.low",
+    "offset.cab4.high",
+    "offset.cab4.low",
+    "offset.cab3.high",
+    "offset.cab3.low",
+    "offset.cab2.high",
+    "offset.cab2.low",
+]
 
 Export = Callable[..., Path]
 
@@ -73,7 +86,8 @@ def test_graph_is_valid_and_says_what_it_is(export_small: Export, kind: dict[str
     onnx.checker.check_model(model, full_check=True)
     assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", options.opset)}
     assert [value.name for value in model.graph.input] == ["image"]
-    assert [value.name for value in model.graph.output] == [options.output]
+    offsets = OFFSET_OUTPUTS if "with_offsets" in kind else []
+    assert [value.name for value in model.graph.output] == [options.output, *offsets]
     batch: int | str = options.batch or "N"
     size: tuple[int | str, ...] = options.size or ("H", "W")
     assert dimensions(model.graph.input[0]) == [batch, 3, *size]
@@ -82,6 +96,10 @@ def test_graph_is_valid_and_says_what_it_is(export_small: Export, kind: dict[str
     labels = [batch, *size]
     expected = labels if options.output is OutputKind.LABELS else logits
     assert dimensions(model.graph.output[0]) == expected
+    context = [3, 4] if options.size else ["h32", "w32"]
+    for value in model.graph.output[1:]:
+        size_of_field = context if value.name == "offset.cam" else quarter
+        assert dimensions(value) == [batch, 2, *size_of_field]
 
 
 def dimensions(value: Any) -> list[int | str]:
@@ -143,6 +161,8 @@ def test_metadata_round_trip(
     assert len({(row["height"], row["width"]) for row in rows}) == (1 if options.size else 3)
     assert {row["batch"] for row in rows} == ({options.batch} if options.batch else {1, 2})
     assert all(row["error"] <= 1e-4 for row in rows)
+    assert all((row["offset_error"] is not None) == options.with_offsets for row in rows)
+    assert all((row["offset_error"] or 0) <= 1e-4 for row in rows)
 
 
 def test_fixed_size_folds_the_grids(export_small: Export) -> None:
@@ -174,12 +194,35 @@ def test_wrong_graph_is_refused_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.parametrize("place", [0, 2])
 def test_nan_is_a_difference(
-    monkeypatch: pytest.MonkeyPatch, export_small: Export, small_checkpoint: Path
+    monkeypatch: pytest.MonkeyPatch, export_small: Export, small_checkpoint: Path, place: int
 ) -> None:
-    monkeypatch.setattr(verify, "_difference", lambda *_: float("nan"))
+    errors = [1e-6, 1e-6, 1e-6]
+    errors[place] = float("nan")
+    monkeypatch.setattr(verify, "_difference", lambda *_: errors.pop(0))
     with pytest.raises(ParityError):
         verify.compare_with_model(export_small(**FIXED), load_checkpoint(small_checkpoint).model())
+
+
+def test_exchanged_offsets_are_refused(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exchanged(graph: Any, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outputs, offsets = graph.model.forward_with_offsets(image)
+        cam, high, low, *others = offsets.values()
+        return (outputs.logits, cam, low, high, *others)
+
+    monkeypatch.setattr(onnx_graph._Graph, "forward", exchanged)
+    options = ExportOptions(size=(64, 96), batch=1, with_offsets=True)
+    with pytest.raises(ParityError, match="exported offsets differ"):
+        export_onnx(load_checkpoint(small_checkpoint), tmp_path / "m.onnx", options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_offsets_that_are_all_zero_are_equal() -> None:
+    assert verify._difference(np.zeros((1, 2, 3, 4)), np.zeros((1, 2, 3, 4))) == 0
+    assert verify._difference(np.full((1, 2, 3, 4), 1e-9), np.zeros((1, 2, 3, 4))) == np.inf
 
 
 def test_large_weights_go_to_a_second_file(

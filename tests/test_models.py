@@ -104,10 +104,29 @@ def test_rewrites_are_exact(backbone: str, convention: SamplingConvention, norm:
     randomized(model)
     image = torch.randn(2, 3, 70, 45, dtype=torch.float64)
     with torch.inference_mode():
-        expected, _ = model(image)
-        seen = rewritten_for_inference(model)(image)
+        (expected, _), expected_offsets = model.forward_with_offsets(image)
+        seen, offsets = rewritten_for_inference(model).forward_with_offsets(image)
     assert seen.auxiliary is None
     assert torch.linalg.norm(seen.logits - expected) <= 1e-9 * torch.linalg.norm(expected)
+    for field, offset in expected_offsets.items():
+        error = torch.linalg.norm(offsets[field] - offset)
+        assert error <= 1e-9 * torch.linalg.norm(offset), field
+
+
+def test_offsets_are_those_of_their_branches() -> None:
+    model = AlignSeg(NetworkSpec(backbone="resnet18", width=0.25, decoder_channels=16)).eval()
+    branches: dict[str, nn.Module] = {"cam": model.CAM.delta_gen}
+    for index in (5, 4, 3, 2):
+        block = model.get_submodule(f"CAB{index}")
+        branches[f"cab{index}.high"] = block.get_submodule("delta_gen1")
+        branches[f"cab{index}.low"] = block.get_submodule("delta_gen2")
+    seen: dict[str, Tensor] = {}
+    for name, branch in branches.items():
+        branch.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
+    _, offsets = model.forward_with_offsets(torch.randn(1, 3, 64, 96))
+    assert list(offsets) == list(branches)
+    assert all(torch.equal(offsets[field], seen[field]) for field in offsets)
+    assert len({float(offset.detach().sum()) for offset in seen.values()}) == 9
 
 
 def test_rewrites_replace_what_they_say() -> None:

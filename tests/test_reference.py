@@ -15,6 +15,7 @@ from alignseg_infer import Predictor
 from alignseg_infer.export.to_onnx import export_onnx
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint
+from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.postprocess import Floats, upsampled_bands
 from alignseg_infer.preprocess import preprocess
 from alignseg_infer.spec import InputSpec, NetworkSpec, SamplingConvention
@@ -55,14 +56,18 @@ def relative_l2(seen: Tensor | NDArray[np.generic], expected: NDArray[np.generic
 
 def all_outputs(model: AlignSeg, image: Tensor) -> dict[str, Tensor]:
     """What the reference files hold, by their names."""
-    seen: dict[str, Tensor] = {}
-    hooked = {"cam": model.CAM, "cam_offset": model.CAM.delta_gen}
-    hooked["cab2_high_offset"] = model.CAB2.delta_gen1
-    for name, module in hooked.items():
-        module.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
+    context: list[Tensor] = []
+    model.CAM.register_forward_hook(lambda _module, _inputs, out: context.append(out.feature))
     with torch.inference_mode():
-        logits, auxiliary = model(image)
-    return {**seen, "logits": logits, "aux": auxiliary}
+        (logits, auxiliary), offsets = model.forward_with_offsets(image)
+    assert auxiliary is not None
+    return {
+        "logits": logits,
+        "aux": auxiliary,
+        "cam": context[0],
+        "cam_offset": offsets[OffsetField.CAM],
+        "cab2_high_offset": offsets[OffsetField.CAB2_HIGH],
+    }
 
 
 @pytest.mark.parametrize("size", SIZES)

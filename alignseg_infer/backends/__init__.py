@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.errors import ModelFileError, OptionError
+from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.spec import ModelSpec
 
 MAX_THREADS = 1024
@@ -33,6 +34,26 @@ class Backend(Protocol):
 
         Returns:
             Logits (N, C, h, w) float32, or labels (N, H, W) uint8/uint16, as ``spec.export`` says.
+        """
+        ...
+
+
+@runtime_checkable
+class OffsetBackend(Backend, Protocol):
+    """A backend that also shows the learned offsets. Predicting does not need it."""
+
+    def offsets(self, batch: NDArray[np.float32]) -> dict[OffsetField, NDArray[np.float32]]:
+        """Runs the network for its offset fields.
+
+        Args:
+            batch: (N, 3, H, W) float32, normalised.
+
+        Returns:
+            The nine fields in the order of `OffsetField`, each (N, 2, h, w) float32, dx then dy,
+            in the unit of the model's sampling convention.
+
+        Raises:
+            ModelFileError: The model was exported without them.
         """
         ...
 

@@ -10,6 +10,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from alignseg_infer.backends import parse_device
 from alignseg_infer.errors import DeviceError, ModelFileError
 from alignseg_infer.files import require_file
+from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.spec import INPUT_NAME, SPEC_KEY, ModelSpec, OutputKind
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -44,6 +45,7 @@ class OnnxRuntimeBackend:
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
         require_file(path, "an ONNX model", ModelFileError)
+        self._path = path
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         if threads is not None:
@@ -62,12 +64,30 @@ class OnnxRuntimeBackend:
         provider = self._session.get_providers()[0]
         _require_provider(provider, device)
         self.name = f"onnxruntime ({provider})"
+        self._outputs = [node.name for node in self._session.get_outputs()]
         self.spec = self._read_spec(path)
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
         """See `backends.Backend.infer`."""
-        output: NDArray[np.generic] = self._session.run(None, {INPUT_NAME: batch})[0]
+        # By name: offsets, where the graph returns them too, are not copied out.
+        output: NDArray[np.generic] = self._session.run(self._outputs[:1], {INPUT_NAME: batch})[0]
         return output
+
+    @property
+    def has_offsets(self) -> bool:
+        """Whether the file was exported with its offset fields."""
+        return len(self._outputs) > 1
+
+    def offsets(self, batch: NDArray[np.float32]) -> dict[OffsetField, NDArray[np.float32]]:
+        """See `backends.OffsetBackend.offsets`."""
+        if not self.has_offsets:
+            raise ModelFileError(
+                f"{self._path} was exported without its offset fields",
+                "a model that returns them",
+                "alignseg export-onnx CHECKPOINT -o MODEL.onnx --with-offsets",
+            )
+        outputs = self._session.run(self._outputs[1:], {INPUT_NAME: batch})
+        return dict(zip(OffsetField, outputs, strict=True))
 
     def _read_spec(self, path: Path) -> ModelSpec:
         names = [node.name for node in self._session.get_inputs()]
@@ -79,11 +99,13 @@ class OnnxRuntimeBackend:
                 "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
             )
         spec = ModelSpec.from_json(self.metadata[SPEC_KEY])
-        outputs = [node.name for node in self._session.get_outputs()]
-        if spec.export is None or outputs != [spec.export.output.value]:
+        first, *others = self._outputs
+        fields = [field.output_name for field in OffsetField]
+        fits = spec.export is not None and first == spec.export.output
+        if not fits or others not in ([], fields):
             raise ModelFileError(
-                f"the spec of {path} does not fit its outputs, {', '.join(outputs)}",
-                f"one output, {' or '.join(OutputKind)}, as the spec's export says",
+                f"the spec of {path} does not fit its outputs, {', '.join(self._outputs)}",
+                f"{' or '.join(OutputKind)}, as the spec's export says; then all offsets or none",
                 "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
             )
         return spec

@@ -21,6 +21,7 @@ except ImportError as error:
 
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.models.rewrites import without_auxiliary_head
+from alignseg_infer.ops.offset_fields import OffsetField
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,13 @@ class TorchBackend:
             logits = self._model(torch.from_numpy(batch).to(self._device)).logits
         output: NDArray[np.generic] = logits.cpu().numpy()
         return output
+
+    def offsets(self, batch: NDArray[np.float32]) -> dict[OffsetField, NDArray[np.float32]]:
+        """See `backends.OffsetBackend.offsets`."""
+        with torch.inference_mode():
+            image = torch.from_numpy(batch).to(self._device)
+            _, offsets = self._model.forward_with_offsets(image)
+        return {field: offset.cpu().numpy() for field, offset in offsets.items()}
 
 
 def _torch_device(device: str) -> torch.device:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from alignseg_infer import __version__
 from alignseg_infer.cli import eval as evaluation
-from alignseg_infer.cli import export_onnx, inspect, predict
+from alignseg_infer.cli import export_onnx, inspect, offsets, predict
 from alignseg_infer.errors import AlignSegError
 
 Run: TypeAlias = Callable[[argparse.Namespace], int]
@@ -23,6 +23,7 @@ COMMANDS = {
     "eval": evaluation,
     "inspect": inspect,
     "export-onnx": export_onnx,
+    "offsets": offsets,
 }
 
 

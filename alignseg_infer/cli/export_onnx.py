@@ -47,6 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     graph.add_argument(
         "--no-rewrites", action="store_true", help="leave out the exact rewrites that save work"
     )
+    graph.add_argument(
+        "--with-offsets",
+        action="store_true",
+        help="also return the learned offset fields, for alignseg offsets",
+    )
     add_checkpoint_arguments(parser)
 
 
@@ -65,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch=arguments.batch,
         opset=arguments.opset,
         rewrites=not arguments.no_rewrites,
+        with_offsets=arguments.with_offsets,
     )
     checkpoint = load_checkpoint_as_asked(arguments)
     print(describe_assumptions(checkpoint), file=sys.stderr)

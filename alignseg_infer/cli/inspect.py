@@ -69,9 +69,11 @@ def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
     from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 
     backend = OnnxRuntimeBackend(path)
+    offsets = "yes" if backend.has_offsets else "no (alignseg export-onnx --with-offsets)"
     labels = backend.spec.export is not None and backend.spec.export.output is OutputKind.LABELS
     measure = "share of labels that differ" if labels else "relative L2 error"
-    lines = [f"  compared with PyTorch at export ({measure}):"]
+    lines = [f"  returns offset fields: {offsets}"]
+    lines += [f"  compared with PyTorch at export ({measure}):"]
     try:
         rows = json.loads(backend.metadata[VERIFICATION_KEY])
         lines += [f"    {r['batch']}x3x{r['height']}x{r['width']}: {r['error']:.2e}" for r in rows]

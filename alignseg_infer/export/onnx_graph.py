@@ -17,6 +17,7 @@ from alignseg_infer.errors import ExportError, OptionError
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.decoder import OffsetSampler, size_of, upsample
 from alignseg_infer.models.rewrites import rewritten_for_inference, without_auxiliary_head
+from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.postprocess import label_dtype
 from alignseg_infer.preprocess import Size, require_input_size
 from alignseg_infer.spec import (
@@ -46,6 +47,8 @@ class ExportOptions:
             TensorRT up to 11.1 reads as nearest neighbour without an error
             (NVIDIA/TensorRT#4646).
         rewrites: Whether to apply `models.rewrites`.
+        with_offsets: Whether the graph also returns the offset fields, named by
+            `OffsetField.output_name`.
 
     Raises:
         OptionError, SizeError: A value cannot be used.
@@ -57,6 +60,13 @@ class ExportOptions:
     batch: int | None = None
     opset: int = DEFAULT_OPSET
     rewrites: bool = True
+    with_offsets: bool = False
+
+    @property
+    def output_names(self) -> list[str]:
+        """Names of the graph's outputs, in their order."""
+        fields = OffsetField if self.with_offsets else ()
+        return [self.output.value, *(field.output_name for field in fields)]
 
     def __post_init__(self) -> None:
         if self.opset not in OPSETS:
@@ -73,24 +83,26 @@ class ExportOptions:
 
 
 class _Graph(nn.Module):
-    """What is exported: one tensor in, one tensor out."""
+    """What is exported: one tensor in; logits or labels out, then the offsets if asked for."""
 
-    def __init__(self, model: AlignSeg, output: OutputKind) -> None:
+    def __init__(self, model: AlignSeg, options: ExportOptions) -> None:
         super().__init__()
         self.model = model
-        self.output = output
+        self.output = options.output
+        self.with_offsets = options.with_offsets
         wide = label_dtype(model.spec.num_classes).__name__ == "uint16"
         self.label_dtype = torch.uint16 if wide else torch.uint8
 
-    def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.model(image).logits
-        if self.output is OutputKind.LOGITS:
-            return logits
-        return upsample(logits, size_of(image)).argmax(1).to(self.label_dtype)
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        outputs, offsets = self.model.forward_with_offsets(image)
+        result = outputs.logits
+        if self.output is OutputKind.LABELS:
+            result = upsample(result, size_of(image)).argmax(1).to(self.label_dtype)
+        return (result, *offsets.values()) if self.with_offsets else (result,)
 
 
 def onnx_from_model(model: AlignSeg, options: ExportOptions) -> onnx_ir.Model:
-    """The ONNX graph of `model`: input ``image``, output ``logits`` or ``labels``.
+    """The ONNX graph of `model`: input ``image``, outputs ``options.output_names``.
 
     Args:
         model: The network, in evaluation mode.
@@ -104,13 +116,13 @@ def onnx_from_model(model: AlignSeg, options: ExportOptions) -> onnx_ir.Model:
     for module in prepared.modules():
         if isinstance(module, OffsetSampler):
             module.sampler = options.sampler
-    traced = _traced(_Graph(prepared, options.output).eval(), options)
+    traced = _traced(_Graph(prepared, options).eval(), options)
     with _without_exporter_noise():
         program = torch.onnx.export(
             traced,
             opset_version=max(options.opset, LOWEST_TRACED_OPSET),
             input_names=[INPUT_NAME],
-            output_names=[options.output.value],
+            output_names=options.output_names,
             dynamo=True,
             verbose=False,
         )
@@ -153,17 +165,28 @@ def _without_exporter_noise() -> Iterator[None]:
 
 
 def _name_dimensions(model: onnx_ir.Model, options: ExportOptions, num_classes: int) -> None:
-    """Gives the dynamic dimensions of input and output readable names."""
+    """Gives the dynamic dimensions of input and outputs readable names."""
     batch: int | str = options.batch or "N"
     size: tuple[int | str, int | str] = options.size or ("H", "W")
-    image, result = model.graph.inputs[0], model.graph.outputs[0]
-    image.shape = onnx_ir.Shape([batch, 3, *size])
+    model.graph.inputs[0].shape = onnx_ir.Shape([batch, 3, *size])
+    result, *offsets = model.graph.outputs
     if options.output is OutputKind.LABELS:
         result.shape = onnx_ir.Shape([batch, *size])
-    elif options.size is None:
-        result.shape = onnx_ir.Shape([batch, num_classes, "h", "w"])
-    elif result.shape is not None:
-        result.shape = onnx_ir.Shape([batch, *result.shape[1:]])
+    else:
+        _name_map_dimensions(result, options, num_classes, ("h", "w"))
+    for field, value in zip(OffsetField, offsets, strict=False):  # `offsets` may be empty
+        names = ("h32", "w32") if field is OffsetField.CAM else ("h", "w")
+        _name_map_dimensions(value, options, 2, names)
+
+
+def _name_map_dimensions(
+    value: onnx_ir.Value, options: ExportOptions, channels: int, names: tuple[str, str]
+) -> None:
+    batch: int | str = options.batch or "N"
+    if options.size is None:
+        value.shape = onnx_ir.Shape([batch, channels, *names])
+    elif value.shape is not None:
+        value.shape = onnx_ir.Shape([batch, *value.shape[1:]])
 
 
 def _pad_inside_pooling(model: onnx_ir.Model) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alignseg_infer.backends import Backend
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.errors import ParityError
 from alignseg_infer.images import Image
@@ -35,12 +34,14 @@ class Comparison:
         height: Input height.
         width: Input width.
         error: Relative L2 error of the logits; for labels, the share of pixels that differ.
+        offset_error: Largest relative L2 error of an offset field; None if they are not exported.
     """
 
     batch: int
     height: int
     width: int
     error: float
+    offset_error: float | None = None
 
 
 def compare_with_model(path: Path, model: AlignSeg) -> list[Comparison]:
@@ -57,26 +58,34 @@ def compare_with_model(path: Path, model: AlignSeg) -> list[Comparison]:
     rows = [_compare(backend, model, batch, size, seed) for seed, (batch, size) in _cases(backend)]
     output = OutputKind.LOGITS if backend.spec.export is None else backend.spec.export.output
     tolerance = LOGITS_TOLERANCE if output is OutputKind.LOGITS else LABELS_TOLERANCE
-    worst = max(rows, key=lambda row: row.error)
-    if not worst.error <= tolerance:  # also when it is NaN
+    for row in rows:
+        _require_close(row, output, row.error, tolerance)
+        _require_close(row, "offsets", row.offset_error or 0.0, LOGITS_TOLERANCE)
+    return rows
+
+
+def _require_close(row: Comparison, what: str, error: float, tolerance: float) -> None:
+    if not error <= tolerance:  # also when it is NaN
         raise ParityError(
-            f"the exported {output} differ from PyTorch's by {worst.error:.2g} at "
-            f"{worst.batch}x3x{worst.height}x{worst.width}",
+            f"the exported {what} differ from PyTorch's by {error:.2g} at "
+            f"{row.batch}x3x{row.height}x{row.width}",
             f"at most {tolerance:g}",
             "another --sampler or --opset, or --no-rewrites; nothing was written",
         )
-    return rows
 
 
 def format_comparisons(rows: list[Comparison], output: OutputKind) -> str:
     """The rows as a small table for people."""
     title = "relative L2 error" if output is OutputKind.LOGITS else "share of labels that differ"
     lines = [f"  {'input':>16}  {title}"]
-    lines += [f"  {f'{r.batch}x3x{r.height}x{r.width}':>16}  {r.error:.2e}" for r in rows]
+    for row in rows:
+        offsets = "" if row.offset_error is None else f"  offsets {row.offset_error:.2e}"
+        size = f"{row.batch}x3x{row.height}x{row.width}"
+        lines.append(f"  {size:>16}  {row.error:.2e}{offsets}")
     return "\n".join(lines)
 
 
-def _cases(backend: Backend) -> Iterator[tuple[int, tuple[int, Size]]]:
+def _cases(backend: OnnxRuntimeBackend) -> Iterator[tuple[int, tuple[int, Size]]]:
     export = backend.spec.export
     assert export is not None
     sizes = [export.size] * len(PROBE_SIZES) if export.size else list(PROBE_SIZES)
@@ -84,31 +93,38 @@ def _cases(backend: Backend) -> Iterator[tuple[int, tuple[int, Size]]]:
     return enumerate((batch, size) for size in sizes for batch in batches)
 
 
-def _compare(backend: Backend, model: AlignSeg, batch: int, size: Size, seed: int) -> Comparison:
+def _compare(
+    backend: OnnxRuntimeBackend, model: AlignSeg, batch: int, size: Size, seed: int
+) -> Comparison:
     images = [probe_image(size, seed * 16 + index) for index in range(batch)]
     tensor = np.concatenate([preprocess(image, size, backend.spec.input) for image in images])
     exported = backend.infer(tensor)
     with torch.inference_mode():
-        logits = model(torch.from_numpy(tensor)).logits
+        outputs, offsets = model.forward_with_offsets(torch.from_numpy(tensor))
+        expected = outputs.logits.numpy()
         if exported.ndim == 3:
-            labels = upsample(logits, size).argmax(1).numpy()
+            labels = upsample(outputs.logits, size).argmax(1).numpy()
             expected = labels.astype(label_dtype(model.spec.num_classes))
-        else:
-            expected = logits.numpy()
-    if exported.shape != expected.shape or exported.dtype != expected.dtype:
-        raise ParityError(
-            f"the exported model returns {exported.dtype} {exported.shape} for {tensor.shape}",
-            f"{expected.dtype} {expected.shape}",
-            "report this with the command you typed; nothing was written",
-        )
-    return Comparison(batch, *size, _difference(exported, expected))
+    error = _difference(exported, expected)
+    if not backend.has_offsets:
+        return Comparison(batch, *size, error)
+    seen = backend.offsets(tensor)
+    errors = [_difference(seen[field], offset.numpy()) for field, offset in offsets.items()]
+    return Comparison(batch, *size, error, float(np.max(errors)))  # NaN if any is
 
 
 def _difference(seen: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
+    if seen.shape != expected.shape or seen.dtype != expected.dtype:
+        raise ParityError(
+            f"the exported model returns {seen.dtype} {seen.shape}",
+            f"{expected.dtype} {expected.shape}",
+            "report this with the command you typed; nothing was written",
+        )
     if seen.ndim == 3:
         return float(np.mean(seen != expected))
-    error = np.asarray(seen, np.float64) - np.asarray(expected, np.float64)
-    return float(np.linalg.norm(error) / np.linalg.norm(np.asarray(expected, np.float64)))
+    reference = np.asarray(expected, np.float64)
+    error = float(np.linalg.norm(np.asarray(seen, np.float64) - reference))
+    return error / float(np.linalg.norm(reference)) if error else 0.0  # offsets may all be 0
 
 
 def probe_image(size: Size, seed: int) -> Image:

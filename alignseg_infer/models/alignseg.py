@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from alignseg_infer.models.backbone import BACKBONES, conv, residual_stage
 from alignseg_infer.models.decoder import CAB, CAM, RRB
 from alignseg_infer.models.norm import Norm
+from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.spec import NetworkSpec, NormKind
 
 
@@ -64,6 +65,10 @@ class AlignSeg(nn.Module):
         self.head = _head(channels, spec.num_classes, norm)
 
     def forward(self, image: Tensor) -> Outputs:
+        return self.forward_with_offsets(image)[0]
+
+    def forward_with_offsets(self, image: Tensor) -> tuple[Outputs, dict[OffsetField, Tensor]]:
+        """The outputs, and the offset fields they came from: (N, 2, h, w) each, dx then dy."""
         x = F.relu(self.bn1(self.conv1(image)))
         x = F.relu(self.bn2(self.conv2(x)))
         x = F.relu(self.bn3(self.conv3(x)))
@@ -71,11 +76,16 @@ class AlignSeg(nn.Module):
         x2 = self.layer2(x1)
         x3 = self.layer3(x2)
         x4 = self.layer4(x3)
-        d2 = self.RRB2b(self.CAB2(self.RRB1a(x1), self.RRB2a(x2)))
-        d3 = self.RRB3b(self.CAB3(d2, self.RRB3a(x3)))
-        d4 = self.RRB4b(self.CAB4(d3, self.RRB4a(x4)))
-        d5 = self.RRB5b(self.CAB5(d4, self.RRB5a(self.CAM(x4))))
-        return Outputs(self.head(d5), None if self.dsn is None else self.dsn(d3))
+        d2, cab2 = self.CAB2(self.RRB1a(x1), self.RRB2a(x2))
+        d3, cab3 = self.CAB3(self.RRB2b(d2), self.RRB3a(x3))
+        d3 = self.RRB3b(d3)
+        d4, cab4 = self.CAB4(d3, self.RRB4a(x4))
+        d4 = self.RRB4b(d4)
+        context, cam = self.CAM(x4)
+        d5, cab5 = self.CAB5(d4, self.RRB5a(context))
+        logits = self.head(self.RRB5b(d5))
+        offsets = dict(zip(OffsetField, (*cam, *cab5, *cab4, *cab3, *cab2), strict=True))
+        return Outputs(logits, None if self.dsn is None else self.dsn(d3)), offsets
 
 
 def ceil_max_pool(x: Tensor) -> Tensor:

@@ -4,17 +4,31 @@ Names follow the authors' code, so that its state dict loads. In the paper CAB i
 Feature Aggregation module and CAM the Aligned Context Modeling module.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alignseg_infer.models.backbone import conv
 from alignseg_infer.models.norm import Norm
+from alignseg_infer.ops.offset_fields import CONTEXT_BINS
 from alignseg_infer.ops.resampling import adaptive_average_pool
 from alignseg_infer.ops.sampling import offset_grid_sample
 from alignseg_infer.spec import NormKind, Sampler, SamplingConvention
 
-CONTEXT_BINS = 3  # CAM pools the 1/32 stage to 3 x 3
+
+class Aligned(NamedTuple):
+    """What CAM and CAB return.
+
+    Attributes:
+        feature: (N, C, H, W).
+        offsets: Each (N, 2, H, W), those that features were sampled with: CAM's one; CAB's for the
+            coarse feature, then for the fine one.
+    """
+
+    feature: Tensor
+    offsets: tuple[Tensor, ...]
 
 
 def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -99,12 +113,11 @@ class CAM(nn.Module):
         self.delta_gen = offset_branch(channels, norm)
         self.sample = OffsetSampler(convention)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Aligned:
         context = self.pool(x)
         local = self.adapt(x)
         offset = self.delta_gen(torch.cat((local, upsample(context, size_of(x))), 1))
-        aligned: Tensor = self.sample(context, offset) + local
-        return aligned
+        return Aligned(self.sample(context, offset) + local, (offset,))
 
 
 def _two_convs(inputs: int, channels: int, norm: NormKind) -> list[nn.Module]:
@@ -131,9 +144,9 @@ class CAB(nn.Module):
         self.delta_gen2 = offset_branch(channels, norm)
         self.sample = OffsetSampler(convention)
 
-    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+    def forward(self, low: Tensor, high: Tensor) -> Aligned:
         high = upsample(high, size_of(low))
         both = torch.cat((low, high), 1)
         high_offset, low_offset = self.delta_gen1(both), self.delta_gen2(both)
-        aligned: Tensor = self.sample(high, high_offset) + self.sample(low, low_offset)
-        return aligned
+        aligned = self.sample(high, high_offset) + self.sample(low, low_offset)
+        return Aligned(aligned, (high_offset, low_offset))

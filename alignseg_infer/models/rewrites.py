@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.backbone import ResidualBlock
-from alignseg_infer.models.decoder import CAB, CAM, RRB, size_of
+from alignseg_infer.models.decoder import CAB, CAM, RRB, Aligned, size_of
 from alignseg_infer.models.norm import LEAKY_SLOPE, Norm
 from alignseg_infer.ops.resampling import upsample_by_matrices
 
@@ -142,12 +142,12 @@ class SplitCAB(nn.Module):
         self.delta_gen = SplitOffsets([block.delta_gen1, block.delta_gen2])
         self.sample = block.sample
 
-    def forward(self, low: Tensor, high: Tensor) -> Tensor:
+    def forward(self, low: Tensor, high: Tensor) -> Aligned:
         offsets = self.delta_gen(low, high)
         high_offset, low_offset = offsets[:, :2], offsets[:, 2:]
         high = upsample_by_matrices(high, size_of(low))
-        aligned: Tensor = self.sample(high, high_offset) + self.sample(low, low_offset)
-        return aligned
+        aligned = self.sample(high, high_offset) + self.sample(low, low_offset)
+        return Aligned(aligned, (high_offset, low_offset))
 
 
 class SplitCAM(nn.Module):
@@ -160,10 +160,10 @@ class SplitCAM(nn.Module):
         self.delta_gen = SplitOffsets([block.delta_gen])
         self.sample = block.sample
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Aligned:
         context, local = self.pool(x), self.adapt(x)
-        aligned: Tensor = self.sample(context, self.delta_gen(local, context)) + local
-        return aligned
+        offset = self.delta_gen(local, context)
+        return Aligned(self.sample(context, offset) + local, (offset,))
 
 
 def fold_norm(layer: nn.Conv2d, norm: Norm) -> nn.Conv2d:

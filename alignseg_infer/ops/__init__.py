@@ -1,1 +1,4 @@
-"""Numeric definitions of the special operations, in PyTorch. All else is tested against them."""
+"""Numeric definitions of the special operations, in PyTorch but for `offset_fields`.
+
+All else is tested against them.
+"""

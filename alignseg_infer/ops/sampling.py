@@ -19,42 +19,12 @@ Coordinates are never below float32, whatever the features are: a float16 coordi
 1/16 pixel at width 513.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alignseg_infer.ops.offset_fields import axis_terms
 from alignseg_infer.spec import Sampler, SamplingConvention
-
-
-class AxisTerms(NamedTuple):
-    """``source = position * step + offset * gain + shift`` along one axis, in feature pixels."""
-
-    step: float
-    gain: float
-    shift: float
-
-
-def axis_terms(
-    convention: SamplingConvention, feature: int, output: int, feature_across: int
-) -> AxisTerms:
-    """The linear map of `convention` along one axis.
-
-    Args:
-        convention: Which formula.
-        feature: Size of the feature along this axis.
-        output: Size of the output along this axis.
-        feature_across: Size of the feature along the other axis.
-    """
-    last = max(output - 1, 1)
-    match convention:
-        case SamplingConvention.RELEASE_2021_12:
-            return AxisTerms(feature / last, 0.5, -0.5)
-        case SamplingConvention.RELEASE_2021_05:
-            return AxisTerms(feature / last, feature / (2 * feature_across), -0.5)
-        case SamplingConvention.STANDARD:
-            return AxisTerms((feature - 1) / last, (feature - 1) / last, 0.0)
 
 
 def source_pixels(
