@@ -25,7 +25,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["alignseg_infer", "alignseg_infer.*"]),
-    package_data={"alignseg_infer": ["py.typed"]},
+    package_data={
+        "alignseg_infer": ["py.typed", "demo/demo.onnx", "demo/demo.pth", "demo/recipe.json"]
+    },
     install_requires=["numpy>=1.26", "onnxruntime>=1.20", "opencv-python-headless>=4.8"],
     extras_require={"export": EXPORT, "test": TEST},
     entry_points={"console_scripts": ["alignseg = alignseg_infer.cli:main"]},

@@ -1,13 +1,19 @@
-"""Trains the demo model: a small AlignSeg on made-up streets.
+r"""Trains the demo model: a small AlignSeg on made-up streets.
 
     python examples/train_demo.py -o demo-training                      # the model that is shipped
     python examples/train_demo.py -o demo-training --frozen-offsets     # the same without alignment
 
-Interrupted at any time, the same command goes on from the last saved iteration.
+Interrupted at any time, the same command goes on from the last saved iteration. At the end the
+model is exported and scored on streets it has not seen; ``alignseg eval`` compares the two::
+
+    alignseg eval demo-training/aligned/demo.onnx demo-training/frozen/demo.onnx \
+        --dataset folder --root demo-training/held-out
 """
 
 import argparse
-import os
+import dataclasses
+import json
+import math
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -25,11 +31,20 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer import AlignSegError, OptionError, Predictor
 from alignseg_infer.datasets import CITYSCAPES
+from alignseg_infer.demo import FIRST_HELD_OUT
+from alignseg_infer.evaluate import evaluate
+from alignseg_infer.evaluation import Evaluation
+from alignseg_infer.export.onnx_graph import ExportOptions
+from alignseg_infer.export.to_onnx import export_onnx
+from alignseg_infer.files import written_atomically
+from alignseg_infer.labelled import Dataset, labelled_images
 from alignseg_infer.models.alignseg import AlignSeg
-from alignseg_infer.models.checkpoint import save_checkpoint
+from alignseg_infer.models.checkpoint import load_checkpoint, save_checkpoint
 from alignseg_infer.spec import InputSpec, ModelSpec, NetworkSpec, NormKind, SamplingConvention
 from alignseg_infer.streets import Street
+from alignseg_infer.streets.folder import written_streets
 
 SCENE_SIZE = (256, 512)
 # Odd, so that every other pixel of the upsampled logits falls on every other pixel of the labels.
@@ -158,94 +173,152 @@ def loss_of(model: AlignSeg, images: Tensor, labels: Tensor) -> Tensor:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is computed in hardware there."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.backends.cpu.get_cpu_capability() != "DEFAULT" and bool(
-        torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def rate_at(recipe: Recipe, iteration: int) -> float:
     """Learning rate: linear warm-up, then (1 - share)**0.9 (poly)."""
     warm = min(1.0, (iteration + 1) / WARM_UP)
-    return recipe.rate * warm * (1 - iteration / recipe.iterations) ** 0.9
+    return float(recipe.rate * warm * (1 - iteration / recipe.iterations) ** 0.9)
 
 
-def train(recipe: Recipe, folder: Path, device: torch.device, every: int) -> AlignSeg:
-    """Trains, or goes on from the last checkpoint in `folder`."""
-    scenes = render_scenes(folder.parent / f"streets-{recipe.scenes}.npy", recipe.scenes)
-    model = new_model(recipe).to(device).train()
-    learned = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=recipe.rate, weight_decay=1e-2)
-    state_path, first = folder / "state.pth", 0
-    if state_path.exists():
-        state = torch.load(state_path, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["iteration"]
-        print(f"going on from iteration {first}", file=sys.stderr)
-    start, smooth = time.perf_counter(), float("nan")
-    for iteration in range(first, recipe.iterations):
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(recipe, iteration)
-        images, labels = crops(scenes, recipe, iteration)
-        loss = loss_of(model, images.to(device), labels.to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(learned, 5.0)
-        optimizer.step()
-        smooth = float(loss) if smooth != smooth else 0.98 * smooth + 0.02 * float(loss)
-        done = iteration + 1
-        pace = (time.perf_counter() - start) / (done - first)
-        left = pace * (recipe.iterations - done) / 60
-        progress(
-            f"{done}/{recipe.iterations} loss {smooth:.3f}, {left:.0f} min left",
-            done / recipe.iterations,
-        )
-        if done % every == 0 or done == recipe.iterations:
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "iteration": done,
-            }
-            temporary = state_path.with_suffix(".partial")
+class Trainer:
+    """The network and its optimizer, which go from iteration to iteration and file to file.
+
+    Args:
+        recipe: What to do.
+        path: Where the state is kept.
+        device: Where to compute.
+
+    Raises:
+        OptionError: The state at `path` comes from another recipe.
+    """
+
+    def __init__(self, recipe: Recipe, path: Path, device: torch.device) -> None:
+        self.recipe, self.path, self.device = recipe, path, device
+        self.model = new_model(recipe).to(device).train()
+        self.learned = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.learned, lr=recipe.rate, weight_decay=1e-2)
+        self.iteration = 0
+        if path.exists():
+            self._load()
+
+    def _load(self) -> None:
+        state = torch.load(self.path, map_location=self.device, weights_only=True)
+        if state["recipe"] != dataclasses.asdict(self.recipe):
+            raise OptionError(
+                f"{self.path} was begun with {state['recipe']}",
+                f"the same as now: {dataclasses.asdict(self.recipe)}",
+                f"the options it was begun with, another folder with -o, or rm {self.path}",
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.iteration = state["iteration"]
+        print(f"going on from iteration {self.iteration}", file=sys.stderr)
+
+    def save(self) -> None:
+        """Writes the state, from which the same command goes on."""
+        state = {
+            "recipe": dataclasses.asdict(self.recipe),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "iteration": self.iteration,
+        }
+        with written_atomically(self.path) as temporary:
             torch.save(state, temporary)
-            os.replace(temporary, state_path)
-            print(f"\n{done}: loss {smooth:.4f}", file=sys.stderr)
-    return model.eval()
+
+    def step(self, scenes: NDArray[np.uint8]) -> float:
+        """One iteration; returns the loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate_at(self.recipe, self.iteration)
+        images, labels = crops(scenes, self.recipe, self.iteration)
+        loss = loss_of(self.model, images.to(self.device), labels.to(self.device))
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.learned, 5.0)
+        self.optimizer.step()
+        self.iteration += 1
+        return float(loss)
+
+
+def train(trainer: Trainer, scenes: NDArray[np.uint8], every: int) -> None:
+    """Trains to the end of the recipe; saves the state every `every` iterations."""
+    recipe, first, smooth = trainer.recipe, trainer.iteration, math.nan
+    start = time.perf_counter()
+    while trainer.iteration < recipe.iterations:
+        loss = trainer.step(scenes)
+        smooth = loss if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss
+        done = trainer.iteration
+        pace = (time.perf_counter() - start) / (done - first)
+        left = f"{pace * (recipe.iterations - done) / 60:.0f} min left"
+        progress(f"{done}/{recipe.iterations} loss {smooth:.3f}, {left}", done / recipe.iterations)
+        if done % every == 0 or done == recipe.iterations:
+            trainer.save()
+    print(file=sys.stderr)
+
+
+def save_model(model: AlignSeg, folder: Path) -> Path:
+    """Writes ``demo.pth`` (float16, without auxiliary head) and, from that, ``demo.onnx``."""
+    model.dsn = None
+    spec = ModelSpec(network=NETWORK, input=INPUT, classes=CITYSCAPES)
+    save_checkpoint(folder / "demo.pth", model.cpu().half().eval(), spec)
+    checkpoint = load_checkpoint(folder / "demo.pth")
+    return export_onnx(checkpoint, folder / "demo.onnx", ExportOptions(with_offsets=True)).path
+
+
+def score(model: Path, folder: Path, count: int) -> Evaluation:
+    """Scores an exported model on `count` streets that were not trained on, kept in `folder`."""
+    for number, _ in enumerate(written_streets(folder, FIRST_HELD_OUT, count), 1):
+        progress(f"held-out street {number}/{count}", number / count)
+    print(file=sys.stderr)
+    return evaluate({model.parent.name: Predictor(model)}, labelled_images(Dataset.FOLDER, folder))
 
 
 def main() -> int:
-    """Renders, trains, saves a checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to work in")
-    parser.add_argument("--frozen-offsets", action="store_true", help="keep all offsets at zero")
-    parser.add_argument("--scenes", type=int, default=3000)
-    parser.add_argument("--iterations", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--every", type=int, default=100, help="iterations between checkpoints")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int)
-    arguments = parser.parse_args()
+    """Renders, trains, exports, scores."""
+    arguments = parsed_arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    recipe = Recipe(
-        scenes=arguments.scenes,
-        iterations=arguments.iterations,
-        batch=arguments.batch,
-        rate=arguments.rate,
-        seed=arguments.seed,
-        frozen_offsets=arguments.frozen_offsets,
-    )
+    names = [field.name for field in dataclasses.fields(Recipe)]
+    recipe = Recipe(**{name: getattr(arguments, name) for name in names})
     folder = arguments.output / ("frozen" if recipe.frozen_offsets else "aligned")
     folder.mkdir(parents=True, exist_ok=True)
-    model = train(recipe, folder, torch.device(arguments.device), arguments.every)
-    spec = ModelSpec(network=NETWORK, input=INPUT, classes=CITYSCAPES)
-    save_checkpoint(folder / "demo.pth", model.cpu(), spec)
-    print(folder / "demo.pth")
+    scenes = render_scenes(arguments.output / f"streets-{recipe.scenes}.npy", recipe.scenes)
+    trainer = Trainer(recipe, folder / "state.pth", torch.device(arguments.device))
+    train(trainer, scenes, arguments.every)
+    model = save_model(trainer.model, folder)
+    evaluation = score(model, arguments.output / "held-out", arguments.held_out)
+    facts = {
+        "recipe": dataclasses.asdict(recipe),
+        "torch": torch.__version__,
+        "evaluation": json.loads(evaluation.to_json()),
+    }
+    (folder / "recipe.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    print(evaluation.to_markdown())
+    print(model)
     return 0
 
 
+def parsed_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to work in")
+    parser.add_argument("--frozen-offsets", action="store_true", help="keep all offsets at zero")
+    parser.add_argument("--scenes", type=int, default=4000, help="streets to train on")
+    parser.add_argument("--iterations", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=8, help="crops per iteration")
+    parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=int, default=100, help="iterations between checkpoints")
+    parser.add_argument("--held-out", type=int, default=200, help="streets to score on")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except AlignSegError as error:
+        sys.exit(f"error: {error}")

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.demo import model_path
 from alignseg_infer.errors import ModelFileError, OptionError
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.spec import ModelSpec
@@ -63,7 +64,7 @@ def open_backend(model: str | Path, *, device: str = "cpu", threads: int | None 
 
     Args:
         model: ``.onnx`` (ONNX Runtime), or a checkpoint ``.pth``, ``.pt``, ``.safetensors``
-            (PyTorch).
+            (PyTorch); ``demo`` for the model that comes with the package.
         device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for CUDA where it works.
         threads: CPU threads for one call; None for the runtime's choice.
 
@@ -73,7 +74,7 @@ def open_backend(model: str | Path, *, device: str = "cpu", threads: int | None 
         MissingDependencyError: The runtime is not installed.
         OptionError: `device` or `threads` make no sense.
     """
-    path = Path(model)
+    path = model_path(model)
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
         raise OptionError(
             f"threads={threads!r}", f"1 to {MAX_THREADS}, or None", "threads=2, or --threads 2"

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from alignseg_infer import __version__
+from alignseg_infer.cli import demo, export_onnx, inspect, offsets, predict
 from alignseg_infer.cli import eval as evaluation
-from alignseg_infer.cli import export_onnx, inspect, offsets, predict
 from alignseg_infer.errors import AlignSegError
 
 Run: TypeAlias = Callable[[argparse.Namespace], int]
 
 COMMANDS = {
+    "demo": demo,
     "predict": predict,
     "eval": evaluation,
     "inspect": inspect,

@@ -62,6 +62,11 @@ def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="inputs (images, tiles, mirrored ones) per network call at most (default: 1)",
     )
+    add_runtime_arguments(parser)
+
+
+def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--device`` and ``--threads``."""
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N, or auto (default: cpu)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: the runtime's choice)")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alignseg_infer.backends import CHECKPOINT_SUFFIXES
 from alignseg_infer.cli.arguments import add_checkpoint_arguments
+from alignseg_infer.demo import model_path
 from alignseg_infer.errors import ModelFileError, OptionError
 from alignseg_infer.spec import VERIFICATION_KEY, ModelSpec, OutputKind
 
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints what the file is."""
+    arguments.checkpoint = model_path(arguments.checkpoint)
     suffix = arguments.checkpoint.suffix.lower()
     if suffix == ".onnx":
         _require_no_overrides(arguments)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from alignseg_infer.datasets import class_table_for
+from alignseg_infer.demo import checkpoint_path
 from alignseg_infer.errors import CheckpointError, SpecError
 from alignseg_infer.files import require_file, sha256_of, written_atomically
 from alignseg_infer.models.alignseg import AlignSeg
@@ -100,7 +101,8 @@ def load_checkpoint(path: str | Path, options: CheckpointOptions | None = None) 
     """Reads a checkpoint and checks it against the network its shapes describe.
 
     Args:
-        path: ``.pth``, ``.pt`` (or any ending torch.save was given), or ``.safetensors``.
+        path: ``.pth``, ``.pt`` (or any ending torch.save was given), or ``.safetensors``;
+            ``demo`` for the weights that come with the package.
         options: What to take instead of the file's facts or our assumptions.
 
     Raises:
@@ -108,7 +110,7 @@ def load_checkpoint(path: str | Path, options: CheckpointOptions | None = None) 
             it looks like, and lists missing, unexpected and misshapen keys.
         MissingDependencyError: The file is safetensors and that package is not installed.
     """
-    path = Path(path)
+    path = checkpoint_path(path)
     options = options or CheckpointOptions()
     require_file(path, "an AlignSeg checkpoint", CheckpointError)
     state, embedded = read_weights(path)

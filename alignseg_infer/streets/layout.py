@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -22,18 +23,34 @@ LANE = 3.2  # metres
 SPEED = 8.0  # metres per second, of the camera
 
 
+class Layer(IntEnum):
+    """How far from the road's middle things are, the furthest first: their order of drawing.
+
+    From a camera on the road, what is nearer to its middle hides what lies further to the side;
+    distance ahead decides only within a layer.
+    """
+
+    HOUSES = 0
+    YARD = 1
+    BORDER = 2
+    SIDEWALK = 3
+    TRACK = 4
+    PARKING = 5
+    ROAD = 6
+
+
 class Thing(NamedTuple):
     """Something to draw.
 
     Attributes:
-        layer: Lower layers are further from the road, and drawn first.
+        layer: Where it stands; lower layers are drawn first.
         z: Distance of its near end, metres.
         seed: Of its looks.
         draw: Draws it.
         shadow: Left, right edge and length of its shadow on the ground, metres.
     """
 
-    layer: int
+    layer: Layer
     z: float
     seed: tuple[int, ...]
     draw: Draw
@@ -100,7 +117,7 @@ def roadside_things(
     """
     things: list[Thing] = []
 
-    def add(layer: int, z: float, draw: Draw, shadow: tuple[float, float, float] | None) -> None:
+    def add(layer: Layer, z: float, draw: Draw, shadow: tuple[float, float, float] | None) -> None:
         things.append(Thing(layer, start + z, (*seed, len(things)), draw, shadow))
 
     _add_house(rng, side, add)
@@ -113,7 +130,7 @@ def roadside_things(
     return things
 
 
-Add: TypeAlias = Callable[[int, float, Draw, tuple[float, float, float] | None], None]
+Add: TypeAlias = Callable[[Layer, float, Draw, tuple[float, float, float] | None], None]
 
 
 def _add_house(rng: Rng, side: Roadside, add: Add) -> None:
@@ -126,7 +143,7 @@ def _add_house(rng: Rng, side: Roadside, add: Add) -> None:
     def draw(view: View, own: Rng, z: float) -> None:
         surroundings.draw_building(view, own, x, (z, z + length))
 
-    add(0, 0.0, draw, None if shade is None else (*shade, length))
+    add(Layer.HOUSES, 0.0, draw, None if shade is None else (*shade, length))
 
 
 def _add_border(rng: Rng, side: Roadside, add: Add) -> None:
@@ -144,7 +161,7 @@ def _add_border(rng: Rng, side: Roadside, add: Add) -> None:
     def draw(view: View, own: Rng, z: float) -> None:
         kind(view, own, side.border, (z, z + length))
 
-    add(2, 0.0, draw, None)
+    add(Layer.BORDER, 0.0, draw, None)
 
 
 def _add_plants(rng: Rng, side: Roadside, add: Add) -> None:
@@ -152,11 +169,16 @@ def _add_plants(rng: Rng, side: Roadside, add: Add) -> None:
     for _ in range(rng.integers(0, 4) if yard > 1.5 else 0):
         kind = surroundings.draw_tree if rng.random() < 0.55 else surroundings.draw_bush
         x = side.border + side.sign * rng.uniform(0.8, yard)
-        add(1, rng.uniform(0.5, CHUNK), _plant(kind, x), None)
+        add(Layer.YARD, rng.uniform(0.5, CHUNK), _plant(kind, x), None)
     edge = abs(side.curb - (side.border if side.sidewalk is None else min(side.sidewalk, key=abs)))
     if side.track is None and rng.random() < 0.35:
         x = side.curb + side.sign * (0.7 if edge < 1 else edge / 2)
-        add(3, rng.uniform(0, CHUNK), _plant(surroundings.draw_tree, x), (x - 1.5, x + 1.5, 2.5))
+        add(
+            Layer.SIDEWALK,
+            rng.uniform(0, CHUNK),
+            _plant(surroundings.draw_tree, x),
+            (x - 1.5, x + 1.5, 2.5),
+        )
 
 
 def _placed(draw: Callable[[View, Rng, float, float], None], x: float) -> Draw:
@@ -184,12 +206,12 @@ def _add_poles(rng: Rng, side: Roadside, add: Add, time: float) -> None:
         kind = rng.choice(4, p=(0.3, 0.23, 0.27, 0.2))
         z = start + rng.uniform(0, CHUNK / 2)
         if kind == 1:
-            add(3, z, _standing(surroundings.draw_lamp, x), None)
+            add(Layer.SIDEWALK, z, _standing(surroundings.draw_lamp, x), None)
         elif kind == 2:
-            add(3, z, _standing(surroundings.draw_sign, x), None)
+            add(Layer.SIDEWALK, z, _standing(surroundings.draw_sign, x), None)
         elif kind == 3:
             light = partial(surroundings.draw_traffic_light, phase=phase)
-            add(3, z, _standing(light, x), None)
+            add(Layer.SIDEWALK, z, _standing(light, x), None)
 
 
 def _add_people(rng: Rng, side: Roadside, add: Add, time: float) -> None:
@@ -198,11 +220,11 @@ def _add_people(rng: Rng, side: Roadside, add: Add, time: float) -> None:
         x, pace = rng.uniform(left + 0.3, right - 0.3), rng.choice((-1.3, 1.3)) * rng.random()
         z, stride = rng.uniform(0, CHUNK) + pace * time, 6.0 * time * pace
         person = partial(people.draw_person, stride=stride)
-        add(3, z, _standing(person, x), (x - 0.25, x + 0.6, 0.4))
+        add(Layer.SIDEWALK, z, _standing(person, x), (x - 0.25, x + 0.6, 0.4))
     if rng.random() < 0.5:
         x, z, squeeze = rng.uniform(left + 0.4, right - 0.4), rng.uniform(0, CHUNK), rng.random()
         bicycle = partial(people.draw_bicycle, squeeze=0.35 + 0.65 * squeeze)
-        add(3, z, _standing(bicycle, x), None)
+        add(Layer.SIDEWALK, z, _standing(bicycle, x), None)
 
 
 VEHICLES = {
@@ -218,14 +240,19 @@ def _add_parked(rng: Rng, side: Roadside, width: float, add: Add) -> None:
         kind = rng.choice(("car", "truck", "motorcycle", "none"), p=(0.42, 0.07, 0.2, 0.31))
         if kind == "motorcycle":
             motorcycle = partial(people.draw_motorcycle, squeeze=rng.uniform(0.35, 1))
-            add(3, z, _standing(motorcycle, x), None)
+            add(Layer.PARKING, z, _standing(motorcycle, x), None)
             z += 2.5
         elif kind == "none" or z + VEHICLES[kind][1] > CHUNK + 1:
             z += 3.0
         else:
             draw, length = VEHICLES[kind]
             facing = bool(side.sign < 0 and rng.random() < 0.8)
-            add(3, z, _placed(partial(draw, facing=facing), x), (x - 1.2, x + 1.6, length))
+            add(
+                Layer.PARKING,
+                z,
+                _placed(partial(draw, facing=facing), x),
+                (x - 1.2, x + 1.6, length),
+            )
             z += length + rng.uniform(0.3, 1.5)
 
 
@@ -239,8 +266,8 @@ def traffic_things(
     """What drives: ahead of the camera, towards it, on the track; and who crosses."""
     things: list[Thing] = []
 
-    def add(x: float, z: float, draw: Draw, length: float) -> None:
-        things.append(Thing(3, z, (5, len(things)), draw, (x - 1.2, x + 1.6, length)))
+    def add(x: float, z: float, draw: Draw, length: float, layer: Layer = Layer.ROAD) -> None:
+        things.append(Thing(layer, z, (5, len(things)), draw, (x - 1.2, x + 1.6, length)))
 
     def vehicle(x: float, z: float, kinds: tuple[float, ...], facing: bool) -> None:
         name = rng.choice(tuple(VEHICLES), p=kinds)
@@ -275,7 +302,7 @@ def traffic_things(
         facing, x = bool(rng.random() < 0.5), sum(track) / 2
         speed = -10.0 if facing else 3.0
         z = _looped(rng.uniform(-5, 50) + (speed - SPEED * (speed < 0)) * time, 30.0)
-        add(x, z, _placed(partial(traffic.draw_tram, facing=facing), x), 25.0)
+        add(x, z, _placed(partial(traffic.draw_tram, facing=facing), x), 25.0, Layer.TRACK)
     return things
 
 

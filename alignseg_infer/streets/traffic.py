@@ -106,11 +106,11 @@ def _cabin(
     paint: Color,
 ) -> None:
     """The part with windows: narrower and shorter at the roof than at the belt line."""
-    (left, right), (bottom, top), (near, far) = sides, heights, depths
+    (left, right), (bottom, top), (begin, far) = sides, heights, depths
     inset, slope = 0.16, 0.28 * (top - bottom) + 0.1
-    if near < NEAR:
+    near, roof_near, roof_far = max(begin, NEAR), max(begin + slope, NEAR), far - slope
+    if roof_far <= NEAR + 0.3:
         return
-    roof_near, roof_far = near + slope, far - slope
     side = _side_of(view, (left + right) / 2, right - left)
     if side is not None:
         inward = inset if side == left else -inset
@@ -123,7 +123,7 @@ def _cabin(
                 (side, bottom + margin * 0.5, far - margin * 2),
             ]
             view.polygon(corners, color, Label.CAR, brightness=0.8)
-        post = (near + far) / 2
+        post = (begin + far) / 2
         view.wall(
             side + inward / 2,
             (bottom, top),
@@ -141,7 +141,7 @@ def _cabin(
             y=top,
             brightness=1.2,
         )
-    for margin, color in ((0.0, paint), (0.09, WINDOW)):
+    for margin, color in ((0.0, paint), (0.09, WINDOW)) if begin >= NEAR else ():
         corners = [
             (left + margin, bottom + margin * 0.5, near),
             (left + inset + margin, top - margin, roof_near),
