@@ -1,9 +1,9 @@
-"""From nothing to a coloured mask on the CPU: checkpoint, ONNX file, picture, result.
+"""From a checkpoint to a coloured mask on the CPU: weights, ONNX file, picture, result.
 
     python examples/quickstart.py [PICTURE]
 
-The weights are random, not trained: the picture shows that the whole path works, not what is in
-the street.
+The weights are those of the demo model, which was trained on drawn streets; without a PICTURE one
+is drawn.
 """
 
 import argparse
@@ -11,75 +11,47 @@ import sys
 from pathlib import Path
 
 try:
-    import torch
-    from torch import nn
+    from alignseg_infer.export.to_onnx import export_onnx
+    from alignseg_infer.models.checkpoint import load_checkpoint
 except ImportError:
     sys.exit("error: PyTorch is not installed\n  try: pip install torch==2.13.0 '.[export]'")
 
-from alignseg_infer import AlignSegError, ModelSpec, Predictor
-from alignseg_infer.datasets import CITYSCAPES
-from alignseg_infer.export.to_onnx import export_onnx
+from alignseg_infer import AlignSegError, Predictor
+from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.images import load_image
-from alignseg_infer.models.alignseg import AlignSeg
-from alignseg_infer.models.checkpoint import load_checkpoint, save_checkpoint
-from alignseg_infer.preprocess import preprocess
-from alignseg_infer.spec import InputSpec, NetworkSpec, SamplingConvention
-from media import street_frame
+from alignseg_infer.streets.folder import written_streets
 
 OUTPUT = Path("quickstart-output")
-INPUT = InputSpec(std=(57.0, 57.0, 58.0))
-OFFSET_SCALE = 0.05  # keeps random offsets within a few pixels, as learned ones are
-
-
-def untrained_model(picture: Path) -> AlignSeg:
-    """A small AlignSeg with seeded random weights, whose classes are equally strong on `picture`.
-
-    Without that last step one class would win everywhere and the mask would be one colour.
-    """
-    torch.manual_seed(0)
-    spec = NetworkSpec(
-        backbone="resnet18",
-        width=0.5,
-        decoder_channels=128,
-        convention=SamplingConvention.STANDARD,
-    )
-    model = AlignSeg(spec).eval().requires_grad_(False)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-            if module.out_channels == 2:
-                module.weight *= OFFSET_SCALE
-    tensor = torch.from_numpy(preprocess(load_image(picture), (256, 512), INPUT))
-    logits = model(tensor).logits
-    deviation, mean = torch.std_mean(logits, dim=(0, 2, 3))
-    state = model.state_dict()
-    state["head.3.weight"] /= deviation.reshape(-1, 1, 1, 1)
-    state["head.3.bias"].sub_(mean).div_(deviation)
-    return model
 
 
 def main() -> int:
     """Runs the five steps and prints what each made."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("picture", nargs="?", type=Path, help="default: a street, fetched by pip")
-    picture = parser.parse_args().picture or street_frame(OUTPUT)
+    parser.add_argument("picture", nargs="?", type=Path, help="default: a drawn street")
+    picture = parser.parse_args().picture or drawn_street()
+    image = load_image(picture)  # before the export, which takes half a minute
     print(f"1. picture     {picture}")
 
-    model = untrained_model(picture)
-    spec = ModelSpec(network=model.spec, input=INPUT, classes=CITYSCAPES)
-    save_checkpoint(OUTPUT / "untrained.pth", model, spec)
-    print(f"2. checkpoint  {OUTPUT / 'untrained.pth'} (random weights, not trained)")
+    checkpoint = load_checkpoint("demo")
+    network = checkpoint.spec.network
+    print(f"2. checkpoint  {network.backbone}, sampling convention {network.convention}")
 
-    report = export_onnx(load_checkpoint(OUTPUT / "untrained.pth"), OUTPUT / "untrained.onnx")
+    report = export_onnx(checkpoint, OUTPUT / "alignseg.onnx")
     worst = max(row.error for row in report.comparisons)
     print(f"3. ONNX        {report.path} (differs from PyTorch by {worst:.1e}, relative L2)")
 
-    result = Predictor(report.path)(picture)
+    result = Predictor(report.path)(image)
     print(f"4. result      {result}")
 
     for path in result.save(OUTPUT / picture.stem):
         print(f"5. written     {path}")
     return 0
+
+
+def drawn_street() -> Path:
+    """A street the demo model was not trained on, as a PNG."""
+    (files,) = written_streets(OUTPUT, FIRST_HELD_OUT, 1)
+    return files.image
 
 
 if __name__ == "__main__":

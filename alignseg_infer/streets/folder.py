@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
-
 from alignseg_infer.files import require_writable_folder, written_atomically
+from alignseg_infer.images import encoded_image
 from alignseg_infer.preprocess import Size
 from alignseg_infer.streets.street import Scene, Street
 
@@ -48,5 +47,5 @@ def written_streets(
         files = StreetFiles(folder / "images" / name, folder / "labels" / name, scene)
         for path, pixels in ((files.image, scene.image), (files.labels, scene.labels)):
             with written_atomically(path) as temporary:
-                temporary.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+                temporary.write_bytes(encoded_image(pixels, ".png"))
         yield files
