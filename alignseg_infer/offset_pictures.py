@@ -19,7 +19,7 @@ from alignseg_infer.visualize import blend
 
 SHEET_WIDTH = 1840
 BEYOND_LIMIT = 0.75  # brightness of vectors that are longer than the limit
-ROUNDING = 1e-4  # relative; equal vectors must not be beyond a limit made from them
+ROUNDING = 1e-4  # relative; equally long vectors must not be beyond a limit made from them
 ARROW_SPACING = 20  # pixels of the picture between arrows, at least
 MOST_ARROWS = 30  # beside each other
 LONGEST_ARROW = 40

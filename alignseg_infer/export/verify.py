@@ -124,7 +124,10 @@ def _difference(seen: NDArray[np.generic], expected: NDArray[np.generic]) -> flo
         return float(np.mean(seen != expected))
     reference = np.asarray(expected, np.float64)
     error = float(np.linalg.norm(np.asarray(seen, np.float64) - reference))
-    return error / float(np.linalg.norm(reference)) if error else 0.0  # offsets may all be 0
+    length = float(np.linalg.norm(reference))
+    if length == 0:  # as offsets are where training began with 0
+        return 0.0 if error == 0 else float("inf")
+    return error / length
 
 
 def probe_image(size: Size, seed: int) -> Image:
