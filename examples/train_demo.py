@@ -19,6 +19,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 try:
     import torch
@@ -215,6 +216,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration = state["iteration"]
+        self._random_numbers().set_rng_state(state["random"].cpu())
         print(f"going on from iteration {self.iteration}", file=sys.stderr)
 
     def save(self) -> None:
@@ -224,9 +226,14 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "iteration": self.iteration,
+            "random": self._random_numbers().get_rng_state(),
         }
         with written_atomically(self.path) as temporary:
             torch.save(state, temporary)
+
+    def _random_numbers(self) -> ModuleType:
+        """Where dropout takes its random numbers from."""
+        return torch.cuda if self.device.type == "cuda" else torch.random
 
     def step(self, scenes: NDArray[np.uint8]) -> float:
         """One iteration; returns the loss."""
@@ -239,7 +246,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.learned, 5.0)
         self.optimizer.step()
         self.iteration += 1
-        return float(loss)
+        return loss.item()
 
 
 def train(trainer: Trainer, scenes: NDArray[np.uint8], every: int) -> None:
