@@ -11,10 +11,9 @@ from alignseg_infer.errors import OptionError
 from alignseg_infer.files import written_atomically
 from alignseg_infer.images import Image, encoded_image
 from alignseg_infer.metrics import ConfusionMatrix
+from alignseg_infer.postprocess import Labels
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.result import Segmentation
-from alignseg_infer.streets.folder import written_streets
-from alignseg_infer.streets.street import Scene
 from alignseg_infer.visualize import colorize, legend, titled
 
 HELP = "Draw streets, segment them with the model that comes with the package, write pictures."
@@ -43,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes images, labels, results and an overview, and says how good the masks are."""
+    from alignseg_infer.streets.folder import written_streets
+
     if arguments.streets < 1:
         raise OptionError(f"--streets {arguments.streets}", "1 or more", "--streets 4")
     predictor = Predictor(DEMO, device=arguments.device, threads=arguments.threads)
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{files.image}: {one.pixel_accuracy:.1%} of pixels right, {result.times.total:.0f} ms"
         )
         if len(rows) < SHEET_ROWS:
-            rows.append(_row(files.scene, result))
+            rows.append(_row(result, files.scene.labels))
     sheet = _sheet(rows, legend(classes, rows[0].shape[1]))
     path = arguments.output / "demo.png"
     with written_atomically(path) as temporary:
@@ -71,9 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _row(scene: Scene, result: Segmentation) -> Image:
+def _row(result: Segmentation, truth: Labels) -> Image:
     """Street, overlay of what was predicted, and true labels, side by side."""
-    return np.hstack((scene.image, result.overlay(0.6), colorize(scene.labels, result.classes)))
+    return np.hstack((result.image, result.overlay(0.6), colorize(truth, result.classes)))
 
 
 def _sheet(rows: list[Image], key: Image) -> Image:
