@@ -24,6 +24,18 @@ def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
         help="network input: native, HEIGHTxWIDTH, or the longest side "
         "(default: the model's size if it is fixed, else native)",
     )
+    _add_averaging_arguments(parser)
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        help="inputs (images, tiles, mirrored ones) per network call at most (default: 1)",
+    )
+    add_runtime_arguments(parser)
+
+
+def _add_averaging_arguments(parser: argparse.ArgumentParser) -> None:
+    """Sliding window, scales, flip."""
     parser.add_argument(
         "--mode",
         "--protocol",
@@ -56,13 +68,6 @@ def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
         "if images follow, put -- between (default: 1)",
     )
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
-    parser.add_argument(
-        "--batch",
-        type=int,
-        default=1,
-        help="inputs (images, tiles, mirrored ones) per network call at most (default: 1)",
-    )
-    add_runtime_arguments(parser)
 
 
 def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from alignseg_infer.errors import OptionError
 from alignseg_infer.images import Image
 from alignseg_infer.preprocess import require_input_size
-from alignseg_infer.streets import surroundings
+from alignseg_infer.streets import buildings, ground
+from alignseg_infer.streets.ground import Ground
 from alignseg_infer.streets.layout import (
     CHUNK,
     LANE,
@@ -19,9 +20,8 @@ from alignseg_infer.streets.layout import (
     Roadside,
     Thing,
     roadside_things,
-    traffic_things,
 )
-from alignseg_infer.streets.surroundings import Ground
+from alignseg_infer.streets.moving import Traffic
 from alignseg_infer.streets.view import (
     SUPERSAMPLING,
     Atmosphere,
@@ -107,7 +107,7 @@ class Street:
         view = View(size, self._camera, self._atmosphere)
         travelled = SPEED * time
         backdrop = np.random.default_rng([self.seed, 1])
-        surroundings.draw_sky(view, backdrop, 0.002 * time)
+        ground.draw_sky(view, backdrop, 0.002 * time)
         things = self._things(time)
         shadows = [
             (left, right, thing.z, thing.z + length)
@@ -115,9 +115,9 @@ class Street:
             if thing.shadow is not None
             for left, right, length in (thing.shadow,)
         ]
-        surroundings.draw_ground(view, self._ground(travelled), travelled)
-        surroundings.texture_ground(view, travelled, shadows)
-        surroundings.draw_skyline(view, backdrop)
+        ground.draw_ground(view, self._ground(travelled), travelled)
+        ground.texture_ground(view, travelled, shadows)
+        buildings.draw_skyline(view, backdrop)
         for thing in sorted(things, key=lambda thing: (thing.layer, -thing.z)):
             thing.draw(view, np.random.default_rng([self.seed, *thing.seed]), thing.z)
         return _photograph(view, np.random.default_rng([self.seed, 2, int(time * 1000)]))
@@ -154,7 +154,13 @@ class Street:
                     time=time,
                 )
         rng = np.random.default_rng([self.seed, 4])
-        things += traffic_things(rng, self._lanes, self._road, self._layout[0].track, time)
+        traffic = Traffic(rng, time)
+        traffic.add_lanes(self._lanes)
+        traffic.add_riders(self._lanes)
+        traffic.add_crossing_people(self._road)
+        if (track := self._layout[0].track) is not None:
+            traffic.add_tram(track)
+        things += traffic.things
         return [thing for thing in things if thing.z < VISIBLE]
 
 

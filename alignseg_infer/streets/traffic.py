@@ -108,47 +108,45 @@ def _cabin(
     """The part with windows: narrower and shorter at the roof than at the belt line."""
     (left, right), (bottom, top), (begin, far) = sides, heights, depths
     inset, slope = 0.16, 0.28 * (top - bottom) + 0.1
-    near, roof_near, roof_far = max(begin, NEAR), max(begin + slope, NEAR), far - slope
-    if roof_far <= NEAR + 0.3:
+    roof = (max(begin + slope, NEAR), far - slope)
+    if roof[1] <= NEAR + 0.3:
         return
     side = _side_of(view, (left + right) / 2, right - left)
     if side is not None:
-        inward = inset if side == left else -inset
-        window = WINDOW
-        for margin, color in ((0.0, paint), (0.08, window)):
-            corners = [
-                (side, bottom + margin * 0.5, near + margin * 2),
-                (side + inward, top - margin, roof_near + margin * 2),
-                (side + inward, top - margin, roof_far - margin * 2),
-                (side, bottom + margin * 0.5, far - margin * 2),
-            ]
-            view.polygon(corners, color, Label.CAR, brightness=0.8)
-        post = (begin + far) / 2
-        view.wall(
-            side + inward / 2,
-            (bottom, top),
-            (post - 0.06, post + 0.06),
-            paint,
-            None,
-            brightness=0.8,
-        )
+        _cabin_side(view, (side, inset if side == left else -inset), heights, (depths, roof), paint)
     if top < view.camera.height:
-        view.floor(
-            (left + inset, right - inset),
-            (roof_near, roof_far),
-            paint,
-            Label.CAR,
-            y=top,
-            brightness=1.2,
-        )
+        across = (left + inset, right - inset)
+        view.floor(across, roof, paint, Label.CAR, y=top, brightness=1.2)
     for margin, color in ((0.0, paint), (0.09, WINDOW)) if begin >= NEAR else ():
         corners = [
-            (left + margin, bottom + margin * 0.5, near),
-            (left + inset + margin, top - margin, roof_near),
-            (right - inset - margin, top - margin, roof_near),
-            (right - margin, bottom + margin * 0.5, near),
+            (left + margin, bottom + margin * 0.5, begin),
+            (left + inset + margin, top - margin, roof[0]),
+            (right - inset - margin, top - margin, roof[0]),
+            (right - margin, bottom + margin * 0.5, begin),
         ]
         view.polygon(corners, color, Label.CAR)
+
+
+def _cabin_side(
+    view: View,
+    place: tuple[float, float],
+    heights: tuple[float, float],
+    depths: tuple[tuple[float, float], tuple[float, float]],
+    paint: Color,
+) -> None:
+    """The long side: where it is and how far it leans inwards; depths at belt line and roof."""
+    (side, inward), (bottom, top), ((begin, far), (roof_near, roof_far)) = place, heights, depths
+    for margin, color in ((0.0, paint), (0.08, WINDOW)):
+        corners = [
+            (side, bottom + margin * 0.5, max(begin, NEAR) + margin * 2),
+            (side + inward, top - margin, roof_near + margin * 2),
+            (side + inward, top - margin, roof_far - margin * 2),
+            (side, bottom + margin * 0.5, far - margin * 2),
+        ]
+        view.polygon(corners, color, Label.CAR, brightness=0.8)
+    middle = (begin + far) / 2
+    post = (middle - 0.06, middle + 0.06)
+    view.wall(side + inward / 2, heights, post, paint, None, brightness=0.8)
 
 
 def draw_truck(view: View, rng: np.random.Generator, x: float, z: float, facing: bool) -> None:
