@@ -279,7 +279,8 @@ def score(model: Path, folder: Path, count: int) -> Evaluation:
     for number, _ in enumerate(written_streets(folder, FIRST_HELD_OUT, count), 1):
         progress(f"held-out street {number}/{count}", number / count)
     print(file=sys.stderr)
-    return evaluate({model.parent.name: Predictor(model)}, labelled_images(Dataset.FOLDER, folder))
+    data = labelled_images(Dataset.FOLDER, folder, limit=count)  # earlier runs may have left more
+    return evaluate({model.parent.name: Predictor(model)}, data)
 
 
 def main() -> int:

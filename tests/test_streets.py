@@ -40,6 +40,14 @@ def test_scene_has_the_size_asked_for(size: tuple[int, int]) -> None:
     assert scene.labels.dtype == np.uint8
 
 
+@pytest.mark.parametrize("seed", [3, 7])
+def test_a_large_picture_shows_the_same_street(seed: int) -> None:
+    small = Street(seed).scene(size=(256, 512)).labels
+    large = Street(seed).scene(size=(1536, 3072)).labels[3::6, 3::6]
+    for columns in (slice(0, 256), slice(256, 502), slice(502, 512)):
+        assert (small[:, columns] == large[:, columns]).mean() > 0.95
+
+
 def test_same_seed_gives_the_same_picture_and_another_seed_another() -> None:
     one, again, other = (Street(seed).scene(0.5, (64, 128)) for seed in (5, 5, 6))
     np.testing.assert_array_equal(one.image, again.image)
@@ -114,7 +122,9 @@ def test_a_drive_goes_on() -> None:
         (lambda: Street(True), OptionError),
         (lambda: Street(0).scene(-1.0), OptionError),
         (lambda: Street(0).scene(float("nan")), OptionError),
+        (lambda: Street(0).scene(1e308), OptionError),
         (lambda: Street(0).scene(size=(16, 512)), SizeError),
+        (lambda: Street(0).scene(size=(256, 8192)), SizeError),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(make: object, error: type[AlignSegError]) -> None:

@@ -147,7 +147,7 @@ def _shadow(view: View, shadows: Sequence[tuple[float, ...]]) -> NDArray[np.floa
         near, far = max(begin, NEAR), min(end, FAR)
         if far > near:
             corners = [(left, 0, near), (right, 0, near), (right, 0, far), (left, 0, far)]
-            pixels = np.clip(np.array(view.project(corners)), -16000, 16000)
+            pixels = np.clip(np.array(view.project(corners)), -view.reach, view.reach)
             cv2.fillPoly(mask, [np.rint(pixels).astype(np.int32)], 255 * view.atmosphere.shadow)
     soft = cv2.GaussianBlur(mask, (0, 0), SUPERSAMPLING * 1.5)
     return np.asarray(soft, np.float32) / np.float32(255)

@@ -1,15 +1,14 @@
 """A street with everything on it, as pictures with labels: one scene, or a drive."""
 
-import math
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.errors import OptionError
+from alignseg_infer.errors import OptionError, SizeError
 from alignseg_infer.images import Image
-from alignseg_infer.preprocess import require_input_size
+from alignseg_infer.spec import MIN_INPUT_SIDE
 from alignseg_infer.streets import buildings, ground
 from alignseg_infer.streets.ground import Ground
 from alignseg_infer.streets.layout import (
@@ -30,6 +29,9 @@ from alignseg_infer.streets.view import (
     View,
     pick,
 )
+
+MAX_SIDE = 4096  # pixels of a picture
+LONGEST_DRIVE = 86400.0  # seconds
 
 ASPHALT: tuple[Color, ...] = ((88, 86, 86), (104, 102, 102), (72, 72, 74), (96, 98, 104))
 PAVING: tuple[Color, ...] = ((150, 158, 166), (135, 145, 160), (165, 165, 168), (130, 150, 172))
@@ -98,12 +100,19 @@ class Street:
             Image and labels of that size.
 
         Raises:
-            OptionError: `time` is negative.
-            SizeError: The network could not take such a picture.
+            OptionError: `time` is negative, or more than a day.
+            SizeError: A side is below 32 or above 4096 pixels.
         """
-        require_input_size(size)
-        if not 0 <= time < math.inf:
-            raise OptionError(f"time={time!r}", "seconds from 0 on", "scene(time=1.5)")
+        if not MIN_INPUT_SIDE <= min(size) <= max(size) <= MAX_SIDE:
+            raise SizeError(
+                f"a street of {size[0]}x{size[1]} (height x width)",
+                f"{MIN_INPUT_SIDE} to {MAX_SIDE} pixels per side",
+                "scene(size=(256, 512))",
+            )
+        if not 0 <= time <= LONGEST_DRIVE:
+            raise OptionError(
+                f"time={time!r}", f"0 to {LONGEST_DRIVE:g} seconds", "scene(time=1.5)"
+            )
         view = View(size, self._camera, self._atmosphere)
         travelled = SPEED * time
         backdrop = np.random.default_rng([self.seed, 1])

@@ -18,7 +18,7 @@ Pixel: TypeAlias = tuple[float, float]  # column, row
 NEAR = 1.5  # metres; nothing nearer to the camera is drawn
 SUPERSAMPLING = 2  # canvas pixels per image pixel, along each axis
 _FRACTION_BITS = 4  # of the pixel coordinates that OpenCV is given
-_FARTHEST_PIXEL = 16000.0  # OpenCV's fixed-point coordinates end at 32767
+_REACH = 15.625  # canvas widths; corners further out are brought there, to fit OpenCV's integers
 
 
 class Label(IntEnum):
@@ -98,6 +98,7 @@ class View:
     Attributes:
         image: (2*height, 2*width, 3) uint8 BGR.
         labels: (2*height, 2*width) uint8.
+        reach: Canvas pixels; nothing is drawn further out.
     """
 
     def __init__(self, size: tuple[int, int], camera: Camera, atmosphere: Atmosphere) -> None:
@@ -105,6 +106,7 @@ class View:
         self.camera = camera
         self.atmosphere = atmosphere
         self.focal = camera.focal * self.width
+        self.reach = _REACH * self.width
         self.horizon = camera.horizon * self.height
         self.image: Image = np.zeros((self.height, self.width, 3), np.uint8)
         self.labels = np.zeros((self.height, self.width), np.uint8)
@@ -150,11 +152,23 @@ class View:
         z = sum(point[2] for point in points) / len(points)
         self.flat_polygon(self.project(points), self.shaded(color, z, brightness), label)
 
+    def _fixed_point(self, pixels: Sequence[Pixel]) -> NDArray[np.int32] | None:
+        """What OpenCV takes, or None if all lies beyond the canvas on one side."""
+        limit, one = self.reach, 1 << _FRACTION_BITS
+        columns, rows = zip(*pixels, strict=True)
+        if max(columns) < 0 or max(rows) < 0 or min(columns) > self.width:
+            return None
+        inside = [
+            (round(min(max(x, -limit), limit) * one), round(min(max(y, -limit), limit) * one))
+            for x, y in pixels
+        ]
+        return np.array(inside, np.int32)
+
     def flat_polygon(
         self, pixels: Sequence[Pixel], color: Color | None, label: Label | None
     ) -> None:
         """Fills a polygon of canvas pixels, in either picture or both."""
-        fixed = _fixed_point(pixels)
+        fixed = self._fixed_point(pixels)
         if fixed is None:
             return
         if color is not None:
@@ -166,7 +180,7 @@ class View:
         self, center: Sequence[float], axes: Sequence[float], color: Color, label: Label | None
     ) -> None:
         """Fills an upright ellipse; centre and half-axes in canvas pixels."""
-        if not -_FARTHEST_PIXEL < min(center) <= max(center) < _FARTHEST_PIXEL:
+        if not -self.reach < min(center) <= max(center) < self.reach:
             return
         x, y = (round(float(value) * (1 << _FRACTION_BITS)) for value in center)
         a, b = (round(float(value) * (1 << _FRACTION_BITS)) for value in axes)
@@ -189,7 +203,7 @@ class View:
         self, pixels: Sequence[Pixel], thickness: float, color: Color, label: Label | None
     ) -> None:
         """Draws straight pieces through canvas pixels, `thickness` in canvas pixels too."""
-        points, width = _fixed_point(pixels), max(1, round(thickness))
+        points, width = self._fixed_point(pixels), max(1, round(thickness))
         if points is None:
             return
         fixed = [points]
@@ -245,19 +259,6 @@ class View:
         if far > near:
             corners = [(left, y, near), (right, y, near), (right, y, far), (left, y, far)]
             self.polygon(corners, color, label, brightness=brightness)
-
-
-def _fixed_point(pixels: Sequence[Pixel]) -> NDArray[np.int32] | None:
-    """What OpenCV takes, or None if all lies beyond the canvas on one side."""
-    limit, one = _FARTHEST_PIXEL, 1 << _FRACTION_BITS
-    columns, rows = zip(*pixels, strict=True)
-    if max(columns) < 0 or max(rows) < 0 or min(columns) > limit / 4:
-        return None
-    inside = [
-        (round(min(max(x, -limit), limit) * one), round(min(max(y, -limit), limit) * one))
-        for x, y in pixels
-    ]
-    return np.array(inside, np.int32)
 
 
 def jittered(rng: np.random.Generator, color: Color, amount: float = 0.12) -> Color:
