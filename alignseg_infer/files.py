@@ -76,7 +76,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
     try:
         path = path.resolve()  # a link stays a link to what is written
         taken = path.is_dir()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last: a link to itself
         raise OutputError(f"{path} cannot be written: {error}", "a file name", "-o NAME") from error
     if taken:
         raise OutputError(f"{path} is a directory", "a file name", f"-o {path / 'NAME'}")

@@ -216,6 +216,8 @@ def _files(root: Path, side: _Side, sides: tuple[_Side, _Side]) -> dict[str, lis
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("[!.]*")):
         name = path.relative_to(folder).as_posix()
+        if "/." in f"/{name}":  # in a hidden folder
+            continue
         ending = next((end for end in side.endings if name.lower().endswith(end.lower())), None)
         if ending:
             files.setdefault(name[: -len(ending)], []).append(path)

@@ -32,7 +32,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer import AlignSegError, OptionError, Predictor
+from alignseg_infer import AlignSegError, DeviceError, OptionError, Predictor
 from alignseg_infer.datasets import CITYSCAPES
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.evaluate import evaluate
@@ -66,7 +66,7 @@ WARM_UP = 100  # iterations
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the weights, besides this file.
+    """What decides the weights, besides this file, the drawing of streets and the machine.
 
     Attributes:
         scenes: Streets in the training set, seeds 0, 1, 2, ...
@@ -88,14 +88,12 @@ class Recipe:
 def render_scenes(path: Path, count: int) -> NDArray[np.uint8]:
     """The training set, (count, 256, 512, 4) uint8: BGR and label; made once, kept in `path`."""
     if not path.exists():
-        temporary = path.with_suffix(".partial.npy")
-        scenes = np.lib.format.open_memmap(temporary, "w+", np.uint8, (count, *SCENE_SIZE, 4))
-        with ProcessPoolExecutor() as pool:
+        with written_atomically(path) as temporary, ProcessPoolExecutor() as pool:
+            scenes = np.lib.format.open_memmap(temporary, "w+", np.uint8, (count, *SCENE_SIZE, 4))
             for index, scene in enumerate(pool.map(_rendered, range(count), chunksize=16)):
                 scenes[index] = scene
                 progress(f"street {index + 1}/{count}", (index + 1) / count)
-        scenes.flush()
-        temporary.replace(path)
+            scenes.flush()
         print(file=sys.stderr)
     rendered: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     return rendered
@@ -288,6 +286,7 @@ def main() -> int:
     arguments = parsed_arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    _require_usable(arguments)
     names = [field.name for field in dataclasses.fields(Recipe)]
     recipe = Recipe(**{name: getattr(arguments, name) for name in names})
     folder = arguments.output / ("frozen" if recipe.frozen_offsets else "aligned")
@@ -302,10 +301,31 @@ def main() -> int:
         "torch": torch.__version__,
         "evaluation": json.loads(evaluation.to_json()),
     }
-    (folder / "recipe.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    if evaluation.partial:
+        raise KeyboardInterrupt
+    with written_atomically(folder / "recipe.json") as temporary:
+        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print(evaluation.to_markdown())
     print(model)
     return 0
+
+
+def _require_usable(arguments: argparse.Namespace) -> None:
+    for name in ("scenes", "iterations", "batch", "every", "held_out"):
+        if (value := getattr(arguments, name)) < 1:
+            option = f"--{name.replace('_', '-')}"
+            raise OptionError(f"{option} {value}", "1 or more", f"leave {option} out")
+    if arguments.seed < 0:
+        raise OptionError(f"--seed {arguments.seed}", "a number from 0 on", "--seed 0")
+    try:
+        torch.zeros(1, device=arguments.device)
+    except (RuntimeError, AssertionError) as error:
+        first_line = str(error).splitlines()[0]
+        raise DeviceError(
+            f"--device {arguments.device} cannot be used: {first_line}",
+            "cpu, or cuda where PyTorch finds it",
+            "--device cpu",
+        ) from error
 
 
 def parsed_arguments() -> argparse.Namespace:
@@ -330,3 +350,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except AlignSegError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -145,3 +145,38 @@ def test_demo_refuses_bad_arguments(
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert fix in said
+
+
+def test_readme_states_the_scores_of_both_trainings() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    folder = model_path("demo").parent
+    models = [
+        json.loads((folder / name).read_text())["evaluation"]["models"][0]
+        for name in ("recipe.json", "recipe-frozen-offsets.json")
+    ]
+    rows = {name: [model["classes"][name] for model in models] for name in CITYSCAPES.names}
+    rows["**mean**"] = [
+        {"iou": model["mean_iou"], "boundary_f1": model["mean_boundary_f1"]} for model in models
+    ]
+    for name, scores in rows.items():
+        figures = [score[key] for key in ("iou", "boundary_f1") for score in scores]
+        assert f"| {name} | {' | '.join(f'{100 * x:.1f}' for x in figures)} |" in readme
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["eval", "LOOP", "--dataset", "folder", "--root", "ROOT"],
+        ["offsets", "demo", "IMAGE", "-o", "LOOP"],
+        ["predict", "demo", "LOOP", "-o", "ROOT/out"],
+    ],
+)
+def test_a_link_to_itself_is_an_error_of_ours(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files,) = written_streets(tmp_path, 3, 1, (64, 128))
+    loop = tmp_path / "loop.png"
+    loop.symlink_to(loop)
+    places = {"LOOP": str(loop), "IMAGE": str(files.image), "ROOT": str(tmp_path)}
+    assert main([places.get(text, text.replace("ROOT", str(tmp_path))) for text in arguments]) == 1
+    assert capsys.readouterr().err.startswith("error: ")

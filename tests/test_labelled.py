@@ -281,3 +281,9 @@ def test_wrong_tree(
     with pytest.raises(kind) as caught:
         labelled_images(dataset, tmp_path, **options)
     assert fragment in str(caught.value)
+
+
+def test_hidden_folders_are_left_out(tmp_path: Path) -> None:
+    folder(tmp_path, "a", stripes([0]))
+    write(tmp_path / "images/.ipynb_checkpoints/a-checkpoint.png", picture())
+    assert names(labelled_images(Dataset.FOLDER, tmp_path)) == [("a.png", "a.png")]

@@ -6,6 +6,8 @@ import pytest
 from alignseg_infer.datasets import CITYSCAPES
 from alignseg_infer.errors import AlignSegError, OptionError, SizeError
 from alignseg_infer.streets import Street
+from alignseg_infer.streets.layout import Layer, Thing
+from alignseg_infer.streets.street import photographed
 from alignseg_infer.streets.view import Atmosphere, Camera, Label, View
 
 PLAIN = Atmosphere(
@@ -63,10 +65,38 @@ def test_every_class_occurs_and_no_other() -> None:
     assert (seen[len(Label) :] == 0).all()
 
 
-def test_the_whole_canvas_is_drawn() -> None:
-    for seed in range(10):
-        image = Street(seed).scene(size=(128, 256)).image
-        assert (image.max(axis=-1) > 8).mean() > 0.97  # nothing is left black
+def test_edges_of_the_labels_are_edges_of_the_image() -> None:
+    """Labels drawn elsewhere than the image, such as mirrored ones, would lose the contrast."""
+    for seed in range(6):
+        image, labels = Street(seed).scene()
+        gray = image.astype(np.float32).mean(axis=-1)
+        contrast = np.abs(np.diff(gray, axis=1))
+        here = contrast[np.diff(labels.astype(int), axis=1) != 0].mean()
+        mirrored = contrast[np.diff(labels[:, ::-1].astype(int), axis=1) != 0].mean()
+        assert here > 1.8 * mirrored
+
+
+def test_near_things_hide_far_ones_of_their_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def thing(layer: Layer, z: float, label: Label, color: float) -> Thing:
+        def draw(view: View, _: np.random.Generator, z: float) -> None:
+            view.front((-9.0, 9.0), (0.0, 5.0), z, (color, color, color), label)
+
+        return Thing(layer, z, (0,), draw)
+
+    near, far = thing(Layer.ROAD, 5.0, Label.CAR, 250.0), thing(Layer.ROAD, 9.0, Label.BUS, 9.0)
+    wall = thing(Layer.BORDER, 4.0, Label.WALL, 100.0)  # further to the side, though nearer
+    for things in ([near, far, wall], [far, wall, near], [wall, near, far]):
+        monkeypatch.setattr(Street, "_things", lambda _, __, things=things: things)
+        labels = Street(0).scene(size=(128, 256)).labels
+        assert labels[100, 128] == Label.CAR
+        assert Label.BUS not in labels
+
+
+def test_a_label_is_that_of_the_lower_right_sub_pixel(view: View) -> None:
+    for place, label in (((0, 0), 1), ((0, 1), 2), ((1, 0), 3), ((1, 1), 4)):
+        view.labels[place[0] :: 2, place[1] :: 2] = label
+    scene = photographed(view, np.random.default_rng(0))
+    assert (scene.labels == 4).all()
 
 
 def test_projection_by_hand(view: View) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 import train_demo
-from alignseg_infer import OptionError, Predictor
+from alignseg_infer import AlignSegError, OptionError, Predictor
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.streets import Street
 from train_demo import Recipe, Trainer
@@ -91,6 +91,26 @@ def test_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
     Trainer(RECIPE, tmp_path / "state.pth", CPU).save()
     with pytest.raises(OptionError, match="'iterations': 4"):
         Trainer(replace(RECIPE, iterations=5), tmp_path / "state.pth", CPU)
+
+
+@pytest.mark.parametrize(
+    ("option", "fix"),
+    [
+        ("--batch 0", "leave --batch out"),
+        ("--every 0", "leave --every out"),
+        ("--scenes 0", "leave --scenes out"),
+        ("--held-out -3", "leave --held-out out"),
+        ("--seed -1", "--seed 0"),
+        ("--device foo", "--device cpu"),
+    ],
+)
+def test_bad_options_are_refused(
+    option: str, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train_demo.py", "-o", str(tmp_path), *option.split()])
+    with pytest.raises(AlignSegError, match=fix):
+        train_demo.main()
+    assert not list(tmp_path.iterdir())
 
 
 def test_crops_are_the_same_for_the_same_iteration(scenes: NDArray[np.uint8]) -> None:

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=int,
         default=FIRST_HELD_OUT,
-        help="of the first street; those below the default were trained on",
+        help="of the first street; 0 to 3999 were trained on (default: %(default)s)",
     )
     add_runtime_arguments(parser)
 

@@ -2,11 +2,13 @@
 
 import argparse
 import datetime
+import os
 import sys
 import time
 from pathlib import Path
 
 from alignseg_infer.cli.arguments import add_inference_arguments, choices_of, predictor_from
+from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
 from alignseg_infer.evaluate import Progress, evaluate
 from alignseg_infer.evaluation import Evaluation
@@ -58,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _names(models: list[Path]) -> dict[str, Path]:
     """What to call the models: by file name, or by path if two share a file name."""
-    if len({path.resolve() for path in models}) < len(models):
+    if len({os.path.realpath(model_path(path)) for path in models}) < len(models):
         raise OptionError(
             f"a model is given twice: {', '.join(map(str, models))}",
             "different files",

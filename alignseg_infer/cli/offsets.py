@@ -1,6 +1,7 @@
 """``alignseg offsets``: where the network's learned offsets point, as a picture."""
 
 import argparse
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def _require_picture_path(path: Path, image: Path) -> None:
             "the ending of a picture",
             f"-o {path.stem or 'offsets'}.png",
         )
-    if path.resolve() == image.resolve():
+    if os.path.realpath(path) == os.path.realpath(image):
         raise OptionError(
             f"the picture would overwrite the image {image}",
             "another name for the picture",

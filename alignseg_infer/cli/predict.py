@@ -1,6 +1,7 @@
 """``alignseg predict``: images in, masks out."""
 
 import argparse
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -64,10 +65,10 @@ def _summary(result: Segmentation) -> str:
 
 def _require_no_image_among_results(images: list[Path], folder: Path) -> None:
     """An earlier result such as ``street_overlay.jpg`` may be given as an image too."""
-    given = {image.resolve() for image in images}
+    given = {os.path.realpath(image) for image in images}
     for image in images:
         for path in saved_paths(folder / image.stem):
-            if path.resolve() in given:
+            if os.path.realpath(path) in given:
                 raise OptionError(
                     f"the result {path} would overwrite an image of this command",
                     "results and images in different folders",

@@ -24,8 +24,9 @@ SPEED = 8.0  # metres per second, of the camera
 class Layer(IntEnum):
     """How far from the road's middle things are, the furthest first: their order of drawing.
 
-    From a camera on the road, what is nearer to its middle hides what lies further to the side;
-    distance ahead decides only within a layer.
+    From a camera on a straight road, what is nearer to its middle hides what lies further to the
+    side; distance ahead decides only within a layer. Where the road bends this can be wrong for
+    things more than 40 m away: a few pixels, in image and labels alike.
     """
 
     HOUSES = 0

@@ -129,7 +129,7 @@ class Street:
         buildings.draw_skyline(view, backdrop)
         for thing in sorted(things, key=lambda thing: (thing.layer, -thing.z)):
             thing.draw(view, np.random.default_rng([self.seed, *thing.seed]), thing.z)
-        return _photograph(view, np.random.default_rng([self.seed, 2, int(time * 1000)]))
+        return photographed(view, np.random.default_rng([self.seed, 2, int(time * 1000)]))
 
     def _ground(self, travelled: float) -> Ground:
         ahead = None
@@ -209,7 +209,7 @@ def _color(values: NDArray[np.float64]) -> Color:
     return float(values[0]), float(values[1]), float(values[2])
 
 
-def _photograph(view: View, rng: np.random.Generator) -> Scene:
+def photographed(view: View, rng: np.random.Generator) -> Scene:
     """The canvas through a lens and a sensor: rain, blur, noise, exposure."""
     size = (view.width // SUPERSAMPLING, view.height // SUPERSAMPLING)
     for _ in range(int(view.atmosphere.rain * view.width)):
