@@ -49,9 +49,9 @@ class Averaging:
 
         Beside one batch of tiles this holds one input (3, H, W) and, with a sliding window, one sum
         (C, H, W), both float32 and of the scale in hand; with several scales also one sum
-        (C, height, width). Nothing grows with the number of scales, nor with that
-        of tiles but a list of their places. Inputs of one tile are
-        run whole, with `flip` in one batch if it has room for two.
+        (C, height, width). Nothing grows with the number of scales, nor with that of tiles but a
+        list of their places. Inputs of one tile are run whole, with `flip` in one batch if it has
+        room for two.
 
         Args:
             input_sizes: (H, W) of the input at each scale.

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-INSTALL_EXPORT = "pip install torch==2.13.0 'alignseg-infer[export]'"
+INSTALL_EXPORT = "pip install torch==2.13.0 onnx onnxscript onnx-ir safetensors"
 
 
 class AlignSegError(Exception):

@@ -49,7 +49,8 @@ def _add_averaging_arguments(parser: argparse.ArgumentParser) -> None:
         type=tile_value,
         metavar="N|HxW",
         help="the window, with --mode slide "
-        f"(default: the model's size if it is fixed, else {DEFAULT_TILE})",
+        f"(default: the model's size if it is fixed, else {DEFAULT_TILE}); smaller images are "
+        "padded to it, as the authors do, which a network trained without padding takes ill",
     )
     parser.add_argument(
         "--overlap",

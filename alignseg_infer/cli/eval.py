@@ -23,7 +23,9 @@ NO_SETTINGS = ("models", "root", "output", "run", "debug")  # of no influence on
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
-    parser.add_argument("models", nargs="+", type=Path, help="exported .onnx files, or checkpoints")
+    parser.add_argument(
+        "models", nargs="+", type=Path, help="exported .onnx files, checkpoints, or demo"
+    )
     parser.add_argument("--dataset", choices=choices_of(Dataset), required=True, help="the layout")
     parser.add_argument("--root", type=Path, required=True, help="the dataset's folder")
     parser.add_argument("--split", help="train, val or test (default: val; a folder has none)")

@@ -22,7 +22,7 @@ ENDINGS = (".png", ".jpg", ".jpeg")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
     parser.add_argument(
-        "model", help="a checkpoint (.pth, .safetensors), or an .onnx exported --with-offsets"
+        "model", help="a checkpoint (.pth, .safetensors), an .onnx exported --with-offsets, or demo"
     )
     parser.add_argument("image", type=Path, help="an image file")
     parser.add_argument(
