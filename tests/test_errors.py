@@ -327,7 +327,7 @@ def test_missing_package_names_the_pip_command(
     bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with pytest.raises(MissingDependencyError, match="pip install torch.* onnxscript"):
+    with pytest.raises(MissingDependencyError, match=r"pip install torch.* onnxscript"):
         main(["export-onnx", str(bad / "good.pth"), "-o", str(tmp_path / "m.onnx"), "--debug"])
 
 
