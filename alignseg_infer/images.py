@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.errors import ImageError, OutputError
-from alignseg_infer.files import require_file
+from alignseg_infer.files import require_file, written_atomically
 
 Image: TypeAlias = NDArray[np.uint8]
 
@@ -242,3 +242,18 @@ def encoded_image(pixels: NDArray[np.uint8] | NDArray[np.uint16], suffix: str) -
             "segment the image in parts, or write result.labels with numpy.save",
         )
     return content.tobytes()
+
+
+def write_image(path: Path, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+    """Writes an image file, in the format of its ending and atomically.
+
+    Args:
+        path: ``.png`` or ``.jpg``.
+        pixels: As `encoded_image` takes them.
+
+    Raises:
+        OutputError: It cannot be written, or the format does not hold so many pixels.
+    """
+    content = encoded_image(pixels, path.suffix)
+    with written_atomically(path) as temporary:
+        temporary.write_bytes(content)

@@ -40,7 +40,7 @@ def test_demo_is_what_its_spec_says() -> None:
 
 
 def test_demo_is_good_on_streets_it_was_not_trained_on() -> None:
-    """All 200 held-out streets give 83.5 % mean IoU and 86.7 % boundary F1 (recipe.json)."""
+    """These 20 give 84.9 % mean IoU and 88.2 % boundary F1, all 200 give 83.5 % and 86.7 %."""
     predictor, classes = Predictor("demo"), len(CITYSCAPES.names)
     confusions, boundaries = [], []
     for seed in range(FIRST_HELD_OUT, FIRST_HELD_OUT + 20):
@@ -48,8 +48,8 @@ def test_demo_is_good_on_streets_it_was_not_trained_on() -> None:
         labels = predictor(scene.image).labels
         confusions.append(ConfusionMatrix.of(scene.labels, labels, classes))
         boundaries.append(BoundaryMatches.of(scene.labels, labels, classes))
-    assert sum(confusions[1:], confusions[0]).mean_iou > 0.78
-    assert sum(boundaries[1:], boundaries[0]).mean_f1 > 0.82
+    assert sum(confusions[1:], confusions[0]).mean_iou > 0.84
+    assert sum(boundaries[1:], boundaries[0]).mean_f1 > 0.875
 
 
 def test_recipe_tells_seed_and_scores() -> None:

@@ -8,8 +8,7 @@ import numpy as np
 from alignseg_infer.cli.arguments import add_runtime_arguments
 from alignseg_infer.demo import DEMO, FIRST_HELD_OUT
 from alignseg_infer.errors import OptionError
-from alignseg_infer.files import written_atomically
-from alignseg_infer.images import Image, encoded_image
+from alignseg_infer.images import Image, write_image
 from alignseg_infer.metrics import ConfusionMatrix
 from alignseg_infer.postprocess import Labels
 from alignseg_infer.predictor import Predictor
@@ -62,8 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
             rows.append(_row(result, files.scene.labels))
     sheet = _sheet(rows, legend(classes, rows[0].shape[1]))
     path = arguments.output / "demo.png"
-    with written_atomically(path) as temporary:
-        temporary.write_bytes(encoded_image(sheet, ".png"))
+    write_image(path, sheet)
     assert confusion is not None  # there is at least one street
     print(
         f"mean IoU {confusion.mean_iou:.1%} of {arguments.streets} streets, on {predictor.backend}"

@@ -8,8 +8,7 @@ from pathlib import Path
 from alignseg_infer.backends import open_backend
 from alignseg_infer.cli.arguments import add_runtime_arguments, choices_of, size_policy_value
 from alignseg_infer.errors import OptionError
-from alignseg_infer.files import written_atomically
-from alignseg_infer.images import encoded_image, load_image
+from alignseg_infer.images import load_image, write_image
 from alignseg_infer.offset_pictures import offsets_sheet, pixels_text
 from alignseg_infer.offsets import HIGH_PERCENTILE, Displacement, offsets_of_image
 from alignseg_infer.ops.offset_fields import OffsetField
@@ -48,9 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     seen, displacements = offsets_of_image(backend, image, arguments.size)
     fields = [OffsetField(arguments.field)] if arguments.field else list(displacements)
     chosen = [displacements[field] for field in fields]
-    content = encoded_image(offsets_sheet(seen, chosen), arguments.output.suffix)
-    with written_atomically(arguments.output) as temporary:
-        temporary.write_bytes(content)
+    write_image(arguments.output, offsets_sheet(seen, chosen))
     print(f"pixels of the {seen.shape[0]}x{seen.shape[1]} network input, on {backend.name}")
     print(format_magnitudes(chosen))
     print(arguments.output)

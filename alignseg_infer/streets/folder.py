@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from alignseg_infer.files import require_writable_folder, written_atomically
-from alignseg_infer.images import encoded_image
+from alignseg_infer.files import require_writable_folder
+from alignseg_infer.images import write_image
 from alignseg_infer.preprocess import Size
 from alignseg_infer.streets.street import Scene, Street
 
@@ -46,6 +46,5 @@ def written_streets(
         name = f"street-{seed}.png"
         files = StreetFiles(folder / "images" / name, folder / "labels" / name, scene)
         for path, pixels in ((files.image, scene.image), (files.labels, scene.labels)):
-            with written_atomically(path) as temporary:
-                temporary.write_bytes(encoded_image(pixels, ".png"))
+            write_image(path, pixels)
         yield files
