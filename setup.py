@@ -28,7 +28,12 @@ setup(
     package_data={
         "alignseg_infer": ["py.typed", "demo/demo.onnx", "demo/demo.pth", "demo/recipe.json"]
     },
-    install_requires=["numpy>=1.26", "onnxruntime>=1.20", "opencv-python-headless>=4.8"],
+    install_requires=[
+        "numpy>=1.26",
+        "onnxruntime>=1.20",
+        "opencv-python-headless>=4.8",
+        "rich>=13",
+    ],
     extras_require={"export": EXPORT, "test": TEST},
     entry_points={"console_scripts": ["alignseg = alignseg_infer.cli:main"]},
 )

@@ -12,9 +12,12 @@ __version__ = "0.1.0"
 
 from alignseg_infer.errors import (
     AlignSegError,
+    BuildError,
     CheckpointError,
+    CudaError,
     DatasetError,
     DeviceError,
+    EngineError,
     ExportError,
     ImageError,
     MissingDependencyError,
@@ -25,6 +28,7 @@ from alignseg_infer.errors import (
     ParityError,
     SizeError,
     SpecError,
+    VerificationError,
 )
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.result import Segmentation, StageTimes
@@ -32,9 +36,12 @@ from alignseg_infer.spec import ModelSpec
 
 __all__ = [
     "AlignSegError",
+    "BuildError",
     "CheckpointError",
+    "CudaError",
     "DatasetError",
     "DeviceError",
+    "EngineError",
     "ExportError",
     "ImageError",
     "MissingDependencyError",
@@ -49,4 +56,5 @@ __all__ = [
     "SizeError",
     "SpecError",
     "StageTimes",
+    "VerificationError",
 ]

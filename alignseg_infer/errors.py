@@ -6,12 +6,16 @@
     ├── OptionError              an argument has a value that cannot be used
     ├── MissingDependencyError   an optional package is not installed
     ├── DeviceError              the device or provider asked for is not there
+    │   └── CudaError                a call into the CUDA driver failed
     ├── ModelError
     │   ├── CheckpointError      a training checkpoint cannot be read or does not fit
     │   ├── ModelFileError       an exported model cannot be used
+    │   │   └── EngineError          a TensorRT engine cannot be used here
     │   └── SpecError            the facts stored with a model are missing or wrong
-    ├── ExportError
-    │   └── ParityError          the exported model does not compute what PyTorch computes
+    ├── ExportError              a model cannot be exported as asked
+    │   ├── ParityError          the exported model does not compute what PyTorch computes
+    │   ├── BuildError           TensorRT cannot build an engine as asked
+    │   └── VerificationError    a model's labels differ too much from those of its reference
     ├── ImageError               an image cannot be read or has the wrong form
     │   └── SizeError            an image size the model does not accept
     ├── DatasetError             labelled images are missing, unpaired, or not what they should be
@@ -22,9 +26,12 @@ Each message says what was seen, what was expected, and what to do next.
 
 __all__ = [
     "AlignSegError",
+    "BuildError",
     "CheckpointError",
+    "CudaError",
     "DatasetError",
     "DeviceError",
+    "EngineError",
     "ExportError",
     "ImageError",
     "MissingDependencyError",
@@ -35,6 +42,7 @@ __all__ = [
     "ParityError",
     "SizeError",
     "SpecError",
+    "VerificationError",
 ]
 
 
@@ -72,6 +80,10 @@ class DeviceError(AlignSegError):
     """The device or execution provider asked for is not there."""
 
 
+class CudaError(DeviceError):
+    """A call into the CUDA driver failed."""
+
+
 class ModelError(AlignSegError):
     """A model cannot be used."""
 
@@ -84,6 +96,10 @@ class ModelFileError(ModelError):
     """An exported model cannot be read or is not one of ours."""
 
 
+class EngineError(ModelFileError):
+    """A TensorRT engine cannot be used here."""
+
+
 class SpecError(ModelError):
     """The facts stored with a model are missing or wrong."""
 
@@ -94,6 +110,14 @@ class ExportError(AlignSegError):
 
 class ParityError(ExportError):
     """The exported model does not compute what PyTorch computes."""
+
+
+class BuildError(ExportError):
+    """TensorRT cannot build an engine as asked."""
+
+
+class VerificationError(ExportError):
+    """A model's labels differ too much from those of its reference."""
 
 
 class ImageError(AlignSegError):

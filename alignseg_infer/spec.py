@@ -18,7 +18,7 @@ from alignseg_infer.errors import SpecError
 
 _T = TypeVar("_T")
 
-SPEC_VERSION = 1
+SPEC_VERSION = 2
 SPEC_KEY = "alignseg.spec"
 VERIFICATION_KEY = "alignseg.verification"
 INPUT_NAME = "image"  # of every exported graph
@@ -70,6 +70,19 @@ class OutputKind(StrEnum):
 
     LOGITS = "logits"
     LABELS = "labels"
+
+
+class Precision(StrEnum):
+    """What an exported graph computes in.
+
+    In ``fp16``, values are float16, but sampling coordinates and what depends on shapes alone stay
+    float32. ``int8`` is ``fp16`` with quantised convolutions (Q/DQ). The image and the logits are
+    float32 in all of them.
+    """
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +175,7 @@ class ExportSpec:
         size: Fixed input (height, width); None when any size is accepted.
         batch: Fixed batch size; None when any is accepted.
         exporter: Versions that wrote the file.
+        precision: What the graph computes in.
     """
 
     output: OutputKind
@@ -171,6 +185,7 @@ class ExportSpec:
     size: tuple[int, int] | None
     batch: int | None
     exporter: str
+    precision: Precision = Precision.FP32
 
     def __post_init__(self) -> None:
         sides = self.size or (MIN_INPUT_SIDE,)
@@ -228,15 +243,17 @@ class ModelSpec:
         try:
             facts = json.loads(text)
             version = facts.pop("version")
+            if version == 1 and facts["export"]:  # before there was more than one precision
+                facts["export"].setdefault("precision", Precision.FP32.value)
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise _unreadable(f"not a JSON object with a version ({error!r})") from error
-        if type(version) is not int or version != SPEC_VERSION:
+        if type(version) is not int or not 1 <= version <= SPEC_VERSION:
             raise SpecError(
                 f"the model's spec has version {version!r}",
-                f"version {SPEC_VERSION}, the one this package reads",
+                f"version 1 to {SPEC_VERSION}, which this package reads",
                 "pip install --upgrade alignseg-infer, or export the model again",
             )
-        return _dataclass_from(cls, facts, "spec")
+        return dataclass_from_json(cls, facts, "spec")
 
 
 def _unreadable(reason: str) -> SpecError:
@@ -247,8 +264,17 @@ def _unreadable(reason: str) -> SpecError:
     )
 
 
-def _dataclass_from(cls: type[_T], facts: object, where: str) -> _T:
-    """Builds a spec dataclass from JSON values; unknown or missing fields are errors."""
+def dataclass_from_json(cls: type[_T], facts: object, where: str) -> _T:
+    """Builds a dataclass of this package from JSON values.
+
+    Args:
+        cls: A dataclass of numbers, texts, enums, tuples and such dataclasses.
+        facts: What ``json.loads`` gave.
+        where: What it is, for the message.
+
+    Raises:
+        SpecError: Fields are unknown, missing, or of another type.
+    """
     if not isinstance(facts, dict):
         raise _unreadable(f"{where} is {type(facts).__name__}, not an object")
     hints = typing.get_type_hints(cls)
@@ -264,7 +290,7 @@ def _value_from(hint: Any, value: object, where: str) -> object:
     if origin is tuple:
         return _tuple_from(arguments, value, where)
     if dataclasses.is_dataclass(hint):
-        return _dataclass_from(typing.cast(type[object], hint), value, where)
+        return dataclass_from_json(typing.cast(type[object], hint), value, where)
     if issubclass(hint, StrEnum):
         if value not in list(hint):
             raise _unreadable(f"{where} is {value!r}, not one of {', '.join(hint)}")

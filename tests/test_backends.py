@@ -11,7 +11,7 @@ import torch
 from alignseg_infer import DeviceError, ModelFileError, Predictor
 from alignseg_infer.backends import onnxruntime_backend, open_backend, parse_device
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
-from alignseg_infer.export.verify import probe_image
+from alignseg_infer.export.parity import probe_image
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.spec import SPEC_KEY
 from conftest import SMALL

@@ -16,7 +16,7 @@ import torch
 
 from alignseg_infer import Predictor, __version__
 from alignseg_infer.cli import COMMANDS, arguments, main
-from alignseg_infer.export.verify import probe_image
+from alignseg_infer.export.parity import probe_image
 from alignseg_infer.models.alignseg import AlignSeg
 from conftest import SMALL
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from alignseg_infer.export.verify import probe_image
+from alignseg_infer.export.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.streets import Street
 

@@ -17,7 +17,7 @@ from alignseg_infer.cli import main
 from alignseg_infer.datasets import class_table_for
 from alignseg_infer.errors import AlignSegError, DatasetError, ModelError, OptionError, OutputError
 from alignseg_infer.evaluate import evaluate
-from alignseg_infer.export.verify import probe_image
+from alignseg_infer.export.parity import probe_image
 from alignseg_infer.labelled import (
     Dataset,
     LabelledImages,

@@ -12,10 +12,10 @@ import torch
 
 from alignseg_infer import ExportError, ParityError, Predictor
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
-from alignseg_infer.export import onnx_graph, to_onnx, verify
+from alignseg_infer.export import onnx_graph, parity, to_onnx
 from alignseg_infer.export.onnx_graph import ExportOptions, onnx_from_model
+from alignseg_infer.export.parity import probe_image
 from alignseg_infer.export.to_onnx import export_onnx
-from alignseg_infer.export.verify import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.preprocess import preprocess
 from alignseg_infer.spec import (
@@ -200,9 +200,9 @@ def test_nan_is_a_difference(
 ) -> None:
     errors = [1e-6, 1e-6, 1e-6]
     errors[place] = float("nan")
-    monkeypatch.setattr(verify, "_difference", lambda *_: errors.pop(0))
+    monkeypatch.setattr(parity, "_difference", lambda *_: errors.pop(0))
     with pytest.raises(ParityError):
-        verify.compare_with_model(export_small(**FIXED), load_checkpoint(small_checkpoint).model())
+        parity.compare_with_model(export_small(**FIXED), load_checkpoint(small_checkpoint).model())
 
 
 def test_exchanged_offsets_are_refused(
@@ -221,8 +221,8 @@ def test_exchanged_offsets_are_refused(
 
 
 def test_offsets_that_are_all_zero_are_equal() -> None:
-    assert verify._difference(np.zeros((1, 2, 3, 4)), np.zeros((1, 2, 3, 4))) == 0
-    assert verify._difference(np.full((1, 2, 3, 4), 1e-9), np.zeros((1, 2, 3, 4))) == np.inf
+    assert parity._difference(np.zeros((1, 2, 3, 4)), np.zeros((1, 2, 3, 4))) == 0
+    assert parity._difference(np.full((1, 2, 3, 4), 1e-9), np.zeros((1, 2, 3, 4))) == np.inf
 
 
 def test_large_weights_go_to_a_second_file(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alignseg_infer import Predictor
-from alignseg_infer.export.verify import probe_image
+from alignseg_infer.export.parity import probe_image
 
 pytestmark = [
     pytest.mark.gpu,

@@ -18,7 +18,7 @@ from alignseg_infer import ModelError, ModelFileError, OptionError, Predictor
 from alignseg_infer.backends import open_backend
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.cli import main
-from alignseg_infer.export.verify import probe_image
+from alignseg_infer.export.parity import probe_image
 from alignseg_infer.images import Image
 from alignseg_infer.offset_pictures import (
     MARGIN,

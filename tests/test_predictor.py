@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from alignseg_infer.datasets import class_table_for
 from alignseg_infer.errors import ImageError, OptionError, SizeError
-from alignseg_infer.export.verify import probe_image
+from alignseg_infer.export.parity import probe_image
 from alignseg_infer.images import Image, ImageSource
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.preprocess import Size

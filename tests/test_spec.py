@@ -18,6 +18,7 @@ from alignseg_infer.spec import (
     NetworkSpec,
     NormKind,
     OutputKind,
+    Precision,
     Sampler,
     SamplingConvention,
     SourceSpec,
@@ -84,7 +85,7 @@ def test_types_survive() -> None:
 
 def test_json_is_plain() -> None:
     facts = json.loads(FULL.to_json())
-    assert facts["version"] == 1
+    assert facts["version"] == 2
     assert facts["network"]["convention"] == "standard"
     assert facts["export"]["size"] == [512, 1024]
     assert facts["classes"]["colors"][1] == [128, 0, 0]
@@ -100,12 +101,13 @@ def test_whole_number_for_a_float() -> None:
 @pytest.mark.parametrize(
     ("where", "value"),
     [
-        ("version", 2),
+        ("version", 3),
         ("version", "1"),
         ("version", GONE),
         ("color", "red"),
         ("network.depth", 18),
-        ("export.precision", "fp16"),
+        ("export.precision", "fp8"),
+        ("export.speed", 1),
         ("source", GONE),
         ("input.std", GONE),
         ("network.norm", GONE),
@@ -187,9 +189,20 @@ def test_facts_that_make_no_sense(make: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("version", ["true", "1.0", "0", '"1"'])
-def test_version_is_the_number_one(version: str) -> None:
+def test_version_is_a_known_number(version: str) -> None:
     with pytest.raises(SpecError):
-        ModelSpec.from_json(PLAIN.to_json().replace('"version": 1', f'"version": {version}'))
+        ModelSpec.from_json(PLAIN.to_json().replace('"version": 2', f'"version": {version}'))
+
+
+def test_a_spec_of_version_one_was_in_float32() -> None:
+    facts = json.loads(FULL.to_json())
+    del facts["export"]["precision"]
+    spec = ModelSpec.from_json(json.dumps({**facts, "version": 1}))
+    assert spec == FULL
+    assert spec.export is not None
+    assert spec.export.precision is Precision.FP32
+    with pytest.raises(SpecError):
+        ModelSpec.from_json(json.dumps(facts))
 
 
 def test_other_channel_order_turns_mean_and_std_round() -> None:

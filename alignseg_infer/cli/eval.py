@@ -1,16 +1,14 @@
 """``alignseg eval``: models against labelled images."""
 
 import argparse
-import datetime
 import os
 import sys
-import time
 from pathlib import Path
 
 from alignseg_infer.cli.arguments import add_inference_arguments, choices_of, predictor_from
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
-from alignseg_infer.evaluate import Progress, evaluate
+from alignseg_infer.evaluate import evaluate
 from alignseg_infer.evaluation import Evaluation
 from alignseg_infer.files import require_writable_folder, written_atomically
 from alignseg_infer.labelled import Dataset, labelled_images
@@ -38,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates, prints the tables, and writes them if asked to."""
+    from alignseg_infer.cli.progress import progress_bar
+
     data = labelled_images(
         Dataset(arguments.dataset), arguments.root, arguments.split, arguments.limit
     )
@@ -46,14 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
         require_writable_folder(arguments.output)
     predictors = {name: predictor_from(arguments, path) for name, path in names.items()}
     print(f"{data.name}: checking {len(data.pairs)} images and labels", file=sys.stderr)
-    evaluation = evaluate(
-        predictors,
-        data,
-        settings={key: value for key, value in vars(arguments).items() if key not in NO_SETTINGS},
-        progress=_progress(),
-    )
+    settings = {key: value for key, value in vars(arguments).items() if key not in NO_SETTINGS}
+    with progress_bar("images") as progress:
+        evaluation = evaluate(predictors, data, settings=settings, progress=progress)
     if evaluation.partial:
-        print(f"\ninterrupted after {evaluation.images} of {evaluation.total}", file=sys.stderr)
+        print(f"interrupted after {evaluation.images} of {evaluation.total}", file=sys.stderr)
     if arguments.output:
         _write(evaluation, arguments.output)
     print(evaluation.to_markdown(), end="")
@@ -81,19 +78,3 @@ def _write(evaluation: Evaluation, folder: Path) -> None:
         with written_atomically(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
         print(folder / name, file=sys.stderr)
-
-
-def _progress() -> Progress:
-    """Shows on stderr how far it is: on one line of a terminal, else a line for each tenth."""
-    start = time.monotonic()
-    terminal = sys.stderr.isatty()
-
-    def show(done: int, total: int) -> None:
-        left = (time.monotonic() - start) / done * (total - done)
-        line = f"{done} of {total} images, {datetime.timedelta(seconds=round(left))} left"
-        if terminal:
-            print(f"\r{line}  ", end="\n" if done == total else "", file=sys.stderr, flush=True)
-        elif done * 10 // total != (done - 1) * 10 // total:
-            print(line, file=sys.stderr)
-
-    return show

@@ -60,8 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     require_export_packages()
     from alignseg_infer.cli.checkpoints import describe_assumptions, load_checkpoint_as_asked
     from alignseg_infer.export.onnx_graph import ExportOptions
+    from alignseg_infer.export.parity import format_comparisons
     from alignseg_infer.export.to_onnx import export_onnx
-    from alignseg_infer.export.verify import format_comparisons
 
     options = ExportOptions(
         output=OutputKind(arguments.output),

@@ -11,7 +11,7 @@ import torch
 from alignseg_infer import __version__
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.onnx_graph import ExportOptions, onnx_from_model
-from alignseg_infer.export.verify import Comparison, compare_with_model
+from alignseg_infer.export.parity import Comparison, compare_with_model
 from alignseg_infer.files import written_atomically
 from alignseg_infer.models.checkpoint import Checkpoint
 from alignseg_infer.spec import SPEC_KEY, VERIFICATION_KEY, ExportSpec, ModelSpec
