@@ -205,7 +205,7 @@ def _require_float32(model: ir.Model) -> None:
     held = {value.dtype for node in model.graph for value in node.outputs}
     if untyped or ir.DataType.FLOAT16 in held:
         raise ExportError(
-            f"the graph holds float16 values, or values without a type ({len(untyped)})",
+            f"the graph has float16 values already, or values without a type ({len(untyped)})",
             "a float32 model of this package",
             "start from the float32 file: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
