@@ -138,7 +138,8 @@ def _entropy_bins(counts: Counts) -> int:
     used = int(np.flatnonzero(counts)[-1]) + 1 if counts.any() else 1
     candidates = [*range(LEVELS, used, ENTROPY_STEP), used]
     losses = [_divergence(counts, bins) for bins in candidates]
-    return candidates[int(np.argmin(losses))]
+    best: int = candidates[int(np.argmin(losses))]
+    return best
 
 
 def _divergence(counts: Counts, bins: int) -> float:

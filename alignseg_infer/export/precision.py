@@ -42,6 +42,7 @@ def to_half_precision(model: ir.Model) -> None:
     Raises:
         ExportError: A weight is too large for float16, or the graph holds float16 already.
     """
+    _type_quantizers(model)
     _require_float32(model)
     if any(node.op_type in QUANTIZERS for node in model.graph):
         _raise_opset(model)
@@ -198,6 +199,18 @@ def _rounded(weights: NDArray[np.float32], name: str) -> NDArray[np.float16]:
             "--precision fp32; or look at the checkpoint: such weights are seldom meant",
         )
     return half
+
+
+def _type_quantizers(model: ir.Model) -> None:
+    """Says what Q/DQ return, which ONNX Runtime's tool leaves out."""
+    for node in model.graph:
+        if node.op_type not in QUANTIZERS:
+            continue
+        value, scale, zero = node.inputs[:3]
+        like = zero if node.op_type == "QuantizeLinear" else scale
+        assert value is not None
+        assert like is not None
+        node.outputs[0].type, node.outputs[0].shape = like.type, value.shape
 
 
 def _require_float32(model: ir.Model) -> None:
