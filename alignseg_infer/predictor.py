@@ -283,7 +283,7 @@ def _least_batch(model: LimitedBackend, batch: int) -> int:
     Raises:
         OptionError: `batch` is not among those the model takes.
     """
-    least, most = model.batches
+    least, most = model.batch_limits
     if not least <= batch <= most:
         raise OptionError(
             f"batch={batch}, but this engine takes {least} to {most} inputs per call",

@@ -65,10 +65,10 @@ class LimitedBackend(Backend, Protocol):
     """A backend that takes only some batch sizes.
 
     Attributes:
-        batches: The smallest and the largest.
+        batch_limits: The smallest and the largest.
     """
 
-    batches: tuple[int, int]
+    batch_limits: tuple[int, int]
 
 
 def open_backend(

@@ -52,7 +52,7 @@ class TensorRTBackend:
         spec: The model's facts; where the engine takes one size or batch only, so says its export.
         name: E.g. ``tensorrt 11.4.0.106 (NVIDIA L4)``.
         facts: All that is known of the engine.
-        batches: Smallest and largest batch it takes.
+        batch_limits: Smallest and largest batch it takes.
 
     Raises:
         EngineError: The engine cannot be used here.
@@ -88,7 +88,7 @@ class TensorRTBackend:
             self._finalizer = weakref.finalize(self, stack.pop_all().close)
         self.spec = _spec_of(self.facts)
         self.name = f"{tensorrt.runtime} {tensorrt.version_text} ({gpu.gpu.name})"
-        self.batches = (self.facts.profile.minimum.batch, self.facts.profile.maximum.batch)
+        self.batch_limits = (self.facts.profile.minimum.batch, self.facts.profile.maximum.batch)
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
         """See `backends.Backend.infer`.
