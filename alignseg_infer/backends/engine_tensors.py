@@ -64,14 +64,21 @@ def engine_tensors(engine: Any) -> tuple[EngineTensor, ...]:
     )
 
 
-def outputs_of(path: Path, facts: EngineFacts, engine: Any) -> EngineOutputs:
-    """Compares the engine's inputs and outputs with its facts.
+def engine_profile(engine: Any) -> Profile:
+    """The input shapes it takes."""
+    shapes = [tuple(shape) for shape in engine.get_tensor_profile_shape(INPUT_NAME, 0)]
+    return Profile(*(InputShape(batch, height, width) for batch, _, height, width in shapes))
+
+
+def outputs_of(
+    path: Path, facts: EngineFacts, tensors: tuple[EngineTensor, ...], profile: Profile
+) -> EngineOutputs:
+    """Compares the engine's inputs, outputs and profile with its facts.
 
     Raises:
         EngineError: They differ.
     """
-    tensors = engine_tensors(engine)
-    _require_profile(path, facts.profile, _profile_of(engine))
+    _require_profile(path, facts.profile, profile)
     kind = facts.spec.export.output if facts.spec.export else OutputKind.LOGITS
     fields = {field.output_name for field in OffsetField}
     inputs = [tensor for tensor in tensors if tensor.is_input]
@@ -97,11 +104,6 @@ def _promised_type(kind: OutputKind, classes: int) -> type[np.generic]:
     if kind is OutputKind.LOGITS:
         return np.float32
     return np.uint8 if classes <= 256 else np.uint16
-
-
-def _profile_of(engine: Any) -> Profile:
-    shapes = [tuple(shape) for shape in engine.get_tensor_profile_shape(INPUT_NAME, 0)]
-    return Profile(*(InputShape(batch, height, width) for batch, _, height, width in shapes))
 
 
 def _require_profile(path: Path, told: Profile, seen: Profile) -> None:

@@ -24,7 +24,7 @@ from alignseg_infer.backends.engine_checks import (
     require_version,
 )
 from alignseg_infer.backends.engine_runner import CHANNELS, EngineRunner, LoadedEngine
-from alignseg_infer.backends.engine_tensors import outputs_of
+from alignseg_infer.backends.engine_tensors import engine_profile, engine_tensors, outputs_of
 from alignseg_infer.backends.runner_pool import RunnerPool
 from alignseg_infer.backends.runtime_cache import cache_path, read_cache, write_cache
 from alignseg_infer.backends.tensorrt_log import new_log
@@ -148,12 +148,17 @@ def _load(path: Path, facts: EngineFacts, tensorrt: TensorRT, cuda: Cuda) -> Loa
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
+        del runtime  # the traceback would keep it for longer than the CUDA context
         raise EngineError(
             f"{path} cannot be loaded: {log.take_errors()}",
             f"an engine that {tensorrt.runtime} {tensorrt.version_text} reads on this GPU",
             REBUILD,
         )
-    outputs = outputs_of(path, facts, engine)
+    try:
+        outputs = outputs_of(path, facts, engine_tensors(engine), engine_profile(engine))
+    except EngineError:
+        del engine, runtime
+        raise
     cache = new_runtime_cache(tensorrt, engine)
     if cache is not None:
         read_cache(cache_path(path), cache)
