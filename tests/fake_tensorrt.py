@@ -195,7 +195,16 @@ class FakeCuda:
     def free_module(self, module: int) -> None:
         raise NotImplementedError
 
-    def launch(self, module: int, kernel: str, arguments: tuple[Any, ...], **where: Any) -> None:
+    def launch(
+        self,
+        module: int,
+        kernel: str,
+        arguments: tuple[np.generic, ...],
+        *,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        stream: int,
+    ) -> None:
         raise NotImplementedError
 
 
@@ -295,6 +304,7 @@ class FakeContext:
         return (batch, height, width) if name == "labels" else (batch, 2, *quarter)
 
     def _type(self, name: str) -> type[np.generic]:
+        types: dict[str, type[np.generic]]
         types = {"FLOAT": np.float32, "UINT8": np.uint8, "INT32": np.int32, "HALF": np.float16}
         return types[self._engine._tensor(name)[2]]
 

@@ -25,6 +25,7 @@ from alignseg_infer import (
     SizeError,
 )
 from alignseg_infer.backends import LimitedBackend, open_backend, tensorrt_backend
+from alignseg_infer.backends.cuda import Cuda
 from alignseg_infer.backends.tensorrt_backend import TensorRTBackend
 from alignseg_infer.cli import main
 from alignseg_infer.engine_file import Gpu, InputShape, Profile, sidecar_path
@@ -35,6 +36,7 @@ from conftest import SMALL_SPEC
 from fake_tensorrt import (
     EXPORT,
     PROFILE,
+    VERSION,
     FakeCuda,
     FakeTensorRT,
     plan_of,
@@ -52,7 +54,7 @@ class Stand:
         self.path = folder / "a.engine"
         self.cuda = FakeCuda()
         self.module = FakeTensorRT(self.cuda)
-        self.version = (11, 4, 0, 106)
+        self.version: tuple[int, ...] = VERSION
         write_engine(self.path)
 
     def open(self, **arguments: Any) -> TensorRTBackend:
@@ -62,7 +64,11 @@ class Stand:
 @pytest.fixture
 def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
     stand = Stand(tmp_path)
-    monkeypatch.setattr(tensorrt_backend, "open_cuda", lambda index, package: stand.cuda)
+
+    def open_fake(index: int, package: str) -> Cuda:
+        return stand.cuda
+
+    monkeypatch.setattr(tensorrt_backend, "open_cuda", open_fake)
     monkeypatch.setattr(
         tensorrt_backend, "load_tensorrt", lambda runtime: stand.module.loaded(stand.version)
     )
@@ -175,9 +181,9 @@ def test_threads_have_contexts_of_their_own(stand: Stand) -> None:
     meeting = threading.Barrier(3)
     copy = stand.cuda.copy_to_device
 
-    def met(*arguments: Any) -> None:
+    def met(address: int, source: NDArray[Any], stream: int) -> None:
         meeting.wait(10)  # three calls are in here at the same time, or this breaks
-        copy(*arguments)
+        copy(address, source, stream)
 
     stand.cuda.copy_to_device = met  # type: ignore[method-assign]
     batches = [image_of((1, 3, 64, 64), seed) for seed in range(3)]
