@@ -218,12 +218,50 @@ class FakeTensorRT:
         self.cuda = cuda
         self.refuses: set[str] = set()  # calls that fail
         self.contexts = 0
+        self.configs: list[FakeConfig | None] = []
 
     def Runtime(self, log: Any) -> "FakeRuntime":
         return FakeRuntime(self, log)
 
     def loaded(self, version: tuple[int, ...] = VERSION) -> TensorRT:
         return TensorRT(Runtime.TENSORRT, self, version)
+
+
+class FakeTensorRTRTX(FakeTensorRT):
+    """The same for TensorRT for RTX."""
+
+    CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
+
+    def loaded(self, version: tuple[int, ...] = VERSION) -> TensorRT:
+        return TensorRT(Runtime.TENSORRT_RTX, self, version)
+
+
+class FakeConfig:
+    cache: "FakeCache | None" = None
+    cuda_graph_strategy = "disabled"
+
+    def create_runtime_cache(self) -> "FakeCache":
+        return FakeCache()
+
+    def set_runtime_cache(self, cache: "FakeCache") -> bool:
+        self.cache = cache
+        return True
+
+
+class FakeCache:
+    """Takes what begins with ``ours``; each run adds a kernel."""
+
+    def __init__(self) -> None:
+        self.content = b"ours"
+
+    def deserialize(self, content: bytes) -> bool:
+        if not content.startswith(b"ours"):
+            return False
+        self.content = content
+        return True
+
+    def serialize(self) -> bytes:
+        return self.content + b"+kernel"
 
 
 class FakeRuntime:
@@ -268,7 +306,11 @@ class FakeEngine:
         assert (name, index) == ("image", 0)
         return [tuple(shape) for shape in self.plan["profile"]]
 
-    def create_execution_context(self) -> "FakeContext | None":
+    def create_runtime_config(self) -> "FakeConfig":
+        return FakeConfig()
+
+    def create_execution_context(self, config: "FakeConfig | None" = None) -> "FakeContext | None":
+        self.module.configs.append(config)
         if "context" in self.module.refuses:
             self.log.log(SimpleNamespace(name="ERROR"), "OutOfMemory: 300 MiB")
             return None
@@ -342,11 +384,9 @@ class FakeContext:
     def _output(name: str, image: NDArray[np.float32]) -> NDArray[np.float32]:
         if name == "labels":
             return image[:, 0]
-        quarter = image[:, :1, ::4, ::4]
         if name == "logits":
-            factors = np.arange(1, 20, dtype=np.float32).reshape(1, 19, 1, 1)
-            return quarter * factors
-        return np.zeros_like(quarter.repeat(2, 1))
+            return expected_logits(image)
+        return np.zeros_like(image[:, :2, ::4, ::4])
 
     def __del__(self) -> None:
         self._cuda.events.append("context gone")
@@ -392,3 +432,14 @@ def write_engine(path: Path, plan: bytes | None = None, **changes: Any) -> Engin
     facts = replace(facts, **changes)
     sidecar_path(path).write_text(facts.to_json(), encoding="utf-8")
     return facts
+
+
+def image_of(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.float32]:
+    """A batch of this shape."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def expected_logits(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What the engine gives for it."""
+    factors = np.arange(1, 20, dtype=np.float32).reshape(1, 19, 1, 1)
+    return batch[:, :1, ::4, ::4] * factors

@@ -39,6 +39,8 @@ from fake_tensorrt import (
     VERSION,
     FakeCuda,
     FakeTensorRT,
+    expected_logits,
+    image_of,
     plan_of,
     with_offset_fields,
     write_engine,
@@ -73,15 +75,6 @@ def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
         tensorrt_backend, "load_tensorrt", lambda runtime: stand.module.loaded(stand.version)
     )
     return stand
-
-
-def image_of(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def expected_logits(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-    factors = np.arange(1, 20, dtype=np.float32).reshape(1, 19, 1, 1)
-    return batch[:, :1, ::4, ::4] * factors
 
 
 def test_infer(stand: Stand) -> None:
