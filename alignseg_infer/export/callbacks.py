@@ -119,7 +119,7 @@ class Phases:
             return
         try:
             self._report(phase)
-        except Exception as error:  # noqa: BLE001  it must not pass through C++
+        except Exception as error:  # it must not pass through C++
             self.error = error
             self.stop()
 

@@ -17,20 +17,9 @@ from alignseg_infer.engine_file import (
     sidecar_path,
 )
 from alignseg_infer.errors import BuildError, OptionError
-from alignseg_infer.export.build_options import (
-    BuildOptions,
-    HardwareCompatibility,
-    profile_for,
-    shape_tuple,
-)
-from alignseg_infer.export.callbacks import (
-    Messages,
-    PhaseProgress,
-    Phases,
-    logger_into,
-    monitor_of,
-    run_stoppable,
-)
+from alignseg_infer.export.build_options import BuildOptions, profile_for
+from alignseg_infer.export.callbacks import PhaseProgress, Phases, monitor_of, run_stoppable
+from alignseg_infer.export.engine_config import Session, configuration
 from alignseg_infer.export.gpu import current_gpu
 from alignseg_infer.export.layer_report import describe_layers
 from alignseg_infer.export.layers import (
@@ -43,14 +32,7 @@ from alignseg_infer.export.layers import (
 from alignseg_infer.export.onnx_facts import OnnxFacts, read_onnx_facts
 from alignseg_infer.export.timing_cache import save_timing_cache, use_timing_cache
 from alignseg_infer.files import written_atomically
-from alignseg_infer.flavours import (
-    Runtime,
-    TensorRT,
-    compute_capability,
-    flags_for_cuda_graphs,
-    load_tensorrt,
-    typed_network,
-)
+from alignseg_infer.flavours import Runtime, TensorRT, load_tensorrt
 
 Verify: TypeAlias = Callable[[Path], Verification | None]
 
@@ -72,16 +54,6 @@ class Engine:
     facts: EngineFacts
     network: Network
     seconds: float
-
-
-@dataclass(frozen=True)
-class _Session:
-    """TensorRT's objects for one build; they must live as long as it lasts."""
-
-    tensorrt: TensorRT
-    messages: Messages
-    builder: Any
-    network: Any
 
 
 def build_engine(
@@ -130,7 +102,7 @@ def engine_from_onnx(
     """Builds an engine in memory; `build_engine` says what it raises."""
     facts = read_onnx_facts(path)
     profile = profile_for(facts.export, options.profile)
-    session = _session(load_tensorrt(options.runtime))
+    session = Session.of(load_tensorrt(options.runtime))
     _parse(session, path)
     network = read_network(session.tensorrt.module, session.network)
     require_sampling(network, facts)
@@ -140,7 +112,14 @@ def engine_from_onnx(
     seconds = time.perf_counter() - start
     logger.info("built %s in %.1f s: %.1f MB", path.name, seconds, len(plan) / 1e6)
     logger.info("%s", describe_layers(network))
-    described = _facts(facts, plan, profile, options, network, session.tensorrt)
+    described = _facts(
+        facts,
+        plan,
+        profile=profile,
+        options=options,
+        network=network,
+        tensorrt=session.tensorrt,
+    )
     return Engine(plan, described, network, seconds)
 
 
@@ -167,13 +146,7 @@ def save_engine(engine: Engine, path: Path, *, verify: Verify | None = None) -> 
     return facts
 
 
-def _session(tensorrt: TensorRT) -> _Session:
-    messages = Messages()
-    builder = tensorrt.module.Builder(logger_into(tensorrt.module, messages))
-    return _Session(tensorrt, messages, builder, typed_network(tensorrt, builder))
-
-
-def _parse(session: _Session, path: Path) -> None:
+def _parse(session: Session, path: Path) -> None:
     parser = session.tensorrt.module.OnnxParser(session.network, session.builder.logger)
     # From the file, not from bytes: the weights of large models are in a second file beside it.
     if parser.parse_from_file(str(path)):
@@ -198,9 +171,9 @@ def _described(error: Any) -> str:
 
 
 def _plan(
-    session: _Session, profile: Profile, options: BuildOptions, progress: PhaseProgress | None
+    session: Session, profile: Profile, options: BuildOptions, progress: PhaseProgress | None
 ) -> bytes:
-    config = _configuration(session, profile, options)
+    config = configuration(session, profile, options)
     if options.timing_cache is not None:
         use_timing_cache(config, options.timing_cache, session.messages)
     phases = Phases(progress)
@@ -223,58 +196,10 @@ def _plan(
     return bytes(plan)
 
 
-def _configuration(session: _Session, profile: Profile, options: BuildOptions) -> Any:
-    module, config = session.tensorrt.module, session.builder.create_builder_config()
-    config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
-    if options.workspace is not None:
-        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, options.workspace)
-    if options.optimization_level is not None:
-        config.builder_optimization_level = options.optimization_level
-    if not options.tf32:
-        config.clear_flag(module.BuilderFlag.TF32)
-    if options.version_compatible:
-        config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
-    for flag in flags_for_cuda_graphs(session.tensorrt):
-        config.set_flag(flag)
-    _set_targets(session.tensorrt, config, options)
-    _add_profile(session, config, profile)
-    return config
-
-
-def _set_targets(tensorrt: TensorRT, config: Any, options: BuildOptions) -> None:
-    if options.hardware_compatibility is not HardwareCompatibility.NONE:
-        name = options.hardware_compatibility.upper().replace("-", "_")
-        levels = tensorrt.module.HardwareCompatibilityLevel.__members__
-        if name not in levels:
-            raise OptionError(
-                f"--hardware-compatibility {options.hardware_compatibility}",
-                f"what TensorRT {tensorrt.version_text} knows: {', '.join(levels)}",
-                "a newer TensorRT, or leave it out",
-            )
-        config.hardware_compatibility_level = levels[name]
-    targets = [compute_capability(tensorrt, text) for text in options.compute_capabilities]
-    if targets:
-        config.num_compute_capabilities = len(targets)
-    for index, target in enumerate(targets):
-        config.set_compute_capability(target, index)
-
-
-def _add_profile(session: _Session, config: Any, profile: Profile) -> None:
-    shapes = [shape_tuple(s) for s in (profile.minimum, profile.optimum, profile.maximum)]
-    described = session.builder.create_optimization_profile()
-    described.set_shape(session.network.get_input(0).name, *shapes)
-    if config.add_optimization_profile(described) < 0:
-        raise BuildError(
-            f"TensorRT does not take the input shapes {shapes}: "
-            + "; ".join(session.messages.errors),
-            "shapes that the graph takes",
-            "other --min, --opt and --max",
-        )
-
-
 def _facts(
     source: OnnxFacts,
     plan: bytes,
+    *,
     profile: Profile,
     options: BuildOptions,
     network: Network,

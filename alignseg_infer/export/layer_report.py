@@ -6,7 +6,7 @@ from alignseg_infer.export.layers import FLOAT, HALF, INT8, Layer, Network
 
 SAMPLERS = "where features are sampled: coordinates and their weights"
 ENDS = "image and result, which stay FP32"
-OTHERS = "other"
+SHOWN_KINDS = 3
 
 
 def describe_layers(network: Network) -> str:
@@ -51,21 +51,28 @@ def float_reasons(network: Network) -> dict[str, int]:
 
     FP32 layers that feed each other belong together; a reason is found for all of them at once.
     """
-    groups = _connected([layer for layer in working_layers(network) if layer.data_type == FLOAT])
     counts: Counter[str] = Counter()
-    for group in groups:
-        counts[_reason(group, network)] += len(group)
+    unexplained: Counter[str] = Counter()
+    for group in _connected(
+        [layer for layer in working_layers(network) if layer.data_type == FLOAT]
+    ):
+        if reason := _reason(group, network):
+            counts[reason] += len(group)
+        else:
+            unexplained.update(layer.kind for layer in group)
+    if unexplained:
+        kinds = ", ".join(kind for kind, _ in unexplained.most_common(SHOWN_KINDS))
+        counts[f"other ({kinds})"] = unexplained.total()
     return dict(counts.most_common())
 
 
-def _reason(group: list[Layer], network: Network) -> str:
+def _reason(group: list[Layer], network: Network) -> str | None:
     if any(layer.kind == "GRID_SAMPLE" or layer.operation == "FLOOR" for layer in group):
         return SAMPLERS
     ends = {*network.inputs, *network.outputs}
     if any(ends.intersection((*layer.inputs, *layer.outputs)) for layer in group):
         return ENDS
-    kinds = Counter(layer.kind for layer in group)
-    return f"{OTHERS} ({', '.join(kind for kind, _ in kinds.most_common(3))})"
+    return None
 
 
 def _connected(layers: list[Layer]) -> list[list[Layer]]:
