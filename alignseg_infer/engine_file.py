@@ -94,6 +94,7 @@ class Verification:
         reference: File name of the reference.
         reference_sha256: SHA-256 of the reference.
         backend: What ran the model.
+        images: On what, e.g. "128 images".
         required_agreement: Threshold that every row met.
         rows: One for each input shape.
         miou_drop: Mean IoU of the reference minus that of the model, in percent points; None
@@ -103,6 +104,7 @@ class Verification:
     reference: str
     reference_sha256: str
     backend: str
+    images: str
     required_agreement: float
     rows: tuple[VerifiedRow, ...]
     miou_drop: float | None = None
