@@ -94,7 +94,7 @@ def verify(
 
 def open_for_verification(path: Path, device: str | None = None) -> Backend:
     """Loads a model as it should be verified: float16 on the CPU rounds like hardware."""
-    backend = open_backend(path, device=device or "cpu")
+    backend = open_backend(path, device=device)
     on_cpu = "CPU" in backend.name
     if not on_cpu or path.suffix.lower() != ".onnx" or precision_of(backend) is Precision.FP32:
         return backend
