@@ -14,7 +14,7 @@ from alignseg_infer.datasets import class_table
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.engine_file import InputShape, Profile
 from alignseg_infer.export import verify as verification
-from alignseg_infer.export.comparison import compare
+from alignseg_infer.export.agreement import compare
 from alignseg_infer.export.parity import probe_image
 from alignseg_infer.export.precision import to_half_precision
 from alignseg_infer.export.verify import profile_shapes, verify

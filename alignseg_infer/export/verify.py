@@ -21,7 +21,7 @@ from alignseg_infer.engine_file import (
 )
 from alignseg_infer.errors import ModelError, OptionError, VerificationError
 from alignseg_infer.evaluate import Progress, evaluate
-from alignseg_infer.export.comparison import compare, format_rows
+from alignseg_infer.export.agreement import compare, format_rows
 from alignseg_infer.files import sha256_of
 from alignseg_infer.images import Image
 from alignseg_infer.labelled import LabelledImages
