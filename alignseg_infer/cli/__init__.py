@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from alignseg_infer import __version__
-from alignseg_infer.cli import demo, export_onnx, inspect, offsets, predict
+from alignseg_infer.cli import demo, export_onnx, inspect, offsets, predict, sensitivity
 from alignseg_infer.cli import eval as evaluation
 from alignseg_infer.errors import AlignSegError
 
@@ -25,6 +25,7 @@ COMMANDS = {
     "inspect": inspect,
     "export-onnx": export_onnx,
     "offsets": offsets,
+    "sensitivity": sensitivity,
 }
 
 
