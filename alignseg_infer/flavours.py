@@ -76,6 +76,48 @@ def load_tensorrt(runtime: Runtime) -> TensorRT:
     return TensorRT(runtime, module, version)
 
 
+def captures_graphs_itself(tensorrt: TensorRT) -> bool:
+    """Whether contexts from `new_context` already run as CUDA graphs.
+
+    TensorRT-RTX does from 1.2 on. It swaps kernels in the background after a shape was first seen,
+    so a graph captured around it would keep the slow ones ("Working with RTX CUDA Graphs").
+    """
+    return hasattr(tensorrt.module, "CudaGraphStrategy")
+
+
+def new_runtime_cache(tensorrt: TensorRT, engine: Any) -> Any | None:
+    """An empty cache for the kernels that TensorRT-RTX compiles at run time; else None."""
+    if tensorrt.runtime is not Runtime.TENSORRT_RTX:
+        return None
+    return engine.create_runtime_config().create_runtime_cache()
+
+
+def new_context(tensorrt: TensorRT, engine: Any, cache: Any | None) -> Any:
+    """An execution context with its memory, or None, with a message in TensorRT's log.
+
+    Args:
+        tensorrt: What `engine` belongs to.
+        engine: The engine.
+        cache: From `new_runtime_cache`; must live until the context is gone.
+    """
+    if tensorrt.runtime is not Runtime.TENSORRT_RTX:
+        return engine.create_execution_context()
+    config = engine.create_runtime_config()
+    if cache is not None:
+        config.set_runtime_cache(cache)
+    if captures_graphs_itself(tensorrt):
+        strategy = tensorrt.module.CudaGraphStrategy
+        config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE
+    return engine.create_execution_context(config)
+
+
+def context_memory(tensorrt: TensorRT, engine: Any) -> int:
+    """Bytes of GPU memory that one execution context needs for activations."""
+    if tensorrt.runtime is Runtime.TENSORRT and tensorrt.version < (10, 1):
+        return int(engine.device_memory_size)
+    return int(engine.device_memory_size_v2)
+
+
 class _Only(NamedTuple):
     """Who takes a build option, and why the other does not."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.averaging import Averaging, Mode, averaging_for, require_logits
-from alignseg_infer.backends import Backend, open_backend
+from alignseg_infer.backends import Backend, LimitedBackend, open_backend
 from alignseg_infer.errors import OptionError
 from alignseg_infer.images import Image, ImageSource, load_image
 from alignseg_infer.postprocess import Floats, Scores, resized_labels, scores_from_logits
@@ -39,10 +39,12 @@ class Predictor:
         result.save("out/street")
 
     Args:
-        model: Path of an exported ``.onnx``, or of a checkpoint (runs in PyTorch); or an object
-            with the methods of `backends.Backend`.
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or ``"auto"`` for CUDA where it works. A device
-            that was asked for and is not there is an error.
+        model: Path of an exported ``.onnx``, of a TensorRT engine (``.engine``, ``.plan``,
+            ``.trt``), or of a checkpoint (runs in PyTorch); or an object with the methods of
+            `backends.Backend`.
+        device: None for what the model needs: ``"cuda"`` for an engine, which runs on a GPU only,
+            ``"cpu"`` for all others. Else ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or ``"auto"`` for
+            CUDA where it works. A device that was asked for and is not there is an error.
         size: Network input size: None for the model's own if it is fixed, else the image's;
             ``"native"`` for the image's; (height, width) to stretch to; or the longest side. With
             a sliding window, the size of the image it slides over.
@@ -70,7 +72,7 @@ class Predictor:
         self,
         model: str | Path | Backend,
         *,
-        device: str = "cpu",
+        device: str | None = None,
         size: str | int | Size | None = None,
         batch: int = 1,
         threads: int | None = None,
@@ -92,6 +94,9 @@ class Predictor:
         self._policy = size_policy(size, None if mode == Mode.SLIDE else export)
         self._fixed_batch = export.batch if export else None
         self._batch = self._fixed_batch or batch
+        self._least_batch = self._fixed_batch or 1
+        if isinstance(model, LimitedBackend) and not self._fixed_batch:
+            self._least_batch = _least_batch(model, batch)
 
     @property
     def spec(self) -> ModelSpec:
@@ -196,8 +201,8 @@ class Predictor:
     def _infer(self, tensors: list[Floats]) -> NDArray[np.generic]:
         """The outputs of equally sized inputs (1, 3, H, W)."""
         count = len(tensors)
-        if self._fixed_batch:  # fill up with copies, whose outputs nobody reads
-            tensors = tensors + tensors[-1:] * (self._fixed_batch - count)
+        # Fill up with copies, whose outputs nobody reads.
+        tensors = tensors + tensors[-1:] * (self._least_batch - count)
         stacked = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
         return self._backend.infer(np.ascontiguousarray(stacked))[:count]
 
@@ -270,3 +275,20 @@ class Predictor:
             confidence=scores.confidence,
             probabilities=scores.probabilities,
         )
+
+
+def _least_batch(model: LimitedBackend, batch: int) -> int:
+    """Inputs per call at least.
+
+    Raises:
+        OptionError: `batch` is not among those the model takes.
+    """
+    least, most = model.batch_limits
+    if not least <= batch <= most:
+        raise OptionError(
+            f"batch={batch}, but this engine takes {least} to {most} inputs per call",
+            f"{least} to {most}, as it was built",
+            f"batch={min(max(batch, least), most)}, or --batch; or build it for more: "
+            "python export/to_trt.py MODEL --max BATCHxHEIGHTxWIDTH",
+        )
+    return least

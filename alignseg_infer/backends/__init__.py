@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.demo import model_path
+from alignseg_infer.engine_file import ENGINE_SUFFIXES
 from alignseg_infer.errors import ModelFileError, OptionError
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.spec import ModelSpec
@@ -59,13 +60,28 @@ class OffsetBackend(Backend, Protocol):
         ...
 
 
-def open_backend(model: str | Path, *, device: str = "cpu", threads: int | None = None) -> Backend:
+@runtime_checkable
+class LimitedBackend(Backend, Protocol):
+    """A backend that takes only some batch sizes.
+
+    Attributes:
+        batch_limits: The smallest and the largest.
+    """
+
+    batch_limits: tuple[int, int]
+
+
+def open_backend(
+    model: str | Path, *, device: str | None = None, threads: int | None = None
+) -> Backend:
     """Loads a model into the runtime its file ending asks for.
 
     Args:
-        model: ``.onnx`` (ONNX Runtime), or a checkpoint ``.pth``, ``.pt``, ``.safetensors``
-            (PyTorch); ``demo`` for the model that comes with the package.
-        device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for CUDA where it works.
+        model: ``.onnx`` (ONNX Runtime), a checkpoint ``.pth``, ``.pt``, ``.safetensors`` (PyTorch),
+            or an engine ``.engine``, ``.plan``, ``.trt`` (TensorRT); ``demo`` for the model that
+            comes with the package.
+        device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for CUDA where it works. None for what
+            the file implies: ``cuda`` for an engine, ``cpu`` for all others.
         threads: CPU threads for one call; None for the runtime's choice.
 
     Raises:
@@ -83,16 +99,31 @@ def open_backend(model: str | Path, *, device: str = "cpu", threads: int | None 
     if suffix == ".onnx":
         from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend(path, device=device, threads=threads)
+        return OnnxRuntimeBackend(path, device=device or "cpu", threads=threads)
     if suffix in CHECKPOINT_SUFFIXES:
         from alignseg_infer.backends.torch_backend import TorchBackend
 
-        return TorchBackend(path, device=device, threads=threads)
+        return TorchBackend(path, device=device or "cpu", threads=threads)
+    if suffix in ENGINE_SUFFIXES:
+        return _open_engine(path, device or "cuda", threads)
     raise ModelFileError(
         f"{path} has the ending {suffix!r}, which no backend reads",
-        f".onnx, or a checkpoint: {', '.join(CHECKPOINT_SUFFIXES)}",
+        f".onnx, an engine ({', '.join(ENGINE_SUFFIXES)}), or a checkpoint: "
+        f"{', '.join(CHECKPOINT_SUFFIXES)}",
         "export it first: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
     )
+
+
+def _open_engine(path: Path, device: str, threads: int | None) -> Backend:
+    from alignseg_infer.backends.tensorrt_backend import TensorRTBackend
+
+    if threads is not None:
+        raise OptionError(
+            f"threads={threads} was given with {path}, which runs on the GPU",
+            "CPU threads only with a model that runs on the CPU",
+            "leave threads, or --threads, out",
+        )
+    return TensorRTBackend(path, device=device)
 
 
 def parse_device(device: str) -> tuple[str, int]:

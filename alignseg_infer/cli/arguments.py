@@ -74,7 +74,9 @@ def _add_averaging_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     """``--device`` and ``--threads``."""
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N, or auto (default: cpu)")
+    parser.add_argument(
+        "--device", help="cpu, cuda, cuda:N, or auto (default: cuda for an engine, else cpu)"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: the runtime's choice)")
 
 

@@ -5,11 +5,14 @@ import json
 from pathlib import Path
 
 from alignseg_infer.backends import CHECKPOINT_SUFFIXES
+from alignseg_infer.backends.engine_checks import require_unchanged_plan
 from alignseg_infer.cli.arguments import (
     add_checkpoint_arguments,
     require_no_checkpoint_arguments,
 )
+from alignseg_infer.cli.inspect_engine import describe_engine
 from alignseg_infer.demo import model_path
+from alignseg_infer.engine_file import ENGINE_SUFFIXES, read_facts
 from alignseg_infer.errors import ModelFileError
 from alignseg_infer.spec import VERIFICATION_KEY, ModelSpec, OutputKind
 
@@ -19,8 +22,14 @@ EXAMPLE = "Example: alignseg inspect CS_scenes.pth"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
-    parser.add_argument("checkpoint", metavar="model", type=Path, help=".pth, .safetensors, .onnx")
-    parser.add_argument("--json", action="store_true", help="print the spec as JSON, nothing else")
+    parser.add_argument(
+        "checkpoint", metavar="model", type=Path, help=".pth, .safetensors, .onnx, .engine"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the spec, or all facts of an engine, as JSON, nothing else",
+    )
     add_checkpoint_arguments(parser)
 
 
@@ -28,6 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints what the file is."""
     arguments.checkpoint = model_path(arguments.checkpoint)
     suffix = arguments.checkpoint.suffix.lower()
+    if suffix in ENGINE_SUFFIXES:
+        require_no_checkpoint_arguments(arguments, arguments.checkpoint)
+        return _print_engine(arguments.checkpoint, arguments.json)
     if suffix == ".onnx":
         require_no_checkpoint_arguments(arguments, arguments.checkpoint)
         spec, details = _inspect_onnx(arguments.checkpoint)
@@ -36,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         raise ModelFileError(
             f"{arguments.checkpoint} is no model file",
-            f".onnx or a checkpoint: {', '.join(CHECKPOINT_SUFFIXES)}",
+            f".onnx, an engine ({', '.join(ENGINE_SUFFIXES)}), or a checkpoint: "
+            f"{', '.join(CHECKPOINT_SUFFIXES)}",
             "check the path",
         )
     if arguments.json:
@@ -68,6 +81,17 @@ def describe_spec(spec: ModelSpec) -> str:
             f"{export.sampler}, {rewrites} rewrites, by {export.exporter}"
         )
     return "\n".join(lines)
+
+
+def _print_engine(path: Path, as_json: bool) -> int:
+    """Prints the facts, then checks that they are this plan file's."""
+    facts = read_facts(path)
+    if as_json:
+        print(facts.to_json(), end="")
+    else:
+        print(f"{path}: {describe_spec(facts.spec)}\n{describe_engine(path, facts)}")
+    require_unchanged_plan(path, facts)
+    return 0
 
 
 def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:

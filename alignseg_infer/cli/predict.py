@@ -19,7 +19,7 @@ CLASSES_SHOWN = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
     parser.add_argument(
-        "model", help="an exported .onnx, a checkpoint (.pth, .safetensors), or demo"
+        "model", help="an exported .onnx, an .engine, a checkpoint (.pth, .safetensors), or demo"
     )
     parser.add_argument("images", nargs="+", type=Path, help="image files")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write into")

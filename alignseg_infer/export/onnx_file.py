@@ -4,6 +4,8 @@ from pathlib import Path
 
 import onnx_ir
 
+from alignseg_infer.errors import OptionError
+
 # Protobuf ends at 2 GiB; weights go to a second file well before.
 EXTERNAL_DATA_BYTES = 1_900_000_000
 
@@ -15,3 +17,13 @@ def save_onnx(model: onnx_ir.Model, path: Path) -> None:
     )
     external = f"{path.name}.data" if weights > EXTERNAL_DATA_BYTES else None
     onnx_ir.save(model, path, external_data=external)
+
+
+def require_onnx_ending(path: Path) -> None:
+    """Raises OptionError unless `path` ends in ``.onnx``, by which loaders know what a file is."""
+    if path.suffix.lower() != ".onnx":  # also keeps a checkpoint from being written over
+        raise OptionError(
+            f"{path} does not end in .onnx",
+            "the ending by which loaders know what a file is",
+            f"-o {path.stem}.onnx",
+        )

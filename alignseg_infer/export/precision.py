@@ -42,6 +42,7 @@ def to_half_precision(model: ir.Model) -> None:
     Raises:
         ExportError: A weight is too large for float16, or the graph holds float16 already.
     """
+    _type_quantizers(model)
     _require_float32(model)
     if any(node.op_type in QUANTIZERS for node in model.graph):
         _raise_opset(model)
@@ -200,12 +201,24 @@ def _rounded(weights: NDArray[np.float32], name: str) -> NDArray[np.float16]:
     return half
 
 
+def _type_quantizers(model: ir.Model) -> None:
+    """Says what Q/DQ return, which ONNX Runtime's tool leaves out."""
+    for node in model.graph:
+        if node.op_type not in QUANTIZERS:
+            continue
+        value, scale, zero = node.inputs[:3]
+        like = zero if node.op_type == "QuantizeLinear" else scale
+        assert value is not None
+        assert like is not None
+        node.outputs[0].type, node.outputs[0].shape = like.type, value.shape
+
+
 def _require_float32(model: ir.Model) -> None:
     untyped = [value.name for node in model.graph for value in node.outputs if value.dtype is None]
     held = {value.dtype for node in model.graph for value in node.outputs}
     if untyped or ir.DataType.FLOAT16 in held:
         raise ExportError(
-            f"the graph holds float16 values, or values without a type ({len(untyped)})",
+            f"the graph has float16 values already, or values without a type ({len(untyped)})",
             "a float32 model of this package",
             "start from the float32 file: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )

@@ -9,8 +9,7 @@ import onnx_ir
 import torch
 
 from alignseg_infer import __version__
-from alignseg_infer.errors import OptionError
-from alignseg_infer.export.onnx_file import save_onnx
+from alignseg_infer.export.onnx_file import require_onnx_ending, save_onnx
 from alignseg_infer.export.onnx_graph import ExportOptions, onnx_from_model
 from alignseg_infer.export.parity import Comparison, compare_with_model
 from alignseg_infer.files import written_atomically
@@ -54,12 +53,7 @@ def export_onnx(
         OutputError: The file cannot be written.
     """
     path, options = Path(path), options or ExportOptions()
-    if path.suffix.lower() != ".onnx":  # also keeps a checkpoint from being written over
-        raise OptionError(
-            f"{path} does not end in .onnx",
-            "the ending by which loaders know what a file is",
-            f"-o {path.stem}.onnx",
-        )
+    require_onnx_ending(path)
     model = checkpoint.model()
     with written_atomically(path) as temporary:
         logger.info("tracing and converting to opset %d (half a minute)", options.opset)

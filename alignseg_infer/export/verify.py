@@ -21,7 +21,7 @@ from alignseg_infer.engine_file import (
 )
 from alignseg_infer.errors import ModelError, OptionError, VerificationError
 from alignseg_infer.evaluate import Progress, evaluate
-from alignseg_infer.export.comparison import compare, format_rows
+from alignseg_infer.export.agreement import compare, format_rows
 from alignseg_infer.files import sha256_of
 from alignseg_infer.images import Image
 from alignseg_infer.labelled import LabelledImages
@@ -94,7 +94,7 @@ def verify(
 
 def open_for_verification(path: Path, device: str | None = None) -> Backend:
     """Loads a model as it should be verified: float16 on the CPU rounds like hardware."""
-    backend = open_backend(path, device=device or "cpu")
+    backend = open_backend(path, device=device)
     on_cpu = "CPU" in backend.name
     if not on_cpu or path.suffix.lower() != ".onnx" or precision_of(backend) is Precision.FP32:
         return backend

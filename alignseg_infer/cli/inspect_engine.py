@@ -1,0 +1,69 @@
+"""What ``alignseg inspect`` says of a TensorRT engine. Needs neither TensorRT nor a GPU."""
+
+from pathlib import Path
+
+from alignseg_infer.engine_file import EngineFacts, Profile, Verification
+
+
+def describe_engine(path: Path, facts: EngineFacts) -> str:
+    """What the engine is, beside its spec, as lines for people."""
+    lines = [
+        f"  engine: {facts.runtime} {facts.runtime_version}{_portable_text(facts)}, "
+        f"{path.stat().st_size / 1e6:.1f} MB, by {facts.builder}",
+        f"  runs on: {_gpu_text(facts)}",
+        f"  inputs: {_profile_text(facts.profile)} (batch x height x width)",
+        f"  layers of the parsed network: {_layers_text(facts)}",
+    ]
+    if facts.spec.export:
+        lines.insert(1, f"  precision: {facts.spec.export.precision}")
+    if facts.plugins:
+        lines.append(f"  needs the plugins: {', '.join(facts.plugins)}")
+    if facts.stripped:
+        lines.append("  built without its weights: needs a refit")
+    lines.append(f"  built from: an .onnx with sha256 {facts.source_sha256}")
+    lines += _verification_lines(path, facts.verification)
+    return "\n".join(lines)
+
+
+def _portable_text(facts: EngineFacts) -> str:
+    return " or newer (version compatible)" if facts.version_compatible else ""
+
+
+def _gpu_text(facts: EngineFacts) -> str:
+    if facts.compute_capabilities:
+        return f"compute capability {', '.join(facts.compute_capabilities)}"
+    if facts.gpu is None:
+        return "GPUs TensorRT for RTX builds for by default (compute capability 8.0 and higher)"
+    built = f"{facts.gpu.name} (compute capability {facts.gpu.compute_capability})"
+    if facts.hardware_compatibility == "none":
+        return built
+    return f"{built}, built for {facts.hardware_compatibility}"
+
+
+def _profile_text(profile: Profile) -> str:
+    if profile.minimum == profile.maximum:
+        return str(profile.maximum)
+    return f"{profile.minimum} to {profile.maximum}, fastest at {profile.optimum}"
+
+
+def _layers_text(facts: EngineFacts) -> str:
+    counts = [f"{layer.count} {layer.kind} {layer.data_type}" for layer in facts.layers]
+    return ", ".join(counts) or "no record"
+
+
+def _verification_lines(path: Path, verification: Verification | None) -> list[str]:
+    if verification is None:
+        return [f"  built, not verified: alignseg verify {path}"]
+    lines = [
+        f"  verified against {verification.reference} on {verification.backend}, required "
+        f"agreement {verification.required_agreement:.2%}:"
+    ]
+    for row in verification.rows:
+        error = "" if row.logits_error is None else f", logits error {row.logits_error:.1e}"
+        lines.append(
+            f"    {row.shape}: {row.agreement:.3%} of pixels on {row.images} images, worst image "
+            f"{row.worst_agreement:.3%}{error}"
+        )
+    if verification.miou_drop is not None:
+        lines.append(f"    mean IoU lower by {verification.miou_drop:.2f} points")
+    return lines
