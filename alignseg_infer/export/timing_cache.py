@@ -22,13 +22,13 @@ def use_timing_cache(config: Any, path: Path, messages: Messages) -> None:
         OptionError: `path` cannot be read.
     """
     stored = _stored(path)
-    before = len(messages.warnings) + len(messages.errors)
+    before = len(messages.warnings)
     cache = config.create_timing_cache(stored)
     taken = cache is not None and config.set_timing_cache(cache, ignore_mismatch=False)
-    heard = [*messages.warnings, *messages.errors]
-    if not taken or (stored and len(heard) > before):
+    complaints = [text for text in messages.warnings[before:] if "timing cache" in text.lower()]
+    if not taken or (stored and complaints):
         raise BuildError(
-            f"TensorRT does not take the timing cache {path}: {'; '.join(heard) or 'no reason'}",
+            f"TensorRT does not take the timing cache {path}: {'; '.join(complaints)}",
             "a file that the same version of TensorRT wrote on the same kind of GPU",
             f"another file, or rm {path}",
         )

@@ -23,11 +23,14 @@ def pooling_matrix(size: int, bins: int, like: Tensor) -> Tensor:
         (bins, size); rows sum to 1.
     """
     index = torch.arange(bins, device=like.device).unsqueeze(1)
-    start = (index * size) // bins
-    stop = ((index + 1) * size + bins - 1) // bins
     value = torch.arange(size, device=like.device)
-    inside = (value >= start) & (value < stop)
-    return inside.to(like.dtype) / (stop - start).to(like.dtype)
+    # value >= floor(index*size/bins) and value < ceil((index + 1)*size/bins), without a division:
+    # TensorRT for RTX 1.7.1 fails ("host_instr.cpp: CHECK(0)") where it would compute integer
+    # divisions of a size that a profile fixes.
+    after_start = (value + 1) * bins > index * size
+    before_stop = value * bins < (index + 1) * size
+    inside = (after_start & before_stop).to(like.dtype)
+    return inside / inside.sum(1, keepdim=True)
 
 
 def adaptive_average_pool(feature: Tensor, bins: int) -> Tensor:
