@@ -33,10 +33,10 @@ from alignseg_infer.engine_file import (
 from alignseg_infer.export.build_options import BuildOptions, HardwareCompatibility, profile_for
 from alignseg_infer.export.engine import Engine, build_engine, engine_from_onnx, save_engine
 from alignseg_infer.export.onnx_facts import read_onnx_facts
-from alignseg_infer.export.to_trt import onnx_for_engine
 from alignseg_infer.files import sha256_of
 from alignseg_infer.flavours import Runtime
 from alignseg_infer.spec import SPEC_KEY, ModelSpec, Precision, Sampler
+from conftest import half_onnx
 
 Export = Callable[..., Path]
 
@@ -82,7 +82,7 @@ def test_float32_engine(
 
 @pytest.mark.parametrize("export", [{}, GATHER], ids=str)
 def test_float16_engine(export_small: Export, tmp_path: Path, export: dict[str, Any]) -> None:
-    source = onnx_for_engine(export_small(**export), tmp_path, Precision.FP16)
+    source = half_onnx(export_small(**export), tmp_path)
     engine = engine_from_onnx(source, rtx(profile=STATIC))
     assert count_of(engine, "CONVOLUTION") == {"HALF": CONVOLUTIONS}
     assert engine.facts.spec.export is not None
@@ -326,19 +326,12 @@ def test_missing_tensorrt_names_the_way_without_a_gpu(
         engine_from_onnx(export_small(**FIXED), BuildOptions())
 
 
-def test_precision_that_cannot_be_made(export_small: Export, tmp_path: Path) -> None:
-    half = onnx_for_engine(export_small(**FIXED), tmp_path, Precision.FP16)
-    assert onnx_for_engine(half, tmp_path, None) == half
-    assert onnx_for_engine(half, tmp_path, Precision.FP16) == half
-    with pytest.raises(OptionError, match="computes in fp16"):
-        onnx_for_engine(half, tmp_path, Precision.FP32)
-
-
 COMMANDS = [
     ("{onnx} -o {folder}/a.engine", 1, "--opt 1x"),
     ("{onnx} -o {folder}/a.engine --max 1x64x64", 1, "without --opt"),
     ("{onnx} -o {folder}/a.onnx --opt 1x64x64", 1, ".engine"),
     ("{onnx} -o {folder}/a.engine --opt 1x64x64 --size 64x64", 1, "--size cannot change"),
+    ("{onnx} -o {folder}/a.engine --opt 1x64x64 --precision int8", 1, "--calibration FOLDER"),
     ("{onnx} -o {folder}/a.engine --opt 1x64x64 --norm batch-norm", 1, "--norm cannot change"),
     ("{onnx} -o {folder}/a.engine --opt 64x64", 2, "IMAGESxHEIGHTxWIDTH"),
     ("{onnx} -o {folder}/a.engine --opt 1x64x64 --runtime cuda", 2, "--runtime"),
