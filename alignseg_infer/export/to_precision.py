@@ -1,7 +1,5 @@
 """From a float32 ONNX file to one in float16 or int8, compared with it before it appears."""
 
-import dataclasses
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +7,6 @@ from pathlib import Path
 
 import onnx_ir
 
-from alignseg_infer import __version__
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.engine_file import Verification
 from alignseg_infer.errors import ExportError, OptionError
@@ -65,16 +62,13 @@ def onnx_in_precision(
     quantized = precision is Precision.INT8
     model = _quantized(source, int8, bars) if quantized else onnx_ir.load(source)
     to_half_precision(model)
-    exporter = f"alignseg-infer {__version__}, from {spec.export.exporter}"
-    export = replace(
-        spec.export, precision=precision, opset=model.opset_imports[""], exporter=exporter
-    )
+    export = replace(spec.export, precision=precision, opset=model.opset_imports[""])
     model.metadata_props[SPEC_KEY] = replace(spec, export=export).to_json()
     with written_atomically(target) as temporary:
         save_onnx(model, temporary)
         with bars(f"images compared with {source.name}") as progress:
             found = verify(temporary, source, images, progress=progress)
-        model.metadata_props[AGREEMENT_KEY] = json.dumps(dataclasses.asdict(found))
+        model.metadata_props[AGREEMENT_KEY] = found.to_json()
         save_onnx(model, temporary)
     return found
 
