@@ -48,6 +48,8 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[Cuda]:
     """The first GPU, its context not current."""
     try:
         cuda = open_cuda(0, request.param)
+    except CudaError:  # there is a GPU, and we call it wrongly
+        raise
     except (DeviceError, MissingDependencyError) as error:
         pytest.skip(error.problem)
     yield cuda

@@ -11,7 +11,7 @@ from alignseg_infer import EngineError, MissingDependencyError, Predictor, SizeE
 from alignseg_infer.backends.cuda import CudaPackage, open_cuda
 from alignseg_infer.backends.runtime_cache import cache_path
 from alignseg_infer.backends.tensorrt_backend import TensorRTBackend
-from alignseg_infer.errors import DeviceError
+from alignseg_infer.errors import CudaError, DeviceError
 from alignseg_infer.flavours import Runtime, TensorRT, captures_graphs_itself, load_tensorrt
 from fake_tensorrt import image_of
 from tiny_engine import build_tiny_engine, expected_logits
@@ -32,6 +32,8 @@ def engine(tensorrt: TensorRT, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("engine") / "tiny.engine"
     try:
         cuda = open_cuda()
+    except CudaError:  # there is a GPU, and we call it wrongly
+        raise
     except (DeviceError, MissingDependencyError) as error:
         pytest.skip(error.problem)
     gpu = cuda.gpu
