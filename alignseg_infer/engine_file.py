@@ -94,6 +94,7 @@ class Verification:
         reference: File name of the reference.
         reference_sha256: SHA-256 of the reference.
         backend: What ran the model.
+        images: On what, e.g. "128 images".
         required_agreement: Threshold that every row met.
         rows: One for each input shape.
         miou_drop: Mean IoU of the reference minus that of the model, in percent points; None
@@ -103,6 +104,7 @@ class Verification:
     reference: str
     reference_sha256: str
     backend: str
+    images: str
     required_agreement: float
     rows: tuple[VerifiedRow, ...]
     miou_drop: float | None = None
@@ -120,7 +122,7 @@ class EngineFacts:
         version_compatible: Whether newer versions of TensorRT run it too.
         hardware_compatibility: ``none``, ``ampere-plus`` or ``same-compute-capability``.
         compute_capabilities: Those it was built for, where TensorRT for RTX was told; else empty.
-        gpu: The GPU it was built on; None without one.
+        gpu: The GPU it was built on; None for TensorRT for RTX, whose engines depend on none.
         profile: Input shapes it takes.
         stripped: Whether its weights were left out, so that it needs a refit before it runs.
         plugins: Plugins it needs, ``name/version``.
@@ -128,6 +130,7 @@ class EngineFacts:
         source_sha256: Of the ONNX file it was built from.
         verification: None: built, not verified.
         builder: Versions that wrote it.
+        tf32: Whether float32 convolutions may round their inputs to 10 bits of mantissa.
     """
 
     spec: ModelSpec
@@ -145,6 +148,7 @@ class EngineFacts:
     source_sha256: str
     verification: Verification | None
     builder: str
+    tf32: bool = False
 
     def to_json(self) -> str:
         """The facts as one indented JSON object."""

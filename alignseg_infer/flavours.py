@@ -2,6 +2,11 @@
 
 ``tensorrt`` builds on the GPU that will run the engine. ``tensorrt_rtx`` (TensorRT for RTX) is for
 consumer GPUs; it builds engines without any GPU, and has no plugins.
+
+Sources, of NVIDIA's documentation: "Migrating from TensorRT 10.x to 11.x" (networks are strongly
+typed in 11; the flag that asks for it is needed in 10 and ignored in 11, so it is always given),
+"Engine Compatibility" (version and hardware compatibility), and for TensorRT for RTX "Timing Cache
+Migration", "CPU-Only AOT and TensorRT-RTX Engines" and the release notes of 1.2.
 """
 
 import importlib
@@ -9,7 +14,7 @@ import re
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from alignseg_infer.errors import MissingDependencyError
+from alignseg_infer.errors import MissingDependencyError, OptionError
 
 
 class Runtime(StrEnum):
@@ -111,3 +116,77 @@ def context_memory(tensorrt: TensorRT, engine: Any) -> int:
     if tensorrt.runtime is Runtime.TENSORRT and tensorrt.version < (10, 1):
         return int(engine.device_memory_size)
     return int(engine.device_memory_size_v2)
+
+
+class _Only(NamedTuple):
+    """Who takes a build option, and why the other does not."""
+
+    runtime: Runtime
+    reason: str
+
+
+_ONLY = {
+    "--timing-cache": _Only(
+        Runtime.TENSORRT,
+        "TensorRT for RTX times nothing when it builds, and would only ask for a GPU",
+    ),
+    "--version-compatible": _Only(
+        Runtime.TENSORRT, "packages of TensorRT for RTX lack the library it needs (nvinfer_lean)"
+    ),
+    "--hardware-compatibility": _Only(
+        Runtime.TENSORRT,
+        "engines of TensorRT for RTX run on several GPUs anyway; --compute-capability names them",
+    ),
+    "--compute-capability": _Only(
+        Runtime.TENSORRT_RTX, "TensorRT builds for the GPU it runs on; --hardware-compatibility"
+    ),
+}
+_CAPTURABLE_SINCE = (1, 2)
+
+
+def require_option_of(runtime: Runtime, option: str) -> None:
+    """Checks that `runtime` knows a build option, by its name on the command line.
+
+    Raises:
+        OptionError: It would ignore it, or fail.
+    """
+    only = _ONLY.get(option)
+    if only is not None and only.runtime is not runtime:
+        raise OptionError(
+            f"{option} with --runtime {runtime}",
+            f"--runtime {only.runtime}: {only.reason}",
+            f"leave out {option}",
+        )
+
+
+def typed_network(tensorrt: TensorRT, builder: Any) -> Any:
+    """An empty network whose tensors keep the types that the graph says."""
+    flag = tensorrt.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    return builder.create_network(1 << int(flag))
+
+
+def flags_for_cuda_graphs(tensorrt: TensorRT) -> list[Any]:
+    """Builder flags without which CUDA cannot capture the engine's work.
+
+    From 1.2 on, TensorRT for RTX needs to be told that the application gives all memory.
+    """
+    if tensorrt.runtime is Runtime.TENSORRT_RTX and tensorrt.version >= _CAPTURABLE_SINCE:
+        return [tensorrt.module.BuilderFlag.REQUIRE_USER_ALLOCATION]
+    return []
+
+
+def compute_capability(tensorrt: TensorRT, text: str) -> Any:
+    """``8.9`` as TensorRT for RTX's ``ComputeCapability.SM89``.
+
+    Raises:
+        OptionError: It cannot build for that.
+    """
+    members = tensorrt.module.ComputeCapability.__members__
+    numbers = {name[2:-1] + "." + name[-1]: name for name in members if name.startswith("SM")}
+    if text not in numbers:
+        raise OptionError(
+            f"compute capability {text!r}",
+            f"those {tensorrt.runtime} {tensorrt.version_text} builds for: {', '.join(numbers)}",
+            f"--compute-capability {list(numbers)[-1]}",
+        )
+    return members[numbers[text]]

@@ -20,7 +20,8 @@ _T = TypeVar("_T")
 
 SPEC_VERSION = 2
 SPEC_KEY = "alignseg.spec"
-VERIFICATION_KEY = "alignseg.verification"
+VERIFICATION_KEY = "alignseg.verification"  # of the float32 export with PyTorch
+AGREEMENT_KEY = "alignseg.agreement"  # of a float16 or int8 model with the float32 one
 INPUT_NAME = "image"  # of every exported graph
 OPSETS = (16, 17, 18, 19)
 DEFAULT_OPSET = 18

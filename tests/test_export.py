@@ -12,7 +12,7 @@ import torch
 
 from alignseg_infer import ExportError, ParityError, Predictor
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
-from alignseg_infer.export import onnx_graph, parity, to_onnx
+from alignseg_infer.export import onnx_file, onnx_graph, parity, to_onnx
 from alignseg_infer.export.onnx_graph import ExportOptions, onnx_from_model
 from alignseg_infer.export.parity import probe_image
 from alignseg_infer.export.to_onnx import export_onnx
@@ -228,7 +228,7 @@ def test_offsets_that_are_all_zero_are_equal() -> None:
 def test_large_weights_go_to_a_second_file(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(to_onnx, "EXTERNAL_DATA_BYTES", 100_000)
+    monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_BYTES", 100_000)
     options = ExportOptions(size=(64, 96), batch=1)
     path = export_onnx(load_checkpoint(small_checkpoint), tmp_path / "big.onnx", options).path
     assert sorted(file.name for file in tmp_path.iterdir()) == ["big.onnx", "big.onnx.data"]

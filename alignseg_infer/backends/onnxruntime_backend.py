@@ -46,13 +46,9 @@ class OnnxRuntimeBackend:
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
         require_file(path, "an ONNX model", ModelFileError)
         self._path = path
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        if threads is not None:
-            options.intra_op_num_threads = threads
         try:
             self._session = onnxruntime.InferenceSession(
-                path, options, providers=_providers(device)
+                path, session_options(threads), providers=_providers(device)
             )
             self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         except _LOAD_ERRORS as error:
@@ -109,6 +105,24 @@ class OnnxRuntimeBackend:
                 "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
             )
         return spec
+
+
+def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
+    """How every session of this package is opened.
+
+    INT8 kernels on x86-64 processors without VNNI saturate in 16 bits unless told not to (a
+    quantised demo model was off by 0.57 instead of 0.058). Graphs in FP32 have no such kernel: the
+    demo gives the same bits in the same time with and without (median of 12 runs 268 and 260 ms).
+
+    Args:
+        threads: CPU threads for one call; None for one per core.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
 
 
 def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:

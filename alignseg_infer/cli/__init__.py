@@ -12,7 +12,15 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from alignseg_infer import __version__
-from alignseg_infer.cli import demo, export_onnx, inspect, offsets, predict
+from alignseg_infer.cli import (
+    demo,
+    export_onnx,
+    export_trt,
+    inspect,
+    offsets,
+    predict,
+    verify,
+)
 from alignseg_infer.cli import eval as evaluation
 from alignseg_infer.errors import AlignSegError
 
@@ -24,6 +32,8 @@ COMMANDS = {
     "eval": evaluation,
     "inspect": inspect,
     "export-onnx": export_onnx,
+    "export-trt": export_trt,
+    "verify": verify,
     "offsets": offsets,
 }
 

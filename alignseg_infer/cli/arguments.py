@@ -7,13 +7,14 @@ from fractions import Fraction
 from pathlib import Path
 
 from alignseg_infer.averaging import Mode
-from alignseg_infer.errors import INSTALL_EXPORT, MissingDependencyError
+from alignseg_infer.errors import INSTALL_EXPORT, MissingDependencyError, OptionError
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.preprocess import Size
 from alignseg_infer.spec import ChannelOrder, NormKind, SamplingConvention
 from alignseg_infer.tiling import DEFAULT_OVERLAP, DEFAULT_TILE
 
 EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnx_ir")
+CHECKPOINT_ARGUMENTS = ("sampling_convention", "norm", "channel_order", "mean", "std", "classes")
 
 
 def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
@@ -168,6 +169,26 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--std", type=float, nargs=3, metavar="S", help="then divided by")
     group.add_argument("--classes", help="cityscapes, ade20k, voc, or FILE.json")
+
+
+def require_no_checkpoint_arguments(arguments: argparse.Namespace, model: Path, *more: str) -> None:
+    """Checks that nothing of `add_checkpoint_arguments` was given with an exported model.
+
+    Args:
+        arguments: What was parsed.
+        model: The exported model.
+        more: Other arguments, None where not given, that only a checkpoint leaves open.
+
+    Raises:
+        OptionError: Something was.
+    """
+    for name in (*CHECKPOINT_ARGUMENTS, *more):
+        if getattr(arguments, name) is not None:
+            raise OptionError(
+                f"--{name.replace('_', '-')} cannot change {model}",
+                "no such option with an exported model, whose facts are fixed",
+                "give it to alignseg export-onnx, with the checkpoint",
+            )
 
 
 def require_export_packages() -> None:

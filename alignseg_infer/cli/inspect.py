@@ -6,11 +6,14 @@ from pathlib import Path
 
 from alignseg_infer.backends import CHECKPOINT_SUFFIXES
 from alignseg_infer.backends.engine_checks import require_unchanged_plan
-from alignseg_infer.cli.arguments import add_checkpoint_arguments
+from alignseg_infer.cli.arguments import (
+    add_checkpoint_arguments,
+    require_no_checkpoint_arguments,
+)
 from alignseg_infer.cli.inspect_engine import describe_engine
 from alignseg_infer.demo import model_path
 from alignseg_infer.engine_file import ENGINE_SUFFIXES, read_facts
-from alignseg_infer.errors import ModelFileError, OptionError
+from alignseg_infer.errors import ModelFileError
 from alignseg_infer.spec import VERIFICATION_KEY, ModelSpec, OutputKind
 
 HELP = "Say what a checkpoint or an exported model is, and what was assumed."
@@ -35,10 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.checkpoint = model_path(arguments.checkpoint)
     suffix = arguments.checkpoint.suffix.lower()
     if suffix in ENGINE_SUFFIXES:
-        _require_no_overrides(arguments)
+        require_no_checkpoint_arguments(arguments, arguments.checkpoint)
         return _print_engine(arguments.checkpoint, arguments.json)
     if suffix == ".onnx":
-        _require_no_overrides(arguments)
+        require_no_checkpoint_arguments(arguments, arguments.checkpoint)
         spec, details = _inspect_onnx(arguments.checkpoint)
     elif suffix in CHECKPOINT_SUFFIXES or arguments.checkpoint.is_file():
         spec, details = _inspect_checkpoint(arguments)
@@ -106,17 +109,6 @@ def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
     except (KeyError, ValueError, TypeError):
         lines.append("    no record in the file")
     return backend.spec, "\n".join(lines)
-
-
-def _require_no_overrides(arguments: argparse.Namespace) -> None:
-    names = ("sampling_convention", "norm", "channel_order", "mean", "std", "classes")
-    for name in names:
-        if getattr(arguments, name) is not None:
-            raise OptionError(
-                f"--{name.replace('_', '-')} cannot change {arguments.checkpoint}",
-                "no such option with an exported model, whose facts are fixed",
-                "give it to alignseg export-onnx, with the checkpoint",
-            )
 
 
 def _inspect_checkpoint(arguments: argparse.Namespace) -> tuple[ModelSpec, str]:

@@ -9,15 +9,12 @@ import onnx_ir
 import torch
 
 from alignseg_infer import __version__
-from alignseg_infer.errors import OptionError
+from alignseg_infer.export.onnx_file import require_onnx_ending, save_onnx
 from alignseg_infer.export.onnx_graph import ExportOptions, onnx_from_model
 from alignseg_infer.export.parity import Comparison, compare_with_model
 from alignseg_infer.files import written_atomically
 from alignseg_infer.models.checkpoint import Checkpoint
 from alignseg_infer.spec import SPEC_KEY, VERIFICATION_KEY, ExportSpec, ModelSpec
-
-# Protobuf ends at 2 GiB; weights go to a second file well before.
-EXTERNAL_DATA_BYTES = 1_900_000_000
 
 logger = logging.getLogger(__name__)
 
@@ -56,23 +53,18 @@ def export_onnx(
         OutputError: The file cannot be written.
     """
     path, options = Path(path), options or ExportOptions()
-    if path.suffix.lower() != ".onnx":  # also keeps a checkpoint from being written over
-        raise OptionError(
-            f"{path} does not end in .onnx",
-            "the ending by which loaders know what a file is",
-            f"-o {path.stem}.onnx",
-        )
+    require_onnx_ending(path)
     model = checkpoint.model()
     with written_atomically(path) as temporary:
         logger.info("tracing and converting to opset %d (half a minute)", options.opset)
         exported = onnx_from_model(model, options)
         spec = replace(checkpoint.spec, export=_export_spec(options))
         _describe(exported, spec)
-        _save(exported, temporary)
+        save_onnx(exported, temporary)
         logger.info("comparing with PyTorch in ONNX Runtime")
         comparisons = compare_with_model(temporary, model)
         exported.metadata_props[VERIFICATION_KEY] = json.dumps([asdict(c) for c in comparisons])
-        _save(exported, temporary)
+        save_onnx(exported, temporary)
     return ExportReport(path, spec, comparisons)
 
 
@@ -96,11 +88,3 @@ def _describe(model: onnx_ir.Model, spec: ModelSpec) -> None:
     # The exporter leaves the Python source lines of every node in the file; nobody needs them.
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
-
-
-def _save(model: onnx_ir.Model, path: Path) -> None:
-    weights = sum(
-        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value
-    )
-    external = f"{path.name}.data" if weights > EXTERNAL_DATA_BYTES else None
-    onnx_ir.save(model, path, external_data=external)

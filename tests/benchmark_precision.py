@@ -1,0 +1,109 @@
+"""What float16 sampling coordinates cost, in pixels and in labels: the reason they stay float32.
+
+    python tests/benchmark_precision.py --streets 2
+
+The demo model on drawn streets, rounded as float16 hardware rounds. Prints Markdown.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from numpy.typing import NDArray
+
+from alignseg_infer.demo import FIRST_HELD_OUT, model_path
+from alignseg_infer.export import precision
+from alignseg_infer.export.half_rounding import round_like_hardware
+from alignseg_infer.postprocess import scores_from_logits
+from alignseg_infer.preprocess import preprocess
+from alignseg_infer.spec import SPEC_KEY, ModelSpec
+from alignseg_infer.streets import Street
+
+WIDTHS = (512, 1024, 2048, 4096)  # feature widths 129, 257, 513, 1025
+GRID = "grid of the finest sampling"
+
+
+def half_model() -> ir.Model:
+    """As exported: coordinates in float32."""
+    model = ir.load(model_path("demo"))
+    precision.to_half_precision(model)
+    return model
+
+
+def model_with_half_coordinates() -> ir.Model:
+    """As a converter makes it that knows nothing of coordinates."""
+    with mock.patch.object(precision, "coordinate_nodes", return_value=set()):
+        return half_model()
+
+
+VARIANTS: dict[str, Callable[[], ir.Model]] = {
+    "float32": lambda: ir.load(model_path("demo")),
+    "half": half_model,
+    "half coordinates": model_with_half_coordinates,
+}
+
+
+def session(model: ir.Model) -> onnxruntime.InferenceSession:
+    """Rounds as hardware does, and returns the logits and the grid of the last GridSample."""
+    round_like_hardware(model)
+    samplers = [node for node in model.graph if node.op_type == "GridSample"]
+    grid = samplers[-1].inputs[1]
+    assert grid is not None
+    identity = ir.node("Identity", [grid])
+    identity.outputs[0].name, identity.outputs[0].type = GRID, grid.type
+    identity.outputs[0].shape = ir.Shape([None, None, None, 2])
+    model.graph.insert_after(samplers[-1], identity)
+    model.graph.outputs[:] = [model.graph.outputs[0], identity.outputs[0]]
+    path = Path("/tmp") / "benchmark_precision.onnx"
+    ir.save(model, path)
+    return onnxruntime.InferenceSession(path)
+
+
+def grid_error(grid: NDArray[np.float32], exact: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Distance along each axis in pixels of the feature."""
+    height, width = grid.shape[1:3]
+    scale = np.array([width / 2, height / 2], np.float32)
+    return np.asarray(np.abs(grid - exact) * scale, np.float32)
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--streets", type=int, default=2)
+    streets = parser.parse_args().streets
+    spec = ModelSpec.from_json(half_model().metadata_props[SPEC_KEY])
+    sessions = {name: session(make()) for name, make in VARIANTS.items()}
+    print(
+        "| feature width | error of half coordinates, px: mean, largest | labels alike | ", end=""
+    )
+    print(
+        "error with float32 coordinates, px: mean, largest | labels alike |\n|---|---|---|---|---|"
+    )
+    for width in WIDTHS:
+        size = (width // 2, width)
+        rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in VARIANTS}
+        for seed in range(streets):
+            image = Street(FIRST_HELD_OUT + seed).scene(size=size).image
+            tensor = preprocess(image, size, spec.input)
+            found = {name: run.run(None, {"image": tensor}) for name, run in sessions.items()}
+            labels = {
+                name: scores_from_logits(out[0][0], size).labels for name, out in found.items()
+            }
+            for name in VARIANTS:
+                error = grid_error(found[name][1], found["float32"][1])
+                alike = float(np.mean(labels[name] == labels["float32"]))
+                rows[name].append((float(error.mean()), float(error.max()), alike))
+        cells = [np.array(rows[name]) for name in ("half coordinates", "half")]
+        text = [
+            f"{c[:, 0].mean():.4f} | {c[:, 1].max():.3f} | {100 * c[:, 2].mean():.3f} %"
+            for c in cells
+        ]
+        print(f"| {width // 4 + 1} | {' | '.join(text)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Float16 graphs: what stays float32, that numbers hold, and that rounding is real."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from alignseg_infer import ExportError
+from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+from alignseg_infer.demo import FIRST_HELD_OUT, model_path
+from alignseg_infer.export.half_rounding import round_like_hardware
+from alignseg_infer.export.precision import coordinate_nodes, to_half_precision
+from alignseg_infer.postprocess import scores_from_logits
+from alignseg_infer.preprocess import preprocess
+from alignseg_infer.spec import OutputKind, Sampler
+from alignseg_infer.streets import Street
+
+FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+LOWERINGS: dict[str, dict[str, Any]] = {
+    "native": {},
+    "gather": {"sampler": Sampler.GATHER},
+    "no rewrites": {"rewrites": False},
+    "fixed": {"size": (96, 160), "batch": 1},
+    "labels": {"output": OutputKind.LABELS},
+    "offsets": {"with_offsets": True},
+    "opset 16": {"opset": 16, "sampler": Sampler.GATHER},
+}
+
+
+def rank_of(value: ir.Value) -> int:
+    return len(value.shape or ())
+
+
+def half(path: Path) -> ir.Model:
+    model = ir.load(path)
+    to_half_precision(model)
+    return model
+
+
+def outputs_of(model: ir.Model, folder: Path, tensor: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    path = folder / "model.onnx"
+    ir.save(model, path)
+    onnx.checker.check_model(path, full_check=True)
+    return OnnxRuntimeBackend(path).infer(tensor)
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_half_graphs_compute_the_same(
+    lowering: str, export_small: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = export_small(**LOWERINGS[lowering])
+    tensor = np.random.default_rng(0).uniform(-120, 120, (1, 3, 96, 160)).astype(np.float32)
+    expected = OnnxRuntimeBackend(path).infer(tensor)
+    model = half(path)
+    rounded = half(path)
+    round_like_hardware(rounded)
+    for candidate in (model, rounded):
+        seen = outputs_of(candidate, tmp_path, tensor)
+        assert seen.dtype == expected.dtype
+        assert seen.shape == expected.shape
+        if seen.ndim == 3:
+            assert np.mean(seen == expected) > 0.99
+        else:
+            error = np.linalg.norm(seen - expected) / np.linalg.norm(expected)
+            assert 1e-6 < error < 1e-2
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_what_is_half_and_what_is_not(lowering: str, export_small: Callable[..., Path]) -> None:
+    model = half(export_small(**LOWERINGS[lowering]))
+    types: dict[str, set[ir.DataType | None]] = {}
+    for node in model.graph:
+        types.setdefault(node.op_type, set()).add(node.outputs[0].dtype)
+    assert types["Conv"] == types["LeakyRelu"] == {HALF}
+    assert types.get("GridSample", {FLOAT}) == {FLOAT}
+    assert FLOAT not in types["MatMul"]
+    assert all(value.dtype == FLOAT for value in model.graph.inputs)
+    assert {value.dtype for value in model.graph.outputs} <= {FLOAT, ir.DataType.UINT8}
+    for node in model.graph:
+        if node.op_type in ("GridSample", "Floor"):  # coordinates of either lowering
+            assert {value.dtype for value in node.inputs if value is not None} == {FLOAT}
+    weights = [value.dtype for value in model.graph.initializers.values() if rank_of(value) == 4]
+    assert set(weights) == {HALF}
+
+
+def test_gathered_features_are_half(export_small: Callable[..., Path]) -> None:
+    """The point of that lowering: half the traffic, and coordinates exact all the same."""
+    model = half(export_small(sampler=Sampler.GATHER))
+    kinds = [
+        (node.outputs[0].dtype, rank_of(node.outputs[0]))
+        for node in model.graph
+        if node.op_type == "Gather"
+    ]
+    assert kinds.count((HALF, 4)) == 4 * 9  # four corners of nine sampled features
+    assert (FLOAT, 4) not in kinds
+
+
+@pytest.mark.parametrize("lowering", ["native", "gather"])
+def test_coordinates_end_at_the_offsets(lowering: str, export_small: Callable[..., Path]) -> None:
+    found = coordinate_nodes(ir.load(export_small(**LOWERINGS[lowering])))
+    kinds = {node.op_type for node in found}
+    assert "Add" in kinds
+    assert kinds.isdisjoint({"Conv", "MatMul", "LeakyRelu", "Relu", "GridSample", "Shape"})
+    sliced = [node.inputs[0] for node in found if node.op_type == "Slice"]
+    producers = [value.producer() for value in sliced if value is not None]
+    assert {node.op_type for node in producers if node is not None} == {"Conv"}
+
+
+def test_half_demo_labels_streets_alike(tmp_path: Path) -> None:
+    demo = OnnxRuntimeBackend(model_path("demo"))
+    size = (256, 512)
+    image = Street(FIRST_HELD_OUT).scene(size=size).image
+    tensor = preprocess(image, size, demo.spec.input)
+    model = half(model_path("demo"))
+    round_like_hardware(model)
+    seen = outputs_of(model, tmp_path, tensor)
+    labels, expected = (
+        scores_from_logits(logits[0].astype(np.float32), size).labels
+        for logits in (seen, demo.infer(tensor))
+    )
+    assert np.mean(labels == expected) > 0.9995
+
+
+def test_rounding_is_that_of_float16(tmp_path: Path) -> None:
+    """2048 + 1 is 2048 in float16, while ONNX Runtime's CPU keeps 2049 in a float16 graph."""
+    one = numpy_helper.from_array(np.array([1], np.float16), "one")
+    nodes = [
+        helper.make_node("Add", ["x", "one"], ["a"]),
+        helper.make_node("Sub", ["a", "x"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT16, [1]) for name in "xy")
+    graph = helper.make_graph(nodes, "g", [x], [y], [one])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    round_like_hardware(model)
+    model.graph.inputs[0].dtype = FLOAT
+    import onnxruntime
+
+    ir.save(model, tmp_path / "rounded.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "rounded.onnx")
+    assert session.run(None, {"x": np.array([2048], np.float32)})[0] == 0
+    assert session.run(None, {"x": np.array([1024], np.float32)})[0] == 1
+
+
+def with_weight_of(path: Path, value: float) -> ir.Model:
+    model = ir.load(path)
+    weight = next(v for v in model.graph.initializers.values() if rank_of(v) == 4)
+    assert weight.const_value is not None
+    values = weight.const_value.numpy().copy()
+    values.flat[0] = value
+    weight.const_value = ir.tensor(values, name=weight.name)
+    return model
+
+
+def test_a_weight_beyond_float16_is_refused(small_onnx: Path) -> None:
+    with pytest.raises(ExportError, match=r"values up to 1e\+05"):
+        to_half_precision(with_weight_of(small_onnx, 1e5))
+
+
+def test_half_twice_is_refused(small_onnx: Path) -> None:
+    model = half(small_onnx)
+    with pytest.raises(ExportError, match="float16 values already"):
+        to_half_precision(model)
