@@ -57,8 +57,8 @@ class EngineRunner:
 
     All memory is for the largest input and allocated here: its addresses never change, which a CUDA
     graph needs. The second call in a row with one shape captures a graph, for TensorRT wants an
-    ordinary call after each change of shapes first ("Optimizing TensorRT Performance", 11.4); another
-    shape drops the graph, since a context's graphs are only good for its present shapes.
+    ordinary call after each change of shapes first ("Optimizing TensorRT Performance", 11.4).
+    Another shape drops the graph, since a context's graphs are only good for its present shapes.
 
     Args:
         loaded: The engine.

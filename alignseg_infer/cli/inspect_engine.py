@@ -15,7 +15,8 @@ def describe_engine(path: Path, facts: EngineFacts) -> str:
         f"  layers of the parsed network: {_layers_text(facts)}",
     ]
     if facts.spec.export:
-        lines.insert(1, f"  precision: {facts.spec.export.precision}")
+        tf32 = ", TF32 allowed" if facts.tf32 else ""
+        lines.insert(1, f"  precision: {facts.spec.export.precision}{tf32}")
     if facts.plugins:
         lines.append(f"  needs the plugins: {', '.join(facts.plugins)}")
     if facts.stripped:
@@ -55,8 +56,8 @@ def _verification_lines(path: Path, verification: Verification | None) -> list[s
     if verification is None:
         return [f"  built, not verified: alignseg verify {path}"]
     lines = [
-        f"  verified against {verification.reference} on {verification.backend}, required "
-        f"agreement {verification.required_agreement:.2%}:"
+        f"  verified against {verification.reference} with {verification.images} on "
+        f"{verification.backend}, required agreement {verification.required_agreement:.2%}:"
     ]
     for row in verification.rows:
         error = "" if row.logits_error is None else f", logits error {row.logits_error:.1e}"
