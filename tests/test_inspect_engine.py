@@ -34,10 +34,23 @@ VERIFIED = Verification(
     miou_drop=0.12,
 )
 ONE = InputShape(1, 512, 1024)
+LAYERS = (
+    LayerCount("CONVOLUTION", "HALF", 103),
+    LayerCount("CONVOLUTION", "FLOAT", 1),
+    LayerCount("SHAPE", "INT64", 7),
+    LayerCount("CAST", "HALF", 2),
+)
 
 SAID: list[tuple[dict[str, Any], list[str]]] = [
     ({}, ["tensorrt 11.4.0.106, ", "NVIDIA L4 (compute capability 8.9)\n", "precision: fp16"]),
-    ({}, ["1x32x32 to 2x64x96, fastest at 1x64x64", "no record", "not verified: alignseg verify"]),
+    (
+        {},
+        [
+            "1x32x32 to 2x64x96, fastest at 1x64x64",
+            "network: 0 others",
+            "not verified: alignseg verify",
+        ],
+    ),
     ({"version_compatible": True}, ["11.4.0.106 or newer"]),
     ({"hardware_compatibility": "ampere-plus"}, ["built for ampere-plus"]),
     ({"runtime": Runtime.TENSORRT_RTX, "gpu": None}, ["8.0 and higher", "tensorrt-rtx 11.4"]),
@@ -46,7 +59,7 @@ SAID: list[tuple[dict[str, Any], list[str]]] = [
         ["runs on: compute capability 8.6, 8.9"],
     ),
     ({"profile": Profile(ONE, ONE, ONE)}, ["inputs: 1x512x1024 (batch"]),
-    ({"layers": (LayerCount("CONVOLUTION", "HALF", 103),)}, ["network: 103 CONVOLUTION HALF"]),
+    ({"layers": LAYERS}, ["network: 103 CONVOLUTION HALF, 1 CONVOLUTION FLOAT, 9 others (--json"]),
     ({"tf32": True}, ["precision: fp16, TF32 allowed"]),
     ({"stripped": True, "plugins": ("A/1",)}, ["without its weights", "plugins: A/1"]),
     (

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from alignseg_infer.engine_file import EngineFacts, Profile, Verification
 
+_SHOWN_LAYERS = ("CONVOLUTION", "GRID_SAMPLE", "PLUGIN_V3")
+
 
 def describe_engine(path: Path, facts: EngineFacts) -> str:
     """What the engine is, beside its spec, as lines for people."""
@@ -48,8 +50,10 @@ def _profile_text(profile: Profile) -> str:
 
 
 def _layers_text(facts: EngineFacts) -> str:
-    counts = [f"{layer.count} {layer.kind} {layer.data_type}" for layer in facts.layers]
-    return ", ".join(counts) or "no record"
+    shown = [layer for layer in facts.layers if layer.kind in _SHOWN_LAYERS]
+    counts = [f"{layer.count} {layer.kind} {layer.data_type}" for layer in shown]
+    others = sum(layer.count for layer in facts.layers) - sum(layer.count for layer in shown)
+    return ", ".join([*counts, f"{others} others (--json lists them)"])
 
 
 def _verification_lines(path: Path, verification: Verification | None) -> list[str]:
