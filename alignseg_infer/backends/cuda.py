@@ -234,5 +234,5 @@ def out_of_memory(what: str, size: int, free: int | None = None) -> CudaError:
         f"CUDA_ERROR_OUT_OF_MEMORY: {size / 2**20:.1f} MiB of {what} were asked for{left}",
         "enough memory for the engine, its activations, and its largest input and output",
         "close what else uses the GPU (nvidia-smi), call from fewer threads, or build the engine "
-        "for less: python export/to_trt.py MODEL --max BATCHxHEIGHTxWIDTH",
+        "for less: python export/to_trt.py MODEL -o ENGINE --opt NxHxW --max NxHxW",
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from alignseg_infer.engine_file import EngineFacts, Profile, Verification
 
-LAYERS_SHOWN = ("CONVOLUTION", "GRID_SAMPLE", "MATRIX_MULTIPLY", "PLUGIN_V3", "POOLING")
+_SHOWN_LAYERS = ("CONVOLUTION", "GRID_SAMPLE", "PLUGIN_V3")
 
 
 def describe_engine(path: Path, facts: EngineFacts) -> str:
@@ -17,7 +17,8 @@ def describe_engine(path: Path, facts: EngineFacts) -> str:
         f"  layers of the parsed network: {_layers_text(facts)}",
     ]
     if facts.spec.export:
-        lines.insert(1, f"  precision: {facts.spec.export.precision}")
+        tf32 = ", TF32 allowed" if facts.tf32 else ""
+        lines.insert(1, f"  precision: {facts.spec.export.precision}{tf32}")
     if facts.plugins:
         lines.append(f"  needs the plugins: {', '.join(facts.plugins)}")
     if facts.stripped:
@@ -52,20 +53,17 @@ def _profile_text(profile: Profile) -> str:
 
 
 def _layers_text(facts: EngineFacts) -> str:
-    """The layers that decide about speed and numbers; the JSON file has all."""
-    counts = [
-        f"{layer.count} {layer.kind.lower().replace('_', ' ')} {layer.data_type.lower()}"
-        for layer in facts.layers
-        if layer.kind in LAYERS_SHOWN
-    ]
-    return f"{', '.join(counts)}, ..." if counts else "no record"
+    shown = [layer for layer in facts.layers if layer.kind in _SHOWN_LAYERS]
+    counts = [f"{layer.count} {layer.kind} {layer.data_type}" for layer in shown]
+    others = sum(layer.count for layer in facts.layers) - sum(layer.count for layer in shown)
+    return ", ".join([*counts, f"{others} others (--json lists them)"])
 
 
 def verification_lines(verification: Verification) -> list[str]:
     """How the model compares with its reference, for people."""
     lines = [
-        f"  verified against {verification.reference} on {verification.images}, by "
-        f"{verification.backend}; required agreement {verification.required_agreement:.2%}:"
+        f"  verified against {verification.reference} with {verification.images} on "
+        f"{verification.backend}, required agreement {verification.required_agreement:.2%}:"
     ]
     for row in verification.rows:
         error = "" if row.logits_error is None else f", logits error {row.logits_error:.1e}"
