@@ -6,7 +6,7 @@ consumer GPUs; it builds engines without any GPU, and has no plugins.
 Sources, of NVIDIA's documentation: "Migrating from TensorRT 10.x to 11.x" (networks are strongly
 typed in 11; the flag that asks for it is needed in 10 and ignored in 11, so it is always given),
 "Engine Compatibility" (version and hardware compatibility), and for TensorRT for RTX "Timing Cache
-Migration", "CPU-Only AOT and TensorRT-RTX Engines" and the release notes of 1.2.
+Migration" and "CPU-Only AOT and TensorRT-RTX Engines".
 """
 
 import importlib
@@ -141,7 +141,6 @@ _ONLY = {
         Runtime.TENSORRT_RTX, "TensorRT builds for the GPU it runs on; --hardware-compatibility"
     ),
 }
-_CAPTURABLE_SINCE = (1, 2)
 
 
 def require_option_of(runtime: Runtime, option: str) -> None:
@@ -163,16 +162,6 @@ def typed_network(tensorrt: TensorRT, builder: Any) -> Any:
     """An empty network whose tensors keep the types that the graph says."""
     flag = tensorrt.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     return builder.create_network(1 << int(flag))
-
-
-def flags_for_cuda_graphs(tensorrt: TensorRT) -> list[Any]:
-    """Builder flags without which CUDA cannot capture the engine's work.
-
-    From 1.2 on, TensorRT for RTX needs to be told that the application gives all memory.
-    """
-    if tensorrt.runtime is Runtime.TENSORRT_RTX and tensorrt.version >= _CAPTURABLE_SINCE:
-        return [tensorrt.module.BuilderFlag.REQUIRE_USER_ALLOCATION]
-    return []
 
 
 def compute_capability(tensorrt: TensorRT, text: str) -> Any:

@@ -177,6 +177,21 @@ def open_cuda(index: int = 0, package: str = CudaPackage.AUTO) -> Cuda:
         return _open_pycuda(index)
 
 
+def current_gpu() -> Gpu | None:
+    """The first GPU, on which TensorRT builds; None without a driver or GPU.
+
+    Raises:
+        MissingDependencyError: No package to call CUDA through is installed.
+    """
+    try:
+        cuda = open_cuda()
+    except DeviceError:
+        return None
+    gpu = cuda.gpu
+    cuda.close()
+    return gpu
+
+
 def _open_cuda_python(index: int) -> Cuda:
     from alignseg_infer.backends.cuda_python import CudaPython
 

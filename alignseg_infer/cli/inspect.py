@@ -82,8 +82,8 @@ def describe_spec(spec: ModelSpec) -> str:
         batch = "any batch" if export.batch is None else f"batch {export.batch}"
         rewrites = "with" if export.rewrites else "without"
         lines.append(
-            f"  export: {export.precision}, {export.output}, {size}, {batch}, opset {export.opset}, sampler "
-            f"{export.sampler}, {rewrites} rewrites, by {export.exporter}"
+            f"  export: {export.precision}, {export.output}, {size}, {batch}, opset "
+            f"{export.opset}, sampler {export.sampler}, {rewrites} rewrites, by {export.exporter}"
         )
     return "\n".join(lines)
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from alignseg_infer import __version__
+from alignseg_infer.backends.cuda import current_gpu
 from alignseg_infer.engine_file import (
     ENGINE_SUFFIXES,
     EngineFacts,
+    Gpu,
     Profile,
     Verification,
     sidecar_path,
@@ -20,7 +22,6 @@ from alignseg_infer.errors import BuildError, OptionError
 from alignseg_infer.export.build_options import BuildOptions, profile_for
 from alignseg_infer.export.callbacks import PhaseProgress, Phases, monitor_of, run_stoppable
 from alignseg_infer.export.engine_config import Session, configuration
-from alignseg_infer.export.gpu import current_gpu
 from alignseg_infer.export.layer_report import describe_layers
 from alignseg_infer.export.layers import (
     Network,
@@ -76,7 +77,7 @@ def build_engine(
     Raises:
         OptionError, SizeError: `engine_path` has another ending, or an option cannot be used.
         ModelFileError: `onnx_path` is none of ours.
-        MissingDependencyError: TensorRT is not installed.
+        MissingDependencyError: TensorRT is not installed; or it is, but no CUDA from Python.
         BuildError: TensorRT does not take the graph, or makes something else of it.
         OutputError: A file cannot be written.
         KeyboardInterrupt: Ctrl-C; the build has stopped.
@@ -103,6 +104,8 @@ def engine_from_onnx(
     facts = read_onnx_facts(path)
     profile = profile_for(facts.export, options.profile)
     session = Session.of(load_tensorrt(options.runtime))
+    # TensorRT builds on it; loaders compare it with theirs. TensorRT for RTX builds anywhere.
+    gpu = current_gpu() if options.runtime is Runtime.TENSORRT else None
     _parse(session, path)
     network = read_network(session.tensorrt.module, session.network)
     require_sampling(network, facts)
@@ -119,6 +122,7 @@ def engine_from_onnx(
         options=options,
         network=network,
         tensorrt=session.tensorrt,
+        gpu=gpu,
     )
     return Engine(plan, described, network, seconds)
 
@@ -204,6 +208,7 @@ def _facts(
     options: BuildOptions,
     network: Network,
     tensorrt: TensorRT,
+    gpu: Gpu | None,
 ) -> EngineFacts:
     return EngineFacts(
         spec=source.spec,
@@ -213,7 +218,7 @@ def _facts(
         version_compatible=options.version_compatible,
         hardware_compatibility=options.hardware_compatibility,
         compute_capabilities=options.compute_capabilities,
-        gpu=current_gpu() if tensorrt.runtime is Runtime.TENSORRT else None,
+        gpu=gpu,
         profile=profile,
         stripped=False,
         plugins=(),

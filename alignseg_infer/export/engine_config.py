@@ -10,7 +10,6 @@ from alignseg_infer.export.callbacks import Messages, logger_into
 from alignseg_infer.flavours import (
     TensorRT,
     compute_capability,
-    flags_for_cuda_graphs,
     typed_network,
 )
 
@@ -56,8 +55,6 @@ def configuration(session: Session, profile: Profile, options: BuildOptions) -> 
         config.clear_flag(module.BuilderFlag.TF32)
     if options.version_compatible:
         config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
-    for flag in flags_for_cuda_graphs(session.tensorrt):
-        config.set_flag(flag)
     _set_targets(session.tensorrt, config, options)
     _add_profile(session, config, profile)
     return config

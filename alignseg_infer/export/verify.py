@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignseg_infer.backends import Backend, open_backend
+from alignseg_infer.backends.cuda import current_gpu
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.engine_file import (
     ENGINE_SUFFIXES,
@@ -20,10 +21,9 @@ from alignseg_infer.engine_file import (
     Verification,
     read_facts,
 )
-from alignseg_infer.errors import ModelError, OptionError, VerificationError
+from alignseg_infer.errors import MissingDependencyError, ModelError, OptionError, VerificationError
 from alignseg_infer.evaluate import Progress, evaluate
 from alignseg_infer.export.agreement import compare, format_rows
-from alignseg_infer.export.gpu import current_gpu
 from alignseg_infer.files import sha256_of
 from alignseg_infer.images import Image
 from alignseg_infer.labelled import LabelledImages
@@ -107,16 +107,28 @@ def verify_where_possible(
     Raises:
         VerificationError, ModelError, OptionError: As `verify` does.
     """
-    gpu, built_for = current_gpu(), read_facts(engine).compute_capabilities
-    if gpu and (not built_for or gpu.compute_capability in built_for):
+    reason = _why_not_here(read_facts(engine).compute_capabilities)
+    if reason is None:
         return verify(engine, reference, images, progress=progress)
-    where = f"this GPU is {gpu.name}, {gpu.compute_capability}" if gpu else "no GPU here"
     logger.warning(
         "built, not verified (%s); where it is to run: alignseg verify %s --against FLOAT32.onnx "
         "--images FOLDER",
-        where,
+        reason,
         engine.name,
     )
+    return None
+
+
+def _why_not_here(built_for: Sequence[str]) -> str | None:
+    """Why an engine for these compute capabilities (none: all) cannot run here, if so."""
+    try:
+        gpu = current_gpu()
+    except MissingDependencyError as error:
+        return error.problem
+    if gpu is None:
+        return "no GPU here"
+    if built_for and gpu.compute_capability not in built_for:
+        return f"this GPU is {gpu.name}, of compute capability {gpu.compute_capability}"
     return None
 
 
