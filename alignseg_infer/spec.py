@@ -244,7 +244,7 @@ class ModelSpec:
         try:
             facts = json.loads(text)
             version = facts.pop("version")
-            if version == 1 and facts["export"]:  # before there was more than one precision
+            if version == 1 and facts.get("export"):  # before there was more than one precision
                 facts["export"].setdefault("precision", Precision.FP32.value)
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise _unreadable(f"not a JSON object with a version ({error!r})") from error

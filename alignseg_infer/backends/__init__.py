@@ -96,16 +96,18 @@ def open_backend(
             f"threads={threads!r}", f"1 to {MAX_THREADS}, or None", "threads=2, or --threads 2"
         )
     suffix = path.suffix.lower()
+    if device is None:
+        device = "cuda" if suffix in ENGINE_SUFFIXES else "cpu"
     if suffix == ".onnx":
         from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend(path, device=device or "cpu", threads=threads)
+        return OnnxRuntimeBackend(path, device=device, threads=threads)
     if suffix in CHECKPOINT_SUFFIXES:
         from alignseg_infer.backends.torch_backend import TorchBackend
 
-        return TorchBackend(path, device=device or "cpu", threads=threads)
+        return TorchBackend(path, device=device, threads=threads)
     if suffix in ENGINE_SUFFIXES:
-        return _open_engine(path, device or "cuda", threads)
+        return _open_engine(path, device, threads)
     raise ModelFileError(
         f"{path} has the ending {suffix!r}, which no backend reads",
         f".onnx, an engine ({', '.join(ENGINE_SUFFIXES)}), or a checkpoint: "

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from alignseg_infer.engine_file import EngineFacts, Gpu, sidecar_path
 from alignseg_infer.errors import EngineError
-from alignseg_infer.files import sha256_of
 from alignseg_infer.flavours import Runtime, TensorRT
 
 logger = logging.getLogger(__name__)
@@ -21,13 +20,17 @@ _AMPERE = (8, 0)
 _ACROSS_MAJOR = {(8, 10), (10, 11)}  # the only pairs (built, running) of version-compatible engines
 
 
-def require_unchanged_plan(path: Path, facts: EngineFacts) -> None:
+def require_unchanged_plan(path: Path, facts: EngineFacts, seen: str) -> None:
     """Checks that the plan file is the one its facts were written with.
+
+    Args:
+        path: The plan file.
+        facts: Its facts.
+        seen: SHA-256 of what is in the file.
 
     Raises:
         EngineError: It is truncated, damaged, replaced, or the facts are another engine's.
     """
-    seen = sha256_of(path)
     if seen != facts.sha256:
         raise EngineError(
             f"{path} ({path.stat().st_size} bytes, SHA-256 {seen[:12]}...) is not the plan that "

@@ -5,6 +5,7 @@ and that of TensorRT-RTX 1.7, whose bindings were at hand.
 """
 
 import contextlib
+import hashlib
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -74,8 +75,9 @@ class TensorRTBackend:
         if type(contexts) is not int or contexts < 1:
             raise OptionError(f"contexts={contexts!r}", "1 or more", f"contexts={DEFAULT_CONTEXTS}")
         self.facts = read_facts(path)
+        plan = path.read_bytes()  # once, so that what is checked is what is loaded
         if not trust_changed_plan:
-            require_unchanged_plan(path, self.facts)
+            require_unchanged_plan(path, self.facts, hashlib.sha256(plan).hexdigest())
         require_complete(path, self.facts)
         tensorrt = load_tensorrt(self.facts.runtime)
         require_version(path, self.facts, tensorrt)
@@ -83,7 +85,13 @@ class TensorRTBackend:
             gpu = open_cuda(index, cuda)
             stack.callback(gpu.close)
             require_gpu(path, self.facts, gpu.gpu)
-            self._pool = _opened(path, self.facts, tensorrt, gpu, contexts=contexts, stack=stack)
+            with gpu.current():
+                loaded = _load(path, plan, self.facts, tensorrt, gpu)
+            del plan
+            self._pool = RunnerPool(lambda: EngineRunner(loaded), contexts)
+            stack.callback(_close, self._pool, loaded, path)
+            with self._pool.runner(()):
+                pass  # the first one now, to hear of too little memory before the first call
             # Without close(), this runs when nobody holds the backend, or when Python ends.
             self._finalizer = weakref.finalize(self, stack.pop_all().close)
         self.spec = _spec_of(self.facts)
@@ -122,31 +130,15 @@ class TensorRTBackend:
         self.close()
 
 
-def _opened(
-    path: Path,
-    facts: EngineFacts,
-    tensorrt: TensorRT,
-    cuda: Cuda,
-    *,
-    contexts: int,
-    stack: contextlib.ExitStack,
-) -> RunnerPool:
-    """Deserialises the engine; `stack` gets what closes it again, contexts first."""
-    with cuda.current():
-        loaded = _load(path, facts, tensorrt, cuda)
-    pool = RunnerPool(lambda: EngineRunner(loaded), contexts)
-    stack.callback(_close, pool, loaded, path)
-    with pool.runner(()):
-        pass  # the first one now, to hear of too little memory before the first call
-    return pool
-
-
-def _load(path: Path, facts: EngineFacts, tensorrt: TensorRT, cuda: Cuda) -> LoadedEngine:
+def _load(
+    path: Path, plan: bytes, facts: EngineFacts, tensorrt: TensorRT, cuda: Cuda
+) -> LoadedEngine:
+    """Deserialises the engine."""
     log = new_log(tensorrt)
     runtime = tensorrt.module.Runtime(log)
     if facts.version_compatible:  # such a plan brings its own runtime along
         runtime.engine_host_code_allowed = True
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         del runtime  # the traceback would keep it for longer than the CUDA context
         raise EngineError(

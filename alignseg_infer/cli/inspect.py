@@ -14,6 +14,7 @@ from alignseg_infer.cli.inspect_engine import describe_engine, verification_line
 from alignseg_infer.demo import model_path
 from alignseg_infer.engine_file import ENGINE_SUFFIXES, Verification, read_facts
 from alignseg_infer.errors import ModelFileError
+from alignseg_infer.files import sha256_of
 from alignseg_infer.spec import (
     AGREEMENT_KEY,
     VERIFICATION_KEY,
@@ -95,7 +96,7 @@ def _print_engine(path: Path, as_json: bool) -> int:
         print(facts.to_json(), end="")
     else:
         print(f"{path}: {describe_spec(facts.spec)}\n{describe_engine(path, facts)}")
-    require_unchanged_plan(path, facts)
+    require_unchanged_plan(path, facts, sha256_of(path))
     return 0
 
 
