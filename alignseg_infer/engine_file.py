@@ -109,6 +109,23 @@ class Verification:
     rows: tuple[VerifiedRow, ...]
     miou_drop: float | None = None
 
+    def to_json(self) -> str:
+        """The record as one JSON object."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            SpecError: The text is something else.
+        """
+        try:
+            facts = json.loads(text)
+        except (ValueError, RecursionError):
+            facts = text
+        return dataclass_from_json(cls, facts, "verification")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineFacts:

@@ -289,6 +289,6 @@ def _least_batch(model: LimitedBackend, batch: int) -> int:
             f"batch={batch}, but this engine takes {least} to {most} inputs per call",
             f"{least} to {most}, as it was built",
             f"batch={min(max(batch, least), most)}, or --batch; or build it for more: "
-            "python export/to_trt.py MODEL --max BATCHxHEIGHTxWIDTH",
+            "python export/to_trt.py MODEL -o ENGINE --opt NxHxW --max NxHxW",
         )
     return least

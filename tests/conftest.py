@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -10,7 +11,17 @@ from numpy.typing import NDArray
 
 from alignseg_infer.datasets import CITYSCAPES
 from alignseg_infer.images import Image
-from alignseg_infer.spec import ExportSpec, InputSpec, ModelSpec, NetworkSpec
+from alignseg_infer.spec import (
+    SPEC_KEY,
+    ExportSpec,
+    InputSpec,
+    ModelSpec,
+    NetworkSpec,
+    Precision,
+)
+
+if TYPE_CHECKING:
+    import onnx_ir
 
 DATA = Path(__file__).parent / "data"
 SMALL = NetworkSpec(backbone="resnet18", width=0.25, decoder_channels=32)
@@ -85,6 +96,29 @@ def export_small(
         return made[key]
 
     return export
+
+
+def half_onnx(source: Path, folder: Path) -> Path:
+    """`source` in float16, whether or not its random weights stand the comparison."""
+    import onnx_ir
+
+    from alignseg_infer.export.precision import to_half_precision
+
+    model = onnx_ir.load(source)
+    to_half_precision(model)
+    return said_to_be(model, Precision.FP16, folder / f"{source.stem}-fp16.onnx")
+
+
+def said_to_be(model: "onnx_ir.Model", precision: Precision, path: Path) -> Path:
+    """Saves `model` with a spec that says it computes in `precision`."""
+    import onnx_ir
+
+    spec = ModelSpec.from_json(model.metadata_props[SPEC_KEY])
+    assert spec.export is not None
+    export = replace(spec.export, precision=precision)
+    model.metadata_props[SPEC_KEY] = replace(spec, export=export).to_json()
+    onnx_ir.save(model, path)
+    return path
 
 
 @pytest.fixture(scope="session")

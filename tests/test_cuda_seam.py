@@ -19,8 +19,8 @@ from alignseg_infer.backends.cuda import Cuda, CudaPackage, open_cuda
 
 driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
 
-from alignseg_infer.backends import cuda_python
-from alignseg_infer.backends.cuda_python import CudaPython
+from alignseg_infer.backends import cuda_python  # noqa: E402  which needs that package
+from alignseg_infer.backends.cuda_python import CudaPython  # noqa: E402
 
 PACKAGES = (CudaPackage.CUDA_PYTHON, CudaPackage.PYCUDA)
 

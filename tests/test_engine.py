@@ -17,7 +17,6 @@ import pytest
 from alignseg_infer import (
     AlignSegError,
     BuildError,
-    ExportError,
     MissingDependencyError,
     ModelFileError,
     OptionError,
@@ -41,10 +40,10 @@ from alignseg_infer.export.onnx_facts import read_onnx_facts
 from alignseg_infer.export.parity import probe_image
 from alignseg_infer.export.precision import to_half_precision
 from alignseg_infer.export.quantize import quantized_model
-from alignseg_infer.export.to_trt import onnx_for_engine
 from alignseg_infer.files import sha256_of
 from alignseg_infer.flavours import Runtime
 from alignseg_infer.spec import SPEC_KEY, ModelSpec, Precision, Sampler
+from conftest import half_onnx, said_to_be
 
 Export = Callable[..., Path]
 
@@ -88,17 +87,9 @@ def test_float32_engine(
     assert engine.facts.profile == wanted
 
 
-def half(source: Path, target: Path) -> Path:
-    """`source` in float16, without the comparison that seeded weights need not pass."""
-    model = onnx_ir.load(source)
-    to_half_precision(model)
-    onnx_ir.save(model, target)
-    return changed(target, target, claims(precision=Precision.FP16))
-
-
 @pytest.mark.parametrize("export", [{}, GATHER], ids=str)
 def test_float16_engine(export_small: Export, tmp_path: Path, export: dict[str, Any]) -> None:
-    source = half(export_small(**export), tmp_path / "half.onnx")
+    source = half_onnx(export_small(**export), tmp_path)
     engine = engine_from_onnx(source, rtx(profile=STATIC))
     assert count_of(engine, "CONVOLUTION") == {"HALF": CONVOLUTIONS}
     assert engine.facts.spec.export is not None
@@ -114,9 +105,7 @@ def test_int8_engine(export_small: Export, tmp_path: Path) -> None:
     ranges = calibrated_ranges(source, calibration_images(tmp_path, 2))
     model = quantized_model(onnx_ir.load(source), ranges)
     to_half_precision(model)
-    onnx_ir.save(model, tmp_path / "int8.onnx")
-    claim = claims(precision=Precision.INT8, opset=model.opset_imports[""])
-    path = changed(tmp_path / "int8.onnx", tmp_path / "int8.onnx", claim)
+    path = said_to_be(model, Precision.INT8, tmp_path / "int8.onnx")
     engine = engine_from_onnx(path, rtx(profile=STATIC))
     seen = count_of(engine, "CONVOLUTION")
     assert seen["INT8"] > CONVOLUTIONS // 2
@@ -358,21 +347,12 @@ def test_missing_tensorrt_names_the_way_without_a_gpu(
         engine_from_onnx(export_small(**FIXED), BuildOptions())
 
 
-def test_precision_that_cannot_be_made(export_small: Export, tmp_path: Path) -> None:
-    source = half(export_small(**FIXED), tmp_path / "half.onnx")
-    assert onnx_for_engine(source, tmp_path, None) == source
-    assert onnx_for_engine(source, tmp_path, Precision.FP16) == source
-    with pytest.raises(ExportError, match="fp32 was asked for"):
-        onnx_for_engine(source, tmp_path, Precision.FP32)
-    with pytest.raises(OptionError, match="calibrat"):
-        onnx_for_engine(export_small(**FIXED), tmp_path, Precision.INT8)
-
-
 COMMANDS = [
     ("{onnx} -o {folder}/a.engine", 1, "--opt 1x"),
     ("{onnx} -o {folder}/a.engine --max 1x64x64", 1, "without --opt"),
     ("{onnx} -o {folder}/a.onnx --opt 1x64x64", 1, ".engine"),
     ("{onnx} -o {folder}/a.engine --opt 1x64x64 --size 64x64", 1, "--size cannot change"),
+    ("{onnx} -o {folder}/a.engine --opt 1x64x64 --precision int8", 1, "--calibration FOLDER"),
     ("{onnx} -o {folder}/a.engine --opt 1x64x64 --norm batch-norm", 1, "--norm cannot change"),
     ("{onnx} -o {folder}/a.engine --opt 64x64", 2, "IMAGESxHEIGHTxWIDTH"),
     ("{onnx} -o {folder}/a.engine --opt 1x64x64 --runtime cuda", 2, "--runtime"),

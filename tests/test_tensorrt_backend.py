@@ -312,7 +312,7 @@ def test_outside_the_profile_names_what_to_type(stand: Stand) -> None:
         backend.infer(image_of((1, 3, 20, 200)))
     assert "1x20x200" in caught.value.problem
     assert "1x32x32 to 2x64x96" in caught.value.expected
-    assert "--min 1x20x32 --max 2x64x200" in caught.value.fix
+    assert "--opt 1x64x64 --min 1x20x32 --max 2x64x200" in caught.value.fix
 
 
 def nothing(stand: Stand) -> None:

@@ -23,7 +23,7 @@ from alignseg_infer.labelled import Dataset, labelled_images
 from alignseg_infer.spec import SPEC_KEY, ModelSpec, Precision
 from alignseg_infer.streets import Street
 from alignseg_infer.streets.folder import written_streets
-from conftest import FakeBackend
+from conftest import FakeBackend, said_to_be
 
 DEMO = model_path("demo")
 
@@ -36,12 +36,7 @@ def changed(path: Path, change: Callable[[ir.Model], None], precision: Precision
     """A copy of the demo model, changed, that says it computes in `precision`."""
     model = ir.load(DEMO)
     change(model)
-    spec = ModelSpec.from_json(model.metadata_props[SPEC_KEY])
-    assert spec.export is not None
-    spec = replace(spec, export=replace(spec.export, precision=precision))
-    model.metadata_props[SPEC_KEY] = spec.to_json()
-    ir.save(model, path)
-    return path
+    return said_to_be(model, precision, path)
 
 
 def sample_nearest(model: ir.Model) -> None:

@@ -177,6 +177,21 @@ def open_cuda(index: int = 0, package: str = CudaPackage.AUTO) -> Cuda:
         return _open_pycuda(index)
 
 
+def current_gpu() -> Gpu | None:
+    """The first GPU, on which TensorRT builds; None without a driver or GPU.
+
+    Raises:
+        MissingDependencyError: No package to call CUDA through is installed.
+    """
+    try:
+        cuda = open_cuda()
+    except DeviceError:
+        return None
+    gpu = cuda.gpu
+    cuda.close()
+    return gpu
+
+
 def _open_cuda_python(index: int) -> Cuda:
     from alignseg_infer.backends.cuda_python import CudaPython
 
@@ -234,5 +249,5 @@ def out_of_memory(what: str, size: int, free: int | None = None) -> CudaError:
         f"CUDA_ERROR_OUT_OF_MEMORY: {size / 2**20:.1f} MiB of {what} were asked for{left}",
         "enough memory for the engine, its activations, and its largest input and output",
         "close what else uses the GPU (nvidia-smi), call from fewer threads, or build the engine "
-        "for less: python export/to_trt.py MODEL --max BATCHxHEIGHTxWIDTH",
+        "for less: python export/to_trt.py MODEL -o ENGINE --opt NxHxW --max NxHxW",
     )

@@ -12,6 +12,7 @@ compiler and a driver to install, so where it ran is in the README's table. What
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -210,7 +211,11 @@ def _primary_context(index: int) -> tuple[Any, Gpu]:
     with _checked("taking the primary context"):
         device = driver.Device(index)
         gpu = Gpu(device.name(), "{}.{}".format(*device.compute_capability()))
-        return device.retain_primary_context(), gpu
+        context = device.retain_primary_context()
+    # Left to its destructor, PyCUDA would detach it as if it were no primary context. Finalizers
+    # run latest first, so engines that are still open are closed before.
+    weakref.finalize(driver, context.detach)
+    return context, gpu
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from alignseg_infer.flavours import Runtime, TensorRT
 
 logger = logging.getLogger(__name__)
 
-REBUILD = "build it again here: python export/to_trt.py MODEL -o ENGINE"
+REBUILD = "build it again here: python export/to_trt.py MODEL -o ENGINE --opt NxHxW"
 _AMPERE = (8, 0)
 _ACROSS_MAJOR = {(8, 10), (10, 11)}  # the only pairs (built, running) of version-compatible engines
 
@@ -47,7 +47,7 @@ def require_complete(path: Path, facts: EngineFacts) -> None:
         raise EngineError(
             f"{path} was built without its weights",
             "an engine with weights; refitting is not something this version does",
-            "build it again without --strip: python export/to_trt.py MODEL -o ENGINE",
+            "build it again: python export/to_trt.py MODEL -o ENGINE --opt NxHxW",
         )
     if facts.plugins:
         raise EngineError(

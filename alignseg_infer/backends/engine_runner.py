@@ -57,8 +57,8 @@ class EngineRunner:
 
     All memory is for the largest input and allocated here: its addresses never change, which a CUDA
     graph needs. The second call in a row with one shape captures a graph, for TensorRT wants an
-    ordinary call after each change of shapes first ("CUDA Graphs" in its best practices); another
-    shape drops the graph, since a context's graphs are only good for its present shapes.
+    ordinary call after each change of shapes first ("Optimizing TensorRT Performance", 11.4).
+    Another shape drops the graph, since a context's graphs are only good for its present shapes.
 
     Args:
         loaded: The engine.
@@ -210,7 +210,7 @@ class EngineRunner:
                 f"TensorRT could not {what}: {self._loaded.log.take_errors()}",
                 f"an engine that runs here; {needed:.0f} MiB of GPU memory for its activations",
                 "nvidia-smi, to see what is free; call from fewer threads; or build it for less: "
-                "python export/to_trt.py MODEL --max BATCHxHEIGHTxWIDTH",
+                "python export/to_trt.py MODEL -o ENGINE --opt NxHxW --max NxHxW",
             )
 
 

@@ -219,7 +219,8 @@ def require_in_profile(shape: tuple[int, ...], profile: Profile) -> None:
         f"the engine's input would be {seen} (batch x height x width)",
         f"{low} to {high}, which it was built for",
         f"{size} and --batch {high.batch} or less, or build it for more: "
-        f"python export/to_trt.py MODEL --min {_least(low, seen)} --max {_most(high, seen)}",
+        f"python export/to_trt.py MODEL -o ENGINE --opt {profile.optimum} "
+        f"--min {_least(low, seen)} --max {_most(high, seen)}",
     )
 
 

@@ -19,6 +19,7 @@ from alignseg_infer.cli import (
     inspect,
     offsets,
     predict,
+    sensitivity,
     verify,
 )
 from alignseg_infer.cli import eval as evaluation
@@ -35,6 +36,7 @@ COMMANDS = {
     "export-trt": export_trt,
     "verify": verify,
     "offsets": offsets,
+    "sensitivity": sensitivity,
 }
 
 

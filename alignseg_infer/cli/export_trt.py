@@ -1,25 +1,28 @@
 """``alignseg export-trt`` and ``export/to_trt.py``: checkpoint or ONNX in, TensorRT engine out."""
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
-from alignseg_infer.cli.arguments import (
-    add_checkpoint_arguments,
-    choices_of,
-    fixed_size,
-    require_export_packages,
-    require_no_checkpoint_arguments,
-)
+from alignseg_infer.cli.arguments import add_checkpoint_arguments, require_export_packages
 from alignseg_infer.cli.engine_arguments import add_engine_arguments, build_options_from
+from alignseg_infer.cli.export_onnx import add_graph_arguments, export_options_from
+from alignseg_infer.cli.precision import (
+    add_precision_arguments,
+    float32_onnx,
+    in_precision,
+    verification_images,
+)
 from alignseg_infer.demo import model_path
+from alignseg_infer.engine_file import EngineFacts, Verification
 from alignseg_infer.flavours import load_tensorrt
-from alignseg_infer.spec import OutputKind, Precision, Sampler
+from alignseg_infer.spec import Precision
 
 HELP = "Build a TensorRT engine from a checkpoint or an exported model."
-EXAMPLE = "Example: python export/to_trt.py CS_scenes.pth -o alignseg.engine --opt 1x1024x2048"
-GRAPH_ARGUMENTS = ("size", "batch", "sampler", "output")
+EXAMPLE = (
+    "Example: python export/to_trt.py CS_scenes.pth -o alignseg.engine --precision fp16 "
+    "--size 1024x2048"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,27 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output-file", type=Path, required=True, help="the .engine, .plan or .trt to write"
     )
-    parser.add_argument(
-        "--precision",
-        choices=choices_of(Precision),
-        help="what it computes in (default: what the model does; fp32 for a checkpoint)",
-    )
+    add_precision_arguments(parser)
     add_engine_arguments(parser)
-    graph = parser.add_argument_group("the graph, if the model is a checkpoint")
-    graph.add_argument(
-        "--size", type=fixed_size, help="fix the input to HEIGHTxWIDTH (default: any size)"
-    )
-    graph.add_argument("--batch", type=int, help="fix the batch size (default: any; 1 with --size)")
-    graph.add_argument(
-        "--output",
-        choices=choices_of(OutputKind),
-        help="logits at 1/4 size, or labels at input size (default: logits)",
-    )
-    graph.add_argument(
-        "--sampler",
-        choices=choices_of(Sampler),
-        help="how offset sampling is written (default: native)",
-    )
+    add_graph_arguments(parser)
     add_checkpoint_arguments(parser)
 
 
@@ -59,44 +44,58 @@ def run(arguments: argparse.Namespace) -> int:
     require_export_packages()
     from alignseg_infer.cli.progress import phase_bars
     from alignseg_infer.export.engine import build_engine, require_engine_name
-    from alignseg_infer.export.to_trt import onnx_for_engine
 
     options = build_options_from(arguments)
     require_engine_name(arguments.output_file)
     load_tensorrt(options.runtime)  # before an export that takes half a minute
-    precision = Precision(arguments.precision) if arguments.precision else None
     with tempfile.TemporaryDirectory() as folder:
-        exported = _exported(arguments, Path(folder))
-        source = onnx_for_engine(exported, Path(folder), precision)
+        model = model_path(arguments.checkpoint)
+        reference = _reference(model, Path(folder), arguments)
+        source = _in_precision_asked(reference, Path(folder), arguments)
         with phase_bars() as progress:
-            engine = build_engine(source, arguments.output_file, options, progress=progress)
-    facts = engine.facts
-    assert facts.spec.export is not None
-    print(
-        f"{arguments.output_file} ({len(engine.plan) / 1e6:.0f} MB, {facts.spec.export.precision}, "
-        f"{facts.runtime} {facts.runtime_version}, {facts.profile.minimum} to "
-        f"{facts.profile.maximum}; built in {engine.seconds:.1f} s, not verified)"
-    )
+            engine = build_engine(
+                source,
+                arguments.output_file,
+                options,
+                progress=progress,
+                verify=lambda engine: _verified(engine, reference, arguments),
+            )
+    print(f"{arguments.output_file} ({len(engine.plan) / 1e6:.1f} MB, {_described(engine.facts)})")
     return 0
 
 
-def _exported(arguments: argparse.Namespace, folder: Path) -> Path:
-    """The model as an ONNX file: what was given, or an export of it in `folder`."""
-    model = arguments.checkpoint = model_path(arguments.checkpoint)
-    if model.suffix.lower() == ".onnx":
-        require_no_checkpoint_arguments(arguments, model, *GRAPH_ARGUMENTS)
-        return Path(model)
-    from alignseg_infer.cli.checkpoints import describe_assumptions, load_checkpoint_as_asked
-    from alignseg_infer.export.onnx_graph import ExportOptions
-    from alignseg_infer.export.to_onnx import export_onnx
+def _reference(model: Path, folder: Path, arguments: argparse.Namespace) -> Path:
+    """What the engine is compared with: the float32 ``.onnx``, or the one that was given."""
+    if arguments.size and arguments.batch is None and arguments.opt is None:
+        arguments.batch = 1  # a fixed size alone is meant for single images, as in a video
+    options = export_options_from(arguments)
+    return float32_onnx(model, folder / f"{model.stem}.onnx", arguments, options)
 
-    only_shape = arguments.size is not None and arguments.opt is None
-    options = ExportOptions(
-        output=OutputKind(arguments.output or OutputKind.LOGITS),
-        sampler=Sampler(arguments.sampler or Sampler.NATIVE),
-        size=arguments.size,
-        batch=1 if only_shape and arguments.batch is None else arguments.batch,
+
+def _in_precision_asked(reference: Path, folder: Path, arguments: argparse.Namespace) -> Path:
+    from alignseg_infer.export.onnx_facts import read_onnx_facts
+
+    present = read_onnx_facts(reference).export.precision
+    if arguments.precision in (None, present):
+        return reference
+    target = folder / f"{reference.stem}-{arguments.precision}.onnx"
+    in_precision(reference, target, arguments)
+    return target
+
+
+def _verified(engine: Path, reference: Path, arguments: argparse.Namespace) -> Verification | None:
+    from alignseg_infer.cli.progress import progress_bar
+    from alignseg_infer.export.verify import verify_where_possible
+
+    with progress_bar("images") as progress:
+        images = verification_images(arguments)
+        return verify_where_possible(engine, reference, images, progress)
+
+
+def _described(facts: EngineFacts) -> str:
+    precision = facts.spec.export.precision if facts.spec.export else Precision.FP32
+    verified = "verified" if facts.verification else "not verified"
+    return (
+        f"{precision}, {facts.runtime} {facts.runtime_version}, {facts.profile.minimum} to "
+        f"{facts.profile.maximum}; {verified}"
     )
-    checkpoint = load_checkpoint_as_asked(arguments)
-    print(describe_assumptions(checkpoint), file=sys.stderr)
-    return export_onnx(checkpoint, folder / f"{model.stem}.onnx", options).path

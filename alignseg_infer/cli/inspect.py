@@ -10,11 +10,16 @@ from alignseg_infer.cli.arguments import (
     add_checkpoint_arguments,
     require_no_checkpoint_arguments,
 )
-from alignseg_infer.cli.inspect_engine import describe_engine
+from alignseg_infer.cli.inspect_engine import describe_engine, verification_lines
 from alignseg_infer.demo import model_path
-from alignseg_infer.engine_file import ENGINE_SUFFIXES, read_facts
+from alignseg_infer.engine_file import ENGINE_SUFFIXES, Verification, read_facts
 from alignseg_infer.errors import ModelFileError
-from alignseg_infer.spec import VERIFICATION_KEY, ModelSpec, OutputKind
+from alignseg_infer.spec import (
+    AGREEMENT_KEY,
+    VERIFICATION_KEY,
+    ModelSpec,
+    OutputKind,
+)
 
 HELP = "Say what a checkpoint or an exported model is, and what was assumed."
 EXAMPLE = "Example: alignseg inspect CS_scenes.pth"
@@ -77,8 +82,8 @@ def describe_spec(spec: ModelSpec) -> str:
         batch = "any batch" if export.batch is None else f"batch {export.batch}"
         rewrites = "with" if export.rewrites else "without"
         lines.append(
-            f"  export: {export.output}, {size}, {batch}, opset {export.opset}, sampler "
-            f"{export.sampler}, {rewrites} rewrites, by {export.exporter}"
+            f"  export: {export.precision}, {export.output}, {size}, {batch}, opset "
+            f"{export.opset}, sampler {export.sampler}, {rewrites} rewrites, by {export.exporter}"
         )
     return "\n".join(lines)
 
@@ -102,12 +107,14 @@ def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
     labels = backend.spec.export is not None and backend.spec.export.output is OutputKind.LABELS
     measure = "share of labels that differ" if labels else "relative L2 error"
     lines = [f"  returns offset fields: {offsets}"]
-    lines += [f"  compared with PyTorch at export ({measure}):"]
+    lines += [f"  float32 export compared with PyTorch ({measure}):"]
     try:
         rows = json.loads(backend.metadata[VERIFICATION_KEY])
         lines += [f"    {r['batch']}x3x{r['height']}x{r['width']}: {r['error']:.2e}" for r in rows]
     except (KeyError, ValueError, TypeError):
         lines.append("    no record in the file")
+    if AGREEMENT_KEY in backend.metadata:
+        lines += verification_lines(Verification.from_json(backend.metadata[AGREEMENT_KEY]))
     return backend.spec, "\n".join(lines)
 
 

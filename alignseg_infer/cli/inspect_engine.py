@@ -4,6 +4,8 @@ from pathlib import Path
 
 from alignseg_infer.engine_file import EngineFacts, Profile, Verification
 
+_SHOWN_LAYERS = ("CONVOLUTION", "GRID_SAMPLE", "PLUGIN_V3")
+
 
 def describe_engine(path: Path, facts: EngineFacts) -> str:
     """What the engine is, beside its spec, as lines for people."""
@@ -15,13 +17,17 @@ def describe_engine(path: Path, facts: EngineFacts) -> str:
         f"  layers of the parsed network: {_layers_text(facts)}",
     ]
     if facts.spec.export:
-        lines.insert(1, f"  precision: {facts.spec.export.precision}")
+        tf32 = ", TF32 allowed" if facts.tf32 else ""
+        lines.insert(1, f"  precision: {facts.spec.export.precision}{tf32}")
     if facts.plugins:
         lines.append(f"  needs the plugins: {', '.join(facts.plugins)}")
     if facts.stripped:
         lines.append("  built without its weights: needs a refit")
     lines.append(f"  built from: an .onnx with sha256 {facts.source_sha256}")
-    lines += _verification_lines(path, facts.verification)
+    if facts.verification:
+        lines += verification_lines(facts.verification)
+    else:
+        lines.append(f"  built, not verified: alignseg verify {path} --against FLOAT32.onnx")
     return "\n".join(lines)
 
 
@@ -47,22 +53,23 @@ def _profile_text(profile: Profile) -> str:
 
 
 def _layers_text(facts: EngineFacts) -> str:
-    counts = [f"{layer.count} {layer.kind} {layer.data_type}" for layer in facts.layers]
-    return ", ".join(counts) or "no record"
+    shown = [layer for layer in facts.layers if layer.kind in _SHOWN_LAYERS]
+    counts = [f"{layer.count} {layer.kind} {layer.data_type}" for layer in shown]
+    others = sum(layer.count for layer in facts.layers) - sum(layer.count for layer in shown)
+    return ", ".join([*counts, f"{others} others (--json lists them)"])
 
 
-def _verification_lines(path: Path, verification: Verification | None) -> list[str]:
-    if verification is None:
-        return [f"  built, not verified: alignseg verify {path}"]
+def verification_lines(verification: Verification) -> list[str]:
+    """How the model compares with its reference, for people."""
     lines = [
-        f"  verified against {verification.reference} on {verification.backend}, required "
-        f"agreement {verification.required_agreement:.2%}:"
+        f"  verified against {verification.reference} with {verification.images} on "
+        f"{verification.backend}, required agreement {verification.required_agreement:.2%}:"
     ]
     for row in verification.rows:
         error = "" if row.logits_error is None else f", logits error {row.logits_error:.1e}"
         lines.append(
-            f"    {row.shape}: {row.agreement:.3%} of pixels on {row.images} images, worst image "
-            f"{row.worst_agreement:.3%}{error}"
+            f"    {row.shape}: {row.agreement:.3%} of pixels alike (worst of {row.images} images "
+            f"{row.worst_agreement:.3%}){error}"
         )
     if verification.miou_drop is not None:
         lines.append(f"    mean IoU lower by {verification.miou_drop:.2f} points")

@@ -59,8 +59,8 @@ def add_verification_images(parser: argparse.ArgumentParser, name: str) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compares, prints the table, and notes in an engine's facts that it was verified."""
     from alignseg_infer.cli.progress import progress_bar
-    from alignseg_infer.export.calibration_images import calibration_images
     from alignseg_infer.export.agreement import format_rows
+    from alignseg_infer.export.calibration_images import calibration_images
     from alignseg_infer.export.verify import verify
 
     images = data = None

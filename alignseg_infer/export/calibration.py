@@ -15,16 +15,20 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend, session_options
-from alignseg_infer.errors import OptionError
+from alignseg_infer.errors import ModelFileError, OptionError
 from alignseg_infer.export.calibration_images import CalibrationImages
-from alignseg_infer.export.histograms import CalibrationMethod, Histogram, Ranges
-from alignseg_infer.files import sha256_of, written_atomically
+from alignseg_infer.export.histograms import (
+    DEFAULT_METHOD,
+    CalibrationMethod,
+    Histogram,
+    Ranges,
+)
+from alignseg_infer.files import require_file, sha256_of, written_atomically
 from alignseg_infer.images import Image
 from alignseg_infer.preprocess import Size, preprocess, size_policy
 from alignseg_infer.spec import INPUT_NAME, ModelSpec
 
 CACHE_VERSION = 1
-DEFAULT_METHOD = CalibrationMethod.ENTROPY
 
 Progress: TypeAlias = Callable[[int, int], None]
 Tensors: TypeAlias = list[NDArray[np.float32]]
@@ -99,6 +103,7 @@ def calibrated_ranges(
 
 def _key(model: Path, images: CalibrationImages, size: object) -> str:
     """What identifies a run: nothing else has an influence on its histograms."""
+    require_file(model, "an ONNX model", ModelFileError)
     facts = [CACHE_VERSION, sha256_of(model), list(images.digests), size]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 

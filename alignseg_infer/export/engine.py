@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from alignseg_infer import __version__
-from alignseg_infer.backends.cuda import open_cuda
+from alignseg_infer.backends.cuda import current_gpu
 from alignseg_infer.engine_file import (
     ENGINE_SUFFIXES,
     EngineFacts,
@@ -18,7 +18,7 @@ from alignseg_infer.engine_file import (
     Verification,
     sidecar_path,
 )
-from alignseg_infer.errors import BuildError, DeviceError, OptionError
+from alignseg_infer.errors import BuildError, OptionError
 from alignseg_infer.export.build_options import BuildOptions, profile_for
 from alignseg_infer.export.callbacks import PhaseProgress, Phases, monitor_of, run_stoppable
 from alignseg_infer.export.engine_config import Session, configuration
@@ -104,7 +104,8 @@ def engine_from_onnx(
     facts = read_onnx_facts(path)
     profile = profile_for(facts.export, options.profile)
     session = Session.of(load_tensorrt(options.runtime))
-    gpu = _gpu_that_builds(options.runtime)
+    # TensorRT builds on it; loaders compare it with theirs. TensorRT for RTX builds anywhere.
+    gpu = current_gpu() if options.runtime is Runtime.TENSORRT else None
     _parse(session, path)
     network = read_network(session.tensorrt.module, session.network)
     require_sampling(network, facts)
@@ -147,16 +148,6 @@ def save_engine(engine: Engine, path: Path, *, verify: Verify | None = None) -> 
             facts = replace(facts, verification=verify(temporary))
             sidecar.write_text(facts.to_json(), encoding="utf-8")
     return facts
-
-
-def _gpu_that_builds(runtime: Runtime) -> Gpu | None:
-    """The first GPU, on which TensorRT builds; loaders compare it with theirs."""
-    if runtime is Runtime.TENSORRT_RTX:
-        return None
-    try:
-        return open_cuda().gpu
-    except DeviceError:  # no driver: TensorRT itself says what it lacks
-        return None
 
 
 def _parse(session: Session, path: Path) -> None:

@@ -34,14 +34,21 @@ Counts: TypeAlias = NDArray[np.int64]
 class CalibrationMethod(StrEnum):
     """How the range of a tensor is chosen; what lies beyond is clipped to it.
 
-    ``minmax`` takes the largest magnitude, ``percentile`` the one that 99.99 % of the values stay
-    below, and ``entropy`` the one with the least Kullback-Leibler divergence between the values
+    ``percentile`` takes the magnitude that 99.99 % of the values stay below, ``minmax`` the
+    largest, and ``entropy`` the one with the least Kullback-Leibler divergence between the values
     before and after (S. Migacz, "8-bit inference with TensorRT", GTC 2017).
     """
 
-    ENTROPY = "entropy"
-    MINMAX = "minmax"
     PERCENTILE = "percentile"
+    MINMAX = "minmax"
+    ENTROPY = "entropy"
+
+
+# Entropy, TensorRT's own, takes too small ranges here: a leaky ReLU puts all negative values into
+# the lowest hundredth of the magnitudes, which then outweigh the large ones. On 200 streets, the
+# demo has a mean IoU of 83.52 % in FP32, and of 83.54, 83.54 and 83.11 % with the ranges of
+# percentile, minmax and entropy, and labels 0.27, 0.36 and 0.86 % of the pixels otherwise.
+DEFAULT_METHOD = CalibrationMethod.PERCENTILE
 
 
 @dataclass(frozen=True)
@@ -96,11 +103,6 @@ class Histogram:
             counts += np.bincount(bins, minlength=BINS)
         return cls(counts, power, largest)
 
-    @classmethod
-    def empty(cls) -> Self:
-        """Of no values."""
-        return cls(np.zeros(BINS, np.int64), _SMALLEST_POWER, 0.0)
-
     def __add__(self, other: Self) -> Self:
         power = max(self.power, other.power)
         counts = _widened(self.counts, power - self.power)
@@ -124,7 +126,7 @@ def _widened(counts: Counts, powers: int) -> Counts:
 def _percentile_bins(counts: Counts) -> int:
     """How many bins hold the percentile."""
     seen = np.cumsum(counts)
-    return int(np.searchsorted(seen, seen[-1] * (PERCENTILE / 100))) + 1
+    return int(np.count_nonzero(seen < seen[-1] * (PERCENTILE / 100))) + 1
 
 
 def _entropy_bins(counts: Counts) -> int:
@@ -136,10 +138,8 @@ def _entropy_bins(counts: Counts) -> int:
     counts = counts.copy()
     counts[0] = counts[1]
     used = int(np.flatnonzero(counts)[-1]) + 1 if counts.any() else 1
-    candidates = [*range(LEVELS, used, ENTROPY_STEP), used]
-    losses = [_divergence(counts, bins) for bins in candidates]
-    best: int = candidates[int(np.argmin(losses))]
-    return best
+    candidates: list[int] = [*range(LEVELS, used, ENTROPY_STEP), used]
+    return min(candidates, key=lambda bins: _divergence(counts, bins))
 
 
 def _divergence(counts: Counts, bins: int) -> float:

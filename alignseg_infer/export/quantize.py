@@ -10,18 +10,21 @@ a fraction of a pixel) nor the classifier (its output decides the label).
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir
+from google.protobuf.message import DecodeError
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod as OrtMethod
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from alignseg_infer.errors import ExportError, OptionError
+from alignseg_infer.errors import ExportError, ModelFileError, OptionError
 from alignseg_infer.export.convolutions import Convolution, Role, blocks, convolutions
 from alignseg_infer.export.histograms import Ranges
+from alignseg_infer.files import require_file
 
 _SEPARATED = ".int8"  # ending of a tensor that quantised convolutions read, while it is one
 
@@ -35,6 +38,23 @@ class QuantizationOptions:
     """
 
     keep_float: tuple[str, ...] = ()
+
+
+def loaded_graph(path: Path) -> onnx_ir.Model:
+    """The graph in an ``.onnx`` file.
+
+    Raises:
+        ModelFileError: It cannot be read.
+    """
+    require_file(path, "an ONNX model", ModelFileError)
+    try:
+        return onnx_ir.load(path)
+    except (DecodeError, ValueError, OSError) as error:
+        raise ModelFileError(
+            f"{path} cannot be loaded: {error}",
+            "an ONNX model, with its .data file beside it if any",
+            "copy it again, or export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+        ) from error
 
 
 def chosen_convolutions(

@@ -6,11 +6,13 @@ every batch size up to four, since there were engines that were wrong for batche
 """
 
 import dataclasses
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from alignseg_infer.backends import Backend, open_backend
+from alignseg_infer.backends.cuda import current_gpu
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.engine_file import (
     ENGINE_SUFFIXES,
@@ -19,7 +21,7 @@ from alignseg_infer.engine_file import (
     Verification,
     read_facts,
 )
-from alignseg_infer.errors import ModelError, OptionError, VerificationError
+from alignseg_infer.errors import MissingDependencyError, ModelError, OptionError, VerificationError
 from alignseg_infer.evaluate import Progress, evaluate
 from alignseg_infer.export.agreement import compare, format_rows
 from alignseg_infer.files import sha256_of
@@ -29,6 +31,8 @@ from alignseg_infer.predictor import Predictor
 from alignseg_infer.preprocess import Size
 from alignseg_infer.spec import Precision
 from alignseg_infer.streets import Street
+
+logger = logging.getLogger(__name__)
 
 REQUIRED_AGREEMENT = {Precision.FP32: 0.999, Precision.FP16: 0.995, Precision.INT8: 0.98}
 ALLOWED_MIOU_DROP = 0.5  # percent points
@@ -92,6 +96,42 @@ def verify(
     return _with_miou(path, found, seen, expected, data) if data else found
 
 
+def verify_where_possible(
+    engine: Path,
+    reference: Path,
+    images: Sequence[Image] | None = None,
+    progress: Progress | None = None,
+) -> Verification | None:
+    """`verify`, where there is a GPU that runs the engine; else None, and the log says so.
+
+    Raises:
+        VerificationError, ModelError, OptionError: As `verify` does.
+    """
+    reason = _why_not_here(read_facts(engine).compute_capabilities)
+    if reason is None:
+        return verify(engine, reference, images, progress=progress)
+    logger.warning(
+        "built, not verified (%s); where it is to run: alignseg verify %s --against FLOAT32.onnx "
+        "--images FOLDER",
+        reason,
+        engine.name,
+    )
+    return None
+
+
+def _why_not_here(built_for: Sequence[str]) -> str | None:
+    """Why an engine for these compute capabilities (none: all) cannot run here, if so."""
+    try:
+        gpu = current_gpu()
+    except MissingDependencyError as error:
+        return error.problem
+    if gpu is None:
+        return "no GPU here"
+    if built_for and gpu.compute_capability not in built_for:
+        return f"this GPU is {gpu.name}, of compute capability {gpu.compute_capability}"
+    return None
+
+
 def open_for_verification(path: Path, device: str | None = None) -> Backend:
     """Loads a model as it should be verified: float16 on the CPU rounds like hardware."""
     backend = open_backend(path, device=device)
@@ -130,7 +170,7 @@ def require_agreement(model: Path, found: Verification) -> None:
     failing = [row for row in found.rows if not row.agreement >= found.required_agreement]
     if failing:
         raise VerificationError(
-            f"{model} labels pixels otherwise than {found.reference} "
+            f"{model.name} labels pixels otherwise than {found.reference} "
             f"({found.backend}, {found.images}):\n{format_rows(failing)}",
             f"at least {found.required_agreement:.1%} alike in each row",
             "with drawn streets only: --images FOLDER of real ones; for int8: more calibration "
@@ -150,7 +190,7 @@ def _with_miou(
     drop = 100 * float(before - after)
     if not drop <= ALLOWED_MIOU_DROP:
         raise VerificationError(
-            f"mean IoU on {data.name} drops from {before:.2%} to {after:.2%} with {path}",
+            f"mean IoU on {data.name} drops from {before:.2%} to {after:.2%} with {path.name}",
             f"a drop of at most {ALLOWED_MIOU_DROP} percent points",
             "more calibration images, --int8-budget, or --precision fp16",
         )

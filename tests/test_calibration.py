@@ -1,0 +1,357 @@
+"""Calibration: the images, the histograms, the ranges, and going on where a run was cut."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx_ir
+import pytest
+from numpy.typing import NDArray
+from onnxruntime.quantization.calibrate import (
+    CalibrationDataReader,
+    HistogramCollector,
+    create_calibrator,
+)
+from onnxruntime.quantization.calibrate import CalibrationMethod as OrtMethod
+
+from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+from alignseg_infer.errors import AlignSegError, DatasetError, ModelError, OptionError, SizeError
+from alignseg_infer.export.calibration import CalibrationOptions, calibrated_ranges
+from alignseg_infer.export.calibration_images import calibration_images, evenly_spread
+from alignseg_infer.export.histograms import BINS, CalibrationMethod, Histogram, Ranges
+from alignseg_infer.export.parity import probe_image
+from alignseg_infer.preprocess import preprocess
+
+SIZE = (64, 96)
+METHODS = list(CalibrationMethod)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five pictures, one of them in a sub-folder, beside things that are none."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, name in enumerate(("a.png", "b.jpg", "c.png", "town/d.png", "town/e.bmp")):
+        (folder / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / name), probe_image(SIZE, index))
+    (folder / ".hidden").mkdir()
+    cv2.imwrite(str(folder / ".hidden" / "f.png"), probe_image(SIZE, 9))
+    (folder / "notes.md").write_text("no picture")
+    (folder / "list.txt").write_text("# two of them\ntown/d.png\n\na.png\n", encoding="utf-8-sig")
+    writer = cv2.VideoWriter(
+        str(folder / "drive.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (96, 64)
+    )
+    for index in range(10):
+        writer.write(np.full((64, 96, 3), 25 * index, np.uint8))
+    writer.release()
+    return folder
+
+
+def test_images_of_a_folder(pictures: Path) -> None:
+    images = calibration_images(pictures)
+    assert len(images.digests) == 5
+    found = list(images.read())
+    np.testing.assert_array_equal(found[0], probe_image(SIZE, 0))
+    np.testing.assert_array_equal(found[4], probe_image(SIZE, 4))
+    np.testing.assert_array_equal(next(iter(images.read(3))), found[3])
+
+
+def test_images_of_a_list_keep_its_order(pictures: Path) -> None:
+    first, second = calibration_images(pictures / "list.txt").read()
+    np.testing.assert_array_equal(first, probe_image(SIZE, 3))
+    np.testing.assert_array_equal(second, probe_image(SIZE, 0))
+
+
+def test_frames_of_a_video_are_evenly_spread(pictures: Path) -> None:
+    images = calibration_images(pictures / "drive.avi", 3)
+    gray = [int(frame.mean().round()) for frame in images.read()]
+    assert gray == pytest.approx([25, 125, 200], abs=2)  # frames 1, 5, 8
+    assert [int(frame.mean().round()) for frame in images.read(1)] == gray[1:]
+    assert len(set(images.digests)) == 3
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "expected"),
+    [(3, 5, [0, 1, 2]), (5, 5, [0, 1, 2, 3, 4]), (10, 2, [2, 7]), (10, 1, [5]), (7, 3, [1, 3, 5])],
+)
+def test_evenly_spread(count: int, limit: int, expected: list[int]) -> None:
+    assert evenly_spread(count, limit) == expected
+
+
+def _cut_png(folder: Path) -> Path:
+    for name in ("good.png", "one.png", "two.png"):
+        cv2.imwrite(str(folder / name), probe_image(SIZE, 0))
+    for name in ("one.png", "two.png"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:200])
+    return folder
+
+
+def _written(content: bytes, name: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    return make
+
+
+SOURCES: list[tuple[Callable[[Path], Path], str]] = [
+    (lambda folder: folder, "holds no images"),
+    (lambda folder: folder / "nowhere", "does not exist"),
+    (_cut_png, "2 of 3 images"),
+    (_cut_png, "two.png cannot be decoded"),
+    (_written(b"a.png\nb.png\n", "list.txt"), "2 of 2 images"),
+    (_written(b"a.png\nb.png\n", "list.txt"), "b.png does not exist"),
+    (_written(b"# nothing\n\n", "list.txt"), "holds no images"),
+    (_written(b"\xff\xd8\xff", "list.txt"), "is no text"),
+    (_written(b"", "list.txt"), "is empty"),
+    (_written(b"no video" * 99, "drive.mp4"), "does not open it as a video"),
+    (_written(b"no video" * 99, "drive"), "does not open it as a video"),
+]
+
+
+@pytest.mark.parametrize(("make", "problem"), SOURCES)
+def test_bad_sources(tmp_path: Path, make: Callable[[Path], Path], problem: str) -> None:
+    with pytest.raises(DatasetError, match=problem) as caught:
+        calibration_images(make(tmp_path))
+    assert caught.value.fix
+
+
+def test_limit_below_one(pictures: Path) -> None:
+    with pytest.raises(OptionError, match="0 calibration images"):
+        calibration_images(pictures, 0)
+
+
+def test_histogram_does_not_depend_on_order() -> None:
+    draw = np.random.default_rng(0)
+    parts = [draw.normal(0, scale, 500).astype(np.float32) for scale in (1, 0.001, 100, 7)]
+    at_once = Histogram.of(np.concatenate(parts))
+    for order in ((0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)):
+        first, *others = (Histogram.of(parts[index]) for index in order)
+        summed = sum(others, first)
+        np.testing.assert_array_equal(summed.counts, at_once.counts)
+        assert (summed.power, summed.largest) == (at_once.power, at_once.largest)
+    assert at_once.counts.sum() == 2000
+
+
+def test_histogram_by_hand() -> None:
+    values = np.array([0.0, -1.0, 3.0, 3.9999], np.float32)
+    histogram = Histogram.of(values)
+    assert histogram.power == 2
+    assert np.flatnonzero(histogram.counts).tolist() == [0, BINS // 4, BINS // 4 * 3, BINS - 1]
+    assert Histogram.of(np.array([4.0], np.float32)).power == 3  # a bin ends before its upper edge
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite(value: float) -> None:
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        Histogram.of(np.array([1.0, value], np.float32))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tensor_of_zeros(method: CalibrationMethod) -> None:
+    assert Histogram.of(np.zeros(5, np.float32)).limit(method) == 0
+
+
+def _heavy_tail() -> NDArray[np.float32]:
+    values = np.random.default_rng(0).normal(0, 1, 100_000).astype(np.float32)
+    values[:2] = 40
+    return values
+
+
+def test_methods_differ_as_they_should() -> None:
+    values = _heavy_tail()
+    limits = {method: Histogram.of(values).limit(method) for method in METHODS}
+    assert limits[CalibrationMethod.MINMAX] == 40
+    percentile = np.percentile(np.abs(values), 99.99)
+    assert limits[CalibrationMethod.PERCENTILE] == pytest.approx(percentile, abs=2 * 64 / BINS)
+    assert 2 < limits[CalibrationMethod.ENTROPY] < 6
+
+
+def test_entropy_keeps_what_is_spread_evenly() -> None:
+    values = np.linspace(0, 10, 100_000, dtype=np.float32)
+    assert Histogram.of(values).limit(CalibrationMethod.ENTROPY) == pytest.approx(10, rel=0.01)
+
+
+def test_entropy_is_that_of_onnxruntime() -> None:
+    """With as many bins and levels as INT8 has; ONNX Runtime counts both signs."""
+    values = np.random.default_rng(1).laplace(0, 1, 200_000).astype(np.float32)
+    collector = HistogramCollector("entropy", True, 2049, 255, 99.99, "same")
+    collector.collect({"x": values})
+    low, high = collector.compute_collection_result()["x"]
+    ours = Histogram.of(values).limit(CalibrationMethod.ENTROPY)
+    print(low, high, ours, np.abs(values).max())
+    assert ours == pytest.approx(float(high), rel=0.15)
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    """Network inputs, as ONNX Runtime's calibrators take them."""
+
+    def __init__(self, tensors: list[NDArray[np.float32]]) -> None:
+        self._tensors = iter(tensors)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        tensor = next(self._tensors, None)
+        return None if tensor is None else {"image": tensor}
+
+
+def _by_onnxruntime(
+    model: Path, pictures: Path, method: OrtMethod, folder: Path, **options: object
+) -> dict[str, float]:
+    spec = OnnxRuntimeBackend(model).spec.input
+    images = calibration_images(pictures).read()
+    augmented = str(folder / "augmented.onnx")
+    calibrator = create_calibrator(
+        model, ["Conv"], augmented, calibrate_method=method, extra_options=options
+    )
+    calibrator.collect_data(_Reader([preprocess(image, SIZE, spec) for image in images]))
+    data = calibrator.compute_data()
+    return {name: float(np.max(np.abs(data[name].range_value))) for name in data}
+
+
+def test_ranges_are_those_of_onnxruntime(
+    export_small: Callable[..., Path], pictures: Path, tmp_path: Path
+) -> None:
+    model = export_small(size=SIZE, batch=1)
+    images = calibration_images(pictures)
+    ours = calibrated_ranges(model, images, CalibrationOptions(method=CalibrationMethod.MINMAX))
+    theirs = _by_onnxruntime(model, pictures, OrtMethod.MinMax, tmp_path)
+    assert len(ours.limits) > 40
+    assert set(ours.limits) <= set(theirs)  # which have outputs of convolutions too
+    for name, limit in ours.limits.items():
+        assert limit == pytest.approx(theirs[name], rel=1e-4), name
+
+    ours = calibrated_ranges(model, images)
+    theirs = _by_onnxruntime(
+        model, pictures, OrtMethod.Percentile, tmp_path, percentile=99.99, symmetric=True
+    )
+    for name, limit in ours.limits.items():
+        assert limit == pytest.approx(theirs[name], rel=0.02), name
+
+
+class _Cut(Exception):
+    """Stands for Ctrl-C."""
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_cut_calibration_goes_on(
+    batch: int | None, export_small: Callable[..., Path], pictures: Path, tmp_path: Path
+) -> None:
+    model = export_small(size=SIZE, batch=batch)
+    images = calibration_images(pictures)
+    whole = CalibrationOptions(cache=tmp_path / "whole")
+    expected = calibrated_ranges(model, images, whole)
+    counted: list[int] = []
+
+    def stop(done: int, total: int) -> None:
+        assert total == 5
+        counted.append(done)
+        if done == 2:
+            raise _Cut
+
+    cut = CalibrationOptions(cache=tmp_path / "cut")
+    with pytest.raises(_Cut):
+        calibrated_ranges(model, images, cut, stop)
+    assert calibrated_ranges(model, images, cut, stop) == expected
+    assert counted == ([1, 2, 3, 4, 5] if batch is None else [2, 4, 5])
+    assert _arrays(tmp_path / "cut") == _arrays(tmp_path / "whole")
+    assert calibrated_ranges(model, images) == expected  # without a cache
+
+
+def _arrays(cache: Path) -> dict[str, object]:
+    with np.load(cache) as stored:
+        return {name: stored[name].tolist() for name in stored.files}
+
+
+def test_cache_is_used_for_the_same_only(
+    small_onnx: Path, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    cache, runs = tmp_path / "cache", []
+
+    def calibrate(source: str = "list.txt", **options: object) -> Ranges:
+        settings = CalibrationOptions(cache=cache, **options)  # type: ignore[arg-type]
+        images = calibration_images(pictures / source)
+        return calibrated_ranges(small_onnx, images, settings, lambda *done: runs.append(done))
+
+    first = calibrate()
+    assert runs == [(1, 2), (2, 2)]
+    assert calibrate() == first
+    other = calibrate(method=CalibrationMethod.MINMAX)
+    assert len(runs) == 2  # histograms serve all methods
+    assert any(other.limits[name] > limit for name, limit in first.limits.items())
+    assert "calibrating anew" not in caplog.text
+    assert calibrate(size=(48, 48)).limits != first.limits
+    assert "calibrating anew" in caplog.text
+    assert len(runs) == 4
+    assert calibrate("town").limits != first.limits
+    assert len(runs) == 6
+    assert calibrate() == first
+
+
+def test_another_file_is_no_cache(small_onnx: Path, pictures: Path, tmp_path: Path) -> None:
+    array = tmp_path / "array"
+    with array.open("wb") as file:
+        np.save(file, np.zeros(3))
+    archive = tmp_path / "archive.npz"
+    np.savez(archive, key=np.array("x"))
+    for path in (pictures / "a.png", pictures / "notes.md", array, archive, tmp_path):
+        content = None if path.is_dir() else path.read_bytes()
+        with pytest.raises(OptionError, match="is no calibration cache"):
+            calibrated_ranges(
+                small_onnx, calibration_images(pictures), CalibrationOptions(cache=path)
+            )
+        assert content is None or path.read_bytes() == content
+
+
+def test_images_of_many_sizes_fill_no_batch_together(
+    export_small: Callable[..., Path], tmp_path: Path
+) -> None:
+    """And the copies that fill a batch up are not counted."""
+    for index, size in enumerate(((64, 96), (64, 96), (48, 64))):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), probe_image(size, index))
+    images = calibration_images(tmp_path)
+    done: list[int] = []
+    model = export_small(batch=2)
+    cache = tmp_path / "cache"
+    batched = calibrated_ranges(
+        model, images, CalibrationOptions(cache=cache), lambda count, _: done.append(count)
+    )
+    assert done == [2, 3]
+    with np.load(cache) as stored:
+        pixels = stored["counts"][stored["names"].tolist().index("image")].sum()
+    assert pixels == 3 * (2 * 64 * 96 + 48 * 64)
+    single = calibrated_ranges(export_small(), images)
+    for name, limit in batched.limits.items():
+        assert limit == pytest.approx(single.limits[name], rel=1e-2), name
+
+
+BAD_OPTIONS: list[tuple[dict[str, object], type[AlignSegError], str]] = [
+    ({"size": (8, 8)}, SizeError, "8x8"),
+    ({"size": "huge"}, OptionError, "size='huge'"),
+    ({"cache": Path("/proc/none/cache")}, AlignSegError, "cannot write"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "problem"), BAD_OPTIONS)
+def test_bad_options(
+    options: dict[str, object],
+    error: type[AlignSegError],
+    problem: str,
+    small_onnx: Path,
+    pictures: Path,
+) -> None:
+    with pytest.raises(error, match=problem):
+        calibrated_ranges(
+            small_onnx,
+            calibration_images(pictures, 1),
+            CalibrationOptions(**options),  # type: ignore[arg-type]
+        )
+
+
+def test_every_tensor_a_convolution_reads_has_a_range(small_onnx: Path, pictures: Path) -> None:
+    graph = onnx_ir.load(small_onnx).graph
+    read = {node.inputs[0].name for node in graph if node.op_type == "Conv"}  # type: ignore[union-attr]
+    ranges = calibrated_ranges(small_onnx, calibration_images(pictures, 1))
+    assert set(ranges.limits) == read
+    assert min(ranges.limits.values()) > 0
+    assert (ranges.images, ranges.method) == (1, CalibrationMethod.PERCENTILE)

@@ -1,0 +1,153 @@
+"""Engines on a GPU, with each TensorRT that is installed: ``python3 -m pytest -m gpu``."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alignseg_infer import EngineError, MissingDependencyError, Predictor, SizeError
+from alignseg_infer.backends.cuda import CudaPackage, open_cuda
+from alignseg_infer.backends.runtime_cache import cache_path
+from alignseg_infer.backends.tensorrt_backend import TensorRTBackend
+from alignseg_infer.errors import CudaError, DeviceError
+from alignseg_infer.flavours import Runtime, TensorRT, captures_graphs_itself, load_tensorrt
+from fake_tensorrt import image_of
+from tiny_engine import build_tiny_engine, expected_logits
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module", params=list(Runtime))
+def tensorrt(request: pytest.FixtureRequest) -> TensorRT:
+    try:
+        return load_tensorrt(request.param)
+    except MissingDependencyError as error:
+        pytest.skip(error.problem)
+
+
+@pytest.fixture(scope="module")
+def engine(tensorrt: TensorRT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("engine") / "tiny.engine"
+    try:
+        cuda = open_cuda()
+    except CudaError:  # there is a GPU, and we call it wrongly
+        raise
+    except (DeviceError, MissingDependencyError) as error:
+        pytest.skip(error.problem)
+    gpu = cuda.gpu
+    cuda.close()
+    build_tiny_engine(path, tensorrt, gpu)
+    return path
+
+
+@pytest.fixture(params=[CudaPackage.CUDA_PYTHON, CudaPackage.PYCUDA])
+def backend(request: pytest.FixtureRequest, engine: Path) -> Iterator[TensorRTBackend]:
+    try:
+        made = TensorRTBackend(engine, cuda=request.param)
+    except MissingDependencyError as error:
+        pytest.skip(error.problem)
+    with made:
+        yield made
+
+
+def check(backend: TensorRTBackend, shape: tuple[int, ...], seed: int = 0) -> None:
+    batch = image_of(shape, seed)
+    output = np.asarray(backend.infer(batch))
+    assert output.dtype == np.float32
+    np.testing.assert_allclose(
+        output.astype(np.float64), expected_logits(batch), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_shapes_and_batches(backend: TensorRTBackend) -> None:
+    shapes = [(1, 3, 64, 64), (2, 3, 64, 96), (1, 3, 32, 32), (2, 3, 40, 60), (1, 3, 64, 64)]
+    for seed, shape in enumerate(shapes):
+        check(backend, shape, seed)
+
+
+def test_a_graph_gives_what_the_plain_call_gave(backend: TensorRTBackend) -> None:
+    batch = image_of((2, 3, 64, 96))
+    plain = np.asarray(backend.infer(batch), np.float32)
+    for seed in range(4):
+        check(backend, batch.shape, seed)
+        np.testing.assert_allclose(
+            np.asarray(backend.infer(batch), np.float32), plain, rtol=1e-4, atol=1e-4
+        )
+
+
+def test_a_graph_is_captured(backend: TensorRTBackend, tensorrt: TensorRT) -> None:
+    cuda = backend._pool._idle[0]._cuda
+    if not cuda.can_capture or captures_graphs_itself(tensorrt):
+        pytest.skip(f"not by us with {cuda.name} and {tensorrt.runtime}")
+    for _ in range(2):
+        check(backend, (1, 3, 64, 64))
+    (runner,) = backend._pool._idle
+    assert runner._graph is not None
+    check(backend, (1, 3, 32, 32))
+    assert runner._graph is None
+
+
+def test_outside_the_profile(backend: TensorRTBackend) -> None:
+    for shape in ((3, 3, 64, 64), (1, 3, 64, 100), (1, 3, 28, 64)):
+        with pytest.raises(SizeError):
+            backend.infer(image_of(shape))
+    check(backend, (1, 3, 64, 64))
+
+
+def test_threads(backend: TensorRTBackend) -> None:
+    shapes = [(1 + seed % 2, 3, 32 + 4 * (seed % 9), 64) for seed in range(64)]
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(check, [backend] * 64, shapes, range(64)))
+
+
+def test_close(backend: TensorRTBackend) -> None:
+    check(backend, (1, 3, 64, 64))
+    backend.close()
+    backend.close()
+    with pytest.raises(EngineError, match="was closed"):
+        backend.infer(image_of((1, 3, 64, 64)))
+
+
+def test_memory_comes_back(engine: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no CUDA device")
+    torch.zeros(1, device="cuda")  # so that the context stays
+    free = []
+    for _ in range(4):
+        with TensorRTBackend(engine) as backend:
+            for _ in range(3):
+                check(backend, (2, 3, 64, 96))
+        free.append(torch.cuda.mem_get_info()[0])
+    assert free[1] - free[-1] < 4 << 20  # the first load keeps kernels and libraries
+
+
+def test_pytorch_and_an_engine_take_turns(backend: TensorRTBackend) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no CUDA device")
+    values = torch.arange(1000, device="cuda", dtype=torch.float64)
+    for seed in range(3):
+        check(backend, (1, 3, 64, 64), seed)
+        values = values + 1
+    assert float(values.sum()) == 999 * 500 + 3000
+
+
+def test_predictor(engine: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    predictor = Predictor(engine, batch=2)
+    single = predictor(image)
+    pair = predictor([image, image[::-1].copy()])
+    assert single.labels.shape == (64, 96)
+    np.testing.assert_array_equal(single.labels, pair[0].labels)
+
+
+def test_rtx_keeps_its_kernels(engine: Path, tensorrt: TensorRT) -> None:
+    if tensorrt.runtime is not Runtime.TENSORRT_RTX:
+        pytest.skip("classic TensorRT compiles when it builds")
+    for _ in range(2):
+        with TensorRTBackend(engine) as backend:
+            check(backend, (1, 3, 64, 64))
+        assert cache_path(engine).stat().st_size > 0
