@@ -16,7 +16,14 @@ from onnxruntime.quantization.calibrate import (
 from onnxruntime.quantization.calibrate import CalibrationMethod as OrtMethod
 
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
-from alignseg_infer.errors import AlignSegError, DatasetError, ModelError, OptionError, SizeError
+from alignseg_infer.errors import (
+    AlignSegError,
+    DatasetError,
+    ModelError,
+    ModelFileError,
+    OptionError,
+    SizeError,
+)
 from alignseg_infer.export.calibration import CalibrationOptions, calibrated_ranges
 from alignseg_infer.export.calibration_images import calibration_images, evenly_spread
 from alignseg_infer.export.histograms import BINS, CalibrationMethod, Histogram, Ranges
@@ -132,6 +139,8 @@ def test_histogram_does_not_depend_on_order() -> None:
         np.testing.assert_array_equal(summed.counts, at_once.counts)
         assert (summed.power, summed.largest) == (at_once.power, at_once.largest)
     assert at_once.counts.sum() == 2000
+    small, nothing = Histogram.of(parts[1]), Histogram.of(np.zeros(3, np.float32))
+    assert (small + nothing).power == (nothing + small).power == small.power
 
 
 def test_histogram_by_hand() -> None:
@@ -372,6 +381,13 @@ def test_bad_options(
             calibration_images(pictures, 1),
             CalibrationOptions(**options),  # type: ignore[arg-type]
         )
+
+
+def test_models_that_cannot_be_calibrated(pictures: Path) -> None:
+    images = calibration_images(pictures, 1)
+    for name, problem in (("none.onnx", "does not exist"), ("notes.md", "cannot be loaded")):
+        with pytest.raises(ModelFileError, match=problem):
+            calibrated_ranges(pictures / name, images)
 
 
 def test_every_tensor_a_convolution_reads_has_a_range(small_onnx: Path, pictures: Path) -> None:

@@ -1,5 +1,6 @@
 """INT8: which convolutions are quantised and how, that nothing else is, and what it costs."""
 
+import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from alignseg_infer import Predictor
+from alignseg_infer.cli import sensitivity
+from alignseg_infer.cli.quantization import add_quantization_arguments, int8_options_from
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import (
     ExportError,
@@ -22,6 +25,7 @@ from alignseg_infer.export.calibration import calibrated_ranges
 from alignseg_infer.export.calibration_images import calibration_images
 from alignseg_infer.export.convolutions import Convolution, Grain, Role, blocks, convolutions
 from alignseg_infer.export.histograms import CalibrationMethod, Ranges
+from alignseg_infer.export.int8 import Int8Options
 from alignseg_infer.export.quantize import QuantizationOptions, loaded_graph, quantized_model
 from alignseg_infer.spec import OutputKind, Sampler
 from alignseg_infer.streets import Street
@@ -290,3 +294,43 @@ def test_tensorrt_rtx_builds_int8(
     profile.set_shape("image", (1, 3, 64, 96), (1, 3, 64, 96), (2, 3, 96, 128))
     config.add_optimization_profile(profile)
     assert builder.build_serialized_network(network, config).nbytes > 1000
+
+
+def _parsed(words: list[str]) -> Int8Options:
+    parser = argparse.ArgumentParser()
+    add_quantization_arguments(parser)
+    return int8_options_from(parser.parse_args(words))
+
+
+def test_arguments() -> None:
+    options = _parsed(["--calibration", "images"])
+    assert options == Int8Options(source=Path("images"))
+    words = "--calibration drive.mp4 --calibration-images 7 --calibration-method minmax"
+    words += " --calibration-size 64x96 --calibration-cache seen --keep-float stem RRB2b"
+    options = _parsed([*words.split(), "--int8-budget", "0.5"])
+    assert (options.source, options.images, options.budget) == (Path("drive.mp4"), 7, 0.5)
+    assert options.quantization.keep_float == ("stem", "RRB2b")
+    calibration = options.calibration
+    assert (calibration.method, calibration.size) == (CalibrationMethod.MINMAX, (64, 96))
+    assert calibration.cache == Path("seen")
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ([], "without images to calibrate with"),
+        (["--calibration", "images", "--int8-budget", "-1"], "a budget of -1"),
+        (["--calibration", "images", "--int8-budget", "nan"], "a budget of nan"),
+    ],
+)
+def test_bad_arguments(words: list[str], problem: str) -> None:
+    with pytest.raises(OptionError, match=problem):
+        _parsed(words)
+
+
+def test_command_knows_the_grains() -> None:
+    parser = argparse.ArgumentParser()
+    sensitivity.add_arguments(parser)
+    (blocks,) = [action for action in parser._actions if action.dest == "blocks"]
+    assert blocks.choices == tuple(Grain)
+    assert blocks.default == Grain.STAGE
