@@ -10,7 +10,7 @@ import torch
 
 from alignseg_infer import DeviceError, ModelFileError, Predictor
 from alignseg_infer.backends import onnxruntime_backend, open_backend, parse_device
-from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend, session_options
 from alignseg_infer.export.parity import probe_image
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.spec import SPEC_KEY
@@ -86,3 +86,8 @@ def test_spec_that_does_not_fit_the_graph(small_onnx: Path, tmp_path: Path) -> N
 )
 def test_parse_device(text: str, expected: tuple[str, int]) -> None:
     assert parse_device(text) == expected
+
+
+def test_int8_kernels_do_not_saturate() -> None:
+    entry = session_options(2).get_session_config_entry("session.x64quantprecision")
+    assert entry == "1"

@@ -1,6 +1,7 @@
 """Calibration: the images, the histograms, the ranges, and going on where a run was cut."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,18 +11,25 @@ import pytest
 from numpy.typing import NDArray
 from onnxruntime.quantization.calibrate import (
     CalibrationDataReader,
-    HistogramCollector,
     create_calibrator,
 )
 from onnxruntime.quantization.calibrate import CalibrationMethod as OrtMethod
 
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
-from alignseg_infer.errors import AlignSegError, DatasetError, ModelError, OptionError, SizeError
+from alignseg_infer.errors import (
+    AlignSegError,
+    DatasetError,
+    ModelError,
+    ModelFileError,
+    OptionError,
+    SizeError,
+)
 from alignseg_infer.export.calibration import CalibrationOptions, calibrated_ranges
 from alignseg_infer.export.calibration_images import calibration_images, evenly_spread
 from alignseg_infer.export.histograms import BINS, CalibrationMethod, Histogram, Ranges
 from alignseg_infer.export.parity import probe_image
 from alignseg_infer.preprocess import preprocess
+from alignseg_infer.spec import SPEC_KEY, ModelSpec
 
 SIZE = (64, 96)
 METHODS = list(CalibrationMethod)
@@ -131,6 +139,8 @@ def test_histogram_does_not_depend_on_order() -> None:
         np.testing.assert_array_equal(summed.counts, at_once.counts)
         assert (summed.power, summed.largest) == (at_once.power, at_once.largest)
     assert at_once.counts.sum() == 2000
+    small, nothing = Histogram.of(parts[1]), Histogram.of(np.zeros(3, np.float32))
+    assert (small + nothing).power == (nothing + small).power == small.power
 
 
 def test_histogram_by_hand() -> None:
@@ -172,15 +182,38 @@ def test_entropy_keeps_what_is_spread_evenly() -> None:
     assert Histogram.of(values).limit(CalibrationMethod.ENTROPY) == pytest.approx(10, rel=0.01)
 
 
-def test_entropy_is_that_of_onnxruntime() -> None:
-    """With as many bins and levels as INT8 has; ONNX Runtime counts both signs."""
-    values = np.random.default_rng(1).laplace(0, 1, 200_000).astype(np.float32)
-    collector = HistogramCollector("entropy", True, 2049, 255, 99.99, "same")
-    collector.collect({"x": values})
-    low, high = collector.compute_collection_result()["x"]
-    ours = Histogram.of(values).limit(CalibrationMethod.ENTROPY)
-    print(low, high, ours, np.abs(values).max())
-    assert ours == pytest.approx(float(high), rel=0.15)
+def test_entropy_is_that_of_the_slides() -> None:
+    """Against the pseudo-code of the GTC talk, in plain loops."""
+    values = np.random.default_rng(1).normal(0, 1, 20_000) ** 3
+    histogram = Histogram.of(values.astype(np.float32))
+    counts = [float(count) for count in histogram.counts]
+    counts[0] = counts[1]
+    used = max(index for index, count in enumerate(counts) if count) + 1
+    losses = {bins: _loss(counts, bins) for bins in (*range(128, used, 16), used)}
+    best = min(losses, key=lambda bins: losses[bins])
+    assert best < used
+    limit = histogram.limit(CalibrationMethod.ENTROPY)
+    assert limit == pytest.approx(best * 2.0**histogram.power / BINS)
+
+
+def _loss(counts: list[float], bins: int) -> float:
+    kept = counts[:bins]
+    reference = [*kept[:-1], kept[-1] + sum(counts[bins:])]
+    levels: list[list[int]] = [[] for _ in range(128)]
+    for index in range(bins):
+        levels[index * 128 // bins].append(index)
+    candidate = [0.0] * bins
+    for level in levels:
+        filled = [index for index in level if kept[index]]
+        for index in filled:
+            candidate[index] = sum(kept[i] for i in level) / len(filled)
+    total, candidate_total, loss = sum(reference), sum(candidate), 0.0
+    for p, q in zip(reference, candidate, strict=True):
+        if p and not q:
+            return float("inf")
+        if p:
+            loss += p / total * np.log((p / total) / (q / candidate_total))
+    return loss
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -208,11 +241,8 @@ def _by_onnxruntime(
     return {name: float(np.max(np.abs(data[name].range_value))) for name in data}
 
 
-def test_ranges_are_those_of_onnxruntime(
-    export_small: Callable[..., Path], pictures: Path, tmp_path: Path
-) -> None:
-    model = export_small(size=SIZE, batch=1)
-    images = calibration_images(pictures)
+def test_ranges_are_those_of_onnxruntime(small_onnx: Path, pictures: Path, tmp_path: Path) -> None:
+    model, images = small_onnx, calibration_images(pictures)
     ours = calibrated_ranges(model, images, CalibrationOptions(method=CalibrationMethod.MINMAX))
     theirs = _by_onnxruntime(model, pictures, OrtMethod.MinMax, tmp_path)
     assert len(ours.limits) > 40
@@ -236,7 +266,7 @@ class _Cut(Exception):
 def test_cut_calibration_goes_on(
     batch: int | None, export_small: Callable[..., Path], pictures: Path, tmp_path: Path
 ) -> None:
-    model = export_small(size=SIZE, batch=batch)
+    model = export_small(size=(65, 98), batch=2) if batch else export_small()
     images = calibration_images(pictures)
     whole = CalibrationOptions(cache=tmp_path / "whole")
     expected = calibrated_ranges(model, images, whole)
@@ -289,30 +319,26 @@ def test_cache_is_used_for_the_same_only(
 
 
 def test_another_file_is_no_cache(small_onnx: Path, pictures: Path, tmp_path: Path) -> None:
-    array = tmp_path / "array"
-    with array.open("wb") as file:
-        np.save(file, np.zeros(3))
+    array = tmp_path / "array.npy"
+    np.save(array, np.zeros(3))
     archive = tmp_path / "archive.npz"
     np.savez(archive, key=np.array("x"))
     for path in (pictures / "a.png", pictures / "notes.md", array, archive, tmp_path):
         content = None if path.is_dir() else path.read_bytes()
+        options = CalibrationOptions(cache=path)
         with pytest.raises(OptionError, match="is no calibration cache"):
-            calibrated_ranges(
-                small_onnx, calibration_images(pictures), CalibrationOptions(cache=path)
-            )
+            calibrated_ranges(small_onnx, calibration_images(pictures), options)
         assert content is None or path.read_bytes() == content
 
 
-def test_images_of_many_sizes_fill_no_batch_together(
-    export_small: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_images_of_many_sizes_fill_no_batch_together(small_onnx: Path, tmp_path: Path) -> None:
     """And the copies that fill a batch up are not counted."""
     for index, size in enumerate(((64, 96), (64, 96), (48, 64))):
         cv2.imwrite(str(tmp_path / f"{index}.png"), probe_image(size, index))
     images = calibration_images(tmp_path)
     done: list[int] = []
-    model = export_small(batch=2)
-    cache = tmp_path / "cache"
+    model, cache = tmp_path / "batch.onnx", tmp_path / "cache"
+    onnx_ir.save(_with_batch(onnx_ir.load(small_onnx), 2), model)
     batched = calibrated_ranges(
         model, images, CalibrationOptions(cache=cache), lambda count, _: done.append(count)
     )
@@ -320,9 +346,18 @@ def test_images_of_many_sizes_fill_no_batch_together(
     with np.load(cache) as stored:
         pixels = stored["counts"][stored["names"].tolist().index("image")].sum()
     assert pixels == 3 * (2 * 64 * 96 + 48 * 64)
-    single = calibrated_ranges(export_small(), images)
+    single = calibrated_ranges(small_onnx, images)
     for name, limit in batched.limits.items():
         assert limit == pytest.approx(single.limits[name], rel=1e-2), name
+
+
+def _with_batch(model: onnx_ir.Model, batch: int) -> onnx_ir.Model:
+    """The model, saying that it takes no other batch."""
+    spec = ModelSpec.from_json(model.metadata_props[SPEC_KEY])
+    assert spec.export is not None
+    fixed = replace(spec, export=replace(spec.export, batch=batch))
+    model.metadata_props[SPEC_KEY] = fixed.to_json()
+    return model
 
 
 BAD_OPTIONS: list[tuple[dict[str, object], type[AlignSegError], str]] = [
@@ -346,6 +381,13 @@ def test_bad_options(
             calibration_images(pictures, 1),
             CalibrationOptions(**options),  # type: ignore[arg-type]
         )
+
+
+def test_models_that_cannot_be_calibrated(pictures: Path) -> None:
+    images = calibration_images(pictures, 1)
+    for name, problem in (("none.onnx", "does not exist"), ("notes.md", "cannot be loaded")):
+        with pytest.raises(ModelFileError, match=problem):
+            calibrated_ranges(pictures / name, images)
 
 
 def test_every_tensor_a_convolution_reads_has_a_range(small_onnx: Path, pictures: Path) -> None:

@@ -89,10 +89,16 @@ def _add_debug(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
+class _ToStderr(logging.Handler):
+    """Writes to what stderr is at the time; the one of an earlier run may be closed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one message."""
+        print(self.format(record), file=sys.stderr)
+
+
 def _log_to_stderr() -> None:
     logger = logging.getLogger("alignseg_infer")
     if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+        logger.addHandler(_ToStderr())
     logger.setLevel(logging.INFO)

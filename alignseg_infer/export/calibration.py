@@ -179,7 +179,7 @@ def _cached(cache: Path | None, key: str) -> _Seen:
         return _Seen(key)
     try:
         seen = _loaded(cache)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise OptionError(
             f"{cache} is no calibration cache: {error}",
             "a file written by a calibration, or one that does not exist yet",
@@ -194,8 +194,6 @@ def _cached(cache: Path | None, key: str) -> _Seen:
 
 def _loaded(cache: Path) -> _Seen:
     with np.load(cache, allow_pickle=False) as stored:
-        if not isinstance(stored, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one array")  # noqa: TRY004 - becomes an OptionError
         histograms = {
             str(name): Histogram(counts, int(power), float(largest))
             for name, counts, power, largest in zip(

@@ -95,7 +95,8 @@ class Histogram:
                 "finite values",
                 "check the weights and the mean and std: alignseg inspect MODEL",
             )
-        power = max(math.frexp(largest)[1], _SMALLEST_POWER)  # largest < 2 ** power
+        power = math.frexp(largest)[1] if largest else _SMALLEST_POWER  # largest < 2 ** power
+        power = max(power, _SMALLEST_POWER)
         counts = np.zeros(BINS, np.int64)
         scale = np.float32(math.ldexp(BINS, -power))
         for start in range(0, magnitudes.size, _BLOCK):

@@ -19,7 +19,7 @@ from alignseg_infer.export.quantize import (
     loaded_graph,
     quantized_model,
 )
-from alignseg_infer.export.sensitivity import within_budget
+from alignseg_infer.export.sensitivity import require_budget, within_budget
 
 Progress: TypeAlias = Callable[[int, int], None]
 ProgressBars: TypeAlias = Callable[[str], AbstractContextManager[Progress | None]]
@@ -36,6 +36,9 @@ class Int8Options:
         quantization: What stays float in any case.
         budget: Largest share of the pixels of the calibration images, in percent, that may get
             another label than in FP32; None for no limit. Blocks stay float until it is met.
+
+    Raises:
+        OptionError: The budget is negative.
     """
 
     source: Path
@@ -43,6 +46,10 @@ class Int8Options:
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
     budget: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget is not None:
+            require_budget(self.budget)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,9 @@ def chosen_convolutions(
 
     Raises:
         OptionError: A block to keep does not exist, or nothing is left to quantise.
+        ExportError: The graph is not in float32, or is quantised already.
     """
+    _require_float32(model)
     candidates = [conv for conv in convolutions(model) if conv.role is Role.FEATURES]
     for block in options.keep_float:
         if not any(conv.belongs_to(block) for conv in candidates):
@@ -116,7 +118,8 @@ def with_quantized(
     Raises:
         ExportError: As `quantized_model` does.
     """
-    _require_quantizable(model, ranges, chosen)
+    _require_float32(model)
+    _require_ranges(ranges, chosen)
     proto = onnx_ir.to_proto(model)
     sources = _separate(proto, {conv.name for conv in chosen})
     limits = {f"{source}{_SEPARATED}": ranges.limits[source] for source in sources}
@@ -129,9 +132,7 @@ def with_quantized(
     return result
 
 
-def _require_quantizable(
-    model: onnx_ir.Model, ranges: Ranges, chosen: Collection[Convolution]
-) -> None:
+def _require_float32(model: onnx_ir.Model) -> None:
     kinds = {value.dtype for value in model.graph.initializers.values()}
     if kinds & {onnx_ir.DataType.FLOAT16, onnx_ir.DataType.INT8}:
         raise ExportError(
@@ -139,6 +140,9 @@ def _require_quantizable(
             "the FP32 export: precision is lowered after quantisation",
             "alignseg export-onnx CHECKPOINT -o MODEL.onnx, without a --precision",
         )
+
+
+def _require_ranges(ranges: Ranges, chosen: Collection[Convolution]) -> None:
     missing = [conv.source for conv in chosen if conv.source not in ranges.limits]
     if missing:
         raise ExportError(
@@ -149,26 +153,46 @@ def _require_quantizable(
 
 
 def _separate(proto: onnx.ModelProto, chosen: Collection[str]) -> list[str]:
-    """Lets the chosen convolutions read copies, and returns what is copied.
+    """Lets what reads INT8 read copies, and returns the names of what is copied.
 
     ONNX Runtime's tool puts a pair between a tensor and all its readers, float ones too: what the
     samplers, offset branches and blocks kept in float read would be rounded as well.
     """
-    sources: list[str] = []
-    for node in list(proto.graph.node):
-        if node.name not in chosen:
-            continue
-        source, copied = node.input[0], f"{node.input[0]}{_SEPARATED}"
-        node.input[0] = copied
-        if source in sources:
-            continue
-        sources.append(source)
-        place = list(proto.graph.node).index(node)
-        copy = onnx.helper.make_node("Identity", [source], [copied], copied)
-        proto.graph.node.insert(place, copy)
+    nodes = proto.graph.node
+    results = {node.output[0] for node in nodes if node.name in chosen}
+    sources = dict.fromkeys(node.input[0] for node in nodes if node.name in chosen)
+    for node in nodes:
+        for index in _quantized_inputs(node, node.name in chosen, sources, results):
+            node.input[index] += _SEPARATED
+    for source in sources:
+        copied = f"{source}{_SEPARATED}"
+        place = next(index for index, node in enumerate(nodes) if copied in node.input)
+        nodes.insert(place, onnx.helper.make_node("Identity", [source], [copied], copied))
         info = onnx.helper.make_tensor_value_info(copied, onnx.TensorProto.FLOAT, None)
         proto.graph.value_info.append(info)
-    return sources
+    return list(sources)
+
+
+def _quantized_inputs(
+    node: onnx.NodeProto, chosen: bool, sources: Collection[str], results: Collection[str]
+) -> list[int]:
+    """Which inputs of `node` are to be in INT8.
+
+    Beside that of a chosen convolution, it is a skip connection added to the result of one, where
+    another convolution reads it in INT8 anyway: TensorRT then adds inside the convolution, and
+    need not keep the tensor twice (its guide: "quantize the residual input in skip connections").
+    On 30 streets, the demo labels 0.303 instead of 0.292 % of the pixels otherwise for it.
+    """
+    if chosen:
+        return [0]
+    if node.op_type != "Add":
+        return []
+    first, second = node.input
+    return [
+        index
+        for index, (skip, result) in enumerate(((first, second), (second, first)))
+        if skip in sources and result in results
+    ]
 
 
 def _quantized_by_onnxruntime(

@@ -198,8 +198,7 @@ def within_budget(
         VerificationError: With a single block quantised, the drop is still above it.
         ExportError: The graph cannot be quantised.
     """
-    if not budget >= 0:  # NaN too
-        raise OptionError(f"a budget of {budget:g}", "0 or more percent", "--int8-budget 0.5")
+    require_budget(budget)
     options = options or QuantizationOptions()
     candidates = chosen_convolutions(model, options)
     names = tuple(dict.fromkeys(conv.block(grain) for conv in candidates))
@@ -227,6 +226,12 @@ def within_budget(
     excluded = tuple(block for block in names if block not in remaining)
     kept = (*options.keep_float, *excluded)
     return WithinBudget(QuantizationOptions(keep_float=kept), excluded, effect)
+
+
+def require_budget(budget: float) -> None:
+    """Raises OptionError if no drop can be at most `budget`."""
+    if not budget >= 0:  # NaN too
+        raise OptionError(f"a budget of {budget:g}", "0 or more percent", "--int8-budget 0.5")
 
 
 def _above_budget(drop: float, budget: float, block: str) -> VerificationError:
