@@ -11,8 +11,12 @@ VERSION = re.search(
 )[1]
 
 EXPORT = ["torch>=2.13", "onnx>=1.20", "onnxscript>=0.7", "onnx-ir>=1.0", "safetensors>=0.5"]
+# Flavours of TensorRT; the one for RTX builds engines without a GPU too.
+TENSORRT = ["tensorrt>=10", "cuda-python>=12"]
+TENSORRT_RTX = ["tensorrt-rtx-cu13>=1.7.1", "cuda-python>=13"]
 TEST = [
     *EXPORT,
+    *TENSORRT_RTX,
     *("hypothesis>=6", "mypy>=1.15", "pillow>=11", "pytest>=8", "ruff>=0.11", "scikit-learn>=1.6"),
 ]
 
@@ -34,6 +38,11 @@ setup(
         "opencv-python-headless>=4.8",
         "rich>=13",
     ],
-    extras_require={"export": EXPORT, "test": TEST},
+    extras_require={
+        "export": EXPORT,
+        "tensorrt": TENSORRT,
+        "tensorrt-rtx": TENSORRT_RTX,
+        "test": TEST,
+    },
     entry_points={"console_scripts": ["alignseg = alignseg_infer.cli:main"]},
 )

@@ -2,18 +2,18 @@
 
 import argparse
 import importlib
+from collections.abc import Sequence
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
 
 from alignseg_infer.averaging import Mode
-from alignseg_infer.errors import INSTALL_EXPORT, MissingDependencyError, OptionError
+from alignseg_infer.errors import MissingDependencyError, OptionError
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.preprocess import Size
 from alignseg_infer.spec import ChannelOrder, NormKind, SamplingConvention
 from alignseg_infer.tiling import DEFAULT_OVERLAP, DEFAULT_TILE
 
-EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnx_ir")
 CHECKPOINT_ARGUMENTS = ("sampling_convention", "norm", "channel_order", "mean", "std", "classes")
 
 
@@ -191,18 +191,22 @@ def require_no_checkpoint_arguments(arguments: argparse.Namespace, model: Path, 
             )
 
 
-def require_export_packages() -> None:
-    """Checks that the packages of the extra ``export`` are there.
+def require_packages(packages: Sequence[str], install: str) -> None:
+    """Checks that optional packages can be imported.
+
+    Args:
+        packages: Their import names.
+        install: How to get them.
 
     Raises:
-        MissingDependencyError: One is not.
+        MissingDependencyError: One cannot.
     """
-    for package in EXPORT_PACKAGES:
+    for package in packages:
         try:
             importlib.import_module(package)
         except ImportError as error:
             raise MissingDependencyError(
-                f"export needs the package {package}, which is not installed",
-                f"the packages {', '.join(EXPORT_PACKAGES)}",
-                INSTALL_EXPORT,
+                f"this needs the package {package}, which is not installed",
+                f"the packages {', '.join(packages)}",
+                install,
             ) from error

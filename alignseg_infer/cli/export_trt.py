@@ -4,13 +4,14 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from alignseg_infer.cli.arguments import add_checkpoint_arguments, require_export_packages
+from alignseg_infer.cli.arguments import add_checkpoint_arguments
 from alignseg_infer.cli.engine_arguments import add_engine_arguments, build_options_from
-from alignseg_infer.cli.export_onnx import add_graph_arguments, export_options_from
-from alignseg_infer.cli.precision import (
+from alignseg_infer.cli.graph import (
+    add_graph_arguments,
     add_precision_arguments,
     float32_onnx,
     in_precision,
+    require_packages_for,
     verification_images,
 )
 from alignseg_infer.demo import model_path
@@ -41,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Builds and prints what was written."""
-    require_export_packages()
+    model = model_path(arguments.checkpoint)
+    require_packages_for(model)
     from alignseg_infer.cli.progress import phase_bars
     from alignseg_infer.export.engine import build_engine, require_engine_name
 
@@ -49,7 +51,6 @@ def run(arguments: argparse.Namespace) -> int:
     require_engine_name(arguments.output_file)
     load_tensorrt(options.runtime)  # before an export that takes half a minute
     with tempfile.TemporaryDirectory() as folder:
-        model = model_path(arguments.checkpoint)
         reference = _reference(model, Path(folder), arguments)
         source = _in_precision_asked(reference, Path(folder), arguments)
         with phase_bars() as progress:
@@ -68,8 +69,7 @@ def _reference(model: Path, folder: Path, arguments: argparse.Namespace) -> Path
     """What the engine is compared with: the float32 ``.onnx``, or the one that was given."""
     if arguments.size and arguments.batch is None and arguments.opt is None:
         arguments.batch = 1  # a fixed size alone is meant for single images, as in a video
-    options = export_options_from(arguments)
-    return float32_onnx(model, folder / f"{model.stem}.onnx", arguments, options)
+    return float32_onnx(model, folder / f"{model.stem}.onnx", arguments)
 
 
 def _in_precision_asked(reference: Path, folder: Path, arguments: argparse.Namespace) -> Path:

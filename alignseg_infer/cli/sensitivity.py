@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignseg_infer.cli.arguments import choices_of, require_export_packages
+from alignseg_infer.cli.arguments import choices_of
+from alignseg_infer.cli.graph import require_packages_for
 from alignseg_infer.cli.quantization import add_calibration_arguments, calibration_options_from
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
@@ -60,7 +61,7 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures, prints the table, and writes it with its picture."""
-    require_export_packages()
+    require_packages_for(model_path(arguments.model))
     labelled = _labelled(arguments)
     require_writable_folder(arguments.output)
     sensitivity = _measured(arguments, labelled)

@@ -1,20 +1,83 @@
-"""Arguments of commands that write a model in another precision, and how they do it."""
+"""The form and precision of a graph: arguments of the commands that export, and what they do."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignseg_infer.cli.arguments import choices_of, require_no_checkpoint_arguments
+from alignseg_infer.cli.arguments import (
+    choices_of,
+    fixed_size,
+    require_no_checkpoint_arguments,
+    require_packages,
+)
 from alignseg_infer.cli.quantization import add_quantization_arguments, int8_options_from
 from alignseg_infer.cli.verify import add_verification_images
+from alignseg_infer.errors import INSTALL_EXPORT, INSTALL_ONNX
 from alignseg_infer.images import Image
-from alignseg_infer.spec import Precision
+from alignseg_infer.spec import DEFAULT_OPSET, OPSETS, OutputKind, Precision, Sampler
 
 if TYPE_CHECKING:  # loads PyTorch, which --help must not wait for
     from alignseg_infer.export.onnx_graph import ExportOptions
 
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnx_ir")
 GRAPH_ARGUMENTS = ("size", "batch", "output", "sampler", "opset", "no_rewrites", "with_offsets")
+
+
+def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `export_options_from` reads; all of it None by default."""
+    graph = parser.add_argument_group("the graph, if the model is a checkpoint")
+    graph.add_argument(
+        "--size", type=fixed_size, help="fix the input to HEIGHTxWIDTH (default: any size)"
+    )
+    graph.add_argument("--batch", type=int, help="fix the batch size (default: any)")
+    graph.add_argument(
+        "--output",
+        choices=choices_of(OutputKind),
+        help="logits at 1/4 size, or labels at input size (default: logits)",
+    )
+    graph.add_argument(
+        "--sampler",
+        choices=choices_of(Sampler),
+        help="how offset sampling is written: native is GridSample, gather is index arithmetic "
+        "for runtimes whose GridSample is wrong (default: native)",
+    )
+    graph.add_argument(
+        "--opset",
+        type=int,
+        help=f"{OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET}; int8 is always 19)",
+    )
+    graph.add_argument(
+        "--no-rewrites",
+        action="store_true",
+        default=None,
+        help="leave out the exact rewrites that save work",
+    )
+    graph.add_argument(
+        "--with-offsets",
+        action="store_true",
+        default=None,
+        help="also return the learned offset fields, for alignseg offsets",
+    )
+
+
+def export_options_from(arguments: argparse.Namespace) -> "ExportOptions":
+    """What the arguments of `add_graph_arguments` say.
+
+    Raises:
+        OptionError, SizeError: A value cannot be used.
+    """
+    from alignseg_infer.export.onnx_graph import ExportOptions
+
+    return ExportOptions(
+        output=OutputKind(arguments.output or OutputKind.LOGITS),
+        sampler=Sampler(arguments.sampler or Sampler.NATIVE),
+        size=arguments.size,
+        batch=arguments.batch,
+        opset=DEFAULT_OPSET if arguments.opset is None else arguments.opset,
+        rewrites=not arguments.no_rewrites,
+        with_offsets=bool(arguments.with_offsets),
+    )
 
 
 def add_precision_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,29 +127,38 @@ def verification_images(arguments: argparse.Namespace) -> list[Image] | None:
     return list(calibration_images(source, arguments.verify_images_limit).read())
 
 
-def float32_onnx(
-    model: Path, target: Path, arguments: argparse.Namespace, options: "ExportOptions"
-) -> Path:
+def require_packages_for(model: Path) -> None:
+    """Checks that what it takes to export `model` is installed: without PyTorch for an ``.onnx``.
+
+    Raises:
+        MissingDependencyError: A package is not.
+    """
+    if model.suffix.lower() == ".onnx":
+        require_packages(ONNX_PACKAGES, INSTALL_ONNX)
+    else:
+        require_packages(("torch", *ONNX_PACKAGES), INSTALL_EXPORT)
+
+
+def float32_onnx(model: Path, target: Path, arguments: argparse.Namespace) -> Path:
     """The model as an ``.onnx``: itself if it is one, else an export of the checkpoint.
 
     Args:
         model: What the user named.
         target: Where to export to.
         arguments: Parsed, with those of `add_checkpoint_arguments` and `GRAPH_ARGUMENTS`.
-        options: What the graph of an export is to be.
 
     Raises:
-        OptionError: Options were given that an ``.onnx`` does not leave open.
+        OptionError: Options were given that an ``.onnx`` does not leave open, or make no sense.
         AlignSegError: As `export.to_onnx.export_onnx` does.
     """
     if model.suffix.lower() == ".onnx":
-        names = [name for name in GRAPH_ARGUMENTS if hasattr(arguments, name)]
-        require_no_checkpoint_arguments(arguments, model, *names)
+        require_no_checkpoint_arguments(arguments, model, *GRAPH_ARGUMENTS)
         return model
     from alignseg_infer.cli.checkpoints import describe_assumptions, load_checkpoint_as_asked
     from alignseg_infer.export.parity import format_comparisons
     from alignseg_infer.export.to_onnx import export_onnx
 
+    options = export_options_from(arguments)
     checkpoint = load_checkpoint_as_asked(arguments)
     print(describe_assumptions(checkpoint), file=sys.stderr)
     report = export_onnx(checkpoint, target, options)
