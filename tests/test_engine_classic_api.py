@@ -27,9 +27,9 @@ import alignseg_infer
 NEW, OLD = "11.4.0.106", "10.16.1.11"
 PACKAGE = "tensorrt-cu13-bindings"
 SOURCES = Path(alignseg_infer.__file__).parent
-RTX_ONLY = {"ComputeCapability", "REQUIRE_USER_ALLOCATION", "num_compute_capabilities"}
-RTX_ONLY |= {"set_compute_capability", "cuda_graph_strategy", "set_runtime_cache"}
-RTX_ONLY |= {"CudaGraphStrategy"}
+RTX_ONLY = {"ComputeCapability", "num_compute_capabilities"}
+RTX_ONLY |= {"set_compute_capability", "CudaGraphStrategy", "cuda_graph_strategy"}
+RTX_ONLY |= {"set_runtime_cache"}
 
 Run = Callable[..., dict[str, Any]]
 
