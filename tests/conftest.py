@@ -60,19 +60,24 @@ class FakeLabelBackend(FakeBackend):
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of ours: small R18, seeded weights with negative norm weights among them."""
+    path = tmp_path_factory.mktemp("checkpoint") / "small.pth"
+    write_seeded_checkpoint(path, SMALL_SPEC)
+    return path
+
+
+def write_seeded_checkpoint(path: Path, spec: ModelSpec) -> None:
+    """Writes a checkpoint of ours with seeded weights."""
     import torch
 
     from alignseg_infer.models.alignseg import AlignSeg
     from alignseg_infer.models.checkpoint import save_checkpoint
     from seeded import seeded_state_dict
 
-    model = AlignSeg(SMALL)
+    model = AlignSeg(spec.network)
     shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
     seeded = seeded_state_dict(shapes)
     model.load_state_dict({key: torch.from_numpy(np.asarray(v)) for key, v in seeded.items()})
-    path = tmp_path_factory.mktemp("checkpoint") / "small.pth"
-    save_checkpoint(path, model.eval(), SMALL_SPEC)
-    return path
+    save_checkpoint(path, model.eval(), spec)
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import onnx
-import onnx_ir
 import pytest
 
 from alignseg_infer import (
@@ -33,17 +31,11 @@ from alignseg_infer.engine_file import (
     sidecar_path,
 )
 from alignseg_infer.export.build_options import BuildOptions, HardwareCompatibility, profile_for
-from alignseg_infer.export.calibration import calibrated_ranges
-from alignseg_infer.export.calibration_images import calibration_images
 from alignseg_infer.export.engine import Engine, build_engine, engine_from_onnx, save_engine
 from alignseg_infer.export.onnx_facts import read_onnx_facts
-from alignseg_infer.export.parity import probe_image
-from alignseg_infer.export.precision import to_half_precision
-from alignseg_infer.export.quantize import quantized_model
 from alignseg_infer.files import sha256_of
 from alignseg_infer.flavours import Runtime
 from alignseg_infer.spec import SPEC_KEY, ModelSpec, Precision, Sampler
-from conftest import half_onnx, said_to_be
 
 Export = Callable[..., Path]
 
@@ -85,31 +77,6 @@ def test_float32_engine(
     assert sum(count_of(engine, "GRID_SAMPLE").values()) == samplers
     wanted = profile or Profile(*[InputShape(2, 65, 98)] * 3)
     assert engine.facts.profile == wanted
-
-
-@pytest.mark.parametrize("export", [{}, GATHER], ids=str)
-def test_float16_engine(export_small: Export, tmp_path: Path, export: dict[str, Any]) -> None:
-    source = half_onnx(export_small(**export), tmp_path)
-    engine = engine_from_onnx(source, rtx(profile=STATIC))
-    assert count_of(engine, "CONVOLUTION") == {"HALF": CONVOLUTIONS}
-    assert engine.facts.spec.export is not None
-    assert engine.facts.spec.export.precision is Precision.FP16
-    # TensorRT samples in the grid's type, and coordinates are FP32.
-    assert set(count_of(engine, "GRID_SAMPLE")) <= {"FLOAT"}
-
-
-def test_int8_engine(export_small: Export, tmp_path: Path) -> None:
-    source = export_small()
-    for seed in range(2):
-        cv2.imwrite(str(tmp_path / f"{seed}.png"), probe_image((64, 96), seed))
-    ranges = calibrated_ranges(source, calibration_images(tmp_path, 2))
-    model = quantized_model(onnx_ir.load(source), ranges)
-    to_half_precision(model)
-    path = said_to_be(model, Precision.INT8, tmp_path / "int8.onnx")
-    engine = engine_from_onnx(path, rtx(profile=STATIC))
-    seen = count_of(engine, "CONVOLUTION")
-    assert seen["INT8"] > CONVOLUTIONS // 2
-    assert seen == {"INT8": seen["INT8"], "HALF": CONVOLUTIONS - seen["INT8"]}
 
 
 def test_facts_and_plan_are_written_together(export_small: Export, tmp_path: Path) -> None:
