@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{model}, {found.backend}, against {found.reference}, on {found.images}")
     print(format_rows(found.rows))
     if found.miou_drop is not None:
-        print(f"  mean IoU drops by {found.miou_drop:.2f} percent points")
+        print(f"  mean IoU changes by {-found.miou_drop:+.2f} percent points")
     print(f"passed: at least {found.required_agreement:.1%} alike in each row")
     return 0
 
