@@ -62,7 +62,7 @@ def test_readme_commands_run(small_checkpoint: Path, tmp_path: Path) -> None:
     write_one_cityscapes_image(tmp_path / "DATA")
     (tmp_path / "export").symlink_to(ROOT / "export")
     commands = readme_commands()
-    assert len(commands) == 9
+    assert len(commands) == 15
     for command in commands:
         done = run(shlex.split(command), tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
@@ -70,6 +70,8 @@ def test_readme_commands_run(small_checkpoint: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "street_overlay.jpg").exists()
     assert (tmp_path / "out" / "evaluation.md").exists()
     assert (tmp_path / "offsets.png").exists()
+    assert (tmp_path / "sensitivity" / "sensitivity.png").exists()
+    assert (tmp_path / "demo.engine.json").exists()
 
     (tmp_path / "out" / "street_overlay.jpg").unlink()
     (program,) = blocks("python")
