@@ -211,6 +211,8 @@ class FakeCuda:
 class FakeTensorRT:
     """The part of the module ``tensorrt`` that runs an engine, on `cuda`."""
 
+    LayerInformationFormat = SimpleNamespace(JSON="json")
+
     class ILogger:
         pass
 
@@ -289,6 +291,17 @@ class FakeEngine:
     def __init__(self, module: FakeTensorRT, log: Any, plan: dict[str, Any]) -> None:
         self.module, self.log, self.plan = module, log, plan
         self.num_io_tensors = len(plan["tensors"])
+
+    def create_engine_inspector(self) -> Any:
+        layers = [
+            {"LayerType": "kgen", "Outputs": [{"Name": "a", "Format/Datatype": "Half"}]},
+            {"LayerType": "conv", "Outputs": [{"Format/Datatype": "Row major linear FP32 format"}]},
+            {"LayerType": "conv", "Outputs": [{"DataType": "Int8", "Format": "Thirty-two wide"}]},
+            {"LayerType": "NoOp", "Outputs": []},
+            "only its name",
+        ]
+        said = json.dumps({"Layers": layers, "I/O Tensors": []})
+        return SimpleNamespace(get_engine_information=lambda kind: said if kind == "json" else "")
 
     def get_tensor_name(self, index: int) -> str:
         return str(self.plan["tensors"][index][0])

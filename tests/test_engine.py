@@ -376,6 +376,7 @@ INTERRUPTED = """
                 os.kill(os.getpid(), signal.SIGINT)
 
     engine.Phases = Interrupting
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
     sys.exit(main(sys.argv[1:]))
 """
 

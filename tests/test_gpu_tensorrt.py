@@ -11,8 +11,12 @@ from alignseg_infer import EngineError, MissingDependencyError, Predictor, SizeE
 from alignseg_infer.backends.cuda import CudaPackage, open_cuda
 from alignseg_infer.backends.runtime_cache import cache_path
 from alignseg_infer.backends.tensorrt_backend import TensorRTBackend
+from alignseg_infer.demo import FIRST_HELD_OUT
+from alignseg_infer.engine_file import read_facts
 from alignseg_infer.errors import CudaError, DeviceError
 from alignseg_infer.flavours import Runtime, TensorRT, captures_graphs_itself, load_tensorrt
+from alignseg_infer.spec import Precision
+from alignseg_infer.streets.folder import written_streets
 from fake_tensorrt import image_of
 from tiny_engine import build_tiny_engine, expected_logits
 
@@ -151,3 +155,22 @@ def test_rtx_keeps_its_kernels(engine: Path, tensorrt: TensorRT) -> None:
         with TensorRTBackend(engine) as backend:
             check(backend, (1, 3, 64, 64))
         assert cache_path(engine).stat().st_size > 0
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_the_demo_labels_streets_alike(
+    engine: Path, tensorrt: TensorRT, precision: Precision, tmp_path: Path
+) -> None:
+    """Built from the ONNX file in each precision, and verified at the corners of its profile."""
+    from alignseg_infer.cli import main
+
+    list(written_streets(tmp_path, FIRST_HELD_OUT, 4, size=(128, 256)))
+    path = tmp_path / "demo.engine"
+    command = f"export-trt demo -o {path} --runtime {tensorrt.runtime} --precision {precision}"
+    command += f" --calibration {tmp_path}/images --calibration-images 4"
+    command += " --min 1x64x128 --opt 1x128x256 --max 3x128x256"
+    assert main(command.split()) == 0
+    found = read_facts(path).verification
+    assert found is not None
+    assert len(found.rows) == 6
+    assert main(["inspect", str(path), "--layers"]) == 0

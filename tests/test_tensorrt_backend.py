@@ -26,6 +26,7 @@ from alignseg_infer import (
 )
 from alignseg_infer.backends import LimitedBackend, open_backend, tensorrt_backend
 from alignseg_infer.backends.cuda import Cuda
+from alignseg_infer.backends.engine_inspector import inspected_layers
 from alignseg_infer.backends.tensorrt_backend import TensorRTBackend
 from alignseg_infer.cli import main
 from alignseg_infer.engine_file import Gpu, InputShape, Profile, sidecar_path
@@ -97,6 +98,25 @@ def test_input_may_be_a_view(stand: Stand) -> None:
     assert not wide.flags.c_contiguous
     with stand.open() as backend:
         np.testing.assert_array_equal(backend.infer(wide), expected_logits(wide))
+
+
+def test_layers_as_built(stand: Stand) -> None:
+    """By what TensorRT 10 and 11 call the type; unknown where it gives names only."""
+    with stand.open() as backend:
+        layers = {(row.kind, row.data_type): row.count for row in backend.layers()}
+    assert layers == {
+        ("kgen", "HALF"): 1,
+        ("conv", "FLOAT"): 1,
+        ("conv", "INT8"): 1,
+        ("NoOp", "?"): 1,
+        ("?", "?"): 1,
+    }
+
+
+@pytest.mark.parametrize("said", ["", "no JSON", "[]", "{}", '{"Layers": 3}'])
+def test_an_inspector_that_says_something_else(said: str) -> None:
+    with pytest.raises(EngineError, match="inspector says"):
+        inspected_layers(said)
 
 
 @pytest.mark.parametrize(("data_type", "dtype"), [("UINT8", np.uint8), ("INT32", np.uint8)])

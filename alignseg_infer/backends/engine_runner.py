@@ -91,6 +91,14 @@ class EngineRunner:
         """Input shape of the last call."""
         return self._shape
 
+    def inspect(self) -> str:
+        """What TensorRT's inspector says of the engine, as JSON."""
+        module, inspector = (
+            self._loaded.tensorrt.module,
+            self._loaded.engine.create_engine_inspector(),
+        )
+        return str(inspector.get_engine_information(module.LayerInformationFormat.JSON))
+
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
         """Runs the engine.
 

@@ -24,12 +24,13 @@ from alignseg_infer.backends.engine_checks import (
     require_unchanged_plan,
     require_version,
 )
+from alignseg_infer.backends.engine_inspector import inspected_layers
 from alignseg_infer.backends.engine_runner import CHANNELS, EngineRunner, LoadedEngine
 from alignseg_infer.backends.engine_tensors import engine_profile, engine_tensors, outputs_of
 from alignseg_infer.backends.runner_pool import RunnerPool
 from alignseg_infer.backends.runtime_cache import cache_path, read_cache, write_cache
 from alignseg_infer.backends.tensorrt_log import new_log
-from alignseg_infer.engine_file import EngineFacts, InputShape, Profile, read_facts
+from alignseg_infer.engine_file import EngineFacts, InputShape, LayerCount, Profile, read_facts
 from alignseg_infer.errors import EngineError, ImageError, OptionError, SizeError
 from alignseg_infer.flavours import TensorRT, load_tensorrt, new_runtime_cache
 from alignseg_infer.spec import ModelSpec
@@ -109,6 +110,15 @@ class TensorRTBackend:
         require_in_profile(batch.shape, self.facts.profile)
         with self._pool.runner(batch.shape) as runner:
             return runner.infer(batch)
+
+    def layers(self) -> tuple[LayerCount, ...]:
+        """What TensorRT made of the layers, with their kinds and types.
+
+        Raises:
+            EngineError: TensorRT does not tell, or the backend was closed.
+        """
+        with self._pool.runner(()) as runner:
+            return inspected_layers(runner.inspect())
 
     def close(self) -> None:
         """Waits for calls under way and frees everything. A second call does nothing.

@@ -13,7 +13,7 @@ from alignseg_infer.cli.arguments import (
 from alignseg_infer.cli.inspect_engine import describe_engine, verification_lines
 from alignseg_infer.demo import model_path
 from alignseg_infer.engine_file import ENGINE_SUFFIXES, Verification, read_facts
-from alignseg_infer.errors import ModelFileError
+from alignseg_infer.errors import ModelFileError, OptionError
 from alignseg_infer.files import sha256_of
 from alignseg_infer.spec import (
     AGREEMENT_KEY,
@@ -36,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print the spec, or all facts of an engine, as JSON, nothing else",
     )
+    parser.add_argument(
+        "--layers",
+        action="store_true",
+        help="for an engine, also what TensorRT made of the layers; needs the GPU it is for",
+    )
     add_checkpoint_arguments(parser)
 
 
@@ -45,7 +50,13 @@ def run(arguments: argparse.Namespace) -> int:
     suffix = arguments.checkpoint.suffix.lower()
     if suffix in ENGINE_SUFFIXES:
         require_no_checkpoint_arguments(arguments, arguments.checkpoint)
-        return _print_engine(arguments.checkpoint, arguments.json)
+        return _print_engine(arguments.checkpoint, arguments.json, arguments.layers)
+    if arguments.layers:
+        raise OptionError(
+            f"--layers with {arguments.checkpoint}, which is no engine",
+            f"an engine: {', '.join(ENGINE_SUFFIXES)}",
+            "leave --layers out",
+        )
     if suffix == ".onnx":
         require_no_checkpoint_arguments(arguments, arguments.checkpoint)
         spec, details = _inspect_onnx(arguments.checkpoint)
@@ -89,14 +100,20 @@ def describe_spec(spec: ModelSpec) -> str:
     return "\n".join(lines)
 
 
-def _print_engine(path: Path, as_json: bool) -> int:
-    """Prints the facts, then checks that they are this plan file's."""
+def _print_engine(path: Path, as_json: bool, with_layers: bool) -> int:
+    """Prints the facts, then checks that they are this plan file's, then asks TensorRT."""
     facts = read_facts(path)
     if as_json:
         print(facts.to_json(), end="")
     else:
         print(f"{path}: {describe_spec(facts.spec)}\n{describe_engine(path, facts)}")
     require_unchanged_plan(path, facts, sha256_of(path))
+    if with_layers:
+        from alignseg_infer.backends.tensorrt_backend import TensorRTBackend
+
+        with TensorRTBackend(path) as backend:
+            rows = [f"    {row.count} {row.kind} {row.data_type}" for row in backend.layers()]
+        print("  layers as built, by kind and type of the first output:", *rows, sep="\n")
     return 0
 
 
