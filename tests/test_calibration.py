@@ -30,6 +30,7 @@ from alignseg_infer.export.histograms import BINS, CalibrationMethod, Histogram,
 from alignseg_infer.export.parity import probe_image
 from alignseg_infer.preprocess import preprocess
 from alignseg_infer.spec import SPEC_KEY, ModelSpec
+from alignseg_infer.streets.folder import written_streets
 
 SIZE = (64, 96)
 METHODS = list(CalibrationMethod)
@@ -102,9 +103,16 @@ def _written(content: bytes, name: str) -> Callable[[Path], Path]:
     return make
 
 
+def _with_labels(folder: Path) -> Path:
+    """As `alignseg demo` writes: images/ and labels/ side by side."""
+    list(written_streets(folder, 0, 1, size=(96, 192)))
+    return folder
+
+
 SOURCES: list[tuple[Callable[[Path], Path], str]] = [
     (lambda folder: folder, "holds no images"),
     (lambda folder: folder / "nowhere", "does not exist"),
+    (_with_labels, "looks like a label file"),
     (_cut_png, "2 of 3 images"),
     (_cut_png, "two.png cannot be decoded"),
     (_written(b"a.png\nb.png\n", "list.txt"), "2 of 2 images"),

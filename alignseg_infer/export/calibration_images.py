@@ -19,6 +19,8 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pp
 LIST_ENDING = ".txt"
 DEFAULT_LIMIT = 128
 PROBLEMS_SHOWN = 20
+FEWEST_COLORS = 32  # among every 64th pixel
+SMALLEST_JUDGED = 64  # pixels of a side; below, too few are left to judge by
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,8 @@ def _files(source: Path, paths: Sequence[Path], limit: int) -> ImageFiles:
         raise DatasetError(
             f"{len(problems)} of {len(chosen)} images of {source} cannot be used:{listed}"
             + (f"\n    and {rest} more" if rest > 0 else ""),
-            "images that can be decoded",
-            "copy them again, or take them out of the folder or list",
+            "pictures of what the model will see, that can be decoded",
+            "name the folder that holds only these, or a list of them; copy damaged ones again",
         )
     name = f"{len(chosen)} of {len(paths)} images of {source}"
     return ImageFiles(name, tuple(chosen), tuple(map(sha256_of, chosen)))
@@ -163,9 +165,13 @@ def _files(source: Path, paths: Sequence[Path], limit: int) -> ImageFiles:
 def _problem(path: Path) -> str | None:
     """What is wrong with an image, if anything."""
     try:
-        read_image(path)
+        image = read_image(path)
     except AlignSegError as error:
         return error.problem
+    colors = len(np.unique(image[::8, ::8].reshape(-1, 3), axis=0))
+    # A photograph has thousands; label files and masks that lie beside it have one per class.
+    if colors < FEWEST_COLORS and min(image.shape[:2]) >= SMALLEST_JUDGED:
+        return f"{path} has only {colors} colours: it looks like a label file or a mask"
     return None
 
 

@@ -28,7 +28,7 @@ from alignseg_infer.files import sha256_of
 from alignseg_infer.images import Image
 from alignseg_infer.labelled import LabelledImages
 from alignseg_infer.predictor import Predictor
-from alignseg_infer.preprocess import Size
+from alignseg_infer.preprocess import Size, SizePolicy
 from alignseg_infer.spec import Precision
 from alignseg_infer.streets import Street
 
@@ -38,7 +38,8 @@ REQUIRED_AGREEMENT = {Precision.FP32: 0.999, Precision.FP16: 0.995, Precision.IN
 ALLOWED_MIOU_DROP = 0.5  # percent points
 LARGEST_BATCH = 4
 DRAWN_STREETS = 6
-DEFAULT_SIZE = (256, 512)
+DRAWN_SIZE = (256, 512)
+LONGEST_SIDE = 1024
 
 
 def verify(
@@ -62,7 +63,8 @@ def verify(
             by `alignseg_infer.streets`.
         device: Where `model` runs; None for what its kind implies.
         sizes: Input sizes (height, width) for an ONNX model that takes any; by default that of
-            the first image. Engines are run at the corners of their profile.
+            the first image, scaled to 1024 pixels at most. Engines are run at the corners of their
+            profile.
         data: Labelled images, to compare mean IoU too.
         progress: Called with the number of images compared and their total.
 
@@ -212,10 +214,18 @@ def _shapes(
         return profile_shapes(read_facts(path).profile)
     export = seen.spec.export
     if not sizes:
-        first = images[0].shape if images is not None else DEFAULT_SIZE
-        sizes = [(export and export.size) or (first[0], first[1])]
+        sizes = [(export and export.size) or _default_size(images)]
     batches = [export.batch] if export and export.batch else range(1, LARGEST_BATCH + 1)
     return [InputShape(batch, *size) for size in sizes for batch in batches]
+
+
+def _default_size(images: Sequence[Image] | None) -> Size:
+    """That of the first image, its longest side at most `LONGEST_SIDE`; batches cost memory."""
+    if images is None:
+        return DRAWN_SIZE
+    height, width, _ = images[0].shape
+    size = SizePolicy(longest_side=min(LONGEST_SIDE, max(height, width)))
+    return size.input_size((height, width))
 
 
 def profile_shapes(profile: Profile) -> list[InputShape]:
