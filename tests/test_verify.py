@@ -110,6 +110,16 @@ def test_drawn_streets_stand_in_for_images() -> None:
     assert sum(row.images for row in found.rows) >= verification.DRAWN_STREETS
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((96, 160), (96, 160)), ((1024, 2048), (512, 1024)), ((3000, 1500), (1024, 512))],
+)
+def test_large_images_are_compared_at_a_size_that_fits(
+    size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert verification._default_size([np.zeros((*size, 3), np.uint8)]) == expected
+
+
 def test_no_image_is_an_error() -> None:
     with pytest.raises(OptionError, match="no images"):
         verify(DEMO, DEMO, [])

@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="HxW",
-        help="input sizes, for an .onnx that takes any (default: that of the first image, its longest "
-        "side at most 1024; engines are run at the corners of their profile)",
+        help="input sizes, for an .onnx that takes any (default: that of the first image, its "
+        "longest side at most 1024; engines are run at the corners of their profile)",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:N (default: what the model implies)")
     labels = parser.add_argument_group("labelled images, to compare mean IoU too")
