@@ -7,7 +7,6 @@ The demo model on drawn streets, rounded as float16 hardware rounds. Prints Mark
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -58,9 +57,7 @@ def session(model: ir.Model) -> onnxruntime.InferenceSession:
     identity.outputs[0].shape = ir.Shape([None, None, None, 2])
     model.graph.insert_after(samplers[-1], identity)
     model.graph.outputs[:] = [model.graph.outputs[0], identity.outputs[0]]
-    path = Path("/tmp") / "benchmark_precision.onnx"
-    ir.save(model, path)
-    return onnxruntime.InferenceSession(path)
+    return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
 
 
 def grid_error(grid: NDArray[np.float32], exact: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -70,6 +67,22 @@ def grid_error(grid: NDArray[np.float32], exact: NDArray[np.float32]) -> NDArray
     return np.asarray(np.abs(grid - exact) * scale, np.float32)
 
 
+def measured(
+    sessions: dict[str, onnxruntime.InferenceSession], spec: ModelSpec, seed: int, width: int
+) -> dict[str, tuple[float, float, float]]:
+    """Mean and largest error of the grid, and share of labels alike, of each variant."""
+    size = (width // 2, width)
+    tensor = preprocess(Street(FIRST_HELD_OUT + seed).scene(size=size).image, size, spec.input)
+    found = {name: run.run(None, {"image": tensor}) for name, run in sessions.items()}
+    labels = {name: scores_from_logits(out[0][0], size).labels for name, out in found.items()}
+    rows = {}
+    for name, (_, grid) in found.items():
+        error = grid_error(grid, found["float32"][1])
+        alike = float(np.mean(labels[name] == labels["float32"]))
+        rows[name] = (float(error.mean()), float(error.max()), alike)
+    return rows
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -77,27 +90,13 @@ def main() -> None:
     streets = parser.parse_args().streets
     spec = ModelSpec.from_json(half_model().metadata_props[SPEC_KEY])
     sessions = {name: session(make()) for name, make in VARIANTS.items()}
-    print(
-        "| feature width | error of half coordinates, px: mean, largest | labels alike | ", end=""
-    )
-    print(
-        "error with float32 coordinates, px: mean, largest | labels alike |\n|---|---|---|---|---|"
-    )
+    header = ["feature width"]
+    for kind in ("half coordinates", "FP32 coordinates"):
+        header += [f"{kind}: mean error, px", "largest", "labels alike"]
+    print(f"| {' | '.join(header)} |\n{'|---' * len(header)}|")
     for width in WIDTHS:
-        size = (width // 2, width)
-        rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in VARIANTS}
-        for seed in range(streets):
-            image = Street(FIRST_HELD_OUT + seed).scene(size=size).image
-            tensor = preprocess(image, size, spec.input)
-            found = {name: run.run(None, {"image": tensor}) for name, run in sessions.items()}
-            labels = {
-                name: scores_from_logits(out[0][0], size).labels for name, out in found.items()
-            }
-            for name in VARIANTS:
-                error = grid_error(found[name][1], found["float32"][1])
-                alike = float(np.mean(labels[name] == labels["float32"]))
-                rows[name].append((float(error.mean()), float(error.max()), alike))
-        cells = [np.array(rows[name]) for name in ("half coordinates", "half")]
+        rows = [measured(sessions, spec, seed, width) for seed in range(streets)]
+        cells = [np.array([row[name] for row in rows]) for name in ("half coordinates", "half")]
         text = [
             f"{c[:, 0].mean():.4f} | {c[:, 1].max():.3f} | {100 * c[:, 2].mean():.3f} %"
             for c in cells
