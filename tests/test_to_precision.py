@@ -12,11 +12,14 @@ import pytest
 
 from alignseg_infer import (
     AlignSegError,
+    DatasetError,
     ExportError,
     MissingDependencyError,
+    ModelError,
     ModelFileError,
     OptionError,
     Predictor,
+    SizeError,
     VerificationError,
 )
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -50,7 +53,8 @@ def folder(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for precision in ("fp16", "int8"):
         command = f"export-onnx {DEMO} -o {folder}/{precision}.onnx --precision {precision}"
-        command += f" --calibration {streets}/images --calibration-images 4"
+        if precision == "int8":
+            command += f" --calibration {streets}/images --calibration-images 4"
         assert main(command.split()) == 0
     return folder
 
@@ -154,6 +158,10 @@ BAD = [
     ),
     (f"{DEMO} -o a.onnx --precision fp16 --verify-images nowhere", AlignSegError, "nowhere"),
     (f"{DEMO} -o a.onnx --precision int8 --calibration {{empty}}", AlignSegError, "image"),
+    ("demo -o a.onnx --precision int8", OptionError, "--calibration FOLDER"),
+    ("demo -o a.onnx --precision int8 --calibration nowhere", DatasetError, "does not exist"),
+    (f"{DEMO} -o a.onnx --precision fp16 --calibration .", OptionError, "not --precision int8"),
+    ("demo -o a.onnx --int8-budget 0.5", OptionError, "not --precision int8"),
 ]
 
 
@@ -210,6 +218,34 @@ def test_verify_command(folder: Path, streets: Path, capsys: pytest.CaptureFixtu
     assert "passed: at least 98.0% alike" in out
 
 
+def test_the_float32_model_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "demo.onnx"
+    path.write_bytes(DEMO.read_bytes())
+    with pytest.raises(OptionError, match="is the float32 model itself"):
+        main(["export-onnx", str(path), "-o", str(path), "--precision", "fp16", "--debug"])
+    assert path.read_bytes() == DEMO.read_bytes()
+
+
+VERIFY = [
+    ("{folder}/int8.onnx --against {folder}/fp16.onnx", ModelError, "reference is fp16"),
+    ("{folder}/fp16.onnx --against {folder}/fp16.onnx", ModelError, "reference is fp16"),
+    ("{folder}/fp16.onnx --against demo --sizes 16x64", SizeError, "16x64"),
+    ("{folder}/fp16.onnx --against demo --images-limit 0 --images {streets}", OptionError, "0 im"),
+    ("{folder}/fp16.onnx --against demo --split val", OptionError, "--dataset folder"),
+    ("{folder}/fp16.onnx --against demo --dataset folder", OptionError, "--root FOLDER"),
+]
+
+
+@pytest.mark.parametrize(("command", "error", "words"), VERIFY, ids=[line[0] for line in VERIFY])
+def test_what_verify_refuses(
+    command: str, error: type[AlignSegError], words: str, folder: Path, streets: Path
+) -> None:
+    typed = command.format(folder=folder, streets=streets / "images").split()
+    with pytest.raises(error) as caught:
+        main(["verify", *typed, "--debug"])
+    assert words in str(caught.value)
+
+
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
     """A plan file that says it is for compute capability 8.9."""
@@ -256,6 +292,19 @@ def test_engines_are_verified_where_they_can_run(
     assert found == (FOUND if said is None else None)
     if said is not None:
         assert f"built, not verified ({said})" in caplog.text
+
+
+def test_an_engine_that_fails_is_verified_no_more(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> Verification:
+        raise VerificationError("it differs", "", "")
+
+    for function, code, noted in ((lambda *_, **__: FOUND, 0, True), (fail, 1, False)):
+        monkeypatch.setattr(verification, "verify", function)
+        assert main(["verify", str(engine), "--against", "demo"]) == code
+        facts = json.loads(sidecar_path(engine).read_text())
+        assert (facts["verification"] is not None) is noted
 
 
 def test_a_verified_engine_says_so(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The comparison of two models: which shapes, which images, and that it refuses what is wrong."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,17 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from alignseg_infer import ModelError, OptionError, VerificationError
+from alignseg_infer import (
+    ExportError,
+    ModelError,
+    OptionError,
+    SizeError,
+    VerificationError,
+)
 from alignseg_infer.datasets import class_table
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
-from alignseg_infer.engine_file import InputShape, Profile
+from alignseg_infer.engine_file import InputShape, Profile, Verification, VerifiedRow
+from alignseg_infer.export import precision
 from alignseg_infer.export import verify as verification
 from alignseg_infer.export.agreement import compare
 from alignseg_infer.export.parity import probe_image
@@ -20,7 +28,7 @@ from alignseg_infer.export.precision import to_half_precision
 from alignseg_infer.export.verify import profile_shapes, verify
 from alignseg_infer.images import Image
 from alignseg_infer.labelled import Dataset, labelled_images
-from alignseg_infer.spec import SPEC_KEY, ModelSpec, Precision
+from alignseg_infer.spec import SPEC_KEY, ModelSpec, Precision, SourceSpec
 from alignseg_infer.streets import Street
 from alignseg_infer.streets.folder import written_streets
 from conftest import FakeBackend, said_to_be
@@ -87,7 +95,7 @@ def test_a_graph_that_samples_otherwise_is_refused(
     with pytest.raises(VerificationError, match="labels pixels otherwise") as caught:
         verify(broken, DEMO, streets(1), sizes=[(128, 256)])
     assert "1x128x256" in str(caught.value)
-    assert "--images" in caught.value.fix
+    assert "pictures of what the model is for" in caught.value.fix
 
 
 def test_other_classes_are_refused(tmp_path: Path) -> None:
@@ -138,6 +146,67 @@ def test_mean_iou_counts_where_there_are_labels(
         verify(worse, DEMO, streets(1), sizes=[(64, 128)], data=data)
 
 
+def row(batch: int, agreement: float, worst: float) -> VerifiedRow:
+    return VerifiedRow(InputShape(batch, 64, 96), 8, agreement, worst, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "passes"),
+    [
+        ([row(1, 0.996, 0.991), row(2, 0.996, 0.991)], True),
+        ([row(1, 0.996, 0.991), row(2, 0.994, 0.991)], False),  # not the first row
+        ([row(1, 0.996, 0.991), row(2, 0.996, 0.989)], False),  # one image
+        ([row(1, float("nan"), 0.991)], False),
+    ],
+)
+def test_every_row_and_every_image_counts(rows: list[VerifiedRow], passes: bool) -> None:
+    found = Verification(
+        reference="demo.onnx",
+        reference_sha256="0",
+        backend="fake",
+        images="8 images",
+        required_agreement=0.995,
+        rows=tuple(rows),
+    )
+    with contextlib.nullcontext() if passes else pytest.raises(VerificationError):
+        verification.require_agreement(Path("half.onnx"), found)
+
+
+def test_other_preparation_or_origin_is_refused(tmp_path: Path) -> None:
+    changes: list[Callable[[ModelSpec], ModelSpec]] = [
+        lambda spec: replace(spec, input=spec.input.reversed()),
+        lambda spec: replace(spec, source=SourceSpec(name="other.pth", sha256="0" * 64)),
+    ]
+    for change in changes:
+
+        def rewrite(model: ir.Model, change: Callable[[ModelSpec], ModelSpec] = change) -> None:
+            spec = ModelSpec.from_json(model.metadata_props[SPEC_KEY])
+            model.metadata_props[SPEC_KEY] = change(spec).to_json()
+
+        other = changed(tmp_path / "other.onnx", rewrite, Precision.FP32)
+        with pytest.raises(ModelError):
+            verify(other, DEMO, streets(1))
+
+
+def test_half_coordinates_are_refused_whatever_the_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def to_half_everywhere(model: ir.Model) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(precision, "coordinate_nodes", lambda _: set())
+            to_half_precision(model)
+
+    careless = changed(tmp_path / "careless.onnx", to_half_everywhere, Precision.FP16)
+    with pytest.raises(ExportError, match="sampling coordinates are float16"):
+        verify(careless, DEMO, streets(1))
+
+
+def test_a_size_that_the_reference_does_not_take(export_small: Callable[..., Path]) -> None:
+    fixed = export_small(size=(65, 98), batch=2)
+    with pytest.raises(SizeError, match="65x98 only"):
+        verify(fixed, fixed, streets(1), sizes=[(64, 128)])
+
+
 class WrongFor(FakeBackend):
     """Right for single images; mixes the images of a batch up."""
 
@@ -183,7 +252,7 @@ def test_nan_is_refused() -> None:
         ((1, 64, 96), (1, 64, 96), (1, 64, 96), ["1x64x96"]),
         ((1, 64, 96), (2, 64, 96), (2, 128, 96), ["1x64x96", "2x64x96", "1x128x96", "2x128x96"]),
         ((8, 64, 96), (8, 64, 96), (8, 64, 96), ["8x64x96"]),
-        ((3, 64, 96), (8, 64, 96), (9, 64, 96), ["3x64x96", "4x64x96"]),
+        ((3, 64, 96), (8, 64, 96), (9, 64, 96), [f"{n}x64x96" for n in (3, 4, 8, 9)]),
     ],
 )
 def test_shapes_of_a_profile(

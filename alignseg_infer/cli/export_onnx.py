@@ -11,6 +11,7 @@ from alignseg_infer.cli.graph import (
     float32_onnx,
     in_precision,
     require_packages_for,
+    require_precision_arguments,
 )
 from alignseg_infer.errors import OptionError
 from alignseg_infer.spec import Precision
@@ -40,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from alignseg_infer.export.onnx_file import require_onnx_ending
 
     require_onnx_ending(target)
+    require_precision_arguments(arguments)
     if arguments.precision in (None, Precision.FP32):
         _require_checkpoint(model)
         float32_onnx(model, target, arguments)

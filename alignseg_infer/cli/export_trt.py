@@ -12,6 +12,7 @@ from alignseg_infer.cli.graph import (
     float32_onnx,
     in_precision,
     require_packages_for,
+    require_precision_arguments,
     verification_images,
 )
 from alignseg_infer.demo import model_path
@@ -34,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output-file", type=Path, required=True, help="the .engine, .plan or .trt to write"
     )
-    add_precision_arguments(parser)
     add_engine_arguments(parser)
+    add_precision_arguments(parser)
     add_graph_arguments(parser)
     add_checkpoint_arguments(parser)
 
@@ -44,14 +45,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Builds and prints what was written."""
     model = model_path(arguments.checkpoint)
     require_packages_for(model)
+    require_precision_arguments(arguments)
     from alignseg_infer.cli.progress import phase_bars
+    from alignseg_infer.export.build_options import profile_for
     from alignseg_infer.export.engine import build_engine, require_engine_name
+    from alignseg_infer.export.onnx_facts import read_onnx_facts
 
     options = build_options_from(arguments)
     require_engine_name(arguments.output_file)
     load_tensorrt(options.runtime)  # before an export that takes half a minute
     with tempfile.TemporaryDirectory() as folder:
         reference = _reference(model, Path(folder), arguments)
+        profile_for(read_onnx_facts(reference).export, options.profile)  # before calibrating
         source = _in_precision_asked(reference, Path(folder), arguments)
         with phase_bars() as progress:
             engine = build_engine(

@@ -13,7 +13,7 @@ from alignseg_infer.cli.arguments import (
 )
 from alignseg_infer.cli.quantization import add_quantization_arguments, int8_options_from
 from alignseg_infer.cli.verify import add_verification_images
-from alignseg_infer.errors import INSTALL_EXPORT, INSTALL_ONNX
+from alignseg_infer.errors import INSTALL_EXPORT, INSTALL_ONNX, DatasetError, OptionError
 from alignseg_infer.images import Image
 from alignseg_infer.spec import DEFAULT_OPSET, OPSETS, OutputKind, Precision, Sampler
 
@@ -90,6 +90,37 @@ def add_precision_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_quantization_arguments(parser)
     add_verification_images(parser, "--verify-images")
+
+
+def require_precision_arguments(arguments: argparse.Namespace) -> None:
+    """Checks what belongs to ``--precision``, before anything takes long.
+
+    Raises:
+        OptionError: Something of INT8 was given for another precision, or is missing.
+        DatasetError: There is nothing where images should be.
+    """
+    int8 = arguments.precision == Precision.INT8
+    given = {
+        "--calibration": arguments.calibration,
+        "--calibration-size": arguments.calibration_size,
+        "--calibration-cache": arguments.calibration_cache,
+        "--keep-float": arguments.keep_float,
+        "--int8-budget": arguments.int8_budget,
+    }
+    for option, value in given.items():
+        if value not in (None, []) and not int8:
+            raise OptionError(
+                f"{option} was given, but not --precision int8",
+                "options of INT8 with INT8 only",
+                "--precision int8; images to compare on are named with --verify-images",
+            )
+    if int8:
+        int8_options_from(arguments)
+    for folder in (arguments.calibration, arguments.verify_images):
+        if folder is not None and not folder.exists():
+            raise DatasetError(
+                f"{folder} does not exist", "a folder, a list, or a video", f"ls {folder.parent}"
+            )
 
 
 def in_precision(source: Path, target: Path, arguments: argparse.Namespace) -> None:

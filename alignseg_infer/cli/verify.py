@@ -7,7 +7,9 @@ from pathlib import Path
 from alignseg_infer.cli.arguments import choices_of, fixed_size
 from alignseg_infer.demo import model_path
 from alignseg_infer.engine_file import ENGINE_SUFFIXES, Verification, read_facts, sidecar_path
+from alignseg_infer.errors import OptionError, VerificationError
 from alignseg_infer.files import written_atomically
+from alignseg_infer.images import read_image
 from alignseg_infer.labelled import Dataset, labelled_images
 
 HELP = "Compare a float16 or int8 model, or an engine, with its float32 ONNX file, on images."
@@ -44,8 +46,8 @@ def add_verification_images(parser: argparse.ArgumentParser, name: str) -> None:
         name,
         type=Path,
         metavar="SOURCE",
-        help="images to compare labels on: a folder, a .txt list, or a video (default: drawn "
-        "streets, which show gross errors only)",
+        help="images to compare labels on: a folder, a .txt list, or a video (default: those of "
+        "--dataset or --calibration if given, else drawn streets, which show gross errors only)",
     )
     parser.add_argument(
         f"{name}-limit",
@@ -60,37 +62,56 @@ def run(arguments: argparse.Namespace) -> int:
     """Compares, prints the table, and notes in an engine's facts that it was verified."""
     from alignseg_infer.cli.progress import progress_bar
     from alignseg_infer.export.agreement import format_rows
-    from alignseg_infer.export.calibration_images import calibration_images
+    from alignseg_infer.export.calibration_images import calibration_images, evenly_spread
     from alignseg_infer.export.verify import verify
 
     images = data = None
     if arguments.images:
         images = list(calibration_images(arguments.images, arguments.images_limit).read())
-    if arguments.root or arguments.dataset:
-        dataset = Dataset(arguments.dataset or Dataset.FOLDER)
-        data = labelled_images(dataset, arguments.root or Path(), arguments.split)
+    if arguments.root or arguments.dataset or arguments.split:
+        data = labelled_images(*_dataset_from(arguments), arguments.split)
+        if images is None:
+            pairs = [data.pairs[i] for i in evenly_spread(len(data.pairs), arguments.images_limit)]
+            images = [read_image(pair.image) for pair in pairs]
     model = model_path(arguments.model)
     with progress_bar("images") as progress:
-        found = verify(
-            model,
-            arguments.against,
-            images,
-            device=arguments.device,
-            sizes=arguments.sizes,
-            data=data,
-            progress=progress,
-        )
-    if model.suffix.lower() in ENGINE_SUFFIXES:
-        _note(model, found)
+        try:
+            found = verify(
+                model,
+                arguments.against,
+                images,
+                device=arguments.device,
+                sizes=arguments.sizes,
+                data=data,
+                progress=progress,
+            )
+        except VerificationError:
+            _note(model, None)
+            raise
     print(f"{model}, {found.backend}, against {found.reference}, on {found.images}")
     print(format_rows(found.rows))
-    if found.miou_drop is not None:
-        print(f"  mean IoU changes by {-found.miou_drop:+.2f} percent points")
+    if found.miou_drop is not None and data is not None:
+        change = round(-found.miou_drop, 2) + 0.0  # no "-0.00"
+        print(f"  mean IoU changes by {change:+.2f} percent points, {len(data.pairs)} images")
     print(f"passed: at least {found.required_agreement:.1%} alike in each row")
+    _note(model, found)
     return 0
 
 
-def _note(engine: Path, found: Verification) -> None:
+def _dataset_from(arguments: argparse.Namespace) -> tuple[Dataset, Path]:
+    if arguments.dataset is None or arguments.root is None:
+        raise OptionError(
+            "of --dataset, --root and --split not all that is needed was given",
+            "the layout of labelled images and their folder",
+            "--dataset folder --root FOLDER",
+        )
+    return Dataset(arguments.dataset), arguments.root
+
+
+def _note(engine: Path, found: Verification | None) -> None:
+    """Notes in the facts of an engine how it was verified; None: it was not."""
+    if engine.suffix.lower() not in ENGINE_SUFFIXES:
+        return
     facts = replace(read_facts(engine), verification=found)
     with written_atomically(sidecar_path(engine)) as temporary:
         temporary.write_text(facts.to_json(), encoding="utf-8")

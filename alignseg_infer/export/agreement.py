@@ -63,9 +63,17 @@ class _Pair:
 
 
 def _distinct(images: Sequence[Image], count: int) -> list[Image]:
-    """At least `count` images, if need be with mirrored ones: mixing up equal ones is not seen."""
-    mirrored = ([image[:, ::-1], image[::-1], image[::-1, ::-1]] for image in images)
-    return list(images) if len(images) >= count else [*images, *itertools.chain(*mirrored)]
+    """The images, and where they are fewer than `count` mirrored ones and parts of them.
+
+    Equal images would hide a mix-up within a batch.
+    """
+    if len(images) >= count:
+        return list(images)
+    more: list[Image] = []
+    for image in images:
+        quarter = image.shape[1] // 4
+        more += [image[:, ::-1], image[:, : 3 * quarter], image[:, quarter:]]
+    return [*images, *more]
 
 
 def _groups(images: Sequence[Image], batches: Sequence[int]) -> Iterator[tuple[int, list[Image]]]:

@@ -13,6 +13,8 @@ from alignseg_infer.spec import ExportSpec
 
 MAX_OPTIMIZATION_LEVEL = 5
 MEBIBYTE = 1 << 20
+MAX_WORKSPACE = 1 << 40
+MAX_BATCH = 1024
 
 
 class HardwareCompatibility(StrEnum):
@@ -71,9 +73,9 @@ class BuildOptions:
             require_option_of(self.runtime, option)
         if self.profile is not None:
             _require_ordered(self.profile)
-        if self.workspace is not None and self.workspace < MEBIBYTE:
+        if self.workspace is not None and not MEBIBYTE <= self.workspace <= MAX_WORKSPACE:
             raise OptionError(
-                f"a workspace of {self.workspace} bytes", "1 MiB or more", "--workspace 4096"
+                f"a workspace of {self.workspace} bytes", "1 MiB to 1 TiB", "--workspace 4096"
             )
         level = self.optimization_level
         if level is not None and not 0 <= level <= MAX_OPTIMIZATION_LEVEL:
@@ -87,9 +89,9 @@ class BuildOptions:
 def _require_ordered(profile: Profile) -> None:
     for shape in (profile.minimum, profile.optimum, profile.maximum):
         require_input_size((shape.height, shape.width))
-        if shape.batch < 1:
+        if not 1 <= shape.batch <= MAX_BATCH:
             raise OptionError(
-                f"a batch of {shape.batch} in {shape}", "1 or more", f"1{_sides(shape)}"
+                f"a batch of {shape.batch} in {shape}", f"1 to {MAX_BATCH}", f"1{_sides(shape)}"
             )
     if profile.optimum not in profile:
         raise OptionError(

@@ -173,7 +173,7 @@ def _cached(cache: Path | None, key: str) -> _Seen:
     """What the cache holds for `key`, or nothing seen yet.
 
     Raises:
-        OptionError: The file is no cache; it is not overwritten.
+        OptionError: The file is no cache, or one of something else; it is not overwritten.
     """
     if cache is None or not cache.exists():
         return _Seen(key)
@@ -186,8 +186,11 @@ def _cached(cache: Path | None, key: str) -> _Seen:
             f"--calibration-cache {cache.with_suffix('.calibration')}, or remove that file",
         ) from error
     if seen.key != key:
-        logger.info("%s is of another model, other images or another size: calibrating anew", cache)
-        return _Seen(key)
+        raise OptionError(
+            f"{cache} holds {seen.images} images calibrated with another model, images or size",
+            "the cache of this model, these images and this size; it is not overwritten",
+            f"--calibration-cache {cache.with_name('another-' + cache.name)}, or remove that file",
+        )
     logger.info("%s holds %d calibrated images", cache, seen.images)
     return seen
 

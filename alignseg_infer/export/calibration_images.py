@@ -95,9 +95,9 @@ def calibration_images(source: str | Path, limit: int = DEFAULT_LIMIT) -> Calibr
     """
     if limit < 1:
         raise OptionError(
-            f"{limit} calibration images",
-            "1 or more, some 100 are enough",
-            "--calibration-images 128",
+            f"{limit} images of {source} were asked for",
+            "1 or more; to calibrate, some 100 are enough",
+            "a higher number, such as --calibration-images 128 or --images-limit 8",
         )
     source = Path(source)
     if source.is_dir():

@@ -132,6 +132,14 @@ def require_sampling(network: Network, facts: OnnxFacts) -> None:
                 "LINEAR, FILL (zeros outside), align_corners=False, which the network is made of",
                 "export again with --sampler gather, which needs no such layer; and report this",
             )
+    rounded = [layer for layer in network.layers if _is_inexact_coordinate(layer)]
+    if rounded:
+        raise BuildError(
+            f"TensorRT's layer {rounded[0].name!r}, where features are sampled, computes in "
+            f"{rounded[0].data_type}",
+            "FLOAT: sampling coordinates in float16 are off by up to 1/16 pixel at width 513",
+            "export the model again: alignseg export-trt CHECKPOINT --precision fp16",
+        )
     native = facts.export.sampler is Sampler.NATIVE
     if len(found) != facts.grid_samples or bool(found) != native:
         raise BuildError(
@@ -140,6 +148,11 @@ def require_sampling(network: Network, facts: OnnxFacts) -> None:
             "as many layers as nodes; none with the sampler gather, some with native",
             "export the model again, and report this if it happens again",
         )
+
+
+def _is_inexact_coordinate(layer: Layer) -> bool:
+    """Of the native sampler the grid sampling itself, of gather the floor of coordinates."""
+    return (layer.sampling is not None or layer.operation == "FLOOR") and layer.data_type != "FLOAT"
 
 
 def require_precision(network: Network, precision: Precision) -> None:

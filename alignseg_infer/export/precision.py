@@ -75,6 +75,23 @@ def coordinate_nodes(model: ir.Model) -> set[ir.Node]:
     return found | _computed_from_coordinates(model, found, from_image)
 
 
+def require_exact_coordinates(model: ir.Model) -> None:
+    """Checks that a float16 graph samples at float32 coordinates.
+
+    Raises:
+        ExportError: One of them is float16; labels may still agree well enough to hide it.
+    """
+    grids = [node.inputs[1] for node in model.graph if node.op_type == "GridSample"]
+    values = [*grids, *(value for node in coordinate_nodes(model) for value in node.outputs)]
+    half = [value.name for value in values if value and value.dtype == ir.DataType.FLOAT16]
+    if half:
+        raise ExportError(
+            f"{len(half)} values of sampling coordinates are float16, the first {half[0]!r}",
+            "coordinates in float32: in float16 they are off by up to 1/16 pixel at width 513",
+            "alignseg export-onnx FLOAT32.onnx -o MODEL.onnx --precision fp16",
+        )
+
+
 def _coordinate_ends(model: ir.Model) -> Iterable[ir.Value]:
     """Grids and indices."""
     for node in model.graph:
@@ -231,25 +248,32 @@ def _raise_opset(model: ir.Model) -> None:
 
 
 def _fit_weights_to_half_scales(model: ir.Model) -> None:
-    """Makes the scales of int8 weights float16 values, and the weights fit the new scales.
+    """Makes all scales float16 values above 0, and int8 weights fit their new scales.
 
     Scales are rounded up, so that no weight is clipped. Small ones, of float16's few bits below
     6e-5, would otherwise change weights by more than quantising did.
     """
+    scales: dict[ir.Value, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+    done: set[ir.Value] = set()
     for node in model.graph:
-        weight, scale = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
-        if node.op_type != "DequantizeLinear" or weight is None or scale is None:
+        if node.op_type not in QUANTIZERS:
             continue
-        if weight.const_value is None or scale.const_value is None:
+        weight, scale = node.inputs[:2]
+        if weight is None or scale is None or scale.const_value is None or weight in done:
             continue
-        old = scale.const_value.numpy().astype(np.float32)
-        new = _half_not_below(old)
+        if scale not in scales:
+            exact = scale.const_value.numpy().astype(np.float32)
+            scales[scale] = exact, _half_not_below(exact)
+        old, new = scales[scale]
+        scale.const_value = ir.tensor(new, name=scale.name)
+        if node.op_type != "DequantizeLinear" or weight.const_value is None:
+            continue
+        done.add(weight)
         shape = [1] * len(weight.const_value.shape)
         if old.size > 1:
             shape[node.attributes.get_int("axis", 1)] = old.size
         values = weight.const_value.numpy() * (old / new).reshape(shape)
         weight.const_value = ir.tensor(np.rint(values).astype(np.int8), name=weight.name)
-        scale.const_value = ir.tensor(new, name=scale.name)
 
 
 def _half_not_below(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -44,13 +44,19 @@ def onnx_in_precision(
         The comparison, which is also stored in the file.
 
     Raises:
-        OptionError: `target` has another ending, or ``int8`` came without its options.
+        OptionError: `target` has another ending or is `source`; ``int8`` without its options.
         ModelFileError: `source` is not one of our files.
         ExportError: `source` is not float32, or cannot be converted.
         VerificationError: Labels differ too much; nothing is written.
         OutputError: The file cannot be written.
     """
     require_onnx_ending(target)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise OptionError(
+            f"{target} is the float32 model itself",
+            "another file, since the float32 model is needed to verify and to quantise again",
+            f"-o {source.stem}_{precision}.onnx",
+        )
     spec = OnnxRuntimeBackend(source).spec
     assert spec.export is not None  # the backend has seen to it
     if spec.export.precision is not Precision.FP32 or precision is Precision.FP32:
