@@ -187,9 +187,15 @@ class EngineFacts:
         if type(version) is not int or version != SIDECAR_VERSION:
             raise _unreadable(f"version {version!r} instead of {SIDECAR_VERSION}")
         try:
-            return dataclass_from_json(cls, facts, "engine")
+            read = dataclass_from_json(cls, facts, "engine")
         except SpecError as error:
             raise _unreadable(error.problem) from error
+        shapes = (read.profile.minimum, read.profile.optimum, read.profile.maximum)
+        if read.spec.export is None or read.profile.optimum not in read.profile:
+            raise _unreadable(f"no export, or a profile of {' and '.join(map(str, shapes))}")
+        if min(dataclasses.astuple(read.profile.minimum)) < 1:
+            raise _unreadable(f"a profile that begins with {read.profile.minimum}")
+        return read
 
 
 def sidecar_path(engine: Path) -> Path:

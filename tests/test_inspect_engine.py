@@ -17,6 +17,7 @@ from alignseg_infer.engine_file import (
     Profile,
     Verification,
     VerifiedRow,
+    sidecar_path,
 )
 from alignseg_infer.flavours import Runtime
 from fake_tensorrt import ADA, PROFILE, write_engine
@@ -146,3 +147,30 @@ def test_needs_no_runtime(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stderr.strip() == "[]"
     assert EngineFacts.from_json(run.stdout) == facts
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("profile", "minimum", "batch"), 0),
+        (("profile", "minimum", "batch"), 9),
+        (("profile", "maximum", "width"), -1),
+        (("spec", "export"), None),
+        (("spec", "export", "precision"), "fp8"),
+        (("layers",), 3),
+        (("version",), 2),
+    ],
+)
+def test_facts_that_were_edited(
+    where: tuple[str, ...], value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_engine(tmp_path / "a.engine")
+    path = sidecar_path(tmp_path / "a.engine")
+    facts = json.loads(path.read_text())
+    inner = facts
+    for name in where[:-1]:
+        inner = inner[name]
+    inner[where[-1]] = value
+    path.write_text(json.dumps(facts))
+    assert main(["inspect", str(tmp_path / "a.engine")]) == 1
+    assert "cannot be read" in capsys.readouterr().err

@@ -3,6 +3,8 @@
 import io
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,15 +15,18 @@ from alignseg_infer import BuildError
 from alignseg_infer.cli import progress
 from alignseg_infer.engine_file import LayerCount
 from alignseg_infer.export.callbacks import Messages, Phase, Phases, run_stoppable
+from alignseg_infer.export.engine import _require_narrow_labels
 from alignseg_infer.export.layer_report import ENDS, SAMPLERS, describe_layers, float_reasons
 from alignseg_infer.export.layers import (
+    SAMPLING,
     Layer,
     Network,
     count_layers,
     read_network,
     require_precision,
+    require_sampling,
 )
-from alignseg_infer.spec import Precision
+from alignseg_infer.spec import OutputKind, Precision, Sampler
 
 
 def layer(kind: str, data_type: str, reads: str, makes: str, **more: Any) -> Layer:
@@ -229,3 +234,31 @@ def test_lines_where_there_is_no_terminal(
         ):
             show(phase)
     assert capsys.readouterr().err.splitlines() == ["Building", "  Optimizing"]
+
+
+def test_labels_that_tensorrt_has_no_type_for() -> None:
+    """Refused before TensorRT is asked, with what to do."""
+    for output, classes, refused in (
+        (OutputKind.LABELS, 257, True),
+        (OutputKind.LABELS, 256, False),
+        (OutputKind.LOGITS, 257, False),
+    ):
+        spec = SimpleNamespace(network=SimpleNamespace(num_classes=classes))
+        facts: Any = SimpleNamespace(spec=spec, export=SimpleNamespace(output=output))
+        with pytest.raises(BuildError, match="257 classes") if refused else nullcontext():
+            _require_narrow_labels(facts)
+
+
+def test_coordinates_in_half_are_refused() -> None:
+    """Grid sampling of the native sampler, and the floor of gather's coordinates."""
+    for one in (
+        Layer(name="a", kind="GRID_SAMPLE", data_type="HALF", sampling=SAMPLING),
+        Layer(name="a", kind="UNARY", data_type="HALF", operation="FLOOR"),
+    ):
+        native = one.sampling is not None
+        export = SimpleNamespace(sampler=Sampler.NATIVE if native else Sampler.GATHER)
+        facts: Any = SimpleNamespace(export=export, grid_samples=int(native))
+        with pytest.raises(BuildError, match="computes in HALF"):
+            require_sampling(Network((one,), (), ()), facts)
+        exact = replace(one, data_type="FLOAT")
+        require_sampling(Network((exact,), (), ()), facts)

@@ -34,10 +34,13 @@ from alignseg_infer.export.onnx_facts import OnnxFacts, read_onnx_facts
 from alignseg_infer.export.timing_cache import save_timing_cache, use_timing_cache
 from alignseg_infer.files import written_atomically
 from alignseg_infer.flavours import Runtime, TensorRT, load_tensorrt
+from alignseg_infer.spec import OutputKind
 
 Verify: TypeAlias = Callable[[Path], Verification | None]
 
 logger = logging.getLogger(__name__)
+
+MAX_LABELS = 256
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ def engine_from_onnx(
 ) -> Engine:
     """Builds an engine in memory; `build_engine` says what it raises."""
     facts = read_onnx_facts(path)
+    _require_narrow_labels(facts)
     profile = profile_for(facts.export, options.profile)
     session = Session.of(load_tensorrt(options.runtime))
     # TensorRT builds on it; loaders compare it with theirs. TensorRT for RTX builds anywhere.
@@ -113,7 +117,7 @@ def engine_from_onnx(
     start = time.perf_counter()
     plan = _plan(session, profile, options, progress)
     seconds = time.perf_counter() - start
-    logger.info("built %s in %.1f s: %.1f MB", path.name, seconds, len(plan) / 1e6)
+    logger.info("built in %.1f s: %.1f MB", seconds, len(plan) / 1e6)
     logger.info("%s", describe_layers(network))
     described = _facts(
         facts,
@@ -148,6 +152,16 @@ def save_engine(engine: Engine, path: Path, *, verify: Verify | None = None) -> 
             facts = replace(facts, verification=verify(temporary))
             sidecar.write_text(facts.to_json(), encoding="utf-8")
     return facts
+
+
+def _require_narrow_labels(facts: OnnxFacts) -> None:
+    classes = facts.spec.network.num_classes
+    if facts.export.output is OutputKind.LABELS and classes > MAX_LABELS:
+        raise BuildError(
+            f"the graph returns labels of {classes} classes as uint16, which TensorRT has not",
+            f"logits, or labels of at most {MAX_LABELS} classes",
+            "export the model again with --output logits",
+        )
 
 
 def _parse(session: Session, path: Path) -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 
 from alignseg_infer.export.layers import FLOAT, HALF, INT8, Layer, Network
 
-SAMPLERS = "where features are sampled: coordinates and their weights"
+SAMPLERS = "by design, where features are sampled: many small layers that compute coordinates"
 ENDS = "image and result, which stay FP32"
 SHOWN_KINDS = 3
 
