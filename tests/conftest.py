@@ -28,6 +28,12 @@ SMALL = NetworkSpec(backbone="resnet18", width=0.25, decoder_channels=32)
 SMALL_SPEC = ModelSpec(network=SMALL, input=InputSpec(), classes=CITYSCAPES)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``-m gpu``, other modules are not imported: a GPU machine may lack what they need."""
+    others = collection_path.suffix == ".py" and not collection_path.name.startswith("test_gpu")
+    return True if others and config.option.markexpr == "gpu" else None
+
+
 class FakeBackend:
     """Gives each pixel's class by the blue channel of the input, at 1/4 size; counts calls."""
 

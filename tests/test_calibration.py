@@ -133,7 +133,7 @@ def test_bad_sources(tmp_path: Path, make: Callable[[Path], Path], problem: str)
 
 
 def test_limit_below_one(pictures: Path) -> None:
-    with pytest.raises(OptionError, match="0 calibration images"):
+    with pytest.raises(OptionError, match="0 images of"):
         calibration_images(pictures, 0)
 
 

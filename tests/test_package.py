@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -50,3 +51,19 @@ def test_every_error_is_ours_and_documented() -> None:
         assert issubclass(getattr(errors, name), alignseg_infer.AlignSegError)
         assert name in errors.__doc__
         assert getattr(alignseg_infer, name) is getattr(errors, name)
+
+
+def test_gpu_tests_need_few_packages() -> None:
+    """A GPU machine may have PyTorch, ONNX and ONNX Runtime only, and a bare checkout."""
+    absent = ["onnx_ir", "onnxscript", "rich", "PIL", "safetensors", "sklearn", "tensorrt_rtx"]
+    program = f"import sys; sys.modules.update(dict.fromkeys({absent})); import pytest; "
+    program += "sys.exit(pytest.main(['-m', 'gpu', '-q', '--co']))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "test_gpu_cuda.py" in done.stdout
