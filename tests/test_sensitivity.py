@@ -234,7 +234,7 @@ COMMANDS: list[tuple[str, type[AlignSegError], str]] = [
     ("sensitivity demo --images nowhere -o out", AlignSegError, "does not exist"),
     ("sensitivity demo --images IMAGES -o out --dataset folder", OptionError, "only one of"),
     ("sensitivity demo --images IMAGES -o out --root ROOT", OptionError, "only one of"),
-    ("sensitivity demo --images IMAGES -o out --calibration-images 0", OptionError, "0 calib"),
+    ("sensitivity demo --images IMAGES -o out --calibration-images 0", OptionError, "0 images of"),
     ("sensitivity demo --images IMAGES -o out --calibration-size 8x8", AlignSegError, "8x8"),
     (
         "sensitivity demo --images IMAGES -o out --dataset folder --root IMAGES",
