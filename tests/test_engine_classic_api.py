@@ -187,7 +187,7 @@ def used_names() -> dict[str, list[str]]:
         "IBuilderConfig": r"\bconfig\.(\w+)",
         "Builder": r"\bbuilder\.(\w+)",
         "OnnxParser": r"\bparser\.(\w+)",
-        "INetworkDefinition": r"\bnetwork\.((?:get|num)_\w+)",
+        "INetworkDefinition": r"(?<!\.)\bnetwork\.((?:get|num)_\w+)",
         "ParserError": r"\berror\.(desc|node\w*)",
         "IGridSampleLayer": r"\blayer\.(\w+_mode|align_corners|get_\w+|num_\w+)",
         "IOptimizationProfile": r"\bdescribed\.(\w+)",
