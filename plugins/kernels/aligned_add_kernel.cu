@@ -147,10 +147,10 @@ __global__ void alignedAdd(AlignedAddParams params)
     addAligned<T, Offset, planar>(params, blockIdx.x, threadIdx.x);
 }
 
-using Kernel = void (*)(AlignedAddParams);
+using AlignedAddKernel = void (*)(AlignedAddParams);
 
 template <typename T>
-Kernel kernelOf(bool planar, Scalar offset)
+AlignedAddKernel alignedAddKernel(bool planar, Scalar offset)
 {
     if (offset == Scalar::kHalf)
     {
@@ -194,7 +194,7 @@ cudaError_t launchAlignedAdd(AlignedAddParams const& params, Scalar feature, Sca
         return cudaErrorInvalidValue;
     }
     bool const planar = params.channelPitch == 0;
-    Kernel const kernel = feature == Scalar::kHalf ? kernelOf<Half>(planar, offset) : kernelOf<float>(planar, offset);
+    AlignedAddKernel const kernel = feature == Scalar::kHalf ? alignedAddKernel<Half>(planar, offset) : alignedAddKernel<float>(planar, offset);
     return launch(kernel, params, blocks, kSampleThreads, stream);
 }
 #endif
