@@ -83,10 +83,10 @@ __global__ void offsetGridSampleChannelsLast(OffsetGridSampleParams params)
     sampleChannelsLast<T, Offset>(params, blockIdx.x, threadIdx.x);
 }
 
-using Kernel = void (*)(OffsetGridSampleParams);
+using OffsetGridSampleKernel = void (*)(OffsetGridSampleParams);
 
 template <typename T>
-Kernel kernelOf(bool planar, Scalar offset)
+OffsetGridSampleKernel offsetGridSampleKernel(bool planar, Scalar offset)
 {
     if (offset == Scalar::kHalf)
     {
@@ -126,7 +126,7 @@ cudaError_t launchOffsetGridSample(
         return cudaErrorInvalidValue;
     }
     bool const planar = params.channelPitch == 0;
-    Kernel const kernel = feature == Scalar::kHalf ? kernelOf<Half>(planar, offset) : kernelOf<float>(planar, offset);
+    OffsetGridSampleKernel const kernel = feature == Scalar::kHalf ? offsetGridSampleKernel<Half>(planar, offset) : offsetGridSampleKernel<float>(planar, offset);
     return launch(kernel, params, blocks, kSampleThreads, stream);
 }
 #endif
