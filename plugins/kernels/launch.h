@@ -36,6 +36,7 @@ cudaError_t launch(void (*kernel)(Params), Params params, int64_t blocks, int32_
     dim3 const grid(static_cast<unsigned int>(blocks));
     dim3 const block(static_cast<unsigned int>(threads));
 #ifdef ALIGNSEG_HOST_CUDA
+    static_cast<void>(stream); // one thing after the other here
     return hostLaunch(kernel, params, grid, block, threading == Threads::kSynchronised);
 #else
     void* arguments[] = {&params};

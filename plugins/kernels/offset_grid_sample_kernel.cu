@@ -1,0 +1,153 @@
+// Kernels of OffsetGridSample. One thread has one output pixel and many channels, so that its
+// coordinates are computed once; offset_sampling_math.h says which.
+
+#ifndef __CUDACC_RTC__
+#include "offset_grid_sample_kernel.h"
+#endif
+
+#include "offset_grid_sample_params.h"
+#include "offset_sampling_math.h"
+
+namespace alignseg
+{
+namespace
+{
+
+//! The four pixels of the feature that the output pixel at `place` reads.
+template <typename T, typename Offset>
+ALIGNSEG_HD Window<T, 2> sampledWindow(OffsetGridSampleParams const& params, Place const& place, Layout const& layout)
+{
+    Convention const convention = static_cast<Convention>(params.convention);
+    AxisTerms const alongY = axisTerms(convention, params.featureHeight, params.height, params.featureWidth);
+    AxisTerms const alongX = axisTerms(convention, params.featureWidth, params.width, params.featureHeight);
+    int64_t const plane = params.height * params.width;
+    Offset const* const dx
+        = static_cast<Offset const*>(params.offset) + (2 * place.batch * plane + place.y * params.width + place.x);
+    float const movedX = toFloat(dx[0]) * alongX.gain;
+    float const movedY = toFloat(dx[plane]) * alongY.gain;
+    Position const y = positionOf(place.y, alongY.numerator, alongY.denominator);
+    Position const x = positionOf(place.x, alongX.numerator, alongX.denominator);
+    Taps<2> const rows = cornersBeside(y, movedY, alongY.shift, params.featureHeight);
+    Taps<2> const columns = cornersBeside(x, movedX, alongX.shift, params.featureWidth);
+    return windowOf<T>(params.feature, layout, place.batch, rows, columns);
+}
+
+template <typename T, typename Offset>
+ALIGNSEG_HD void samplePlanar(OffsetGridSampleParams const& params, uint32_t block, uint32_t thread)
+{
+    Place const place = planarPlace(block, thread, params.channels, params.height, params.width);
+    if (place.y >= params.height || place.x >= params.width)
+    {
+        return;
+    }
+    Layout const from = planarLayout(params.channels, params.featureHeight, params.featureWidth);
+    Layout const to = planarLayout(params.channels, params.height, params.width);
+    Window<T, 2> window = sampledWindow<T, Offset>(params, place, from);
+    window.feature += place.channel * from.channel;
+    T* const output = static_cast<T*>(params.output) + elementOf(to, place);
+    writePlanar(output, to.channel, channelsHere(params.channels, place.channel), window);
+}
+
+template <typename T, typename Offset>
+ALIGNSEG_HD void sampleChannelsLast(OffsetGridSampleParams const& params, uint32_t block, uint32_t thread)
+{
+    Place const place = channelsLastPlace(block, thread, params.height, params.width);
+    if (place.y >= params.height || place.x >= params.width)
+    {
+        return;
+    }
+    int64_t const pitch = params.channelPitch;
+    Layout const from = channelsLastLayout(params.featureHeight, params.featureWidth, pitch);
+    Window<T, 2> const window = sampledWindow<T, Offset>(params, place, from);
+    T* const output = static_cast<T*>(params.output) + pixelOf(channelsLastLayout(params.height, params.width, pitch), place);
+    if (vectorised<T>(pitch, addressOf(params.feature) | addressOf(params.output)))
+    {
+        writeChannelsLast<16 / sizeof(T)>(output, place.channel, params.channels, pitch, window);
+    }
+    else
+    {
+        writeChannelsLast<1>(output, place.channel, params.channels, pitch, window);
+    }
+}
+
+#ifndef __CUDACC_RTC__
+template <typename T, typename Offset>
+__global__ void offsetGridSamplePlanar(OffsetGridSampleParams params)
+{
+    samplePlanar<T, Offset>(params, blockIdx.x, threadIdx.x);
+}
+
+template <typename T, typename Offset>
+__global__ void offsetGridSampleChannelsLast(OffsetGridSampleParams params)
+{
+    sampleChannelsLast<T, Offset>(params, blockIdx.x, threadIdx.x);
+}
+
+using OffsetGridSampleKernel = void (*)(OffsetGridSampleParams);
+
+template <typename T>
+OffsetGridSampleKernel offsetGridSampleKernel(bool planar, Scalar offset)
+{
+    if (offset == Scalar::kHalf)
+    {
+        return planar ? &offsetGridSamplePlanar<T, Half> : &offsetGridSampleChannelsLast<T, Half>;
+    }
+    return planar ? &offsetGridSamplePlanar<T, float> : &offsetGridSampleChannelsLast<T, float>;
+}
+
+bool sensible(OffsetGridSampleParams const& params)
+{
+    int64_t const stored = params.channelPitch > 0 ? params.channelPitch : params.channels;
+    return understood(params.convention, params.channels, params.channelPitch)
+        && countable(params.batch, stored, params.featureHeight, params.featureWidth)
+        && countable(params.batch, stored, params.height, params.width);
+}
+#endif
+
+} // namespace
+
+#ifndef __CUDACC_RTC__
+cudaError_t launchOffsetGridSample(
+    OffsetGridSampleParams const& params, Scalar feature, Scalar offset, cudaStream_t stream)
+{
+    if (!sensible(params) || !isScalar(feature) || !isScalar(offset))
+    {
+        return cudaErrorInvalidValue;
+    }
+    int64_t const blocks
+        = sampleBlocks(params.batch, params.channels, params.height, params.width, params.channelPitch);
+    if (blocks == 0)
+    {
+        return cudaSuccess;
+    }
+    bool const complete = params.feature != nullptr && params.offset != nullptr && params.output != nullptr;
+    if (!complete || params.featureHeight == 0 || params.featureWidth == 0)
+    {
+        return cudaErrorInvalidValue;
+    }
+    bool const planar = params.channelPitch == 0;
+    OffsetGridSampleKernel const kernel = feature == Scalar::kHalf ? offsetGridSampleKernel<Half>(planar, offset) : offsetGridSampleKernel<float>(planar, offset);
+    return launch(kernel, params, blocks, kSampleThreads, stream);
+}
+#endif
+
+} // namespace alignseg
+
+#ifdef __CUDACC_RTC__
+#define ALIGNSEG_ENTRY(feature, Feature, offset, Offset)                                                              \
+    extern "C" __global__ void offset_grid_sample_planar_##feature##_##offset(                                        \
+        alignseg::OffsetGridSampleParams params)                                                                      \
+    {                                                                                                                 \
+        alignseg::samplePlanar<Feature, Offset>(params, blockIdx.x, threadIdx.x);                                     \
+    }                                                                                                                 \
+    extern "C" __global__ void offset_grid_sample_channels_last_##feature##_##offset(                                 \
+        alignseg::OffsetGridSampleParams params)                                                                      \
+    {                                                                                                                 \
+        alignseg::sampleChannelsLast<Feature, Offset>(params, blockIdx.x, threadIdx.x);                               \
+    }
+
+ALIGNSEG_ENTRY(float, float, float, float)
+ALIGNSEG_ENTRY(float, float, half, alignseg::Half)
+ALIGNSEG_ENTRY(half, alignseg::Half, float, float)
+ALIGNSEG_ENTRY(half, alignseg::Half, half, alignseg::Half)
+#endif
