@@ -59,11 +59,13 @@ class Sampler(StrEnum):
     """How the offset sampling is written in an exported graph.
 
     ``native`` is ONNX GridSample; ``gather`` is index arithmetic and Gather, for runtimes whose
-    GridSample is missing or wrong.
+    GridSample is missing or wrong; ``plugin`` is nodes that TensorRT computes with the library
+    built from ``plugins/``, and nothing else can.
     """
 
     NATIVE = "native"
     GATHER = "gather"
+    PLUGIN = "plugin"
 
 
 class OutputKind(StrEnum):

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from alignseg_infer.backends import parse_device
+from alignseg_infer.backends.onnx_domains import needs_plugins
 from alignseg_infer.errors import DeviceError, ModelFileError
 from alignseg_infer.files import require_file
 from alignseg_infer.ops.offset_fields import OffsetField
@@ -39,12 +40,13 @@ class OnnxRuntimeBackend:
         threads: CPU threads for one call; None for one per core.
 
     Raises:
-        ModelFileError: The file is damaged, or not one of ours.
+        ModelFileError: The file is damaged, not one of ours, or needs TensorRT plugins.
         DeviceError: CUDA was asked for and is not there.
     """
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
         require_file(path, "an ONNX model", ModelFileError)
+        _require_no_plugins(path)
         self._path = path
         try:
             self._session = onnxruntime.InferenceSession(
@@ -105,6 +107,16 @@ class OnnxRuntimeBackend:
                 "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
             )
         return spec
+
+
+def _require_no_plugins(path: Path) -> None:
+    if needs_plugins(path):
+        raise ModelFileError(
+            f"{path} was exported with --sampler plugin, and ONNX Runtime has no such plugins",
+            "a model of ONNX's own operators; one with plugins is for building a TensorRT engine",
+            "alignseg export-onnx CHECKPOINT -o MODEL.onnx --sampler native, or for this file: "
+            "alignseg export-trt MODEL.onnx -o MODEL.engine",
+        )
 
 
 def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:

@@ -21,7 +21,16 @@ if TYPE_CHECKING:  # loads PyTorch, which --help must not wait for
     from alignseg_infer.export.onnx_graph import ExportOptions
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnx_ir")
-GRAPH_ARGUMENTS = ("size", "batch", "output", "sampler", "opset", "no_rewrites", "with_offsets")
+GRAPH_ARGUMENTS = (
+    "size",
+    "batch",
+    "output",
+    "sampler",
+    "opset",
+    "no_rewrites",
+    "with_offsets",
+    "no_fuse",
+)
 
 
 def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +49,15 @@ def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
         "--sampler",
         choices=choices_of(Sampler),
         help="how offset sampling is written: native is GridSample, gather is index arithmetic "
-        "for runtimes whose GridSample is wrong (default: native)",
+        "for runtimes whose GridSample is wrong, plugin is nodes for TensorRT with the library "
+        "of plugins/, fastest in fp16 (default: native)",
+    )
+    graph.add_argument(
+        "--no-fuse",
+        action="store_true",
+        default=None,
+        help="with --sampler plugin: upsampling, sampling and sum of an alignment as nodes of "
+        "their own",
     )
     graph.add_argument(
         "--opset",
@@ -77,6 +94,7 @@ def export_options_from(arguments: argparse.Namespace) -> "ExportOptions":
         opset=DEFAULT_OPSET if arguments.opset is None else arguments.opset,
         rewrites=not arguments.no_rewrites,
         with_offsets=bool(arguments.with_offsets),
+        fuse=not arguments.no_fuse,
     )
 
 

@@ -2,18 +2,21 @@
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
 from alignseg_infer.backends import CHECKPOINT_SUFFIXES
 from alignseg_infer.backends.engine_checks import require_unchanged_plan
+from alignseg_infer.backends.onnx_domains import needs_plugins
 from alignseg_infer.cli.arguments import (
     add_checkpoint_arguments,
     require_no_checkpoint_arguments,
+    require_packages,
 )
 from alignseg_infer.cli.inspect_engine import describe_engine, verification_lines
 from alignseg_infer.demo import model_path
 from alignseg_infer.engine_file import ENGINE_SUFFIXES, Verification, read_facts
-from alignseg_infer.errors import ModelFileError, OptionError
+from alignseg_infer.errors import INSTALL_ONNX, ModelFileError, OptionError
 from alignseg_infer.files import sha256_of
 from alignseg_infer.spec import (
     AGREEMENT_KEY,
@@ -118,22 +121,36 @@ def _print_engine(path: Path, as_json: bool, with_layers: bool) -> int:
 
 
 def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
-    from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
-
-    backend = OnnxRuntimeBackend(path)
-    offsets = "yes" if backend.has_offsets else "no (alignseg export-onnx --with-offsets)"
-    labels = backend.spec.export is not None and backend.spec.export.output is OutputKind.LABELS
+    spec, metadata, has_offsets, lines = _facts_of_onnx(path)
+    offsets = "yes" if has_offsets else "no (alignseg export-onnx --with-offsets)"
+    labels = spec.export is not None and spec.export.output is OutputKind.LABELS
     measure = "share of labels that differ" if labels else "relative L2 error"
-    lines = [f"  returns offset fields: {offsets}"]
+    lines += [f"  returns offset fields: {offsets}"]
     lines += [f"  float32 export compared with PyTorch ({measure}):"]
     try:
-        rows = json.loads(backend.metadata[VERIFICATION_KEY])
+        rows = json.loads(metadata[VERIFICATION_KEY])
         lines += [f"    {r['batch']}x3x{r['height']}x{r['width']}: {r['error']:.2e}" for r in rows]
     except (KeyError, ValueError, TypeError):
         lines.append("    no record in the file")
-    if AGREEMENT_KEY in backend.metadata:
-        lines += verification_lines(Verification.from_json(backend.metadata[AGREEMENT_KEY]))
-    return backend.spec, "\n".join(lines)
+    if AGREEMENT_KEY in metadata:
+        lines += verification_lines(Verification.from_json(metadata[AGREEMENT_KEY]))
+    return spec, "\n".join(lines)
+
+
+def _facts_of_onnx(path: Path) -> tuple[ModelSpec, dict[str, str], bool, list[str]]:
+    """Spec, metadata, whether it returns offset fields, and a line on its plugins if any."""
+    if needs_plugins(path):  # which ONNX Runtime would refuse
+        require_packages(("onnx",), INSTALL_ONNX)
+        from alignseg_infer.export.onnx_facts import read_onnx_facts
+
+        facts = read_onnx_facts(path)
+        nodes = ", ".join(f"{count} {name}" for name, count in Counter(facts.plugins).items())
+        line = f"  needs TensorRT plugins: {nodes}"
+        return facts.spec, facts.metadata, len(facts.outputs) > 1, [line]
+    from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+
+    backend = OnnxRuntimeBackend(path)
+    return backend.spec, backend.metadata, backend.has_offsets, []
 
 
 def _inspect_checkpoint(arguments: argparse.Namespace) -> tuple[ModelSpec, str]:

@@ -14,7 +14,7 @@ import onnx_ir
 import onnxruntime
 from numpy.typing import NDArray
 
-from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend, session_options
+from alignseg_infer.backends.onnxruntime_backend import session_options
 from alignseg_infer.errors import ModelFileError, OptionError
 from alignseg_infer.export.calibration_images import CalibrationImages
 from alignseg_infer.export.histograms import (
@@ -23,6 +23,8 @@ from alignseg_infer.export.histograms import (
     Histogram,
     Ranges,
 )
+from alignseg_infer.export.onnx_facts import read_onnx_facts
+from alignseg_infer.export.plugin_nodes import expanded
 from alignseg_infer.files import require_file, sha256_of, written_atomically
 from alignseg_infer.images import Image
 from alignseg_infer.preprocess import Size, preprocess, size_policy
@@ -116,7 +118,7 @@ def _see(
     progress: Progress | None,
 ) -> None:
     """Counts the images that `seen` lacks."""
-    spec = OnnxRuntimeBackend(model, threads=options.threads).spec
+    spec = read_onnx_facts(model).spec
     session, names = _observed(model, options.threads)
     logger.info("calibrating with %s", images.name)
     for tensors in _batches(images.read(seen.images), spec, options.size):
@@ -135,7 +137,7 @@ def _see(
 
 def _observed(model: Path, threads: int | None) -> tuple[onnxruntime.InferenceSession, list[str]]:
     """The model with what its convolutions read as outputs, and their names; the input is not."""
-    graph = onnx_ir.load(model).graph
+    graph = expanded(onnx_ir.load(model)).graph
     read = dict.fromkeys(node.inputs[0] for node in graph if node.op_type == "Conv")
     observed = [value for value in read if value is not None and value.producer() is not None]
     graph.outputs.extend(value for value in observed if value not in graph.outputs)

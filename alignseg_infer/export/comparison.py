@@ -12,6 +12,7 @@ import onnx_ir
 from alignseg_infer.datasets import class_table
 from alignseg_infer.errors import ModelError
 from alignseg_infer.export.calibration_images import CalibrationImages, ImageFiles
+from alignseg_infer.export.plugin_nodes import expanded, runnable
 from alignseg_infer.labelled import (
     Dataset,
     LabelledImages,
@@ -79,7 +80,8 @@ class Comparison:
         progress: Progress | None = None,
     ) -> None:
         self._folder, self._size, self._threads = folder, size, threads
-        predictor = self._predictor(model)
+        with runnable(model) as file:
+            predictor = self._predictor(file)
         self._classes = len(predictor.spec.classes.names)
         self._truths: tuple[Path, ...] = ()
         if labelled:
@@ -100,7 +102,7 @@ class Comparison:
             progress: Called with the number of images done and their total.
         """
         path = self._folder / "changed.onnx"
-        onnx_ir.save(model, path)
+        onnx_ir.save(expanded(model), path)
         pixels = other = 0
         confusion: ConfusionMatrix | None = None
         labels = self._labels(self._predictor(path), progress)

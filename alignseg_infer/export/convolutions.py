@@ -12,10 +12,13 @@ from enum import StrEnum
 
 import onnx_ir
 
+from alignseg_infer.plugin_contract import PLUGIN_OPS
+
 STEM = "stem"
 _STEM_LAYERS = ("conv1", "conv2", "conv3")
-# Which input of an operator says where to read the other one.
-_COORDINATE_INPUTS = {"GridSample": 1, "Gather": 1}
+# Which inputs of an operator say where to read the others.
+_COORDINATE_INPUTS = {"GridSample": (1,), "Gather": (1,)}
+_COORDINATE_INPUTS |= {op.name: op.offsets for op in PLUGIN_OPS.values()}
 
 
 class Role(StrEnum):
@@ -67,9 +70,9 @@ def convolutions(model: onnx_ir.Model) -> tuple[Convolution, ...]:
     """All convolutions with constant weights, in the order of the graph."""
     classifiers = _nearest_convolutions(model.graph.outputs[:1])
     offset_heads = _nearest_convolutions(
-        node.inputs[_COORDINATE_INPUTS[node.op_type]]
+        node.inputs[index]
         for node in model.graph
-        if node.op_type in _COORDINATE_INPUTS
+        for index in _COORDINATE_INPUTS.get(node.op_type, ())
     )
     # Heads lead to gathered rows as indices and as weights, so they are where the way ends.
     of_value = _upstream(model.graph.outputs, lambda node: node not in offset_heads)

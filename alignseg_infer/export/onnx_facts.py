@@ -8,6 +8,7 @@ from google.protobuf.message import DecodeError
 
 from alignseg_infer.errors import ModelFileError
 from alignseg_infer.files import require_file, sha256_of
+from alignseg_infer.plugin_contract import DOMAIN, VERSION_FIELD
 from alignseg_infer.spec import SPEC_KEY, ExportSpec, ModelSpec
 
 
@@ -20,12 +21,18 @@ class OnnxFacts:
         export: ``spec.export``, which is there.
         sha256: Of the file, without the ``.data`` file of large models.
         grid_samples: How many GridSample nodes it has.
+        plugins: ``name/version`` of the plugin of each node that needs one, sorted.
+        metadata: All entries.
+        outputs: Names of the graph's outputs.
     """
 
     spec: ModelSpec
     export: ExportSpec
     sha256: str
     grid_samples: int
+    plugins: tuple[str, ...]
+    metadata: dict[str, str]
+    outputs: tuple[str, ...]
 
 
 def read_onnx_facts(path: Path) -> OnnxFacts:
@@ -50,5 +57,21 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
             "an ONNX file that this package exported",
             "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
-    count = sum(node.op_type == "GridSample" for node in model.graph.node)
-    return OnnxFacts(spec, spec.export, sha256_of(path), count)
+    return OnnxFacts(
+        spec=spec,
+        export=spec.export,
+        sha256=sha256_of(path),
+        grid_samples=sum(node.op_type == "GridSample" for node in model.graph.node),
+        plugins=_plugins(model.graph),
+        metadata=properties,
+        outputs=tuple(value.name for value in model.graph.output),
+    )
+
+
+def _plugins(graph: onnx.GraphProto) -> tuple[str, ...]:
+    found = []
+    for node in graph.node:
+        if node.domain == DOMAIN:
+            fields = {field.name: field.s.decode(errors="replace") for field in node.attribute}
+            found.append(f"{node.op_type}/{fields.get(VERSION_FIELD, '?')}")
+    return tuple(sorted(found))

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from alignseg_infer.errors import ExportError, OptionError
+from alignseg_infer.export.plugin_translation import plugin_translations
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.decoder import OffsetSampler, size_of, upsample
 from alignseg_infer.models.rewrites import rewritten_for_inference, without_auxiliary_head
 from alignseg_infer.ops.offset_fields import OffsetField
+from alignseg_infer.ops.plugin_ops import upsample_argmax
 from alignseg_infer.postprocess import label_dtype
 from alignseg_infer.preprocess import Size, require_input_size
 from alignseg_infer.spec import (
@@ -49,6 +51,8 @@ class ExportOptions:
         rewrites: Whether to apply `models.rewrites`.
         with_offsets: Whether the graph also returns the offset fields, named by
             `OffsetField.output_name`.
+        fuse: With the sampler ``plugin``, whether upsampling, sampling and sum of an alignment
+            are one node. The others have nothing to fuse.
 
     Raises:
         OptionError, SizeError: A value cannot be used.
@@ -61,6 +65,7 @@ class ExportOptions:
     opset: int = DEFAULT_OPSET
     rewrites: bool = True
     with_offsets: bool = False
+    fuse: bool = True
 
     @property
     def output_names(self) -> list[str]:
@@ -80,6 +85,12 @@ class ExportOptions:
             require_input_size(self.size)
         if self.batch is not None and self.batch < 1:
             raise OptionError(f"batch {self.batch}", "1 or more", "--batch 1")
+        if not self.fuse and self.sampler is not Sampler.PLUGIN:
+            raise OptionError(
+                f"no fusing with the sampler {self.sampler}",
+                "the sampler plugin, the only one that fuses",
+                "--sampler plugin, or leave --no-fuse out",
+            )
 
 
 class _Graph(nn.Module):
@@ -89,6 +100,7 @@ class _Graph(nn.Module):
         super().__init__()
         self.model = model
         self.output = options.output
+        self.by_plugin = options.sampler is Sampler.PLUGIN
         self.with_offsets = options.with_offsets
         wide = label_dtype(model.spec.num_classes).__name__ == "uint16"
         self.label_dtype = torch.uint16 if wide else torch.uint8
@@ -97,8 +109,13 @@ class _Graph(nn.Module):
         outputs, offsets = self.model.forward_with_offsets(image)
         result = outputs.logits
         if self.output is OutputKind.LABELS:
-            result = upsample(result, size_of(image)).argmax(1).to(self.label_dtype)
+            result = self._labels(result, image).to(self.label_dtype)
         return (result, *offsets.values()) if self.with_offsets else (result,)
+
+    def _labels(self, logits: Tensor, image: Tensor) -> Tensor:
+        if self.by_plugin:
+            return upsample_argmax(logits, image)
+        return upsample(logits, size_of(image)).argmax(1)
 
 
 def onnx_from_model(model: AlignSeg, options: ExportOptions) -> onnx_ir.Model:
@@ -115,7 +132,7 @@ def onnx_from_model(model: AlignSeg, options: ExportOptions) -> onnx_ir.Model:
     prepared = prepare(model)
     for module in prepared.modules():
         if isinstance(module, OffsetSampler):
-            module.sampler = options.sampler
+            module.sampler, module.fuse = options.sampler, options.fuse
     traced = _traced(_Graph(prepared, options).eval(), options)
     with _without_exporter_noise():
         program = torch.onnx.export(
@@ -123,6 +140,7 @@ def onnx_from_model(model: AlignSeg, options: ExportOptions) -> onnx_ir.Model:
             opset_version=max(options.opset, LOWEST_TRACED_OPSET),
             input_names=[INPUT_NAME],
             output_names=options.output_names,
+            custom_translation_table=plugin_translations(),
             dynamo=True,
             verbose=False,
         )

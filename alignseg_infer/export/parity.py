@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.errors import ParityError
+from alignseg_infer.export.plugin_nodes import runnable
 from alignseg_infer.images import Image
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.decoder import upsample
@@ -47,6 +48,9 @@ class Comparison:
 def compare_with_model(path: Path, model: AlignSeg) -> list[Comparison]:
     """Runs the file at `path` in ONNX Runtime on the CPU, against `model`.
 
+    Plugin nodes run as what `plugin_nodes` writes for them: that shows which values they are given
+    and what becomes of their results, and nothing of the plugins.
+
     A model of any size runs at three sizes it was not traced at, with one and two images; a model
     of fixed size runs three times.
 
@@ -54,7 +58,8 @@ def compare_with_model(path: Path, model: AlignSeg) -> list[Comparison]:
         ModelFileError: ONNX Runtime cannot load the file.
         ParityError: Shapes differ, or an error is above the tolerance.
     """
-    backend = OnnxRuntimeBackend(path)
+    with runnable(path) as file:
+        backend = OnnxRuntimeBackend(file)
     rows = [_compare(backend, model, batch, size, seed) for seed, (batch, size) in _cases(backend)]
     output = OutputKind.LOGITS if backend.spec.export is None else backend.spec.export.output
     tolerance = LOGITS_TOLERANCE if output is OutputKind.LOGITS else LABELS_TOLERANCE

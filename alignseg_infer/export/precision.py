@@ -9,6 +9,9 @@ Everything that is computed from the image becomes float16, except
 * what depends on shapes alone: pooling and interpolation matrices are computed in float32 and then
   rounded once.
 
+Plugin nodes take float16 features and float16 offsets as they are: the plugins compute coordinates
+in float32, from integer indices, and no node of the graph holds one.
+
 The image and the logits stay float32, so a float16 model is used like any other.
 """
 
@@ -21,6 +24,7 @@ from numpy.typing import NDArray
 from onnxscript import version_converter
 
 from alignseg_infer.errors import ExportError
+from alignseg_infer.plugin_contract import PLUGIN_OPS
 from alignseg_infer.spec import INPUT_NAME
 
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
@@ -28,7 +32,9 @@ QUANTIZER_OPSET = 19  # the first whose QuantizeLinear takes float16
 QUANTIZER_IR_VERSION = 9  # of ONNX 1.14, which brought opset 19
 _SHAPE_READERS = frozenset({"Shape", "Size"})
 _FEATURE_MAKERS = frozenset({"Conv", "MatMul", "GridSample", "ConvTranspose", "Gemm"})
-_ALWAYS_FLOAT32 = {"Resize": {1, 2}}  # inputs that are no features: region and scales
+# Inputs that are no features: region and scales, and the image where its size alone is wanted.
+_ALWAYS_FLOAT32 = {"Resize": {1, 2}}
+_ALWAYS_FLOAT32 |= {op.name: set(op.shapes) for op in PLUGIN_OPS.values()}
 SMALLEST_HALF = 2.0**-24
 
 
@@ -58,7 +64,7 @@ def to_half_precision(model: ir.Model) -> None:
 
 
 def coordinate_nodes(model: ir.Model) -> set[ir.Node]:
-    """The nodes that compute sampling coordinates from learned offsets, in either lowering.
+    """The nodes that compute sampling coordinates from learned offsets: none for plugins.
 
     They begin behind the convolution that predicts the offsets, and end where a feature comes in:
     at GridSample, at Gather, at the product with a gathered feature.

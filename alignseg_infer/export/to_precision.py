@@ -7,10 +7,10 @@ from pathlib import Path
 
 import onnx_ir
 
-from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.engine_file import Verification
 from alignseg_infer.errors import ExportError, OptionError
 from alignseg_infer.export.int8 import Int8Options, ProgressBars, int8_from_onnx, no_bar
+from alignseg_infer.export.onnx_facts import read_onnx_facts
 from alignseg_infer.export.onnx_file import require_onnx_ending, save_onnx
 from alignseg_infer.export.precision import to_half_precision
 from alignseg_infer.export.verify import verify
@@ -57,19 +57,18 @@ def onnx_in_precision(
             "another file, since the float32 model is needed to verify and to quantise again",
             f"-o {source.stem}_{precision}.onnx",
         )
-    spec = OnnxRuntimeBackend(source).spec
-    assert spec.export is not None  # the backend has seen to it
-    if spec.export.precision is not Precision.FP32 or precision is Precision.FP32:
+    facts = read_onnx_facts(source)
+    if facts.export.precision is not Precision.FP32 or precision is Precision.FP32:
         raise ExportError(
-            f"{source} is {spec.export.precision}, and {precision} was asked for",
+            f"{source} is {facts.export.precision}, and {precision} was asked for",
             "a float32 model, to be made fp16 or int8",
             "start from the float32 file: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
     quantized = precision is Precision.INT8
     model = _quantized(source, int8, bars) if quantized else onnx_ir.load(source)
     to_half_precision(model)
-    export = replace(spec.export, precision=precision, opset=model.opset_imports[""])
-    model.metadata_props[SPEC_KEY] = replace(spec, export=export).to_json()
+    export = replace(facts.export, precision=precision, opset=model.opset_imports[""])
+    model.metadata_props[SPEC_KEY] = replace(facts.spec, export=export).to_json()
     with written_atomically(target) as temporary:
         save_onnx(model, temporary)
         with bars(f"images compared with {source.name}") as progress:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from alignseg_infer.backends import Backend, open_backend
 from alignseg_infer.backends.cuda import current_gpu
+from alignseg_infer.backends.onnx_domains import needs_plugins
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.engine_file import (
     ENGINE_SUFFIXES,
@@ -86,7 +87,7 @@ def verify(
     path, reference = model_path(model), model_path(reference)
     if images is not None and not len(images):
         raise OptionError("no images to verify with", "one or more", "--images FOLDER")
-    expected = open_backend(reference)
+    expected = _opened(reference)
     seen = open_for_verification(path, device)
     _require_same_task(seen, expected)
     shapes = _shapes(path, seen, expected, images, sizes)
@@ -117,7 +118,7 @@ def verify_where_possible(
         VerificationError, ModelError, OptionError: As `verify` does.
     """
     reason = _why_not_here(read_facts(engine).compute_capabilities)
-    if reason is None and precision_of(open_backend(reference)) is not Precision.FP32:
+    if reason is None and precision_of(_opened(reference)) is not Precision.FP32:
         reason = f"{reference.name} is not float32"
     if reason is None:
         return verify(engine, reference, images, progress=progress)
@@ -144,9 +145,21 @@ def _why_not_here(built_for: Sequence[str]) -> str | None:
     return None
 
 
+def _opened(path: Path, device: str | None = None) -> Backend:
+    """Loads a model; its plugin nodes, which ONNX Runtime has not, written out."""
+    if path.suffix.lower() != ".onnx" or not needs_plugins(path):
+        return open_backend(path, device=device)
+    from alignseg_infer.export.plugin_nodes import runnable
+
+    with runnable(path) as file:
+        backend = open_backend(file, device=device)
+    backend.name += ", plugin nodes written out"
+    return backend
+
+
 def open_for_verification(path: Path, device: str | None = None) -> Backend:
     """Loads a model as it should be verified: float16 on the CPU rounds like hardware."""
-    backend = open_backend(path, device=device)
+    backend = _opened(path, device)
     on_cpu = "CPU" in backend.name
     if not on_cpu or path.suffix.lower() != ".onnx" or precision_of(backend) is Precision.FP32:
         return backend
@@ -155,17 +168,19 @@ def open_for_verification(path: Path, device: str | None = None) -> Backend:
 
     from alignseg_infer.export.half_rounding import round_like_hardware
     from alignseg_infer.export.onnx_file import save_onnx
+    from alignseg_infer.export.plugin_nodes import expanded
     from alignseg_infer.export.precision import require_exact_coordinates
 
     graph = onnx_ir.load(path)
     require_exact_coordinates(graph)
+    graph = expanded(graph)
     round_like_hardware(graph)
     with tempfile.TemporaryDirectory() as folder:
         rounding = Path(folder) / path.name
         save_onnx(graph, rounding)
-        backend = open_backend(rounding)
-    backend.name += ", rounding to float16"
-    return backend
+        rounded = open_backend(rounding)
+    rounded.name = f"{backend.name}, rounding to float16"
+    return rounded
 
 
 def counted(number: int, what: str) -> str:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from alignseg_infer.models.backbone import conv
 from alignseg_infer.models.norm import Norm
+from alignseg_infer.ops import plugin_ops
 from alignseg_infer.ops.offset_fields import CONTEXT_BINS
 from alignseg_infer.ops.resampling import adaptive_average_pool
 from alignseg_infer.ops.sampling import offset_grid_sample
@@ -42,15 +43,35 @@ def size_of(x: Tensor) -> tuple[int, int]:
 
 
 class OffsetSampler(nn.Module):
-    """`ops.sampling.offset_grid_sample` with its two choices held as attributes."""
+    """`ops.sampling.offset_grid_sample` with its choices held as attributes.
+
+    Attributes:
+        convention: Which formula.
+        sampler: Which lowering.
+        fuse: Whether, with the sampler ``plugin``, CAB's upsampling, sampling and sum are one.
+    """
 
     def __init__(self, convention: SamplingConvention) -> None:
         super().__init__()
         self.convention = convention
         self.sampler = Sampler.NATIVE
+        self.fuse = True
+
+    @property
+    def fuses(self) -> bool:
+        """Whether `aligned_add` is to be used instead of two calls."""
+        return self.fuse and self.sampler is Sampler.PLUGIN
 
     def forward(self, feature: Tensor, offset: Tensor) -> Tensor:
+        if self.sampler is Sampler.PLUGIN:
+            return plugin_ops.offset_grid_sample(feature, offset, self.convention.value)
         return offset_grid_sample(feature, offset, self.convention, self.sampler)
+
+    def aligned_add(
+        self, high: Tensor, low: Tensor, high_offset: Tensor, low_offset: Tensor
+    ) -> Tensor:
+        """The sum of the upsampled `high` and of `low`, both sampled, as one operation."""
+        return plugin_ops.aligned_add(high, low, high_offset, low_offset, self.convention.value)
 
 
 class AdaptiveAveragePool(nn.Module):
@@ -145,8 +166,11 @@ class CAB(nn.Module):
         self.sample = OffsetSampler(convention)
 
     def forward(self, low: Tensor, high: Tensor) -> Aligned:
-        high = upsample(high, size_of(low))
-        both = torch.cat((low, high), 1)
-        high_offset, low_offset = self.delta_gen1(both), self.delta_gen2(both)
-        aligned = self.sample(high, high_offset) + self.sample(low, low_offset)
-        return Aligned(aligned, (high_offset, low_offset))
+        wide = upsample(high, size_of(low))
+        both = torch.cat((low, wide), 1)
+        offsets = self.delta_gen1(both), self.delta_gen2(both)
+        if self.sample.fuses:
+            return Aligned(self.sample.aligned_add(high, low, *offsets), offsets)
+        high_offset, low_offset = offsets
+        aligned = self.sample(wide, high_offset) + self.sample(low, low_offset)
+        return Aligned(aligned, offsets)

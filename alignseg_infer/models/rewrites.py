@@ -145,8 +145,11 @@ class SplitCAB(nn.Module):
     def forward(self, low: Tensor, high: Tensor) -> Aligned:
         offsets = self.delta_gen(low, high)
         high_offset, low_offset = offsets[:, :2], offsets[:, 2:]
-        high = upsample_by_matrices(high, size_of(low))
-        aligned = self.sample(high, high_offset) + self.sample(low, low_offset)
+        if self.sample.fuses:
+            aligned = self.sample.aligned_add(high, low, high_offset, low_offset)
+        else:
+            wide = upsample_by_matrices(high, size_of(low))
+            aligned = self.sample(wide, high_offset) + self.sample(low, low_offset)
         return Aligned(aligned, (high_offset, low_offset))
 
 

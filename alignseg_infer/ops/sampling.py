@@ -63,7 +63,8 @@ def offset_grid_sample(
         offset: (N, 2, H, W), channel 0 along x, channel 1 along y; its unit depends on the
             convention.
         convention: Which formula, see the module's text.
-        sampler: Which lowering; both give the same numbers.
+        sampler: Which lowering, ``native`` or ``gather``; both give the same numbers. The third
+            is `ops.plugin_ops`, which is made of this.
 
     Returns:
         (N, C, H, W) of the feature's dtype.

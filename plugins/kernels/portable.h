@@ -25,6 +25,14 @@ using uint64_t = unsigned long long;
 #define ALIGNSEG_HD inline
 #endif
 
+// Unrolls the loop that follows, so that so many of its loads are under way at once.
+#ifdef __CUDACC__
+#define ALIGNSEG_PRAGMA(text) _Pragma(#text)
+#define ALIGNSEG_UNROLL(count) ALIGNSEG_PRAGMA(unroll count)
+#else
+#define ALIGNSEG_UNROLL(count)
+#endif
+
 namespace alignseg
 {
 

@@ -1,0 +1,29 @@
+# Sets CMAKE_CUDA_ARCHITECTURES, unless it is given, to those of our targets that nvcc knows.
+
+include(CheckLanguage)
+check_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER)
+  message(FATAL_ERROR
+    "nvcc was not found: looked at CMAKE_CUDA_COMPILER, CUDACXX and PATH.\n"
+    "Install the CUDA toolkit 12.8 or newer, or say where it is: -DCMAKE_CUDA_COMPILER=/usr/local/cuda/bin/nvcc")
+endif()
+
+if(NOT CMAKE_CUDA_ARCHITECTURES)
+  set(wanted 75 80 86 89 90 100 120) # Turing to Blackwell
+  execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-arch
+    OUTPUT_VARIABLE known RESULT_VARIABLE status ERROR_QUIET)
+  if(status EQUAL 0)
+    foreach(architecture IN LISTS wanted)
+      if(known MATCHES "compute_${architecture}[^0-9a-z]")
+        list(APPEND CMAKE_CUDA_ARCHITECTURES ${architecture})
+      endif()
+    endforeach()
+  endif()
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
+    message(FATAL_ERROR
+      "${CMAKE_CUDA_COMPILER} knows none of the architectures ${wanted}.\n"
+      "Install the CUDA toolkit 12.8 or newer, or choose others: -DCMAKE_CUDA_ARCHITECTURES=70")
+  endif()
+endif()
+set(CMAKE_CUDA_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}" CACHE STRING "GPUs to compile for, as 75;80;90" FORCE)
+message(STATUS "CUDA architectures: ${CMAKE_CUDA_ARCHITECTURES}")

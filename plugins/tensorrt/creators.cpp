@@ -1,0 +1,41 @@
+// The two functions that TensorRT looks for in a library of plugins. Nothing is registered when
+// the library is loaded, so it needs no part of TensorRT to load.
+
+#include "aligned_add_plugin.h"
+#include "offset_grid_sample_plugin.h"
+#include "upsample_argmax_plugin.h"
+
+#if defined(_MSC_VER)
+#define ALIGNSEG_EXPORT __declspec(dllexport)
+#else
+#define ALIGNSEG_EXPORT __attribute__((visibility("default")))
+#endif
+
+namespace
+{
+
+template <typename Concrete>
+nvinfer1::IPluginV3* make(alignseg::Convention convention)
+{
+    return new (std::nothrow) Concrete(convention);
+}
+
+} // namespace
+
+//! All creators; `count` becomes how many they are.
+extern "C" ALIGNSEG_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count)
+{
+    using namespace alignseg;
+    static Creator sampleCreator(kOffsetGridSample, make<OffsetGridSamplePlugin>);
+    static Creator addCreator(kAlignedAdd, make<AlignedAddPlugin>);
+    static Creator argmaxCreator(kUpsampleArgmax, make<UpsampleArgmaxPlugin>);
+    static nvinfer1::IPluginCreatorInterface* const creators[] = {&sampleCreator, &addCreator, &argmaxCreator};
+    count = static_cast<int32_t>(sizeof creators / sizeof creators[0]);
+    return creators;
+}
+
+//! Gives the library TensorRT's logger. Null takes it away.
+extern "C" ALIGNSEG_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder)
+{
+    alignseg::useLoggerFinder(finder);
+}
