@@ -187,7 +187,7 @@ cudaError_t launchAlignedAdd(AlignedAddParams const& params, Scalar feature, Sca
 
 } // namespace alignseg
 
-#ifdef __CUDACC_RTC__
+#if defined(__CUDACC_RTC__) || defined(ALIGNSEG_ENTRIES)
 #define ALIGNSEG_ENTRY(feature, Feature, offset, Offset)                                                              \
     extern "C" __global__ void aligned_add_planar_##feature##_##offset(alignseg::AlignedAddParams params)             \
     {                                                                                                                 \

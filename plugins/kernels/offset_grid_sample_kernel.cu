@@ -135,7 +135,7 @@ cudaError_t launchOffsetGridSample(
 
 } // namespace alignseg
 
-#ifdef __CUDACC_RTC__
+#if defined(__CUDACC_RTC__) || defined(ALIGNSEG_ENTRIES)
 #define ALIGNSEG_ENTRY(feature, Feature, offset, Offset)                                                              \
     extern "C" __global__ void offset_grid_sample_planar_##feature##_##offset(                                        \
         alignseg::OffsetGridSampleParams params)                                                                      \

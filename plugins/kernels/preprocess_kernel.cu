@@ -186,7 +186,7 @@ cudaError_t launchPreprocess(PreprocessParams const& params, Scalar output, cuda
 
 } // namespace alignseg
 
-#ifdef __CUDACC_RTC__
+#if defined(__CUDACC_RTC__) || defined(ALIGNSEG_ENTRIES)
 extern "C" __global__ void preprocess_float(alignseg::PreprocessParams params)
 {
     alignseg::preprocessTile<float>(params);

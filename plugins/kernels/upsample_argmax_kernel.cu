@@ -83,6 +83,15 @@ __device__ Region regionOf(Tile const& tile, Shared<L> const& shared)
     return region;
 }
 
+//! Says that some logit is not finite. Who says so too writes the same.
+__device__ void reportFinite(UpsampleArgmaxParams const& params, bool finite)
+{
+    if (!finite && params.notFinite != nullptr)
+    {
+        *params.notFinite = 1;
+    }
+}
+
 template <typename T, typename L>
 __device__ void labelCorners(
     T const* logits, UpsampleArgmaxParams const& params, Region const& region, Shared<L>& shared)
@@ -96,7 +105,9 @@ __device__ void labelCorners(
         int64_t const y = region.top + row;
         int64_t const x = region.left + (index - row * width);
         T const* const corner = logits + y * params.logitsWidth + x;
-        shared.corners[index] = labelAtCorner(corner, classes, params.logitsHeight * params.logitsWidth);
+        Best const best = bestAtCorner(corner, classes, params.logitsHeight * params.logitsWidth);
+        shared.corners[index] = best.label;
+        reportFinite(params, best.finite);
     }
 }
 
@@ -195,7 +206,9 @@ __device__ void labelPixels(
         int32_t const row = index / tile.width;
         int32_t const pixel = listed ? shared.mixed[index] : row * (kTileWidth - tile.width) + index;
         Cell<T> const cell = cellOfPixel(logits, params, pixel, shared);
-        shared.labels[pixel] = static_cast<L>(labelInside(cell, classes, plane));
+        Best const best = bestInside(cell, classes, plane);
+        shared.labels[pixel] = static_cast<L>(best.label);
+        reportFinite(params, best.finite);
     }
 }
 
@@ -376,7 +389,7 @@ cudaError_t launchUpsampleArgmax(UpsampleArgmaxParams const& params, Scalar logi
 
 } // namespace alignseg
 
-#ifdef __CUDACC_RTC__
+#if defined(__CUDACC_RTC__) || defined(ALIGNSEG_ENTRIES)
 #define ALIGNSEG_ENTRY(name, T, L, confidence)                                                                         \
     extern "C" __global__ void name(alignseg::UpsampleArgmaxParams params)                                             \
     {                                                                                                                  \

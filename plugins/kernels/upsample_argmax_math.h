@@ -100,9 +100,11 @@ struct Best
 {
     float value;
     int32_t label;
+    bool finite; //!< whether all of them are
 
     ALIGNSEG_HD void offer(float other, int32_t otherLabel)
     {
+        finite = finite && other - other == 0.0F; // not so for NaN and infinity
         if (other > value)
         {
             value = other;
@@ -115,15 +117,15 @@ struct Best
 ALIGNSEG_HD Best noClass()
 {
 #ifdef __CUDA_ARCH__
-    return {__int_as_float(static_cast<int32_t>(0xFF800000U)), 0};
+    return {__int_as_float(static_cast<int32_t>(0xFF800000U)), 0, true};
 #else
-    return {-HUGE_VALF, 0};
+    return {-HUGE_VALF, 0, true};
 #endif
 }
 
-//! The label at a corner. `logit` is that of class 0; classes are `plane` elements apart.
+//! The best at a corner. `logit` is that of class 0; classes are `plane` elements apart.
 template <typename T>
-ALIGNSEG_HD int32_t labelAtCorner(T const* logit, int32_t classes, int64_t plane)
+ALIGNSEG_HD Best bestAtCorner(T const* logit, int32_t classes, int64_t plane)
 {
     Best best = noClass();
     ALIGNSEG_UNROLL(16)
@@ -132,12 +134,12 @@ ALIGNSEG_HD int32_t labelAtCorner(T const* logit, int32_t classes, int64_t plane
         best.offer(toFloat(*logit), label);
         logit += plane;
     }
-    return best.label;
+    return best;
 }
 
-//! The label inside a cell. `cell` is that of class 0; classes are `plane` elements apart.
+//! The best inside a cell. `cell` is that of class 0; classes are `plane` elements apart.
 template <typename T>
-ALIGNSEG_HD int32_t labelInside(Cell<T> cell, int32_t classes, int64_t plane)
+ALIGNSEG_HD Best bestInside(Cell<T> cell, int32_t classes, int64_t plane)
 {
     Best best = noClass();
     ALIGNSEG_UNROLL(2)
@@ -146,7 +148,7 @@ ALIGNSEG_HD int32_t labelInside(Cell<T> cell, int32_t classes, int64_t plane)
         best.offer(cell.logit(), label);
         cell = cell.after(plane);
     }
-    return best.label;
+    return best;
 }
 
 //! round(255 * softmax probability) of `label` inside a cell; 0 where that is NaN.
