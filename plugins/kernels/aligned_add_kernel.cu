@@ -13,21 +13,6 @@ namespace alignseg
 namespace
 {
 
-//! What one output pixel reads: K x K coarse pixels and 2 x 2 fine ones.
-template <typename T, int K>
-struct AlignedWindows
-{
-    Window<T, K> high;
-    Window<T, 2> low;
-
-    template <int V>
-    ALIGNSEG_HD void add(int64_t channel, float (&sums)[V]) const
-    {
-        high.template add<V>(channel, sums);
-        low.template add<V>(channel, sums);
-    }
-};
-
 //! Both axes' corners of one output pixel on the fine grid.
 struct FineCorners
 {
@@ -65,22 +50,24 @@ ALIGNSEG_HD FineCorners fineCorners(
         = static_cast<Offset const*>(offsets) + (2 * place.batch * plane + place.y * params.width + place.x);
     float const movedX = toFloat(dx[0]) * base.alongX.gain;
     float const movedY = toFloat(dx[plane]) * base.alongY.gain;
-    return {cornersBeside(base.y, movedY, base.alongY.shift, params.height),
-        cornersBeside(base.x, movedX, base.alongX.shift, params.width)};
+    return {cornersBeside(base.y, movedY, base.alongY.shift, static_cast<int32_t>(params.height)),
+        cornersBeside(base.x, movedX, base.alongX.shift, static_cast<int32_t>(params.width))};
 }
 
-//! \param high, low Strides of the two features.
+//! \param high, low Strides of the two features, of which the first channel is read from.
 template <typename T, typename Offset, int K>
-ALIGNSEG_HD AlignedWindows<T, K> alignedWindows(
-    AlignedAddParams const& params, Place const& place, Layout const& high, Layout const& low)
+ALIGNSEG_HD AlignedPixel<T, K> alignedPixel(
+    AlignedAddParams const& params, Place const& place, Layout const& high, Layout const& low, int32_t channel)
 {
     FineBase const base = fineBase(params, place);
     FineCorners const fine = fineCorners<Offset>(params.lowOffset, params, place, base);
     FineCorners const coarse = fineCorners<Offset>(params.highOffset, params, place, base);
-    Taps<K> const rows = composed<K>(coarse.rows, params.highHeight, params.height);
-    Taps<K> const columns = composed<K>(coarse.columns, params.highWidth, params.width);
-    return {windowOf<T>(params.high, high, place.batch, rows, columns),
-        windowOf<T>(params.low, low, place.batch, fine.rows, fine.columns)};
+    Taps<K> const rows
+        = composed<K>(coarse.rows, static_cast<int32_t>(params.highHeight), static_cast<int32_t>(params.height));
+    Taps<K> const columns
+        = composed<K>(coarse.columns, static_cast<int32_t>(params.highWidth), static_cast<int32_t>(params.width));
+    return {windowOf<T>(params.high, high, place, channel * high.channel, rows, columns),
+        windowOf<T>(params.low, low, place, channel * low.channel, fine.rows, fine.columns)};
 }
 
 template <typename T, typename Offset, int K>
@@ -88,28 +75,27 @@ ALIGNSEG_HD void addPlanar(AlignedAddParams const& params, Place const& place)
 {
     Layout const high = planarLayout(params.channels, params.highHeight, params.highWidth);
     Layout const low = planarLayout(params.channels, params.height, params.width);
-    AlignedWindows<T, K> windows = alignedWindows<T, Offset, K>(params, place, high, low);
-    windows.high.feature += place.channel * high.channel;
-    windows.low.feature += place.channel * low.channel;
+    AlignedPixel<T, K> const pixel = alignedPixel<T, Offset, K>(params, place, high, low, place.channel);
     T* const output = static_cast<T*>(params.output) + elementOf(low, place);
-    writePlanar(output, low.channel, channelsHere(params.channels, place.channel), windows);
+    writePlanar(output, low.channel, channelsHere(params.channels, place.channel), pixel);
 }
 
 template <typename T, typename Offset, int K>
 ALIGNSEG_HD void addChannelsLast(AlignedAddParams const& params, Place const& place)
 {
-    int64_t const pitch = params.channelPitch;
-    Layout const high = channelsLastLayout(params.highHeight, params.highWidth, pitch);
-    Layout const low = channelsLastLayout(params.height, params.width, pitch);
-    AlignedWindows<T, K> const windows = alignedWindows<T, Offset, K>(params, place, high, low);
+    Layout const high = channelsLastLayout(params.highHeight, params.highWidth, params.channelPitch);
+    Layout const low = channelsLastLayout(params.height, params.width, params.channelPitch);
+    AlignedPixel<T, K> const pixel = alignedPixel<T, Offset, K>(params, place, high, low, 0);
     T* const output = static_cast<T*>(params.output) + pixelOf(low, place);
+    int32_t const channels = static_cast<int32_t>(params.channels);
+    int32_t const pitch = static_cast<int32_t>(params.channelPitch);
     if (vectorised<T>(pitch, addressOf(params.high) | addressOf(params.low) | addressOf(params.output)))
     {
-        writeChannelsLast<16 / sizeof(T)>(output, place.channel, params.channels, pitch, windows);
+        writeChannelsLast<16 / sizeof(T)>(output, place.channel, channels, pitch, pixel);
     }
     else
     {
-        writeChannelsLast<1>(output, place.channel, params.channels, pitch, windows);
+        writeChannelsLast<1>(output, place.channel, channels, pitch, pixel);
     }
 }
 
@@ -123,8 +109,8 @@ ALIGNSEG_HD void addAligned(AlignedAddParams const& params, uint32_t block, uint
     {
         return;
     }
-    int32_t const tall = composedTaps(params.highHeight, params.height);
-    int32_t const wide = composedTaps(params.highWidth, params.width);
+    int32_t const tall = composedTaps(static_cast<int32_t>(params.highHeight), static_cast<int32_t>(params.height));
+    int32_t const wide = composedTaps(static_cast<int32_t>(params.highWidth), static_cast<int32_t>(params.width));
     int32_t const taps = tall > wide ? tall : wide;
     if (taps == 2)
     {

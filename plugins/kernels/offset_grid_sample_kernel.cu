@@ -13,9 +13,10 @@ namespace alignseg
 namespace
 {
 
-//! The four pixels of the feature that the output pixel at `place` reads.
+//! The four pixels of the feature that the output pixel at `place` reads, `channel` elements on.
 template <typename T, typename Offset>
-ALIGNSEG_HD Window<T, 2> sampledWindow(OffsetGridSampleParams const& params, Place const& place, Layout const& layout)
+ALIGNSEG_HD SampledPixel<T> sampledPixel(
+    OffsetGridSampleParams const& params, Place const& place, Layout const& layout, int64_t channel)
 {
     Convention const convention = static_cast<Convention>(params.convention);
     AxisTerms const alongY = axisTerms(convention, params.featureHeight, params.height, params.featureWidth);
@@ -27,9 +28,9 @@ ALIGNSEG_HD Window<T, 2> sampledWindow(OffsetGridSampleParams const& params, Pla
     float const movedY = toFloat(dx[plane]) * alongY.gain;
     Position const y = positionOf(place.y, alongY.numerator, alongY.denominator);
     Position const x = positionOf(place.x, alongX.numerator, alongX.denominator);
-    Taps<2> const rows = cornersBeside(y, movedY, alongY.shift, params.featureHeight);
-    Taps<2> const columns = cornersBeside(x, movedX, alongX.shift, params.featureWidth);
-    return windowOf<T>(params.feature, layout, place.batch, rows, columns);
+    Taps<2> const rows = cornersBeside(y, movedY, alongY.shift, static_cast<int32_t>(params.featureHeight));
+    Taps<2> const columns = cornersBeside(x, movedX, alongX.shift, static_cast<int32_t>(params.featureWidth));
+    return {windowOf<T>(params.feature, layout, place, channel, rows, columns)};
 }
 
 template <typename T, typename Offset>
@@ -42,10 +43,9 @@ ALIGNSEG_HD void samplePlanar(OffsetGridSampleParams const& params, uint32_t blo
     }
     Layout const from = planarLayout(params.channels, params.featureHeight, params.featureWidth);
     Layout const to = planarLayout(params.channels, params.height, params.width);
-    Window<T, 2> window = sampledWindow<T, Offset>(params, place, from);
-    window.feature += place.channel * from.channel;
+    SampledPixel<T> const pixel = sampledPixel<T, Offset>(params, place, from, place.channel * from.channel);
     T* const output = static_cast<T*>(params.output) + elementOf(to, place);
-    writePlanar(output, to.channel, channelsHere(params.channels, place.channel), window);
+    writePlanar(output, to.channel, channelsHere(params.channels, place.channel), pixel);
 }
 
 template <typename T, typename Offset>
@@ -56,17 +56,19 @@ ALIGNSEG_HD void sampleChannelsLast(OffsetGridSampleParams const& params, uint32
     {
         return;
     }
-    int64_t const pitch = params.channelPitch;
-    Layout const from = channelsLastLayout(params.featureHeight, params.featureWidth, pitch);
-    Window<T, 2> const window = sampledWindow<T, Offset>(params, place, from);
-    T* const output = static_cast<T*>(params.output) + pixelOf(channelsLastLayout(params.height, params.width, pitch), place);
+    Layout const from = channelsLastLayout(params.featureHeight, params.featureWidth, params.channelPitch);
+    Layout const to = channelsLastLayout(params.height, params.width, params.channelPitch);
+    SampledPixel<T> const pixel = sampledPixel<T, Offset>(params, place, from, 0);
+    T* const output = static_cast<T*>(params.output) + pixelOf(to, place);
+    int32_t const channels = static_cast<int32_t>(params.channels);
+    int32_t const pitch = static_cast<int32_t>(params.channelPitch);
     if (vectorised<T>(pitch, addressOf(params.feature) | addressOf(params.output)))
     {
-        writeChannelsLast<16 / sizeof(T)>(output, place.channel, params.channels, pitch, window);
+        writeChannelsLast<16 / sizeof(T)>(output, place.channel, channels, pitch, pixel);
     }
     else
     {
-        writeChannelsLast<1>(output, place.channel, params.channels, pitch, window);
+        writeChannelsLast<1>(output, place.channel, channels, pitch, pixel);
     }
 }
 

@@ -5,6 +5,7 @@
 #ifndef ALIGNSEG_TESTS_HOST_CUDA_H
 #define ALIGNSEG_TESTS_HOST_CUDA_H
 
+#include <atomic>
 #include <barrier>
 #include <thread>
 #include <vector>
@@ -52,6 +53,11 @@ inline std::barrier<>* hostBarrier = nullptr;
 inline void __syncthreads()
 {
     hostBarrier->arrive_and_wait();
+}
+
+inline int atomicAdd(int* address, int value)
+{
+    return std::atomic_ref<int>(*address).fetch_add(value);
 }
 
 //! Runs a kernel of a one-dimensional grid to its end.
