@@ -10,6 +10,16 @@
 #include <thread>
 #include <vector>
 
+#ifdef ALIGNSEG_REAL_CUDA_HEADERS // TensorRT's headers bring CUDA's types, and words for nvcc
+#include <cuda_runtime_api.h>
+#undef __global__
+#undef __device__
+#undef __host__
+#undef __forceinline__
+#undef __shared__
+#undef __launch_bounds__
+#endif
+
 #define __global__
 #define __device__
 #define __host__
@@ -17,9 +27,7 @@
 #define __shared__ static
 #define __launch_bounds__(...)
 
-#ifdef ALIGNSEG_REAL_CUDA_HEADERS // TensorRT's headers bring CUDA's types
-#include <cuda_runtime_api.h>
-#else
+#ifndef ALIGNSEG_REAL_CUDA_HEADERS
 using cudaStream_t = void*;
 enum cudaError_t
 {
@@ -43,6 +51,12 @@ struct dim3
     }
 };
 #endif
+
+//! Of all that CUDA's runtime has, the one function that the plugins call.
+extern "C" inline char const* cudaGetErrorName(cudaError_t error)
+{
+    return error == cudaErrorInvalidValue ? "cudaErrorInvalidValue" : "another error";
+}
 
 inline thread_local uint3 threadIdx;
 inline thread_local uint3 blockIdx;
