@@ -210,9 +210,9 @@ def label_outputs(case: LabelCase) -> dict[str, tuple[tuple[int, ...], Any]]:
 
 def label_fields(case: LabelCase, addresses: Mapping[str, int]) -> bytes:
     """UpsampleArgmaxParams; what `addresses` leaves out is null."""
-    names = ("logits", "labels", "confidence", "color", "palette")
+    names = ("logits", "labels", "confidence", "color", "palette", "not_finite")
     pointers = [addresses.get(name, 0) for name in names]
-    return struct.pack("=5Q6q", *pointers, case.batch, *case.shape, *case.size)
+    return struct.pack("=6Q6q", *pointers, case.batch, *case.shape, *case.size)
 
 
 def image_inputs(case: ImageCase) -> dict[str, Array]:

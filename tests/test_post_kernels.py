@@ -122,6 +122,23 @@ def test_ramp_by_hand(library: ctypes.CDLL) -> None:
     assert outputs["color"][0, 0].tolist() == [[1, 2, 3]] * 3 + [[4, 5, 6]] * 2
 
 
+@pytest.mark.parametrize("size", [(64, 90), (6, 5)])  # corners are kept, or are not
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38, 0.0])
+def test_says_whether_logits_are_finite(library: ctypes.CDLL, size: Size, value: float) -> None:
+    case = LabelCase(shape=(5, 12, 10), size=size)
+    if size == (6, 5):
+        case = dataclasses.replace(case, shape=(5, 301, 601))
+    logits = np.zeros((1, *case.shape), np.float32)
+    logits[0, 3, -1, -1] = value  # where labels of any size read
+    labels, flag = np.zeros((1, *size), np.uint8), np.zeros(1, np.int32)
+    arrays = {"logits": logits, "labels": labels, "not_finite": flag}
+    addresses = {name: array.ctypes.data for name, array in arrays.items()}
+    assert label_status(library, case, addresses) == SUCCESS
+    assert flag[0] == (not np.isfinite(value))
+    del addresses["not_finite"]
+    assert label_status(library, case, addresses) == SUCCESS  # nobody has to ask
+
+
 def test_a_class_that_wins_inside_cells_only(library: ctypes.CDLL) -> None:
     """The table's cases of such logits do hold such a class, at scale 8."""
     case = LabelCase(shape=(5, 5, 5), size=(33, 33), make=cases.inner_logits)

@@ -83,12 +83,12 @@ __device__ Region regionOf(Tile const& tile, Shared<L> const& shared)
     return region;
 }
 
-//! Says that some logit is not finite. Who says so too writes the same.
+//! Says that some logit is not finite.
 __device__ void reportFinite(UpsampleArgmaxParams const& params, bool finite)
 {
     if (!finite && params.notFinite != nullptr)
     {
-        *params.notFinite = 1;
+        atomicExch(params.notFinite, 1);
     }
 }
 

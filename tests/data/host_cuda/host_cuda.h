@@ -69,6 +69,11 @@ inline void __syncthreads()
     hostBarrier->arrive_and_wait();
 }
 
+inline int atomicExch(int* address, int value)
+{
+    return std::atomic_ref<int>(*address).exchange(value);
+}
+
 inline int atomicAdd(int* address, int value)
 {
     return std::atomic_ref<int>(*address).fetch_add(value);

@@ -50,8 +50,9 @@ bool labels(Shape const& shape, Scalar scalar, Label label, bool confidences)
     auto const output = arrayOf<L>(pixels);
     auto const confidence = arrayOf<uint8_t>(pixels);
     auto const color = arrayOf<uint8_t>(3 * pixels);
+    auto const notFinite = arrayOf<int32_t>(1);
     UpsampleArgmaxParams const params{logits.get(), output.get(), confidences ? confidence.get() : nullptr,
-        color.get(), palette.get(), shape.batch, shape.classes, shape.logitsHeight, shape.logitsWidth, shape.height,
+        color.get(), palette.get(), notFinite.get(), shape.batch, shape.classes, shape.logitsHeight, shape.logitsWidth, shape.height,
         shape.width};
     return launchUpsampleArgmax(params, scalar, label, nullptr) == cudaSuccess;
 }
