@@ -88,23 +88,18 @@ ALIGNSEG_HD void addPlanar(AlignedAddParams const& params, uint32_t block, uint3
     writePlanar(output, low.channel, channelsHere(params.channels, place.channel), pixel);
 }
 
-//! Writes the channels of one pixel that lane `lane` has.
+//! Writes the channels of one pixel that lane `lane` has: in vectors, but for four taps, whose sizes
+//! no network has.
 template <typename T, int K>
 ALIGNSEG_HD void writeAligned(
     AlignedAddParams const& params, Place const& place, int32_t lane, AlignedPixel<T, K> const& pixel)
 {
+    constexpr int32_t kValues = K == 4 ? 1 : static_cast<int32_t>(16 / sizeof(T));
     Layout const to = channelsLastLayout(params.height, params.width, params.channelPitch);
     T* const output = static_cast<T*>(params.output) + pixelOf(to, place);
     int32_t const channels = static_cast<int32_t>(params.channels);
     int32_t const pitch = static_cast<int32_t>(params.channelPitch);
-    if (vectorised<T>(pitch, addressOf(params.high) | addressOf(params.low) | addressOf(params.output)))
-    {
-        writeChannelsLast<16 / sizeof(T)>(output, lane, channels, pitch, pixel);
-    }
-    else
-    {
-        writeChannelsLast<1>(output, lane, channels, pitch, pixel);
-    }
+    writeChannelsLast<kValues>(output, lane, channels, pitch, pixel);
 }
 
 //! \param pixels Shared memory for kLastPixels of them.
@@ -147,16 +142,29 @@ __device__ __forceinline__ void addWithTaps(
     }
 }
 
-//! Reads no more coarse pixels than the two sizes ask for; all threads take the same way.
+//! Coarse pixels along each axis that are read: no more than the two sizes ask for, but four where
+//! channels are last and vectors cannot be read, so that this slow way is compiled once.
+template <typename T>
+ALIGNSEG_HD int32_t tapsOf(AlignedAddParams const& params)
+{
+    uint64_t const addresses = addressOf(params.high) | addressOf(params.low) | addressOf(params.output);
+    if (params.channelPitch != 0 && !vectorised<T>(params.channelPitch, addresses))
+    {
+        return 4;
+    }
+    int32_t const tall = composedTaps(static_cast<int32_t>(params.highHeight), static_cast<int32_t>(params.height));
+    int32_t const wide = composedTaps(static_cast<int32_t>(params.highWidth), static_cast<int32_t>(params.width));
+    return tall > wide ? tall : wide;
+}
+
+//! All threads take the same way.
 //!
 //! \param shared Null: planar. Else channels last, and it has kSharedBytes.
 template <typename T, typename Offset>
 __device__ __forceinline__ void addAligned(
     AlignedAddParams const& params, uint32_t block, uint32_t thread, uint8_t* shared)
 {
-    int32_t const tall = composedTaps(static_cast<int32_t>(params.highHeight), static_cast<int32_t>(params.height));
-    int32_t const wide = composedTaps(static_cast<int32_t>(params.highWidth), static_cast<int32_t>(params.width));
-    int32_t const taps = tall > wide ? tall : wide;
+    int32_t const taps = tapsOf<T>(params);
     if (taps == 2)
     {
         addWithTaps<T, Offset, 2>(params, block, thread, shared);
