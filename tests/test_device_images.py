@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from alignseg_infer import MissingDependencyError, ModelError, OptionError, Predictor
+from alignseg_infer import CudaError, MissingDependencyError, ModelError, OptionError, Predictor
 from alignseg_infer.backends import tensorrt_backend
 from alignseg_infer.backends.cuda import Cuda
 from alignseg_infer.backends.tensorrt_backend import TensorRTBackend
@@ -77,14 +77,15 @@ def test_labels_are_those_of_the_host(backend: TensorRTBackend, size: tuple[int,
 def test_a_batch_of_different_sizes(backend: TensorRTBackend, cuda: FakeCuda) -> None:
     images = [picture(40 + 7 * index, 50 + 30 * index, index) for index in range(5)]
     predictor = Predictor(backend, size=(64, 64), batch=2)
+    before = cuda.counts["launch"]
     seen = predictor(images)
+    assert cuda.counts["launch"] - before == 2 * len(images)
     expected = Predictor(backend, size=(64, 64), on_device=False)(images)
     for one, other, image in zip(seen, expected, images, strict=True):
         assert one.labels.shape == image.shape[:2]
         assert np.mean(one.labels == other.labels) > 0.999
         assert one.confidence is None
         assert min(one.times.preprocess, one.times.infer, one.times.postprocess) >= 0
-    assert cuda.counts["launch"] == 2 * len(images)
 
 
 def test_smaller_images_after_larger_ones_allocate_nothing(
@@ -133,8 +134,9 @@ def test_logits_that_are_not_finite(
 def test_probabilities_are_made_by_the_host(backend: TensorRTBackend, cuda: FakeCuda) -> None:
     predictor = Predictor(backend, size=(32, 32))
     assert predictor.on_device
+    before = cuda.counts["launch"]
     assert predictor(picture(32, 32), probabilities=True).probabilities is not None
-    assert cuda.counts["launch"] == 0
+    assert cuda.counts["launch"] == before
 
 
 @pytest.mark.parametrize("arguments", [{"mode": "slide", "tile": 48}, {"flip": True}])
@@ -165,6 +167,26 @@ def test_without_nvrtc_the_host_does_it(
     assert "pip install nvidia-cuda-nvrtc" in caplog.text
     with pytest.raises(MissingDependencyError):
         Predictor(backend, on_device=True)
+
+
+@pytest.mark.parametrize("wrong", ["mean", "labels"])
+def test_kernels_that_are_wrong_here_are_not_used(
+    backend: TensorRTBackend, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    real = FakeCuda._run_kernel
+
+    def run(self: FakeCuda, kernel: str, params: Any, blocks: int, threads: int) -> None:
+        if kernel.startswith("preprocess") and wrong == "mean":
+            params["mean"] += 0.6
+        elif kernel.startswith("upsample") and wrong == "labels":
+            params["width"] -= 1
+        real(self, kernel, params, blocks, threads)
+
+    monkeypatch.setattr(FakeCuda, "_run_kernel", run)
+    for wanted in (True, None):
+        with pytest.raises(CudaError, match=r"our kernels prepare images .* label .* alike"):
+            Predictor(backend, on_device=wanted)
+    assert not Predictor(backend, on_device=False).on_device
 
 
 def test_on_the_cpu_it_is_an_error(small_checkpoint: Path, small_onnx: Path) -> None:

@@ -8,15 +8,20 @@ addresses out of bounds::
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import post_kernel_cases as post
 from alignseg_infer import Predictor
 from alignseg_infer.backends.cuda import Cuda, open_cuda
 from alignseg_infer.backends.kernels import (
+    PREPROCESS,
+    UPSAMPLE_ARGMAX,
     DeviceTensor,
     Kernels,
     Launch,
@@ -25,7 +30,8 @@ from alignseg_infer.backends.kernels import (
 )
 from alignseg_infer.errors import CudaError, DeviceError, MissingDependencyError
 from alignseg_infer.export.parity import probe_image
-from kernel_cases import CASES, Array, KernelCase, Op, check, stored_inputs
+from kernel_cases import CASES, KernelCase, Op, check, stored_inputs
+from post_kernel_cases import IMAGE_CASES, LABEL_CASES, Array, ImageCase, LabelCase
 
 pytestmark = pytest.mark.gpu
 
@@ -108,6 +114,47 @@ def logical(case: KernelCase, name: str) -> tuple[int, ...]:
         return (case.batch, 2, *case.size)
     size = case.size if name == "low" else case.coarse
     return (case.batch, case.channels, *size)
+
+
+@pytest.mark.parametrize("case", LABEL_CASES, ids=str)
+def test_labels(gpu: Gpu, case: LabelCase) -> None:
+    inputs, shapes = post.label_inputs(case), post.label_outputs(case)
+    seen = run_case(gpu, UPSAMPLE_ARGMAX, case, inputs, shapes, partial(post.label_fields, case))
+    post.check_labels(case, inputs, seen)
+
+
+@pytest.mark.parametrize("case", IMAGE_CASES, ids=str)
+def test_network_inputs(gpu: Gpu, case: ImageCase) -> None:
+    inputs, shapes = post.image_inputs(case), post.image_outputs(case)
+    seen = run_case(gpu, PREPROCESS, case, inputs, shapes, partial(post.image_fields, case))
+    post.check_inputs(case, inputs, seen)
+
+
+def run_case(
+    gpu: Gpu,
+    structure: np.dtype[np.void],
+    case: LabelCase | ImageCase,
+    inputs: Mapping[str, Array],
+    shapes: Mapping[str, tuple[tuple[int, ...], Any]],
+    fields: Callable[[Mapping[str, int]], bytes],
+) -> dict[str, Array]:
+    """What a kernel writes; arrays begin `case.skew` elements after an aligned address."""
+    arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
+    held = {name: gpu.upload(skewed(array, case.skew)) for name, array in {**inputs, **arrays}.items()}
+    starts = {name: one.address + case.skew * one.dtype.itemsize for name, one in held.items()}
+    labels = structure is UPSAMPLE_ARGMAX
+    source, threads = ("upsample_argmax", 384) if labels else ("preprocess", 256)
+    params = np.frombuffer(fields(starts), structure)[0]
+    gpu.run(Launch(source, case.entry_point, params, case.blocks, threads))
+    return {
+        name: gpu.download(held[name], skewed(array, case.skew))[case.skew :].reshape(array.shape)
+        for name, array in arrays.items()
+    }
+
+
+def skewed(array: Array, skew: int) -> Array:
+    """All elements in a row, after `skew` others."""
+    return np.concatenate([np.zeros(skew, array.dtype), array.reshape(-1)])
 
 
 @pytest.mark.parametrize("size", [(97, 161), (128, 256)])

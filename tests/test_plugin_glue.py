@@ -18,11 +18,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
-
-from alignseg_infer.spec import SamplingConvention
-from host_kernels import KERNELS
-from kernel_cases import CASES, Array, KernelCase, Op, Scalar, check, inputs, stored_inputs
 from plugin_library import (
     BUILD,
     CHAR,
@@ -44,6 +39,11 @@ from plugin_library import (
     tensor,
     tensorrt_headers,
 )
+from torch.nn import functional as F
+
+from alignseg_infer.spec import SamplingConvention
+from host_kernels import KERNELS
+from kernel_cases import CASES, Array, KernelCase, Op, Scalar, check, inputs, stored_inputs
 
 INPUTS = {
     "OffsetGridSample": ("feature", "offset"),

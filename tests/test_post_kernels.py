@@ -131,7 +131,7 @@ def test_says_whether_logits_are_finite(library: ctypes.CDLL, size: Size, value:
     logits = np.zeros((1, *case.shape), np.float32)
     logits[0, 3, -1, -1] = value  # where labels of any size read
     labels, flag = np.zeros((1, *size), np.uint8), np.zeros(1, np.int32)
-    arrays = {"logits": logits, "labels": labels, "not_finite": flag}
+    arrays: dict[str, Array] = {"logits": logits, "labels": labels, "not_finite": flag}
     addresses = {name: array.ctypes.data for name, array in arrays.items()}
     assert label_status(library, case, addresses) == SUCCESS
     assert flag[0] == (not np.isfinite(value))

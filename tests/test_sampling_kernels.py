@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
+
 from host_kernels import HOST_CUDA, host_library
 from kernel_cases import CASES, Array, KernelCase, check, fields, stored_inputs
 

@@ -100,7 +100,7 @@ class ImageBackend(Backend, Protocol):
 
         Raises:
             MissingDependencyError: What compiles kernels is not installed.
-            CudaError: They do not compile or load.
+            CudaError: They do not compile or load, or give wrong results on this GPU.
             OptionError: This model is not one whose pixels can be labelled there.
         """
         ...

@@ -16,11 +16,21 @@ from alignseg_infer.backends.kernels import (
     preprocess_launch,
     upsample_argmax_launch,
 )
+from alignseg_infer.errors import CudaError
 from alignseg_infer.images import Image
-from alignseg_infer.postprocess import Scores, label_dtype, not_finite_error
-from alignseg_infer.preprocess import Size
+from alignseg_infer.postprocess import (
+    Floats,
+    Labels,
+    Scores,
+    label_dtype,
+    not_finite_error,
+    scores_from_logits,
+)
+from alignseg_infer.preprocess import Size, preprocess
 from alignseg_infer.spec import ModelSpec
 
+LARGEST_DISTANCE = 0.5  # grey levels
+LEAST_AGREEMENT = 0.99  # of labels; float32 rounding decides ties differently
 _ALIGNMENT = 256  # bytes, as CUDA allocates
 
 
@@ -116,6 +126,56 @@ class DeviceImages:
         flag = self._results.host[:4]
         flag.fill(0)
         self._cuda.copy_to_device(self._results.address, flag, self._stream)
+
+
+def require_right_results(cuda: Cuda, kernels: Kernels, spec: ModelSpec) -> None:
+    """Prepares and labels one small image on the GPU, and compares with the CPU.
+
+    Raises:
+        CudaError: They differ.
+    """
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (37, 53, 3), np.uint8)
+    given = preprocess(image, (29, 67), spec.input)
+    logits = random.normal(0, 4, (1, spec.network.num_classes, 9, 17)).astype(np.float32)
+    with cuda.current():
+        seen, labelled = _tried(cuda, kernels, spec, (image, given, logits))
+    expected = scores_from_logits(logits[0], (37, 53)).labels
+    distance = np.abs(seen - given).max() * min(spec.input.std)
+    alike = float(np.mean(labelled == expected))
+    if not (distance <= LARGEST_DISTANCE and alike >= LEAST_AGREEMENT):
+        raise CudaError(
+            f"on {cuda.gpu.name} ({cuda.name}) our kernels prepare images up to {distance:.3g} "
+            f"grey levels otherwise than the CPU, and label {alike:.1%} of pixels alike",
+            f"at most {LARGEST_DISTANCE} grey levels, and {LEAST_AGREEMENT:.0%}",
+            "on_device=False, which does without them; and report this",
+        )
+
+
+def _tried(
+    cuda: Cuda, kernels: Kernels, spec: ModelSpec, arrays: tuple[Image, Floats, Floats]
+) -> tuple[Floats, Labels]:
+    """What the GPU makes of an image at the size of its input, and of logits at the image's."""
+    image, given, logits = arrays
+    with contextlib.ExitStack() as stack:
+        stream = cuda.new_stream()
+        stack.callback(cuda.free_stream, stream)
+        images, memory = DeviceImages(cuda, kernels, spec, stream), _Buffer(cuda, stream)
+        stack.callback(images.close)
+        stack.callback(memory.free)
+        memory.reserve(max(given.nbytes, logits.nbytes))
+        images.prepare([image], DeviceTensor(memory.address, given.shape, given.dtype))
+        prepared = memory.host[: given.nbytes].view(np.float32).reshape(given.shape)
+        cuda.copy_to_host(prepared, memory.address, stream)
+        cuda.synchronize(stream)
+        prepared = prepared.copy()
+        held = memory.host[: logits.nbytes].view(np.float32).reshape(logits.shape)
+        np.copyto(held, logits)
+        cuda.copy_to_device(memory.address, held, stream)
+        tensor = DeviceTensor(memory.address, logits.shape, logits.dtype)
+        images.label(tensor, [(image.shape[0], image.shape[1])], confidence=False)
+        cuda.synchronize(stream)
+        return prepared, images.results().scores[0].labels
 
 
 class _Views(NamedTuple):

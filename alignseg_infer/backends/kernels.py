@@ -169,7 +169,7 @@ def offset_grid_sample_launch(
         channels_last: Whether feature and output are stored as (N, h, w, C).
     """
     channels = feature.shape[1]
-    params = np.zeros((), OFFSET_GRID_SAMPLE)
+    params = np.zeros(1, OFFSET_GRID_SAMPLE)[0]
     params["feature"], params["offset"] = feature.address, offset.address
     params["output"] = output.address
     params["batch"], params["channels"] = feature.shape[:2]
@@ -199,7 +199,7 @@ def aligned_add_launch(
     """
     (high, low), (high_offset, low_offset) = features, offsets
     channels = low.shape[1]
-    params = np.zeros((), ALIGNED_ADD)
+    params = np.zeros(1, ALIGNED_ADD)[0]
     params["high"], params["low"], params["output"] = high.address, low.address, output.address
     params["high_offset"], params["low_offset"] = high_offset.address, low_offset.address
     params["batch"], params["channels"] = low.shape[:2]
@@ -221,7 +221,7 @@ def upsample_argmax_launch(
         confidence: Address for (N, H, W) uint8, ``round(255 * probability)``; 0 for none.
         not_finite: Address of an int32 that becomes 1 if a logit is NaN or infinite; 0 for none.
     """
-    params = np.zeros((), UPSAMPLE_ARGMAX)
+    params = np.zeros(1, UPSAMPLE_ARGMAX)[0]
     params["logits"], params["labels"] = logits.address, labels.address
     params["confidence"], params["not_finite"] = confidence, not_finite
     params["batch"], params["classes"] = logits.shape[:2]
@@ -231,7 +231,7 @@ def upsample_argmax_launch(
     blocks = count * _tiles(height, ARGMAX_TILE[0]) * _tiles(width, ARGMAX_TILE[1])
     kind = "upsample_argmax_confidence" if confidence else "upsample_argmax"
     kernel = f"{kind}_{_SCALARS[logits.dtype]}_{_LABELS[labels.dtype]}"
-    return Launch("upsample_argmax", kernel, params[()], blocks, ARGMAX_THREADS)
+    return Launch("upsample_argmax", kernel, params, blocks, ARGMAX_THREADS)
 
 
 def preprocess_launch(image: DeviceTensor, target: DeviceTensor, spec: InputSpec) -> Launch:
@@ -242,7 +242,7 @@ def preprocess_launch(image: DeviceTensor, target: DeviceTensor, spec: InputSpec
         target: (1, 3, H, W) float32 or float16.
         spec: Channel order, mean and std.
     """
-    params = np.zeros((), PREPROCESS)
+    params = np.zeros(1, PREPROCESS)[0]
     params["images"], params["output"] = image.address, target.address
     params["batch"] = 1
     params["image_height"], params["image_width"] = image.shape[:2]
@@ -252,12 +252,12 @@ def preprocess_launch(image: DeviceTensor, target: DeviceTensor, spec: InputSpec
     height, width = target.shape[2:]
     blocks = _tiles(height, PREPROCESS_TILE[0]) * _tiles(width, PREPROCESS_TILE[1])
     kernel = f"preprocess_{_SCALARS[target.dtype]}"
-    return Launch("preprocess", kernel, params[()], blocks, PREPROCESS_THREADS)
+    return Launch("preprocess", kernel, params, blocks, PREPROCESS_THREADS)
 
 
 def _sampling_launch(
     source: str,
-    params: np.ndarray[tuple[()], np.dtype[np.void]],
+    params: np.void,
     feature: DeviceTensor,
     offset: DeviceTensor,
 ) -> Launch:
@@ -269,7 +269,7 @@ def _sampling_launch(
         blocks *= _tiles(int(params["channels"]), PLANAR_CHANNELS)
     layout = "planar" if planar else "channels_last"
     kernel = f"{source}_{layout}_{_SCALARS[feature.dtype]}_{_SCALARS[offset.dtype]}"
-    return Launch(source, kernel, params[()], blocks, SAMPLE_THREADS)
+    return Launch(source, kernel, params, blocks, SAMPLE_THREADS)
 
 
 def _tiles(size: int, tile: int) -> int:

@@ -6,6 +6,7 @@ and that of TensorRT-RTX 1.7, whose bindings were at hand.
 
 import contextlib
 import hashlib
+import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from alignseg_infer.backends import LabelledBatch, parse_device
 from alignseg_infer.backends.cuda import Cuda, CudaPackage, open_cuda
+from alignseg_infer.backends.device_images import require_right_results
 from alignseg_infer.backends.engine_checks import (
     REBUILD,
     require_complete,
@@ -93,7 +95,8 @@ class TensorRTBackend:
             with gpu.current():
                 loaded = _load(path, plan, self.facts, tensorrt, gpu)
             del plan
-            self._kernels = Kernels(gpu)
+            self._gpu, self._kernels = gpu, Kernels(gpu)
+            self._kernels_lock, self._kernels_are_right = threading.Lock(), False
             stack.callback(self._kernels.close)
             self._pool = RunnerPool(lambda: EngineRunner(loaded), contexts)
             stack.callback(_close, self._pool, loaded, path)
@@ -125,7 +128,11 @@ class TensorRTBackend:
                 "an engine that returns logits, for labels of another size to be made on the GPU",
                 "leave on_device out",
             )
-        self._kernels.load(*IMAGE_KERNELS)
+        with self._kernels_lock:
+            if not self._kernels_are_right:
+                self._kernels.load(*IMAGE_KERNELS)
+                require_right_results(self._gpu, self._kernels, self.spec)
+                self._kernels_are_right = True
 
     def segment(
         self, images: Sequence[Image], input_size: Size, *, confidence: bool

@@ -22,11 +22,13 @@ from alignseg_infer.backends.kernels import (
     offset_grid_sample_launch,
     upsample_argmax_launch,
 )
+from alignseg_infer.errors import CudaError
 from alignseg_infer.images import Image
-from alignseg_infer.ops import plugin_ops  # noqa: F401  defines the operators
+from alignseg_infer.ops import plugin_ops
 from alignseg_infer.preprocess import Size
 from alignseg_infer.spec import ModelSpec, SamplingConvention
 
+LARGEST_DISTANCE = 1e-4
 _DTYPES: dict[torch.dtype, np.dtype[np.generic]] = {
     torch.float32: np.dtype(np.float32),
     torch.float16: np.dtype(np.float16),
@@ -51,10 +53,33 @@ class TorchKernels:
         self.cuda: Cuda = open_cuda(index, CudaPackage.CUDA_PYTHON)
         self.kernels = Kernels(self.cuda)
         self.index = index
+        self._device = torch.device("cuda", index)
 
     def load(self, *sources: str) -> None:
         """See `Kernels.load`."""
         self.kernels.load(*sources)
+
+    def require_right_sampling(self) -> None:
+        """Adds two small features on the GPU, and compares with the CPU.
+
+        Raises:
+            MissingDependencyError: What compiles kernels is not installed.
+            CudaError: They do not compile or load, or give something else.
+        """
+        self.load("offset_grid_sample", "aligned_add")
+        random = torch.Generator().manual_seed(0)
+        shapes = ((1, 9, 5, 7), (1, 9, 11, 13), (1, 2, 11, 13), (1, 2, 11, 13))
+        tensors = [torch.randn(shape, generator=random) for shape in shapes]
+        for convention in SamplingConvention:
+            expected = plugin_ops.aligned_add(*tensors, convention.value)
+            seen = plugin_ops.aligned_add(*(t.to(self._device) for t in tensors), convention.value)
+            distance = float((seen.cpu() - expected).abs().max())
+            if not distance <= LARGEST_DISTANCE:
+                raise CudaError(
+                    f"on {self.cuda.gpu.name} our sampling kernels are off by {distance:.3g}",
+                    f"at most {LARGEST_DISTANCE} from the CPU",
+                    'device="cpu"; and report this',
+                )
 
     def run(self, launch: Launch) -> None:
         """Starts a kernel in PyTorch's current stream of this GPU."""
@@ -79,7 +104,7 @@ class TorchImages:
     def __init__(self, kernels: TorchKernels, spec: ModelSpec) -> None:
         self._device = torch.device("cuda", kernels.index)
         self._cuda = kernels.cuda
-        self._stream = torch.cuda.Stream(self._device)
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         torch.cuda.synchronize(self._device)  # the weights came in another stream
         with self._cuda.current():
             stream = self._stream.cuda_stream
