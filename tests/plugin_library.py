@@ -77,7 +77,8 @@ class Text:
         """The same for TensorRT; the bytes belong to `self`."""
         count = len(self.data or b"") if self.length is None else self.length
         name = None if self.name is None else self.name.encode()
-        return Field(name, ctypes.cast(self.data, ctypes.c_void_p), self.kind, count)
+        address = None if self.data is None else ctypes.cast(self.data, ctypes.c_void_p)
+        return Field(name, address, self.kind, count)
 
 
 def convention(value: str) -> Text:
@@ -195,7 +196,7 @@ class Plugin:
         tensors = [(Tensor * len(side))(*side) for side in (inputs, outputs)]
         own = ctypes.c_void_p(self.address)
         arguments = (tensors[0], len(inputs), tensors[1], len(outputs))
-        return getattr(self.calls, f"harness{call}")(own, *arguments) == 0
+        return bool(getattr(self.calls, f"harness{call}")(own, *arguments) == 0)
 
     def enqueue(
         self,
@@ -254,22 +255,38 @@ def cuda_headers(folder: Path) -> Path:
     return fetched("nvidia-cuda-runtime", "13.0.96", folder) / "nvidia" / "cu13" / "include"
 
 
-def build_library(folder: Path) -> Library:
-    """The plugin library and its harness, compiled by g++ and loaded."""
+def glue_sources() -> list[Path]:
+    """What libalignseg_plugin.so is made of, besides kernels."""
+    return [path for path in sorted(GLUE.glob("*.cpp")) if path.stem != "register_at_load"]
+
+
+def build_flags(folder: Path) -> list[str]:
+    """Options of g++ for what includes TensorRT's headers, which are put into `folder`."""
     if shutil.which("g++") is None or sys.platform != "linux":
         pytest.skip("needs Linux and g++")
-    flags = [
+    return [
         *("-shared", "-DALIGNSEG_REAL_CUDA_HEADERS"),
         *("-isystem", str(tensorrt_headers(folder / "tensorrt"))),
         *("-isystem", str(cuda_headers(folder / "cuda"))),
         *(SANITIZERS if SANITIZE else ()),
     ]
-    harness, plugins = folder / "libharness.so", folder / "libalignseg_plugin.so"
+
+
+def build_harness(folder: Path, flags: Sequence[str]) -> Path:
+    """The harness. It holds one library, so each library wants a harness of its own."""
+    harness = folder / "libharness.so"
     host_compile([HOST_CUDA / "plugin_harness.cpp"], harness, flags=flags)
+    return harness
+
+
+def build_library(folder: Path) -> Library:
+    """The plugin library, its kernels for the CPU, compiled by g++ and loaded."""
+    flags = build_flags(folder)
+    harness, plugins = build_harness(folder, flags), folder / "libalignseg_plugin.so"
     names = ("aligned_add", "offset_grid_sample", "upsample_argmax")
     kernels = [KERNELS / f"{name}_kernel.cu" for name in names]
     # -Bsymbolic: the library's own operator new, from failing_new.cpp, is the one it calls.
     own = ("-fvisibility=hidden", "-Wl,-Bsymbolic")
-    sources = [*sorted(GLUE.glob("*.cpp")), *kernels, HOST_CUDA / "failing_new.cpp"]
+    sources = [*glue_sources(), *kernels, HOST_CUDA / "failing_new.cpp"]
     host_compile(sources, plugins, flags=[*flags, *own])
     return Library(harness, plugins)

@@ -66,6 +66,11 @@ def constant_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
     return np.broadcast_to(rng.normal(0, 1e4, (*shape[:2], 1, 1)), shape).copy()
 
 
+def low_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
+    """Close to the least that a float holds: no class is below all others by default."""
+    return -rng.uniform(1, 3, shape) * 1e38
+
+
 def inner_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
     """The last class is best inside cells, where the corners' four average, and at no corner."""
     logits = np.full(shape, -9.0)
@@ -337,7 +342,7 @@ def _label_cases() -> list[LabelCase]:
             confidence=True,
             color=True,
         )
-        for (shape, size), labels in zip(sizes, [np.uint8, np.uint16, np.int32] * 5, strict=False)
+        for (shape, size), labels in zip(sizes, LABELS * 5, strict=False)
         for make in (random_logits, nan_logits)
     ]
     return [*plain, *all_three, *_special_cases()]
@@ -355,6 +360,7 @@ def _special_cases() -> list[LabelCase]:
         *(LabelCase(shape=one[0], size=one[1], make=constant_logits, labels=t) for t in LABELS),
         *(LabelCase(shape=one[0], size=one[1], make=inner_logits, logits=t) for t in SCALARS),
         LabelCase(shape=many[0], size=many[1], make=inner_logits, batch=3, confidence=True),
+        LabelCase(shape=many[0], size=many[1], make=low_logits, confidence=True),
         LabelCase(shape=many[0], size=many[1], batch=3, color=True, skew=1),
         LabelCase(shape=many[0], size=many[1], batch=2, confidence=True, color=True, skew=3),
         LabelCase(shape=many[0], size=many[1], labels=np.uint16, skew=1),

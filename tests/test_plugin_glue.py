@@ -5,6 +5,7 @@ takes it. ALIGNSEG_TENSORRT_HEADERS says against whose headers to build; 10.14 b
 """
 
 import ctypes
+import ctypes.util
 import itertools
 import os
 import re
@@ -34,6 +35,8 @@ from plugin_library import (
     Plugin,
     Tensor,
     Text,
+    build_flags,
+    build_harness,
     build_library,
     convention,
     tensor,
@@ -42,7 +45,7 @@ from plugin_library import (
 from torch.nn import functional as F
 
 from alignseg_infer.spec import SamplingConvention
-from host_kernels import KERNELS
+from host_kernels import HOST_CUDA, KERNELS, host_compile
 from kernel_cases import CASES, Array, KernelCase, Op, Scalar, check, inputs, stored_inputs
 
 INPUTS = {
@@ -430,7 +433,7 @@ def test_launcher_refuses(library: Library, name: str) -> None:
     plugin, tensors = made(library, name), described(name)
     tensors[0].dims.sizes[2] = 0
     assert not plugin.enqueue(tensors[:-1], tensors[-1], arrays_of(tensors))
-    assert "the kernel did not start: cudaErrorInvalidValue; expected a GPU that" in library.log()
+    assert "the kernel did not start: cudaErrorInvalidValue; expected a driver" in library.log()
 
 
 @pytest.mark.parametrize("name", INPUTS)
@@ -611,32 +614,77 @@ def test_sanitized() -> None:
 # The build
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc, of the CUDA toolkit")
-@pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
-def test_cmake_build_exports_two_functions(tmp_path: Path) -> None:
-    headers = tensorrt_headers(tmp_path / "tensorrt")
+@pytest.fixture(scope="module")
+def cmake_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what CMake and nvcc built, for one architecture."""
+    if shutil.which("nvcc") is None or shutil.which("cmake") is None:
+        pytest.skip("needs cmake, and nvcc of the CUDA toolkit")
+    folder = tmp_path_factory.mktemp("cmake")
+    headers = tensorrt_headers(folder / "tensorrt")
     options = [f"-DTENSORRT_ROOT={headers}", "-DCMAKE_CUDA_ARCHITECTURES=90"]
-    source, folder = str(KERNELS.parent), str(tmp_path / "build")
-    for command in (
-        ["cmake", "-S", source, "-B", folder, *options],
-        ["cmake", "--build", folder, "--parallel", "2"],
-    ):
+    build = ["cmake", "--build", str(folder), "--parallel", "2"]
+    for command in (["cmake", "-S", str(KERNELS.parent), "-B", str(folder), *options], build):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    plugins = tmp_path / "build" / "libalignseg_plugin.so"
-    listed = ["nm", "-D", "--defined-only", str(plugins)]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["libalignseg_plugin.so", "libalignseg_plugin_at_load.so"])
+def test_cmake_exports_two_functions(cmake_build: Path, name: str) -> None:
+    listed = ["nm", "-D", "--defined-only", str(cmake_build / name)]
     symbols = subprocess.run(listed, capture_output=True, text=True, check=True).stdout
     assert {line.split()[-1] for line in symbols.splitlines()} == {"getCreators", "setLoggerFinder"}
-    count = ctypes.c_int32()
-    loaded = ctypes.CDLL(str(plugins))
-    loaded.getCreators(ctypes.byref(count))
-    assert count.value == len(INPUTS)
+
+
+@pytest.mark.slow
+def test_cmake_library_loads_without_tensorrt_and_cuda(cmake_build: Path, tmp_path: Path) -> None:
+    plugins = cmake_build / "libalignseg_plugin.so"
+    library = Library(build_harness(tmp_path, build_flags(tmp_path)), plugins)
+    assert [creator["name"] for creator in library.creators] == list(INPUTS)
+    if ctypes.util.find_library("cuda") is not None:
+        pytest.skip("with a driver, the kernel would read host memory")
+    tensors = described("AlignedAdd")
+    plugin = made(library, "AlignedAdd")
+    assert not plugin.enqueue(tensors[:-1], tensors[-1], arrays_of(tensors))
+    assert "the kernel did not start: cudaErrorInsufficientDriver" in library.log()
+
+
+def loaded_in_child(libraries: Sequence[Path], folder: Path) -> tuple[list[str], str]:
+    """Lines of stdout, and stderr, of a program that loads `libraries` and no more.
+
+    Args:
+        libraries: What it loads, in this order.
+        folder: LD_LIBRARY_PATH.
+    """
+    program = "import ctypes, sys; [ctypes.CDLL(path) for path in sys.argv[1:]]"
+    command = [sys.executable, "-c", program, *map(str, libraries)]
+    settings = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines(), done.stderr
+
+
+@pytest.mark.slow
+def test_cmake_library_that_registers_itself(cmake_build: Path, tmp_path: Path) -> None:
+    plugins = cmake_build / "libalignseg_plugin_at_load.so"
+    printed, errors = loaded_in_child([plugins], tmp_path)
+    assert printed == []
+    assert re.search(r"not registered: libnvinfer.so.\d+: .* into LD_LIBRARY_PATH", errors)
+    named = re.search(r"libnvinfer.so.\d+", errors)
+    assert named is not None
+    fake = HOST_CUDA / "fake_registry.cpp"
+    host_compile([fake], tmp_path / named.group(), flags=build_flags(tmp_path))
+    everything = [f"alignseg {name}" for name in INPUTS]
+    assert loaded_in_child([plugins], tmp_path) == (everything, "")
+    second = shutil.copy(plugins, tmp_path / "second.so")
+    printed, errors = loaded_in_child([plugins, second], tmp_path)
+    assert printed == [*everything, *everything]
+    assert errors.count("is registered already; load one library of plugins, not two") == 3
 
 
 def test_cmake_says_what_is_missing(tmp_path: Path) -> None:
     if shutil.which("nvcc") is None or shutil.which("cmake") is None:
-        pytest.skip("needs nvcc and cmake")
+        pytest.skip("needs cmake, and nvcc of the CUDA toolkit")
     command = ["cmake", "-S", str(KERNELS.parent), "-B", str(tmp_path / "build")]
     options = [f"-DTENSORRT_ROOT={tmp_path}", "-DCMAKE_CUDA_ARCHITECTURES=90"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
