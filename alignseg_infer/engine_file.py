@@ -15,7 +15,7 @@ from alignseg_infer.flavours import Runtime
 from alignseg_infer.spec import ModelSpec, dataclass_from_json
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
-SIDECAR_VERSION = 1
+SIDECAR_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,7 @@ class EngineFacts:
         verification: None: built, not verified.
         builder: Versions that wrote it.
         tf32: Whether float32 convolutions may round their inputs to 10 bits of mantissa.
+        plugins_embedded: Whether the library of plugins is in the plan file.
     """
 
     spec: ModelSpec
@@ -166,6 +167,7 @@ class EngineFacts:
     verification: Verification | None
     builder: str
     tf32: bool = False
+    plugins_embedded: bool = False
 
     def to_json(self) -> str:
         """The facts as one indented JSON object."""
@@ -182,10 +184,12 @@ class EngineFacts:
         try:
             facts = json.loads(text)
             version = facts.pop("version")
+            if version == 1:  # before engines had plugins
+                facts.setdefault("plugins_embedded", False)
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise _unreadable(f"not a JSON object with a version ({error!r})") from error
-        if type(version) is not int or version != SIDECAR_VERSION:
-            raise _unreadable(f"version {version!r} instead of {SIDECAR_VERSION}")
+        if type(version) is not int or not 1 <= version <= SIDECAR_VERSION:
+            raise _unreadable(f"version {version!r} instead of 1 to {SIDECAR_VERSION}")
         try:
             read = dataclass_from_json(cls, facts, "engine")
         except SpecError as error:
@@ -228,6 +232,6 @@ def read_facts(engine: Path) -> EngineFacts:
 def _unreadable(reason: str) -> EngineError:
     return EngineError(
         f"the facts of the engine cannot be read: {reason}",
-        f"the JSON of version {SIDECAR_VERSION} that export/to_trt.py writes",
+        f"the JSON of version 1 to {SIDECAR_VERSION} that export/to_trt.py writes",
         "build the engine again: python export/to_trt.py MODEL -o ENGINE",
     )

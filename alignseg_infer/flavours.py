@@ -137,6 +137,8 @@ _ONLY = {
         Runtime.TENSORRT,
         "engines of TensorRT for RTX run on several GPUs anyway; --compute-capability names them",
     ),
+    "--plugin": _Only(Runtime.TENSORRT, "TensorRT for RTX has no plugins"),
+    "--embed-plugin": _Only(Runtime.TENSORRT, "TensorRT for RTX has no plugins"),
     "--compute-capability": _Only(
         Runtime.TENSORRT_RTX, "TensorRT builds for the GPU it runs on; --hardware-compatibility"
     ),

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -263,9 +263,14 @@ class FakeTensorRT:
         self.refuses: set[str] = set()  # calls that fail
         self.contexts = 0
         self.configs: list[FakeConfig | None] = []
+        self.registry = FakeRegistry()
+        self.host_code_allowed: list[bool] = []  # at each engine that was deserialised
 
     def Runtime(self, log: Any) -> "FakeRuntime":
         return FakeRuntime(self, log)
+
+    def get_plugin_registry(self) -> "FakeRegistry":
+        return self.registry
 
     def loaded(self, version: tuple[int, ...] = VERSION) -> TensorRT:
         return TensorRT(Runtime.TENSORRT, self, version)
@@ -278,6 +283,38 @@ class FakeTensorRTRTX(FakeTensorRT):
 
     def loaded(self, version: tuple[int, ...] = VERSION) -> TensorRT:
         return TensorRT(Runtime.TENSORRT_RTX, self, version)
+
+
+class FakeRegistry:
+    """TensorRT's registry of plugins. A library is a text file of names, versions, namespaces.
+
+    Attributes:
+        creators: What is registered.
+        loaded: Paths of the libraries loaded.
+    """
+
+    def __init__(self) -> None:
+        self.creators: set[tuple[str, str, str]] = set()
+        self.loaded: list[str] = []
+
+    def get_creator(self, type: str, version: str, plugin_namespace: str = "") -> object | None:
+        key = (type, version, plugin_namespace)
+        return key if key in self.creators else None
+
+    def load_library(self, plugin_path: str) -> object | None:
+        lines = Path(plugin_path).read_text().splitlines()
+        creators = {(name, version, space) for name, version, space in map(str.split, lines)}
+        if not creators or creators & self.creators:  # no library, or registered already
+            return None
+        self.creators |= creators
+        self.loaded.append(plugin_path)
+        return plugin_path
+
+
+def write_plugin_library(path: Path, names: Iterable[str], version: str = "1") -> Path:
+    """A library that `FakeRegistry` loads."""
+    path.write_text("\n".join(f"{name} {version} alignseg" for name in names))
+    return path
 
 
 class FakeConfig:
@@ -315,11 +352,20 @@ class FakeRuntime:
         self._module, self._log = module, log
 
     def deserialize_cuda_engine(self, plan: bytes) -> "FakeEngine | None":
+        content = json.loads(plan)
+        self._module.host_code_allowed.append(self.engine_host_code_allowed)
+        if content.get("host code") and not self.engine_host_code_allowed:
+            self._log.log(SimpleNamespace(name="ERROR"), "host code is not allowed")
+            return None
+        for name in content.get("plugins", []):
+            if self._module.registry.get_creator(name, "1", "alignseg") is None:
+                self._log.log(SimpleNamespace(name="ERROR"), f"no creator of {name}")
+                return None
         if "deserialize" in self._module.refuses:
             for number in range(20):
                 self._log.log(SimpleNamespace(name="ERROR"), f"bad magic {number}\n")
             return None
-        return FakeEngine(self._module, self._log, json.loads(plan))
+        return FakeEngine(self._module, self._log, content)
 
     def __del__(self) -> None:
         self._module.cuda.events.append("runtime gone")

@@ -140,7 +140,9 @@ def run_case(
 ) -> dict[str, Array]:
     """What a kernel writes; arrays begin `case.skew` elements after an aligned address."""
     arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
-    held = {name: gpu.upload(skewed(array, case.skew)) for name, array in {**inputs, **arrays}.items()}
+    held = {
+        name: gpu.upload(skewed(array, case.skew)) for name, array in {**inputs, **arrays}.items()
+    }
     starts = {name: one.address + case.skew * one.dtype.itemsize for name, one in held.items()}
     labels = structure is UPSAMPLE_ARGMAX
     source, threads = ("upsample_argmax", 384) if labels else ("preprocess", 256)

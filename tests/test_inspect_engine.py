@@ -158,7 +158,7 @@ def test_needs_no_runtime(tmp_path: Path) -> None:
         (("spec", "export"), None),
         (("spec", "export", "precision"), "fp8"),
         (("layers",), 3),
-        (("version",), 2),
+        (("version",), 3),
     ],
 )
 def test_facts_that_were_edited(

@@ -257,7 +257,7 @@ def test_coordinates_in_half_are_refused() -> None:
     ):
         native = one.sampling is not None
         export = SimpleNamespace(sampler=Sampler.NATIVE if native else Sampler.GATHER)
-        facts: Any = SimpleNamespace(export=export, grid_samples=int(native))
+        facts: Any = SimpleNamespace(export=export, grid_samples=int(native), plugins=())
         with pytest.raises(BuildError, match="computes in HALF"):
             require_sampling(Network((one,), (), ()), facts)
         exact = replace(one, data_type="FLOAT")

@@ -41,7 +41,7 @@ def require_unchanged_plan(path: Path, facts: EngineFacts, seen: str) -> None:
 
 
 def require_complete(path: Path, facts: EngineFacts) -> None:
-    """Checks that the engine has its weights and needs no plugin.
+    """Checks that the engine has its weights.
 
     Raises:
         EngineError: Otherwise.
@@ -51,13 +51,6 @@ def require_complete(path: Path, facts: EngineFacts) -> None:
             f"{path} was built without its weights",
             "an engine with weights; refitting is not something this version does",
             "build it again: python export/to_trt.py MODEL -o ENGINE --opt NxHxW",
-        )
-    if facts.plugins:
-        raise EngineError(
-            f"{path} needs the TensorRT plugins {', '.join(facts.plugins)}",
-            "an engine without plugins; this version cannot load any",
-            "build it from a model whose sampler is not plugin: "
-            "alignseg export-onnx CHECKPOINT -o MODEL.onnx --sampler gather",
         )
 
 

@@ -26,8 +26,8 @@ _CONVENTIONS = {
 # Threads of a block, and the output pixels (height, width) it computes; *_math.h say the same.
 SAMPLE_THREADS = 256
 PLANAR_TILE = (4, 64)
-PLANAR_CHANNELS = 32
-CHANNELS_LAST_TILE = (4, 8)
+PLANAR_CHANNELS = 64
+CHANNELS_LAST_TILE = (8, 8)
 ARGMAX_THREADS = 384
 ARGMAX_TILE = (32, 128)
 PREPROCESS_THREADS = 256

@@ -38,6 +38,7 @@ from alignseg_infer.engine_file import EngineFacts, InputShape, LayerCount, Prof
 from alignseg_infer.errors import EngineError, ImageError, OptionError, SizeError
 from alignseg_infer.flavours import TensorRT, load_tensorrt, new_runtime_cache
 from alignseg_infer.images import Image
+from alignseg_infer.plugin_library import provide_plugins
 from alignseg_infer.preprocess import Size
 from alignseg_infer.spec import ModelSpec, OutputKind
 
@@ -53,6 +54,8 @@ class TensorRTBackend:
         cuda: Python package to call CUDA through: ``auto``, ``cuda-python`` or ``pycuda``.
         contexts: Calls that run at the same time at most; each has activations and buffers of its
             own, made when first needed. More threads than that wait for each other.
+        plugin: Library of TensorRT plugins, for an engine that needs them and does not hold them;
+            None for ``$ALIGNSEG_PLUGIN``, else the one built in a checkout.
         trust_changed_plan: Whether to load a plan file that is not the one its facts were written
             with. A plan can hold code that runs on this machine.
 
@@ -76,6 +79,7 @@ class TensorRTBackend:
         device: str = "cuda",
         cuda: str = CudaPackage.AUTO,
         contexts: int = DEFAULT_CONTEXTS,
+        plugin: Path | None = None,
         trust_changed_plan: bool = False,
     ) -> None:
         index = _gpu_index(device)
@@ -93,7 +97,7 @@ class TensorRTBackend:
             stack.callback(gpu.close)
             require_gpu(path, self.facts, gpu.gpu)
             with gpu.current():
-                loaded = _load(path, plan, self.facts, tensorrt, gpu)
+                loaded = _load(path, plan, self.facts, tensorrt, gpu, plugin=plugin)
             del plan
             self._gpu, self._kernels = gpu, Kernels(gpu)
             self._kernels_lock, self._kernels_are_right = threading.Lock(), False
@@ -177,16 +181,28 @@ class TensorRTBackend:
 
 
 def _load(
-    path: Path, plan: bytes, facts: EngineFacts, tensorrt: TensorRT, cuda: Cuda
+    path: Path,
+    plan: bytes,
+    facts: EngineFacts,
+    tensorrt: TensorRT,
+    cuda: Cuda,
+    *,
+    plugin: Path | None,
 ) -> LoadedEngine:
     """Deserialises the engine."""
     log = new_log(tensorrt)
     runtime = tensorrt.module.Runtime(log)
-    if facts.version_compatible:  # such a plan brings its own runtime along
+    if facts.version_compatible or facts.plugins_embedded:  # code that is in the plan
         runtime.engine_host_code_allowed = True
+    if facts.plugins and not facts.plugins_embedded:
+        try:
+            provide_plugins(tensorrt, facts.plugins, plugin, EngineError)
+        except EngineError:
+            del runtime  # the traceback would keep it for longer than the CUDA context
+            raise
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        del runtime  # the traceback would keep it for longer than the CUDA context
+        del runtime  # as above
         raise EngineError(
             f"{path} cannot be loaded: {log.take_errors()}",
             f"an engine that {tensorrt.runtime} {tensorrt.version_text} reads on this GPU",

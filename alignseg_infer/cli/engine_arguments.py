@@ -14,6 +14,7 @@ from alignseg_infer.export.build_options import (
     HardwareCompatibility,
 )
 from alignseg_infer.flavours import Runtime
+from alignseg_infer.plugin_library import BUILT_LIBRARY, LIBRARY_VARIABLE
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +46,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help="let float32 convolutions round to 10 bits of mantissa, for speed",
     )
     _add_target_arguments(group)
+    _add_plugin_arguments(group)
 
 
 def _add_shape_arguments(group: argparse._ArgumentGroup) -> None:
@@ -91,6 +93,22 @@ def _add_target_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_plugin_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--plugin",
+        type=Path,
+        metavar="LIBRARY",
+        help="library of TensorRT plugins, for a model exported with --sampler plugin (default: "
+        f"${LIBRARY_VARIABLE}, else plugins/build/{BUILT_LIBRARY.name} of a checkout)",
+    )
+    group.add_argument(
+        "--embed-plugin",
+        action="store_true",
+        help="put that library into the engine, which then needs no such file where it runs; with "
+        "--version-compatible",
+    )
+
+
 def input_shape(text: str) -> InputShape:
     """``1x512x1024`` as images, height, width."""
     if not re.fullmatch(r"\d+x\d+x\d+", text.lower()):
@@ -115,6 +133,8 @@ def build_options_from(arguments: argparse.Namespace) -> BuildOptions:
         compute_capabilities=tuple(arguments.compute_capability),
         optimization_level=arguments.optimization_level,
         tf32=arguments.tf32,
+        plugin=arguments.plugin,
+        embed_plugin=arguments.embed_plugin,
     )
 
 

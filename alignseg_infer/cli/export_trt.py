@@ -18,7 +18,7 @@ from alignseg_infer.cli.graph import (
 from alignseg_infer.demo import model_path
 from alignseg_infer.engine_file import EngineFacts, Verification
 from alignseg_infer.flavours import load_tensorrt
-from alignseg_infer.spec import Precision
+from alignseg_infer.spec import Precision, Sampler
 
 HELP = "Build a TensorRT engine from a checkpoint or an exported model."
 EXAMPLE = (
@@ -49,10 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
     from alignseg_infer.cli.progress import phase_bars
     from alignseg_infer.export.build_options import profile_for
     from alignseg_infer.export.engine import build_engine, require_engine_name
+    from alignseg_infer.export.engine_plugins import require_plugin_options
     from alignseg_infer.export.onnx_facts import read_onnx_facts
 
     options = build_options_from(arguments)
     require_engine_name(arguments.output_file)
+    require_plugin_options(_sampler_of(model, arguments), options)
     load_tensorrt(options.runtime)  # before an export that takes half a minute
     with tempfile.TemporaryDirectory() as folder:
         reference = _reference(model, Path(folder), arguments)
@@ -68,6 +70,15 @@ def run(arguments: argparse.Namespace) -> int:
             )
     print(f"{arguments.output_file} ({len(engine.plan) / 1e6:.1f} MB, {_described(engine.facts)})")
     return 0
+
+
+def _sampler_of(model: Path, arguments: argparse.Namespace) -> Sampler:
+    """How sampling is written, or will be."""
+    if model.suffix.lower() != ".onnx":
+        return Sampler(arguments.sampler or Sampler.NATIVE)
+    from alignseg_infer.export.onnx_facts import read_onnx_facts
+
+    return read_onnx_facts(model).export.sampler
 
 
 def _reference(model: Path, folder: Path, arguments: argparse.Namespace) -> Path:

@@ -20,7 +20,8 @@ def describe_engine(path: Path, facts: EngineFacts) -> str:
         tf32 = ", TF32 allowed" if facts.tf32 else ""
         lines.insert(1, f"  precision: {facts.spec.export.precision}{tf32}")
     if facts.plugins:
-        lines.append(f"  needs the plugins: {', '.join(facts.plugins)}")
+        place = ", which are in the engine" if facts.plugins_embedded else ""
+        lines.append(f"  needs the plugins: {', '.join(facts.plugins)}{place}")
     if facts.stripped:
         lines.append("  built without its weights: needs a refit")
     lines.append(f"  built from: an .onnx with sha256 {facts.source_sha256}")

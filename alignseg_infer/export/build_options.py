@@ -45,6 +45,9 @@ class BuildOptions:
         optimization_level: 0 (built soonest) to 5 (searched longest); None for TensorRT's 3.
         tf32: Whether float32 convolutions and products may round their inputs to 10 bits of
             mantissa (TF32), as TensorRT does by default and this package does not.
+        plugin: Library of TensorRT plugins; None for `plugin_library`'s default.
+        embed_plugin: Whether it becomes part of the engine, which then needs no such file where it
+            runs. TensorRT does so for version-compatible engines.
 
     Raises:
         OptionError, SizeError: A value cannot be used.
@@ -59,6 +62,8 @@ class BuildOptions:
     compute_capabilities: tuple[str, ...] = ()
     optimization_level: int | None = None
     tf32: bool = False
+    plugin: Path | None = None
+    embed_plugin: bool = False
 
     def __post_init__(self) -> None:
         given = {
@@ -68,6 +73,8 @@ class BuildOptions:
                 self.hardware_compatibility is not HardwareCompatibility.NONE
             ),
             "--compute-capability": bool(self.compute_capabilities),
+            "--plugin": self.plugin is not None,
+            "--embed-plugin": self.embed_plugin,
         }
         for option in filter(given.__getitem__, given):
             require_option_of(self.runtime, option)
@@ -76,6 +83,13 @@ class BuildOptions:
         if self.workspace is not None and not MEBIBYTE <= self.workspace <= MAX_WORKSPACE:
             raise OptionError(
                 f"a workspace of {self.workspace} bytes", "1 MiB to 1 TiB", "--workspace 4096"
+            )
+        if self.embed_plugin and not self.version_compatible:
+            raise OptionError(
+                "--embed-plugin without --version-compatible",
+                "both: TensorRT puts libraries into version-compatible engines only (NvInfer.h, "
+                "setPluginsToSerialize)",
+                "--embed-plugin --version-compatible, or neither",
             )
         level = self.optimization_level
         if level is not None and not 0 <= level <= MAX_OPTIMIZATION_LEVEL:

@@ -22,6 +22,7 @@ from alignseg_infer.errors import BuildError, OptionError
 from alignseg_infer.export.build_options import BuildOptions, profile_for
 from alignseg_infer.export.callbacks import PhaseProgress, Phases, monitor_of, run_stoppable
 from alignseg_infer.export.engine_config import Session, configuration
+from alignseg_infer.export.engine_plugins import require_plugin_options, with_plugins
 from alignseg_infer.export.layer_report import describe_layers
 from alignseg_infer.export.layers import (
     Network,
@@ -81,7 +82,8 @@ def build_engine(
         OptionError, SizeError: `engine_path` has another ending, or an option cannot be used.
         ModelFileError: `onnx_path` is none of ours.
         MissingDependencyError: TensorRT is not installed; or it is, but no CUDA from Python.
-        BuildError: TensorRT does not take the graph, or makes something else of it.
+        BuildError: TensorRT does not take the graph, or makes something else of it; or its
+            plugins are not there.
         OutputError: A file cannot be written.
         KeyboardInterrupt: Ctrl-C; the build has stopped.
     """
@@ -106,10 +108,12 @@ def engine_from_onnx(
     """Builds an engine in memory; `build_engine` says what it raises."""
     facts = read_onnx_facts(path)
     _require_narrow_labels(facts)
+    require_plugin_options(facts.export.sampler, options)
     profile = profile_for(facts.export, options.profile)
     session = Session.of(load_tensorrt(options.runtime))
     # TensorRT builds on it; loaders compare it with theirs. TensorRT for RTX builds anywhere.
     gpu = current_gpu() if options.runtime is Runtime.TENSORRT else None
+    options = with_plugins(session.tensorrt, facts, options)
     _parse(session, path)
     network = read_network(session.tensorrt.module, session.network)
     require_sampling(network, facts)
@@ -235,7 +239,8 @@ def _facts(
         gpu=gpu,
         profile=profile,
         stripped=False,
-        plugins=(),
+        plugins=tuple(sorted(set(source.plugins))),
+        plugins_embedded=options.embed_plugin,
         layers=count_layers(network),
         source_sha256=source.sha256,
         verification=None,

@@ -41,6 +41,8 @@ class Session:
 def configuration(session: Session, profile: Profile, options: BuildOptions) -> Any:
     """TensorRT's ``IBuilderConfig`` for `options`, without a timing cache.
 
+    A plugin to embed has the path that `engine_plugins.with_plugins` found.
+
     Raises:
         OptionError: This version of TensorRT does not have what was asked for.
         BuildError: TensorRT does not take the profile.
@@ -55,6 +57,8 @@ def configuration(session: Session, profile: Profile, options: BuildOptions) -> 
         config.clear_flag(module.BuilderFlag.TF32)
     if options.version_compatible:
         config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
+    if options.embed_plugin:
+        config.plugins_to_serialize = [str(options.plugin)]
     _set_targets(session.tensorrt, config, options)
     _add_profile(session, config, profile)
     return config

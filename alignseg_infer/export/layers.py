@@ -13,7 +13,9 @@ from alignseg_infer.errors import BuildError
 from alignseg_infer.export.onnx_facts import OnnxFacts
 from alignseg_infer.spec import Precision, Sampler
 
+PLUGIN_LAYER = "PLUGIN_V3"
 HALF, FLOAT, INT8 = "HALF", "FLOAT", "INT8"
+LABELS = "INT32"  # what plugins return that are no features
 _SHOWN = {HALF: "FP16", FLOAT: "FP32", INT8: "INT8"}
 # What ONNX's mode=bilinear, padding_mode=zeros, align_corners=0 are in TensorRT.
 SAMPLING = ("LINEAR", "FILL", False)
@@ -37,6 +39,7 @@ class Layer:
         outputs: Names of the tensors it makes.
         operation: Of a unary layer, e.g. ``FLOOR``.
         sampling: Of a grid-sample layer: interpolation, what lies outside, corners aligned.
+        plugin: Of a plugin layer: ``name/version``.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Layer:
     outputs: tuple[str, ...] = ()
     operation: str | None = None
     sampling: tuple[str, str, bool] | None = None
+    plugin: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def _layer_from(module: Any, layer: Any, makers: dict[str, str]) -> Layer:
     tensors = [layer.get_input(index) for index in range(layer.num_inputs)]
     inputs = tuple(tensor.name for tensor in tensors if tensor is not None)
     kind, data_type = layer.type.name, layer.get_output(0).dtype.name
-    operation, sampling = None, None
+    operation, sampling, plugin = None, None, None
     # The network gives every layer as an ILayer; its class decides which attributes it shows.
     if kind == "UNARY":
         layer.__class__ = module.IUnaryLayer
@@ -88,6 +92,10 @@ def _layer_from(module: Any, layer: Any, makers: dict[str, str]) -> Layer:
         layer.__class__ = module.IGridSampleLayer
         mode = layer.interpolation_mode.name
         sampling = (mode, layer.sample_mode.name, bool(layer.align_corners))
+    elif kind == PLUGIN_LAYER:
+        layer.__class__ = module.IPluginV3Layer
+        core = layer.plugin.get_capability_interface(module.PluginCapabilityType.CORE)
+        plugin = f"{core.plugin_name}/{core.plugin_version}"
     elif kind == "CONVOLUTION" and _dequantised(inputs, makers):
         data_type = INT8
     outputs = tuple(layer.get_output(index).name for index in range(layer.num_outputs))
@@ -99,6 +107,7 @@ def _layer_from(module: Any, layer: Any, makers: dict[str, str]) -> Layer:
         outputs=outputs,
         operation=operation,
         sampling=sampling,
+        plugin=plugin,
     )
 
 
@@ -114,7 +123,7 @@ def count_layers(network: Network) -> tuple[LayerCount, ...]:
 
 
 def require_sampling(network: Network, facts: OnnxFacts) -> None:
-    """Checks the samplers: as many as in the ONNX graph, each with its modes.
+    """Checks the samplers and plugins: those of the ONNX graph, each with its modes or type.
 
     TensorRT up to 11.1 reads GridSample of opset 20 as nearest neighbour without a word
     (NVIDIA/TensorRT#4646).
@@ -148,6 +157,33 @@ def require_sampling(network: Network, facts: OnnxFacts) -> None:
             "as many layers as nodes; none with the sampler gather, some with native",
             "export the model again, and report this if it happens again",
         )
+    _require_plugins(network, facts)
+
+
+def _require_plugins(network: Network, facts: OnnxFacts) -> None:
+    """Checks that each plugin node became a layer of that plugin, in the graph's own type."""
+    layers = [layer for layer in network.layers if layer.kind.startswith("PLUGIN")]
+    found = Counter(layer.plugin or layer.kind for layer in layers)
+    if found != Counter(facts.plugins):
+        raise BuildError(
+            f"TensorRT has the plugin layers {_listed(found)}, the ONNX graph "
+            f"{_listed(Counter(facts.plugins))}",
+            "a layer for each node, of the same plugin",
+            "build the library of plugins again, and report this if it happens again",
+        )
+    for layer in layers:
+        wanted = FLOAT if facts.export.precision is Precision.FP32 else HALF
+        if layer.data_type not in (wanted, LABELS):
+            raise BuildError(
+                f"the plugin layer {layer.name!r} returns {layer.data_type} in a graph said to be "
+                f"{facts.export.precision}",
+                f"{wanted}, or {LABELS} labels",
+                "export the model again, and report this if it happens again",
+            )
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
 
 
 def _is_inexact_coordinate(layer: Layer) -> bool:
