@@ -36,7 +36,7 @@ setup(
     package_dir={PLUGINS: "plugins"},
     package_data={
         "alignseg_infer": ["py.typed", "demo/demo.onnx", "demo/demo.pth", "demo/recipe.json"],
-        PLUGINS: ["CMakeLists.txt", "README.md", "kernels/*", "tensorrt/*"],
+        PLUGINS: ["CMakeLists.txt", "README.md", "cmake/*", "kernels/*", "tensorrt/*"],
     },
     install_requires=[
         "numpy>=1.26",
