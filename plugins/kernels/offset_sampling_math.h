@@ -218,41 +218,60 @@ ALIGNSEG_HD int32_t composedTaps(int32_t coarse, int32_t size)
     return coarse <= size ? 3 : 4;
 }
 
-//! The coarse pixels behind two fine ones, in one step: linear maps compose.
-//!
-//! \param corners Two neighbours on the fine axis; those outside have lost their weight already.
+//! Where two neighbours on the fine axis lie on the coarse one.
+struct CoarsePair
+{
+    int32_t first;  //!< Coarse pixel at or before the lower neighbour
+    int32_t second; //!< With four taps, at or before the upper one; else `first` again
+    float below;    //!< The lower neighbour's distance from `first`, 0 to 1
+    float above;    //!< The upper neighbour's distance from `second`: 0 to 1, or to 2 with three taps
+};
+
+//! \param corners The neighbours; one that is outside counts as being where the other is.
 //! \param coarse Pixels of the coarse axis, spread over `size` fine ones with aligned ends.
-//! \tparam K At least composedTaps(coarse, size).
-template <int K>
-ALIGNSEG_HD Taps<K> composed(Taps<2> const& corners, int32_t coarse, int32_t size)
+//! \param taps composedTaps(coarse, size), or more.
+ALIGNSEG_HD CoarsePair coarsePair(Taps<2> const& corners, int32_t coarse, int32_t size, int32_t taps)
 {
     int32_t const last = size - 1;
     int32_t const divisor = last > 0 ? last : 1;
     int32_t const lower = corners.first < 0 ? 0 : (corners.first > last ? last : corners.first);
     int32_t const upper = lower < last && corners.first >= 0 ? lower + 1 : lower;
     Position const below = positionOf(lower, coarse - 1, divisor);
-    Taps<K> taps;
-    taps.first = static_cast<int32_t>(below.whole);
-    if constexpr (K == 4)
+    int32_t const first = static_cast<int32_t>(below.whole);
+    if (taps == 4)
     {
         Position const above = positionOf(upper, coarse - 1, divisor);
-        taps.second = static_cast<int32_t>(above.whole);
-        taps.weight[2] = corners.weight[1] * (1.0F - above.rest);
-        taps.weight[3] = corners.weight[1] * above.rest;
-        taps.weight[0] = corners.weight[0] * (1.0F - below.rest);
-        taps.weight[1] = corners.weight[0] * below.rest;
+        return {first, static_cast<int32_t>(above.whole), below.rest, above.rest};
+    }
+    // Rounding may see it just beside a coarse pixel that it has reached, which moves its weight by
+    // no more than that rounding: interpolation is continuous.
+    float const step = quotient(static_cast<float>(coarse - 1), static_cast<float>(divisor));
+    return {first, first, below.rest, upper > lower ? below.rest + step : below.rest};
+}
+
+//! The coarse pixels behind two fine ones, in one step: linear maps compose.
+//!
+//! \param corners The fine pixels; those outside have lost their weight already.
+//! \param coarse Pixels of the coarse axis.
+template <int K>
+ALIGNSEG_HD Taps<K> composed(Taps<2> const& corners, CoarsePair const& pair, int32_t coarse)
+{
+    Taps<K> taps;
+    taps.first = pair.first;
+    taps.second = pair.second;
+    taps.weight[0] = corners.weight[0] * (1.0F - pair.below);
+    taps.weight[1] = corners.weight[0] * pair.below;
+    if constexpr (K == 4)
+    {
+        taps.weight[2] = corners.weight[1] * (1.0F - pair.above);
+        taps.weight[3] = corners.weight[1] * pair.above;
         return taps;
     }
-    // At most one coarse pixel on. Rounding may see the position just below a coarse pixel that it
-    // has reached, which moves its weight by no more than that rounding: interpolation is continuous.
-    float const step = quotient(static_cast<float>(coarse - 1), static_cast<float>(divisor));
-    float const above = below.rest + (upper > lower ? step : 0.0F);
-    taps.second = taps.first;
-    float const inFirst = fmaxf(1.0F - above, 0.0F);
-    bool const third = K == 3 && below.whole + 2 < coarse; // or rounding could reach past the end
-    float const inThird = third ? fmaxf(above - 1.0F, 0.0F) : 0.0F;
-    taps.weight[0] = corners.weight[0] * (1.0F - below.rest) + corners.weight[1] * inFirst;
-    taps.weight[1] = corners.weight[0] * below.rest + corners.weight[1] * (1.0F - inFirst - inThird);
+    bool const third = K == 3 && pair.first + 2 < coarse; // or rounding could reach past the end
+    float const inFirst = fmaxf(1.0F - pair.above, 0.0F);
+    float const inThird = third ? fmaxf(pair.above - 1.0F, 0.0F) : 0.0F;
+    taps.weight[0] += corners.weight[1] * inFirst;
+    taps.weight[1] += corners.weight[1] * (1.0F - inFirst - inThird);
     if constexpr (K == 3)
     {
         taps.weight[2] = corners.weight[1] * inThird;
@@ -336,6 +355,11 @@ struct Window
     int64_t gap;        //!< Elements from the first column to the third, of four
     float weight[K][K]; //!< Pixels of weight 0 may lie outside and are not read
 
+    ALIGNSEG_HD int64_t column(int32_t x) const
+    {
+        return K == 4 && x >= 2 ? gap + (x - 2) * pixel : x * pixel;
+    }
+
     //! Loads V channels of the rows from `first` on, `channels` channels on.
     template <int V, int rows>
     ALIGNSEG_HD void load(Values<T, K, V, rows>& values, int32_t first, int32_t channels) const
@@ -347,11 +371,10 @@ struct Window
 #pragma unroll
             for (int32_t x = 0; x < K; ++x)
             {
-                int64_t const column = K == 4 && x >= 2 ? gap + (x - 2) * pixel : x * pixel;
                 values.at[y][x] = {};
                 if (weight[first + y][x] != 0.0F)
                 {
-                    values.at[y][x] = *reinterpret_cast<Stored<T, V> const*>(from + column);
+                    values.at[y][x] = *reinterpret_cast<Stored<T, V> const*>(from + column(x));
                 }
             }
         }
@@ -384,6 +407,22 @@ struct Window
         }
     }
 
+    //! One channel, pixel by pixel: slow, but in few registers if the window is in shared memory.
+    ALIGNSEG_HD float sumOf(int32_t channel) const
+    {
+        float sum = 0.0F;
+#pragma unroll 1
+        for (int32_t tap = 0; tap < K * K; ++tap)
+        {
+            float const share = weight[tap / K][tap % K];
+            if (share != 0.0F)
+            {
+                sum += share * toFloat(row[tap / K][channel * step + column(tap % K)]);
+            }
+        }
+        return sum;
+    }
+
     ALIGNSEG_HD void advance(int32_t channels)
     {
 #pragma unroll
@@ -393,11 +432,19 @@ struct Window
         }
     }
 
-    //! Strides again, so that a compiler knows of the 1 after it lost sight of the rest.
+    //! Says again what a compiler cannot know of a window that comes from shared memory: that
+    //! channels are neighbours, and that features are in global memory.
     ALIGNSEG_HD void setChannelsLast(int64_t pitch)
     {
         step = 1;
         pixel = pitch;
+#if defined(__CUDA_ARCH__)
+#pragma unroll
+        for (int32_t y = 0; y < K; ++y)
+        {
+            __builtin_assume(__isGlobal(row[y]));
+        }
+#endif
     }
 };
 
