@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from alignseg_infer.spec import SamplingConvention
 from host_kernels import HOST_CUDA, KERNELS, host_compile
 from kernel_cases import CASES, Array, KernelCase, Op, Scalar, check, inputs, stored_inputs
-from plugin_library import (
+from plugin_harness import (
     BUILD,
     CHAR,
     FLOAT,
@@ -105,6 +105,19 @@ def test_creators(library: Library) -> None:
         }
         for name in INPUTS
     ]
+
+
+def test_the_readme_has_the_contract(library: Library) -> None:
+    text = (KERNELS.parent / "README.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| .*? \| (.*?) \|$", text, re.MULTILINE)
+    read = {name: tuple(re.findall(r"`(\w+)` \(N", inputs)) for name, inputs, _ in rows}
+    assert read == INPUTS
+    fields = {name: f"{field.strip('`')} 6 null;" for name, _, field in rows if field != "none"}
+    assert {name: fields.get(name, "") for name in INPUTS} == {
+        creator["name"]: creator["fields"] for creator in library.creators
+    }
+    for convention_name in CONVENTIONS:
+        assert f"`{convention_name}`" in text
 
 
 @pytest.mark.parametrize("value", CONVENTIONS)
