@@ -2,11 +2,9 @@
 
 import ctypes
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import pytest
-
 from host_kernels import HOST_CUDA, host_library
 from kernel_cases import CASES, Array, KernelCase, check, fields, stored_inputs
 

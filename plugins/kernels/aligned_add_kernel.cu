@@ -13,6 +13,9 @@ namespace alignseg
 namespace
 {
 
+//! Shared memory of a channels-last block, for any number of taps; of no type, since it has three.
+constexpr int32_t kSharedBytes = kLastPixels * static_cast<int32_t>(sizeof(AlignedPixel<float, 4>));
+
 //! Both axes' corners of one output pixel on the fine grid.
 struct FineCorners
 {
@@ -71,8 +74,13 @@ ALIGNSEG_HD AlignedPixel<T, K> alignedPixel(
 }
 
 template <typename T, typename Offset, int K>
-ALIGNSEG_HD void addPlanar(AlignedAddParams const& params, Place const& place)
+ALIGNSEG_HD void addPlanar(AlignedAddParams const& params, uint32_t block, uint32_t thread)
 {
+    Place const place = planarPlace(block, thread, params.channels, params.height, params.width);
+    if (!isInside(place, params.height, params.width))
+    {
+        return;
+    }
     Layout const high = planarLayout(params.channels, params.highHeight, params.highWidth);
     Layout const low = planarLayout(params.channels, params.height, params.width);
     AlignedPixel<T, K> const pixel = alignedPixel<T, Offset, K>(params, place, high, low, place.channel);
@@ -80,57 +88,109 @@ ALIGNSEG_HD void addPlanar(AlignedAddParams const& params, Place const& place)
     writePlanar(output, low.channel, channelsHere(params.channels, place.channel), pixel);
 }
 
-template <typename T, typename Offset, int K>
-ALIGNSEG_HD void addChannelsLast(AlignedAddParams const& params, Place const& place)
+//! Writes the channels of one pixel that lane `lane` has: in vectors, but for four taps, whose sizes
+//! no network has.
+template <typename T, int K>
+ALIGNSEG_HD void writeAligned(
+    AlignedAddParams const& params, Place const& place, int32_t lane, AlignedPixel<T, K> const& pixel)
 {
-    Layout const high = channelsLastLayout(params.highHeight, params.highWidth, params.channelPitch);
-    Layout const low = channelsLastLayout(params.height, params.width, params.channelPitch);
-    AlignedPixel<T, K> const pixel = alignedPixel<T, Offset, K>(params, place, high, low, 0);
-    T* const output = static_cast<T*>(params.output) + pixelOf(low, place);
+    constexpr int32_t kValues = K == 4 ? 1 : static_cast<int32_t>(16 / sizeof(T));
+    Layout const to = channelsLastLayout(params.height, params.width, params.channelPitch);
+    T* const output = static_cast<T*>(params.output) + pixelOf(to, place);
     int32_t const channels = static_cast<int32_t>(params.channels);
     int32_t const pitch = static_cast<int32_t>(params.channelPitch);
-    if (vectorised<T>(pitch, addressOf(params.high) | addressOf(params.low) | addressOf(params.output)))
+    writeChannelsLast<kValues>(output, lane, channels, pitch, pixel);
+}
+
+//! \param pixels Shared memory for kLastPixels of them.
+template <typename T, typename Offset, int K>
+__device__ __forceinline__ void addChannelsLast(
+    AlignedAddParams const& params, uint32_t block, uint32_t thread, AlignedPixel<T, K>* pixels)
+{
+    Place const tile = channelsLastTile(block, params.height, params.width);
+    Place const mine = pixelOfTile(tile, thread);
+    if (thread < kLastPixels && isInside(mine, params.height, params.width))
     {
-        writeChannelsLast<16 / sizeof(T)>(output, place.channel, channels, pitch, pixel);
+        Layout const high = channelsLastLayout(params.highHeight, params.highWidth, params.channelPitch);
+        Layout const low = channelsLastLayout(params.height, params.width, params.channelPitch);
+        pixels[thread] = alignedPixel<T, Offset, K>(params, mine, high, low, 0);
     }
-    else
+    __syncthreads();
+    int32_t const lane = static_cast<int32_t>(thread % kLastLanes);
+#pragma unroll 1
+    for (uint32_t index = thread / kLastLanes; index < kLastPixels; index += kSampleThreads / kLastLanes)
     {
-        writeChannelsLast<1>(output, place.channel, channels, pitch, pixel);
+        Place const place = pixelOfTile(tile, index);
+        if (isInside(place, params.height, params.width))
+        {
+            writeAligned<T, K>(params, place, lane, pixels[index]);
+        }
     }
 }
 
-//! Reads no more coarse pixels than the two sizes ask for; all threads take the same way.
-template <typename T, typename Offset, bool planar>
-ALIGNSEG_HD void addAligned(AlignedAddParams const& params, uint32_t block, uint32_t thread)
+template <typename T, typename Offset, int K>
+__device__ __forceinline__ void addWithTaps(
+    AlignedAddParams const& params, uint32_t block, uint32_t thread, uint8_t* shared)
 {
-    Place const place = planar ? planarPlace(block, thread, params.channels, params.height, params.width)
-                               : channelsLastPlace(block, thread, params.height, params.width);
-    if (place.y >= params.height || place.x >= params.width)
+    if (shared == nullptr)
     {
-        return;
-    }
-    int32_t const tall = composedTaps(static_cast<int32_t>(params.highHeight), static_cast<int32_t>(params.height));
-    int32_t const wide = composedTaps(static_cast<int32_t>(params.highWidth), static_cast<int32_t>(params.width));
-    int32_t const taps = tall > wide ? tall : wide;
-    if (taps == 2)
-    {
-        planar ? addPlanar<T, Offset, 2>(params, place) : addChannelsLast<T, Offset, 2>(params, place);
-    }
-    else if (taps == 3)
-    {
-        planar ? addPlanar<T, Offset, 3>(params, place) : addChannelsLast<T, Offset, 3>(params, place);
+        addPlanar<T, Offset, K>(params, block, thread);
     }
     else
     {
-        planar ? addPlanar<T, Offset, 4>(params, place) : addChannelsLast<T, Offset, 4>(params, place);
+        addChannelsLast<T, Offset, K>(params, block, thread, reinterpret_cast<AlignedPixel<T, K>*>(shared));
+    }
+}
+
+//! Coarse pixels along each axis that are read: no more than the two sizes ask for, but four where
+//! channels are last and vectors cannot be read, so that this slow way is compiled once.
+template <typename T>
+ALIGNSEG_HD int32_t tapsOf(AlignedAddParams const& params)
+{
+    uint64_t const addresses = addressOf(params.high) | addressOf(params.low) | addressOf(params.output);
+    if (params.channelPitch != 0 && !vectorised<T>(params.channelPitch, addresses))
+    {
+        return 4;
+    }
+    int32_t const tall = composedTaps(static_cast<int32_t>(params.highHeight), static_cast<int32_t>(params.height));
+    int32_t const wide = composedTaps(static_cast<int32_t>(params.highWidth), static_cast<int32_t>(params.width));
+    return tall > wide ? tall : wide;
+}
+
+//! All threads take the same way.
+//!
+//! \param shared Null: planar. Else channels last, and it has kSharedBytes.
+template <typename T, typename Offset>
+__device__ __forceinline__ void addAligned(
+    AlignedAddParams const& params, uint32_t block, uint32_t thread, uint8_t* shared)
+{
+    int32_t const taps = tapsOf<T>(params);
+    if (taps == 2)
+    {
+        addWithTaps<T, Offset, 2>(params, block, thread, shared);
+    }
+    else if (taps == 3)
+    {
+        addWithTaps<T, Offset, 3>(params, block, thread, shared);
+    }
+    else
+    {
+        addWithTaps<T, Offset, 4>(params, block, thread, shared);
     }
 }
 
 #ifndef __CUDACC_RTC__
-template <typename T, typename Offset, bool planar>
-__global__ void alignedAdd(AlignedAddParams params)
+template <typename T, typename Offset>
+__global__ void alignedAddPlanar(AlignedAddParams params)
 {
-    addAligned<T, Offset, planar>(params, blockIdx.x, threadIdx.x);
+    addAligned<T, Offset>(params, blockIdx.x, threadIdx.x, nullptr);
+}
+
+template <typename T, typename Offset>
+__global__ void alignedAddChannelsLast(AlignedAddParams params)
+{
+    alignas(16) __shared__ uint8_t shared[kSharedBytes];
+    addAligned<T, Offset>(params, blockIdx.x, threadIdx.x, shared);
 }
 
 using AlignedAddKernel = void (*)(AlignedAddParams);
@@ -140,9 +200,9 @@ AlignedAddKernel alignedAddKernel(bool planar, Scalar offset)
 {
     if (offset == Scalar::kHalf)
     {
-        return planar ? &alignedAdd<T, Half, true> : &alignedAdd<T, Half, false>;
+        return planar ? &alignedAddPlanar<T, Half> : &alignedAddChannelsLast<T, Half>;
     }
-    return planar ? &alignedAdd<T, float, true> : &alignedAdd<T, float, false>;
+    return planar ? &alignedAddPlanar<T, float> : &alignedAddChannelsLast<T, float>;
 }
 
 bool sensible(AlignedAddParams const& params)
@@ -181,7 +241,8 @@ cudaError_t launchAlignedAdd(AlignedAddParams const& params, Scalar feature, Sca
     }
     bool const planar = params.channelPitch == 0;
     AlignedAddKernel const kernel = feature == Scalar::kHalf ? alignedAddKernel<Half>(planar, offset) : alignedAddKernel<float>(planar, offset);
-    return launch(kernel, params, blocks, kSampleThreads, stream);
+    return planar ? launch(kernel, params, blocks, kSampleThreads, stream)
+                  : launch<Threads::kSynchronised>(kernel, params, blocks, kSampleThreads, stream);
 }
 #endif
 
@@ -191,11 +252,12 @@ cudaError_t launchAlignedAdd(AlignedAddParams const& params, Scalar feature, Sca
 #define ALIGNSEG_ENTRY(feature, Feature, offset, Offset)                                                              \
     extern "C" __global__ void aligned_add_planar_##feature##_##offset(alignseg::AlignedAddParams params)             \
     {                                                                                                                 \
-        alignseg::addAligned<Feature, Offset, true>(params, blockIdx.x, threadIdx.x);                                 \
+        alignseg::addAligned<Feature, Offset>(params, blockIdx.x, threadIdx.x, nullptr);                              \
     }                                                                                                                 \
     extern "C" __global__ void aligned_add_channels_last_##feature##_##offset(alignseg::AlignedAddParams params)      \
     {                                                                                                                 \
-        alignseg::addAligned<Feature, Offset, false>(params, blockIdx.x, threadIdx.x);                                \
+        alignas(16) __shared__ uint8_t shared[alignseg::kSharedBytes];                                      \
+        alignseg::addAligned<Feature, Offset>(params, blockIdx.x, threadIdx.x, shared);                               \
     }
 
 ALIGNSEG_ENTRY(float, float, float, float)

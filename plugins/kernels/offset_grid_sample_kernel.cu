@@ -37,7 +37,7 @@ template <typename T, typename Offset>
 ALIGNSEG_HD void samplePlanar(OffsetGridSampleParams const& params, uint32_t block, uint32_t thread)
 {
     Place const place = planarPlace(block, thread, params.channels, params.height, params.width);
-    if (place.y >= params.height || place.x >= params.width)
+    if (!isInside(place, params.height, params.width))
     {
         return;
     }
@@ -48,27 +48,47 @@ ALIGNSEG_HD void samplePlanar(OffsetGridSampleParams const& params, uint32_t blo
     writePlanar(output, to.channel, channelsHere(params.channels, place.channel), pixel);
 }
 
-template <typename T, typename Offset>
-ALIGNSEG_HD void sampleChannelsLast(OffsetGridSampleParams const& params, uint32_t block, uint32_t thread)
+//! Writes the channels of one pixel that lane `lane` has.
+template <typename T>
+ALIGNSEG_HD void writeSampled(
+    OffsetGridSampleParams const& params, Place const& place, int32_t lane, SampledPixel<T> const& pixel)
 {
-    Place const place = channelsLastPlace(block, thread, params.height, params.width);
-    if (place.y >= params.height || place.x >= params.width)
-    {
-        return;
-    }
-    Layout const from = channelsLastLayout(params.featureHeight, params.featureWidth, params.channelPitch);
     Layout const to = channelsLastLayout(params.height, params.width, params.channelPitch);
-    SampledPixel<T> const pixel = sampledPixel<T, Offset>(params, place, from, 0);
     T* const output = static_cast<T*>(params.output) + pixelOf(to, place);
     int32_t const channels = static_cast<int32_t>(params.channels);
     int32_t const pitch = static_cast<int32_t>(params.channelPitch);
     if (vectorised<T>(pitch, addressOf(params.feature) | addressOf(params.output)))
     {
-        writeChannelsLast<16 / sizeof(T)>(output, place.channel, channels, pitch, pixel);
+        writeChannelsLast<16 / sizeof(T)>(output, lane, channels, pitch, pixel);
     }
     else
     {
-        writeChannelsLast<1>(output, place.channel, channels, pitch, pixel);
+        writeChannelsLast<1>(output, lane, channels, pitch, pixel);
+    }
+}
+
+template <typename T, typename Offset>
+__device__ __forceinline__ void sampleChannelsLast(
+    OffsetGridSampleParams const& params, uint32_t block, uint32_t thread)
+{
+    __shared__ SampledPixel<T> pixels[kLastPixels];
+    Place const tile = channelsLastTile(block, params.height, params.width);
+    Place const mine = pixelOfTile(tile, thread);
+    if (thread < kLastPixels && isInside(mine, params.height, params.width))
+    {
+        Layout const from = channelsLastLayout(params.featureHeight, params.featureWidth, params.channelPitch);
+        pixels[thread] = sampledPixel<T, Offset>(params, mine, from, 0);
+    }
+    __syncthreads();
+    int32_t const lane = static_cast<int32_t>(thread % kLastLanes);
+#pragma unroll 1
+    for (uint32_t index = thread / kLastLanes; index < kLastPixels; index += kSampleThreads / kLastLanes)
+    {
+        Place const place = pixelOfTile(tile, index);
+        if (isInside(place, params.height, params.width))
+        {
+            writeSampled<T>(params, place, lane, pixels[index]);
+        }
     }
 }
 
@@ -129,7 +149,8 @@ cudaError_t launchOffsetGridSample(
     }
     bool const planar = params.channelPitch == 0;
     OffsetGridSampleKernel const kernel = feature == Scalar::kHalf ? offsetGridSampleKernel<Half>(planar, offset) : offsetGridSampleKernel<float>(planar, offset);
-    return launch(kernel, params, blocks, kSampleThreads, stream);
+    return planar ? launch(kernel, params, blocks, kSampleThreads, stream)
+                  : launch<Threads::kSynchronised>(kernel, params, blocks, kSampleThreads, stream);
 }
 #endif
 

@@ -28,17 +28,20 @@ namespace alignseg
 //! Threads of a block, in every layout.
 constexpr int32_t kSampleThreads = 256;
 
-//! Planar: a block has a tile of 64 x 4 output pixels, a thread one of them and 32 channels. The
-//! tile is 2-D so that most second rows are read by the same block and come from its L1 cache.
+//! Planar: a block has a tile of 64 x 4 output pixels, a thread one of them and 64 channels, over
+//! which its coordinates are computed once. The tile is 2-D so that most second rows are read by
+//! the same block and come from its L1 cache.
 constexpr int32_t kPlanarTileWidth = 64;
 constexpr int32_t kPlanarTileHeight = kSampleThreads / kPlanarTileWidth;
-constexpr int32_t kPlanarChannels = 32;
+constexpr int32_t kPlanarChannels = 64;
 
-//! Channels last: a block has a tile of 8 x 4 output pixels; 8 threads share a pixel and read 16
-//! bytes each, one line of 128 bytes, then the next line until all channels are done.
+//! Channels last: a block has a tile of 8 x 8 output pixels. One thread computes a pixel's
+//! coordinates, for 8 that share them: these read 16 bytes each, one line of 128 bytes, then the
+//! next line until all channels are done.
 constexpr int32_t kLastLanes = 8;
 constexpr int32_t kLastTileWidth = 8;
-constexpr int32_t kLastTileHeight = kSampleThreads / kLastLanes / kLastTileWidth;
+constexpr int32_t kLastTileHeight = 8;
+constexpr int32_t kLastPixels = kLastTileWidth * kLastTileHeight;
 
 ALIGNSEG_HD int64_t ceilDivide(int64_t value, int64_t by)
 {
@@ -95,20 +98,32 @@ ALIGNSEG_HD Place planarPlace(uint32_t block, uint32_t thread, int64_t channels,
     return place;
 }
 
-//! The place of a thread where channels are last; `channel` is the number of its lane, 0 to 7.
-ALIGNSEG_HD Place channelsLastPlace(uint32_t block, uint32_t thread, int64_t height, int64_t width)
+//! The first pixel of a tile where channels are last. Tiles run along x, then y, then images.
+ALIGNSEG_HD Place channelsLastTile(uint32_t block, int64_t height, int64_t width)
 {
     uint32_t const columns = tiles(width, kLastTileWidth);
     uint32_t const rows = tiles(height, kLastTileHeight);
     uint32_t const line = block / columns;
     uint32_t const image = line / rows;
-    uint32_t const pixel = thread / kLastLanes;
     Place place;
     place.batch = static_cast<int32_t>(image);
-    place.channel = static_cast<int32_t>(thread % kLastLanes);
-    place.y = static_cast<int32_t>((line - image * rows) * kLastTileHeight + pixel / kLastTileWidth);
-    place.x = static_cast<int32_t>((block - line * columns) * kLastTileWidth + pixel % kLastTileWidth);
+    place.channel = 0;
+    place.y = static_cast<int32_t>((line - image * rows) * kLastTileHeight);
+    place.x = static_cast<int32_t>((block - line * columns) * kLastTileWidth);
     return place;
+}
+
+//! Pixel `index` of a tile, 0 to kLastPixels - 1.
+ALIGNSEG_HD Place pixelOfTile(Place tile, uint32_t index)
+{
+    tile.y += static_cast<int32_t>(index / kLastTileWidth);
+    tile.x += static_cast<int32_t>(index % kLastTileWidth);
+    return tile;
+}
+
+ALIGNSEG_HD bool isInside(Place const& place, int64_t height, int64_t width)
+{
+    return place.y < height && place.x < width;
 }
 
 //! Channels that a planar thread has from `first` on.
@@ -377,6 +392,13 @@ struct Window
             row[y] += channels * step;
         }
     }
+
+    //! Strides again, so that a compiler knows of the 1 after it lost sight of the rest.
+    ALIGNSEG_HD void setChannelsLast(int64_t pitch)
+    {
+        step = 1;
+        pixel = pitch;
+    }
 };
 
 //! What OffsetGridSample reads for one output pixel.
@@ -416,13 +438,18 @@ struct SampledPixel
     {
         feature.advance(channels);
     }
+
+    ALIGNSEG_HD void setChannelsLast(int64_t pitch)
+    {
+        feature.setChannelsLast(pitch);
+    }
 };
 
 //! What AlignedAdd reads for one output pixel: K x K coarse pixels and 2 x 2 fine ones.
 template <typename T, int K>
 struct AlignedPixel
 {
-    static constexpr int32_t kUnroll = K == 2 ? 4 : (K == 3 ? 2 : 1);
+    static constexpr int32_t kUnroll = K == 2 ? 2 : 1; //!< 16 loads in flight, in 64 registers
     Window<T, K> high;
     Window<T, 2> low;
 
@@ -458,6 +485,12 @@ struct AlignedPixel
     {
         high.advance(channels);
         low.advance(channels);
+    }
+
+    ALIGNSEG_HD void setChannelsLast(int64_t pitch)
+    {
+        high.setChannelsLast(pitch);
+        low.setChannelsLast(pitch);
     }
 };
 
@@ -568,6 +601,7 @@ ALIGNSEG_HD void writePlanar(T* output, int64_t plane, int32_t count, Pixel pixe
 template <int V, typename T, typename Pixel>
 ALIGNSEG_HD void writeChannelsLast(T* output, int32_t lane, int32_t channels, int32_t pitch, Pixel pixel)
 {
+    pixel.setChannelsLast(pitch);
     pixel.advance(lane * V);
 #pragma unroll 1
     for (int32_t channel = lane * V; channel < pitch; channel += kLastLanes * V)

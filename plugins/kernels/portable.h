@@ -166,7 +166,7 @@ ALIGNSEG_HD float quotient(float dividend, float divisor)
 {
 #if defined(__CUDA_ARCH__)
     float reciprocal;
-    asm("rcp.approx.f32 %0, %1;" : "=f"(reciprocal) : "f"(divisor));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(divisor));
     float const guess = dividend * reciprocal;
     return fmaf(fmaf(-guess, divisor, dividend), reciprocal, guess);
 #else

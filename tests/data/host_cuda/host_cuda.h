@@ -74,14 +74,15 @@ inline int atomicAdd(int* address, int value)
     return std::atomic_ref<int>(*address).fetch_add(value);
 }
 
-//! Runs a kernel of a one-dimensional grid to its end.
+//! Runs a kernel of a one-dimensional grid, from block `first` on, to its end.
 template <typename Params>
-cudaError_t hostLaunch(void (*kernel)(Params), Params params, dim3 grid, dim3 block, bool synchronised)
+cudaError_t hostLaunch(
+    void (*kernel)(Params), Params params, dim3 grid, dim3 block, bool synchronised, unsigned int first = 0)
 {
     auto const runThread = [&](unsigned int thread, unsigned int of) {
         gridDim = grid;
         blockDim = block;
-        for (unsigned int blockNumber = 0; blockNumber < grid.x; ++blockNumber)
+        for (unsigned int blockNumber = first; blockNumber < grid.x; ++blockNumber)
         {
             blockIdx = {blockNumber, 0, 0};
             for (unsigned int index = thread; index < block.x; index += of)
