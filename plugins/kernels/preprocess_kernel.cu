@@ -31,18 +31,21 @@ struct Place
     int32_t count; //!< pixels that exist; below four at the right border
 };
 
+//! One column or row per thread.
 __device__ void findTaps(PreprocessParams const& params, Tile const& tile, Taps& taps)
 {
-    int32_t const index = threadIdx.x;
-    if (index < tile.width)
+    static_assert(kThreads >= kTileWidth + kTileHeight, "each thread finds one tap");
+    int32_t const column = threadIdx.x;
+    int32_t const row = column - kTileWidth;
+    if (column < tile.width)
     {
         double const scale = resizeScale(params.imageWidth, params.width);
-        taps.columns[index] = columnTap(tile.left + index, scale, params.imageWidth);
+        taps.columns[column] = columnTap(tile.left + column, scale, params.imageWidth);
     }
-    if (index < tile.height)
+    if (row >= 0 && row < tile.height)
     {
         double const scale = resizeScale(params.imageHeight, params.height);
-        taps.rows[index] = rowTap(tile.top + index, scale, params.imageHeight);
+        taps.rows[row] = rowTap(tile.top + row, scale, params.imageHeight);
     }
 }
 

@@ -31,16 +31,18 @@ ALIGNSEG_HD int64_t tilesAlong(int64_t size, int32_t tile)
     return (size + tile - 1) / tile;
 }
 
-//! The tile of a block: columns of tiles first, then rows, then images.
-ALIGNSEG_HD Tile tileOf(int64_t block, int64_t height, int64_t width, int32_t tileHeight, int32_t tileWidth)
+//! The tile of a block: columns of tiles first, then rows, then images. No more blocks than a
+//! launch takes, so that divisions need 32 bits: 64 cost a GPU five times as much.
+ALIGNSEG_HD Tile tileOf(uint32_t block, int64_t height, int64_t width, int32_t tileHeight, int32_t tileWidth)
 {
-    int64_t const columns = tilesAlong(width, tileWidth);
-    int64_t const rows = tilesAlong(height, tileHeight);
-    int64_t const row = block / columns;
+    uint32_t const columns = static_cast<uint32_t>(tilesAlong(width, tileWidth));
+    uint32_t const rows = static_cast<uint32_t>(tilesAlong(height, tileHeight));
+    uint32_t const row = block / columns;
+    uint32_t const image = row / rows;
     Tile tile;
-    tile.image = row / rows;
-    tile.top = (row - tile.image * rows) * tileHeight;
-    tile.left = (block - row * columns) * tileWidth;
+    tile.image = image;
+    tile.top = static_cast<int64_t>(row - image * rows) * tileHeight;
+    tile.left = static_cast<int64_t>(block - row * columns) * tileWidth;
     int64_t const below = height - tile.top;
     int64_t const right = width - tile.left;
     tile.height = below < tileHeight ? static_cast<int32_t>(below) : tileHeight;

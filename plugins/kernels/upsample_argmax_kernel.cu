@@ -50,21 +50,24 @@ struct Region
     }
 };
 
-//! Where the tile's rows and columns read. Quads may reach beyond its last column, and read as
-//! that one does.
+//! Where the tile's columns and rows read, one per thread. Quads may reach beyond the last column,
+//! and read as that one does.
 template <typename L>
 __device__ void findTaps(UpsampleArgmaxParams const& params, Tile const& tile, Shared<L>& shared)
 {
-    for (int32_t row = threadIdx.x; row < tile.height; row += kThreads)
-    {
-        shared.rows[row] = upsampleTap(tile.top + row, params.logitsHeight, params.height);
-    }
-    for (int32_t index = threadIdx.x; index < kTileWidth; index += kThreads)
+    static_assert(kThreads >= kTileWidth + kTileHeight, "each thread finds one tap");
+    int32_t const index = threadIdx.x;
+    int32_t const row = index - kTileWidth;
+    if (index < kTileWidth)
     {
         int32_t const column = index < tile.width ? index : tile.width - 1;
         shared.columns[index] = upsampleTap(tile.left + column, params.logitsWidth, params.width);
     }
-    if (threadIdx.x == 0)
+    else if (row < tile.height)
+    {
+        shared.rows[row] = upsampleTap(tile.top + row, params.logitsHeight, params.height);
+    }
+    if (index == 0)
     {
         shared.mixedCount = 0;
     }
