@@ -205,11 +205,17 @@ class Plugin:
         arrays: Sequence[NDArray[np.generic] | None],
     ) -> bool:
         """Runs it. The last of `arrays` is the output; None is a null pointer."""
-        pointers = [None if array is None else array.ctypes.data for array in arrays]
+        addresses = [None if array is None else array.ctypes.data for array in arrays]
+        return self.enqueue_at(inputs, output, addresses)
+
+    def enqueue_at(
+        self, inputs: Sequence[Tensor], output: Tensor, addresses: Sequence[int | None]
+    ) -> bool:
+        """Runs it on the default stream. The last address is the output's."""
         own = ctypes.c_void_p(self.address)
         described = (Tensor * len(inputs))(*inputs)
-        sources = (ctypes.c_void_p * len(inputs))(*pointers[:-1])
-        target = (ctypes.c_void_p * 1)(pointers[-1])
+        sources = (ctypes.c_void_p * len(inputs))(*addresses[:-1])
+        target = (ctypes.c_void_p * 1)(addresses[-1])
         call = self.calls.harnessEnqueue
         return bool(call(own, described, ctypes.byref(output), sources, target) == 0)
 

@@ -17,12 +17,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from torch.nn import functional as F
 
 from alignseg_infer.spec import SamplingConvention
 from host_kernels import HOST_CUDA, KERNELS, host_compile
-from kernel_cases import CASES, Array, KernelCase, Op, Scalar, check, inputs, stored_inputs
+from kernel_cases import Array, KernelCase, Op, check
+from plugin_cases import (
+    COMPLETE,
+    LABEL_CASES,
+    NAMES,
+    TABLE,
+    LabelCase,
+    check_labels,
+    made,
+    ran,
+    ran_labels,
+)
 from plugin_harness import (
     BUILD,
     CHAR,
@@ -54,7 +63,6 @@ INPUTS = {
 }
 WITH_FIELD = ("OffsetGridSample", "AlignedAdd")
 CONVENTIONS = [value.value for value in SamplingConvention]
-NAMES = {Op.SAMPLE: "OffsetGridSample", Op.ADD: "AlignedAdd"}
 TYPES = range(13)  # one more than TensorRT 11 has
 FORMATS = range(14)
 SIZES = {
@@ -76,10 +84,6 @@ def _quiet(request: pytest.FixtureRequest) -> None:
     """No test begins with another's log."""
     if "library" in request.fixturenames:
         request.getfixturevalue("library").log()
-
-
-def made(library: Library, name: str, value: str = "release-2021-12") -> Plugin:
-    return library.create(name, *([convention(value)] if name in WITH_FIELD else []))
 
 
 def described(name: str) -> list[Tensor]:
@@ -456,57 +460,7 @@ def test_empty_output(library: Library, name: str) -> None:
     assert plugin.enqueue(tensors[:-1], tensors[-1], [None] * len(tensors))
 
 
-def layout_of(case: KernelCase) -> int | None:
-    """TensorRT's name for the case's layout; None if it has none."""
-    if case.pitch == 0:
-        return LINEAR
-    if case.feature is Scalar.HALF:
-        return HWC8 if case.pitch == -(-case.channels // 8) * 8 else None
-    return HWC if case.pitch == case.channels and case.channels % 4 == 0 else None
-
-
-# All conventions, types and layouts at one shape, whose channels fill vectors of 4 and not of 8.
-COMPLETE = [
-    KernelCase(
-        op=op,
-        coarse=(4, 6),
-        size=(9, 13),
-        batch=2,
-        channels=12,
-        convention=rule,
-        feature=feature,
-        offset=offset,
-        pitch=pitch,
-    )
-    for op, rule, feature, offset in itertools.product(Op, SamplingConvention, Scalar, Scalar)
-    for pitch in (0, 16 if feature is Scalar.HALF else 12)
-]
-TABLE = [case for case in CASES if layout_of(case) is not None]
 RUNS = [*COMPLETE, *(TABLE[::5] if SANITIZE else TABLE)]
-
-
-def described_case(case: KernelCase) -> list[Tensor]:
-    layout = layout_of(case)
-    assert layout is not None
-    kinds = {Scalar.FLOAT: FLOAT, Scalar.HALF: HALF}
-    tensors = [
-        tensor(value.shape, kinds[case.offset])
-        if name.endswith("offset")
-        else tensor(value.shape, kinds[case.feature], layout)
-        for name, value in inputs(case).items()
-    ]
-    shape = (case.batch, case.channels, *case.size)
-    return [*tensors, tensor(shape, kinds[case.feature], layout)]
-
-
-def ran(plugin: Plugin, case: KernelCase) -> Array:
-    *ins, out = described_case(case)
-    assert all(plugin.supports([*ins, out], pos, len(ins)) for pos in range(len(ins) + 1))
-    assert plugin.configure(ins, [out])
-    assert plugin.change_shape(ins, [out])
-    output: Array = np.full(case.output_shape, 77.0, case.feature.dtype)
-    assert plugin.enqueue(ins, out, [*stored_inputs(case).values(), output]), plugin.library.log()
-    return output
 
 
 @pytest.mark.parametrize("case", RUNS, ids=str)
@@ -525,42 +479,9 @@ def test_copies_compute_the_same(library: Library, op: Op, how: str) -> None:
     check(case, ran(copy, case))
 
 
-LABEL_SHAPES = [
-    ((1, 1), (1, 1), 1, 2),
-    ((3, 3), (1, 1), 2, 5),
-    ((1, 4), (6, 9), 1, 3),
-    ((9, 17), (33, 65), 2, 19),
-    ((11, 7), (5, 4), 1, 150),
-    ((13, 10), (37, 41), 1, 19),
-]
-
-
-@pytest.mark.parametrize("scalar", Scalar)
-@pytest.mark.parametrize("like", [FLOAT, HALF])
-@pytest.mark.parametrize(("small", "size", "batch", "classes"), LABEL_SHAPES)
-def test_labels(
-    library: Library,
-    small: tuple[int, int],
-    size: tuple[int, int],
-    batch: int,
-    classes: int,
-    like: int,
-    scalar: Scalar,
-) -> None:
-    random = np.random.default_rng(classes)
-    logits: Array = random.normal(size=(batch, classes, *small)).astype(scalar.dtype)
-    labels: Array = np.full((batch, *size), -1, np.int32)
-    kind = HALF if scalar is Scalar.HALF else FLOAT
-    ins = [tensor(logits.shape, kind), tensor((batch, 3, *size), like)]
-    out = tensor(labels.shape, INT32)
-    image = np.empty(1, np.uint8)  # not an image of that size: it must not be read
-    assert made(library, "UpsampleArgmax").enqueue(ins, out, [logits, image, labels]), library.log()
-    exact = torch.from_numpy(logits.astype(np.float64))
-    upsampled = F.interpolate(exact, size, mode="bilinear", align_corners=True).numpy()
-    assert labels.min() >= 0
-    assert labels.max() < classes
-    chosen = np.take_along_axis(upsampled, labels[:, np.newaxis].astype(np.int64), 1)
-    np.testing.assert_allclose(chosen[:, 0], upsampled.max(1), rtol=0, atol=1e-5)
+@pytest.mark.parametrize("case", LABEL_CASES, ids=str)
+def test_labels(library: Library, case: LabelCase) -> None:
+    check_labels(case, ran_labels(made(library, "UpsampleArgmax"), case))
 
 
 # Trouble outside
