@@ -57,91 +57,6 @@ ALIGNSEG_HD FineCorners fineCorners(
         cornersBeside(base.x, movedX, base.alongX.shift, static_cast<int32_t>(params.width))};
 }
 
-//! \param high, low Strides of the two features, of which the first channel is read from.
-template <typename T, typename Offset, int K>
-ALIGNSEG_HD AlignedPixel<T, K> alignedPixel(
-    AlignedAddParams const& params, Place const& place, Layout const& high, Layout const& low, int32_t channel)
-{
-    FineBase const base = fineBase(params, place);
-    FineCorners const fine = fineCorners<Offset>(params.lowOffset, params, place, base);
-    FineCorners const coarse = fineCorners<Offset>(params.highOffset, params, place, base);
-    Taps<K> const rows
-        = composed<K>(coarse.rows, static_cast<int32_t>(params.highHeight), static_cast<int32_t>(params.height));
-    Taps<K> const columns
-        = composed<K>(coarse.columns, static_cast<int32_t>(params.highWidth), static_cast<int32_t>(params.width));
-    return {windowOf<T>(params.high, high, place, channel * high.channel, rows, columns),
-        windowOf<T>(params.low, low, place, channel * low.channel, fine.rows, fine.columns)};
-}
-
-template <typename T, typename Offset, int K>
-ALIGNSEG_HD void addPlanar(AlignedAddParams const& params, uint32_t block, uint32_t thread)
-{
-    Place const place = planarPlace(block, thread, params.channels, params.height, params.width);
-    if (!isInside(place, params.height, params.width))
-    {
-        return;
-    }
-    Layout const high = planarLayout(params.channels, params.highHeight, params.highWidth);
-    Layout const low = planarLayout(params.channels, params.height, params.width);
-    AlignedPixel<T, K> const pixel = alignedPixel<T, Offset, K>(params, place, high, low, place.channel);
-    T* const output = static_cast<T*>(params.output) + elementOf(low, place);
-    writePlanar(output, low.channel, channelsHere(params.channels, place.channel), pixel);
-}
-
-//! Writes the channels of one pixel that lane `lane` has: in vectors, but for four taps, whose sizes
-//! no network has.
-template <typename T, int K>
-ALIGNSEG_HD void writeAligned(
-    AlignedAddParams const& params, Place const& place, int32_t lane, AlignedPixel<T, K> const& pixel)
-{
-    constexpr int32_t kValues = K == 4 ? 1 : static_cast<int32_t>(16 / sizeof(T));
-    Layout const to = channelsLastLayout(params.height, params.width, params.channelPitch);
-    T* const output = static_cast<T*>(params.output) + pixelOf(to, place);
-    int32_t const channels = static_cast<int32_t>(params.channels);
-    int32_t const pitch = static_cast<int32_t>(params.channelPitch);
-    writeChannelsLast<kValues>(output, lane, channels, pitch, pixel);
-}
-
-//! \param pixels Shared memory for kLastPixels of them.
-template <typename T, typename Offset, int K>
-__device__ __forceinline__ void addChannelsLast(
-    AlignedAddParams const& params, uint32_t block, uint32_t thread, AlignedPixel<T, K>* pixels)
-{
-    Place const tile = channelsLastTile(block, params.height, params.width);
-    Place const mine = pixelOfTile(tile, thread);
-    if (thread < kLastPixels && isInside(mine, params.height, params.width))
-    {
-        Layout const high = channelsLastLayout(params.highHeight, params.highWidth, params.channelPitch);
-        Layout const low = channelsLastLayout(params.height, params.width, params.channelPitch);
-        pixels[thread] = alignedPixel<T, Offset, K>(params, mine, high, low, 0);
-    }
-    __syncthreads();
-    int32_t const lane = static_cast<int32_t>(thread % kLastLanes);
-#pragma unroll 1
-    for (uint32_t index = thread / kLastLanes; index < kLastPixels; index += kSampleThreads / kLastLanes)
-    {
-        Place const place = pixelOfTile(tile, index);
-        if (isInside(place, params.height, params.width))
-        {
-            writeAligned<T, K>(params, place, lane, pixels[index]);
-        }
-    }
-}
-
-template <typename T, typename Offset, int K>
-__device__ __forceinline__ void addWithTaps(
-    AlignedAddParams const& params, uint32_t block, uint32_t thread, uint8_t* shared)
-{
-    if (shared == nullptr)
-    {
-        addPlanar<T, Offset, K>(params, block, thread);
-    }
-    else
-    {
-        addChannelsLast<T, Offset, K>(params, block, thread, reinterpret_cast<AlignedPixel<T, K>*>(shared));
-    }
-}
-
 //! Coarse pixels along each axis that are read: no more than the two sizes ask for, but four where
 //! channels are last and vectors cannot be read, so that this slow way is compiled once.
 template <typename T>
@@ -157,25 +72,150 @@ ALIGNSEG_HD int32_t tapsOf(AlignedAddParams const& params)
     return tall > wide ? tall : wide;
 }
 
-//! All threads take the same way.
-//!
-//! \param shared Null: planar. Else channels last, and it has kSharedBytes.
-template <typename T, typename Offset>
-__device__ __forceinline__ void addAligned(
-    AlignedAddParams const& params, uint32_t block, uint32_t thread, uint8_t* shared)
+//! All coordinates of one output pixel, whatever the number of taps.
+struct Coordinates
 {
+    FineCorners low;
+    FineCorners high;
+    CoarsePair rows;    //!< of `high`
+    CoarsePair columns; //!< of `high`
+};
+
+template <typename Offset>
+ALIGNSEG_HD Coordinates coordinatesOf(AlignedAddParams const& params, Place const& place, int32_t taps)
+{
+    FineBase const base = fineBase(params, place);
+    FineCorners const low = fineCorners<Offset>(params.lowOffset, params, place, base);
+    FineCorners const high = fineCorners<Offset>(params.highOffset, params, place, base);
+    int32_t const coarseRows = static_cast<int32_t>(params.highHeight);
+    int32_t const coarseColumns = static_cast<int32_t>(params.highWidth);
+    return {low, high, coarsePair(high.rows, coarseRows, static_cast<int32_t>(params.height), taps),
+        coarsePair(high.columns, coarseColumns, static_cast<int32_t>(params.width), taps)};
+}
+
+//! \param high, low Strides of the two features, of which `place.channel` is the first that is read.
+template <typename T, int K>
+ALIGNSEG_HD AlignedPixel<T, K> alignedPixel(AlignedAddParams const& params, Place const& place,
+    Coordinates const& at, Layout const& high, Layout const& low)
+{
+    Taps<K> const rows = composed<K>(at.high.rows, at.rows, static_cast<int32_t>(params.highHeight));
+    Taps<K> const columns = composed<K>(at.high.columns, at.columns, static_cast<int32_t>(params.highWidth));
+    return {windowOf<T>(params.high, high, place, place.channel * high.channel, rows, columns),
+        windowOf<T>(params.low, low, place, place.channel * low.channel, at.low.rows, at.low.columns)};
+}
+
+template <typename T, int K>
+ALIGNSEG_HD void writePlanarAligned(AlignedAddParams const& params, Place const& place, Coordinates const& at)
+{
+    Layout const high = planarLayout(params.channels, params.highHeight, params.highWidth);
+    Layout const low = planarLayout(params.channels, params.height, params.width);
+    T* const output = static_cast<T*>(params.output) + elementOf(low, place);
+    writePlanar(output, low.channel, channelsHere(params.channels, place.channel),
+        alignedPixel<T, K>(params, place, at, high, low));
+}
+
+template <typename T, typename Offset>
+ALIGNSEG_HD void addPlanar(AlignedAddParams const& params, uint32_t block, uint32_t thread)
+{
+    Place const place = planarPlace(block, thread, params.channels, params.height, params.width);
+    if (!isInside(place, params.height, params.width))
+    {
+        return;
+    }
     int32_t const taps = tapsOf<T>(params);
+    Coordinates const at = coordinatesOf<Offset>(params, place, taps);
     if (taps == 2)
     {
-        addWithTaps<T, Offset, 2>(params, block, thread, shared);
+        writePlanarAligned<T, 2>(params, place, at);
     }
     else if (taps == 3)
     {
-        addWithTaps<T, Offset, 3>(params, block, thread, shared);
+        writePlanarAligned<T, 3>(params, place, at);
     }
     else
     {
-        addWithTaps<T, Offset, 4>(params, block, thread, shared);
+        writePlanarAligned<T, 4>(params, place, at);
+    }
+}
+
+//! Puts down what all threads of a pixel need.
+//!
+//! \param shared kLastPixels of AlignedPixel<T, K>.
+template <typename T, int K>
+ALIGNSEG_HD void share(
+    AlignedAddParams const& params, Place const& place, Coordinates const& at, uint8_t* shared, uint32_t index)
+{
+    Layout const high = channelsLastLayout(params.highHeight, params.highWidth, params.channelPitch);
+    Layout const low = channelsLastLayout(params.height, params.width, params.channelPitch);
+    reinterpret_cast<AlignedPixel<T, K>*>(shared)[index] = alignedPixel<T, K>(params, place, at, high, low);
+}
+
+//! Writes what a thread has of a tile: in vectors, but for four taps, whose sizes no network has.
+template <typename T, int K>
+ALIGNSEG_HD void writeTile(AlignedAddParams const& params, Place const& tile, uint8_t const* shared, uint32_t thread)
+{
+    constexpr int32_t kValues = K == 4 ? 1 : static_cast<int32_t>(16 / sizeof(T));
+    Layout const to = channelsLastLayout(params.height, params.width, params.channelPitch);
+    int32_t const channels = static_cast<int32_t>(params.channels);
+    int32_t const pitch = static_cast<int32_t>(params.channelPitch);
+    int32_t const lane = static_cast<int32_t>(thread % kLastLanes);
+#pragma unroll 1
+    for (uint32_t index = thread / kLastLanes; index < kLastPixels; index += kSampleThreads / kLastLanes)
+    {
+        Place const place = pixelOfTile(tile, index);
+        if (isInside(place, params.height, params.width))
+        {
+            T* const output = static_cast<T*>(params.output) + pixelOf(to, place);
+            AlignedPixel<T, K> const pixel = reinterpret_cast<AlignedPixel<T, K> const*>(shared)[index];
+            writeChannelsLast<kValues>(output, lane, channels, pitch, pixel);
+        }
+    }
+}
+
+//! Coordinates of one output pixel, put down for the threads that share it.
+template <typename T, typename Offset>
+ALIGNSEG_HD void sharePixel(
+    AlignedAddParams const& params, Place const& place, int32_t taps, uint8_t* shared, uint32_t index)
+{
+    Coordinates const at = coordinatesOf<Offset>(params, place, taps);
+    if (taps == 2)
+    {
+        share<T, 2>(params, place, at, shared, index);
+    }
+    else if (taps == 3)
+    {
+        share<T, 3>(params, place, at, shared, index);
+    }
+    else
+    {
+        share<T, 4>(params, place, at, shared, index);
+    }
+}
+
+//! \param shared kSharedBytes of the block's memory.
+template <typename T, typename Offset>
+__device__ __forceinline__ void addChannelsLast(
+    AlignedAddParams const& params, uint32_t block, uint32_t thread, uint8_t* shared)
+{
+    int32_t const taps = tapsOf<T>(params);
+    Place const tile = channelsLastTile(block, params.height, params.width);
+    Place const mine = pixelOfTile(tile, thread);
+    if (thread < kLastPixels && isInside(mine, params.height, params.width))
+    {
+        sharePixel<T, Offset>(params, mine, taps, shared, thread);
+    }
+    __syncthreads();
+    if (taps == 2)
+    {
+        writeTile<T, 2>(params, tile, shared, thread);
+    }
+    else if (taps == 3)
+    {
+        writeTile<T, 3>(params, tile, shared, thread);
+    }
+    else
+    {
+        writeTile<T, 4>(params, tile, shared, thread);
     }
 }
 
@@ -183,14 +223,14 @@ __device__ __forceinline__ void addAligned(
 template <typename T, typename Offset>
 __global__ void alignedAddPlanar(AlignedAddParams params)
 {
-    addAligned<T, Offset>(params, blockIdx.x, threadIdx.x, nullptr);
+    addPlanar<T, Offset>(params, blockIdx.x, threadIdx.x);
 }
 
 template <typename T, typename Offset>
 __global__ void alignedAddChannelsLast(AlignedAddParams params)
 {
     alignas(16) __shared__ uint8_t shared[kSharedBytes];
-    addAligned<T, Offset>(params, blockIdx.x, threadIdx.x, shared);
+    addChannelsLast<T, Offset>(params, blockIdx.x, threadIdx.x, shared);
 }
 
 using AlignedAddKernel = void (*)(AlignedAddParams);
@@ -252,12 +292,12 @@ cudaError_t launchAlignedAdd(AlignedAddParams const& params, Scalar feature, Sca
 #define ALIGNSEG_ENTRY(feature, Feature, offset, Offset)                                                              \
     extern "C" __global__ void aligned_add_planar_##feature##_##offset(alignseg::AlignedAddParams params)             \
     {                                                                                                                 \
-        alignseg::addAligned<Feature, Offset>(params, blockIdx.x, threadIdx.x, nullptr);                              \
+        alignseg::addPlanar<Feature, Offset>(params, blockIdx.x, threadIdx.x);                                        \
     }                                                                                                                 \
     extern "C" __global__ void aligned_add_channels_last_##feature##_##offset(alignseg::AlignedAddParams params)      \
     {                                                                                                                 \
         alignas(16) __shared__ uint8_t shared[alignseg::kSharedBytes];                                      \
-        alignseg::addAligned<Feature, Offset>(params, blockIdx.x, threadIdx.x, shared);                               \
+        alignseg::addChannelsLast<Feature, Offset>(params, blockIdx.x, threadIdx.x, shared);                          \
     }
 
 ALIGNSEG_ENTRY(float, float, float, float)

@@ -218,41 +218,60 @@ ALIGNSEG_HD int32_t composedTaps(int32_t coarse, int32_t size)
     return coarse <= size ? 3 : 4;
 }
 
-//! The coarse pixels behind two fine ones, in one step: linear maps compose.
-//!
-//! \param corners Two neighbours on the fine axis; those outside have lost their weight already.
+//! Where two neighbours on the fine axis lie on the coarse one.
+struct CoarsePair
+{
+    int32_t first;  //!< Coarse pixel at or before the lower neighbour
+    int32_t second; //!< With four taps, at or before the upper one; else `first` again
+    float below;    //!< The lower neighbour's distance from `first`, 0 to 1
+    float above;    //!< The upper neighbour's distance from `second`: 0 to 1, or to 2 with three taps
+};
+
+//! \param corners The neighbours; one that is outside counts as being where the other is.
 //! \param coarse Pixels of the coarse axis, spread over `size` fine ones with aligned ends.
-//! \tparam K At least composedTaps(coarse, size).
-template <int K>
-ALIGNSEG_HD Taps<K> composed(Taps<2> const& corners, int32_t coarse, int32_t size)
+//! \param taps composedTaps(coarse, size), or more.
+ALIGNSEG_HD CoarsePair coarsePair(Taps<2> const& corners, int32_t coarse, int32_t size, int32_t taps)
 {
     int32_t const last = size - 1;
     int32_t const divisor = last > 0 ? last : 1;
     int32_t const lower = corners.first < 0 ? 0 : (corners.first > last ? last : corners.first);
     int32_t const upper = lower < last && corners.first >= 0 ? lower + 1 : lower;
     Position const below = positionOf(lower, coarse - 1, divisor);
-    Taps<K> taps;
-    taps.first = static_cast<int32_t>(below.whole);
-    if constexpr (K == 4)
+    int32_t const first = static_cast<int32_t>(below.whole);
+    if (taps == 4)
     {
         Position const above = positionOf(upper, coarse - 1, divisor);
-        taps.second = static_cast<int32_t>(above.whole);
-        taps.weight[2] = corners.weight[1] * (1.0F - above.rest);
-        taps.weight[3] = corners.weight[1] * above.rest;
-        taps.weight[0] = corners.weight[0] * (1.0F - below.rest);
-        taps.weight[1] = corners.weight[0] * below.rest;
+        return {first, static_cast<int32_t>(above.whole), below.rest, above.rest};
+    }
+    // Rounding may see it just beside a coarse pixel that it has reached, which moves its weight by
+    // no more than that rounding: interpolation is continuous.
+    float const step = quotient(static_cast<float>(coarse - 1), static_cast<float>(divisor));
+    return {first, first, below.rest, upper > lower ? below.rest + step : below.rest};
+}
+
+//! The coarse pixels behind two fine ones, in one step: linear maps compose.
+//!
+//! \param corners The fine pixels; those outside have lost their weight already.
+//! \param coarse Pixels of the coarse axis.
+template <int K>
+ALIGNSEG_HD Taps<K> composed(Taps<2> const& corners, CoarsePair const& pair, int32_t coarse)
+{
+    Taps<K> taps;
+    taps.first = pair.first;
+    taps.second = pair.second;
+    taps.weight[0] = corners.weight[0] * (1.0F - pair.below);
+    taps.weight[1] = corners.weight[0] * pair.below;
+    if constexpr (K == 4)
+    {
+        taps.weight[2] = corners.weight[1] * (1.0F - pair.above);
+        taps.weight[3] = corners.weight[1] * pair.above;
         return taps;
     }
-    // At most one coarse pixel on. Rounding may see the position just below a coarse pixel that it
-    // has reached, which moves its weight by no more than that rounding: interpolation is continuous.
-    float const step = quotient(static_cast<float>(coarse - 1), static_cast<float>(divisor));
-    float const above = below.rest + (upper > lower ? step : 0.0F);
-    taps.second = taps.first;
-    float const inFirst = fmaxf(1.0F - above, 0.0F);
-    bool const third = K == 3 && below.whole + 2 < coarse; // or rounding could reach past the end
-    float const inThird = third ? fmaxf(above - 1.0F, 0.0F) : 0.0F;
-    taps.weight[0] = corners.weight[0] * (1.0F - below.rest) + corners.weight[1] * inFirst;
-    taps.weight[1] = corners.weight[0] * below.rest + corners.weight[1] * (1.0F - inFirst - inThird);
+    bool const third = K == 3 && pair.first + 2 < coarse; // or rounding could reach past the end
+    float const inFirst = fmaxf(1.0F - pair.above, 0.0F);
+    float const inThird = third ? fmaxf(pair.above - 1.0F, 0.0F) : 0.0F;
+    taps.weight[0] += corners.weight[1] * inFirst;
+    taps.weight[1] += corners.weight[1] * (1.0F - inFirst - inThird);
     if constexpr (K == 3)
     {
         taps.weight[2] = corners.weight[1] * inThird;
