@@ -78,7 +78,7 @@ def described_case(case: KernelCase) -> list[Tensor]:
 def enqueued(
     plugin: Plugin, tensors: Sequence[Tensor], given: Sequence[Array], output: Array, device: str
 ) -> Array:
-    """What the plugin makes of `given`, in memory of `device`; `output` is what was there before."""
+    """What the plugin makes of `given` in memory of `device`, where `output` was before."""
     *ins, out = tensors
     assert all(plugin.supports(tensors, pos, len(ins)) for pos in range(len(tensors)))
     assert plugin.configure(ins, [out]), plugin.library.log()

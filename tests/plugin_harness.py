@@ -77,7 +77,7 @@ class Text:
         """The same for TensorRT; the bytes belong to `self`."""
         count = len(self.data or b"") if self.length is None else self.length
         name = None if self.name is None else self.name.encode()
-        address = None if self.data is None else ctypes.cast(self.data, ctypes.c_void_p)
+        address = ctypes.cast(ctypes.c_char_p(self.data), ctypes.c_void_p)
         return Field(name, address, self.kind, count)
 
 

@@ -615,7 +615,8 @@ def test_cmake_library_that_registers_itself(cmake_build: Path, tmp_path: Path) 
     host_compile([fake], tmp_path / named.group(), flags=build_flags(tmp_path))
     everything = [f"alignseg {name}" for name in INPUTS]
     assert loaded_in_child([plugins], tmp_path) == (everything, "")
-    second = shutil.copy(plugins, tmp_path / "second.so")
+    second = tmp_path / "second.so"
+    shutil.copy(plugins, second)
     printed, errors = loaded_in_child([plugins, second], tmp_path)
     assert printed == [*everything, *everything]
     assert errors.count("is registered already; load one library of plugins, not two") == 3
