@@ -229,14 +229,12 @@ def _facts(text: bytes) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.decode().splitlines())
 
 
-def fetched(package: str, wanted: str, folder: Path) -> Path:
-    """`folder` with `wanted` of `package` in it, its dependencies left out; skips if it cannot."""
+def fetched(folder: Path, *packages: str) -> Path:
+    """`folder` with `packages` in it, what they depend on left out; skips if it cannot."""
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
-    done = subprocess.run(
-        [*command, f"{package}=={wanted}"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, *packages], capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"{package} {wanted} cannot be fetched: {done.stderr[-200:]}")
+        pytest.skip(f"{' and '.join(packages)} cannot be fetched: {done.stderr[-200:]}")
     return folder
 
 
@@ -245,7 +243,7 @@ def tensorrt_headers(folder: Path) -> Path:
     given = os.environ.get("ALIGNSEG_TENSORRT_HEADERS")
     if given is not None:
         return Path(given)
-    return fetched("kernel-lens", "2.0.1", folder) / "kernel_lens" / "include" / "tensorrt"
+    return fetched(folder, "kernel-lens==2.0.1") / "kernel_lens" / "include" / "tensorrt"
 
 
 def cuda_headers(folder: Path) -> Path:
@@ -257,8 +255,8 @@ def cuda_headers(folder: Path) -> Path:
         include = Path(root) / "include"
         if (include / "cuda_runtime_api.h").exists() and (include / "crt").exists():
             return include
-    fetched("nvidia-cuda-crt", "13.0.88", folder)
-    return fetched("nvidia-cuda-runtime", "13.0.96", folder) / "nvidia" / "cu13" / "include"
+    wanted = ("nvidia-cuda-runtime==13.0.96", "nvidia-cuda-crt==13.0.88")
+    return fetched(folder, *wanted) / "nvidia" / "cu13" / "include"
 
 
 def glue_sources() -> list[Path]:
