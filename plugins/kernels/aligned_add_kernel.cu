@@ -150,11 +150,25 @@ ALIGNSEG_HD void share(
     reinterpret_cast<AlignedPixel<T, K>*>(shared)[index] = alignedPixel<T, K>(params, place, at, high, low);
 }
 
-//! Writes what a thread has of a tile: in vectors, but for four taps, whose sizes no network has.
+//! Writes the channels that lane `lane` has of one pixel in no vectors: for pitches that allow none,
+//! and for four taps, whose sizes no network has.
+template <typename T>
+ALIGNSEG_HD void writeOneByOne(
+    T* output, int32_t lane, AlignedAddParams const& params, AlignedPixel<T, 4> const& pixel)
+{
+#pragma unroll 1
+    for (int32_t channel = lane; channel < params.channelPitch; channel += kLastLanes)
+    {
+        bool const padding = channel >= params.channels;
+        float const sum = padding ? 0.0F : pixel.high.sumOf(channel) + pixel.low.sumOf(channel);
+        output[channel] = fromFloat<T>(sum);
+    }
+}
+
+//! Writes what a thread has of a tile.
 template <typename T, int K>
 ALIGNSEG_HD void writeTile(AlignedAddParams const& params, Place const& tile, uint8_t const* shared, uint32_t thread)
 {
-    constexpr int32_t kValues = K == 4 ? 1 : static_cast<int32_t>(16 / sizeof(T));
     Layout const to = channelsLastLayout(params.height, params.width, params.channelPitch);
     int32_t const channels = static_cast<int32_t>(params.channels);
     int32_t const pitch = static_cast<int32_t>(params.channelPitch);
@@ -163,11 +177,19 @@ ALIGNSEG_HD void writeTile(AlignedAddParams const& params, Place const& tile, ui
     for (uint32_t index = thread / kLastLanes; index < kLastPixels; index += kSampleThreads / kLastLanes)
     {
         Place const place = pixelOfTile(tile, index);
-        if (isInside(place, params.height, params.width))
+        if (!isInside(place, params.height, params.width))
         {
-            T* const output = static_cast<T*>(params.output) + pixelOf(to, place);
-            AlignedPixel<T, K> const pixel = reinterpret_cast<AlignedPixel<T, K> const*>(shared)[index];
-            writeChannelsLast<kValues>(output, lane, channels, pitch, pixel);
+            continue;
+        }
+        T* const output = static_cast<T*>(params.output) + pixelOf(to, place);
+        AlignedPixel<T, K> const& pixel = reinterpret_cast<AlignedPixel<T, K> const*>(shared)[index];
+        if constexpr (K == 4)
+        {
+            writeOneByOne(output, lane, params, pixel);
+        }
+        else
+        {
+            writeChannelsLast<16 / sizeof(T)>(output, lane, channels, pitch, pixel);
         }
     }
 }

@@ -355,6 +355,11 @@ struct Window
     int64_t gap;        //!< Elements from the first column to the third, of four
     float weight[K][K]; //!< Pixels of weight 0 may lie outside and are not read
 
+    ALIGNSEG_HD int64_t column(int32_t x) const
+    {
+        return K == 4 && x >= 2 ? gap + (x - 2) * pixel : x * pixel;
+    }
+
     //! Loads V channels of the rows from `first` on, `channels` channels on.
     template <int V, int rows>
     ALIGNSEG_HD void load(Values<T, K, V, rows>& values, int32_t first, int32_t channels) const
@@ -366,11 +371,10 @@ struct Window
 #pragma unroll
             for (int32_t x = 0; x < K; ++x)
             {
-                int64_t const column = K == 4 && x >= 2 ? gap + (x - 2) * pixel : x * pixel;
                 values.at[y][x] = {};
                 if (weight[first + y][x] != 0.0F)
                 {
-                    values.at[y][x] = *reinterpret_cast<Stored<T, V> const*>(from + column);
+                    values.at[y][x] = *reinterpret_cast<Stored<T, V> const*>(from + column(x));
                 }
             }
         }
@@ -403,6 +407,22 @@ struct Window
         }
     }
 
+    //! One channel, pixel by pixel: slow, but in few registers if the window is in shared memory.
+    ALIGNSEG_HD float sumOf(int32_t channel) const
+    {
+        float sum = 0.0F;
+#pragma unroll 1
+        for (int32_t tap = 0; tap < K * K; ++tap)
+        {
+            float const share = weight[tap / K][tap % K];
+            if (share != 0.0F)
+            {
+                sum += share * toFloat(row[tap / K][channel * step + column(tap % K)]);
+            }
+        }
+        return sum;
+    }
+
     ALIGNSEG_HD void advance(int32_t channels)
     {
 #pragma unroll
@@ -412,11 +432,19 @@ struct Window
         }
     }
 
-    //! Strides again, so that a compiler knows of the 1 after it lost sight of the rest.
+    //! Says again what a compiler cannot know of a window that comes from shared memory: that
+    //! channels are neighbours, and that features are in global memory.
     ALIGNSEG_HD void setChannelsLast(int64_t pitch)
     {
         step = 1;
         pixel = pitch;
+#if defined(__CUDA_ARCH__)
+#pragma unroll
+        for (int32_t y = 0; y < K; ++y)
+        {
+            __builtin_assume(__isGlobal(row[y]));
+        }
+#endif
     }
 };
 
