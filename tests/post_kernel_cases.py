@@ -316,8 +316,12 @@ def _label_cases() -> list[LabelCase]:
         ((19, 23, 33), (90, 131)),  # odd, and a tile of 3 columns
         ((19, 33, 47), (20, 9)),  # smaller
         ((5, 120, 300), (40, 131)),  # more corners per tile than are kept
+        ((5, 32, 40), (32, 128)),  # 1280, just as many
+        ((5, 21, 61), (32, 128)),  # one more
+        ((5, 37, 38), (32, 128)),
         ((5, 40, 40), (33, 130)),  # both ways in one direction each
         ((5, 7, 7), (7, 7)),  # as it is
+        ((6, 3, 9), (10, 300)),  # cells wider than what is computed at once
         ((4, 1, 9), (5, 40)),
         ((4, 9, 1), (40, 5)),
         ((4, 1, 1), (6, 7)),

@@ -130,6 +130,18 @@ def test_a_class_that_wins_inside_cells_only(library: ctypes.CDLL) -> None:
     assert (labels[::8, ::8] != 4).all()
 
 
+def test_the_corners_decide_where_rounding_would_tie(library: ctypes.CDLL) -> None:
+    """Two classes, the second higher by one unit in the last place: exact arithmetic says 1.
+
+    Interpolated in float they are often equal, which the lower label would win.
+    """
+    first = np.random.default_rng(0).uniform(1, 2, (1, 1, 17, 33)).astype(np.float32)
+    logits = np.concatenate([first, np.nextafter(first, np.float32(3))], axis=1)
+    case = LabelCase(shape=(2, 17, 33), size=(65, 130))
+    inputs: dict[str, Array] = {"logits": logits, "palette": np.zeros((2, 3), np.uint8)}
+    assert (labelled(library, case, inputs)["labels"] == 1).all()
+
+
 @pytest.mark.parametrize("make", [cases.random_logits, cases.smooth_logits])
 @pytest.mark.parametrize("size", [(90, 131), (20, 9), (23, 33)])
 def test_labels_equal_the_cpu_code(library: ctypes.CDLL, make: cases.Maker, size: Size) -> None:

@@ -32,8 +32,9 @@ struct Shared
     Tap columns[kTileWidth];
     int32_t corners[kUpsampleArgmaxCorners]; //!< label at each corner
     int32_t cells[kUpsampleArgmaxCorners];   //!< label of the cell right below each corner
-    uint16_t mixed[kTilePixels];             //!< pixels of cells whose corners disagree
+    uint16_t mixed[kTilePixels];             //!< where runs begin in cells whose corners disagree
     int32_t mixedCount;
+    uint8_t runs[kTileWidth]; //!< how many columns from each on are computed together
 };
 
 //! The corners that a tile's pixels lie between.
@@ -61,7 +62,12 @@ __device__ void findTaps(UpsampleArgmaxParams const& params, Tile const& tile, S
     if (index < kTileWidth)
     {
         int32_t const column = index < tile.width ? index : tile.width - 1;
-        shared.columns[index] = upsampleTap(tile.left + column, params.logitsWidth, params.width);
+        int64_t const place = tile.left + column;
+        Tap const tap = upsampleTap(place, params.logitsWidth, params.width);
+        int64_t const right = tile.left + tile.width;
+        int32_t const run = runAt(place, tap, tile.left, right, params.logitsWidth, params.width);
+        shared.columns[index] = tap;
+        shared.runs[index] = static_cast<uint8_t>(index < tile.width ? run : 0);
     }
     else if (row < tile.height)
     {
@@ -123,7 +129,7 @@ __device__ void labelCells(Region const& region, Shared<L>& shared)
 
 //! Labels four pixels where the corners of their cells agree.
 //!
-//! \return A bit for each of the others.
+//! \return A bit for each of the others that begins a run.
 template <typename L>
 __device__ int32_t fillQuad(int32_t row, int32_t left, Region const& region, Shared<L>& shared)
 {
@@ -134,13 +140,13 @@ __device__ int32_t fillQuad(int32_t row, int32_t left, Region const& region, Sha
     {
         int32_t const label = shared.cells[cellRow + shared.columns[left + index].first - region.left];
         labels.values[index] = static_cast<L>(label);
-        mixed |= label == kMixed ? 1 << index : 0;
+        mixed |= label == kMixed && shared.runs[left + index] != 0 ? 1 << index : 0;
     }
     *reinterpret_cast<Quad<L>*>(shared.labels + row * kTileWidth + left) = labels;
     return mixed;
 }
 
-//! Appends pixels after `pixel` whose bit is set to the list of those to compute.
+//! Appends pixels after `pixel` whose bit is set to the list of runs to compute.
 template <typename L>
 __device__ void listMixed(int32_t mixed, int32_t pixel, Shared<L>& shared)
 {
@@ -163,15 +169,13 @@ __device__ void fillCells(Tile const& tile, Region const& region, Shared<L>& sha
     {
         int32_t const row = quad / kRowQuads;
         int32_t const left = quad % kRowQuads * 4;
-        int32_t const wanted = tile.width - left;
-        if (wanted <= 0)
+        if (left < tile.width)
         {
-            continue;
-        }
-        int32_t const mixed = fillQuad(row, left, region, shared) & (wanted < 4 ? (1 << wanted) - 1 : 15);
-        if (mixed != 0)
-        {
-            listMixed(mixed, row * kTileWidth + left, shared);
+            int32_t const mixed = fillQuad(row, left, region, shared);
+            if (mixed != 0)
+            {
+                listMixed(mixed, row * kTileWidth + left, shared);
+            }
         }
     }
 }
@@ -185,18 +189,44 @@ __device__ Cell<T> cellOfPixel(
     return cellOf(logits, params.logitsWidth, row, column);
 }
 
-//! Labels the listed pixels, or all where none is filled yet, by computing every class.
+//! Labels the listed runs by computing every class.
 template <typename T, typename L>
-__device__ void labelPixels(
-    T const* logits, UpsampleArgmaxParams const& params, Tile const& tile, bool listed, Shared<L>& shared)
+__device__ void labelRuns(T const* logits, UpsampleArgmaxParams const& params, Shared<L>& shared)
 {
-    int32_t const count = listed ? shared.mixedCount : tile.height * tile.width;
     int32_t const classes = static_cast<int32_t>(params.classes);
     int64_t const plane = params.logitsHeight * params.logitsWidth;
-    for (int32_t index = threadIdx.x; index < count; index += kThreads)
+    for (int32_t index = threadIdx.x; index < shared.mixedCount; index += kThreads)
+    {
+        int32_t const pixel = shared.mixed[index];
+        int32_t const column = pixel % kTileWidth;
+        int32_t const count = shared.runs[column];
+        float weights[kUpsampleArgmaxRun];
+        for (int32_t next = 0; next < kUpsampleArgmaxRun; ++next)
+        {
+            weights[next] = shared.columns[next < count ? column + next : column].weight();
+        }
+        int32_t labels[kUpsampleArgmaxRun];
+        labelRun(cellOfPixel(logits, params, pixel, shared), classes, plane, weights, labels);
+        for (int32_t next = 0; next < kUpsampleArgmaxRun; ++next)
+        {
+            if (next < count)
+            {
+                shared.labels[pixel + next] = static_cast<L>(labels[next]);
+            }
+        }
+    }
+}
+
+//! Labels all pixels by computing every class.
+template <typename T, typename L>
+__device__ void labelPixels(T const* logits, UpsampleArgmaxParams const& params, Tile const& tile, Shared<L>& shared)
+{
+    int32_t const classes = static_cast<int32_t>(params.classes);
+    int64_t const plane = params.logitsHeight * params.logitsWidth;
+    for (int32_t index = threadIdx.x; index < tile.height * tile.width; index += kThreads)
     {
         int32_t const row = index / tile.width;
-        int32_t const pixel = listed ? shared.mixed[index] : row * (kTileWidth - tile.width) + index;
+        int32_t const pixel = row * (kTileWidth - tile.width) + index;
         Cell<T> const cell = cellOfPixel(logits, params, pixel, shared);
         shared.labels[pixel] = static_cast<L>(labelInside(cell, classes, plane));
     }
@@ -278,8 +308,7 @@ __device__ void labelTile(UpsampleArgmaxParams const& params)
     findTaps(params, tile, shared);
     __syncthreads();
     Region const region = regionOf(tile, shared);
-    bool const kept = region.isKept(); // the same for all threads: they may wait inside
-    if (kept)
+    if (region.isKept()) // the same for all threads: they may wait inside
     {
         labelCorners(logits, params, region, shared);
         __syncthreads();
@@ -287,8 +316,12 @@ __device__ void labelTile(UpsampleArgmaxParams const& params)
         __syncthreads();
         fillCells(tile, region, shared);
         __syncthreads();
+        labelRuns(logits, params, shared);
     }
-    labelPixels(logits, params, tile, kept, shared);
+    else
+    {
+        labelPixels(logits, params, tile, shared);
+    }
     __syncthreads();
     writeTile<T, L, kConfidence>(logits, params, tile, shared);
 }

@@ -66,6 +66,29 @@ ALIGNSEG_HD Tap upsampleTap(int64_t index, int64_t input, int64_t output)
     return {static_cast<int32_t>(position.whole), position.rest};
 }
 
+//! Columns that are computed together, as the upper and lower logits of a cell serve them all.
+constexpr int32_t kUpsampleArgmaxRun = 4;
+
+//! How many columns of [left, right) from `index` on are computed together: they lie inside one
+//! cell. 0: `index` is among those of a column before it. `tap` is that of `index`.
+ALIGNSEG_HD int32_t runAt(int64_t index, Tap tap, int64_t left, int64_t right, int64_t input, int64_t output)
+{
+    if (tap.step() == 0 || output > 1 << 24) // beyond, the rest may round to the next cell
+    {
+        return 1;
+    }
+    Position const before = positionOf(tap.first, output - 1, input - 1);
+    Position const after = positionOf(static_cast<int64_t>(tap.first) + 1, output - 1, input - 1);
+    int64_t const begin = before.whole + 1 > left ? before.whole + 1 : left;
+    int64_t const cellEnd = after.whole + (after.rest > 0.0F ? 1 : 0);
+    int64_t const end = cellEnd < right ? cellEnd : right;
+    if ((index - begin) % kUpsampleArgmaxRun != 0)
+    {
+        return 0;
+    }
+    return static_cast<int32_t>(end - index < kUpsampleArgmaxRun ? end - index : kUpsampleArgmaxRun);
+}
+
 //! The four logits of a class around an output pixel, and where between them it lies.
 template <typename T>
 struct Cell
@@ -82,12 +105,16 @@ struct Cell
         return {top + elements, bottom + elements, right, y, x};
     }
 
+    //! The logit at the left side, or `column` elements beyond.
+    ALIGNSEG_HD float side(int32_t column) const
+    {
+        return (1.0F - y) * toFloat(top[column]) + y * toFloat(bottom[column]);
+    }
+
     //! The logit inside.
     ALIGNSEG_HD float logit() const
     {
-        float const left = (1.0F - y) * toFloat(top[0]) + y * toFloat(bottom[0]);
-        float const beyond = (1.0F - y) * toFloat(top[right]) + y * toFloat(bottom[right]);
-        return (1.0F - x) * left + x * beyond;
+        return (1.0F - x) * side(0) + x * side(right);
     }
 };
 
@@ -158,6 +185,33 @@ ALIGNSEG_HD int32_t labelInside(Cell<T> cell, int32_t classes, int64_t plane)
         cell = cell.after(plane);
     }
     return best.label;
+}
+
+//! The labels of a run of columns inside a cell, with these weights of its right side.
+template <typename T>
+ALIGNSEG_HD void labelRun(Cell<T> cell, int32_t classes, int64_t plane, float const (&weights)[kUpsampleArgmaxRun],
+    int32_t (&labels)[kUpsampleArgmaxRun])
+{
+    Best best[kUpsampleArgmaxRun];
+    for (Best& one : best)
+    {
+        one = noClass();
+    }
+    ALIGNSEG_UNROLL(1) // 40 registers on sm_90, so that four blocks fit; with 2 it is 48 and three
+    for (int32_t label = 0; label < classes; ++label)
+    {
+        float const left = cell.side(0);
+        float const right = cell.side(cell.right);
+        for (int32_t index = 0; index < kUpsampleArgmaxRun; ++index)
+        {
+            best[index].offer((1.0F - weights[index]) * left + weights[index] * right, label);
+        }
+        cell = cell.after(plane);
+    }
+    for (int32_t index = 0; index < kUpsampleArgmaxRun; ++index)
+    {
+        labels[index] = best[index].label;
+    }
 }
 
 //! round(255 * softmax probability) of `label` inside a cell; 0 where that is NaN.

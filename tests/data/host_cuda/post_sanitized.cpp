@@ -86,6 +86,8 @@ int main(int argc, char** argv)
         {1, 3, 1, 1, 5, 130},
         {1, 2, 60, 40, 33, 131}, // corners of one tile are kept, of the next are not
         {1, 2, 9, 33, 33, 129},  // two tiles each way, of one row or column
+        {1, 2, 32, 40, 32, 128}, // as many corners as are kept
+        {1, 2, 21, 61, 32, 128}, // one more
         {1, 2, 60, 70, 9, 14},
         {1, 2, 7, 9, 7, 9},
         {1, 3, 9, 1, 1, 12},
