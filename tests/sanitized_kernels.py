@@ -8,6 +8,7 @@ import dataclasses
 import sys
 
 import numpy as np
+
 from kernel_cases import CASES, Array, KernelCase, fields, stored_inputs
 
 LIBC = ctypes.CDLL(None)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from host_kernels import KERNELS
 from kernel_cases import Op, Scalar
 

@@ -13,13 +13,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from plugin_library import (
+from plugin_cases import (
+    COMPLETE,
+    LABEL_CASES,
+    NAMES,
+    TABLE,
+    LabelCase,
+    check_labels,
+    made,
+    ran,
+    ran_labels,
+)
+from plugin_harness import (
     BUILD,
     CHAR,
     FLOAT,
@@ -42,11 +51,10 @@ from plugin_library import (
     tensor,
     tensorrt_headers,
 )
-from torch.nn import functional as F
 
 from alignseg_infer.spec import SamplingConvention
 from host_kernels import HOST_CUDA, KERNELS, host_compile
-from kernel_cases import CASES, Array, KernelCase, Op, Scalar, check, inputs, stored_inputs
+from kernel_cases import Array, KernelCase, Op, check
 
 INPUTS = {
     "OffsetGridSample": ("feature", "offset"),
@@ -55,7 +63,6 @@ INPUTS = {
 }
 WITH_FIELD = ("OffsetGridSample", "AlignedAdd")
 CONVENTIONS = [value.value for value in SamplingConvention]
-NAMES = {Op.SAMPLE: "OffsetGridSample", Op.ADD: "AlignedAdd"}
 TYPES = range(13)  # one more than TensorRT 11 has
 FORMATS = range(14)
 SIZES = {
@@ -77,10 +84,6 @@ def _quiet(request: pytest.FixtureRequest) -> None:
     """No test begins with another's log."""
     if "library" in request.fixturenames:
         request.getfixturevalue("library").log()
-
-
-def made(library: Library, name: str, value: str = "release-2021-12") -> Plugin:
-    return library.create(name, *([convention(value)] if name in WITH_FIELD else []))
 
 
 def described(name: str) -> list[Tensor]:
@@ -105,6 +108,19 @@ def test_creators(library: Library) -> None:
         }
         for name in INPUTS
     ]
+
+
+def test_the_readme_has_the_contract(library: Library) -> None:
+    text = (KERNELS.parent / "README.md").read_text().split("## Build")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| .*? \| (.*?) \|$", text, re.MULTILINE)
+    read = {name: tuple(re.findall(r"`(\w+)` \(N", inputs)) for name, inputs, _ in rows}
+    assert read == INPUTS
+    fields = {name: f"{field.strip('`')} 6 null;" for name, _, field in rows if field != "none"}
+    assert {name: fields.get(name, "") for name in INPUTS} == {
+        creator["name"]: creator["fields"] for creator in library.creators
+    }
+    for convention_name in CONVENTIONS:
+        assert f"`{convention_name}`" in text
 
 
 @pytest.mark.parametrize("value", CONVENTIONS)
@@ -444,41 +460,7 @@ def test_empty_output(library: Library, name: str) -> None:
     assert plugin.enqueue(tensors[:-1], tensors[-1], [None] * len(tensors))
 
 
-def layout_of(case: KernelCase) -> int | None:
-    """TensorRT's name for the case's layout; None if it has none."""
-    if case.pitch == 0:
-        return LINEAR
-    if case.feature is Scalar.HALF:
-        return HWC8 if case.pitch == -(-case.channels // 8) * 8 else None
-    return HWC if case.pitch == case.channels and case.channels % 4 == 0 else None
-
-
-ALL_RUNS = [case for case in CASES if layout_of(case) is not None]
-RUNS = ALL_RUNS[::5] if SANITIZE else ALL_RUNS
-
-
-def described_case(case: KernelCase) -> list[Tensor]:
-    layout = layout_of(case)
-    assert layout is not None
-    kinds = {Scalar.FLOAT: FLOAT, Scalar.HALF: HALF}
-    tensors = [
-        tensor(value.shape, kinds[case.offset])
-        if name.endswith("offset")
-        else tensor(value.shape, kinds[case.feature], layout)
-        for name, value in inputs(case).items()
-    ]
-    shape = (case.batch, case.channels, *case.size)
-    return [*tensors, tensor(shape, kinds[case.feature], layout)]
-
-
-def ran(plugin: Plugin, case: KernelCase) -> Array:
-    *ins, out = described_case(case)
-    assert all(plugin.supports([*ins, out], pos, len(ins)) for pos in range(len(ins) + 1))
-    assert plugin.configure(ins, [out])
-    assert plugin.change_shape(ins, [out])
-    output: Array = np.full(case.output_shape, 77.0, case.feature.dtype)
-    assert plugin.enqueue(ins, out, [*stored_inputs(case).values(), output]), plugin.library.log()
-    return output
+RUNS = [*COMPLETE, *(TABLE[::5] if SANITIZE else TABLE)]
 
 
 @pytest.mark.parametrize("case", RUNS, ids=str)
@@ -487,62 +469,19 @@ def test_table_of_the_kernels(library: Library, case: KernelCase) -> None:
     check(case, ran(made(library, NAMES[case.op], case.convention), case))
 
 
-def test_the_table_has_all_formats() -> None:
-    seen = {
-        (case.op, case.convention, case.offset, layout_of(case), case.feature) for case in ALL_RUNS
-    }
-    assert len(seen) == 2 * 3 * 2 * 4  # linear FP32, linear FP16, kHWC8, kHWC
-
-
 @pytest.mark.parametrize("how", ["Clone", "Attach", "RoundTrip"])
 @pytest.mark.parametrize("op", Op)
 def test_copies_compute_the_same(library: Library, op: Op, how: str) -> None:
-    case = replace(
-        next(case for case in ALL_RUNS if case.op is op and case.size > (4, 4)),
-        convention=SamplingConvention.STANDARD,
-    )
+    case = next(case for case in COMPLETE if case.op is op and case.convention == "standard")
     original = made(library, NAMES[op], case.convention)
     copy = original.copy(how)
     del original
     check(case, ran(copy, case))
 
 
-LABEL_SHAPES = [
-    ((1, 1), (1, 1), 1, 2),
-    ((3, 3), (1, 1), 2, 5),
-    ((1, 4), (6, 9), 1, 3),
-    ((9, 17), (33, 65), 2, 19),
-    ((11, 7), (5, 4), 1, 150),
-    ((13, 10), (37, 41), 1, 19),
-]
-
-
-@pytest.mark.parametrize("scalar", Scalar)
-@pytest.mark.parametrize("like", [FLOAT, HALF])
-@pytest.mark.parametrize(("small", "size", "batch", "classes"), LABEL_SHAPES)
-def test_labels(
-    library: Library,
-    small: tuple[int, int],
-    size: tuple[int, int],
-    batch: int,
-    classes: int,
-    like: int,
-    scalar: Scalar,
-) -> None:
-    random = np.random.default_rng(classes)
-    logits: Array = random.normal(size=(batch, classes, *small)).astype(scalar.dtype)
-    labels: Array = np.full((batch, *size), -1, np.int32)
-    kind = HALF if scalar is Scalar.HALF else FLOAT
-    ins = [tensor(logits.shape, kind), tensor((batch, 3, *size), like)]
-    out = tensor(labels.shape, INT32)
-    image = np.empty(1, np.uint8)  # not an image of that size: it must not be read
-    assert made(library, "UpsampleArgmax").enqueue(ins, out, [logits, image, labels]), library.log()
-    exact = torch.from_numpy(logits.astype(np.float64))
-    upsampled = F.interpolate(exact, size, mode="bilinear", align_corners=True).numpy()
-    assert labels.min() >= 0
-    assert labels.max() < classes
-    chosen = np.take_along_axis(upsampled, labels[:, np.newaxis].astype(np.int64), 1)
-    np.testing.assert_allclose(chosen[:, 0], upsampled.max(1), rtol=0, atol=1e-5)
+@pytest.mark.parametrize("case", LABEL_CASES, ids=str)
+def test_labels(library: Library, case: LabelCase) -> None:
+    check_labels(case, ran_labels(made(library, "UpsampleArgmax"), case))
 
 
 # Trouble outside
@@ -676,7 +615,8 @@ def test_cmake_library_that_registers_itself(cmake_build: Path, tmp_path: Path) 
     host_compile([fake], tmp_path / named.group(), flags=build_flags(tmp_path))
     everything = [f"alignseg {name}" for name in INPUTS]
     assert loaded_in_child([plugins], tmp_path) == (everything, "")
-    second = shutil.copy(plugins, tmp_path / "second.so")
+    second = tmp_path / "second.so"
+    shutil.copy(plugins, second)
     printed, errors = loaded_in_child([plugins, second], tmp_path)
     assert printed == [*everything, *everything]
     assert errors.count("is registered already; load one library of plugins, not two") == 3

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from host_kernels import HOST_CUDA, KERNELS, host_compile
 
 TESTS = Path(__file__).parent

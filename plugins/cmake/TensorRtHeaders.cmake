@@ -55,7 +55,7 @@ string(STRIP "${major}.${minor}" version)
 string(REPLACE " " "" version "${version}")
 if(version VERSION_LESS 10.0)
   message(FATAL_ERROR
-    "The headers in ${ALIGNSEG_TENSORRT_HEADERS} are TensorRT ${version}; expected 10.0 or newer, which has IPluginV3.\n"
+    "The headers in ${ALIGNSEG_TENSORRT_HEADERS} are TensorRT ${version}; expected 10.0 or newer, with IPluginV3.\n"
     "Give another: -DTENSORRT_ROOT=/opt/TensorRT-10.14")
 endif()
 message(STATUS "TensorRT headers: ${version}, ${ALIGNSEG_TENSORRT_HEADERS}")

@@ -135,6 +135,24 @@ bool isField(PluginContract const& contract, char const* name) noexcept
     return contract.field != nullptr && std::strcmp(name, contract.field) == 0;
 }
 
+//! Reads one field, the only one of its name so far if not `again`.
+bool readField(PluginContract const& contract, PluginField const& field, bool again, Convention& convention) noexcept
+{
+    if (field.name == nullptr || !isField(contract, field.name))
+    {
+        logError("%s: unknown field '%s'; expected %s%s; remove it", contract.name,
+            field.name == nullptr ? "(null)" : field.name, contract.field == nullptr ? "no field" : "only ",
+            contract.field == nullptr ? "" : contract.field);
+        return false;
+    }
+    if (again)
+    {
+        logError("%s: field '%s' is given twice; expected once; remove one", contract.name, field.name);
+        return false;
+    }
+    return readConvention(contract, field, convention);
+}
+
 //! Reads all fields; logs and returns false for one that is missing, doubled, unknown or wrong.
 bool readFields(PluginContract const& contract, PluginFieldCollection const& fields, Convention& convention) noexcept
 {
@@ -144,28 +162,14 @@ bool readFields(PluginContract const& contract, PluginFieldCollection const& fie
             static_cast<int>(fields.nbFields));
         return false;
     }
-    int32_t seen = 0;
     for (int32_t index = 0; index < fields.nbFields; ++index)
     {
-        PluginField const& field = fields.fields[index];
-        if (field.name == nullptr || !isField(contract, field.name))
-        {
-            logError("%s: unknown field '%s'; expected %s%s; remove it", contract.name,
-                field.name == nullptr ? "(null)" : field.name, contract.field == nullptr ? "no field" : "only ",
-                contract.field == nullptr ? "" : contract.field);
-            return false;
-        }
-        if (++seen > 1)
-        {
-            logError("%s: field '%s' is given twice; expected once; remove one", contract.name, field.name);
-            return false;
-        }
-        if (!readConvention(contract, field, convention))
+        if (!readField(contract, fields.fields[index], index > 0, convention))
         {
             return false;
         }
     }
-    if (contract.field != nullptr && seen == 0)
+    if (contract.field != nullptr && fields.nbFields == 0)
     {
         logError("%s: field '%s' is missing; expected release-2021-12, release-2021-05 or standard; add it",
             contract.name, contract.field);

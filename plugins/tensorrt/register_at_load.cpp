@@ -24,7 +24,8 @@ nvinfer1::IPluginRegistry* findRegistry()
     void* const function = library == nullptr ? nullptr : dlsym(library, "getPluginRegistry");
     if (function == nullptr)
     {
-        std::fprintf(stderr, "alignseg plugin: not registered: %s; put %s into LD_LIBRARY_PATH\n", dlerror(), kTensorRt);
+        std::fprintf(
+            stderr, "alignseg plugin: not registered: %s; put %s into LD_LIBRARY_PATH\n", dlerror(), kTensorRt);
         return nullptr;
     }
     return reinterpret_cast<GetRegistry>(function)();

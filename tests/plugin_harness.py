@@ -77,7 +77,7 @@ class Text:
         """The same for TensorRT; the bytes belong to `self`."""
         count = len(self.data or b"") if self.length is None else self.length
         name = None if self.name is None else self.name.encode()
-        address = None if self.data is None else ctypes.cast(self.data, ctypes.c_void_p)
+        address = ctypes.cast(ctypes.c_char_p(self.data), ctypes.c_void_p)
         return Field(name, address, self.kind, count)
 
 
@@ -205,11 +205,17 @@ class Plugin:
         arrays: Sequence[NDArray[np.generic] | None],
     ) -> bool:
         """Runs it. The last of `arrays` is the output; None is a null pointer."""
-        pointers = [None if array is None else array.ctypes.data for array in arrays]
+        addresses = [None if array is None else array.ctypes.data for array in arrays]
+        return self.enqueue_at(inputs, output, addresses)
+
+    def enqueue_at(
+        self, inputs: Sequence[Tensor], output: Tensor, addresses: Sequence[int | None]
+    ) -> bool:
+        """Runs it on the default stream. The last address is the output's."""
         own = ctypes.c_void_p(self.address)
         described = (Tensor * len(inputs))(*inputs)
-        sources = (ctypes.c_void_p * len(inputs))(*pointers[:-1])
-        target = (ctypes.c_void_p * 1)(pointers[-1])
+        sources = (ctypes.c_void_p * len(inputs))(*addresses[:-1])
+        target = (ctypes.c_void_p * 1)(addresses[-1])
         call = self.calls.harnessEnqueue
         return bool(call(own, described, ctypes.byref(output), sources, target) == 0)
 
@@ -223,14 +229,12 @@ def _facts(text: bytes) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.decode().splitlines())
 
 
-def fetched(package: str, wanted: str, folder: Path) -> Path:
-    """`folder` with `wanted` of `package` in it, its dependencies left out; skips if it cannot."""
+def fetched(folder: Path, *packages: str) -> Path:
+    """`folder` with `packages` in it, what they depend on left out; skips if it cannot."""
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
-    done = subprocess.run(
-        [*command, f"{package}=={wanted}"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, *packages], capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"{package} {wanted} cannot be fetched: {done.stderr[-200:]}")
+        pytest.skip(f"{' and '.join(packages)} cannot be fetched: {done.stderr[-200:]}")
     return folder
 
 
@@ -239,7 +243,7 @@ def tensorrt_headers(folder: Path) -> Path:
     given = os.environ.get("ALIGNSEG_TENSORRT_HEADERS")
     if given is not None:
         return Path(given)
-    return fetched("kernel-lens", "2.0.1", folder) / "kernel_lens" / "include" / "tensorrt"
+    return fetched(folder, "kernel-lens==2.0.1") / "kernel_lens" / "include" / "tensorrt"
 
 
 def cuda_headers(folder: Path) -> Path:
@@ -251,8 +255,8 @@ def cuda_headers(folder: Path) -> Path:
         include = Path(root) / "include"
         if (include / "cuda_runtime_api.h").exists() and (include / "crt").exists():
             return include
-    fetched("nvidia-cuda-crt", "13.0.88", folder)
-    return fetched("nvidia-cuda-runtime", "13.0.96", folder) / "nvidia" / "cu13" / "include"
+    wanted = ("nvidia-cuda-runtime==13.0.96", "nvidia-cuda-crt==13.0.88")
+    return fetched(folder, *wanted) / "nvidia" / "cu13" / "include"
 
 
 def glue_sources() -> list[Path]:
