@@ -12,12 +12,15 @@ VERSION = re.search(
 
 EXPORT = ["torch>=2.13", "onnx>=1.20", "onnxscript>=0.7", "onnx-ir>=1.0", "safetensors>=0.5"]
 # Flavours of TensorRT; the one for RTX builds engines without a GPU too.
-TENSORRT = ["tensorrt>=10", "cuda-python>=12"]
-TENSORRT_RTX = ["tensorrt-rtx-cu13>=1.7.1", "cuda-python>=13"]
+CUDA = ["cuda-python>=13", "nvidia-cuda-nvrtc>=13"]  # of CUDA 12: nvidia-cuda-nvrtc-cu12
+TENSORRT = ["tensorrt>=10", *CUDA]
+TENSORRT_RTX = ["tensorrt-rtx-cu13>=1.7.1", *CUDA]
+PLUGINS = "alignseg_infer.plugins"  # CUDA sources, which are compiled where they are needed
 TEST = [
     *EXPORT,
     *TENSORRT_RTX,
     *("hypothesis>=6", "mypy>=1.15", "pillow>=11", "pytest>=8", "ruff>=0.11", "scikit-learn>=1.6"),
+    "nvidia-cuda-runtime>=13",  # its headers
     "tensorrt-cu13-bindings==11.4.0.106",  # its names and signatures; runs nothing
 ]
 
@@ -29,9 +32,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["alignseg_infer", "alignseg_infer.*"]),
+    packages=[*find_packages(include=["alignseg_infer", "alignseg_infer.*"]), PLUGINS],
+    package_dir={PLUGINS: "plugins"},
     package_data={
-        "alignseg_infer": ["py.typed", "demo/demo.onnx", "demo/demo.pth", "demo/recipe.json"]
+        "alignseg_infer": ["py.typed", "demo/demo.onnx", "demo/demo.pth", "demo/recipe.json"],
+        PLUGINS: ["CMakeLists.txt", "README.md", "kernels/*", "tensorrt/*"],
     },
     install_requires=[
         "numpy>=1.26",

@@ -35,6 +35,15 @@ class Scores(NamedTuple):
     probabilities: Floats | None
 
 
+def not_finite_error() -> ModelError:
+    """The error for logits that are NaN or infinite."""
+    return ModelError(
+        "the network returned NaN or infinite logits",
+        "finite logits",
+        "check the weights and the mean and std: alignseg inspect MODEL",
+    )
+
+
 def label_dtype(num_classes: int) -> type[np.unsignedinteger[Any]]:
     """The smallest unsigned type that holds all labels."""
     return np.uint8 if num_classes <= 256 else np.uint16
@@ -55,11 +64,7 @@ def scores_from_logits(
         ModelError: The logits are not finite.
     """
     if not np.isfinite(logits).all():
-        raise ModelError(
-            "the network returned NaN or infinite logits",
-            "finite logits",
-            "check the weights and the mean and std: alignseg inspect MODEL",
-        )
+        raise not_finite_error()
     classes = logits.shape[0]
     labels = np.empty(size, label_dtype(classes))
     best_probability = np.empty(size, np.float32) if confidence else None

@@ -1,5 +1,6 @@
 """Predictor: an image in, a segmentation out."""
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -10,14 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.averaging import Averaging, Mode, averaging_for, require_logits
-from alignseg_infer.backends import Backend, LimitedBackend, open_backend
-from alignseg_infer.errors import OptionError
+from alignseg_infer.backends import Backend, ImageBackend, LimitedBackend, open_backend
+from alignseg_infer.errors import MissingDependencyError, OptionError
 from alignseg_infer.images import Image, ImageSource, load_image
 from alignseg_infer.postprocess import Floats, Scores, resized_labels, scores_from_logits
 from alignseg_infer.preprocess import Size, preprocess, size_policy
 from alignseg_infer.result import Segmentation, StageClock, StageTimes
 from alignseg_infer.spec import ModelSpec
 from alignseg_infer.tiling import DEFAULT_OVERLAP
+
+logger = logging.getLogger(__name__)
 
 
 class _Prepared(NamedTuple):
@@ -27,6 +30,14 @@ class _Prepared(NamedTuple):
     tensor: NDArray[np.float32]
     load: float
     preprocess: float
+
+
+class _Loaded(NamedTuple):
+    """One image and the network input size it gets; time in ms."""
+
+    image: Image
+    input_size: Size
+    load: float
 
 
 class Predictor:
@@ -57,6 +68,9 @@ class Predictor:
         overlap: Share of a tile, 0 to below 1, that the next one covers too.
         scales: Factors on the input size; raw logits are averaged over them.
         flip: Whether to average with the mirrored image.
+        on_device: Whether images are prepared and pixels labelled on the GPU, so that only images
+            and labels cross the bus. None: where the model runs on one in TensorRT or PyTorch, and
+            the packages that compile CUDA kernels are there. `on_device` tells afterwards.
 
     Beside one batch of tiles, a sliding window needs about 4*C bytes per pixel of its image (at the
     largest scale), several scales another 4*C per pixel of the image itself.
@@ -81,6 +95,7 @@ class Predictor:
         overlap: float = DEFAULT_OVERLAP,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
+        on_device: bool | None = None,
     ) -> None:
         if type(batch) is not int or batch < 1:
             raise OptionError(f"batch={batch!r}", "1 or more", "batch=1")
@@ -97,6 +112,7 @@ class Predictor:
         self._least_batch = self._fixed_batch or 1
         if isinstance(model, LimitedBackend) and not self._fixed_batch:
             self._least_batch = _least_batch(model, batch)
+        self._on_device = _image_backend(model, on_device, averaged=self._averaging is not None)
 
     @property
     def spec(self) -> ModelSpec:
@@ -112,6 +128,14 @@ class Predictor:
     def batch(self) -> int:
         """Images per network call at most."""
         return self._batch
+
+    @property
+    def on_device(self) -> bool:
+        """Whether images are prepared and pixels labelled on the GPU.
+
+        With ``probabilities=True`` the host does it all the same: they are too much to send.
+        """
+        return self._on_device is not None
 
     def __repr__(self) -> str:
         network = self.spec.network
@@ -164,6 +188,8 @@ class Predictor:
                 self._segment_averaged(averaging, source, confidence, probabilities)
                 for source in sources
             ]
+        if self._on_device is not None and not probabilities:
+            return self._segment_on_device(self._on_device, sources, confidence)
         results: list[Segmentation] = []
         waiting: list[_Prepared] = []
         for source in sources:
@@ -231,6 +257,41 @@ class Predictor:
         times = StageTimes(prepared.load, prepared.preprocess, infer, done)
         return self._segmentation(prepared.image, scores, (height, width), times)
 
+    def _segment_on_device(
+        self, backend: ImageBackend, sources: Sequence[ImageSource], confidence: bool
+    ) -> list[Segmentation]:
+        results: list[Segmentation] = []
+        waiting: list[_Loaded] = []
+        for source in sources:
+            loaded = self._load(source)
+            full = len(waiting) == self._batch
+            if waiting and (full or waiting[0].input_size != loaded.input_size):
+                results += self._label_batch(backend, waiting, confidence)
+                waiting = []
+            waiting.append(loaded)
+        if waiting:
+            results += self._label_batch(backend, waiting, confidence)
+        return results
+
+    def _load(self, source: ImageSource) -> _Loaded:
+        start = time.perf_counter()
+        image = load_image(source)
+        milliseconds = 1e3 * (time.perf_counter() - start)
+        size = self._policy.input_size((image.shape[0], image.shape[1]))
+        return _Loaded(image, size, milliseconds)
+
+    def _label_batch(
+        self, backend: ImageBackend, batch: list[_Loaded], confidence: bool
+    ) -> list[Segmentation]:
+        """Runs one batch of equally sized inputs on the device, images to labels."""
+        size, count = batch[0].input_size, len(batch)
+        done = backend.segment([loaded.image for loaded in batch], size, confidence=confidence)
+        spent = (done.preprocess / count, done.infer / count, done.postprocess / count)
+        return [
+            self._segmentation(loaded.image, scores, size, StageTimes(loaded.load, *spent))
+            for loaded, scores in zip(batch, done.scores, strict=True)
+        ]
+
     def _segment_averaged(
         self, averaging: Averaging, source: ImageSource, confidence: bool, probabilities: bool
     ) -> Segmentation:
@@ -275,6 +336,38 @@ class Predictor:
             confidence=scores.confidence,
             probabilities=scores.probabilities,
         )
+
+
+def _image_backend(model: Backend, wanted: bool | None, *, averaged: bool) -> ImageBackend | None:
+    """`model` if it is to prepare images and label pixels itself.
+
+    Raises:
+        OptionError: That was asked for, and it cannot.
+        MissingDependencyError: That was asked for, and what compiles kernels is not installed.
+    """
+    if wanted is False:
+        return None
+    if averaged or not isinstance(model, ImageBackend):
+        if wanted is None:
+            return None
+        reason = "logits are averaged" if averaged else f"{model.name} has no GPU to do it on"
+        raise OptionError(
+            f"on_device=True was asked for, but {reason}",
+            "a model in TensorRT, or in PyTorch on CUDA, and mode='whole' without scales and flip",
+            "on_device=None",
+        )
+    try:
+        model.load_kernels()
+    except OptionError:  # as of every model on the CPU
+        if wanted:
+            raise
+        return None
+    except MissingDependencyError as error:
+        if wanted:
+            raise
+        logger.warning("the CPU prepares images and labels pixels, which takes longer: %s", error)
+        return None
+    return model
 
 
 def _least_batch(model: LimitedBackend, batch: int) -> int:

@@ -6,7 +6,9 @@ The engine gives ``logits[n, c, y, x] = image[n, 0, 4y, 4x] * (c + 1)``, or labe
 
 import contextlib
 import json
+import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -62,6 +64,8 @@ class FakeCuda:
         self._pinned: dict[int, NDArray[np.uint8]] = {}
         self._streams: dict[int, list[Callable[[], None]]] = {}
         self._graphs: dict[int, list[Callable[[], None]]] = {}
+        self._modules: dict[int, bytes] = {}
+        self._events: dict[int, float] = {}
         self._captured: dict[int, list[Callable[[], None]]] = {}
         self._next = 1 << 20
         self._thread = threading.local()
@@ -76,7 +80,14 @@ class FakeCuda:
             self._thread.depth = depth
 
     def close(self) -> None:
-        leaks = (self.memory, self._pinned, self._streams, self._graphs)
+        leaks = (
+            self.memory,
+            self._pinned,
+            self._streams,
+            self._graphs,
+            self._modules,
+            self._events,
+        )
         assert not any(leaks), leaks
         self.events.append("cuda closed")
 
@@ -156,16 +167,21 @@ class FakeCuda:
             step()
 
     def new_event(self) -> int:
-        raise NotImplementedError
+        self._count("new_event")
+        event = self._handle()
+        self._events[event] = math.nan
+        return event
 
     def free_event(self, event: int) -> None:
-        raise NotImplementedError
+        self._count("free_event")
+        del self._events[event]
 
     def record(self, event: int, stream: int) -> None:
-        raise NotImplementedError
+        self._count("record")
+        self.enqueue(stream, lambda: self._events.update({event: time.perf_counter()}))
 
     def elapsed(self, start: int, end: int) -> float:
-        raise NotImplementedError
+        return 1e3 * (self._events[end] - self._events[start])
 
     def begin_capture(self, stream: int) -> None:
         self._count("begin_capture")
@@ -190,10 +206,16 @@ class FakeCuda:
         self.events.append("graph freed")
 
     def load_module(self, image: bytes) -> int:
-        raise NotImplementedError
+        self._count("load_module")
+        assert image.startswith(b"\x7fELF"), "no cubin"
+        module = self._handle()
+        self._modules[module] = image
+        return module
 
     def free_module(self, module: int) -> None:
-        raise NotImplementedError
+        self._count("free_module")
+        del self._modules[module]
+        self.events.append("module freed")
 
     def launch(
         self,
@@ -205,7 +227,27 @@ class FakeCuda:
         block: tuple[int, int, int],
         stream: int,
     ) -> None:
-        raise NotImplementedError
+        """Runs what the kernel is when compiled for the CPU; see tests/host_kernels.py."""
+        self._count("launch")
+        assert f"\0{kernel}\0".encode() in self._modules[module], f"no {kernel} in the cubin"
+        assert grid[1:] == block[1:] == (1, 1)
+        (params,) = arguments
+        self.enqueue(stream, lambda: self._run_kernel(kernel, params, grid[0], block[0]))
+
+    def _run_kernel(self, kernel: str, params: Any, blocks: int, threads: int) -> None:
+        from host_entries import run_kernel
+
+        here = params.copy()
+        for name in here.dtype.names:
+            if here.dtype[name] == np.uint64 and here[name]:
+                here[name] = self._real_address(int(here[name]))
+        run_kernel(kernel, here, blocks, threads)
+
+    def _real_address(self, address: int) -> int:
+        for start, memory in self.memory.items():
+            if start <= address < start + memory.size:
+                return memory.ctypes.data + address - start
+        raise AssertionError(f"{address:#x} is no memory of the GPU")
 
 
 class FakeTensorRT:

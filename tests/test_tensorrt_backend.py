@@ -564,7 +564,7 @@ def test_engine_of_one_size_is_given_that_size(plain: Stand, image: Image) -> No
 
 @pytest.mark.parametrize(("batch", "calls"), [(1, 3), (2, 2)])
 def test_batches(plain: Stand, image: Image, batch: int, calls: int) -> None:
-    predictor = Predictor(plain.path, batch=batch, size=(64, 96))
+    predictor = Predictor(plain.path, batch=batch, size=(64, 96), on_device=False)
     assert len(predictor([image] * 3)) == 3
     assert plain.cuda.counts["copy_to_host"] == calls
 

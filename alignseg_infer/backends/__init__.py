@@ -1,8 +1,9 @@
 """Runtimes that execute a model. One module each, loaded on demand."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,10 @@ from numpy.typing import NDArray
 from alignseg_infer.demo import model_path
 from alignseg_infer.engine_file import ENGINE_SUFFIXES
 from alignseg_infer.errors import ModelFileError, OptionError
+from alignseg_infer.images import Image
 from alignseg_infer.ops.offset_fields import OffsetField
+from alignseg_infer.postprocess import Scores
+from alignseg_infer.preprocess import Size
 from alignseg_infer.spec import ModelSpec
 
 MAX_THREADS = 1024
@@ -69,6 +73,54 @@ class LimitedBackend(Backend, Protocol):
     """
 
     batch_limits: tuple[int, int]
+
+
+class LabelledBatch(NamedTuple):
+    """What a backend made of some images.
+
+    Attributes:
+        scores: Labels and confidence of each.
+        preprocess: Milliseconds for all of them, sending them to the device included.
+        infer: Milliseconds in the network.
+        postprocess: Milliseconds for labels, fetching them included.
+    """
+
+    scores: list[Scores]
+    preprocess: float
+    infer: float
+    postprocess: float
+
+
+@runtime_checkable
+class ImageBackend(Backend, Protocol):
+    """A backend that can prepare images and label pixels on its GPU, too."""
+
+    def load_kernels(self) -> None:
+        """Makes `segment` possible. A second call does nothing.
+
+        Raises:
+            MissingDependencyError: What compiles kernels is not installed.
+            CudaError: They do not compile or load, or give wrong results on this GPU.
+            OptionError: This model is not one whose pixels can be labelled there.
+        """
+        ...
+
+    def segment(
+        self, images: Sequence[Image], input_size: Size, *, confidence: bool
+    ) -> LabelledBatch:
+        """Labels images, each at its own size.
+
+        Args:
+            images: (H, W, 3) uint8 BGR, of any sizes; no more than a batch.
+            input_size: Network input (height, width) for all of them.
+            confidence: Whether the result gets the probability of each label, in steps of 1/255.
+
+        Raises:
+            ModelError: The logits are not finite.
+            SizeError: The model does not take this size or so many images.
+            CudaError: The GPU fails, or has too little memory left.
+        """
+        ...
 
 
 def open_backend(

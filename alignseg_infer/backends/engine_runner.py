@@ -3,18 +3,23 @@
 import contextlib
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.backends import LabelledBatch
 from alignseg_infer.backends.cuda import Cuda
+from alignseg_infer.backends.device_images import DeviceImages
 from alignseg_infer.backends.engine_tensors import EngineOutputs
+from alignseg_infer.backends.kernels import DeviceTensor, Kernels
 from alignseg_infer.engine_file import InputShape
 from alignseg_infer.errors import CudaError, EngineError
 from alignseg_infer.flavours import TensorRT, captures_graphs_itself, context_memory, new_context
-from alignseg_infer.spec import INPUT_NAME
+from alignseg_infer.images import Image
+from alignseg_infer.spec import INPUT_NAME, ModelSpec
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +39,7 @@ class LoadedEngine:
         cache: From `flavours.new_runtime_cache`.
         outputs: What the engine returns.
         largest: Largest input it takes.
+        spec: The model's facts.
     """
 
     cuda: Cuda
@@ -44,6 +50,7 @@ class LoadedEngine:
     cache: Any | None
     outputs: EngineOutputs
     largest: InputShape
+    spec: ModelSpec
 
     def release(self) -> None:
         """Lets go of TensorRT's objects in the order they need; runners must be closed."""
@@ -73,6 +80,7 @@ class EngineRunner:
         self._cuda = loaded.cuda
         self._shape: tuple[int, ...] | None = None
         self._graph: int | None = None
+        self._images: DeviceImages | None = None
         self._calls = 0  # with this shape
         self._captures = self._cuda.can_capture and not captures_graphs_itself(loaded.tensorrt)
         with self._cuda.current(), contextlib.ExitStack() as stack:
@@ -121,12 +129,48 @@ class EngineRunner:
             self._cuda.synchronize(self._stream)
         return self._output.astype(self._loaded.outputs.promised)  # always a copy
 
+    def segment(
+        self, kernels: Kernels, images: Sequence[Image], shape: tuple[int, ...], confidence: bool
+    ) -> LabelledBatch:
+        """Prepares images, runs the engine, and labels their pixels, all on the GPU.
+
+        Args:
+            kernels: From the same GPU.
+            images: (h, w, 3) uint8 BGR.
+            shape: Of the input, (N, 3, H, W), within the engine's profile; N is the number of
+                images or more.
+            confidence: Whether the probability of each label is wanted.
+
+        Raises:
+            ModelError: The logits are not finite.
+            CudaError, EngineError: It fails. This runner cannot be used any more then.
+        """
+        with self._cuda.current():
+            if shape != self._shape:
+                self._set_shape(shape)
+            stages = self._device_images(kernels)
+            sizes = [(image.shape[0], image.shape[1]) for image in images]
+            stages.prepare(images, DeviceTensor(self._input_address, shape, self._input.dtype))
+            self._execute()
+            logits = DeviceTensor(self._output_address, self._output.shape, self._output.dtype)
+            stages.label(logits, sizes, confidence)
+            self._cuda.synchronize(self._stream)
+            return stages.results()
+
     def close(self) -> None:
         """Frees everything: graph, execution context, memory, stream. Not twice."""
         with self._cuda.current():
             with contextlib.suppress(CudaError):  # the call that caused it has reported it
                 self._cuda.synchronize(self._stream)
             self._stack.close()
+
+    def _device_images(self, kernels: Kernels) -> DeviceImages:
+        """Made when first needed."""
+        if self._images is None:
+            spec = self._loaded.spec
+            self._images = DeviceImages(self._cuda, kernels, spec, self._stream)
+            self._memory.callback(self._images.close)
+        return self._images
 
     def _allocate(self) -> None:
         """Memory for the largest input and the outputs that come of it."""

@@ -6,7 +6,9 @@ and that of TensorRT-RTX 1.7, whose bindings were at hand.
 
 import contextlib
 import hashlib
+import threading
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +17,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.backends import parse_device
+from alignseg_infer.backends import LabelledBatch, parse_device
 from alignseg_infer.backends.cuda import Cuda, CudaPackage, open_cuda
+from alignseg_infer.backends.device_images import require_right_results
 from alignseg_infer.backends.engine_checks import (
     REBUILD,
     require_complete,
@@ -27,14 +30,17 @@ from alignseg_infer.backends.engine_checks import (
 from alignseg_infer.backends.engine_inspector import inspected_layers
 from alignseg_infer.backends.engine_runner import CHANNELS, EngineRunner, LoadedEngine
 from alignseg_infer.backends.engine_tensors import engine_profile, engine_tensors, outputs_of
+from alignseg_infer.backends.kernels import IMAGE_KERNELS, Kernels
 from alignseg_infer.backends.runner_pool import RunnerPool
 from alignseg_infer.backends.runtime_cache import cache_path, read_cache, write_cache
 from alignseg_infer.backends.tensorrt_log import new_log
 from alignseg_infer.engine_file import EngineFacts, InputShape, LayerCount, Profile, read_facts
 from alignseg_infer.errors import EngineError, ImageError, OptionError, SizeError
 from alignseg_infer.flavours import TensorRT, load_tensorrt, new_runtime_cache
+from alignseg_infer.images import Image
 from alignseg_infer.plugin_library import provide_plugins
-from alignseg_infer.spec import ModelSpec
+from alignseg_infer.preprocess import Size
+from alignseg_infer.spec import ModelSpec, OutputKind
 
 DEFAULT_CONTEXTS = 4
 
@@ -93,6 +99,9 @@ class TensorRTBackend:
             with gpu.current():
                 loaded = _load(path, plan, self.facts, tensorrt, gpu, plugin=plugin)
             del plan
+            self._gpu, self._kernels = gpu, Kernels(gpu)
+            self._kernels_lock, self._kernels_are_right = threading.Lock(), False
+            stack.callback(self._kernels.close)
             self._pool = RunnerPool(lambda: EngineRunner(loaded), contexts)
             stack.callback(_close, self._pool, loaded, path)
             with self._pool.runner(()):
@@ -114,6 +123,33 @@ class TensorRTBackend:
         require_in_profile(batch.shape, self.facts.profile)
         with self._pool.runner(batch.shape) as runner:
             return runner.infer(batch)
+
+    def load_kernels(self) -> None:
+        """See `backends.ImageBackend.load_kernels`."""
+        if self.spec.export is not None and self.spec.export.output is OutputKind.LABELS:
+            raise OptionError(
+                "the engine returns labels itself",
+                "an engine that returns logits, for labels of another size to be made on the GPU",
+                "leave on_device out",
+            )
+        with self._kernels_lock:
+            if not self._kernels_are_right:
+                self._kernels.load(*IMAGE_KERNELS)
+                require_right_results(self._gpu, self._kernels, self.spec)
+                self._kernels_are_right = True
+
+    def segment(
+        self, images: Sequence[Image], input_size: Size, *, confidence: bool
+    ) -> LabelledBatch:
+        """See `backends.ImageBackend.segment`.
+
+        Raises:
+            EngineError: TensorRT fails, or the backend was closed.
+        """
+        shape = (max(len(images), self.batch_limits[0]), CHANNELS, *input_size)
+        require_in_profile(shape, self.facts.profile)
+        with self._pool.runner(shape) as runner:
+            return runner.segment(self._kernels, images, shape, confidence)
 
     def layers(self) -> tuple[LayerCount, ...]:
         """What TensorRT made of the layers, with their kinds and types.
@@ -181,7 +217,7 @@ def _load(
     if cache is not None:
         read_cache(cache_path(path), cache)
     largest = facts.profile.maximum
-    return LoadedEngine(cuda, tensorrt, log, runtime, engine, cache, outputs, largest)
+    return LoadedEngine(cuda, tensorrt, log, runtime, engine, cache, outputs, largest, facts.spec)
 
 
 def _close(pool: RunnerPool, loaded: LoadedEngine, path: Path) -> None:

@@ -13,20 +13,8 @@ namespace alignseg
 namespace
 {
 
-//! What one output pixel reads: K x K coarse pixels and 2 x 2 fine ones.
-template <typename T, int K>
-struct AlignedWindows
-{
-    Window<T, K> high;
-    Window<T, 2> low;
-
-    template <int V>
-    ALIGNSEG_HD void add(int64_t channel, float (&sums)[V]) const
-    {
-        high.template add<V>(channel, sums);
-        low.template add<V>(channel, sums);
-    }
-};
+//! Shared memory of a channels-last block, for any number of taps; of no type, since it has three.
+constexpr int32_t kSharedBytes = kLastPixels * static_cast<int32_t>(sizeof(AlignedPixel<float, 4>));
 
 //! Both axes' corners of one output pixel on the fine grid.
 struct FineCorners
@@ -65,86 +53,144 @@ ALIGNSEG_HD FineCorners fineCorners(
         = static_cast<Offset const*>(offsets) + (2 * place.batch * plane + place.y * params.width + place.x);
     float const movedX = toFloat(dx[0]) * base.alongX.gain;
     float const movedY = toFloat(dx[plane]) * base.alongY.gain;
-    return {cornersBeside(base.y, movedY, base.alongY.shift, params.height),
-        cornersBeside(base.x, movedX, base.alongX.shift, params.width)};
+    return {cornersBeside(base.y, movedY, base.alongY.shift, static_cast<int32_t>(params.height)),
+        cornersBeside(base.x, movedX, base.alongX.shift, static_cast<int32_t>(params.width))};
 }
 
-//! \param high, low Strides of the two features.
+//! \param high, low Strides of the two features, of which the first channel is read from.
 template <typename T, typename Offset, int K>
-ALIGNSEG_HD AlignedWindows<T, K> alignedWindows(
-    AlignedAddParams const& params, Place const& place, Layout const& high, Layout const& low)
+ALIGNSEG_HD AlignedPixel<T, K> alignedPixel(
+    AlignedAddParams const& params, Place const& place, Layout const& high, Layout const& low, int32_t channel)
 {
     FineBase const base = fineBase(params, place);
     FineCorners const fine = fineCorners<Offset>(params.lowOffset, params, place, base);
     FineCorners const coarse = fineCorners<Offset>(params.highOffset, params, place, base);
-    Taps<K> const rows = composed<K>(coarse.rows, params.highHeight, params.height);
-    Taps<K> const columns = composed<K>(coarse.columns, params.highWidth, params.width);
-    return {windowOf<T>(params.high, high, place.batch, rows, columns),
-        windowOf<T>(params.low, low, place.batch, fine.rows, fine.columns)};
+    Taps<K> const rows
+        = composed<K>(coarse.rows, static_cast<int32_t>(params.highHeight), static_cast<int32_t>(params.height));
+    Taps<K> const columns
+        = composed<K>(coarse.columns, static_cast<int32_t>(params.highWidth), static_cast<int32_t>(params.width));
+    return {windowOf<T>(params.high, high, place, channel * high.channel, rows, columns),
+        windowOf<T>(params.low, low, place, channel * low.channel, fine.rows, fine.columns)};
 }
 
 template <typename T, typename Offset, int K>
-ALIGNSEG_HD void addPlanar(AlignedAddParams const& params, Place const& place)
+ALIGNSEG_HD void addPlanar(AlignedAddParams const& params, uint32_t block, uint32_t thread)
 {
-    Layout const high = planarLayout(params.channels, params.highHeight, params.highWidth);
-    Layout const low = planarLayout(params.channels, params.height, params.width);
-    AlignedWindows<T, K> windows = alignedWindows<T, Offset, K>(params, place, high, low);
-    windows.high.feature += place.channel * high.channel;
-    windows.low.feature += place.channel * low.channel;
-    T* const output = static_cast<T*>(params.output) + elementOf(low, place);
-    writePlanar(output, low.channel, channelsHere(params.channels, place.channel), windows);
-}
-
-template <typename T, typename Offset, int K>
-ALIGNSEG_HD void addChannelsLast(AlignedAddParams const& params, Place const& place)
-{
-    int64_t const pitch = params.channelPitch;
-    Layout const high = channelsLastLayout(params.highHeight, params.highWidth, pitch);
-    Layout const low = channelsLastLayout(params.height, params.width, pitch);
-    AlignedWindows<T, K> const windows = alignedWindows<T, Offset, K>(params, place, high, low);
-    T* const output = static_cast<T*>(params.output) + pixelOf(low, place);
-    if (vectorised<T>(pitch, addressOf(params.high) | addressOf(params.low) | addressOf(params.output)))
-    {
-        writeChannelsLast<16 / sizeof(T)>(output, place.channel, params.channels, pitch, windows);
-    }
-    else
-    {
-        writeChannelsLast<1>(output, place.channel, params.channels, pitch, windows);
-    }
-}
-
-//! Reads no more coarse pixels than the two sizes ask for; all threads take the same way.
-template <typename T, typename Offset, bool planar>
-ALIGNSEG_HD void addAligned(AlignedAddParams const& params, uint32_t block, uint32_t thread)
-{
-    Place const place = planar ? planarPlace(block, thread, params.channels, params.height, params.width)
-                               : channelsLastPlace(block, thread, params.height, params.width);
-    if (place.y >= params.height || place.x >= params.width)
+    Place const place = planarPlace(block, thread, params.channels, params.height, params.width);
+    if (!isInside(place, params.height, params.width))
     {
         return;
     }
-    int32_t const tall = composedTaps(params.highHeight, params.height);
-    int32_t const wide = composedTaps(params.highWidth, params.width);
-    int32_t const taps = tall > wide ? tall : wide;
-    if (taps == 2)
+    Layout const high = planarLayout(params.channels, params.highHeight, params.highWidth);
+    Layout const low = planarLayout(params.channels, params.height, params.width);
+    AlignedPixel<T, K> const pixel = alignedPixel<T, Offset, K>(params, place, high, low, place.channel);
+    T* const output = static_cast<T*>(params.output) + elementOf(low, place);
+    writePlanar(output, low.channel, channelsHere(params.channels, place.channel), pixel);
+}
+
+//! Writes the channels of one pixel that lane `lane` has: in vectors, but for four taps, whose sizes
+//! no network has.
+template <typename T, int K>
+ALIGNSEG_HD void writeAligned(
+    AlignedAddParams const& params, Place const& place, int32_t lane, AlignedPixel<T, K> const& pixel)
+{
+    constexpr int32_t kValues = K == 4 ? 1 : static_cast<int32_t>(16 / sizeof(T));
+    Layout const to = channelsLastLayout(params.height, params.width, params.channelPitch);
+    T* const output = static_cast<T*>(params.output) + pixelOf(to, place);
+    int32_t const channels = static_cast<int32_t>(params.channels);
+    int32_t const pitch = static_cast<int32_t>(params.channelPitch);
+    writeChannelsLast<kValues>(output, lane, channels, pitch, pixel);
+}
+
+//! \param pixels Shared memory for kLastPixels of them.
+template <typename T, typename Offset, int K>
+__device__ __forceinline__ void addChannelsLast(
+    AlignedAddParams const& params, uint32_t block, uint32_t thread, AlignedPixel<T, K>* pixels)
+{
+    Place const tile = channelsLastTile(block, params.height, params.width);
+    Place const mine = pixelOfTile(tile, thread);
+    if (thread < kLastPixels && isInside(mine, params.height, params.width))
     {
-        planar ? addPlanar<T, Offset, 2>(params, place) : addChannelsLast<T, Offset, 2>(params, place);
+        Layout const high = channelsLastLayout(params.highHeight, params.highWidth, params.channelPitch);
+        Layout const low = channelsLastLayout(params.height, params.width, params.channelPitch);
+        pixels[thread] = alignedPixel<T, Offset, K>(params, mine, high, low, 0);
     }
-    else if (taps == 3)
+    __syncthreads();
+    int32_t const lane = static_cast<int32_t>(thread % kLastLanes);
+#pragma unroll 1
+    for (uint32_t index = thread / kLastLanes; index < kLastPixels; index += kSampleThreads / kLastLanes)
     {
-        planar ? addPlanar<T, Offset, 3>(params, place) : addChannelsLast<T, Offset, 3>(params, place);
+        Place const place = pixelOfTile(tile, index);
+        if (isInside(place, params.height, params.width))
+        {
+            writeAligned<T, K>(params, place, lane, pixels[index]);
+        }
+    }
+}
+
+template <typename T, typename Offset, int K>
+__device__ __forceinline__ void addWithTaps(
+    AlignedAddParams const& params, uint32_t block, uint32_t thread, uint8_t* shared)
+{
+    if (shared == nullptr)
+    {
+        addPlanar<T, Offset, K>(params, block, thread);
     }
     else
     {
-        planar ? addPlanar<T, Offset, 4>(params, place) : addChannelsLast<T, Offset, 4>(params, place);
+        addChannelsLast<T, Offset, K>(params, block, thread, reinterpret_cast<AlignedPixel<T, K>*>(shared));
+    }
+}
+
+//! Coarse pixels along each axis that are read: no more than the two sizes ask for, but four where
+//! channels are last and vectors cannot be read, so that this slow way is compiled once.
+template <typename T>
+ALIGNSEG_HD int32_t tapsOf(AlignedAddParams const& params)
+{
+    uint64_t const addresses = addressOf(params.high) | addressOf(params.low) | addressOf(params.output);
+    if (params.channelPitch != 0 && !vectorised<T>(params.channelPitch, addresses))
+    {
+        return 4;
+    }
+    int32_t const tall = composedTaps(static_cast<int32_t>(params.highHeight), static_cast<int32_t>(params.height));
+    int32_t const wide = composedTaps(static_cast<int32_t>(params.highWidth), static_cast<int32_t>(params.width));
+    return tall > wide ? tall : wide;
+}
+
+//! All threads take the same way.
+//!
+//! \param shared Null: planar. Else channels last, and it has kSharedBytes.
+template <typename T, typename Offset>
+__device__ __forceinline__ void addAligned(
+    AlignedAddParams const& params, uint32_t block, uint32_t thread, uint8_t* shared)
+{
+    int32_t const taps = tapsOf<T>(params);
+    if (taps == 2)
+    {
+        addWithTaps<T, Offset, 2>(params, block, thread, shared);
+    }
+    else if (taps == 3)
+    {
+        addWithTaps<T, Offset, 3>(params, block, thread, shared);
+    }
+    else
+    {
+        addWithTaps<T, Offset, 4>(params, block, thread, shared);
     }
 }
 
 #ifndef __CUDACC_RTC__
-template <typename T, typename Offset, bool planar>
-__global__ void alignedAdd(AlignedAddParams params)
+template <typename T, typename Offset>
+__global__ void alignedAddPlanar(AlignedAddParams params)
 {
-    addAligned<T, Offset, planar>(params, blockIdx.x, threadIdx.x);
+    addAligned<T, Offset>(params, blockIdx.x, threadIdx.x, nullptr);
+}
+
+template <typename T, typename Offset>
+__global__ void alignedAddChannelsLast(AlignedAddParams params)
+{
+    alignas(16) __shared__ uint8_t shared[kSharedBytes];
+    addAligned<T, Offset>(params, blockIdx.x, threadIdx.x, shared);
 }
 
 using AlignedAddKernel = void (*)(AlignedAddParams);
@@ -154,9 +200,9 @@ AlignedAddKernel alignedAddKernel(bool planar, Scalar offset)
 {
     if (offset == Scalar::kHalf)
     {
-        return planar ? &alignedAdd<T, Half, true> : &alignedAdd<T, Half, false>;
+        return planar ? &alignedAddPlanar<T, Half> : &alignedAddChannelsLast<T, Half>;
     }
-    return planar ? &alignedAdd<T, float, true> : &alignedAdd<T, float, false>;
+    return planar ? &alignedAddPlanar<T, float> : &alignedAddChannelsLast<T, float>;
 }
 
 bool sensible(AlignedAddParams const& params)
@@ -195,21 +241,23 @@ cudaError_t launchAlignedAdd(AlignedAddParams const& params, Scalar feature, Sca
     }
     bool const planar = params.channelPitch == 0;
     AlignedAddKernel const kernel = feature == Scalar::kHalf ? alignedAddKernel<Half>(planar, offset) : alignedAddKernel<float>(planar, offset);
-    return launch(kernel, params, blocks, kSampleThreads, stream);
+    return planar ? launch(kernel, params, blocks, kSampleThreads, stream)
+                  : launch<Threads::kSynchronised>(kernel, params, blocks, kSampleThreads, stream);
 }
 #endif
 
 } // namespace alignseg
 
-#ifdef __CUDACC_RTC__
+#if defined(__CUDACC_RTC__) || defined(ALIGNSEG_ENTRIES)
 #define ALIGNSEG_ENTRY(feature, Feature, offset, Offset)                                                              \
     extern "C" __global__ void aligned_add_planar_##feature##_##offset(alignseg::AlignedAddParams params)             \
     {                                                                                                                 \
-        alignseg::addAligned<Feature, Offset, true>(params, blockIdx.x, threadIdx.x);                                 \
+        alignseg::addAligned<Feature, Offset>(params, blockIdx.x, threadIdx.x, nullptr);                              \
     }                                                                                                                 \
     extern "C" __global__ void aligned_add_channels_last_##feature##_##offset(alignseg::AlignedAddParams params)      \
     {                                                                                                                 \
-        alignseg::addAligned<Feature, Offset, false>(params, blockIdx.x, threadIdx.x);                                \
+        alignas(16) __shared__ uint8_t shared[alignseg::kSharedBytes];                                      \
+        alignseg::addAligned<Feature, Offset>(params, blockIdx.x, threadIdx.x, shared);                               \
     }
 
 ALIGNSEG_ENTRY(float, float, float, float)

@@ -13,9 +13,10 @@ namespace alignseg
 namespace
 {
 
-//! The four pixels of the feature that the output pixel at `place` reads.
+//! The four pixels of the feature that the output pixel at `place` reads, `channel` elements on.
 template <typename T, typename Offset>
-ALIGNSEG_HD Window<T, 2> sampledWindow(OffsetGridSampleParams const& params, Place const& place, Layout const& layout)
+ALIGNSEG_HD SampledPixel<T> sampledPixel(
+    OffsetGridSampleParams const& params, Place const& place, Layout const& layout, int64_t channel)
 {
     Convention const convention = static_cast<Convention>(params.convention);
     AxisTerms const alongY = axisTerms(convention, params.featureHeight, params.height, params.featureWidth);
@@ -27,46 +28,67 @@ ALIGNSEG_HD Window<T, 2> sampledWindow(OffsetGridSampleParams const& params, Pla
     float const movedY = toFloat(dx[plane]) * alongY.gain;
     Position const y = positionOf(place.y, alongY.numerator, alongY.denominator);
     Position const x = positionOf(place.x, alongX.numerator, alongX.denominator);
-    Taps<2> const rows = cornersBeside(y, movedY, alongY.shift, params.featureHeight);
-    Taps<2> const columns = cornersBeside(x, movedX, alongX.shift, params.featureWidth);
-    return windowOf<T>(params.feature, layout, place.batch, rows, columns);
+    Taps<2> const rows = cornersBeside(y, movedY, alongY.shift, static_cast<int32_t>(params.featureHeight));
+    Taps<2> const columns = cornersBeside(x, movedX, alongX.shift, static_cast<int32_t>(params.featureWidth));
+    return {windowOf<T>(params.feature, layout, place, channel, rows, columns)};
 }
 
 template <typename T, typename Offset>
 ALIGNSEG_HD void samplePlanar(OffsetGridSampleParams const& params, uint32_t block, uint32_t thread)
 {
     Place const place = planarPlace(block, thread, params.channels, params.height, params.width);
-    if (place.y >= params.height || place.x >= params.width)
+    if (!isInside(place, params.height, params.width))
     {
         return;
     }
     Layout const from = planarLayout(params.channels, params.featureHeight, params.featureWidth);
     Layout const to = planarLayout(params.channels, params.height, params.width);
-    Window<T, 2> window = sampledWindow<T, Offset>(params, place, from);
-    window.feature += place.channel * from.channel;
+    SampledPixel<T> const pixel = sampledPixel<T, Offset>(params, place, from, place.channel * from.channel);
     T* const output = static_cast<T*>(params.output) + elementOf(to, place);
-    writePlanar(output, to.channel, channelsHere(params.channels, place.channel), window);
+    writePlanar(output, to.channel, channelsHere(params.channels, place.channel), pixel);
 }
 
-template <typename T, typename Offset>
-ALIGNSEG_HD void sampleChannelsLast(OffsetGridSampleParams const& params, uint32_t block, uint32_t thread)
+//! Writes the channels of one pixel that lane `lane` has.
+template <typename T>
+ALIGNSEG_HD void writeSampled(
+    OffsetGridSampleParams const& params, Place const& place, int32_t lane, SampledPixel<T> const& pixel)
 {
-    Place const place = channelsLastPlace(block, thread, params.height, params.width);
-    if (place.y >= params.height || place.x >= params.width)
-    {
-        return;
-    }
-    int64_t const pitch = params.channelPitch;
-    Layout const from = channelsLastLayout(params.featureHeight, params.featureWidth, pitch);
-    Window<T, 2> const window = sampledWindow<T, Offset>(params, place, from);
-    T* const output = static_cast<T*>(params.output) + pixelOf(channelsLastLayout(params.height, params.width, pitch), place);
+    Layout const to = channelsLastLayout(params.height, params.width, params.channelPitch);
+    T* const output = static_cast<T*>(params.output) + pixelOf(to, place);
+    int32_t const channels = static_cast<int32_t>(params.channels);
+    int32_t const pitch = static_cast<int32_t>(params.channelPitch);
     if (vectorised<T>(pitch, addressOf(params.feature) | addressOf(params.output)))
     {
-        writeChannelsLast<16 / sizeof(T)>(output, place.channel, params.channels, pitch, window);
+        writeChannelsLast<16 / sizeof(T)>(output, lane, channels, pitch, pixel);
     }
     else
     {
-        writeChannelsLast<1>(output, place.channel, params.channels, pitch, window);
+        writeChannelsLast<1>(output, lane, channels, pitch, pixel);
+    }
+}
+
+template <typename T, typename Offset>
+__device__ __forceinline__ void sampleChannelsLast(
+    OffsetGridSampleParams const& params, uint32_t block, uint32_t thread)
+{
+    __shared__ SampledPixel<T> pixels[kLastPixels];
+    Place const tile = channelsLastTile(block, params.height, params.width);
+    Place const mine = pixelOfTile(tile, thread);
+    if (thread < kLastPixels && isInside(mine, params.height, params.width))
+    {
+        Layout const from = channelsLastLayout(params.featureHeight, params.featureWidth, params.channelPitch);
+        pixels[thread] = sampledPixel<T, Offset>(params, mine, from, 0);
+    }
+    __syncthreads();
+    int32_t const lane = static_cast<int32_t>(thread % kLastLanes);
+#pragma unroll 1
+    for (uint32_t index = thread / kLastLanes; index < kLastPixels; index += kSampleThreads / kLastLanes)
+    {
+        Place const place = pixelOfTile(tile, index);
+        if (isInside(place, params.height, params.width))
+        {
+            writeSampled<T>(params, place, lane, pixels[index]);
+        }
     }
 }
 
@@ -127,13 +149,14 @@ cudaError_t launchOffsetGridSample(
     }
     bool const planar = params.channelPitch == 0;
     OffsetGridSampleKernel const kernel = feature == Scalar::kHalf ? offsetGridSampleKernel<Half>(planar, offset) : offsetGridSampleKernel<float>(planar, offset);
-    return launch(kernel, params, blocks, kSampleThreads, stream);
+    return planar ? launch(kernel, params, blocks, kSampleThreads, stream)
+                  : launch<Threads::kSynchronised>(kernel, params, blocks, kSampleThreads, stream);
 }
 #endif
 
 } // namespace alignseg
 
-#ifdef __CUDACC_RTC__
+#if defined(__CUDACC_RTC__) || defined(ALIGNSEG_ENTRIES)
 #define ALIGNSEG_ENTRY(feature, Feature, offset, Offset)                                                              \
     extern "C" __global__ void offset_grid_sample_planar_##feature##_##offset(                                        \
         alignseg::OffsetGridSampleParams params)                                                                      \

@@ -28,19 +28,20 @@ namespace alignseg
 //! Threads of a block, in every layout.
 constexpr int32_t kSampleThreads = 256;
 
-//! Planar: a block has a tile of 64 x 4 output pixels, a thread one of them and 32 channels. The
-//! tile is 2-D so that most second rows are read by the same block and come from its L1 cache.
+//! Planar: a block has a tile of 64 x 4 output pixels, a thread one of them and 64 channels, over
+//! which its coordinates are computed once. The tile is 2-D so that most second rows are read by
+//! the same block and come from its L1 cache.
 constexpr int32_t kPlanarTileWidth = 64;
 constexpr int32_t kPlanarTileHeight = kSampleThreads / kPlanarTileWidth;
-constexpr int32_t kPlanarChannels = 32;
-//! Channels that a thread loads before it stores one, so that 4 x 4 loads are in flight.
-constexpr int32_t kPlanarUnroll = 4;
+constexpr int32_t kPlanarChannels = 64;
 
-//! Channels last: a block has a tile of 8 x 4 output pixels; 8 threads share a pixel and read 16
-//! bytes each, one line of 128 bytes, then the next line until all channels are done.
+//! Channels last: a block has a tile of 8 x 8 output pixels. One thread computes a pixel's
+//! coordinates, for 8 that share them: these read 16 bytes each, one line of 128 bytes, then the
+//! next line until all channels are done.
 constexpr int32_t kLastLanes = 8;
 constexpr int32_t kLastTileWidth = 8;
-constexpr int32_t kLastTileHeight = kSampleThreads / kLastLanes / kLastTileWidth;
+constexpr int32_t kLastTileHeight = 8;
+constexpr int32_t kLastPixels = kLastTileWidth * kLastTileHeight;
 
 ALIGNSEG_HD int64_t ceilDivide(int64_t value, int64_t by)
 {
@@ -67,44 +68,62 @@ ALIGNSEG_HD int64_t sampleBlocks(int64_t batch, int64_t channels, int64_t height
 //! What one thread computes: pixel (y, x) of image `batch`, from channel `channel` on.
 struct Place
 {
-    int64_t batch;
-    int64_t y;
-    int64_t x;
-    int64_t channel;
+    int32_t batch;
+    int32_t y;
+    int32_t x;
+    int32_t channel;
 };
+
+//! ceilDivide for sizes, which have 30 bits; 64-bit divisions are slow.
+ALIGNSEG_HD uint32_t tiles(int64_t size, uint32_t tile)
+{
+    return (static_cast<uint32_t>(size) + tile - 1) / tile;
+}
 
 //! The place of a thread among planar tiles. Tiles run along x, then y, then channels, then images:
 //! blocks that run together read few planes, which stay in the L2 cache.
 ALIGNSEG_HD Place planarPlace(uint32_t block, uint32_t thread, int64_t channels, int64_t height, int64_t width)
 {
-    uint32_t const columns = static_cast<uint32_t>(ceilDivide(width, kPlanarTileWidth));
-    uint32_t const rows = static_cast<uint32_t>(ceilDivide(height, kPlanarTileHeight));
-    uint32_t const chunks = static_cast<uint32_t>(ceilDivide(channels, kPlanarChannels));
+    uint32_t const columns = tiles(width, kPlanarTileWidth);
+    uint32_t const rows = tiles(height, kPlanarTileHeight);
+    uint32_t const chunks = tiles(channels, kPlanarChannels);
     uint32_t const line = block / columns;
     uint32_t const plane = line / rows;
     uint32_t const image = plane / chunks;
     Place place;
-    place.batch = image;
-    place.channel = static_cast<int64_t>(plane - image * chunks) * kPlanarChannels;
-    place.y = static_cast<int64_t>(line - plane * rows) * kPlanarTileHeight + thread / kPlanarTileWidth;
-    place.x = static_cast<int64_t>(block - line * columns) * kPlanarTileWidth + thread % kPlanarTileWidth;
+    place.batch = static_cast<int32_t>(image);
+    place.channel = static_cast<int32_t>((plane - image * chunks) * kPlanarChannels);
+    place.y = static_cast<int32_t>((line - plane * rows) * kPlanarTileHeight + thread / kPlanarTileWidth);
+    place.x = static_cast<int32_t>((block - line * columns) * kPlanarTileWidth + thread % kPlanarTileWidth);
     return place;
 }
 
-//! The place of a thread where channels are last; `channel` is the number of its lane, 0 to 7.
-ALIGNSEG_HD Place channelsLastPlace(uint32_t block, uint32_t thread, int64_t height, int64_t width)
+//! The first pixel of a tile where channels are last. Tiles run along x, then y, then images.
+ALIGNSEG_HD Place channelsLastTile(uint32_t block, int64_t height, int64_t width)
 {
-    uint32_t const columns = static_cast<uint32_t>(ceilDivide(width, kLastTileWidth));
-    uint32_t const rows = static_cast<uint32_t>(ceilDivide(height, kLastTileHeight));
+    uint32_t const columns = tiles(width, kLastTileWidth);
+    uint32_t const rows = tiles(height, kLastTileHeight);
     uint32_t const line = block / columns;
     uint32_t const image = line / rows;
-    uint32_t const pixel = thread / kLastLanes;
     Place place;
-    place.batch = image;
-    place.channel = thread % kLastLanes;
-    place.y = static_cast<int64_t>(line - image * rows) * kLastTileHeight + pixel / kLastTileWidth;
-    place.x = static_cast<int64_t>(block - line * columns) * kLastTileWidth + pixel % kLastTileWidth;
+    place.batch = static_cast<int32_t>(image);
+    place.channel = 0;
+    place.y = static_cast<int32_t>((line - image * rows) * kLastTileHeight);
+    place.x = static_cast<int32_t>((block - line * columns) * kLastTileWidth);
     return place;
+}
+
+//! Pixel `index` of a tile, 0 to kLastPixels - 1.
+ALIGNSEG_HD Place pixelOfTile(Place tile, uint32_t index)
+{
+    tile.y += static_cast<int32_t>(index / kLastTileWidth);
+    tile.x += static_cast<int32_t>(index % kLastTileWidth);
+    return tile;
+}
+
+ALIGNSEG_HD bool isInside(Place const& place, int64_t height, int64_t width)
+{
+    return place.y < height && place.x < width;
 }
 
 //! Channels that a planar thread has from `first` on.
@@ -119,8 +138,8 @@ ALIGNSEG_HD int32_t channelsHere(int64_t channels, int64_t first)
 //! `source = index * numerator / denominator + offset * gain + shift`, in pixels of the feature.
 struct AxisTerms
 {
-    int64_t numerator;
-    int64_t denominator;
+    int32_t numerator;
+    int32_t denominator;
     float gain;
     float shift;
 };
@@ -131,14 +150,18 @@ struct AxisTerms
 //! \param output Size of the output along this axis.
 ALIGNSEG_HD AxisTerms axisTerms(Convention convention, int64_t feature, int64_t output, int64_t across)
 {
-    int64_t const last = output > 1 ? output - 1 : 1;
+    int32_t const size = static_cast<int32_t>(feature);
+    int32_t const last = output > 1 ? static_cast<int32_t>(output - 1) : 1;
     if (convention == Convention::kStandard)
     {
-        return {feature - 1, last, static_cast<float>(feature - 1) / static_cast<float>(last), 0.0F};
+        return {size - 1, last, quotient(static_cast<float>(size - 1), static_cast<float>(last)), 0.0F};
     }
-    bool const swapped = convention == Convention::kRelease202105;
-    float const gain = swapped ? static_cast<float>(feature) / static_cast<float>(2 * across) : 0.5F;
-    return {feature, last, gain, -0.5F};
+    if (convention == Convention::kRelease202105)
+    {
+        float const twice = 2.0F * static_cast<float>(static_cast<int32_t>(across));
+        return {size, last, quotient(static_cast<float>(size), twice), -0.5F};
+    }
+    return {size, last, 0.5F, -0.5F};
 }
 
 //! Pixels along one axis and their weights; a pixel of weight 0 may lie outside and is not read.
@@ -146,11 +169,11 @@ ALIGNSEG_HD AxisTerms axisTerms(Convention convention, int64_t feature, int64_t 
 template <int K>
 struct Taps
 {
-    int64_t first;
-    int64_t second; //!< Where the second pair begins, of four
+    int32_t first;
+    int32_t second; //!< Where the second pair begins, of four
     float weight[K];
 
-    ALIGNSEG_HD int64_t index(int32_t tap) const
+    ALIGNSEG_HD int32_t index(int32_t tap) const
     {
         return K == 4 && tap >= 2 ? second + (tap - 2) : first + tap;
     }
@@ -158,17 +181,17 @@ struct Taps
 
 //! The two pixels beside `base + moved + shift` along an axis of `size` pixels.
 //!
-//! \param moved The offset in pixels. NaN, infinity and whatever is 2^30 or farther is outside.
-ALIGNSEG_HD Taps<2> cornersBeside(Position base, float moved, float shift, int64_t size)
+//! \param moved The offset in pixels. NaN, infinity and whatever is 2^29 or farther is outside.
+ALIGNSEG_HD Taps<2> cornersBeside(Position base, float moved, float shift, int32_t size)
 {
-    constexpr float kFarthest = 1073741824.0F;
+    constexpr float kFarthest = 536870912.0F; // sizes have 30 bits: no sum below has more than 31
     bool const near = moved > -kFarthest && moved < kFarthest;
     float const usable = near ? moved : 0.0F;
     float const steps = floorf(usable);
     float const rest = (usable - steps) + (base.rest + shift); // -0.5 to 2: nothing is lost to size
     float const carry = floorf(rest);
     float const fraction = rest - carry;
-    int64_t const below = base.whole + (static_cast<int32_t>(steps) + static_cast<int32_t>(carry));
+    int32_t const below = static_cast<int32_t>(base.whole) + static_cast<int32_t>(steps) + static_cast<int32_t>(carry);
     Taps<2> corners;
     corners.first = below >= -1 && below < size ? below : 0;
     corners.second = corners.first;
@@ -179,14 +202,14 @@ ALIGNSEG_HD Taps<2> cornersBeside(Position base, float moved, float shift, int64
 
 //! Whether every pixel of the fine axis and its next lie between the same two of the coarse one.
 //! So it is in the network at 1024 x 2048, whose features have 2^k + 1 pixels.
-ALIGNSEG_HD bool nested(int64_t coarse, int64_t size)
+ALIGNSEG_HD bool nested(int32_t coarse, int32_t size)
 {
     return coarse == 1 || size == 1 || static_cast<uint32_t>(size - 1) % static_cast<uint32_t>(coarse - 1) == 0;
 }
 
 //! Pixels along one axis that sampling after upsampling reads of the coarse feature: two where
 //! coarse pixels nest, three in any upsampling, four in general.
-ALIGNSEG_HD int32_t composedTaps(int64_t coarse, int64_t size)
+ALIGNSEG_HD int32_t composedTaps(int32_t coarse, int32_t size)
 {
     if (nested(coarse, size))
     {
@@ -201,19 +224,19 @@ ALIGNSEG_HD int32_t composedTaps(int64_t coarse, int64_t size)
 //! \param coarse Pixels of the coarse axis, spread over `size` fine ones with aligned ends.
 //! \tparam K At least composedTaps(coarse, size).
 template <int K>
-ALIGNSEG_HD Taps<K> composed(Taps<2> const& corners, int64_t coarse, int64_t size)
+ALIGNSEG_HD Taps<K> composed(Taps<2> const& corners, int32_t coarse, int32_t size)
 {
-    int64_t const last = size - 1;
-    int64_t const divisor = last > 0 ? last : 1;
-    int64_t const lower = corners.first < 0 ? 0 : (corners.first > last ? last : corners.first);
-    int64_t const upper = lower < last && corners.first >= 0 ? lower + 1 : lower;
+    int32_t const last = size - 1;
+    int32_t const divisor = last > 0 ? last : 1;
+    int32_t const lower = corners.first < 0 ? 0 : (corners.first > last ? last : corners.first);
+    int32_t const upper = lower < last && corners.first >= 0 ? lower + 1 : lower;
     Position const below = positionOf(lower, coarse - 1, divisor);
     Taps<K> taps;
-    taps.first = below.whole;
+    taps.first = static_cast<int32_t>(below.whole);
     if constexpr (K == 4)
     {
         Position const above = positionOf(upper, coarse - 1, divisor);
-        taps.second = above.whole;
+        taps.second = static_cast<int32_t>(above.whole);
         taps.weight[2] = corners.weight[1] * (1.0F - above.rest);
         taps.weight[3] = corners.weight[1] * above.rest;
         taps.weight[0] = corners.weight[0] * (1.0F - below.rest);
@@ -222,9 +245,9 @@ ALIGNSEG_HD Taps<K> composed(Taps<2> const& corners, int64_t coarse, int64_t siz
     }
     // At most one coarse pixel on. Rounding may see the position just below a coarse pixel that it
     // has reached, which moves its weight by no more than that rounding: interpolation is continuous.
-    float const step = static_cast<float>(coarse - 1) / static_cast<float>(divisor);
+    float const step = quotient(static_cast<float>(coarse - 1), static_cast<float>(divisor));
     float const above = below.rest + (upper > lower ? step : 0.0F);
-    taps.second = below.whole;
+    taps.second = taps.first;
     float const inFirst = fmaxf(1.0F - above, 0.0F);
     bool const third = K == 3 && below.whole + 2 < coarse; // or rounding could reach past the end
     float const inThird = third ? fmaxf(above - 1.0F, 0.0F) : 0.0F;
@@ -239,123 +262,235 @@ ALIGNSEG_HD Taps<K> composed(Taps<2> const& corners, int64_t coarse, int64_t siz
 
 // ---- Reading. ----
 
-//! 16 bytes, moved by one instruction.
-struct alignas(16) FourFloats
+//! V neighbouring values as they are stored, moved by one instruction: 16 bytes, or one value.
+template <typename T, int V>
+struct alignas(16) Stored
 {
-    float value[4];
-};
-
-//! Likewise: eight float16 in words, of which compilers make one load more surely than of halves.
-struct alignas(16) FourWords
-{
+    static_assert(V * sizeof(T) == 16, "a vector has 16 bytes");
     uint32_t word[4];
 };
 
-//! 1, 4 or 8 values of a feature as floats, by one load.
-template <int V>
-ALIGNSEG_HD void loadFloats(float const* from, float (&values)[V])
+template <typename T>
+struct Stored<T, 1>
 {
-    if constexpr (V == 1)
-    {
-        values[0] = *from;
-    }
-    else
-    {
-        FourFloats const four = *reinterpret_cast<FourFloats const*>(from);
+    T value;
+};
+
+template <typename T>
+ALIGNSEG_HD float valueOf(Stored<T, 1> const& stored, int32_t)
+{
+    return toFloat(stored.value);
+}
+
+ALIGNSEG_HD float valueOf(Stored<float, 4> const& stored, int32_t index)
+{
+    return floatOfBits(stored.word[index]);
+}
+
+ALIGNSEG_HD float valueOf(Stored<Half, 8> const& stored, int32_t index)
+{
+    return toFloat(Half{static_cast<uint16_t>(stored.word[index / 2] >> (16 * (index % 2)))});
+}
+
+template <typename T>
+ALIGNSEG_HD Stored<T, 1> storedOf(T*, float const (&values)[1])
+{
+    return {fromFloat<T>(values[0])};
+}
+
+ALIGNSEG_HD Stored<float, 4> storedOf(float*, float const (&values)[4])
+{
+    return {{bitsOf(values[0]), bitsOf(values[1]), bitsOf(values[2]), bitsOf(values[3])}};
+}
+
+ALIGNSEG_HD Stored<Half, 8> storedOf(Half*, float const (&values)[8])
+{
+    Stored<Half, 8> stored;
 #pragma unroll
-        for (int32_t index = 0; index < V; ++index)
-        {
-            values[index] = four.value[index];
-        }
+    for (int32_t index = 0; index < 4; ++index)
+    {
+        uint32_t const low = fromFloat<Half>(values[2 * index]).bits;
+        uint32_t const high = fromFloat<Half>(values[2 * index + 1]).bits;
+        stored.word[index] = low | (high << 16);
     }
+    return stored;
 }
 
-template <int V>
-ALIGNSEG_HD void loadFloats(Half const* from, float (&values)[V])
+//! V channels of a row, or of several, of the pixels that a window sees.
+template <typename T, int K, int V, int rows>
+struct Values
 {
-    if constexpr (V == 1)
-    {
-        values[0] = toFloat(*from);
-    }
-    else
-    {
-        FourWords const words = *reinterpret_cast<FourWords const*>(from);
-#pragma unroll
-        for (int32_t index = 0; index < V; ++index)
-        {
-            values[index] = toFloat(Half{static_cast<uint16_t>(words.word[index / 2] >> (16 * (index % 2)))});
-        }
-    }
-}
+    Stored<T, V> at[rows][K];
+};
 
-template <int V>
-ALIGNSEG_HD void storeFloats(float* to, float const (&values)[V])
-{
-    if constexpr (V == 1)
-    {
-        *to = values[0];
-    }
-    else
-    {
-        *reinterpret_cast<FourFloats*>(to) = FourFloats{{values[0], values[1], values[2], values[3]}};
-    }
-}
-
-template <int V>
-ALIGNSEG_HD void storeFloats(Half* to, float const (&values)[V])
-{
-    if constexpr (V == 1)
-    {
-        *to = fromFloat<Half>(values[0]);
-    }
-    else
-    {
-        FourWords words;
-#pragma unroll
-        for (int32_t index = 0; index < 4; ++index)
-        {
-            uint32_t const low = fromFloat<Half>(values[2 * index]).bits;
-            uint32_t const high = fromFloat<Half>(values[2 * index + 1]).bits;
-            words.word[index] = low | (high << 16);
-        }
-        *reinterpret_cast<FourWords*>(to) = words;
-    }
-}
-
-//! A feature of one image as one output pixel sees it: K x K pixels, and the sum of their weights
-//! times values for each channel.
+//! A feature as one output pixel sees it: K x K pixels and their weights.
+//!
+//! It holds pointers that move on, not indices: compilers then add one number per row and channel,
+//! where they would compute each address anew (seen in what nvcc 13.0 makes for sm_90).
 template <typename T, int K>
 struct Window
 {
-    T const* feature;   //!< The image's first value
-    int64_t channelStep; //!< Elements from one channel to the next
-    int64_t row[K];     //!< Elements before the rows that are read
-    int64_t column[K];  //!< Elements before the columns that are read
-    float weight[K][K];
+    T const* row[K];    //!< The first pixel of each row
+    int64_t step;       //!< Elements from one channel to the next
+    int64_t pixel;      //!< Elements from one column to the next
+    int64_t gap;        //!< Elements from the first column to the third, of four
+    float weight[K][K]; //!< Pixels of weight 0 may lie outside and are not read
 
-    //! Adds V channels from `channel` on to `sums`. Loads stand before sums, to be in flight together.
-    template <int V>
-    ALIGNSEG_HD void add(int64_t channel, float (&sums)[V]) const
+    //! Loads V channels of the rows from `first` on, `channels` channels on.
+    template <int V, int rows>
+    ALIGNSEG_HD void load(Values<T, K, V, rows>& values, int32_t first, int32_t channels) const
     {
-        T const* const from = feature + channel * channelStep;
 #pragma unroll
-        for (int32_t y = 0; y < K; ++y)
+        for (int32_t y = 0; y < rows; ++y)
         {
+            T const* const from = row[first + y] + channels * step;
 #pragma unroll
             for (int32_t x = 0; x < K; ++x)
             {
-                float values[V] = {};
-                if (weight[y][x] != 0.0F)
+                int64_t const column = K == 4 && x >= 2 ? gap + (x - 2) * pixel : x * pixel;
+                values.at[y][x] = {};
+                if (weight[first + y][x] != 0.0F)
                 {
-                    loadFloats<V>(from + (row[y] + column[x]), values);
-                }
-#pragma unroll
-                for (int32_t index = 0; index < V; ++index)
-                {
-                    sums[index] += weight[y][x] * values[index];
+                    values.at[y][x] = *reinterpret_cast<Stored<T, V> const*>(from + column);
                 }
             }
         }
+    }
+
+    template <int V, int rows>
+    ALIGNSEG_HD void add(Values<T, K, V, rows> const& values, int32_t first, float (&sums)[V]) const
+    {
+#pragma unroll
+        for (int32_t tap = 0; tap < rows * K; ++tap)
+        {
+#pragma unroll
+            for (int32_t index = 0; index < V; ++index)
+            {
+                sums[index] += weight[first + tap / K][tap % K] * valueOf(values.at[tap / K][tap % K], index);
+            }
+        }
+    }
+
+    //! Loads and adds row by row: more rows at once would take more registers than they save time.
+    template <int V>
+    ALIGNSEG_HD void addRows(float (&sums)[V]) const
+    {
+#pragma unroll
+        for (int32_t y = 0; y < K; ++y)
+        {
+            Values<T, K, V, 1> values;
+            load(values, y, 0);
+            add(values, y, sums);
+        }
+    }
+
+    ALIGNSEG_HD void advance(int32_t channels)
+    {
+#pragma unroll
+        for (int32_t y = 0; y < K; ++y)
+        {
+            row[y] += channels * step;
+        }
+    }
+
+    //! Strides again, so that a compiler knows of the 1 after it lost sight of the rest.
+    ALIGNSEG_HD void setChannelsLast(int64_t pitch)
+    {
+        step = 1;
+        pixel = pitch;
+    }
+};
+
+//! What OffsetGridSample reads for one output pixel.
+template <typename T>
+struct SampledPixel
+{
+    static constexpr int32_t kUnroll = 4; //!< Planar channels at once: 16 loads in flight
+    Window<T, 2> feature;
+
+    template <int V>
+    struct Loaded
+    {
+        Values<T, 2, V, 2> feature;
+    };
+
+    template <int V>
+    ALIGNSEG_HD void load(Loaded<V>& loaded, int32_t channels) const
+    {
+        feature.load(loaded.feature, 0, channels);
+    }
+
+    template <int V>
+    ALIGNSEG_HD void add(Loaded<V> const& loaded, float (&sums)[V]) const
+    {
+        feature.add(loaded.feature, 0, sums);
+    }
+
+    template <int V>
+    ALIGNSEG_HD void addAll(float (&sums)[V]) const
+    {
+        Loaded<V> loaded;
+        load(loaded, 0);
+        add(loaded, sums);
+    }
+
+    ALIGNSEG_HD void advance(int32_t channels)
+    {
+        feature.advance(channels);
+    }
+
+    ALIGNSEG_HD void setChannelsLast(int64_t pitch)
+    {
+        feature.setChannelsLast(pitch);
+    }
+};
+
+//! What AlignedAdd reads for one output pixel: K x K coarse pixels and 2 x 2 fine ones.
+template <typename T, int K>
+struct AlignedPixel
+{
+    static constexpr int32_t kUnroll = K == 2 ? 2 : 1; //!< 16 loads in flight, in 64 registers
+    Window<T, K> high;
+    Window<T, 2> low;
+
+    template <int V>
+    struct Loaded
+    {
+        Values<T, K, V, K> high;
+        Values<T, 2, V, 2> low;
+    };
+
+    template <int V>
+    ALIGNSEG_HD void load(Loaded<V>& loaded, int32_t channels) const
+    {
+        high.load(loaded.high, 0, channels);
+        low.load(loaded.low, 0, channels);
+    }
+
+    template <int V>
+    ALIGNSEG_HD void add(Loaded<V> const& loaded, float (&sums)[V]) const
+    {
+        high.add(loaded.high, 0, sums);
+        low.add(loaded.low, 0, sums);
+    }
+
+    template <int V>
+    ALIGNSEG_HD void addAll(float (&sums)[V]) const
+    {
+        high.template addRows<V>(sums);
+        low.template addRows<V>(sums);
+    }
+
+    ALIGNSEG_HD void advance(int32_t channels)
+    {
+        high.advance(channels);
+        low.advance(channels);
+    }
+
+    ALIGNSEG_HD void setChannelsLast(int64_t pitch)
+    {
+        high.setChannelsLast(pitch);
+        low.setChannelsLast(pitch);
     }
 };
 
@@ -390,18 +525,22 @@ ALIGNSEG_HD int64_t elementOf(Layout const& layout, Place const& place)
     return pixelOf(layout, place) + place.channel * layout.channel;
 }
 
+//! \param channel Elements before the first channel that is read.
 template <typename T, int K>
 ALIGNSEG_HD Window<T, K> windowOf(
-    void const* feature, Layout const& layout, int64_t image, Taps<K> const& rows, Taps<K> const& columns)
+    void const* feature, Layout const& layout, Place const& place, int64_t channel, Taps<K> const& rows,
+    Taps<K> const& columns)
 {
+    T const* const first
+        = static_cast<T const*>(feature) + (place.batch * layout.image + channel + columns.first * layout.pixel);
     Window<T, K> window;
-    window.feature = static_cast<T const*>(feature) + image * layout.image;
-    window.channelStep = layout.channel;
+    window.step = layout.channel;
+    window.pixel = layout.pixel;
+    window.gap = (columns.second - columns.first) * layout.pixel;
 #pragma unroll
     for (int32_t y = 0; y < K; ++y)
     {
-        window.row[y] = rows.index(y) * layout.row;
-        window.column[y] = columns.index(y) * layout.pixel;
+        window.row[y] = first + rows.index(y) * layout.row;
 #pragma unroll
         for (int32_t x = 0; x < K; ++x)
         {
@@ -411,54 +550,74 @@ ALIGNSEG_HD Window<T, K> windowOf(
     return window;
 }
 
-// ---- Writing: all channels of a thread. `Read::add<V>(channel, sums)` is one or two windows. ----
+// ---- Writing: all channels of a thread. What it reads, a SampledPixel or an AlignedPixel, moves. ----
 
-//! Planar: the channels [0, count) of one pixel.
-//!
-//! \param output Where channel 0 of the pixel goes; the next is `plane` elements on.
-template <typename T, typename Read>
-ALIGNSEG_HD void writePlanar(T* output, int64_t plane, int32_t count, Read const& read)
+//! `count` planar channels of one pixel; their loads stand before the first sum.
+template <int count, typename T, typename Pixel>
+ALIGNSEG_HD void writePlanes(T* output, int64_t plane, Pixel const& pixel)
 {
-    int32_t channel = 0;
-    for (; channel + kPlanarUnroll <= count; channel += kPlanarUnroll)
+    typename Pixel::template Loaded<1> loaded[count];
+#pragma unroll
+    for (int32_t index = 0; index < count; ++index)
     {
-        float sums[kPlanarUnroll][1] = {};
-#pragma unroll
-        for (int32_t index = 0; index < kPlanarUnroll; ++index)
-        {
-            read.template add<1>(channel + index, sums[index]);
-        }
-#pragma unroll
-        for (int32_t index = 0; index < kPlanarUnroll; ++index)
-        {
-            output[(channel + index) * plane] = fromFloat<T>(sums[index][0]);
-        }
+        pixel.load(loaded[index], index);
     }
-#pragma unroll 1
-    for (; channel < count; ++channel)
+#pragma unroll
+    for (int32_t index = 0; index < count; ++index)
     {
         float sums[1] = {};
-        read.template add<1>(channel, sums);
-        output[channel * plane] = fromFloat<T>(sums[0]);
+        pixel.add(loaded[index], sums);
+        output[index * plane] = fromFloat<T>(sums[0]);
     }
 }
 
-//! Channels last: every kLastLanes-th vector of V channels of one pixel, from `lane` on; zeros in
-//! the channels that pad `channels` to `pitch`.
-template <int V, typename T, typename Read>
-ALIGNSEG_HD void writeChannelsLast(T* output, int64_t lane, int64_t channels, int64_t pitch, Read const& read)
+//! Planar: `count` channels of one pixel.
+//!
+//! \param output Where the first of them goes; the next is `plane` elements on.
+template <typename T, typename Pixel>
+ALIGNSEG_HD void writePlanar(T* output, int64_t plane, int32_t count, Pixel pixel)
 {
+    constexpr int32_t kAtOnce = Pixel::kUnroll;
 #pragma unroll 1
-    for (int64_t channel = lane * V; channel < pitch; channel += kLastLanes * V)
+    for (; count >= kAtOnce; count -= kAtOnce)
+    {
+        writePlanes<kAtOnce>(output, plane, pixel);
+        pixel.advance(kAtOnce);
+        output += kAtOnce * plane;
+    }
+#pragma unroll 1
+    for (; count > 0; --count)
+    {
+        writePlanes<1>(output, plane, pixel);
+        pixel.advance(1);
+        output += plane;
+    }
+}
+
+//! Channels last: every kLastLanes-th vector of V channels of one pixel; zeros in the channels that
+//! pad `channels` to `pitch`.
+//!
+//! \param output Where channel 0 of the pixel goes.
+template <int V, typename T, typename Pixel>
+ALIGNSEG_HD void writeChannelsLast(T* output, int32_t lane, int32_t channels, int32_t pitch, Pixel pixel)
+{
+    pixel.setChannelsLast(pitch);
+    pixel.advance(lane * V);
+#pragma unroll 1
+    for (int32_t channel = lane * V; channel < pitch; channel += kLastLanes * V)
     {
         float sums[V] = {};
-        read.template add<V>(channel, sums);
-#pragma unroll
-        for (int32_t index = 0; index < V; ++index)
+        pixel.template addAll<V>(sums);
+        if (channel + V > channels)
         {
-            sums[index] = channel + index < channels ? sums[index] : 0.0F;
+#pragma unroll
+            for (int32_t index = 0; index < V; ++index)
+            {
+                sums[index] = channel + index < channels ? sums[index] : 0.0F;
+            }
         }
-        storeFloats<V>(output + channel, sums);
+        *reinterpret_cast<Stored<T, V>*>(output + channel) = storedOf(output, sums);
+        pixel.advance(kLastLanes * V);
     }
 }
 
@@ -475,13 +634,13 @@ ALIGNSEG_HD uint64_t addressOf(void const* pointer)
 }
 
 #ifndef __CUDACC_RTC__
-//! Whether all sizes are 0 to 2^31 - 1 and their product has at most 60 bits.
+//! Whether all sizes are 0 to 2^30 - 1 and their product has at most 60 bits.
 inline bool countable(int64_t batch, int64_t channels, int64_t height, int64_t width)
 {
     int64_t count = 1;
     for (int64_t const size : {batch, channels, height, width})
     {
-        if (size < 0 || size > 0x7FFFFFFF)
+        if (size < 0 || size > 0x3FFFFFFF)
         {
             return false;
         }

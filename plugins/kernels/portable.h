@@ -25,6 +25,14 @@ using uint64_t = unsigned long long;
 #define ALIGNSEG_HD inline
 #endif
 
+// Unrolls the loop that follows, so that so many of its loads are under way at once.
+#ifdef __CUDACC__
+#define ALIGNSEG_PRAGMA(text) _Pragma(#text)
+#define ALIGNSEG_UNROLL(count) ALIGNSEG_PRAGMA(unroll count)
+#else
+#define ALIGNSEG_UNROLL(count)
+#endif
+
 namespace alignseg
 {
 
@@ -130,6 +138,42 @@ ALIGNSEG_HD Half fromFloat<Half>(float value)
     return result;
 }
 
+ALIGNSEG_HD uint32_t bitsOf(float value)
+{
+#if defined(__CUDA_ARCH__)
+    return __float_as_uint(value);
+#else
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+#endif
+}
+
+ALIGNSEG_HD float floatOfBits(uint32_t bits)
+{
+#if defined(__CUDA_ARCH__)
+    return __uint_as_float(bits);
+#else
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+#endif
+}
+
+//! `dividend / divisor` of sizes: non-negative numbers below 2^64, none of them tiny. A GPU's `/`
+//! prepares for all others too, which takes a branch and a call; this is as exact but for rare ties.
+ALIGNSEG_HD float quotient(float dividend, float divisor)
+{
+#if defined(__CUDA_ARCH__)
+    float reciprocal;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(divisor));
+    float const guess = dividend * reciprocal;
+    return fmaf(fmaf(-guess, divisor, dividend), reciprocal, guess);
+#else
+    return dividend / divisor;
+#endif
+}
+
 //! A rational position on a line of pixels: `whole + rest`, 0 <= rest < 1.
 struct Position
 {
@@ -148,10 +192,10 @@ ALIGNSEG_HD Position positionOf(int64_t index, int64_t numerator, int64_t denomi
         uint32_t const small = static_cast<uint32_t>(product);
         uint32_t const by = static_cast<uint32_t>(divisor);
         uint32_t const whole = small / by;
-        return {static_cast<int64_t>(whole), static_cast<float>(small - whole * by) / static_cast<float>(by)};
+        return {static_cast<int64_t>(whole), quotient(static_cast<float>(small - whole * by), static_cast<float>(by))};
     }
     uint64_t const whole = product / divisor;
-    return {static_cast<int64_t>(whole), static_cast<float>(product - whole * divisor) / static_cast<float>(divisor)};
+    return {static_cast<int64_t>(whole), quotient(static_cast<float>(product - whole * divisor), static_cast<float>(divisor))};
 }
 
 } // namespace alignseg

@@ -1,6 +1,8 @@
 // The two functions that TensorRT looks for in a library of plugins. Nothing is registered when
 // the library is loaded, so it needs no part of TensorRT to load.
 
+#include "creators.h"
+
 #include "aligned_add_plugin.h"
 #include "offset_grid_sample_plugin.h"
 #include "upsample_argmax_plugin.h"
@@ -22,16 +24,20 @@ nvinfer1::IPluginV3* make(alignseg::Convention convention)
 
 } // namespace
 
-//! All creators; `count` becomes how many they are.
-extern "C" ALIGNSEG_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count)
+nvinfer1::IPluginCreatorInterface* const* alignseg::allCreators(int32_t& count)
 {
-    using namespace alignseg;
     static Creator sampleCreator(kOffsetGridSample, make<OffsetGridSamplePlugin>);
     static Creator addCreator(kAlignedAdd, make<AlignedAddPlugin>);
     static Creator argmaxCreator(kUpsampleArgmax, make<UpsampleArgmaxPlugin>);
     static nvinfer1::IPluginCreatorInterface* const creators[] = {&sampleCreator, &addCreator, &argmaxCreator};
     count = static_cast<int32_t>(sizeof creators / sizeof creators[0]);
     return creators;
+}
+
+//! All creators; `count` becomes how many they are.
+extern "C" ALIGNSEG_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count)
+{
+    return alignseg::allCreators(count);
 }
 
 //! Gives the library TensorRT's logger. Null takes it away.

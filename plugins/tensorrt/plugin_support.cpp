@@ -529,7 +529,7 @@ int32_t Plugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc cons
     cudaError_t const status = start(tensors, inputs, outputs[0], stream);
     if (status != cudaSuccess)
     {
-        logError("%s: the kernel did not start: %s; expected a GPU that the library is built for (its "
+        logError("%s: the kernel did not start: %s; expected a driver, a GPU that the library is built for (its "
                  "CMAKE_CUDA_ARCHITECTURES) and sizes that are not zero",
             mContract.name, cudaGetErrorName(status));
         return kFailure;

@@ -5,9 +5,20 @@
 #ifndef ALIGNSEG_TESTS_HOST_CUDA_H
 #define ALIGNSEG_TESTS_HOST_CUDA_H
 
+#include <atomic>
 #include <barrier>
 #include <thread>
 #include <vector>
+
+#ifdef ALIGNSEG_REAL_CUDA_HEADERS // TensorRT's headers bring CUDA's types, and words for nvcc
+#include <cuda_runtime_api.h>
+#undef __global__
+#undef __device__
+#undef __host__
+#undef __forceinline__
+#undef __shared__
+#undef __launch_bounds__
+#endif
 
 #define __global__
 #define __device__
@@ -16,9 +27,7 @@
 #define __shared__ static
 #define __launch_bounds__(...)
 
-#ifdef ALIGNSEG_REAL_CUDA_HEADERS // TensorRT's headers bring CUDA's types
-#include <cuda_runtime_api.h>
-#else
+#ifndef ALIGNSEG_REAL_CUDA_HEADERS
 using cudaStream_t = void*;
 enum cudaError_t
 {
@@ -43,6 +52,12 @@ struct dim3
 };
 #endif
 
+//! Of all that CUDA's runtime has, the one function that the plugins call.
+extern "C" inline char const* cudaGetErrorName(cudaError_t error)
+{
+    return error == cudaErrorInvalidValue ? "cudaErrorInvalidValue" : "another error";
+}
+
 inline thread_local uint3 threadIdx;
 inline thread_local uint3 blockIdx;
 inline thread_local dim3 blockDim;
@@ -54,14 +69,25 @@ inline void __syncthreads()
     hostBarrier->arrive_and_wait();
 }
 
-//! Runs a kernel of a one-dimensional grid to its end.
+inline int atomicExch(int* address, int value)
+{
+    return std::atomic_ref<int>(*address).exchange(value);
+}
+
+inline int atomicAdd(int* address, int value)
+{
+    return std::atomic_ref<int>(*address).fetch_add(value);
+}
+
+//! Runs a kernel of a one-dimensional grid, from block `first` on, to its end.
 template <typename Params>
-cudaError_t hostLaunch(void (*kernel)(Params), Params params, dim3 grid, dim3 block, bool synchronised)
+cudaError_t hostLaunch(
+    void (*kernel)(Params), Params params, dim3 grid, dim3 block, bool synchronised, unsigned int first = 0)
 {
     auto const runThread = [&](unsigned int thread, unsigned int of) {
         gridDim = grid;
         blockDim = block;
-        for (unsigned int blockNumber = 0; blockNumber < grid.x; ++blockNumber)
+        for (unsigned int blockNumber = first; blockNumber < grid.x; ++blockNumber)
         {
             blockIdx = {blockNumber, 0, 0};
             for (unsigned int index = thread; index < block.x; index += of)

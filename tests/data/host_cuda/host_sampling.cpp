@@ -10,15 +10,10 @@ namespace
 
 //! Runs one block of a kernel: enough to see an address that a whole run would take gigabytes for.
 template <typename Params>
-void runBlock(void (*kernel)(Params), Params const& params, unsigned int block, int32_t threads)
+void runBlock(void (*kernel)(Params), Params const& params, unsigned int block)
 {
-    blockIdx = {block, 0, 0};
-    blockDim = dim3(static_cast<unsigned int>(threads));
-    for (int32_t thread = 0; thread < threads; ++thread)
-    {
-        threadIdx = {static_cast<unsigned int>(thread), 0, 0};
-        kernel(params);
-    }
+    bool const synchronised = params.channelPitch != 0;
+    hostLaunch(kernel, params, dim3(block + 1), dim3(kSampleThreads), synchronised, block);
 }
 
 } // namespace
@@ -41,15 +36,14 @@ void offset_grid_sample_block(OffsetGridSampleParams const* params, unsigned int
 {
     bool const planar = params->channelPitch == 0;
     runBlock(planar ? &offsetGridSamplePlanar<Half, float> : &offsetGridSampleChannelsLast<Half, float>, *params,
-        block, kSampleThreads);
+        block);
 }
 
 //! float16 features, float32 offsets
 void aligned_add_block(AlignedAddParams const* params, unsigned int block)
 {
     bool const planar = params->channelPitch == 0;
-    runBlock(planar ? &alignedAdd<Half, float, true> : &alignedAdd<Half, float, false>, *params, block,
-        kSampleThreads);
+    runBlock(planar ? &alignedAddPlanar<Half, float> : &alignedAddChannelsLast<Half, float>, *params, block);
 }
 
 int64_t sample_blocks(int64_t batch, int64_t channels, int64_t height, int64_t width, int64_t pitch)

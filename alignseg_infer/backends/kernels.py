@@ -1,0 +1,276 @@
+"""Our CUDA kernels on one GPU: what each is called, takes, and how many blocks it needs.
+
+The one argument of each is a structure, field by field that of ``plugins/kernels/*_params.h``.
+"""
+
+import contextlib
+import math
+import threading
+from typing import NamedTuple
+
+import numpy as np
+
+from alignseg_infer.backends.cuda import Cuda
+from alignseg_infer.spec import ChannelOrder, InputSpec, SamplingConvention
+
+IMAGE_KERNELS = ("preprocess", "upsample_argmax")
+_SCALARS = {np.dtype(np.float32): "float", np.dtype(np.float16): "half"}
+_LABELS = {np.dtype(np.uint8): "uint8", np.dtype(np.uint16): "uint16", np.dtype(np.int32): "int32"}
+# As plugins/kernels/convention.h numbers them; a test compares, also what follows.
+_CONVENTIONS = {
+    SamplingConvention.RELEASE_2021_12: 0,
+    SamplingConvention.RELEASE_2021_05: 1,
+    SamplingConvention.STANDARD: 2,
+}
+
+# Threads of a block, and the output pixels (height, width) it computes; *_math.h say the same.
+SAMPLE_THREADS = 256
+PLANAR_TILE = (4, 64)
+PLANAR_CHANNELS = 32
+CHANNELS_LAST_TILE = (4, 8)
+ARGMAX_THREADS = 384
+ARGMAX_TILE = (32, 128)
+PREPROCESS_THREADS = 256
+PREPROCESS_TILE = (16, 128)
+
+
+def _params(addresses: str, numbers: str, triples: str = "") -> np.dtype[np.void]:
+    """A structure of eight bytes per field; `triples` are three numbers each."""
+    fields = [(name, "u8", ()) for name in addresses.split()]
+    fields += [(name, "i8", ()) for name in numbers.split()]
+    return np.dtype([*fields, *((name, "f8", (3,)) for name in triples.split())])
+
+
+OFFSET_GRID_SAMPLE = _params(
+    "feature offset output",
+    "batch channels feature_height feature_width height width channel_pitch convention",
+)
+ALIGNED_ADD = _params(
+    "high low high_offset low_offset output",
+    "batch channels high_height high_width height width channel_pitch convention",
+)
+UPSAMPLE_ARGMAX = _params(
+    "logits labels confidence color palette not_finite",
+    "batch classes logits_height logits_width height width",
+)
+PREPROCESS = _params(
+    "images output", "batch image_height image_width height width swap", "mean std"
+)
+
+
+class DeviceTensor(NamedTuple):
+    """A dense array in GPU memory."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+
+    def part(self, index: int) -> "DeviceTensor":
+        """``self[index : index + 1]``."""
+        shape = (1, *self.shape[1:])
+        size = math.prod(shape) * self.dtype.itemsize
+        return DeviceTensor(self.address + index * size, shape, self.dtype)
+
+
+class Launch(NamedTuple):
+    """One launch of one kernel.
+
+    Attributes:
+        source: The file it is in, without ``_kernel.cu``.
+        kernel: Its name.
+        params: Its argument.
+        blocks: Blocks, in one dimension.
+        threads: Threads of a block.
+    """
+
+    source: str
+    kernel: str
+    params: np.void
+    blocks: int
+    threads: int
+
+
+class Kernels:
+    """Launches kernels on one GPU; each source file is compiled when it is first used.
+
+    May be used by several threads at once.
+
+    Args:
+        cuda: The GPU.
+    """
+
+    def __init__(self, cuda: Cuda) -> None:
+        self._cuda = cuda
+        self._modules: dict[str, int] = {}
+        self._stack = contextlib.ExitStack()
+        self._lock = threading.Lock()
+
+    def load(self, *sources: str) -> None:
+        """Compiles and loads source files now instead of later.
+
+        Raises:
+            MissingDependencyError: What compiles them is not installed.
+            CudaError: They do not compile or load.
+        """
+        for source in sources:
+            self._module(source)
+
+    def run(self, launch: Launch, stream: int) -> None:
+        """Starts a kernel, inside ``with cuda.current():``.
+
+        Raises:
+            MissingDependencyError, CudaError: As `load` does; or the launch fails.
+        """
+        if launch.blocks == 0:
+            return
+        self._cuda.launch(
+            self._module(launch.source),
+            launch.kernel,
+            (launch.params,),
+            grid=(launch.blocks, 1, 1),
+            block=(launch.threads, 1, 1),
+            stream=stream,
+        )
+
+    def close(self) -> None:
+        """Unloads everything; no kernel may be running."""
+        with self._cuda.current():
+            self._stack.close()
+        self._modules.clear()
+
+    def _module(self, source: str) -> int:
+        from alignseg_infer.backends.nvrtc import compiled_kernel
+
+        with self._lock:
+            if source not in self._modules:
+                image = compiled_kernel(source, self._cuda.gpu.compute_capability)
+                with self._cuda.current():
+                    module = self._cuda.load_module(image)
+                    self._stack.callback(self._cuda.free_module, module)
+                self._modules[source] = module
+            return self._modules[source]
+
+
+def offset_grid_sample_launch(
+    feature: DeviceTensor,
+    offset: DeviceTensor,
+    output: DeviceTensor,
+    convention: SamplingConvention,
+    *,
+    channels_last: bool = False,
+) -> Launch:
+    """Samples `feature` at the positions that `offset` points to; see `ops.sampling`.
+
+    Args:
+        feature: (N, C, h, w) float32 or float16.
+        offset: (N, 2, H, W) float32 or float16, planar.
+        output: (N, C, H, W) of the feature's dtype.
+        convention: Which formula.
+        channels_last: Whether feature and output are stored as (N, h, w, C).
+    """
+    channels = feature.shape[1]
+    params = np.zeros(1, OFFSET_GRID_SAMPLE)[0]
+    params["feature"], params["offset"] = feature.address, offset.address
+    params["output"] = output.address
+    params["batch"], params["channels"] = feature.shape[:2]
+    params["feature_height"], params["feature_width"] = feature.shape[2:]
+    params["height"], params["width"] = output.shape[2:]
+    params["channel_pitch"] = channels if channels_last else 0
+    params["convention"] = _CONVENTIONS[convention]
+    return _sampling_launch("offset_grid_sample", params, feature, offset)
+
+
+def aligned_add_launch(
+    features: tuple[DeviceTensor, DeviceTensor],
+    offsets: tuple[DeviceTensor, DeviceTensor],
+    output: DeviceTensor,
+    convention: SamplingConvention,
+    *,
+    channels_last: bool = False,
+) -> Launch:
+    """``sample(upsample(high), high_offset) + sample(low, low_offset)``, in one pass.
+
+    Args:
+        features: ``high``, (N, C, h, w), and ``low``, (N, C, H, W); float32 or float16.
+        offsets: That of ``high`` and that of ``low``, each (N, 2, H, W) float32 or float16, planar.
+        output: (N, C, H, W) of the features' dtype.
+        convention: Which formula.
+        channels_last: Whether features and output are stored as (N, h, w, C).
+    """
+    (high, low), (high_offset, low_offset) = features, offsets
+    channels = low.shape[1]
+    params = np.zeros(1, ALIGNED_ADD)[0]
+    params["high"], params["low"], params["output"] = high.address, low.address, output.address
+    params["high_offset"], params["low_offset"] = high_offset.address, low_offset.address
+    params["batch"], params["channels"] = low.shape[:2]
+    params["high_height"], params["high_width"] = high.shape[2:]
+    params["height"], params["width"] = low.shape[2:]
+    params["channel_pitch"] = channels if channels_last else 0
+    params["convention"] = _CONVENTIONS[convention]
+    return _sampling_launch("aligned_add", params, low, low_offset)
+
+
+def upsample_argmax_launch(
+    logits: DeviceTensor, labels: DeviceTensor, *, confidence: int = 0, not_finite: int = 0
+) -> Launch:
+    """Labels at image size: the argmax of logits upsampled with aligned corners.
+
+    Args:
+        logits: (N, C, h, w) float32 or float16.
+        labels: (N, H, W) uint8, uint16 or int32.
+        confidence: Address for (N, H, W) uint8, ``round(255 * probability)``; 0 for none.
+        not_finite: Address of an int32 that becomes 1 if a logit is NaN or infinite; 0 for none.
+    """
+    params = np.zeros(1, UPSAMPLE_ARGMAX)[0]
+    params["logits"], params["labels"] = logits.address, labels.address
+    params["confidence"], params["not_finite"] = confidence, not_finite
+    params["batch"], params["classes"] = logits.shape[:2]
+    params["logits_height"], params["logits_width"] = logits.shape[2:]
+    params["height"], params["width"] = labels.shape[1:]
+    count, height, width = labels.shape
+    blocks = count * _tiles(height, ARGMAX_TILE[0]) * _tiles(width, ARGMAX_TILE[1])
+    kind = "upsample_argmax_confidence" if confidence else "upsample_argmax"
+    kernel = f"{kind}_{_SCALARS[logits.dtype]}_{_LABELS[labels.dtype]}"
+    return Launch("upsample_argmax", kernel, params, blocks, ARGMAX_THREADS)
+
+
+def preprocess_launch(image: DeviceTensor, target: DeviceTensor, spec: InputSpec) -> Launch:
+    """What `preprocess.preprocess` does.
+
+    Args:
+        image: (h, w, 3) uint8 BGR.
+        target: (1, 3, H, W) float32 or float16.
+        spec: Channel order, mean and std.
+    """
+    params = np.zeros(1, PREPROCESS)[0]
+    params["images"], params["output"] = image.address, target.address
+    params["batch"] = 1
+    params["image_height"], params["image_width"] = image.shape[:2]
+    params["height"], params["width"] = target.shape[2:]
+    params["swap"] = spec.channel_order is ChannelOrder.RGB
+    params["mean"], params["std"] = spec.mean, spec.std
+    height, width = target.shape[2:]
+    blocks = _tiles(height, PREPROCESS_TILE[0]) * _tiles(width, PREPROCESS_TILE[1])
+    kernel = f"preprocess_{_SCALARS[target.dtype]}"
+    return Launch("preprocess", kernel, params, blocks, PREPROCESS_THREADS)
+
+
+def _sampling_launch(
+    source: str,
+    params: np.void,
+    feature: DeviceTensor,
+    offset: DeviceTensor,
+) -> Launch:
+    planar = params["channel_pitch"] == 0
+    tile = PLANAR_TILE if planar else CHANNELS_LAST_TILE
+    blocks = int(params["batch"])
+    blocks *= _tiles(int(params["height"]), tile[0]) * _tiles(int(params["width"]), tile[1])
+    if planar:
+        blocks *= _tiles(int(params["channels"]), PLANAR_CHANNELS)
+    layout = "planar" if planar else "channels_last"
+    kernel = f"{source}_{layout}_{_SCALARS[feature.dtype]}_{_SCALARS[offset.dtype]}"
+    return Launch(source, kernel, params, blocks, SAMPLE_THREADS)
+
+
+def _tiles(size: int, tile: int) -> int:
+    return -(-size // tile)

@@ -1,0 +1,130 @@
+"""Compiles the CUDA kernels in ``plugins/kernels`` at run time, with NVIDIA's NVRTC.
+
+They are the files that the TensorRT plugin is built from. NVRTC needs no compiler, no CUDA toolkit
+and no GPU; a kernel takes it about a second. Calls follow the NVRTC documentation, 12 and 13.
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import alignseg_infer
+from alignseg_infer.errors import CudaError, MissingDependencyError
+
+try:
+    try:
+        from cuda.bindings import nvrtc
+    except ModuleNotFoundError:  # before 12.6
+        from cuda import nvrtc
+except ImportError as error:
+    raise MissingDependencyError(
+        f"the CUDA kernels are compiled when they are needed, which cannot be done: {error}",
+        "the packages cuda-python and nvidia-cuda-nvrtc",
+        "pip install cuda-python nvidia-cuda-nvrtc",
+    ) from error
+
+logger = logging.getLogger(__name__)
+
+
+def kernel_folder() -> Path:
+    """Where the kernels' sources are: in the package, or beside it in a checkout."""
+    package = Path(alignseg_infer.__file__).parent
+    installed = package / "plugins" / "kernels"
+    return installed if installed.is_dir() else package.parent / "plugins" / "kernels"
+
+
+@functools.cache
+def compiled_kernel(name: str, compute_capability: str) -> bytes:
+    """The kernels of one source file, for `Cuda.load_module`.
+
+    Args:
+        name: Of the file, e.g. ``upsample_argmax`` for ``upsample_argmax_kernel.cu``.
+        compute_capability: Of the GPU, e.g. ``8.9``.
+
+    Returns:
+        A cubin; PTX for a GPU that is newer than the installed NVRTC.
+
+    Raises:
+        MissingDependencyError: NVRTC's library is not installed, or too old for this GPU.
+        CudaError: It cannot compile the file.
+    """
+    folder = kernel_folder()
+    program = _call(
+        "making a program",
+        nvrtc.nvrtcCreateProgram,
+        *((folder / f"{name}_kernel.cu").read_bytes(), f"{name}_kernel.cu".encode(), 0, [], []),
+    )
+    try:
+        return _compiled(program, folder, compute_capability)
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+def _compiled(program: Any, folder: Path, compute_capability: str) -> bytes:
+    target = _target(compute_capability)
+    options = [f"--gpu-architecture={target}", f"--include-path={folder}", "--std=c++17"]
+    encoded = [option.encode() for option in options]
+    (status,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise CudaError(
+            f"NVRTC cannot compile the kernels for {target}: {_log(program)}",
+            "kernels that compile",
+            "another version: pip install --upgrade nvidia-cuda-nvrtc; and report this",
+        )
+    if target.startswith("sm_"):
+        return _read(program, nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
+    return _read(program, nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX)
+
+
+def _target(compute_capability: str) -> str:
+    """``sm_89`` where NVRTC knows it, else the newest ``compute_XX`` that is older."""
+    wanted = int(compute_capability.replace(".", ""))
+    # The architectures it knows, like 90; of a family with variants, the plain one.
+    known = [int(number) for number in _call("listing architectures", _supported)]
+    older = [number for number in known if number <= wanted]
+    if not older:
+        raise MissingDependencyError(
+            f"the installed NVRTC compiles for compute capability {min(known) / 10} and newer, "
+            f"and this GPU has {compute_capability}",
+            "an NVRTC that knows the GPU",
+            "pip install nvidia-cuda-nvrtc-cu12, which knows older ones; or on_device=False",
+        )
+    return f"sm_{wanted}" if wanted in older else f"compute_{max(older)}"
+
+
+def _supported() -> tuple[Any, ...]:
+    status, count = nvrtc.nvrtcGetNumSupportedArchs()
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        return status, count
+    status, architectures = nvrtc.nvrtcGetSupportedArchs()
+    return status, architectures[:count]
+
+
+def _call(doing: str, function: Callable[..., tuple[Any, ...]], *arguments: object) -> Any:
+    try:
+        status, *results = function(*arguments)
+    except RuntimeError as error:  # cuda-python is there, NVRTC's library is not
+        raise MissingDependencyError(
+            f"the CUDA kernels are compiled by NVRTC, whose library cannot be loaded: {error}",
+            "libnvrtc of CUDA 12 or 13",
+            "pip install nvidia-cuda-nvrtc (nvidia-cuda-nvrtc-cu12 for CUDA 12)",
+        ) from error
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        text = nvrtc.nvrtcGetErrorString(status)[1].decode()
+        raise CudaError(f"{doing} in NVRTC failed: {text}", "no error from NVRTC", "report this")
+    return results[0]
+
+
+def _read(program: Any, size: Callable[..., Any], read: Callable[..., Any]) -> bytes:
+    content = bytearray(_call("asking for the size of a kernel", size, program))
+    (status,) = read(program, content)
+    assert status == nvrtc.nvrtcResult.NVRTC_SUCCESS, status
+    return bytes(content)
+
+
+def _log(program: Any) -> str:
+    content = bytearray(_call("asking for the log", nvrtc.nvrtcGetProgramLogSize, program))
+    nvrtc.nvrtcGetProgramLog(program, content)
+    return content.rstrip(b"\0").decode(errors="replace").strip()

@@ -1,0 +1,194 @@
+"""Our CUDA kernels on PyTorch's tensors, in PyTorch's streams.
+
+Importing it makes them the CUDA implementation of the operators in `ops.plugin_ops`. PyTorch and
+our launches share the GPU's primary context, so that an address means the same to both.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alignseg_infer.backends import LabelledBatch
+from alignseg_infer.backends.cuda import Cuda, CudaPackage, open_cuda
+from alignseg_infer.backends.device_images import DeviceImages
+from alignseg_infer.backends.kernels import (
+    DeviceTensor,
+    Kernels,
+    Launch,
+    aligned_add_launch,
+    offset_grid_sample_launch,
+    upsample_argmax_launch,
+)
+from alignseg_infer.errors import CudaError
+from alignseg_infer.images import Image
+from alignseg_infer.ops import plugin_ops
+from alignseg_infer.preprocess import Size
+from alignseg_infer.spec import ModelSpec, SamplingConvention
+
+LARGEST_DISTANCE = 1e-4
+_DTYPES: dict[torch.dtype, np.dtype[np.generic]] = {
+    torch.float32: np.dtype(np.float32),
+    torch.float16: np.dtype(np.float16),
+    torch.uint8: np.dtype(np.uint8),
+    torch.uint16: np.dtype(np.uint16),
+    torch.int32: np.dtype(np.int32),
+}
+
+
+class TorchKernels:
+    """The kernels on one of PyTorch's GPUs.
+
+    Args:
+        index: Number of the GPU.
+
+    Raises:
+        MissingDependencyError: cuda-python is not installed.
+    """
+
+    def __init__(self, index: int) -> None:
+        # PyCUDA cannot use streams that it did not make.
+        self.cuda: Cuda = open_cuda(index, CudaPackage.CUDA_PYTHON)
+        self.kernels = Kernels(self.cuda)
+        self.index = index
+        self._device = torch.device("cuda", index)
+
+    def load(self, *sources: str) -> None:
+        """See `Kernels.load`."""
+        self.kernels.load(*sources)
+
+    def require_right_sampling(self) -> None:
+        """Adds two small features on the GPU, and compares with the CPU.
+
+        Raises:
+            MissingDependencyError: What compiles kernels is not installed.
+            CudaError: They do not compile or load, or give something else.
+        """
+        self.load("offset_grid_sample", "aligned_add")
+        random = torch.Generator().manual_seed(0)
+        shapes = ((1, 9, 5, 7), (1, 9, 11, 13), (1, 2, 11, 13), (1, 2, 11, 13))
+        tensors = [torch.randn(shape, generator=random) for shape in shapes]
+        for convention in SamplingConvention:
+            expected = plugin_ops.aligned_add(*tensors, convention.value)
+            seen = plugin_ops.aligned_add(*(t.to(self._device) for t in tensors), convention.value)
+            distance = float((seen.cpu() - expected).abs().max())
+            if not distance <= LARGEST_DISTANCE:
+                raise CudaError(
+                    f"on {self.cuda.gpu.name} our sampling kernels are off by {distance:.3g}",
+                    f"at most {LARGEST_DISTANCE} from the CPU",
+                    'device="cpu"; and report this',
+                )
+
+    def run(self, launch: Launch) -> None:
+        """Starts a kernel in PyTorch's current stream of this GPU."""
+        with self.cuda.current():
+            self.kernels.run(launch, torch.cuda.current_stream(self.index).cuda_stream)
+
+
+@functools.cache
+def torch_kernels(index: int) -> TorchKernels:
+    """The kernels on GPU `index`; they stay loaded until the process ends."""
+    return TorchKernels(index)
+
+
+class TorchImages:
+    """Images to labels around a PyTorch network, in a stream of its own, for one caller at a time.
+
+    Args:
+        kernels: Of the network's GPU.
+        spec: The model's facts.
+    """
+
+    def __init__(self, kernels: TorchKernels, spec: ModelSpec) -> None:
+        self._device = torch.device("cuda", kernels.index)
+        self._cuda = kernels.cuda
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize(self._device)  # the weights came in another stream
+        with self._cuda.current():
+            stream = self._stream.cuda_stream
+            self._images = DeviceImages(self._cuda, kernels.kernels, spec, stream)
+
+    def segment(
+        self,
+        images: Sequence[Image],
+        input_size: Size,
+        network: Callable[[Tensor], Tensor],
+        confidence: bool,
+    ) -> LabelledBatch:
+        """See `backends.ImageBackend.segment`; `network` makes logits of its input."""
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        with torch.cuda.stream(self._stream), self._cuda.current():
+            batch = torch.empty((len(images), 3, *input_size), device=self._device)
+            self._images.prepare(images, _stored(batch))
+            logits = network(batch).contiguous()
+            self._images.label(_stored(logits), sizes, confidence)
+            self._stream.synchronize()
+            return self._images.results()
+
+
+def _offset_grid_sample(feature: Tensor, offset: Tensor, convention: str) -> Tensor:
+    last = _is_channels_last(feature)
+    feature, offset = _dense(feature, last), offset.contiguous()
+    shape = (*feature.shape[:2], *offset.shape[-2:])
+    output = feature.new_empty(shape).contiguous(memory_format=_format(last))
+    launch = offset_grid_sample_launch(
+        _stored(feature),
+        _stored(offset),
+        _stored(output),
+        SamplingConvention(convention),
+        channels_last=last,
+    )
+    torch_kernels(feature.device.index).run(launch)
+    return output
+
+
+def _aligned_add(
+    high: Tensor, low: Tensor, high_offset: Tensor, low_offset: Tensor, convention: str
+) -> Tensor:
+    last = _is_channels_last(low)
+    high, low = _dense(high, last), _dense(low, last)
+    output = torch.empty_like(low, memory_format=_format(last))
+    high_offset, low_offset = high_offset.contiguous(), low_offset.contiguous()
+    launch = aligned_add_launch(
+        (_stored(high), _stored(low)),
+        (_stored(high_offset), _stored(low_offset)),
+        _stored(output),
+        SamplingConvention(convention),
+        channels_last=last,
+    )
+    torch_kernels(low.device.index).run(launch)
+    return output
+
+
+def _upsample_argmax(logits: Tensor, like: Tensor) -> Tensor:
+    logits = logits.contiguous()
+    shape = (logits.shape[0], *like.shape[-2:])
+    labels = torch.empty(shape, dtype=torch.int32, device=logits.device)
+    torch_kernels(logits.device.index).run(upsample_argmax_launch(_stored(logits), _stored(labels)))
+    return labels
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    """Whether pixels are stored one after the other, each with all its channels."""
+    last = tensor.is_contiguous(memory_format=torch.channels_last)
+    return last and not tensor.is_contiguous()
+
+
+def _format(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def _dense(tensor: Tensor, channels_last: bool) -> Tensor:
+    return tensor.contiguous(memory_format=_format(channels_last))
+
+
+def _stored(tensor: Tensor) -> DeviceTensor:
+    """Where `tensor` is; it must be dense in one of the two formats and outlive what reads it."""
+    return DeviceTensor(tensor.data_ptr(), tuple(tensor.shape), _DTYPES[tensor.dtype])
+
+
+torch.library.register_kernel("alignseg::offset_grid_sample", "cuda", _offset_grid_sample)
+torch.library.register_kernel("alignseg::aligned_add", "cuda", _aligned_add)
+torch.library.register_kernel("alignseg::upsample_argmax", "cuda", _upsample_argmax)

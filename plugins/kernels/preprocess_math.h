@@ -1,0 +1,108 @@
+// Resizing and normalising of images as alignseg_infer/preprocess.py does; for host and device.
+//
+// Resizing is OpenCV's INTER_LINEAR of 8-bit images, bit for bit: half-pixel centres, coefficients
+// of 11 bits, and sums cut as its vector code cuts them. At the left and right border a column
+// reads one pixel; at the upper and lower border a row reads one row twice, whose two cut halves
+// may be one level below it. Both are OpenCV's.
+
+#ifndef ALIGNSEG_PREPROCESS_MATH_H
+#define ALIGNSEG_PREPROCESS_MATH_H
+
+#include "preprocess_params.h"
+#include "tile.h"
+
+namespace alignseg
+{
+
+constexpr int32_t kPreprocessThreads = 256;
+constexpr int32_t kPreprocessTileHeight = 16; // two groups of four pixels per thread
+constexpr int32_t kPreprocessTileWidth = 128;
+
+//! Blocks of kPreprocessThreads threads that cover N inputs of HxW.
+ALIGNSEG_HD int64_t preprocessBlocks(int64_t batch, int64_t height, int64_t width)
+{
+    return batch * tilesAlong(height, kPreprocessTileHeight) * tilesAlong(width, kPreprocessTileWidth);
+}
+
+//! Where an output row or column reads, with weights in units of 1/2048.
+struct ResizeTap
+{
+    int32_t first;
+    int32_t second;
+    int32_t firstWeight;
+    int32_t secondWeight;
+};
+
+//! Input pixels per output pixel; inverted twice, as OpenCV rounds it.
+ALIGNSEG_HD double resizeScale(int64_t input, int64_t output)
+{
+    return 1.0 / (static_cast<double>(output) / static_cast<double>(input));
+}
+
+//! (index + 1/2) * scale - 1/2, with both operations rounded.
+ALIGNSEG_HD float resizePosition(int64_t index, double scale)
+{
+#ifdef __CUDA_ARCH__ // a compiler for GPUs would fuse them
+    return static_cast<float>(__dadd_rn(__dmul_rn(static_cast<double>(index) + 0.5, scale), -0.5));
+#else
+    return static_cast<float>((static_cast<double>(index) + 0.5) * scale - 0.5);
+#endif
+}
+
+//! `first + rest` pixels, with weights that need not add up to 2048: OpenCV rounds each.
+ALIGNSEG_HD ResizeTap tapAt(int64_t first, float rest, int64_t size)
+{
+    int64_t const last = size - 1;
+    ResizeTap tap;
+    tap.first = static_cast<int32_t>(first < 0 ? 0 : first > last ? last : first);
+    tap.second = static_cast<int32_t>(first + 1 < 0 ? 0 : first + 1 > last ? last : first + 1);
+    tap.firstWeight = static_cast<int32_t>(rintf((1.0F - rest) * 2048.0F));
+    tap.secondWeight = static_cast<int32_t>(rintf(rest * 2048.0F));
+    return tap;
+}
+
+//! The tap of output row `index` in `size` input rows.
+ALIGNSEG_HD ResizeTap rowTap(int64_t index, double scale, int64_t size)
+{
+    float const position = resizePosition(index, scale);
+    float const whole = floorf(position);
+    return tapAt(static_cast<int64_t>(whole), position - whole, size);
+}
+
+//! The tap of output column `index` in `size` input columns.
+ALIGNSEG_HD ResizeTap columnTap(int64_t index, double scale, int64_t size)
+{
+    float const position = resizePosition(index, scale);
+    float const whole = floorf(position);
+    bool const isInside = whole >= 0.0F && whole < static_cast<float>(size - 1);
+    return tapAt(static_cast<int64_t>(whole), isInside ? position - whole : 0.0F, size);
+}
+
+//! Two pixels of a row, times 2048.
+ALIGNSEG_HD int32_t blendColumns(int32_t first, int32_t second, ResizeTap const& tap)
+{
+    return first * tap.firstWeight + second * tap.secondWeight;
+}
+
+//! Two such sums, as a grey level 0..255.
+ALIGNSEG_HD int32_t blendRows(int32_t first, int32_t second, ResizeTap const& tap)
+{
+    int32_t const upper = tap.firstWeight * (first >> 4) >> 16;
+    int32_t const lower = tap.secondWeight * (second >> 4) >> 16;
+    return (upper + lower + 2) >> 2;
+}
+
+//! The grey level of a channel. `upper` and `lower` begin at the channel in the tap's two rows.
+ALIGNSEG_HD int32_t levelBetween(
+    uint8_t const* upper, uint8_t const* lower, ResizeTap const& row, ResizeTap const& column)
+{
+    int64_t const left = 3 * static_cast<int64_t>(column.first);
+    int64_t const right = 3 * static_cast<int64_t>(column.second);
+    int32_t const above = blendColumns(upper[left], upper[right], column);
+    int32_t const below = blendColumns(lower[left], lower[right], column);
+    return blendRows(above, below, row);
+}
+
+} // namespace alignseg
+
+#endif // ALIGNSEG_PREPROCESS_MATH_H

@@ -1,0 +1,111 @@
+// Images cut into tiles, one per block, and rows of a tile into groups of four pixels, one per
+// thread: what the kernels before and after the network share.
+
+#ifndef ALIGNSEG_TILE_H
+#define ALIGNSEG_TILE_H
+
+#include "portable.h"
+
+namespace alignseg
+{
+
+//! A rectangle of an output image.
+struct Tile
+{
+    int64_t image;
+    int64_t top;
+    int64_t left;
+    int32_t height;
+    int32_t width;
+};
+
+//! Whether kernels take `size` as a batch, a side or a number of classes.
+ALIGNSEG_HD bool isSide(int64_t size)
+{
+    return size >= 0 && size <= 0x7FFFFFFF;
+}
+
+//! Tiles of `tile` pixels that cover `size`.
+ALIGNSEG_HD int64_t tilesAlong(int64_t size, int32_t tile)
+{
+    return (size + tile - 1) / tile;
+}
+
+//! The tile of a block: columns of tiles first, then rows, then images. No more blocks than a
+//! launch takes, so that divisions need 32 bits: 64 cost a GPU five times as much.
+ALIGNSEG_HD Tile tileOf(uint32_t block, int64_t height, int64_t width, int32_t tileHeight, int32_t tileWidth)
+{
+    uint32_t const columns = static_cast<uint32_t>(tilesAlong(width, tileWidth));
+    uint32_t const rows = static_cast<uint32_t>(tilesAlong(height, tileHeight));
+    uint32_t const row = block / columns;
+    uint32_t const image = row / rows;
+    Tile tile;
+    tile.image = image;
+    tile.top = static_cast<int64_t>(row - image * rows) * tileHeight;
+    tile.left = static_cast<int64_t>(block - row * columns) * tileWidth;
+    int64_t const below = height - tile.top;
+    int64_t const right = width - tile.left;
+    tile.height = below < tileHeight ? static_cast<int32_t>(below) : tileHeight;
+    tile.width = right < tileWidth ? static_cast<int32_t>(right) : tileWidth;
+    return tile;
+}
+
+//! Values of `kCount` neighbours, in the alignment that lets them move as whole words.
+template <typename T, int32_t kCount, int32_t kAlignment>
+struct alignas(kAlignment) Packed
+{
+    T values[kCount];
+};
+
+//! One value of four neighbouring pixels: moves at once.
+template <typename T>
+using Quad = Packed<T, 4, 4 * sizeof(T)>;
+
+//! Three bytes of four neighbouring pixels: moves as three words.
+using ColorQuad = Packed<uint8_t, 12, 4>;
+
+template <typename P>
+ALIGNSEG_HD bool isAligned(void const* address)
+{
+    return reinterpret_cast<uint64_t>(address) % alignof(P) == 0;
+}
+
+//! Writes the first `count` values: as one word where all are wanted and the address allows it.
+template <typename T, int32_t kCount, int32_t kAlignment>
+ALIGNSEG_HD void store(Packed<T, kCount, kAlignment> const& packed, T* to, int32_t count)
+{
+    using P = Packed<T, kCount, kAlignment>;
+    if (count == kCount && isAligned<P>(to))
+    {
+        *reinterpret_cast<P*>(to) = packed;
+        return;
+    }
+    for (int32_t index = 0; index < kCount; ++index) // unrolled: values stay in registers
+    {
+        if (index < count)
+        {
+            to[index] = packed.values[index];
+        }
+    }
+}
+
+//! Reads the first `count` bytes: as words where all are wanted and the address allows it. Others
+//! are 0.
+template <int32_t kCount, int32_t kAlignment>
+ALIGNSEG_HD void load(Packed<uint8_t, kCount, kAlignment>& packed, uint8_t const* from, int32_t count)
+{
+    using P = Packed<uint8_t, kCount, kAlignment>;
+    if (count == kCount && isAligned<P>(from))
+    {
+        packed = *reinterpret_cast<P const*>(from);
+        return;
+    }
+    for (int32_t index = 0; index < kCount; ++index)
+    {
+        packed.values[index] = index < count ? from[index] : uint8_t{0};
+    }
+}
+
+} // namespace alignseg
+
+#endif // ALIGNSEG_TILE_H

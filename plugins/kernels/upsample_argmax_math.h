@@ -1,0 +1,183 @@
+// Bilinear upsampling with aligned corners, and its argmax over classes; for host and device.
+//
+// Output row i reads input row i*(h-1)/(H-1), as alignseg_infer/postprocess.py does. Logits are
+// interpolated as u*a + v*b with u, v >= 0: rounded or fused, that never falls when a or b rises.
+// So a class that is highest at all four corners of a cell is highest in all of it, in float as
+// in exact arithmetic, and the rest of the cell needs no logits at all.
+//
+// Logits may be infinite or NaN: the label is the lowest class among those whose interpolated logit
+// is highest. NaN never wins, what has no weight is not read, and where no class is above minus
+// infinity the label is 0.
+
+#ifndef ALIGNSEG_UPSAMPLE_ARGMAX_MATH_H
+#define ALIGNSEG_UPSAMPLE_ARGMAX_MATH_H
+
+#include "tile.h"
+#include "upsample_argmax_params.h"
+
+namespace alignseg
+{
+
+// At 257x513 -> 1024x2048 a tile reads 10x34 corners: one per thread, each logit 1.3 times.
+constexpr int32_t kUpsampleArgmaxThreads = 384;
+constexpr int32_t kUpsampleArgmaxTileHeight = 32;
+constexpr int32_t kUpsampleArgmaxTileWidth = 128;
+
+//! Corners of a tile whose labels are kept; with more, as when an image shrinks, none are.
+constexpr int32_t kUpsampleArgmaxCorners = 1280;
+
+//! Logits of a corner that a thread reads before it compares any: memory takes as long for one as
+//! for all. Two rounds for the 19 classes of Cityscapes.
+constexpr int32_t kUpsampleArgmaxAtOnce = 10;
+
+//! Blocks of kUpsampleArgmaxThreads threads that cover N images of HxW.
+ALIGNSEG_HD int64_t upsampleArgmaxBlocks(int64_t batch, int64_t height, int64_t width)
+{
+    return batch * tilesAlong(height, kUpsampleArgmaxTileHeight) * tilesAlong(width, kUpsampleArgmaxTileWidth);
+}
+
+//! Where an output row or column reads: between `first` and `first + step`.
+struct Tap
+{
+    int32_t first;
+    float rest; //!< 0 on an input row or column itself, which may be the last
+
+    ALIGNSEG_HD int32_t step() const
+    {
+        return rest > 0.0F ? 1 : 0;
+    }
+
+    //! Weight of the second. With a step of 0 it is the first as well: two halves make a whole,
+    //! of infinity too, while 0 * infinity would make NaN.
+    ALIGNSEG_HD float weight() const
+    {
+        return rest > 0.0F ? rest : 0.5F;
+    }
+};
+
+//! The tap of output `index` of `output` along an axis of `input`.
+ALIGNSEG_HD Tap upsampleTap(int64_t index, int64_t input, int64_t output)
+{
+    Position const position = positionOf(index, input - 1, output > 1 ? output - 1 : 1);
+    if (position.rest >= 1.0F) // 1 - 1/2^25 and above round to it
+    {
+        return {static_cast<int32_t>(position.whole + 1), 0.0F};
+    }
+    return {static_cast<int32_t>(position.whole), position.rest};
+}
+
+//! The four logits of a class around an output pixel, and where between them it lies.
+template <typename T>
+struct Cell
+{
+    T const* top;    //!< the left one of the upper two
+    T const* bottom; //!< the left one of the lower two
+    int32_t right;   //!< elements to the right one
+    float y;         //!< weight of the lower two
+    float x;         //!< weight of the right two
+
+    //! The same cell, `elements` further on.
+    ALIGNSEG_HD Cell after(int64_t elements) const
+    {
+        return {top + elements, bottom + elements, right, y, x};
+    }
+
+    //! The logit inside.
+    ALIGNSEG_HD float logit() const
+    {
+        float const left = (1.0F - y) * toFloat(top[0]) + y * toFloat(bottom[0]);
+        float const beyond = (1.0F - y) * toFloat(top[right]) + y * toFloat(bottom[right]);
+        return (1.0F - x) * left + x * beyond;
+    }
+};
+
+//! The cell of class 0 that an output pixel lies in.
+template <typename T>
+ALIGNSEG_HD Cell<T> cellOf(T const* logits, int64_t width, Tap row, Tap column)
+{
+    T const* const top = logits + row.first * width + column.first;
+    return {top, top + row.step() * width, column.step(), row.weight(), column.weight()};
+}
+
+//! The highest of the classes so far; the lower one on a tie.
+struct Best
+{
+    float value;
+    int32_t label;
+    bool finite; //!< whether all of them are
+
+    ALIGNSEG_HD void offer(float other, int32_t otherLabel)
+    {
+        finite = finite && other - other == 0.0F; // not so for NaN and infinity
+        if (other > value)
+        {
+            value = other;
+            label = otherLabel;
+        }
+    }
+};
+
+//! No class yet: minus infinity, which every number but itself is above.
+ALIGNSEG_HD Best noClass()
+{
+#ifdef __CUDA_ARCH__
+    return {__int_as_float(static_cast<int32_t>(0xFF800000U)), 0, true};
+#else
+    return {-HUGE_VALF, 0, true};
+#endif
+}
+
+//! The best at a corner. `logit` is that of class 0; classes are `plane` elements apart.
+template <typename T>
+ALIGNSEG_HD Best bestAtCorner(T const* logit, int32_t classes, int64_t plane)
+{
+    Best best = noClass();
+    for (int32_t first = 0; first < classes; first += kUpsampleArgmaxAtOnce)
+    {
+        T values[kUpsampleArgmaxAtOnce];
+        for (int32_t index = 0; index < kUpsampleArgmaxAtOnce; ++index)
+        {
+            values[index] = *logit;
+            logit += first + index + 1 < classes ? plane : 0; // the last again and again wins nothing
+        }
+        for (int32_t index = 0; index < kUpsampleArgmaxAtOnce; ++index)
+        {
+            best.offer(toFloat(values[index]), first + index);
+        }
+    }
+    return best;
+}
+
+//! The best inside a cell. `cell` is that of class 0; classes are `plane` elements apart.
+template <typename T>
+ALIGNSEG_HD Best bestInside(Cell<T> cell, int32_t classes, int64_t plane)
+{
+    Best best = noClass();
+    ALIGNSEG_UNROLL(2)
+    for (int32_t label = 0; label < classes; ++label)
+    {
+        best.offer(cell.logit(), label);
+        cell = cell.after(plane);
+    }
+    return best;
+}
+
+//! round(255 * softmax probability) of `label` inside a cell; 0 where that is NaN.
+template <typename T>
+ALIGNSEG_HD uint8_t confidenceInside(Cell<T> cell, int32_t label, int32_t classes, int64_t plane)
+{
+    float const highest = cell.after(label * plane).logit();
+    float total = 0.0F;
+    ALIGNSEG_UNROLL(2)
+    for (int32_t other = 0; other < classes; ++other)
+    {
+        total += expf(cell.logit() - highest);
+        cell = cell.after(plane);
+    }
+    float const level = rintf(255.0F / total);
+    return level <= 255.0F ? static_cast<uint8_t>(level) : uint8_t{0}; // NaN is not
+}
+
+} // namespace alignseg
+
+#endif // ALIGNSEG_UPSAMPLE_ARGMAX_MATH_H

@@ -1,0 +1,16 @@
+// The creators of all plugins.
+
+#ifndef ALIGNSEG_CREATORS_H
+#define ALIGNSEG_CREATORS_H
+
+#include <NvInferRuntime.h>
+
+namespace alignseg
+{
+
+//! All creators; `count` becomes how many they are. They live as long as the library.
+nvinfer1::IPluginCreatorInterface* const* allCreators(int32_t& count);
+
+} // namespace alignseg
+
+#endif // ALIGNSEG_CREATORS_H

@@ -1,0 +1,50 @@
+// Registers the plugins as soon as the library is loaded, for programs that load a library of
+// plugins and do no more with it; Triton is one. Part of libalignseg_plugin_at_load.so alone.
+
+#include "creators.h"
+
+#include <cstdio>
+#include <dlfcn.h>
+
+#define ALIGNSEG_TEXT_OF(macro) #macro
+#define ALIGNSEG_TEXT(macro) ALIGNSEG_TEXT_OF(macro)
+
+namespace
+{
+
+//! Of the major version that this was compiled for: another's registry has other methods.
+constexpr char const* kTensorRt = "libnvinfer.so." ALIGNSEG_TEXT(NV_TENSORRT_MAJOR);
+
+//! TensorRT's registry; null and a message if it cannot be had. Found by name, not linked, so that
+//! the library builds where TensorRT is not.
+nvinfer1::IPluginRegistry* findRegistry()
+{
+    using GetRegistry = nvinfer1::IPluginRegistry* (*) ();
+    void* const library = dlopen(kTensorRt, RTLD_NOW); // the one of this process, if it has one
+    void* const function = library == nullptr ? nullptr : dlsym(library, "getPluginRegistry");
+    if (function == nullptr)
+    {
+        std::fprintf(stderr, "alignseg plugin: not registered: %s; put %s into LD_LIBRARY_PATH\n", dlerror(), kTensorRt);
+        return nullptr;
+    }
+    return reinterpret_cast<GetRegistry>(function)();
+}
+
+__attribute__((constructor)) void registerAtLoad()
+{
+    nvinfer1::IPluginRegistry* const registry = findRegistry();
+    int32_t count = 0;
+    // Not getCreators: another library's of that name might answer.
+    nvinfer1::IPluginCreatorInterface* const* const creators = alignseg::allCreators(count);
+    for (int32_t index = 0; registry != nullptr && index < count; ++index)
+    {
+        auto* const creator = static_cast<nvinfer1::IPluginCreatorV3One*>(creators[index]);
+        if (!registry->registerCreator(*creator, creator->getPluginNamespace()))
+        {
+            std::fprintf(stderr, "alignseg plugin: %s is registered already; load one library of plugins, not two\n",
+                creator->getPluginName());
+        }
+    }
+}
+
+} // namespace

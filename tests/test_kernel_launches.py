@@ -1,0 +1,192 @@
+"""What Python says of the kernels against what their sources say; and NVRTC takes them."""
+
+import ctypes
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alignseg_infer import CudaError, MissingDependencyError
+from alignseg_infer.backends import kernels, nvrtc
+from alignseg_infer.backends.kernels import (
+    DeviceTensor,
+    Launch,
+    aligned_add_launch,
+    offset_grid_sample_launch,
+    preprocess_launch,
+    upsample_argmax_launch,
+)
+from alignseg_infer.spec import InputSpec, SamplingConvention
+from host_entries import ENTRIES, host_size
+from host_kernels import KERNELS, host_library
+
+STRUCTURES = {
+    "offset_grid_sample": kernels.OFFSET_GRID_SAMPLE,
+    "aligned_add": kernels.ALIGNED_ADD,
+    "upsample_argmax": kernels.UPSAMPLE_ARGMAX,
+    "preprocess": kernels.PREPROCESS,
+}
+HALF, FLOAT = np.dtype(np.float16), np.dtype(np.float32)
+UINT8 = np.dtype(np.uint8)
+CONVENTION = SamplingConvention.STANDARD
+GEOMETRY = """
+#include "offset_sampling_math.h"
+#include "preprocess_math.h"
+#include "upsample_argmax_math.h"
+using namespace alignseg;
+extern "C" int64_t sample_blocks(int64_t n, int64_t c, int64_t h, int64_t w, int64_t pitch)
+{ return sampleBlocks(n, c, h, w, pitch); }
+extern "C" int64_t argmax_blocks(int64_t n, int64_t h, int64_t w)
+{ return upsampleArgmaxBlocks(n, h, w); }
+extern "C" int64_t preprocess_blocks(int64_t n, int64_t h, int64_t w)
+{ return preprocessBlocks(n, h, w); }
+extern "C" int sample_threads() { return kSampleThreads; }
+extern "C" int argmax_threads() { return kUpsampleArgmaxThreads; }
+extern "C" int preprocess_threads() { return kPreprocessThreads; }
+extern "C" int convention(int index)
+{
+    Convention const all[] = {
+        Convention::kRelease202112, Convention::kRelease202105, Convention::kStandard};
+    return static_cast<int>(all[index]);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def geometry(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    folder = tmp_path_factory.mktemp("geometry")
+    (folder / "geometry.cpp").write_text(GEOMETRY, encoding="utf-8")
+    library = host_library([folder / "geometry.cpp"], folder)
+    for name in ("sample_blocks", "argmax_blocks", "preprocess_blocks"):
+        function = getattr(library, name)
+        function.restype = ctypes.c_int64
+        function.argtypes = [ctypes.c_int64] * (5 if name == "sample_blocks" else 3)
+    return library
+
+
+def tensor(*shape: int, dtype: np.dtype[np.generic] = FLOAT) -> DeviceTensor:
+    return DeviceTensor(1 << 20, shape, dtype)
+
+
+SHAPES = [(1, 1, 1, 1), (2, 19, 257, 513), (1, 256, 33, 65), (3, 33, 4, 64), (1, 31, 5, 63)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("last", [False, True])
+def test_blocks_of_sampling(geometry: ctypes.CDLL, shape: tuple[int, ...], last: bool) -> None:
+    batch, channels, height, width = shape
+    expected = geometry.sample_blocks(*shape, channels if last else 0)
+    offset = tensor(batch, 2, height, width, dtype=HALF)
+    feature, coarse = tensor(batch, channels, 7, 9), tensor(batch, channels, 3, 3)
+    sampled = offset_grid_sample_launch(
+        feature, offset, tensor(*shape), CONVENTION, channels_last=last
+    )
+    low = tensor(*shape)
+    added = aligned_add_launch((coarse, low), (offset, offset), low, CONVENTION, channels_last=last)
+    for launch, name in ((sampled, "offset_grid_sample"), (added, "aligned_add")):
+        layout = "channels_last" if last else "planar"
+        assert launch.kernel == f"{name}_{layout}_float_half"
+        assert launch.blocks == expected
+        assert launch.threads == geometry.sample_threads()
+    assert list(sampled.params.tolist()) == [
+        *(1 << 20,) * 3,
+        *(batch, channels, 7, 9, height, width, channels if last else 0, 2),
+    ]
+    assert list(added.params.tolist()) == [
+        *(1 << 20,) * 5,
+        *(batch, channels, 3, 3, height, width, channels if last else 0, 2),
+    ]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1024, 2048), (33, 127), (32, 128), (31, 129)])
+def test_blocks_around_the_network(geometry: ctypes.CDLL, size: tuple[int, int]) -> None:
+    labels = tensor(2, *size, dtype=UINT8)
+    argmax = upsample_argmax_launch(tensor(2, 19, 9, 17), labels, not_finite=4096)
+    assert argmax.blocks == geometry.argmax_blocks(2, *size)
+    assert argmax.threads == geometry.argmax_threads()
+    assert argmax.kernel == "upsample_argmax_float_uint8"
+    prepare = preprocess_launch(tensor(5, 6, 3, dtype=UINT8), tensor(1, 3, *size), InputSpec())
+    assert prepare.blocks == geometry.preprocess_blocks(1, *size)
+    assert prepare.threads == geometry.preprocess_threads()
+
+
+def test_nothing_to_do_is_no_block() -> None:
+    assert upsample_argmax_launch(tensor(0, 19, 9, 17), tensor(0, 8, 8, dtype=UINT8)).blocks == 0
+
+
+@pytest.mark.parametrize("source", STRUCTURES)
+def test_structures_are_those_of_the_sources(source: str) -> None:
+    text = (KERNELS / f"{source}_params.h").read_text(encoding="utf-8")
+    body = re.search(r"struct \w+Params\n{(.*?)\n};", text, re.DOTALL)
+    assert body is not None
+    fields = re.findall(r"^\s+(.+?)\s*(\*?)\s*(\w+)(\[3\])?;", body[1], re.MULTILINE)
+    seen = [
+        (re.sub(r"([A-Z])", r"_\1", name).lower(), "u8" if pointer else kinds[kind], bool(triple))
+        for kind, pointer, name, triple in fields
+    ]
+    dtype = STRUCTURES[source]
+    assert dtype.names is not None
+    expected = [(name, dtype[name].base.str[1:], dtype[name].shape == (3,)) for name in dtype.names]
+    assert seen == expected
+    assert host_size(source) == dtype.itemsize
+
+
+kinds = {"int64_t": "i8", "double": "f8"}
+
+
+def test_conventions_have_the_numbers_of_the_source(geometry: ctypes.CDLL) -> None:
+    for index, convention in enumerate(SamplingConvention):
+        launch = offset_grid_sample_launch(
+            tensor(1, 1, 1, 1), tensor(1, 2, 1, 1), tensor(1, 1, 1, 1), convention
+        )
+        assert launch.params["convention"] == geometry.convention(index)
+
+
+@pytest.mark.parametrize("source", ENTRIES)
+@pytest.mark.parametrize("capability", ["9.0", "99.9"])
+def test_nvrtc_compiles_every_kernel(source: str, capability: str) -> None:
+    image = nvrtc.compiled_kernel(source, capability)
+    if capability == "99.9":  # newer than NVRTC: the driver goes on from PTX
+        assert b".version" in image
+    else:
+        assert image.startswith(b"\x7fELF")
+    for name in ENTRIES[source][1]:
+        assert name.encode() in image
+
+
+def test_a_gpu_older_than_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingDependencyError, match=r"this GPU has 6\.1"):
+        nvrtc.compiled_kernel("preprocess", "6.1")
+
+
+def test_a_kernel_that_does_not_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_kernel.cu").write_text("this is no C++", encoding="utf-8")
+    monkeypatch.setattr(nvrtc, "kernel_folder", lambda: tmp_path)
+    with pytest.raises(CudaError, match=r"NVRTC cannot compile the kernels for sm_90: .*error"):
+        nvrtc.compiled_kernel("broken", "9.0")
+
+
+@pytest.mark.parametrize("missing", ["cuda.bindings", "library"])
+def test_without_nvrtc(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if missing == "library":
+
+        def fails(*arguments: object) -> None:
+            raise RuntimeError("libnvrtc.so.13 not found")
+
+        monkeypatch.setattr("cuda.bindings.nvrtc.nvrtcCreateProgram", fails)
+        call: Callable[[], object] = lambda: nvrtc.compiled_kernel("preprocess", "8.7")  # noqa: E731
+    else:
+        monkeypatch.delitem(sys.modules, "alignseg_infer.backends.nvrtc")
+        monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+        monkeypatch.setitem(sys.modules, "cuda", None)
+        call = lambda: __import__("alignseg_infer.backends.nvrtc")  # noqa: E731
+    with pytest.raises(MissingDependencyError, match=r"pip install .*nvidia-cuda-nvrtc"):
+        call()
+
+
+def test_sources_are_beside_the_package_or_in_it() -> None:
+    assert nvrtc.kernel_folder() == KERNELS
+    assert Launch.__doc__
