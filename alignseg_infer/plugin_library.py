@@ -1,12 +1,13 @@
 """The library of TensorRT plugins: where it is, and how TensorRT gets to know it.
 
-Calls follow TensorRT's Python API reference, IPluginRegistry; names and signatures are those of the
-bindings of 10.16 and 11.4. Not run on a GPU yet.
+Calls follow TensorRT's Python API reference, IPluginRegistry. With the bindings of 11.4 they load
+the library and create its plugins (tests/test_engine_classic_api.py); no engine was run so yet.
 """
 
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from alignseg_infer.errors import AlignSegError
 from alignseg_infer.flavours import Runtime, TensorRT
@@ -102,6 +103,11 @@ def provide_plugins(
         )
 
 
-def _missing(registry: object, needed: Collection[str]) -> list[str]:
-    find = registry.get_creator  # type: ignore[attr-defined]
-    return [one for one in sorted(needed) if find(*one.split("/", 1), NAMESPACE) is None]
+def _missing(registry: Any, needed: Collection[str]) -> list[str]:
+    """Which of `needed` the registry does not have; asking it for one would log an error."""
+    present = {
+        f"{creator.name}/{creator.plugin_version}"
+        for creator in registry.all_creators
+        if creator.plugin_namespace == NAMESPACE
+    }
+    return sorted(set(needed) - present)

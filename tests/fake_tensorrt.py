@@ -301,6 +301,13 @@ class FakeRegistry:
         key = (type, version, plugin_namespace)
         return key if key in self.creators else None
 
+    @property
+    def all_creators(self) -> list[Any]:
+        return [
+            SimpleNamespace(name=name, plugin_version=version, plugin_namespace=space)
+            for name, version, space in sorted(self.creators)
+        ]
+
     def load_library(self, plugin_path: str) -> object | None:
         lines = Path(plugin_path).read_text().splitlines()
         creators = {(name, version, space) for name, version, space in map(str.split, lines)}

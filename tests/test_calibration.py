@@ -389,7 +389,7 @@ def test_bad_options(
 
 def test_models_that_cannot_be_calibrated(pictures: Path) -> None:
     images = calibration_images(pictures, 1)
-    for name, problem in (("none.onnx", "does not exist"), ("notes.md", "cannot be loaded")):
+    for name, problem in (("none.onnx", "does not exist"), ("notes.md", "cannot be read")):
         with pytest.raises(ModelFileError, match=problem):
             calibrated_ranges(pictures / name, images)
 

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plugin_library import SANITIZE, build_library
 
 import alignseg_infer
+from alignseg_infer.plugin_contract import PLUGIN_OPS
 
 NEW, OLD = "11.4.0.106", "10.16.1.11"
 PACKAGE = "tensorrt-cu13-bindings"
@@ -178,10 +180,76 @@ def test_timing_cache(run: Run, small_onnx: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "b.engine").exists()
 
 
+PLUGINS = """
+    import json
+    from pathlib import Path
+    import numpy as np
+    from alignseg_infer import BuildError
+    from alignseg_infer.export.engine_config import Session
+    from alignseg_infer.flavours import Runtime, load_tensorrt
+    from alignseg_infer.plugin_library import provide_plugins
+
+    needed, seen = {needed!r}, {{}}
+    session = Session.of(load_tensorrt(Runtime.TENSORRT))
+    trt = session.tensorrt.module
+    try:
+        for _ in range(2):  # a second time there is nothing to load
+            provide_plugins(session.tensorrt, needed, Path(sys.argv[1]), BuildError)
+        registry = trt.get_plugin_registry()
+        for one in needed:
+            name, version = one.split("/")
+            creator = registry.get_creator(name, version, "alignseg")
+            text = np.frombuffer(b"standard", np.int8)
+            field = trt.PluginField("convention", text, trt.PluginFieldType.CHAR)
+            fields = [field][: len(creator.field_names)]
+            plugin = creator.create_plugin(
+                "layer", trt.PluginFieldCollection(fields), trt.TensorRTPhase.BUILD
+            )
+            core = plugin.get_capability_interface(trt.PluginCapabilityType.CORE)
+            seen[f"{{core.plugin_name}}/{{core.plugin_version}}"] = [
+                field.name for field in creator.field_names
+            ]
+        config = session.builder.create_builder_config()
+        config.plugins_to_serialize = [sys.argv[1]]
+        seen["to serialize"] = config.plugins_to_serialize
+    except BuildError as error:
+        seen["error"] = str(error)
+    print(json.dumps({{"seen": seen, "errors": session.messages.errors}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def plugin_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plugins of the C++ sources, compiled for the CPU; TensorRT's side of them is the same."""
+    if SANITIZE:
+        pytest.skip("a library with AddressSanitizer cannot be loaded into another process")
+    return build_library(tmp_path_factory.mktemp("plugins")).plugins
+
+
+def test_the_library_is_loaded_and_its_plugins_created(run: Run, plugin_library: Path) -> None:
+    needed = [op.described for op in PLUGIN_OPS.values()]
+    result = run(PLUGINS.format(needed=needed), plugin_library)
+    fields = {op.described: list(op.fields) for op in PLUGIN_OPS.values()}
+    assert result["seen"] == {**fields, "to serialize": [str(plugin_library)]}
+    assert result["errors"] == []
+
+
+def test_a_library_without_plugins_is_refused(run: Run, tmp_path: Path) -> None:
+    path = libraries("11", tmp_path) / "libnvinfer_plugin.so.11"
+    result = run(PLUGINS.format(needed=["AlignedAdd/1"]), path)
+    assert "cannot load the plugins of" in result["seen"]["error"]
+
+
+def test_a_plugin_that_a_library_lacks_is_named(run: Run, plugin_library: Path) -> None:
+    result = run(PLUGINS.format(needed=["AlignedAdd/1", "AlignedAdd/2"]), plugin_library)
+    assert "does not provide the TensorRT plugins AlignedAdd/2\n" in result["seen"]["error"]
+
+
 def used_names() -> dict[str, list[str]]:
     """Names of TensorRT's that our code uses, by the class they belong to."""
     files = [*SOURCES.glob("export/engine*.py"), SOURCES / "flavours.py"]
     files += [SOURCES / "export" / f"{name}.py" for name in ("layers", "callbacks", "timing_cache")]
+    files += [SOURCES / "plugin_library.py", SOURCES / "backends" / "tensorrt_backend.py"]
     text = "\n".join(file.read_text() for file in files)
     owners = {
         "IBuilderConfig": r"\bconfig\.(\w+)",
@@ -191,9 +259,16 @@ def used_names() -> dict[str, list[str]]:
         "ParserError": r"\berror\.(desc|node\w*)",
         "IGridSampleLayer": r"\blayer\.(\w+_mode|align_corners|get_\w+|num_\w+)",
         "IOptimizationProfile": r"\bdescribed\.(\w+)",
-        "ITimingCache": r"\bcache\.(\w+)",
+        "ITimingCache": r"\bcache\.((?:combine|serialize)\w*)",
+        "IPluginRegistry": r"\bregistry\.(\w+)",
+        "IPluginCreatorV3One": r"\bcreator\.(\w+)",
+        "IPluginV3Layer": r"\blayer\.(plugin)\b",
+        "IPluginV3": r"\blayer\.plugin\.(\w+)",
+        "IPluginV3OneCore": r"\bcore\.(plugin_\w+)",
+        "Runtime": r"\bruntime\.(engine_host\w+|deserialize\w+)",
     }
     names = {owner: re.findall(pattern, text) for owner, pattern in owners.items()}
+    names |= {function: [] for function in re.findall(r"\bmodule\.(get_\w+)", text)}
     for found in re.findall(r"\bmodule\.([A-Z]\w+)(?:\.([A-Z_]+)\b)?", text):
         names.setdefault(found[0], []).extend(filter(None, found[1:]))
     return {
@@ -208,6 +283,12 @@ def test_names_exist(in_child: Callable[[str], Run], wanted: str) -> None:
     names = used_names()
     assert "create_timing_cache" in names["IBuilderConfig"]
     assert "parse_from_file" in names["OnnxParser"]
+    assert "get_plugin_registry" in names
+    assert names["IPluginRegistry"] == ["all_creators", "load_library"]
+    assert names["IPluginV3"] == ["get_capability_interface"]
+    assert names["IPluginV3OneCore"] == ["plugin_name", "plugin_version"]
+    assert "engine_host_code_allowed" in names["Runtime"]
+    assert "plugins_to_serialize" in names["IBuilderConfig"]
     assert "STRONGLY_TYPED" in names["NetworkDefinitionCreationFlag"]
     assert sum(map(len, names.values())) > 40
     program = """
