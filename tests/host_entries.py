@@ -21,7 +21,7 @@ ENTRIES: dict[str, tuple[str, list[str], bool]] = {
                 for feature in _STORED
                 for offset in _STORED
             ],
-            False,
+            True,
         )
         for source, params in (
             ("offset_grid_sample", "OffsetGridSampleParams"),
@@ -60,6 +60,11 @@ def run_kernel(name: str, params: np.void, blocks: int, threads: int) -> None:
 def host_size(source: str) -> int:
     """Bytes of a source's structure, for the C++ compiler."""
     return int(_library(source).params_size())
+
+
+def library_path(source: str) -> Path:
+    """The library with a source's kernels."""
+    return Path(_library(source)._name)
 
 
 @functools.cache

@@ -1,8 +1,9 @@
 /* A CUDA driver without a GPU: device memory is host memory, and work is done at once.
 
    It holds callers to the driver's rules: a context must be current, a capture forbids waiting, and
-   what was freed is gone. Its one kernel is `scale` of tests/test_gpu_cuda.py. Only for tests of
-   what calls a driver; built as libcuda.so.1 by tests/test_host_driver.py. */
+   what was freed is gone. Its kernels are `scale` of tests/test_gpu_cuda.py, and for any cubin what
+   tests/host_entries.py has compiled for the CPU. Only for tests of what calls a driver; built as
+   libcuda.so.1 by tests/test_host_driver.py. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -167,25 +168,49 @@ int cuGraphExecDestroy(Graph *graph) { NEED_CONTEXT; free(graph); return OK; }
 
 int cuModuleLoadData(void **module, const char *image) {
   NEED_CONTEXT;
-  *module = (void *)0xA0;
-  return strstr(image, ".entry scale(") ? OK : INVALID_IMAGE;
+  const int cubin = !memcmp(image, "\177ELF", 4);
+  *module = cubin ? (void *)0xB0 : (void *)0xA0;
+  return cubin || strstr(image, ".entry scale(") ? OK : INVALID_IMAGE;
 }
 int cuModuleLoadDataEx(void **module, const char *image, unsigned count, int *options, void **values) {
   (void)count, (void)options, (void)values;
   return cuModuleLoadData(module, image);
 }
-int cuModuleUnload(void *module) { NEED_CONTEXT; return module == (void *)0xA0 ? OK : INVALID_HANDLE; }
+int cuModuleUnload(void *module) {
+  NEED_CONTEXT;
+  return module == (void *)0xA0 || module == (void *)0xB0 ? OK : INVALID_HANDLE;
+}
+/* Of a cubin, what $HOST_KERNELS has compiled for the CPU: libraries, with a colon after each. */
+static void *host_kernel(const char *name) {
+  char symbol[128], path[4096];
+  const char *rest = getenv("HOST_KERNELS");
+  snprintf(symbol, sizeof symbol, "run_%s", name);
+  while (rest && *rest) {
+    size_t length = strcspn(rest, ":");
+    snprintf(path, sizeof path, "%.*s", (int)length, rest);
+    void *library = dlopen(path, RTLD_NOW), *function = library ? dlsym(library, symbol) : NULL;
+    if (function) return function;
+    rest += length + (rest[length] == ':');
+  }
+  return NULL;
+}
 int cuModuleGetFunction(void **function, void *module, const char *name) {
   NEED_CONTEXT;
+  if (module == (void *)0xB0) return (*function = host_kernel(name)) ? OK : NOT_FOUND;
   *function = (void *)0xF0;
   return module == (void *)0xA0 && !strcmp(name, "scale") ? OK : NOT_FOUND;
 }
 int cuFuncSetBlockShape(void *function, int x, int y, int z) {
-  return function == (void *)0xF0 && x * y * z > 0 ? OK : INVALID_VALUE; /* PyCUDA still calls it */
+  return function && x * y * z > 0 ? OK : INVALID_VALUE; /* PyCUDA still calls it */
 }
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                    unsigned bz, unsigned shared, Stream *stream, void **values, void **packed) {
   NEED_CONTEXT;
+  if (function != (void *)0xF0 && stream && !shared && gy * gz * by * bz == 1) {
+    /* Our kernels take one structure. PyCUDA packs it. */
+    ((void (*)(const void *, unsigned, unsigned))function)(packed ? packed[1] : values[0], gx, bx);
+    return OK;
+  }
   if (function != (void *)0xF0 || stream == NULL || shared || gy * gz * by * bz != 1) return INVALID_VALUE;
   char *buffer = packed ? packed[1] : NULL; /* after CU_LAUNCH_PARAM_BUFFER_POINTER */
   float *data = *(float **)(buffer ? buffer : values[0]);
