@@ -31,7 +31,8 @@ def compiled(source: Path, output: Path) -> str:
     known = [number for number in ARCHITECTURES if f"compute_{number}\n" in listing]
     assert known, listing
     code = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in known]
-    command = ["nvcc", "-std=c++17", "-Xptxas", "-v", "-fatbin", *code, "-o", output, source]
+    options = ["-std=c++17", "-Xptxas", "-v", "-fatbin", *code]
+    command = ["nvcc", *options, "-o", str(output), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr, done.stderr
@@ -70,7 +71,7 @@ def nvrtc_cubin(source: Path, architecture: int) -> bytes:
         log = b" " * nvrtc.nvrtcGetProgramLogSize(program)[1]
         nvrtc.nvrtcGetProgramLog(program, log)
         pytest.fail(log.decode())
-    cubin = b" " * nvrtc.nvrtcGetCUBINSize(program)[1]
+    cubin: bytes = b" " * nvrtc.nvrtcGetCUBINSize(program)[1]
     nvrtc.nvrtcGetCUBIN(program, cubin)
     nvrtc.nvrtcDestroyProgram(program)
     return cubin

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from alignseg_infer.models import decoder
 from alignseg_infer.models.decoder import CAB, Aligned
 from alignseg_infer.spec import SamplingConvention
+from conftest import DATA
 from host_kernels import HOST_CUDA, host_library
 from kernel_cases import (
     CASES,
@@ -71,7 +72,7 @@ def test_check_sees_a_wrong_value(library: ctypes.CDLL) -> None:
     for case in (CASES[20], dataclasses.replace(CASES[20], feature=Scalar.HALF)):
         output = launched(library, case, stored_inputs(case))
         check(case, output)
-        output.flat[-1] += np.asarray(0.01, output.dtype)
+        output.flat[-1] = float(output.flat[-1]) + 0.01
         with pytest.raises(AssertionError):
             check(case, output)
 
@@ -134,9 +135,9 @@ def grid_of(offset: torch.Tensor, size: tuple[int, int], convention: SamplingCon
     x = torch.linspace(-1, 1, columns, dtype=torch.float64).expand(rows, columns)
     match convention:
         case SamplingConvention.RELEASE_2021_12:
-            divisors = (width, height)
+            divisors = (float(width), float(height))
         case SamplingConvention.RELEASE_2021_05:
-            divisors = (height, width)
+            divisors = (float(height), float(width))
         case SamplingConvention.STANDARD:
             divisors = (max(columns - 1, 1) / 2, max(rows - 1, 1) / 2)
     moved = offset.permute(0, 2, 3, 1) / torch.tensor(divisors)
@@ -144,10 +145,10 @@ def grid_of(offset: torch.Tensor, size: tuple[int, int], convention: SamplingCon
     return grid
 
 
-def by_torch(feature: torch.Tensor, offset: torch.Tensor, convention: SamplingConvention) -> Array:
+def by_torch(feature: torch.Tensor, offset: torch.Tensor, convention: SamplingConvention) -> Double:
     grid = torch.from_numpy(grid_of(offset, (feature.shape[2], feature.shape[3]), convention))
     aligned = convention is SamplingConvention.STANDARD
-    sample: Array = F.grid_sample(feature, grid, align_corners=aligned).numpy()
+    sample: Double = F.grid_sample(feature, grid, align_corners=aligned).numpy()
     return sample
 
 
@@ -166,7 +167,7 @@ def test_against_torch(library: ctypes.CDLL, convention: SamplingConvention, pit
             )
             first = by_torch(high, given_tensors["high_offset"], convention)
             want = first + by_torch(given_tensors["low"], given_tensors["low_offset"], convention)
-        check(case, run(library, case, tensors), want.astype(np.float64))
+        check(case, run(library, case, tensors), want)
 
 
 # ---- Any shape, and offsets of any kind. ----
@@ -228,7 +229,7 @@ def test_pixels_outside_are_not_read(library: ctypes.CDLL) -> None:
     # Bottom rows of either feature, which the top half of the output does not reach.
     tensors["high"][:, :, -1] = np.nan
     tensors["low"][:, :, -1] = np.inf
-    output = run(library, case, tensors)
+    output = run(library, case, tensors).astype(np.float64)
     np.testing.assert_allclose(output[:, :, :5], want[:, :, :5], atol=1e-5)
     assert not np.isfinite(output[:, :, -1]).all()
 
@@ -471,7 +472,7 @@ def test_network_with_kernels_matches_the_published_one(
     monkeypatch.setattr(decoder, "offset_grid_sample", sample)
     model = reference_tests.official_model(convention)
     seen = reference_tests.all_outputs(model, reference_tests.official_input(size))
-    path = reference_tests.DATA / f"forward_{convention}_{size[0]}x{size[1]}.npz"
+    path = DATA / f"forward_{convention}_{size[0]}x{size[1]}.npz"
     for name, want in np.load(path).items():
         assert reference_tests.relative_l2(seen[name], want) <= 2e-5, name
     assert counts == {Op.SAMPLE: 1, Op.ADD: 4}
@@ -483,7 +484,7 @@ def test_reference_offsets(
     library: ctypes.CDLL, convention: SamplingConvention, feature: Scalar
 ) -> None:
     """Offsets of the published network, in both types, over features of its sizes."""
-    path = Path(__file__).parent / "data" / f"forward_{convention}_128x256.npz"
+    path = DATA / f"forward_{convention}_128x256.npz"
     reference = np.load(path)
     context = KernelCase(
         op=Op.SAMPLE,
