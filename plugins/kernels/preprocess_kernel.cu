@@ -40,12 +40,12 @@ __device__ void findTaps(PreprocessParams const& params, Tile const& tile, Taps&
     if (column < tile.width)
     {
         double const scale = resizeScale(params.imageWidth, params.width);
-        taps.columns[column] = columnTap(tile.left + column, scale, params.imageWidth);
+        taps.columns[column] = resizeTap(tile.left + column, scale, params.imageWidth);
     }
     if (row >= 0 && row < tile.height)
     {
         double const scale = resizeScale(params.imageHeight, params.height);
-        taps.rows[row] = rowTap(tile.top + row, scale, params.imageHeight);
+        taps.rows[row] = resizeTap(tile.top + row, scale, params.imageHeight);
     }
 }
 

@@ -1,9 +1,9 @@
 // Resizing and normalising of images as alignseg_infer/preprocess.py does; for host and device.
 //
 // Resizing is OpenCV's INTER_LINEAR of 8-bit images, bit for bit: half-pixel centres, coefficients
-// of 11 bits, and sums cut as its vector code cuts them. At the left and right border a column
-// reads one pixel; at the upper and lower border a row reads one row twice, whose two cut halves
-// may be one level below it. Both are OpenCV's.
+// of 11 bits, and sums cut as its vector code cuts them. At a border one pixel is read twice. There
+// OpenCV gives a column's first pixel all the weight, which comes to the same, as both weights add
+// up to 2048; rows keep two weights, as here, and two cut halves may be a level below the whole.
 
 #ifndef ALIGNSEG_PREPROCESS_MATH_H
 #define ALIGNSEG_PREPROCESS_MATH_H
@@ -49,33 +49,25 @@ ALIGNSEG_HD float resizePosition(int64_t index, double scale)
 #endif
 }
 
-//! `first + rest` pixels, with weights that need not add up to 2048: OpenCV rounds each.
-ALIGNSEG_HD ResizeTap tapAt(int64_t first, float rest, int64_t size)
+//! `index` in 0..size-1, or the nearest that is.
+ALIGNSEG_HD int32_t clamped(int64_t index, int64_t size)
 {
-    int64_t const last = size - 1;
+    return static_cast<int32_t>(index < 0 ? 0 : index < size ? index : size - 1);
+}
+
+//! The tap of output `index` along an axis of `size` input pixels.
+ALIGNSEG_HD ResizeTap resizeTap(int64_t index, double scale, int64_t size)
+{
+    float const position = resizePosition(index, scale);
+    float const whole = floorf(position);
+    float const rest = position - whole;
+    int64_t const first = static_cast<int64_t>(whole);
     ResizeTap tap;
-    tap.first = static_cast<int32_t>(first < 0 ? 0 : first > last ? last : first);
-    tap.second = static_cast<int32_t>(first + 1 < 0 ? 0 : first + 1 > last ? last : first + 1);
+    tap.first = clamped(first, size);
+    tap.second = clamped(first + 1, size);
     tap.firstWeight = static_cast<int32_t>(rintf((1.0F - rest) * 2048.0F));
     tap.secondWeight = static_cast<int32_t>(rintf(rest * 2048.0F));
     return tap;
-}
-
-//! The tap of output row `index` in `size` input rows.
-ALIGNSEG_HD ResizeTap rowTap(int64_t index, double scale, int64_t size)
-{
-    float const position = resizePosition(index, scale);
-    float const whole = floorf(position);
-    return tapAt(static_cast<int64_t>(whole), position - whole, size);
-}
-
-//! The tap of output column `index` in `size` input columns.
-ALIGNSEG_HD ResizeTap columnTap(int64_t index, double scale, int64_t size)
-{
-    float const position = resizePosition(index, scale);
-    float const whole = floorf(position);
-    bool const isInside = whole >= 0.0F && whole < static_cast<float>(size - 1);
-    return tapAt(static_cast<int64_t>(whole), isInside ? position - whole : 0.0F, size);
 }
 
 //! Two pixels of a row, times 2048.

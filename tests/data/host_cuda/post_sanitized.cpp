@@ -90,7 +90,7 @@ int main(int argc, char** argv)
         {1, 2, 32, 40, 32, 128}, // as many corners as are kept
         {1, 2, 21, 61, 32, 128}, // one more
         {1, 2, 60, 70, 9, 14},
-        {1, 2, 7, 9, 7, 9},
+        {1, 2, 5, 9, 5, 9}, // the last pixel begins at a whole word
         {1, 3, 9, 1, 1, 12},
         {1, 3, 12, 20, 24, 40},
         {1, 5, 10, 35, 37, 136},
