@@ -169,7 +169,7 @@ class FakeParser:
             if self._module.registry.get_creator(node.op_type, version, space) is None:
                 return None
             core = SimpleNamespace(plugin_name=node.op_type, plugin_version=version)
-            kinds = {self._module.PluginCapabilityType.CORE: core}  # type: ignore[attr-defined]
+            kinds = {self._module.PluginCapabilityType.CORE: core}
             layer.plugin = SimpleNamespace(get_capability_interface=kinds.__getitem__)
         return layer
 

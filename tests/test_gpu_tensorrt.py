@@ -11,11 +11,12 @@ from alignseg_infer import EngineError, MissingDependencyError, Predictor, SizeE
 from alignseg_infer.backends.cuda import CudaPackage, open_cuda
 from alignseg_infer.backends.runtime_cache import cache_path
 from alignseg_infer.backends.tensorrt_backend import TensorRTBackend
-from alignseg_infer.demo import FIRST_HELD_OUT
+from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.engine_file import read_facts
 from alignseg_infer.errors import CudaError, DeviceError
 from alignseg_infer.flavours import Runtime, TensorRT, captures_graphs_itself, load_tensorrt
-from alignseg_infer.spec import Precision
+from alignseg_infer.plugin_library import plugin_library
+from alignseg_infer.spec import OutputKind, Precision
 from alignseg_infer.streets.folder import written_streets
 from fake_tensorrt import image_of
 from tiny_engine import build_tiny_engine, expected_logits
@@ -155,6 +156,29 @@ def test_rtx_keeps_its_kernels(engine: Path, tensorrt: TensorRT) -> None:
         with TensorRTBackend(engine) as backend:
             check(backend, (1, 3, 64, 64))
         assert cache_path(engine).stat().st_size > 0
+
+
+@pytest.mark.parametrize("output", list(OutputKind))
+def test_plugins_label_streets_alike(
+    engine: Path, tensorrt: TensorRT, output: OutputKind, tmp_path: Path
+) -> None:
+    """The demo's checkpoint with its sampling in plugins, in float16, verified like any engine."""
+    from alignseg_infer.cli import main
+
+    if tensorrt.runtime is not Runtime.TENSORRT:
+        pytest.skip("TensorRT for RTX has no plugins")
+    try:
+        plugin_library(None, "this test", EngineError)
+    except EngineError as error:
+        pytest.skip(f"{error.problem}; {error.fix}")
+    list(written_streets(tmp_path, FIRST_HELD_OUT, 4, size=(128, 256)))
+    path, checkpoint = tmp_path / "demo.engine", model_path("demo").with_suffix(".pth")
+    command = f"export-trt {checkpoint} -o {path} --sampler plugin --precision fp16"
+    command += f" --output {output} --min 1x64x128 --opt 1x128x256 --max 3x128x256"
+    assert main([*command.split(), "--verify-images", str(tmp_path / "images")]) == 0
+    facts = read_facts(path)
+    assert facts.verification is not None
+    assert {"AlignedAdd/1", "OffsetGridSample/1"} <= set(facts.plugins)
 
 
 @pytest.mark.parametrize("precision", list(Precision))

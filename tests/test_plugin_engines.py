@@ -24,6 +24,7 @@ from alignseg_infer.engine_file import (
     sidecar_path,
 )
 from alignseg_infer.export import engine as engines
+from alignseg_infer.export import verify as verification
 from alignseg_infer.export.build_options import BuildOptions
 from alignseg_infer.export.engine import build_engine
 from alignseg_infer.export.onnx_facts import read_onnx_facts
@@ -283,8 +284,8 @@ class Stand:
 
     def write(self, **facts: Any) -> None:
         names = [] if facts.get("plugins_embedded") else ["AlignedAdd", "OffsetGridSample"]
-        host_code = bool(facts.get("plugins_embedded"))
-        write_engine(self.path, plan_of(plugins=names, **{"host code": host_code}), **facts)
+        changes: dict[str, Any] = {"host code": bool(facts.get("plugins_embedded"))}
+        write_engine(self.path, plan_of(plugins=names, **changes), **facts)
 
 
 @pytest.fixture
@@ -328,6 +329,21 @@ def test_libraries_that_do_not_serve_an_engine(
     assert words in caught.value.problem
     assert "cmake -S plugins -B plugins/build && cmake --build plugins/build" in caught.value.fix
     assert stand.cuda.events[-2:] == ["runtime gone", "cuda closed"]
+
+
+def test_a_plugin_graph_can_be_what_an_engine_is_verified_against(
+    stand: Stand, export_small: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its plugin nodes are written out; that the engine labels otherwise is then seen."""
+    monkeypatch.setattr(verification, "current_gpu", lambda: ADA)
+    verified: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(
+        verification,
+        "verify",
+        lambda engine, reference, *_, **__: verified.append((engine, reference)),
+    )
+    verification.verify_where_possible(stand.path, export_small(**PLUGIN))
+    assert verified == [(stand.path, export_small(**PLUGIN))]
 
 
 def test_facts_written_before_plugins_are_read(stand: Stand) -> None:

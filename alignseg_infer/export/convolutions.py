@@ -17,8 +17,11 @@ from alignseg_infer.plugin_contract import PLUGIN_OPS
 STEM = "stem"
 _STEM_LAYERS = ("conv1", "conv2", "conv3")
 # Which inputs of an operator say where to read the others.
-_COORDINATE_INPUTS = {"GridSample": (1,), "Gather": (1,)}
-_COORDINATE_INPUTS |= {op.name: op.offsets for op in PLUGIN_OPS.values()}
+_COORDINATE_INPUTS: dict[str, tuple[int, ...]] = {
+    "GridSample": (1,),
+    "Gather": (1,),
+    **{op.name: op.offsets for op in PLUGIN_OPS.values()},
+}
 
 
 class Role(StrEnum):

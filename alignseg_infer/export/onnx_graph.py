@@ -113,9 +113,10 @@ class _Graph(nn.Module):
         return (result, *offsets.values()) if self.with_offsets else (result,)
 
     def _labels(self, logits: Tensor, image: Tensor) -> Tensor:
-        if self.by_plugin:
-            return upsample_argmax(logits, image)
-        return upsample(logits, size_of(image)).argmax(1)
+        if not self.by_plugin:
+            return upsample(logits, size_of(image)).argmax(1)
+        labels: Tensor = upsample_argmax(logits, image)
+        return labels
 
 
 def onnx_from_model(model: AlignSeg, options: ExportOptions) -> onnx_ir.Model:

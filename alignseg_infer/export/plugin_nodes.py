@@ -12,6 +12,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.tape import Tape
@@ -101,9 +102,9 @@ class _Written:
         self._name = f"{node.outputs[0].name}_written"
         self.inputs = [value for value in node.inputs if value is not None]
 
-    def op(self, kind: str, *inputs: ir.Value, **attributes: object) -> ir.Value:
+    def op(self, kind: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         """A node, as its result."""
-        value: ir.Value = self._tape.op(kind, inputs, attributes)
+        value = self._tape.op(kind, inputs, attributes)
         value.name = f"{self._name}_{len(self._tape.nodes)}"
         return value
 
@@ -124,7 +125,7 @@ class _Written:
         """Puts the nodes where `node` was; the last one gives its output."""
         nodes, old = list(self._tape.nodes), node.outputs[0]
         new = nodes[-1].outputs[0]
-        new.dtype, new.shape = old.dtype, old.shape
+        new.type, new.shape = old.type, old.shape
         ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, [old], [new])
 
 

@@ -64,14 +64,18 @@ class OffsetSampler(nn.Module):
 
     def forward(self, feature: Tensor, offset: Tensor) -> Tensor:
         if self.sampler is Sampler.PLUGIN:
-            return plugin_ops.offset_grid_sample(feature, offset, self.convention.value)
+            convention = self.convention.value
+            sampled: Tensor = plugin_ops.offset_grid_sample(feature, offset, convention)
+            return sampled
         return offset_grid_sample(feature, offset, self.convention, self.sampler)
 
     def aligned_add(
         self, high: Tensor, low: Tensor, high_offset: Tensor, low_offset: Tensor
     ) -> Tensor:
         """The sum of the upsampled `high` and of `low`, both sampled, as one operation."""
-        return plugin_ops.aligned_add(high, low, high_offset, low_offset, self.convention.value)
+        offsets = high_offset, low_offset
+        total: Tensor = plugin_ops.aligned_add(high, low, *offsets, self.convention.value)
+        return total
 
 
 class AdaptiveAveragePool(nn.Module):
