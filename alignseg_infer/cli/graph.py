@@ -50,7 +50,7 @@ def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
         choices=choices_of(Sampler),
         help="how offset sampling is written: native is GridSample, gather is index arithmetic "
         "for runtimes whose GridSample is wrong, plugin is nodes for TensorRT with the library "
-        "of plugins/, fastest in fp16 (default: native)",
+        "of plugins/ (default: native)",
     )
     graph.add_argument(
         "--no-fuse",
