@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional as F
+
+from alignseg_infer.spec import SamplingConvention
+from kernel_cases import CASES, Array, KernelCase, Op, Scalar, inputs, stored_inputs
 from plugin_harness import (
     FLOAT,
     HALF,
@@ -19,10 +23,6 @@ from plugin_harness import (
     convention,
     tensor,
 )
-from torch.nn import functional as F
-
-from alignseg_infer.spec import SamplingConvention
-from kernel_cases import CASES, Array, KernelCase, Op, Scalar, inputs, stored_inputs
 
 NAMES = {Op.SAMPLE: "OffsetGridSample", Op.ADD: "AlignedAdd"}
 TYPES = {Scalar.FLOAT: FLOAT, Scalar.HALF: HALF}

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plugin_library import SANITIZE, build_library
 
 import alignseg_infer
 from alignseg_infer.plugin_contract import PLUGIN_OPS
+from plugin_harness import SANITIZE, build_library
 
 NEW, OLD = "11.4.0.106", "10.16.1.11"
 PACKAGE = "tensorrt-cu13-bindings"

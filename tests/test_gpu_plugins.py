@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from host_kernels import KERNELS
+from kernel_cases import KernelCase, check
 from plugin_cases import (
     COMPLETE,
     LABEL_CASES,
@@ -23,9 +26,6 @@ from plugin_cases import (
     ran_labels,
 )
 from plugin_harness import Library, build_flags, build_harness, tensorrt_headers
-
-from host_kernels import KERNELS
-from kernel_cases import KernelCase, check
 
 pytestmark = pytest.mark.gpu
 

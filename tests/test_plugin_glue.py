@@ -17,6 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from alignseg_infer.spec import SamplingConvention
+from host_kernels import HOST_CUDA, KERNELS, host_compile
+from kernel_cases import Array, KernelCase, Op, check
 from plugin_cases import (
     COMPLETE,
     LABEL_CASES,
@@ -51,10 +55,6 @@ from plugin_harness import (
     tensor,
     tensorrt_headers,
 )
-
-from alignseg_infer.spec import SamplingConvention
-from host_kernels import HOST_CUDA, KERNELS, host_compile
-from kernel_cases import Array, KernelCase, Op, check
 
 INPUTS = {
     "OffsetGridSample": ("feature", "offset"),
