@@ -76,6 +76,7 @@ INFERENCE = [
     ("--overlap 0.5 --mode slide", {"mode": "slide", "overlap": 0.5}),
     ("--scales 0.5 1 --flip", {"scales": [0.5, 1.0], "flip": True}),
     ("--batch 4 --threads 1 --device auto", {"batch": 4, "threads": 1, "device": "auto"}),
+    ("--no-on-device", {"on_device": False}),
 ]
 
 

@@ -33,6 +33,11 @@ def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
         help="inputs (images, tiles, mirrored ones) per network call at most (default: 1)",
     )
     add_runtime_arguments(parser)
+    parser.add_argument(
+        "--on-device",
+        action=argparse.BooleanOptionalAction,
+        help="prepare images and label pixels on the GPU (default: where the model runs on one)",
+    )
 
 
 def _add_averaging_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +102,7 @@ def predictor_from(arguments: argparse.Namespace, model: str | Path) -> Predicto
         overlap=arguments.overlap,
         scales=arguments.scales,
         flip=arguments.flip,
+        on_device=arguments.on_device,
     )
 
 
