@@ -5,7 +5,7 @@ check_language(CUDA)
 if(NOT CMAKE_CUDA_COMPILER)
   message(FATAL_ERROR
     "nvcc was not found: looked at CMAKE_CUDA_COMPILER, CUDACXX and PATH.\n"
-    "Install the CUDA toolkit 12.8 or newer, or say where it is: -DCMAKE_CUDA_COMPILER=/usr/local/cuda/bin/nvcc")
+    "Install the CUDA toolkit, or say where it is: -DCMAKE_CUDA_COMPILER=/usr/local/cuda/bin/nvcc")
 endif()
 
 if(NOT CMAKE_CUDA_ARCHITECTURES)
@@ -22,7 +22,7 @@ if(NOT CMAKE_CUDA_ARCHITECTURES)
   if(NOT CMAKE_CUDA_ARCHITECTURES)
     message(FATAL_ERROR
       "${CMAKE_CUDA_COMPILER} knows none of the architectures ${wanted}.\n"
-      "Install the CUDA toolkit 12.8 or newer, or choose others: -DCMAKE_CUDA_ARCHITECTURES=70")
+      "Install another CUDA toolkit, or choose others: -DCMAKE_CUDA_ARCHITECTURES=70")
   endif()
 endif()
 set(CMAKE_CUDA_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}" CACHE STRING "GPUs to compile for, as 75;80;90" FORCE)
