@@ -228,7 +228,7 @@ def aligned_add_report(rounds: int) -> str:
     one = make()
     needed = nbytes(*one, one[1])
     sets = sets_of(make, needed)
-    lasts = [(last(high), last(low), a, b) for high, low, a, b in sets]
+    lasts = [in_last(tensors) for tensors in sets]
     variants = [
         copy_of(needed),
         Variant("AlignedAdd, planar", fused, sets, needed),
@@ -237,15 +237,13 @@ def aligned_add_report(rounds: int) -> str:
         Variant("the same, torch.compile", torch.compile(unfused), sets, needed),
     ]
     exact = unfused(*(tensor.double() for tensor in one))
-    errors = [
-        error_of(fused(*tensors), exact) for tensors in (one, lasts[0][:0] or tuple_last(one))
-    ]
+    errors = [error_of(fused(*tensors), exact) for tensors in (one, in_last(one))]
     text = f"Relative L2 error, planar and channels last: {', '.join(errors)}; "
     text += f"of PyTorch's float16: {error_of(unfused(*one), exact)}"
     return table(f"AlignedAdd {COARSE} to {FEATURE}, float16", variants, rounds) + "\n\n" + text
 
 
-def tuple_last(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def in_last(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     high, low, *offsets = tensors
     return (last(high), last(low), *offsets)
 
@@ -423,6 +421,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30, help="rounds of each table")
     parser.add_argument("-o", "--output", type=Path, help="a file that gets the text too")
     arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("PyTorch sees no CUDA device; this is to run on a GPU")
     torch.backends.cudnn.benchmark = True
     driver_version = driver.cuDriverGetVersion()[1]
     parts = [
