@@ -5,6 +5,7 @@ our launches share the GPU's primary context, so that an address means the same 
 """
 
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -109,6 +110,8 @@ class TorchImages:
         with self._cuda.current():
             stream = self._stream.cuda_stream
             self._images = DeviceImages(self._cuda, kernels.kernels, spec, stream)
+        # Not at the end of the process, when PyTorch may have gone before.
+        weakref.finalize(self, _close, self._cuda, self._images).atexit = False
 
     def segment(
         self,
@@ -126,6 +129,11 @@ class TorchImages:
             self._images.label(_stored(logits), sizes, confidence)
             self._stream.synchronize()
             return self._images.results()
+
+
+def _close(cuda: Cuda, images: DeviceImages) -> None:
+    with cuda.current():
+        images.close()
 
 
 def _offset_grid_sample(feature: Tensor, offset: Tensor, convention: str) -> Tensor:
