@@ -21,6 +21,7 @@ from alignseg_infer.cli import (
     predict,
     sensitivity,
     verify,
+    video,
 )
 from alignseg_infer.cli import eval as evaluation
 from alignseg_infer.errors import AlignSegError
@@ -30,6 +31,7 @@ Run: TypeAlias = Callable[[argparse.Namespace], int]
 COMMANDS = {
     "demo": demo,
     "predict": predict,
+    "video": video,
     "eval": evaluation,
     "inspect": inspect,
     "export-onnx": export_onnx,
