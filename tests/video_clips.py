@@ -75,6 +75,8 @@ def write_clip(path: Path, clip: Clip) -> Path:
             container.mux(stream.encode(_frame(clip, number)))
         if clip.frames:
             container.mux(stream.encode())
+        else:
+            container.start_encoding()
         if tone is not None:
             _write_tone(container, tone, clip)
     return path
@@ -96,18 +98,16 @@ def _frame(clip: Clip, number: int) -> av.VideoFrame:
 def _write_tone(container: av.container.OutputContainer, stream: Any, clip: Clip) -> None:
     samples = round(48000 * clip.frames / clip.rate)
     size = stream.codec_context.frame_size or 1024
+    kind, layout = stream.codec_context.format.name, stream.codec_context.layout
+    kinds = {"flt": (np.float32, 1.0), "s16": (np.int16, 2e4), "s32": (np.int32, 2e9)}
+    dtype, loudest = kinds[kind.rstrip("p")]
     for start in range(0, samples, size):
-        wave = np.sin(np.arange(start, start + size) * 0.05).astype(np.float32)
-        kind = stream.codec_context.format.name
-        if kind == "s16":
-            wave = (wave * 20000).astype(np.int16)
-        layout = stream.codec_context.layout.name
-        channels = stream.codec_context.layout.nb_channels
-        shape = (channels, -1) if kind.endswith("p") else (1, -1)
-        data = np.tile(wave, (channels, 1)) if kind.endswith("p") else np.repeat(wave, channels)
-        frame = av.AudioFrame.from_ndarray(
-            np.ascontiguousarray(data.reshape(shape)), format=kind, layout=layout
-        )
+        wave = (np.sin(np.arange(start, start + size) * 0.05) * loudest).astype(dtype)
+        planar = kind.endswith("p")
+        data = np.tile(wave, (layout.nb_channels, 1))
+        if not planar:
+            data = np.ascontiguousarray(data.T).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(data, format=kind, layout=layout.name)
         frame.sample_rate, frame.pts = 48000, start
         frame.time_base = Fraction(1, 48000)
         container.mux(stream.encode(frame))

@@ -1,5 +1,6 @@
 """Frames of a video file: times, colours and rotation as the file says, damaged frames left out."""
 
+import re
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -127,13 +128,11 @@ class FileSource:
         )
 
     def _announced(self) -> int | None:
-        """How many frames there should be. Only headers that are written at the end know."""
+        """How many frames there should be, where the header knows it of the video alone."""
         if self._stream.frames:
             return self._stream.frames
-        duration = self._container.duration
-        if duration and self._rate and self._container.format.name.startswith("matroska"):
-            return round(Fraction(duration, 1_000_000) * self._rate)
-        return None
+        duration = _matroska_seconds(self._stream.metadata.get("DURATION", ""))
+        return round(duration * self._rate) if duration and self._rate else None
 
     def _all_frames(self) -> Iterator[av.VideoFrame]:
         yield self._first
@@ -196,6 +195,15 @@ class FileSource:
                 f"{self.path} is cut: its header announces {announced} frames, "
                 f"it ends after {frames} ({end:.2f} s)"
             )
+
+
+def _matroska_seconds(text: str) -> Fraction | None:
+    """``00:01:00.049000000`` in seconds; None if it is no such text."""
+    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text)
+    if match is None:
+        return None
+    hours, minutes, seconds = match.groups()
+    return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
 
 
 def opened(path: Path) -> av.container.InputContainer:
