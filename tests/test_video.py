@@ -161,13 +161,13 @@ def test_pixels_that_are_not_square_stay_so(tmp_path: Path) -> None:
         ("opus.webm", "libopus", True),
         ("mp3.avi", "libmp3lame", True),
         ("flac.mkv", "flac", True),
-        ("wma.asf", "wmav2", False),
+        ("mulaw.avi", "pcm_mulaw", False),
     ],
 )
 def test_audio_is_copied_or_its_absence_said(
     name: str, audio: str, copied: bool, tmp_path: Path
 ) -> None:
-    codec = "libvpx-vp9" if name.endswith("webm") else "libx264"
+    codec = {"webm": "libvpx-vp9", "avi": "mpeg4"}.get(name.rpartition(".")[2], "libx264")
     source = write_clip(tmp_path / name, Clip(codec, frames=15, audio=audio))
     summary = segmented(source, tmp_path / "out.mp4")
     before, after = probe(source), probe(tmp_path / "out.mp4")
@@ -201,30 +201,9 @@ def test_overlay_legend_and_both_sides(tmp_path: Path) -> None:
     assert np.abs(image[64:].astype(int) - key.astype(int)).mean() < 6
 
 
-BAD: dict[str, tuple[Callable[[Path], object], type[AlignSegError], str]] = {
-    "missing.mp4": (lambda path: None, VideoError, "does not exist"),
-    "empty.mp4": (lambda path: path.write_bytes(b""), VideoError, "empty"),
-    "noise.mp4": (
-        lambda path: path.write_bytes(np.random.default_rng(0).bytes(9000)),
-        VideoError,
-        "cannot be opened",
-    ),
-    "text.mkv": (lambda path: path.write_text("hello " * 99), VideoError, "cannot be opened"),
-    "none.mkv": (lambda path: write_clip(path, Clip(frames=0)), VideoError, "no frame"),
-    "half.mp4": (lambda path: cut(path, 0.6), VideoError, "lost its index"),
-    "small.mp4": (lambda path: write_clip(path, Clip(size=(16, 16))), SizeError, "16x16"),
-    "sound.mka": (write_sound, VideoError, "no video"),
-    "corrupt.avi": (lambda path: spoil(path, everything=True), VideoError, "no frame"),
-    "http://host/a.mp4": (lambda path: None, OptionError, "scheme http"),
-    "streets:x": (lambda path: None, OptionError, "seed"),
-    "99": (lambda path: None, VideoError, "webcam 99"),
-    "pictures": (lambda path: path.mkdir(), VideoError, "0 images"),
-}
-
-
 def cut(path: Path, share: float) -> None:
     codec = "mpeg4" if path.suffix == ".avi" else "libx264"
-    data = write_clip(path, Clip(codec, frames=30)).read_bytes()
+    data = write_clip(path, Clip(codec, frames=100)).read_bytes()
     path.write_bytes(data[: int(share * len(data))])
 
 
@@ -247,6 +226,28 @@ def spoil(path: Path, *, everything: bool = False, frames: int = 40) -> None:
         size = int.from_bytes(data[start - 4 : start], "little")
         data[start : start + size] = bytes(size)
     path.write_bytes(data)
+
+
+BAD: dict[str, tuple[Callable[[Path], object], type[AlignSegError], str]] = {
+    "missing.mp4": (lambda path: None, VideoError, "does not exist"),
+    "empty.mp4": (lambda path: path.write_bytes(b""), VideoError, "empty"),
+    "noise.mp4": (
+        lambda path: path.write_bytes(np.random.default_rng(0).bytes(9000)),
+        VideoError,
+        "cannot be opened",
+    ),
+    "text.mkv": (lambda path: path.write_text("hello " * 99), VideoError, "cannot be opened"),
+    "none.mp4": (lambda path: write_clip(path, Clip(frames=0)), VideoError, "no video"),
+    "none.mkv": (lambda path: write_clip(path, Clip(frames=0)), VideoError, "cannot be opened"),
+    "half.mp4": (lambda path: cut(path, 0.6), VideoError, "lost its index"),
+    "small.mp4": (lambda path: write_clip(path, Clip(size=(16, 16))), SizeError, "16x16"),
+    "sound.mka": (write_sound, VideoError, "no video"),
+    "corrupt.avi": (lambda path: spoil(path, everything=True), VideoError, "no frame"),
+    "http://host/a.mp4": (lambda path: None, OptionError, "scheme http"),
+    "streets:x": (lambda path: None, OptionError, "seed"),
+    "99": (lambda path: None, VideoError, "webcam 99"),
+    "pictures": (lambda path: path.mkdir(), VideoError, "0 images"),
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -277,7 +278,7 @@ def test_damaged_frames_are_counted_and_left_out(tmp_path: Path) -> None:
 def test_a_file_that_is_cut_gives_what_there_is_and_says_so(name: str, tmp_path: Path) -> None:
     cut(tmp_path / name, 0.6)
     summary = segmented(tmp_path / name, tmp_path / "out.mp4")
-    assert 10 <= summary.frames == len(probe(tmp_path / "out.mp4").times) < 30
+    assert 10 <= summary.frames == len(probe(tmp_path / "out.mp4").times) < 90
     assert any("is cut" in note for note in summary.notes)
 
 

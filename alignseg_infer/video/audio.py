@@ -3,9 +3,13 @@
 import io
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
+from pathlib import Path
 
 from alignseg_infer.video.file_source import FileSource, opened
 from alignseg_infer.video.pyav import av
+
+PACKETS_TRIED = 4
 
 
 class AudioCopy:
@@ -30,7 +34,7 @@ class AudioCopy:
         self._last: dict[int, int] = {}
         self._output = output
         for stream in self._container.streams:
-            if isinstance(stream, av.AudioStream) and self._accepted(stream):
+            if isinstance(stream, av.AudioStream) and self._accepted(source.path, stream):
                 self._outputs[stream.index] = output.add_stream_from_template(stream)
         self._packets = self._read() if self._outputs else iter(())
         self._next = next(self._packets, None)
@@ -49,16 +53,14 @@ class AudioCopy:
         """Closes the file."""
         self._container.close()
 
-    def _accepted(self, stream: av.AudioStream) -> bool:
-        """Whether the output takes such audio, as a try in memory shows."""
+    def _accepted(self, path: Path, stream: av.AudioStream) -> bool:
+        """Whether the output takes such audio, as a try in memory with some of it shows."""
         try:
-            trial = av.open(io.BytesIO(), "w", format=self._output.format.name)
-            trial.add_stream_from_template(stream)
-            trial.start_encoding()
+            _try_in_memory(path, stream.index, self._output.format.name)
         except (av.FFmpegError, ValueError):
             codec = stream.codec_context.name if stream.codec_context else "of an unknown kind"
             self.notes.append(
-                f"audio ({codec}) was left out: {self._output.format.name} does not take it"
+                f"audio ({codec}) was left out: {self._output.format.name} does not take it so"
             )
             return False
         return True
@@ -86,3 +88,21 @@ class AudioCopy:
         self._last[index] = packet.dts
         packet.stream = self._outputs[index]
         self._output.mux(packet)
+
+
+def _try_in_memory(path: Path, index: int, container_format: str) -> None:
+    """Copies the first packets. Some audio is refused at the beginning, some not before the end.
+
+    Raises:
+        av.FFmpegError, ValueError: It cannot be copied.
+    """
+    with (
+        opened(path) as container,
+        av.open(io.BytesIO(), "w", format=container_format) as trial,
+    ):
+        stream = container.streams[index]
+        target = trial.add_stream_from_template(stream)
+        packets = (packet for packet in container.demux(stream) if packet.dts is not None)
+        for packet in islice(packets, PACKETS_TRIED):
+            packet.stream = target
+            trial.mux(packet)

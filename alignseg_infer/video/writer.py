@@ -1,5 +1,7 @@
 """Pictures into an H.264 file, at exact times."""
 
+import contextlib
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -78,7 +80,8 @@ class VideoWriter:
         self.frames += 1
         self.end = time + shown * self._time_base
         if self._audio:
-            self._audio.copy(until=time)
+            with _typed_errors("the audio cannot be copied"):
+                self._audio.copy(until=time)
 
     def finish(self, *, with_rest_of_audio: bool = True) -> None:
         """Writes what is still in the encoder, and the index.
@@ -89,7 +92,8 @@ class VideoWriter:
         """
         self._mux(self._encoded(None))
         if self._audio and with_rest_of_audio:
-            self._audio.copy()
+            with _typed_errors("the audio cannot be copied"):
+                self._audio.copy()
         self.close()
         require_playable(self._path, self.frames)
 
@@ -97,7 +101,8 @@ class VideoWriter:
         """Closes the files. What was written is of use only after `finish`."""
         if self._audio:
             self._audio.close()
-        self._container.close()
+        with _typed_errors("the end of the video cannot be written"):
+            self._container.close()
 
     def _video_stream(self, facts: StreamFacts, crf: int) -> av.VideoStream:
         # With B-frames, FFmpeg makes an MP4 of variable rate shorter than its frames are.
@@ -114,22 +119,30 @@ class VideoWriter:
         return stream
 
     def _encoded(self, frame: av.VideoFrame | None) -> list["av.Packet[av.VideoStream]"]:
-        try:
+        with _typed_errors(f"frame {self.frames} cannot be encoded as H.264"):
             return self._stream.encode(frame)
-        except av.FFmpegError as error:
-            if isinstance(error, OSError):
-                raise
-            raise OutputError(
-                f"frame {self.frames} cannot be encoded as H.264: {error.strerror}",
-                "pictures that libx264 takes: at most 16384 pixels per side",
-                "a smaller source",
-            ) from error
 
     def _mux(self, packets: list["av.Packet[av.VideoStream]"]) -> None:
         for packet in packets:
             if packet.pts is not None:
                 packet.duration = self._durations.pop(packet.pts, packet.duration)
-            self._container.mux(packet)
+            with _typed_errors(f"a packet of frame {self.frames} cannot be written"):
+                self._container.mux(packet)
+
+
+@contextlib.contextmanager
+def _typed_errors(problem: str) -> Iterator[None]:
+    """Makes FFmpeg's own errors ours; those of the operating system stay what they are."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
+        raise OutputError(
+            f"{problem}: {error.strerror}",
+            "pictures that libx264 takes (at most 16384 pixels per side), and audio as usual",
+            "a smaller source, or --no-audio",
+        ) from error
 
 
 def _muxer_options(path: Path, time_base: Fraction) -> dict[str, str]:
