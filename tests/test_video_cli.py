@@ -12,8 +12,13 @@ import numpy as np
 import pytest
 
 from alignseg_infer import OptionError, Predictor, VideoError
+from alignseg_infer.backends import open_backend
 from alignseg_infer.cli import main
 from alignseg_infer.cli.progress import frames_bar
+from alignseg_infer.demo import FIRST_HELD_OUT
+from alignseg_infer.offset_pictures import color_limit, direction_colors
+from alignseg_infer.offsets import offsets_of_image
+from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.streets import Street
 from alignseg_infer.video.camera_source import stream_source
 from alignseg_infer.video.options import VideoOptions
@@ -41,6 +46,21 @@ def test_command_writes_a_video_and_prints_a_summary(
     assert after.audio
 
 
+def test_offsets_are_shown_at_the_right(tmp_path: Path) -> None:
+    output = tmp_path / "out.mp4"
+    arguments = ["video", "demo", "streets", "-o", str(output), "--frames", "2", "--rate", "2"]
+    assert main([*arguments, "--size", "64x128", "--offsets", "cab2.high", "--crf", "4"]) == 0
+    for number, image in enumerate(probe(output).images):
+        assert image.shape == (256, 1024, 3)
+        scene = Street(FIRST_HELD_OUT).scene(number / 2).image
+        fields = offsets_of_image(open_backend("demo"), scene, (64, 128)).fields
+        if number == 0:
+            limit = color_limit(fields[OffsetField("cab2.high")])
+        colors = direction_colors(fields[OffsetField("cab2.high")].vectors, limit)
+        expected = cv2.resize(colors, (512, 256), interpolation=cv2.INTER_AREA).astype(int)
+        assert np.abs(image[:, 512:].astype(int) - expected).mean() < 6
+
+
 def test_command_reports_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "noise.mp4").write_bytes(b"noise" * 99)
     assert main(["video", "demo", str(tmp_path / "noise.mp4"), "-o", "out.mp4"]) == 1
@@ -65,6 +85,7 @@ def test_missing_pyav_is_said_with_what_to_install(tmp_path: Path) -> None:
     program = """
 import sys
 sys.modules["av"] = None
+from alignseg_infer.backends import open_backend
 from alignseg_infer.cli import main
 sys.exit(main(["video", "demo", "a.mp4", "-o", "out.mp4"]))
 """

@@ -10,11 +10,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from alignseg_infer.cli.arguments import add_inference_arguments, predictor_from
+from alignseg_infer.cli.arguments import add_inference_arguments, choices_of, predictor_from
+from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.video.options import VideoOptions
 
 if TYPE_CHECKING:
     from alignseg_infer.video.process import VideoSummary
+    from alignseg_infer.video.render import OffsetView
 
 HELP = "Segment a video, webcam, stream, folder of images, or drawn drive; writes H.264."
 EXAMPLE = "Example: alignseg video demo streets -o out.mp4 --legend --side-by-side"
@@ -66,6 +68,12 @@ def _add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--legend", action="store_true", help="class names and colours below")
     parser.add_argument("--side-by-side", action="store_true", help="the frame itself at the left")
     parser.add_argument(
+        "--offsets",
+        choices=choices_of(OffsetField),
+        help="that learned offset field at the right, as alignseg offsets draws it; the network "
+        "runs twice then",
+    )
+    parser.add_argument(
         "--crf", type=int, default=20, help="H.264 quality, 0 (lossless) to 51 (default: 20)"
     )
     parser.add_argument("--no-audio", action="store_true", help="do not copy the audio of a file")
@@ -82,8 +90,11 @@ def run(arguments: argparse.Namespace) -> int:
         source = open_source(arguments.source, rate=arguments.rate, seconds=options.seconds)
         with contextlib.closing(source):
             predictor = predictor_from(arguments, arguments.model)
+            view = _offset_view(arguments)
             with frames_bar() as progress:
-                summary = segment_video(predictor, source, arguments.output, options, progress)
+                summary = segment_video(
+                    predictor, source, arguments.output, options, progress, view=view
+                )
     print(summary_text(summary))
     return 0
 
@@ -120,6 +131,16 @@ def terminated_by_exception() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _offset_view(arguments: argparse.Namespace) -> "OffsetView | None":
+    from alignseg_infer.backends import open_backend
+    from alignseg_infer.video.render import OffsetView
+
+    if arguments.offsets is None:
+        return None
+    backend = open_backend(arguments.model, device=arguments.device, threads=arguments.threads)
+    return OffsetView(backend, OffsetField(arguments.offsets), arguments.size)
 
 
 def _options(arguments: argparse.Namespace) -> VideoOptions:

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Progress: TypeAlias = Callable[[int, int | None], None]
+View: TypeAlias = Callable[[Image], Image]
 STAGES = ("decode", "preprocess", "infer", "postprocess", "render", "encode")
 
 
@@ -73,6 +74,8 @@ def segment_video(
     output: str | Path,
     options: VideoOptions | None = None,
     progress: Progress | None = None,
+    *,
+    view: View | None = None,
 ) -> VideoSummary:
     """Segments `source` and writes the result to `output`.
 
@@ -87,6 +90,8 @@ def segment_video(
         output: The video to write: .mp4, .mov, .m4v, or .mkv.
         options: What it is to look like.
         progress: Is called with how many frames are done, and of how many (None: not known).
+        view: Makes another picture of each frame, for the right side, such as a
+            `render.OffsetView`; (H, W, 3) uint8 BGR in and out.
 
     Raises:
         VideoError: The source cannot be read to its end.
@@ -99,18 +104,24 @@ def segment_video(
         require_video_ending(output)
         _require_other_file(source, output)
         with written_atomically(output) as temporary:
-            return _Work(predictor, source, temporary, options).done(output, progress)
+            work = _Work(predictor, source, temporary, options, view)
+            return work.done(output, progress)
 
 
 class _Work:
     """One video on its way; the generators run in threads of their own."""
 
     def __init__(
-        self, predictor: Predictor, source: FrameSource, temporary: Path, options: VideoOptions
+        self,
+        predictor: Predictor,
+        source: FrameSource,
+        temporary: Path,
+        options: VideoOptions,
+        view: View | None,
     ) -> None:
         self._predictor, self._source, self._options = predictor, source, options
         self._temporary = temporary
-        self._renderer = Renderer(predictor.spec.classes, options)
+        self._renderer = Renderer(predictor.spec.classes, options, view)
         self._writer: VideoWriter | None = None
         self._writing = threading.Lock()
         self._waiting: deque[Frame] = deque()  # frames whose results are not there yet
