@@ -93,6 +93,7 @@ def test_frames_times_and_colours_are_those_of_the_source(name: str, tmp_path: P
     assert (summary.damaged, summary.dropped, summary.notes) == (0, 0, ())
     height, width = clip.size
     assert after.images[0].shape[:2] == (height + height % 2, width + width % 2)
+    assert np.abs(np.diff(after.images[0][height - 1 :].astype(int), axis=0)).max(initial=0) <= 4
     require_shown(after.images, clip, 6 if clip.codec in LOSSY else 3.5)
 
 
@@ -175,6 +176,22 @@ def test_audio_is_copied_or_its_absence_said(
     assert after.audio == (before.audio if copied else [])
     assert len(summary.notes) == (0 if copied else 1)
     assert after.times == before.times
+
+
+def test_frames_that_begin_after_the_audio_stay_so(tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "late.ts", Clip(frames=15, first=1, audio="aac"))
+    segmented(source, tmp_path / "out.mp4")
+    before, after = probe(source), probe(tmp_path / "out.mp4")
+    with av.open(str(source)) as container:
+        (stream,) = container.streams.audio
+        begins = stream.start_time * stream.time_base
+    late = before.times[0] - begins
+    assert late > Fraction(1, 100)
+    assert abs(after.times[0] - late) <= Fraction(1, 90_000)
+    assert [time - after.times[0] for time in after.times] == [
+        time - before.times[0] for time in before.times
+    ]
+    assert after.audio
 
 
 def test_audio_ends_with_the_frames_that_were_asked_for(tmp_path: Path) -> None:
@@ -280,6 +297,7 @@ def test_a_file_that_is_cut_gives_what_there_is_and_says_so(name: str, tmp_path:
     summary = segmented(tmp_path / name, tmp_path / "out.mp4")
     assert 10 <= summary.frames == len(probe(tmp_path / "out.mp4").times) < 90
     assert any("is cut" in note for note in summary.notes)
+    assert summary.damaged == (1 if name.endswith("avi") else 0)  # it ends within a frame
 
 
 def test_ending_of_a_source_does_not_matter(tmp_path: Path) -> None:

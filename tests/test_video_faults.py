@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from alignseg_infer import ModelError, OutputError, Predictor, VideoError
 from alignseg_infer.images import Image
-from alignseg_infer.video.camera_source import CameraSource
+from alignseg_infer.video.camera_source import TIME_BASE, CameraSource
 from alignseg_infer.video.options import VideoOptions
 from alignseg_infer.video.process import segment_video
 from alignseg_infer.video.render import Renderer
@@ -275,6 +276,29 @@ class SlowBackend(FakeBackend):
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
         time.sleep(0.02)
         return super().infer(batch)
+
+
+def test_ctrl_c_while_a_camera_is_away_ends_at_once(tmp_path: Path) -> None:
+    captures = iter([FakeCapture(3)])
+    source = CameraSource("fake", lambda: next(captures, FakeCapture(0)), first_wait=60)
+
+    def interrupted(done: int, total: int | None) -> None:
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+
+    begin = time.monotonic()
+    segment_video(Predictor(FakeBackend()), source, tmp_path / "out.mp4", progress=interrupted)
+    assert time.monotonic() - begin < 4
+    require_nothing_left(tmp_path, "out.mp4")
+
+
+def test_frames_that_arrive_together_get_times_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = CameraSource("fake", lambda: FakeCapture(4), first_wait=0.01)
+    monkeypatch.setattr("alignseg_infer.video.camera_source.time.monotonic", lambda: 5.0)
+    first, second, third = islice(source, 3)
+    assert (first.time, second.time, third.time) == (0, TIME_BASE, 2 * TIME_BASE)
 
 
 def test_waiting_for_a_camera_can_be_interrupted(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ class Clip:
         rate: Frames per second.
         pixels: FFmpeg's name of the pixel format.
         times: Of the frames, in ms; None for one every 1/rate.
+        first: Number of the first frame's time.
         turn: Degrees counter-clockwise that it is to be shown at, and whether mirrored.
         matrix: Colour matrix and range as FFmpeg numbers them; None to say nothing.
         audio: Codec of a tone beside it.
@@ -41,6 +42,7 @@ class Clip:
     rate: Fraction = NTSC
     pixels: str = "yuv420p"
     times: Sequence[int] | None = None
+    first: int = 0
     turn: tuple[int, bool] | None = None
     matrix: tuple[int, int] | None = None
     audio: str | None = None
@@ -90,7 +92,7 @@ def _frame(clip: Clip, number: int) -> av.VideoFrame:
         frame = frame.reformat(
             format=clip.pixels, dst_colorspace=names[matrix], dst_color_range=color_range
         )
-    frame.pts = clip.times[number] if clip.times else number
+    frame.pts = clip.times[number] if clip.times else clip.first + number
     frame.time_base = Fraction(1, 1000) if clip.times else 1 / clip.rate
     return frame
 

@@ -132,6 +132,7 @@ def resized_to(image: Image, size: Size) -> Image:
     return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _natural_order(path: Path) -> list[tuple[int, str]]:
+def _natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
     parts = re.split("([0-9]+)", path.name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    numbers = [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    return numbers, path.name
