@@ -1,6 +1,5 @@
 """Predictor.stream: the same results as one call each, in order, and failures that arrive."""
 
-import gc
 import os
 import signal
 import threading
@@ -27,7 +26,6 @@ pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExce
 def _no_thread_is_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    gc.collect()
     deadline = time.monotonic() + 5
     left: list[threading.Thread] = list(set(threading.enumerate()) - before)
     while left and time.monotonic() < deadline:
