@@ -77,6 +77,12 @@ def test_plot_legend_lies_within_the_figure(labels: Labels) -> None:
     assert box.x0 >= axes.get_window_extent().x1
 
 
+def test_plot_leaves_no_empty_space_below() -> None:
+    axes = segmentation().plot()
+    axes.figure.canvas.draw()
+    assert axes.get_window_extent().y0 < 0.05 * axes.figure.bbox.y1
+
+
 def test_plot_of_more_classes_than_there_is_room_for() -> None:
     labels = np.repeat(np.arange(60, dtype=np.uint8), 4).reshape(60, 4)
     key = legend_of(replace(segmentation(labels), classes=ADE20K).plot())

@@ -17,7 +17,7 @@ from alignseg_infer.postprocess import Labels
 from alignseg_infer.result import Segmentation, StageTimes
 from alignseg_infer.saving import SavedFormat, saved_paths
 from alignseg_infer.spec import ClassSpec
-from alignseg_infer.visualize import legend
+from alignseg_infer.visualize import legend, share_text
 
 TIMES = StageTimes(load=1.0, preprocess=2.0, infer=30.0, postprocess=4.5)
 MANY = class_table_for(300)
@@ -211,7 +211,7 @@ def test_mask(which: str | int) -> None:
     ("which", "said"),
     [
         ("cars", "did you mean 'car'"),
-        ("Traffic Light", "did you mean 'traffic light'"),
+        ("CAR", "did you mean 'car'"),
         ("xyzzy", "result.classes"),
         (19, "labels 0 to 18"),
         (-1, "labels 0 to 18"),
@@ -305,6 +305,22 @@ def test_no_name_of_a_legend_reaches_the_next(classes: ClassSpec, width: int) ->
     assert columns
     for left in columns:
         assert (picture[:, max(0, left - 3) : left] == 255).all()
+
+
+def test_text_of_a_legend_gets_smaller_only_where_no_name_fits() -> None:
+    """The first row begins with *wall*; the longest of the names is *television receiver*."""
+    first = [legend(ADE20K, width)[:24, 28:60] for width in (4000, 600, 250, 100)]
+    assert (first[0] != 255).any()
+    np.testing.assert_array_equal(first[1], first[0])
+    np.testing.assert_array_equal(first[2], first[0])
+    assert (first[3] != first[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(1, "100%"), (0.376, "38%"), (0.01, "1%"), (0.0099, "<1%"), (0, "0%")]
+)
+def test_share_text(share: float, text: str) -> None:
+    assert share_text(share) == text
 
 
 def test_a_legend_too_narrow() -> None:
