@@ -1,6 +1,5 @@
 """Threads joined by bounded queues: order, back-pressure, failures, and that nothing hangs."""
 
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,6 @@ pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExce
 def _no_thread_is_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    gc.collect()
     assert [t.name for t in threading.enumerate() if t not in before and t.is_alive()] == []
 
 

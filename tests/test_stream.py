@@ -1,6 +1,7 @@
 """Predictor.stream: the same results as one call each, in order, and failures that arrive."""
 
-import gc
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +26,6 @@ pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExce
 def _no_thread_is_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    gc.collect()
     deadline = time.monotonic() + 5
     left: list[threading.Thread] = list(set(threading.enumerate()) - before)
     while left and time.monotonic() < deadline:
@@ -192,6 +192,19 @@ def test_leaving_the_loop_ends_an_endless_source() -> None:
     for result in Predictor(FakeBackend()).stream(endless()):
         assert result.labels[0, 0] == 5
         break
+
+
+def test_ctrl_c_while_the_network_computes() -> None:
+    backend = StuckBackend()
+    interrupt = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    finish = threading.Timer(0.3, backend.go.release, (1000,))
+    results = Predictor(backend).stream([solid(1)] * 99)
+    for timer in (interrupt, finish):
+        timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    assert list(results) == []
+    assert len(backend.seen) == 1
 
 
 def test_closed_streams_are_empty() -> None:

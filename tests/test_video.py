@@ -184,6 +184,8 @@ def test_frames_that_begin_after_the_audio_stay_so(tmp_path: Path) -> None:
     before, after = probe(source), probe(tmp_path / "out.mp4")
     with av.open(str(source)) as container:
         (stream,) = container.streams.audio
+        assert stream.start_time is not None
+        assert stream.time_base is not None
         begins = stream.start_time * stream.time_base
     late = before.times[0] - begins
     assert late > Fraction(1, 100)
