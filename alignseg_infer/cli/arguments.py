@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from alignseg_infer.averaging import Mode
+from alignseg_infer.backends import OnnxRunner
 from alignseg_infer.errors import MissingDependencyError, OptionError
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.preprocess import Size
@@ -18,7 +19,7 @@ CHECKPOINT_ARGUMENTS = ("sampling_convention", "norm", "channel_order", "mean", 
 
 
 def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `predictor_from` reads: sizes, sliding window, scales, flip, batch, device, threads."""
+    """What `predictor_from` reads: sizes, sliding window, scales, flip, batch, what runs it."""
     parser.add_argument(
         "--size",
         type=size_policy_value,
@@ -78,11 +79,16 @@ def _add_averaging_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--device`` and ``--threads``."""
+    """``--device``, ``--threads`` and ``--runtime``."""
     parser.add_argument(
         "--device", help="cpu, cuda, cuda:N, or auto (default: cuda for an engine, else cpu)"
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: the runtime's choice)")
+    parser.add_argument(
+        "--runtime",
+        choices=choices_of(OnnxRunner),
+        help="what runs an .onnx (default: onnxruntime)",
+    )
 
 
 def predictor_from(arguments: argparse.Namespace, model: str | Path) -> Predictor:
@@ -103,6 +109,7 @@ def predictor_from(arguments: argparse.Namespace, model: str | Path) -> Predicto
         scales=arguments.scales,
         flip=arguments.flip,
         on_device=arguments.on_device,
+        runtime=arguments.runtime,
     )
 
 
