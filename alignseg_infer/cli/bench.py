@@ -22,7 +22,6 @@ from alignseg_infer.files import require_writable_folder
 from alignseg_infer.images import write_image
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.preprocess import Size
-from alignseg_infer.streets.folder import written_streets
 
 HELP = "Time models: stages, percentiles, images per second, memory; several in turns."
 EXAMPLE = "Example: alignseg bench demo alignseg.onnx --size 512x1024 --batch 1 4 -o out/"
@@ -157,6 +156,8 @@ def _image_files(
         first: Its size is that of streets, if none was given.
         folder: For files that do not exist yet.
     """
+    from alignseg_infer.streets.folder import written_streets
+
     if arguments.images:
         return _given_images(arguments.images, arguments.images_limit, folder)
     size, count = _street_size(arguments.size, first), arguments.images_limit
