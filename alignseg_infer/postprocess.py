@@ -1,22 +1,32 @@
 """From logits to labels at image size.
 
 Logits are upsampled bilinearly with ``align_corners=True``, as the authors evaluate, straight to
-the size asked for: output row i reads input row ``i*(h-1)/(H-1)``. Work goes in bands of rows, so
+the size asked for: output row i reads input row ``i*(h-1)/(H-1)``. Labels are found without
+upsampling what is certain (`cell_labels`); where all is upsampled, it happens in bands of rows, so
 that full-resolution logits never exist as a whole.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeAlias
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from alignseg_infer.cell_labels import Floats, Labels, argmax_into, axis_weights, labels_by_cells
 from alignseg_infer.errors import ModelError
 from alignseg_infer.preprocess import Size
 
-Labels: TypeAlias = NDArray[np.unsignedinteger[Any]]  # uint8, or uint16 above 256 classes
-Floats: TypeAlias = NDArray[np.float32]
+__all__ = [
+    "Floats",
+    "Labels",
+    "Scores",
+    "label_dtype",
+    "not_finite_error",
+    "resized_labels",
+    "scores_from_logits",
+    "upsampled_bands",
+]
 
 BAND_BYTES = 4 << 20  # upsampled logits per band; larger ones leave the CPU's cache
 
@@ -69,8 +79,10 @@ def scores_from_logits(
     labels = np.empty(size, label_dtype(classes))
     best_probability = np.empty(size, np.float32) if confidence else None
     all_probabilities = np.empty((classes, *size), np.float32) if probabilities else None
+    if not (confidence or probabilities) and _labels_without_bands(logits, labels):
+        return Scores(labels, None, None)
     for rows, band in upsampled_bands(logits, size):
-        best = _argmax_into(labels[rows], band)
+        best = argmax_into(labels[rows], band)
         if best_probability is None and all_probabilities is None:
             continue
         exponentials = np.exp(band - best)
@@ -80,6 +92,15 @@ def scores_from_logits(
         if all_probabilities is not None:
             np.divide(exponentials, total, out=all_probabilities[:, rows])
     return Scores(labels, best_probability, all_probabilities)
+
+
+def _labels_without_bands(logits: Floats, labels: Labels) -> bool:
+    """Writes `labels` if that is worth it: where the image is larger than its logits."""
+    (_, height, width), size = logits.shape, labels.shape
+    if labels.size <= height * width:
+        return False
+    rows, columns = axis_weights(height, size[0]), axis_weights(width, size[1])
+    return labels_by_cells(logits, rows, columns, labels)
 
 
 def upsampled_bands(logits: Floats, size: Size) -> Iterator[tuple[slice, Floats]]:
@@ -93,36 +114,30 @@ def upsampled_bands(logits: Floats, size: Size) -> Iterator[tuple[slice, Floats]
         The rows, and their logits (C, rows, width) float32, not to be written to.
     """
     classes, height, width = logits.shape
-    top, bottom, row_weight = _axis_weights(height, size[0])
-    left, right, column_weight = _axis_weights(width, size[1])
-    band_rows = max(1, BAND_BYTES // (4 * classes * size[1]))
-    for start in range(0, size[0], band_rows):
-        rows = slice(start, min(start + band_rows, size[0]))
-        if (height, width) == size:  # averaged logits have the image's size already
+    most = max(1, BAND_BYTES // (4 * classes * size[1]))
+    if (height, width) == size:  # averaged logits have the image's size already
+        for start in range(0, height, most):
+            rows = slice(start, min(start + most, height))
             yield rows, logits[:, rows]
-            continue
-        upper, lower = logits[:, top[rows]], logits[:, bottom[rows]]
-        band = upper + (lower - upper) * row_weight[rows, np.newaxis]
-        leftmost = band.take(left, axis=2)
-        yield rows, leftmost + (band.take(right, axis=2) - leftmost) * column_weight
+        return
+    vertical, horizontal = axis_weights(height, size[0]), axis_weights(width, size[1])
 
+    @lru_cache(maxsize=2)
+    def widened(row: int) -> Floats:
+        left = logits[:, row].take(horizontal.first, axis=1)
+        step = logits[:, row].take(horizontal.second, axis=1) - left
+        return left + step * horizontal.weight
 
-def _axis_weights(size: int, output: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
-    """The two inputs each output reads along one axis, and the weight of the second."""
-    position = np.arange(output) * ((size - 1) / max(output - 1, 1))
-    first = np.minimum(position.astype(np.intp), size - 1)
-    weight = (position - first).astype(np.float32)
-    return first, np.minimum(first + 1, size - 1), weight
-
-
-def _argmax_into(labels: Labels, band: Floats) -> Floats:
-    """Writes the argmax over classes into `labels` and returns the maximum."""
-    labels.fill(0)
-    best: Floats = band[0].copy()
-    for label in range(1, band.shape[0]):
-        np.putmask(labels, band[label] > best, label)
-        np.maximum(best, band[label], out=best)
-    return best
+    start = 0
+    while start < size[0]:
+        row = int(vertical.first[start])
+        end = min(int(np.searchsorted(vertical.first, row, side="right")), start + most)
+        upper, lower = (
+            widened(row)[:, np.newaxis],
+            widened(int(vertical.second[start]))[:, np.newaxis],
+        )
+        yield slice(start, end), upper + (lower - upper) * vertical.weight[start:end, np.newaxis]
+        start = end
 
 
 def resized_labels(labels: Labels, size: Size) -> Labels:

@@ -1,43 +1,22 @@
 """Predictor: an image in, a segmentation out."""
 
 import logging
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import overload
 
-import numpy as np
-from numpy.typing import NDArray
-
-from alignseg_infer.averaging import Averaging, Mode, averaging_for, require_logits
+from alignseg_infer.averaging import Mode, averaging_for, require_logits
 from alignseg_infer.backends import Backend, ImageBackend, LimitedBackend, open_backend
 from alignseg_infer.errors import MissingDependencyError, OptionError
-from alignseg_infer.images import Image, ImageSource, load_image
-from alignseg_infer.postprocess import Floats, Scores, resized_labels, scores_from_logits
-from alignseg_infer.preprocess import Size, preprocess, size_policy
-from alignseg_infer.result import Segmentation, StageClock, StageTimes
+from alignseg_infer.images import ImageSource
+from alignseg_infer.preprocess import Size, size_policy
+from alignseg_infer.result import Segmentation
 from alignseg_infer.spec import ModelSpec
+from alignseg_infer.stages import Stages, Wanted
+from alignseg_infer.stream import SegmentationStream
 from alignseg_infer.tiling import DEFAULT_OVERLAP
 
 logger = logging.getLogger(__name__)
-
-
-class _Prepared(NamedTuple):
-    """One image on its way to the network; times in ms."""
-
-    image: Image
-    tensor: NDArray[np.float32]
-    load: float
-    preprocess: float
-
-
-class _Loaded(NamedTuple):
-    """One image and the network input size it gets; time in ms."""
-
-    image: Image
-    input_size: Size
-    load: float
 
 
 class Predictor:
@@ -101,41 +80,45 @@ class Predictor:
             raise OptionError(f"batch={batch!r}", "1 or more", "batch=1")
         if isinstance(model, str | Path):
             model = open_backend(model, device=device, threads=threads)
-        self._backend = model
-        self._averaging = averaging_for(
-            self.spec, mode=mode, tile=tile, overlap=overlap, scales=scales, flip=flip
+        averaging = averaging_for(
+            model.spec, mode=mode, tile=tile, overlap=overlap, scales=scales, flip=flip
         )
-        export = self.spec.export
-        self._policy = size_policy(size, None if mode == Mode.SLIDE else export)
-        self._fixed_batch = export.batch if export else None
-        self._batch = self._fixed_batch or batch
-        self._least_batch = self._fixed_batch or 1
-        if isinstance(model, LimitedBackend) and not self._fixed_batch:
-            self._least_batch = _least_batch(model, batch)
-        self._on_device = _image_backend(model, on_device, averaged=self._averaging is not None)
+        export = model.spec.export
+        fixed_batch = export.batch if export else None
+        least_batch = fixed_batch or 1
+        if isinstance(model, LimitedBackend) and not fixed_batch:
+            least_batch = _least_batch(model, batch)
+        self._stages = Stages(
+            backend=model,
+            policy=size_policy(size, None if mode == Mode.SLIDE else export),
+            averaging=averaging,
+            image_backend=_image_backend(model, on_device, averaged=averaging is not None),
+            least_batch=least_batch,
+            batch=fixed_batch or batch,
+        )
 
     @property
     def spec(self) -> ModelSpec:
         """The model's facts."""
-        return self._backend.spec
+        return self._stages.backend.spec
 
     @property
     def backend(self) -> str:
         """What runs the network, e.g. ``onnxruntime (CPUExecutionProvider)``."""
-        return self._backend.name
+        return self._stages.backend.name
 
     @property
     def batch(self) -> int:
         """Images per network call at most."""
-        return self._batch
+        return self._stages.batch
 
     @property
     def on_device(self) -> bool:
         """Whether images are prepared and pixels labelled on the GPU.
 
-        With ``probabilities=True`` the host does it all the same: they are too much to send.
+        With ``probabilities=True``, and when a stream smooths, the host does it all the same.
         """
-        return self._on_device is not None
+        return self._stages.image_backend is not None
 
     def __repr__(self) -> str:
         network = self.spec.network
@@ -176,166 +159,57 @@ class Predictor:
         """
         if confidence or probabilities:
             require_logits(self.spec, "probabilities were")
+        wanted = Wanted(confidence, probabilities)
         if isinstance(image, list | tuple):
-            return self._segment_all(image, confidence, probabilities)
-        return self._segment_all([image], confidence, probabilities)[0]  # type: ignore[list-item]
+            return list(self._stages.segmented(image, wanted, iter, iter))
+        return next(self._stages.segmented([image], wanted, iter, iter))  # type: ignore[list-item]
 
-    def _segment_all(
-        self, sources: Sequence[ImageSource], confidence: bool, probabilities: bool
-    ) -> list[Segmentation]:
-        if averaging := self._averaging:
-            return [
-                self._segment_averaged(averaging, source, confidence, probabilities)
-                for source in sources
-            ]
-        if self._on_device is not None and not probabilities:
-            return self._segment_on_device(self._on_device, sources, confidence)
-        results: list[Segmentation] = []
-        waiting: list[_Prepared] = []
-        for source in sources:
-            prepared = self._prepare(source)
-            full = len(waiting) == self._batch
-            if waiting and (full or waiting[0].tensor.shape != prepared.tensor.shape):
-                results += self._segment_batch(waiting, confidence, probabilities)
-                waiting = []
-            waiting.append(prepared)
-        if waiting:
-            results += self._segment_batch(waiting, confidence, probabilities)
-        return results
-
-    def _prepare(self, source: ImageSource) -> _Prepared:
-        start = time.perf_counter()
-        image = load_image(source)
-        loaded = time.perf_counter()
-        size = self._policy.input_size((image.shape[0], image.shape[1]))
-        tensor = preprocess(image, size, self.spec.input)
-        done = time.perf_counter()
-        return _Prepared(image, tensor, 1e3 * (loaded - start), 1e3 * (done - loaded))
-
-    def _segment_batch(
-        self, batch: list[_Prepared], confidence: bool, probabilities: bool
-    ) -> list[Segmentation]:
-        """Runs one batch of equally sized inputs."""
-        start = time.perf_counter()
-        outputs = self._infer([prepared.tensor for prepared in batch])
-        infer = 1e3 * (time.perf_counter() - start) / len(batch)
-        return [
-            self._finish(prepared, output, infer, confidence, probabilities)
-            for prepared, output in zip(batch, outputs, strict=True)
-        ]
-
-    def _infer(self, tensors: list[Floats]) -> NDArray[np.generic]:
-        """The outputs of equally sized inputs (1, 3, H, W)."""
-        count = len(tensors)
-        # Fill up with copies, whose outputs nobody reads.
-        tensors = tensors + tensors[-1:] * (self._least_batch - count)
-        stacked = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
-        return self._backend.infer(np.ascontiguousarray(stacked))[:count]
-
-    def _finish(
+    def stream(
         self,
-        prepared: _Prepared,
-        output: NDArray[np.generic],
-        infer: float,
-        confidence: bool,
-        probabilities: bool,
-    ) -> Segmentation:
-        start = time.perf_counter()
-        size = (prepared.image.shape[0], prepared.image.shape[1])
-        if output.ndim == 2:
-            labels = output if output.dtype == np.uint16 else output.astype(np.uint8, copy=False)
-            scores = Scores(resized_labels(labels, size), None, None)  # type: ignore[arg-type]
-        else:
-            scores = scores_from_logits(
-                output.astype(np.float32, copy=False),
-                size,
-                confidence=confidence,
-                probabilities=probabilities,
-            )
-        done = 1e3 * (time.perf_counter() - start)
-        height, width = prepared.tensor.shape[2:]
-        times = StageTimes(prepared.load, prepared.preprocess, infer, done)
-        return self._segmentation(prepared.image, scores, (height, width), times)
+        images: Iterable[ImageSource],
+        *,
+        confidence: bool = False,
+        smoothing: float = 0.0,
+        depth: int = 2,
+        live: bool = False,
+    ) -> SegmentationStream:
+        """Segments images as they come, with all stages at work at the same time.
 
-    def _segment_on_device(
-        self, backend: ImageBackend, sources: Sequence[ImageSource], confidence: bool
-    ) -> list[Segmentation]:
-        results: list[Segmentation] = []
-        waiting: list[_Loaded] = []
-        for source in sources:
-            loaded = self._load(source)
-            full = len(waiting) == self._batch
-            if waiting and (full or waiting[0].input_size != loaded.input_size):
-                results += self._label_batch(backend, waiting, confidence)
-                waiting = []
-            waiting.append(loaded)
-        if waiting:
-            results += self._label_batch(backend, waiting, confidence)
-        return results
+        Reading, preparing, the network and labelling run in threads of their own, which wait for
+        each other when one is ahead. Results come one for each image, in order::
 
-    def _load(self, source: ImageSource) -> _Loaded:
-        start = time.perf_counter()
-        image = load_image(source)
-        milliseconds = 1e3 * (time.perf_counter() - start)
-        size = self._policy.input_size((image.shape[0], image.shape[1]))
-        return _Loaded(image, size, milliseconds)
+            with predictor.stream(camera_frames(), live=True) as results:
+                for result in results:
+                    show(result.overlay())
 
-    def _label_batch(
-        self, backend: ImageBackend, batch: list[_Loaded], confidence: bool
-    ) -> list[Segmentation]:
-        """Runs one batch of equally sized inputs on the device, images to labels."""
-        size, count = batch[0].input_size, len(batch)
-        done = backend.segment([loaded.image for loaded in batch], size, confidence=confidence)
-        spent = (done.preprocess / count, done.infer / count, done.postprocess / count)
-        return [
-            self._segmentation(loaded.image, scores, size, StageTimes(loaded.load, *spent))
-            for loaded, scores in zip(batch, done.scores, strict=True)
-        ]
+        Args:
+            images: Each as ``predictor(image)`` takes it; may be endless. It is iterated in a
+                thread.
+            confidence: Whether results get the probability of each pixel's label.
+            smoothing: Weight, 0 to below 1, of the logits before in an exponential average over
+                images; 0 is off. It calms flicker and lags behind movement. An image of another
+                size begins anew. The CPU labels pixels then, also if `on_device`.
+            depth: Images that may wait between two stages. With 0, an image is read when the
+                network is free for it, and not ahead.
+            live: For a source that goes on regardless, such as a camera: images that the network
+                was too slow for are dropped, so that the newest is next; `depth` counts behind the
+                network only.
 
-    def _segment_averaged(
-        self, averaging: Averaging, source: ImageSource, confidence: bool, probabilities: bool
-    ) -> Segmentation:
-        clock = StageClock()
-        image = load_image(source)
-        clock.lap("load")
-        size = (image.shape[0], image.shape[1])
-        input_sizes = [self._policy.input_size(size, scale) for scale in averaging.scales]
+        Returns:
+            An iterator, to be left with ``with`` or ``close()`` if it is not run to its end.
+            What `images` or a stage raises is raised by it, after the results before.
 
-        def prepare(input_size: Size) -> Floats:
-            clock.lap("postprocess")
-            tensor = preprocess(image, input_size, self.spec.input)
-            clock.lap("preprocess")
-            return tensor
-
-        def infer(tensors: Iterable[Floats]) -> Iterator[Floats]:
-            remaining = iter(tensors)
-            while batch := list(islice(remaining, self._batch)):
-                clock.lap("postprocess")
-                outputs = self._infer(batch)
-                clock.lap("infer")
-                yield from outputs.astype(np.float32, copy=False)
-
-        logits = averaging.logits(input_sizes, size, prepare, infer)
-        scores = scores_from_logits(
-            logits, size, confidence=confidence, probabilities=probabilities
-        )
-        clock.lap("postprocess")
-        seen = averaging.tiling.tile if averaging.tiling else max(input_sizes)
-        return self._segmentation(image, scores, seen, clock.times())
-
-    def _segmentation(
-        self, image: Image, scores: Scores, input_size: Size, times: StageTimes
-    ) -> Segmentation:
-        return Segmentation(
-            labels=scores.labels,
-            image=image,
-            classes=self.spec.classes,
-            input_size=input_size,
-            backend=self._backend.name,
-            times=times,
-            confidence=scores.confidence,
-            probabilities=scores.probabilities,
-        )
+        Raises:
+            OptionError: An argument makes no sense, or not with this model.
+        """
+        if not (isinstance(smoothing, int | float) and 0 <= smoothing < 1):
+            raise OptionError(f"smoothing={smoothing!r}", "0 to below 1", "smoothing=0.6")
+        if type(depth) is not int or depth < 0:
+            raise OptionError(f"depth={depth!r}", "a whole number from 0 on", "depth=2")
+        if confidence or smoothing:
+            require_logits(self.spec, "probabilities or smoothing were")
+        wanted = Wanted(confidence=confidence, smoothing=smoothing)
+        return SegmentationStream(self._stages, images, wanted, depth=depth, live=live)
 
 
 def _image_backend(model: Backend, wanted: bool | None, *, averaged: bool) -> ImageBackend | None:

@@ -136,10 +136,14 @@ def test_bands_do_not_matter(band_bytes: int, size: Size, monkeypatch: pytest.Mo
 
 
 def test_bands_cover_the_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postprocess, "BAND_BYTES", 4 * 3 * 8 * 4)  # four rows of (3, 8) floats
-    bands = list(upsampled_bands(random_logits((3, 4, 4)), (10, 8)))
-    assert [(rows.start, rows.stop) for rows, _ in bands] == [(0, 4), (4, 8), (8, 10)]
-    assert [band.shape for _, band in bands] == [(3, 4, 8), (3, 4, 8), (3, 2, 8)]
+    """Ten rows of four: each band reads the same two rows, and holds no more than it may."""
+    logits = random_logits((3, 4, 4))
+    rows = [(rows.start, rows.stop) for rows, _ in upsampled_bands(logits, (10, 8))]
+    assert rows == [(0, 3), (3, 6), (6, 9), (9, 10)]
+    monkeypatch.setattr(postprocess, "BAND_BYTES", 4 * 3 * 8 * 2)  # two rows of (3, 8) floats
+    bands = list(upsampled_bands(logits, (10, 8)))
+    assert [rows.start for rows, _ in bands] == [0, 2, 3, 5, 6, 8, 9]
+    assert [band.shape for _, band in bands] == [(3, n, 8) for n in (2, 1, 2, 1, 2, 1, 1)]
 
 
 @pytest.mark.parametrize("size", [(7, 9), (20, 30)])

@@ -138,7 +138,7 @@ def test_sliding_window(runtime: str, official_checkpoint: Path, official_onnx: 
 
     def infer(tiles: Iterable[Floats]) -> Iterator[Floats]:
         for tile in tiles:
-            yield predictor._backend.infer(tile.copy())[0].astype(np.float32)
+            yield predictor._stages.backend.infer(tile.copy())[0].astype(np.float32)
 
     tensor = official_input((150, 260)).numpy()
     logits = sliding_logits(tensor, Tiling((97, 97)), infer, classes=19).transpose(1, 2, 0)
@@ -147,7 +147,7 @@ def test_sliding_window(runtime: str, official_checkpoint: Path, official_onnx: 
 
 def test_whole_image_logits(official_onnx: Path) -> None:
     reference = np.load(DATA / "whole_release-2021-12_150x260.npz")["logits"]
-    backend = Predictor(official_onnx)._backend
+    backend = Predictor(official_onnx)._stages.backend
     logits = backend.infer(official_input((150, 260)).numpy())[0].astype(np.float32)
     bands = [band for _, band in upsampled_bands(logits, (150, 260))]
     upsampled = np.concatenate(bands, axis=1).transpose(1, 2, 0)
@@ -157,5 +157,5 @@ def test_whole_image_logits(official_onnx: Path) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_exported_official_network_matches(official_onnx: Path, size: tuple[int, int]) -> None:
     reference = np.load(DATA / f"forward_release-2021-12_{size[0]}x{size[1]}.npz")["logits"]
-    logits = Predictor(official_onnx)._backend.infer(official_input(size).numpy())
+    logits = Predictor(official_onnx)._stages.backend.infer(official_input(size).numpy())
     assert relative_l2(logits, reference) <= TOLERANCE

@@ -1,0 +1,156 @@
+"""Stages of work in overlapping threads, joined by bounded queues.
+
+::
+
+    with Pipeline() as pipeline:
+        frames = pipeline.thread(decoded(video))
+        results = pipeline.thread(map(predictor, frames))
+        for result in results:
+            ...
+
+Order is kept. An exception of a stage arrives where its items do, after those that came before it.
+A stage that is ahead waits. Leaving the block, in whatever way, stops all threads.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from alignseg_infer.errors import OptionError
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+LONGEST_END = 5.0  # seconds that a stage gets to return once everything was stopped
+_LONGEST_WAIT = 0.5  # seconds; waiting without end cannot be interrupted on Windows
+
+
+class PipelineStopped(Exception):  # noqa: N818 - no error: the pipeline was left
+    """Ends a stage that waits for what will not come any more; never leaves its thread."""
+
+
+class _Queue(Generic[T]):
+    """What one stage has made and the next has not taken yet."""
+
+    def __init__(self, depth: int, drop_old: bool) -> None:
+        self.depth, self.drop_old = depth, drop_old
+        self.items: deque[T] = deque()
+        self.ended = False
+        self.error: BaseException | None = None
+
+
+class Pipeline:
+    """Runs iterables in threads of their own. To be used in a ``with`` block.
+
+    Attributes:
+        dropped: Items thrown away because newer ones had come.
+    """
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def thread(self, items: Iterable[T], *, depth: int = 2, drop_old: bool = False) -> Iterator[T]:
+        """Iterates `items` in a thread that starts now.
+
+        Args:
+            items: What the stage makes. If it has a method ``close``, as generators do, that is
+                called in the same thread at the end.
+            depth: Items that may wait to be taken, 1 or more; one more may be in the making.
+            drop_old: Whether, instead of waiting when `depth` are there, the oldest is dropped and
+                counted: for sources that go on regardless, such as cameras.
+
+        Returns:
+            The same items in the same order. It raises what iterating `items` raised.
+
+        Raises:
+            OptionError: `depth` is below 1.
+        """
+        if type(depth) is not int or depth < 1:
+            raise OptionError(f"depth={depth!r}", "1 item or more between two stages", "depth=2")
+        queue: _Queue[T] = _Queue(depth, drop_old)
+        thread = threading.Thread(
+            target=self._fill, args=(queue, items), name=f"alignseg {items!r:.60}", daemon=True
+        )
+        self._threads.append(thread)
+        thread.start()
+        return self._taken(queue)
+
+    def stop(self) -> None:
+        """Ends all threads; a stage that is computing ends when its item is done.
+
+        A stage that does not return within 5 s, as a camera driver that hangs, is left alone and
+        logged.
+        """
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        deadline = time.monotonic() + LONGEST_END
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                logger.warning("a stage did not end within %g s: %s", LONGEST_END, thread.name)
+        self._threads.clear()
+
+    def _fill(self, queue: _Queue[T], items: Iterable[T]) -> None:
+        error: BaseException | None = None
+        try:
+            for item in items:
+                self._put(queue, item)
+        except BaseException as raised:  # goes to whoever takes the items
+            error = raised
+        try:
+            if callable(close := getattr(items, "close", None)):
+                close()
+        except BaseException as raised:
+            error = error or raised
+        with self._changed:
+            queue.error, queue.ended = error, True
+            self._changed.notify_all()
+
+    def _put(self, queue: _Queue[T], item: T) -> None:
+        with self._changed:
+            while len(queue.items) >= queue.depth and not self._stopped:
+                if queue.drop_old:
+                    queue.items.popleft()
+                    self.dropped += 1
+                else:
+                    self._changed.wait(_LONGEST_WAIT)
+            if self._stopped:
+                raise PipelineStopped
+            queue.items.append(item)
+            self._changed.notify_all()
+
+    def _taken(self, queue: _Queue[T]) -> Iterator[T]:
+        while True:
+            with self._changed:
+                while not (queue.items or queue.ended or self._stopped):
+                    self._changed.wait(_LONGEST_WAIT)
+                if self._stopped:
+                    raise PipelineStopped
+                if not queue.items:
+                    break
+                item = queue.items.popleft()
+                self._changed.notify_all()
+            yield item
+            del item  # no longer ours while the next is awaited
+        if queue.error is not None:
+            raise queue.error

@@ -1,0 +1,166 @@
+"""Threads joined by bounded queues: order, back-pressure, failures, and that nothing hangs."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from alignseg_infer import pipeline as pipeline_module
+from alignseg_infer.errors import OptionError
+from alignseg_infer.pipeline import Pipeline, PipelineStopped
+
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert [t.name for t in threading.enumerate() if t not in before and t.is_alive()] == []
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return condition()
+
+
+def failing_after(count: int) -> Iterator[int]:
+    yield from range(count)
+    raise OSError("the source died")
+
+
+def test_order_is_kept_through_stages() -> None:
+    with Pipeline() as pipeline:
+        squares = pipeline.thread(n * n for n in pipeline.thread(range(200), depth=3))
+        assert list(squares) == [n * n for n in range(200)]
+
+
+def test_stages_overlap() -> None:
+    """The first makes an item while the second has the one before: each waits for the other."""
+    barrier = threading.Barrier(2, timeout=5)
+
+    def first() -> Iterator[int]:
+        for item in range(5):
+            if item > 0:
+                barrier.wait()
+            yield item
+
+    def second(items: Iterator[int]) -> Iterator[int]:
+        for item in items:
+            if item < 4:
+                barrier.wait()
+            yield item
+
+    with Pipeline() as pipeline:
+        assert list(pipeline.thread(second(pipeline.thread(first())))) == [0, 1, 2, 3, 4]
+
+
+def test_a_stage_that_is_ahead_waits() -> None:
+    made: list[int] = []
+
+    def source() -> Iterator[int]:
+        for number in range(100):
+            made.append(number)
+            yield number
+
+    with Pipeline() as pipeline:
+        numbers = pipeline.thread(source(), depth=3)
+        assert eventually(lambda: len(made) == 4)  # three wait, one is in hand
+        time.sleep(0.05)
+        assert len(made) == 4
+        assert next(numbers) == 0
+        assert eventually(lambda: len(made) == 5)
+
+
+def test_old_items_are_dropped_and_counted() -> None:
+    done = threading.Event()
+
+    def camera() -> Iterator[int]:
+        yield from range(10)
+        done.set()
+
+    with Pipeline() as pipeline:
+        frames = pipeline.thread(camera(), depth=1, drop_old=True)
+        assert done.wait(5)
+        assert list(frames) == [9]
+        assert pipeline.dropped == 9
+
+
+def test_failure_arrives_after_the_items_before_it() -> None:
+    with Pipeline() as pipeline:
+        items = pipeline.thread(map(str, pipeline.thread(failing_after(3))))
+        assert [next(items) for _ in range(3)] == ["0", "1", "2"]
+        with pytest.raises(OSError, match="the source died"):
+            next(items)
+
+
+def test_leaving_early_ends_every_stage_and_closes_its_source() -> None:
+    closed: list[str] = []
+
+    def source() -> Iterator[int]:
+        try:
+            yield from range(1_000_000)
+        finally:
+            closed.append(threading.current_thread().name)
+
+    with Pipeline() as pipeline:
+        items = pipeline.thread(map(abs, pipeline.thread(source())))
+        assert next(items) == 0
+    assert len(closed) == 1
+    assert closed != [threading.current_thread().name]
+    with pytest.raises(PipelineStopped):
+        next(items)
+
+
+def test_stopping_wakes_a_stage_that_waits_for_items() -> None:
+    release = threading.Event()
+
+    def source() -> Iterator[int]:
+        yield 0
+        release.wait(5)
+
+    with Pipeline() as pipeline:
+        items = pipeline.thread(map(abs, pipeline.thread(source())))
+        assert next(items) == 0
+        threading.Timer(0.1, release.set).start()
+    assert release.is_set()  # the stage was waited for, and the second did not wait for an item
+
+
+def test_a_failing_close_is_reported() -> None:
+    def source() -> Iterator[int]:
+        try:
+            yield 1
+        finally:
+            raise OSError("cannot close")
+
+    with Pipeline() as pipeline:
+        items = pipeline.thread(source())
+        assert next(items) == 1
+        with pytest.raises(OSError, match="cannot close"):
+            next(items)
+
+
+def test_a_stage_that_hangs_is_left_alone_and_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pipeline_module, "LONGEST_END", 0.1)
+    release = threading.Event()
+
+    def camera() -> Iterator[int]:
+        yield 0
+        release.wait(10)
+
+    with Pipeline() as pipeline:
+        next(pipeline.thread(camera()))
+    assert "a stage did not end within 0.1 s: alignseg <generator object" in caplog.text
+    release.set()
+    assert eventually(lambda: not any("camera" in t.name for t in threading.enumerate()))
+
+
+@pytest.mark.parametrize("depth", [0, -1, 1.5, True])
+def test_bad_depth(depth: int) -> None:
+    with Pipeline() as pipeline, pytest.raises(OptionError, match="1 item or more"):
+        pipeline.thread([], depth=depth)
