@@ -4,7 +4,7 @@ import gc
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,17 +177,25 @@ def test_times_per_image(clock: Clock, image: Image) -> None:
     assert (found.rounds, found.images, found.partial) == (6, 1, False)
 
 
-def test_end_to_end_is_more_than_the_stages(
-    clock: Clock, image: Image, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    predictor = Predictor(Slow(clock, [1]))
-    segment = predictor._segment_all
+class Watched(Predictor):
+    """Calls `seen` with the images of each call before it segments them."""
 
-    def slowly(*arguments: Any) -> Any:
+    def __init__(
+        self, backend: Backend, seen: Callable[[list[Image]], None], batch: int = 1
+    ) -> None:
+        super().__init__(backend, batch=batch)
+        self._seen = seen
+
+    def __call__(self, image: Any, **options: Any) -> Any:
+        self._seen(image)
+        return super().__call__(image, **options)
+
+
+def test_end_to_end_is_more_than_the_stages(clock: Clock, image: Image) -> None:
+    def slowly(_: list[Image]) -> None:
         clock.now += 0.5
-        return segment(*arguments)
 
-    monkeypatch.setattr(predictor, "_segment_all", slowly)
+    predictor = Watched(Slow(clock, [1]), slowly)
     (one,) = benchmark([Variant("a", predictor)], [image], rounds=1).measured
     assert (one.quantile(0.5, Stage.INFER), one.quantile(0.5)) == (1e3, 1.5e3)
 
@@ -231,20 +239,15 @@ def test_time_limit(rounds: int, seconds: float, expected: int, clock: Clock, im
     assert seen == [(done, expected) for done in range(1, expected + 1)]
 
 
-def test_each_call_takes_the_next_images(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_call_takes_the_next_images(image: Image) -> None:
     """And all variants the same in one round."""
     images = [np.full_like(image, value) for value in range(3)]
     seen: dict[int, list[list[int]]] = {1: [], 2: []}
-    predictors = [Predictor(FakeBackend(), batch=batch) for batch in (1, 2)]
-    for predictor in predictors:
-        segment = predictor._segment_all
 
-        def watched(sources: Any, *rest: Any, segment: Any = segment) -> Any:
-            seen[len(sources)].append([int(source[0, 0, 0]) for source in sources])
-            return segment(sources, *rest)
+    def watch(chunk: list[Image]) -> None:
+        seen[len(chunk)].append([int(one[0, 0, 0]) for one in chunk])
 
-        monkeypatch.setattr(predictor, "_segment_all", watched)
-    variants = [Variant("a", predictor) for predictor in predictors]
+    variants = [Variant("a", Watched(FakeBackend(), watch, batch)) for batch in (1, 2)]
     benchmark(variants, images, rounds=4, warm_up=0)
     assert seen == {1: [[0], [1], [2], [0]], 2: [[0, 1], [1, 2], [2, 0], [0, 1]]}
 
