@@ -2,9 +2,10 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field
 
+from alignseg_infer.markdown import markdown_table
 from alignseg_infer.metrics import BoundaryMatches, ConfusionMatrix
 from alignseg_infer.result import StageTimes
 
@@ -139,11 +140,11 @@ class Evaluation:
             ]
             for model in self.models
         ]
-        return _table(header, rows)
+        return markdown_table(header, rows)
 
     def _agreement_table(self) -> str:
         rows = [[first, second, _percent(share)] for first, second, share in self.agreement]
-        return _table(["model", "model", "pixels labelled alike"], rows)
+        return markdown_table(["model", "model", "pixels labelled alike"], rows)
 
     def _class_table(self) -> str:
         several = len(self.models) > 1
@@ -156,7 +157,7 @@ class Evaluation:
             [name, *(_percent(column[label]) for column in columns)]
             for label, name in enumerate(self.classes)
         ]
-        return _table(header, rows)
+        return markdown_table(header, rows)
 
 
 def _means(model: ModelScores) -> dict[str, float]:
@@ -174,10 +175,3 @@ def _number_or_none(score: float) -> float | None:
 
 def _percent(score: float) -> str:
     return "-" if math.isnan(score) else f"{100 * score:.2f}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-    )

@@ -7,6 +7,7 @@ seeded, not trained, which changes no timing. Not part of the tests: times depen
 """
 
 import argparse
+import itertools
 import json
 import platform
 import re
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +24,7 @@ import numpy as np
 import torch
 
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+from alignseg_infer.benchmark import interleaved
 from alignseg_infer.cli.arguments import fixed_size
 from alignseg_infer.datasets import CITYSCAPES
 from alignseg_infer.export.onnx_graph import ExportOptions
@@ -71,16 +74,18 @@ def interleaved_times(
     calls: dict[str, Callable[[], object]], rounds: int
 ) -> dict[str, list[float]]:
     """Milliseconds per call, one list per variant, round by round."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    order = list(calls)
-    for number in range(WARM_UP_ROUNDS + rounds):
-        np.random.default_rng(number).shuffle(order)
-        for name in order:
-            start = time.perf_counter()
-            calls[name]()
-            if number >= WARM_UP_ROUNDS:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return times
+    turns = interleaved([partial(milliseconds, call) for call in calls.values()])
+    counted = itertools.islice(turns, WARM_UP_ROUNDS, WARM_UP_ROUNDS + rounds)
+    return {
+        name: list(times) for name, times in zip(calls, zip(*counted, strict=True), strict=True)
+    }
+
+
+def milliseconds(call: Callable[[], object]) -> float:
+    """How long `call` takes."""
+    start = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - start)
 
 
 def table(network: str, times: dict[str, list[float]]) -> str:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from alignseg_infer import __version__
 from alignseg_infer.cli import (
+    bench,
     demo,
     export_onnx,
     export_trt,
@@ -33,6 +34,7 @@ COMMANDS = {
     "predict": predict,
     "video": video,
     "eval": evaluation,
+    "bench": bench,
     "inspect": inspect,
     "export-onnx": export_onnx,
     "export-trt": export_trt,

@@ -2,13 +2,16 @@
 
 import argparse
 import importlib
+import os
 from collections.abc import Sequence
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from alignseg_infer.averaging import Mode
 from alignseg_infer.backends import OnnxRunner
+from alignseg_infer.demo import model_path
 from alignseg_infer.errors import MissingDependencyError, OptionError
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.preprocess import Size
@@ -18,8 +21,15 @@ from alignseg_infer.tiling import DEFAULT_OVERLAP, DEFAULT_TILE
 CHECKPOINT_ARGUMENTS = ("sampling_convention", "norm", "channel_order", "mean", "std", "classes")
 
 
-def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `predictor_from` reads: sizes, sliding window, scales, flip, batch, what runs it."""
+def add_inference_arguments(
+    parser: argparse.ArgumentParser, *, several_batches: bool = False
+) -> None:
+    """What `predictor_from` reads: sizes, sliding window, scales, flip, batch, what runs it.
+
+    Args:
+        parser: Gets them.
+        several_batches: Whether ``--batch`` takes several numbers, and its value is a list.
+    """
     parser.add_argument(
         "--size",
         type=size_policy_value,
@@ -30,7 +40,8 @@ def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch",
         type=int,
-        default=1,
+        nargs="+" if several_batches else None,
+        default=[1] if several_batches else 1,
         help="inputs (images, tiles, mirrored ones) per network call at most (default: 1)",
     )
     add_runtime_arguments(parser)
@@ -97,20 +108,40 @@ def predictor_from(arguments: argparse.Namespace, model: str | Path) -> Predicto
     Raises:
         AlignSegError: As `Predictor` does.
     """
-    return Predictor(
-        model,
-        device=arguments.device,
-        size=arguments.size,
-        batch=arguments.batch,
-        threads=arguments.threads,
-        mode=arguments.mode,
-        tile=arguments.tile,
-        overlap=arguments.overlap,
-        scales=arguments.scales,
-        flip=arguments.flip,
-        on_device=arguments.on_device,
-        runtime=arguments.runtime,
-    )
+    return Predictor(model, **predictor_options(arguments))
+
+
+def predictor_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `Predictor` is to be given beside the model, as `add_inference_arguments` has it."""
+    return {
+        "device": arguments.device,
+        "size": arguments.size,
+        "batch": arguments.batch,
+        "threads": arguments.threads,
+        "mode": arguments.mode,
+        "tile": arguments.tile,
+        "overlap": arguments.overlap,
+        "scales": arguments.scales,
+        "flip": arguments.flip,
+        "on_device": arguments.on_device,
+        "runtime": arguments.runtime,
+    }
+
+
+def names_of(models: Sequence[Path]) -> dict[str, Path]:
+    """What to call models: by file name, or by path if two share a file name.
+
+    Raises:
+        OptionError: A model is given twice.
+    """
+    if len({os.path.realpath(model_path(path)) for path in models}) < len(models):
+        raise OptionError(
+            f"a model is given twice: {', '.join(map(str, models))}",
+            "different files",
+            "each model once",
+        )
+    by_name = {path.name: path for path in models}
+    return by_name if len(by_name) == len(models) else {str(path): path for path in models}
 
 
 def choices_of(kind: type[StrEnum]) -> list[str]:

@@ -1,16 +1,18 @@
 """``alignseg eval``: models against labelled images."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from alignseg_infer.cli.arguments import add_inference_arguments, choices_of, predictor_from
-from alignseg_infer.demo import model_path
-from alignseg_infer.errors import OptionError
+from alignseg_infer.cli.arguments import (
+    add_inference_arguments,
+    choices_of,
+    names_of,
+    predictor_from,
+)
+from alignseg_infer.cli.reports import write_report
 from alignseg_infer.evaluate import evaluate
-from alignseg_infer.evaluation import Evaluation
-from alignseg_infer.files import require_writable_folder, written_atomically
+from alignseg_infer.files import require_writable_folder
 from alignseg_infer.labelled import Dataset, labelled_images
 
 HELP = "Score models on labelled images: IoU, accuracy, boundary F1, speed; several side by side."
@@ -41,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     data = labelled_images(
         Dataset(arguments.dataset), arguments.root, arguments.split, arguments.limit
     )
-    names = _names(arguments.models)
+    names = names_of(arguments.models)
     if arguments.output:
         require_writable_folder(arguments.output)
     predictors = {name: predictor_from(arguments, path) for name, path in names.items()}
@@ -52,29 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
     if evaluation.partial:
         print(f"interrupted after {evaluation.images} of {evaluation.total}", file=sys.stderr)
     if arguments.output:
-        _write(evaluation, arguments.output)
+        contents = {
+            "evaluation.json": evaluation.to_json() + "\n",
+            "evaluation.md": evaluation.to_markdown(),
+        }
+        write_report(arguments.output, contents)
     print(evaluation.to_markdown(), end="")
     return EXIT_INTERRUPTED if evaluation.partial else 0
-
-
-def _names(models: list[Path]) -> dict[str, Path]:
-    """What to call the models: by file name, or by path if two share a file name."""
-    if len({os.path.realpath(model_path(path)) for path in models}) < len(models):
-        raise OptionError(
-            f"a model is given twice: {', '.join(map(str, models))}",
-            "different files",
-            "each model once",
-        )
-    by_name = {path.name: path for path in models}
-    return by_name if len(by_name) == len(models) else {str(path): path for path in models}
-
-
-def _write(evaluation: Evaluation, folder: Path) -> None:
-    contents = {
-        "evaluation.json": evaluation.to_json() + "\n",
-        "evaluation.md": evaluation.to_markdown(),
-    }
-    for name, content in contents.items():
-        with written_atomically(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-        print(folder / name, file=sys.stderr)

@@ -1,7 +1,6 @@
 """``alignseg sensitivity``: what INT8 costs, block by block."""
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +8,11 @@ from typing import TYPE_CHECKING
 from alignseg_infer.cli.arguments import choices_of
 from alignseg_infer.cli.graph import require_packages_for
 from alignseg_infer.cli.quantization import add_calibration_arguments, calibration_options_from
+from alignseg_infer.cli.reports import write_report
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
-from alignseg_infer.files import require_writable_folder, written_atomically
-from alignseg_infer.images import write_image
+from alignseg_infer.files import require_writable_folder
+from alignseg_infer.images import Image
 from alignseg_infer.labelled import Dataset, LabelledImages, labelled_images
 
 if TYPE_CHECKING:
@@ -116,13 +116,9 @@ def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) ->
 def _write(sensitivity: "Sensitivity", folder: Path) -> None:
     from alignseg_infer.export.sensitivity_picture import sensitivity_picture
 
-    contents = {
+    contents: dict[str, str | Image] = {
         "sensitivity.json": sensitivity.to_json() + "\n",
         "sensitivity.md": sensitivity.to_markdown(),
+        "sensitivity.png": sensitivity_picture(sensitivity),
     }
-    for name, content in contents.items():
-        with written_atomically(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    write_image(folder / "sensitivity.png", sensitivity_picture(sensitivity))
-    for name in (*contents, "sensitivity.png"):
-        print(folder / name, file=sys.stderr)
+    write_report(folder, contents)

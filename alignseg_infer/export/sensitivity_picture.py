@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cv2
-import numpy as np
-
+from alignseg_infer.charts import BLUE, GRAY, ORANGE, Color, blank_chart, fill_bar, write_text
 from alignseg_infer.export.sensitivity import Sensitivity
 from alignseg_infer.images import Image
 
@@ -13,16 +11,13 @@ WIDTH = 1000
 MARGIN = 24
 ROW = 26
 NAMES, VALUES = 190, 170  # width of the texts beside the bars
-FONT = cv2.FONT_HERSHEY_SIMPLEX
-WHITE, BLACK, GRAY = (255, 255, 255), (30, 30, 30), (190, 190, 190)
-BLUE, ORANGE = (176, 114, 54), (30, 120, 230)
 
 
 class _Bar(NamedTuple):
     name: str
     percent: float
     note: str
-    color: tuple[int, int, int]
+    color: Color
 
 
 def sensitivity_picture(sensitivity: Sensitivity) -> Image:
@@ -61,23 +56,16 @@ def _note(loss: float | None) -> str:
 
 def _drawn(bars: Sequence[_Bar], headings: Sequence[str]) -> Image:
     top = MARGIN + ROW * len(headings)
-    picture: Image = np.full((top + ROW * len(bars) + MARGIN, WIDTH, 3), 255, np.uint8)
+    picture = blank_chart(top + ROW * len(bars) + MARGIN, WIDTH)
     for index, text in enumerate(headings):
-        _write(picture, text, (MARGIN, MARGIN + ROW * index + 8), WIDTH - 2 * MARGIN)
+        write_text(picture, text, (MARGIN, MARGIN + ROW * index + 8), WIDTH - 2 * MARGIN)
     left = MARGIN + NAMES
     longest = max(bar.percent for bar in bars)
     unit = (WIDTH - left - VALUES - MARGIN) / longest if longest > 0 else 0.0
     for index, (name, percent, note, color) in enumerate(bars):
         y = top + ROW * index
         end = left + max(1, round(percent * unit))
-        _write(picture, name, (MARGIN, y + 18), NAMES - 10)
-        cv2.rectangle(picture, (left, y + 4), (end, y + ROW - 4), color, cv2.FILLED)
-        _write(picture, f"{percent:.3f}{note}", (end + 8, y + 18), VALUES)
+        write_text(picture, name, (MARGIN, y + 18), NAMES - 10)
+        fill_bar(picture, (left, y + 4), (end, y + ROW - 4), color)
+        write_text(picture, f"{percent:.3f}{note}", (end + 8, y + 18), VALUES)
     return picture
-
-
-def _write(picture: Image, text: str, place: tuple[int, int], room: int) -> None:
-    """Writes `text` from `place` (x, y of its baseline) on, smaller if it would exceed `room`."""
-    width, _ = cv2.getTextSize(text, FONT, 0.5, 1)[0]
-    scale = 0.5 * min(1, room / max(width, 1))
-    cv2.putText(picture, text, place, FONT, scale, BLACK, 1, cv2.LINE_AA)

@@ -1,0 +1,289 @@
+"""What a benchmark found: times of models side by side, as JSON and as Markdown."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignseg_infer.benchmark.footprint import Footprint
+from alignseg_infer.benchmark.machine import Machine
+from alignseg_infer.markdown import markdown_table
+from alignseg_infer.preprocess import Size
+
+Floats64: TypeAlias = NDArray[np.float64]
+
+RESAMPLES = 1000
+FEWEST_RESAMPLED = 5  # rounds; of fewer, resamples say nothing
+NONE = "-"
+
+
+class Stage(StrEnum):
+    """What an image goes through; the columns of `Measured.calls`."""
+
+    DECODE = "decode"
+    PREPROCESS = "preprocess"
+    INFER = "infer"
+    POSTPROCESS = "postprocess"
+    END_TO_END = "end to end"
+
+
+PARTS = tuple(stage for stage in Stage if stage is not Stage.END_TO_END)
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """What ran before the rounds that count.
+
+    Attributes:
+        rounds: How many were run.
+        settled: Whether the times were steady in the end.
+    """
+
+    rounds: int
+    settled: bool
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The time of one variant divided by that of another, in the same rounds.
+
+    Attributes:
+        median: Of the rounds.
+        quartiles: A quarter of the rounds is below the first, a quarter above the second.
+        interval: Holds the median of 95 % of bootstrap resamples of the rounds; None for fewer
+            than five rounds.
+    """
+
+    median: float
+    quartiles: tuple[float, float]
+    interval: tuple[float, float] | None
+
+    def __str__(self) -> str:
+        text = f"{self.median:.3f} ({self.quartiles[0]:.3f}-{self.quartiles[1]:.3f}"
+        if self.interval is None:
+            return text + ")"
+        return text + f"; {self.interval[0]:.3f}-{self.interval[1]:.3f})"
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """How long one variant took.
+
+    Attributes:
+        name: The model.
+        batch: Images per call of the `Predictor`.
+        backend: What ran it, e.g. ``onnxruntime (CPUExecutionProvider)``.
+        input_size: (height, width) the network saw; with a sliding window, the tile.
+        calls: (rounds, 5) float64, ms per image in the order of `Stage`: a call's time divided by
+            its images. The end to end time is by the clock around the call, the others are what
+            `Segmentation.times` says.
+        footprint: Memory and loading; None where they were not measured.
+    """
+
+    name: str
+    batch: int
+    backend: str
+    input_size: Size
+    calls: Floats64
+    footprint: Footprint | None = None
+
+    def of(self, stage: Stage) -> Floats64:
+        """The times of one stage: (rounds,) float64, ms per image."""
+        return self.calls[:, list(Stage).index(stage)]
+
+    def quantile(self, share: float, stage: Stage = Stage.END_TO_END) -> float | None:
+        """What `share` of the calls do not exceed, ms per image; None if they are too few for it.
+
+        The 99th percentile of fewer than 100 calls would be little else than the slowest one.
+        """
+        times = self.of(stage)
+        if len(times) * (1 - share) < 1 - 1e-9 and share > 0.5:
+            return None
+        return float(np.quantile(times, share))
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the median end to end time."""
+        return 1e3 / float(np.median(self.of(Stage.END_TO_END)))
+
+    def ratio_to(self, other: Self) -> Ratio:
+        """End to end time per image divided by that of `other`, round by round."""
+        return paired_ratio(self.of(Stage.END_TO_END), other.of(Stage.END_TO_END))
+
+
+def paired_ratio(times: Floats64, reference: Floats64, seed: int = 0) -> Ratio:
+    """The ratio of two times.
+
+    Args:
+        times: (rounds,) float64, any unit.
+        reference: (rounds,) float64, the same unit; of the same rounds.
+        seed: Of the resamples.
+    """
+    ratios, rng = times / reference, np.random.default_rng(seed)
+    low, middle, high = map(float, np.quantile(ratios, (0.25, 0.5, 0.75)))
+    if len(ratios) < FEWEST_RESAMPLED:
+        return Ratio(middle, (low, high), None)
+    medians = [np.median(rng.choice(ratios, len(ratios))) for _ in range(RESAMPLES)]
+    first, last = map(float, np.quantile(medians, (0.025, 0.975)))
+    return Ratio(middle, (low, high), (first, last))
+
+
+@dataclass(frozen=True, eq=False)
+class BenchmarkReport:
+    """What `benchmark` found.
+
+    Attributes:
+        measured: One for each variant, in their order.
+        machine: Where it ran.
+        images: How many different images there were.
+        warm_up: What ran before.
+        partial: Whether it was interrupted.
+        settings: What the caller wants to have on record.
+    """
+
+    measured: tuple[Measured, ...]
+    machine: Machine
+    images: int
+    warm_up: WarmUp
+    partial: bool
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds counted."""
+        return len(self.measured[0].calls)
+
+    def label(self, measured: Measured) -> str:
+        """The name, with the batch if there are several of that name."""
+        same = sum(measured.name == other.name for other in self.measured)
+        return f"{measured.name}, batch {measured.batch}" if same > 1 else measured.name
+
+    def with_footprint(self, index: int, footprint: Footprint | None) -> Self:
+        """The same, with what variant `index` takes of memory."""
+        measured = list(self.measured)
+        measured[index] = replace(measured[index], footprint=footprint)
+        return replace(self, measured=tuple(measured))
+
+    def to_json(self) -> str:
+        """Everything as one JSON object, times of all calls included; null for what is unknown."""
+        facts = {
+            "rounds": self.rounds,
+            "partial": self.partial,
+            "images": self.images,
+            "warm_up": asdict(self.warm_up),
+            "settings": dict(self.settings),
+            "machine": {**asdict(self.machine), "busy": self.machine.busy},
+            "measured": [self._facts_of(measured) for measured in self.measured],
+        }
+        return json.dumps(facts, default=str)
+
+    def to_markdown(self) -> str:
+        """One table with a row for each variant, and what one must know to read it."""
+        count = f"{'**partial:** ' if self.partial else ''}{self.rounds} rounds"
+        said = [f"{key}: {value}" for key, value in self.settings.items() if value is not None]
+        machine = self.machine
+        blocks = [
+            f"# Benchmark: {count}",
+            *(["; ".join(said) + "."] if said else []),
+            _machine_line(machine),
+            *(f"GPU after the last round: {gpu}." for gpu in machine.gpus),
+            *([f"**Other work was running:** {machine.busy}."] if machine.busy else []),
+            self._table(),
+            self._notes(),
+        ]
+        return "\n\n".join(blocks) + "\n"
+
+    def _facts_of(self, measured: Measured) -> dict[str, object]:
+        first = self.measured[0]
+        ratio = None if measured is first else asdict(measured.ratio_to(first))
+        return {
+            "name": measured.name,
+            "batch": measured.batch,
+            "backend": measured.backend,
+            "input_size": list(measured.input_size),
+            "images_per_second": measured.images_per_second,
+            "milliseconds": {stage: _statistics(measured, stage) for stage in Stage},
+            "ratio_to_first": ratio,
+            "footprint": measured.footprint and asdict(measured.footprint),
+            "calls": {stage: measured.of(stage).round(4).tolist() for stage in Stage},
+        }
+
+    def _table(self) -> str:
+        first, several = self.measured[0], len(self.measured) > 1
+        header = [
+            *("model", "input", "batch"),
+            *(f"{stage} ms" for stage in Stage),
+            *("min", "p90", "p99", "images/s"),
+            *([f"time / {self.label(first)}"] if several else []),
+            *("peak MB", "load s", "on"),
+        ]
+        return markdown_table(header, [self._row(measured, several) for measured in self.measured])
+
+    def _row(self, measured: Measured, several: bool) -> list[str]:
+        first, footprint = self.measured[0], measured.footprint
+        ratio = "1" if measured is first else str(measured.ratio_to(first))
+        return [
+            *(measured.name, "x".join(map(str, measured.input_size)), str(measured.batch)),
+            *(milliseconds_text(measured.quantile(0.5, stage)) for stage in Stage),
+            *(milliseconds_text(measured.quantile(share)) for share in (0, 0.9, 0.99)),
+            f"{measured.images_per_second:.3g}",
+            *([ratio] if several else []),
+            f"{footprint.peak_mb:.0f}" if footprint else NONE,
+            f"{footprint.load_ms / 1e3:.2f}" if footprint else NONE,
+            measured.backend,
+        ]
+
+    def _notes(self) -> str:
+        warm_up = "steady by then" if self.warm_up.settled else "**not steady by then**"
+        notes = [
+            "Milliseconds per image: the time of a call of the Predictor divided by its batch. "
+            "Stages are medians; min, p90 and p99 are of end to end.",
+            f"Each round ran every row once, in random order, after {self.warm_up.rounds} rounds "
+            f"of warm-up ({warm_up}).",
+        ]
+        if len(self.measured) > 1:
+            notes.append(
+                "Ratios are of end to end times of the same round: median (quartiles"
+                + ("; 95 % bootstrap interval)." if self.rounds >= FEWEST_RESAMPLED else ").")
+            )
+        if self.measured[0].quantile(0.99) is None:
+            notes.append(f"{NONE}: a p90 needs 10 rounds, a p99 needs 100.")
+        if any(measured.footprint for measured in self.measured):
+            notes.append(
+                "Peak MB: most resident memory of a process that only loads this model and calls "
+                f"it twice ({self._base_mb():.0f} before loading); load s: until it is loaded."
+            )
+        return " ".join(notes)
+
+    def _base_mb(self) -> float:
+        bases = [measured.footprint.base_mb for measured in self.measured if measured.footprint]
+        return max(bases, default=math.nan)
+
+
+def _statistics(measured: Measured, stage: Stage) -> dict[str, float | None]:
+    shares = {"min": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99}
+    return {name: measured.quantile(share, stage) for name, share in shares.items()}
+
+
+def _machine_line(machine: Machine) -> str:
+    flags = f" ({', '.join(machine.flags)})" if machine.flags else ""
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    cores = f"{machine.cores} core{'s' if machine.cores > 1 else ''}"
+    load = "" if machine.load is None else f", load {machine.load:.2f} at the start"
+    others = "" if machine.others is None else f", {machine.others:.1%} used by other processes"
+    return (
+        f"{machine.cpu}, {cores}{flags}{load}{others}; {machine.system}; "
+        f"Python {machine.python}, {versions}; {machine.date}."
+    )
+
+
+def milliseconds_text(milliseconds: float | None) -> str:
+    """With three figures or so; a dash for None."""
+    if milliseconds is None:
+        return NONE
+    return f"{milliseconds:.0f}" if milliseconds >= 100 else f"{milliseconds:.1f}"
