@@ -177,6 +177,16 @@ def test_times_per_image(clock: Clock, image: Image) -> None:
     assert (found.rounds, found.images, found.partial) == (6, 1, False)
 
 
+@pytest.mark.parametrize(("seconds", "rounds"), [(1, 2), (90, 5), (900, 10), (None, 10)])
+def test_time_limit_of_warm_up(
+    seconds: float | None, rounds: int, clock: Clock, image: Image
+) -> None:
+    """Calls that do not settle, of 10, 8, 6.4, ... s: five of them take 33.6."""
+    backend = Slow(clock, [10 * 0.8**number for number in range(20)])
+    found = benchmark([Variant("a", Predictor(backend))], [image], rounds=1, seconds=seconds)
+    assert found.warm_up == WarmUp(rounds, settled=False)
+
+
 class Watched(Predictor):
     """Calls `seen` with the images of each call before it segments them."""
 
@@ -237,6 +247,14 @@ def test_time_limit(rounds: int, seconds: float, expected: int, clock: Clock, im
     )
     assert found.rounds == expected
     assert seen == [(done, expected) for done in range(1, expected + 1)]
+
+
+def test_threads_rest_before_each_call(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(measure, "come_to_rest", lambda: events.append("rest"))
+    predictor = Watched(FakeBackend(), lambda _: events.append("call"))
+    benchmark([Variant("a", predictor)], [image], rounds=2, warm_up=1)
+    assert events == ["rest", "call"] * 3
 
 
 def test_each_call_takes_the_next_images(image: Image) -> None:
@@ -363,7 +381,7 @@ def test_markdown_has_a_row_for_each_variant() -> None:
     assert table[0]["p90"] == "10.0"
     assert table[0]["images/s"] == "100"
     assert "\nimages: 4 streets.\n" in text
-    assert "a p99 needs 100" in text
+    assert "-: a p99 needs 100 rounds." in text
     assert "Other work was running" not in text
 
 
@@ -371,7 +389,7 @@ def test_one_variant_has_no_ratio() -> None:
     text = report(measured("a", [10.0] * 100)).to_markdown()
     assert "time /" not in text
     assert "Ratios" not in text
-    assert "a p99 needs 100" not in text
+    assert "needs 100" not in text
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def _measured(
     ]
     what, images = _image_files(arguments, variants[0].predictor, folder)
     rounds, seconds = _limits(arguments)
+    print(f"warming up, then timing on {what}", file=sys.stderr)
     with progress_bar("rounds") as progress:
         report = benchmark(
             variants,
