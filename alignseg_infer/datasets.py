@@ -11,7 +11,9 @@ Labels are the position in the table. Each entry is ``name=rrggbb``.
   ``VOClabelcolormap`` gives the colours.
 """
 
+import difflib
 import json
+import operator
 from pathlib import Path
 
 from alignseg_infer.errors import OptionError
@@ -93,6 +95,38 @@ def class_table(dataset: str) -> ClassSpec:
             f"--classes {CITYSCAPES.dataset}",
         )
     return CLASS_TABLES[dataset]
+
+
+def label_of(classes: ClassSpec, which: str | int) -> int:
+    """The label of a class.
+
+    Args:
+        classes: The table.
+        which: Its name, or the label itself.
+
+    Raises:
+        OptionError: The table has no such class.
+    """
+    if isinstance(which, str):
+        if which in classes.names:
+            return classes.names.index(which)
+        near = difflib.get_close_matches(which.lower(), classes.names, n=3)
+        fix = f"did you mean {' or '.join(map(repr, near))}?" if near else "print(result.classes)"
+        raise _no_class(classes, repr(which), f"one such as {classes.names[0]!r}", fix)
+    try:
+        label = operator.index(which)
+    except TypeError as error:
+        fix = f"{classes.names[0]!r}, or its label 0"
+        raise _no_class(classes, repr(which), "a name or a whole number", fix) from error
+    last = len(classes.names) - 1
+    if not 0 <= label <= last:
+        raise _no_class(classes, str(label), f"labels 0 to {last}", f"{last}")
+    return label
+
+
+def _no_class(classes: ClassSpec, which: str, expected: str, fix: str) -> OptionError:
+    problem = f"the class table {classes.dataset!r} has no class {which}"
+    return OptionError(problem, expected, fix)
 
 
 def class_table_from_file(path: Path) -> ClassSpec:

@@ -234,7 +234,10 @@ def encoded_image(pixels: NDArray[np.uint8] | NDArray[np.uint16], suffix: str) -
     Raises:
         OutputError: The format does not hold so many pixels.
     """
-    done, content = cv2.imencode(suffix, pixels)
+    try:
+        done, content = cv2.imencode(suffix, pixels)
+    except cv2.error:  # so OpenCV 4; OpenCV 5 says False
+        done = False
     if not done:
         raise OutputError(
             f"{pixels.shape[0]}x{pixels.shape[1]} pixels cannot be encoded as {suffix}",

@@ -22,9 +22,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.datasets import CITYSCAPES
 from alignseg_infer.errors import AlignSegError, DatasetError, OptionError
 from alignseg_infer.images import Image, read_gray_png, read_image
 from alignseg_infer.metrics import IGNORED
+from alignseg_infer.postprocess import Labels
+from alignseg_infer.spec import ClassSpec
 
 NO_LABEL = -1  # in a label table: a value that must not occur
 PROBLEMS_SHOWN = 20
@@ -135,6 +138,37 @@ def label_table(dataset: Dataset, num_classes: int) -> LabelTable:
         table[:num_classes] = np.arange(num_classes)
         table[IGNORED] = IGNORED
     return table
+
+
+def cityscapes_ids(labels: Labels, classes: ClassSpec) -> Image:
+    """Labels as the labelIds of Cityscapes, which its test server takes.
+
+    Args:
+        labels: (H, W).
+        classes: Their names.
+
+    Returns:
+        (H, W) uint8: 7 for road, 8 for sidewalk, up to 33 for bicycle.
+
+    Raises:
+        OptionError: The classes are not those of Cityscapes.
+    """
+    require_cityscapes(classes)
+    return np.array(CITYSCAPES_IDS, np.uint8)[labels]
+
+
+def require_cityscapes(classes: ClassSpec) -> None:
+    """Checks that labels can be written as labelIds.
+
+    Raises:
+        OptionError: The classes are not those of Cityscapes, in their order.
+    """
+    if classes.names != CITYSCAPES.names:
+        raise OptionError(
+            f"the {len(classes.names)} classes of {classes.dataset!r} have no Cityscapes labelIds",
+            "the 19 classes of Cityscapes in their order",
+            "take result.labels, or the file STEM_labels.png; for ADE20K's own files, labels + 1",
+        )
 
 
 def read_truth(path: Path, table: LabelTable) -> Image:

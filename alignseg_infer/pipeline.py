@@ -87,8 +87,9 @@ class Pipeline:
         if type(depth) is not int or depth < 1:
             raise OptionError(f"depth={depth!r}", "1 item or more between two stages", "depth=2")
         queue: _Queue[T] = _Queue(depth, drop_old)
+        name = getattr(items, "__qualname__", type(items).__name__)
         thread = threading.Thread(
-            target=self._fill, args=(queue, items), name=f"alignseg {items!r:.60}", daemon=True
+            target=self._fill, args=(queue, items), name=f"alignseg {name}", daemon=True
         )
         self._threads.append(thread)
         thread.start()

@@ -50,6 +50,7 @@ class Predictor:
         on_device: Whether images are prepared and pixels labelled on the GPU, so that only images
             and labels cross the bus. None: where the model runs on one in TensorRT or PyTorch, and
             the packages that compile CUDA kernels are there. `on_device` tells afterwards.
+        runtime: What runs an ``.onnx``: ``"onnxruntime"`` or ``"openvino"``; None for the former.
 
     Beside one batch of tiles, a sliding window needs about 4*C bytes per pixel of its image (at the
     largest scale), several scales another 4*C per pixel of the image itself.
@@ -75,11 +76,12 @@ class Predictor:
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         on_device: bool | None = None,
+        runtime: str | None = None,
     ) -> None:
         if type(batch) is not int or batch < 1:
             raise OptionError(f"batch={batch!r}", "1 or more", "batch=1")
         if isinstance(model, str | Path):
-            model = open_backend(model, device=device, threads=threads)
+            model = open_backend(model, device=device, threads=threads, runtime=runtime)
         averaging = averaging_for(
             model.spec, mode=mode, tile=tile, overlap=overlap, scales=scales, flip=flip
         )

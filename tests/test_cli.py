@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,9 +17,11 @@ import torch
 
 from alignseg_infer import Predictor, __version__
 from alignseg_infer.cli import COMMANDS, arguments, main
+from alignseg_infer.datasets import CITYSCAPES
+from alignseg_infer.errors import OptionError
 from alignseg_infer.export.parity import probe_image
 from alignseg_infer.models.alignseg import AlignSeg
-from conftest import SMALL
+from conftest import SMALL, SMALL_SPEC
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,6 +68,41 @@ def test_predict_averages(small_onnx: Path, street: Path, tmp_path: Path) -> Non
     )
     labels = cv2.imread(str(tmp_path / "street_labels.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(labels, predictor(street).labels)
+
+
+def test_predict_saves_what_is_asked_for(
+    small_onnx: Path, street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = ["--save", "polygons,label-ids", "--tolerance", "2", "-o", str(out)]
+    assert main(["predict", *options, str(small_onnx), str(street)]) == 0
+    names = ["street_labelIds.png", "street_polygons.json"]
+    assert sorted(file.name for file in out.iterdir()) == names
+    result = Predictor(small_onnx)(street)
+    saved = json.loads((out / names[1]).read_text())["polygons"]
+    assert saved == [polygon.to_dict() for polygon in result.polygons(tolerance=2)]
+    printed = capsys.readouterr().out
+    assert all(str(out / name) in printed for name in names)
+
+
+def test_predict_names_the_formats_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", "model.onnx", "street.jpg", "-o", "out", "--save", "overlay,geojson"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert "'geojson'" in said
+    assert "polygons" in said
+
+
+def test_label_ids_of_other_classes_are_refused_before_work(
+    small_onnx: Path, street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(SMALL_SPEC, classes=replace(CITYSCAPES, names=CITYSCAPES.names[::-1]))
+    monkeypatch.setattr(Predictor, "spec", spec)
+    monkeypatch.setattr(Predictor, "__call__", None)
+    command = ["predict", str(small_onnx), str(street), "-o", str(tmp_path), "--debug"]
+    with pytest.raises(OptionError, match="labelIds"):
+        main([*command, "--save", "label-ids"])
 
 
 INFERENCE = [

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -19,6 +20,14 @@ from alignseg_infer.spec import ModelSpec
 
 MAX_THREADS = 1024
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
+ONNX_SUFFIX = ".onnx"
+
+
+class OnnxRunner(StrEnum):
+    """What can run an ``.onnx`` file."""
+
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
 
 
 class Backend(Protocol):
@@ -124,23 +133,28 @@ class ImageBackend(Backend, Protocol):
 
 
 def open_backend(
-    model: str | Path, *, device: str | None = None, threads: int | None = None
+    model: str | Path,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    runtime: str | None = None,
 ) -> Backend:
     """Loads a model into the runtime its file ending asks for.
 
     Args:
-        model: ``.onnx`` (ONNX Runtime), a checkpoint ``.pth``, ``.pt``, ``.safetensors`` (PyTorch),
-            or an engine ``.engine``, ``.plan``, ``.trt`` (TensorRT); ``demo`` for the model that
-            comes with the package.
+        model: ``.onnx`` (ONNX Runtime, or as `runtime` says), a checkpoint ``.pth``, ``.pt``,
+            ``.safetensors`` (PyTorch), or an engine ``.engine``, ``.plan``, ``.trt`` (TensorRT);
+            ``demo`` for the model that comes with the package.
         device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for CUDA where it works. None for what
             the file implies: ``cuda`` for an engine, ``cpu`` for all others.
         threads: CPU threads for one call; None for the runtime's choice.
+        runtime: What is to run an ``.onnx``: a value of `OnnxRunner`; None for ONNX Runtime.
 
     Raises:
         ModelError: The file cannot be used.
         DeviceError: The device is not there.
         MissingDependencyError: The runtime is not installed.
-        OptionError: `device` or `threads` make no sense.
+        OptionError: `device`, `threads` or `runtime` make no sense, or not with this file.
     """
     path = model_path(model)
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
@@ -148,12 +162,12 @@ def open_backend(
             f"threads={threads!r}", f"1 to {MAX_THREADS}, or None", "threads=2, or --threads 2"
         )
     suffix = path.suffix.lower()
+    if runtime is not None:
+        _require_runner(runtime, path)
     if device is None:
         device = "cuda" if suffix in ENGINE_SUFFIXES else "cpu"
-    if suffix == ".onnx":
-        from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
-
-        return OnnxRuntimeBackend(path, device=device, threads=threads)
+    if suffix == ONNX_SUFFIX:
+        return _open_onnx(path, device, threads, runtime)
     if suffix in CHECKPOINT_SUFFIXES:
         from alignseg_infer.backends.torch_backend import TorchBackend
 
@@ -166,6 +180,30 @@ def open_backend(
         f"{', '.join(CHECKPOINT_SUFFIXES)}",
         "export it first: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
     )
+
+
+def _require_runner(runtime: str, path: Path) -> None:
+    if runtime not in list(OnnxRunner):
+        raise OptionError(
+            f"runtime={runtime!r}", " or ".join(OnnxRunner), "runtime=None for ONNX Runtime"
+        )
+    if path.suffix.lower() != ONNX_SUFFIX:
+        raise OptionError(
+            f"runtime={str(runtime)!r} was given with {path}, whose ending says what runs it",
+            "a choice of runtime with an .onnx file only",
+            "leave runtime, or --runtime, out; or export it: "
+            "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+        )
+
+
+def _open_onnx(path: Path, device: str, threads: int | None, runtime: str | None) -> Backend:
+    if runtime == OnnxRunner.OPENVINO:
+        from alignseg_infer.backends.openvino_backend import OpenVinoBackend
+
+        return OpenVinoBackend(path, device=device, threads=threads)
+    from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(path, device=device, threads=threads)
 
 
 def _open_engine(path: Path, device: str, threads: int | None) -> Backend:

@@ -1,6 +1,8 @@
 """ONNX Runtime, the default backend."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -8,12 +10,11 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from alignseg_infer.backends import parse_device
-from alignseg_infer.backends.onnx_domains import needs_plugins
-from alignseg_infer.errors import DeviceError, ModelFileError
-from alignseg_infer.files import require_file
-from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.spec import INPUT_NAME, SPEC_KEY, ModelSpec, OutputKind
+from alignseg_infer.backends.onnx_backend import OnnxBackend, not_loaded, require_runnable
+from alignseg_infer.errors import DeviceError
+from alignseg_infer.spec import INPUT_NAME
 
+RUNTIME = "ONNX Runtime"
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 _ERRORS_ONLY = 3  # ONNX Runtime's severity levels: 0 verbose, 1 info, 2 warning, 3 error
@@ -31,7 +32,7 @@ _LOAD_ERRORS = (
 )
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(OnnxBackend):
     """An exported ``.onnx`` file in ONNX Runtime. `metadata` is what the file says of itself.
 
     Args:
@@ -45,78 +46,24 @@ class OnnxRuntimeBackend:
     """
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
-        require_file(path, "an ONNX model", ModelFileError)
-        _require_no_plugins(path)
-        self._path = path
+        require_runnable(path, RUNTIME)
         try:
             self._session = onnxruntime.InferenceSession(
                 path, session_options(threads), providers=_providers(device)
             )
-            self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+            metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         except _LOAD_ERRORS as error:
-            raise ModelFileError(
-                f"{path} cannot be loaded: {str(error).strip()}",
-                "an ONNX model that ONNX Runtime reads, with its .data file beside it if any",
-                "copy it again, or export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
-            ) from error
+            raise not_loaded(path, RUNTIME, str(error).strip()) from error
         provider = self._session.get_providers()[0]
         _require_provider(provider, device)
         self.name = f"onnxruntime ({provider})"
-        self._outputs = [node.name for node in self._session.get_outputs()]
-        self.spec = self._read_spec(path)
+        inputs = [node.name for node in self._session.get_inputs()]
+        outputs = [node.name for node in self._session.get_outputs()]
+        super().__init__(path, metadata, inputs, outputs)
 
-    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
-        """See `backends.Backend.infer`."""
-        # By name: offsets, where the graph returns them too, are not copied out.
-        output: NDArray[np.generic] = self._session.run(self._outputs[:1], {INPUT_NAME: batch})[0]
-        return output
-
-    @property
-    def has_offsets(self) -> bool:
-        """Whether the file was exported with its offset fields."""
-        return len(self._outputs) > 1
-
-    def offsets(self, batch: NDArray[np.float32]) -> dict[OffsetField, NDArray[np.float32]]:
-        """See `backends.OffsetBackend.offsets`."""
-        if not self.has_offsets:
-            raise ModelFileError(
-                f"{self._path} was exported without its offset fields",
-                "a model that returns them",
-                "alignseg export-onnx CHECKPOINT -o MODEL.onnx --with-offsets",
-            )
-        outputs = self._session.run(self._outputs[1:], {INPUT_NAME: batch})
-        return dict(zip(OffsetField, outputs, strict=True))
-
-    def _read_spec(self, path: Path) -> ModelSpec:
-        names = [node.name for node in self._session.get_inputs()]
-        if SPEC_KEY not in self.metadata or names != [INPUT_NAME]:
-            raise ModelFileError(
-                f"{path} is an ONNX model without the metadata {SPEC_KEY!r}; "
-                f"its inputs are {', '.join(names)}",
-                "a model exported by this package, which records how images are to be prepared",
-                "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
-            )
-        spec = ModelSpec.from_json(self.metadata[SPEC_KEY])
-        first, *others = self._outputs
-        fields = [field.output_name for field in OffsetField]
-        fits = spec.export is not None and first == spec.export.output
-        if not fits or others not in ([], fields):
-            raise ModelFileError(
-                f"the spec of {path} does not fit its outputs, {', '.join(self._outputs)}",
-                f"{' or '.join(OutputKind)}, as the spec's export says; then all offsets or none",
-                "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
-            )
-        return spec
-
-
-def _require_no_plugins(path: Path) -> None:
-    if needs_plugins(path):
-        raise ModelFileError(
-            f"{path} was exported with --sampler plugin, and ONNX Runtime has no such plugins",
-            "a model of ONNX's own operators; one with plugins is for building a TensorRT engine",
-            "alignseg export-onnx CHECKPOINT -o MODEL.onnx --sampler native, or for this file: "
-            "alignseg export-trt MODEL.onnx -o MODEL.engine",
-        )
+    def _run(self, names: Sequence[str], batch: NDArray[np.float32]) -> list[NDArray[Any]]:
+        outputs: list[NDArray[Any]] = self._session.run(names, {INPUT_NAME: batch})
+        return outputs
 
 
 def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:

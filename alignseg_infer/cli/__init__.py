@@ -22,6 +22,7 @@ from alignseg_infer.cli import (
     predict,
     sensitivity,
     verify,
+    video,
 )
 from alignseg_infer.cli import eval as evaluation
 from alignseg_infer.errors import AlignSegError
@@ -31,6 +32,7 @@ Run: TypeAlias = Callable[[argparse.Namespace], int]
 COMMANDS = {
     "demo": demo,
     "predict": predict,
+    "video": video,
     "eval": evaluation,
     "bench": bench,
     "inspect": inspect,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignseg_infer.averaging import Mode
+from alignseg_infer.backends import OnnxRunner
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import MissingDependencyError, OptionError
 from alignseg_infer.predictor import Predictor
@@ -23,7 +24,7 @@ CHECKPOINT_ARGUMENTS = ("sampling_convention", "norm", "channel_order", "mean", 
 def add_inference_arguments(
     parser: argparse.ArgumentParser, *, several_batches: bool = False
 ) -> None:
-    """What `predictor_from` reads: sizes, sliding window, scales, flip, batch, device, threads.
+    """What `predictor_from` reads: sizes, sliding window, scales, flip, batch, what runs it.
 
     Args:
         parser: Gets them.
@@ -89,11 +90,16 @@ def _add_averaging_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--device`` and ``--threads``."""
+    """``--device``, ``--threads`` and ``--runtime``."""
     parser.add_argument(
         "--device", help="cpu, cuda, cuda:N, or auto (default: cuda for an engine, else cpu)"
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: the runtime's choice)")
+    parser.add_argument(
+        "--runtime",
+        choices=choices_of(OnnxRunner),
+        help="what runs an .onnx (default: onnxruntime)",
+    )
 
 
 def predictor_from(arguments: argparse.Namespace, model: str | Path) -> Predictor:
@@ -118,6 +124,7 @@ def predictor_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "scales": arguments.scales,
         "flip": arguments.flip,
         "on_device": arguments.on_device,
+        "runtime": arguments.runtime,
     }
 
 

@@ -31,7 +31,7 @@ DEFAULT_IMAGES = 4
 DEFAULT_SIZE = (512, 1024)
 NO_LIMIT = 1_000_000  # rounds
 AVERAGING = ("mode", "tile", "overlap", "scales", "flip")
-LOADED_ONCE = ("device", "threads")  # read when the backend is opened
+LOADED_ONCE = ("device", "threads", "runtime")  # read when the backend is opened
 RESULTS = ("benchmark.json", "benchmark.md", "benchmark.png")
 
 

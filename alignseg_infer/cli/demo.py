@@ -45,7 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.streets < 1:
         raise OptionError(f"--streets {arguments.streets}", "1 or more", "--streets 4")
-    predictor = Predictor(DEMO, device=arguments.device, threads=arguments.threads)
+    predictor = Predictor(
+        DEMO, device=arguments.device, threads=arguments.threads, runtime=arguments.runtime
+    )
     classes = predictor.spec.classes
     confusion: ConfusionMatrix | None = None
     rows: list[Image] = []

@@ -43,7 +43,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes the picture and prints the magnitudes."""
     _require_picture_path(arguments.output, arguments.image)
     image = load_image(arguments.image)
-    backend = open_backend(arguments.model, device=arguments.device, threads=arguments.threads)
+    backend = open_backend(
+        arguments.model,
+        device=arguments.device,
+        threads=arguments.threads,
+        runtime=arguments.runtime,
+    )
     seen, displacements = offsets_of_image(backend, image, arguments.size)
     fields = [OffsetField(arguments.field)] if arguments.field else list(displacements)
     chosen = [displacements[field] for field in fields]

@@ -6,12 +6,20 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from alignseg_infer.cli.arguments import add_inference_arguments, predictor_from
+from alignseg_infer.cli.arguments import add_inference_arguments, choices_of, predictor_from
 from alignseg_infer.errors import ImageError, OptionError
 from alignseg_infer.files import require_writable_folder
-from alignseg_infer.result import Segmentation, saved_paths
+from alignseg_infer.polygons import require_tolerance
+from alignseg_infer.result import Segmentation
+from alignseg_infer.saving import (
+    PICTURES,
+    SavedFormat,
+    require_savable,
+    saved_formats,
+    saved_paths,
+)
 
-HELP = "Segment images: writes labels (PNG), colours (PNG) and an overlay (JPEG) for each."
+HELP = "Segment images: writes labels (PNG), colours (PNG), an overlay (JPEG) or others for each."
 EXAMPLE = "Example: alignseg predict alignseg.onnx street.jpg -o out/"
 CLASSES_SHOWN = 3
 
@@ -26,17 +34,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--alpha", type=float, default=0.5, help="opacity of the overlay, 0 to 1 (default: 0.5)"
     )
+    choices = ", ".join(choices_of(SavedFormat))
+    parser.add_argument(
+        "--save",
+        type=_formats,
+        default=list(PICTURES),
+        metavar="FORMAT,...",
+        help=f"what to write of each image: some of {choices}, with commas between; label-ids are "
+        f"Cityscapes' own labels (default: {','.join(PICTURES)})",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        metavar="PIXELS",
+        help="by how much simplified polygons may be off, with --save polygons (default: 0, exact)",
+    )
     add_inference_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Segments each image; one that fails is reported and the others go on."""
     _require_distinct_names(arguments.images)
-    _require_no_image_among_results(arguments.images, arguments.output)
+    _require_no_image_among_results(arguments.images, arguments.output, arguments.save)
     if not 0 <= arguments.alpha <= 1:
         raise OptionError(f"--alpha {arguments.alpha}", "an opacity from 0 to 1", "--alpha 0.5")
+    require_tolerance(arguments.tolerance)
     require_writable_folder(arguments.output)
     predictor = predictor_from(arguments, arguments.model)
+    require_savable(arguments.save, predictor.spec.classes)
     failures = 0
     for path in arguments.images:
         try:
@@ -47,7 +73,12 @@ def run(arguments: argparse.Namespace) -> int:
             failures += 1
             print(f"error: {error}", file=sys.stderr)
             continue
-        written = result.save(arguments.output / path.stem, arguments.alpha)
+        written = result.save(
+            arguments.output / path.stem,
+            arguments.alpha,
+            formats=arguments.save,
+            tolerance=arguments.tolerance,
+        )
         print(f"{path}: {_summary(result)}")
         print("\n".join(f"  {file}" for file in written))
     if failures:
@@ -65,11 +96,21 @@ def _summary(result: Segmentation) -> str:
     )
 
 
-def _require_no_image_among_results(images: list[Path], folder: Path) -> None:
+def _formats(text: str) -> list[SavedFormat]:
+    """``overlay,polygons``."""
+    try:
+        return saved_formats(text.split(","))
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(f"{error.problem}; choose {error.expected}") from error
+
+
+def _require_no_image_among_results(
+    images: list[Path], folder: Path, formats: list[SavedFormat]
+) -> None:
     """An earlier result such as ``street_overlay.jpg`` may be given as an image too."""
     given = {os.path.realpath(image) for image in images}
     for image in images:
-        for path in saved_paths(folder / image.stem):
+        for path in saved_paths(folder / image.stem, formats):
             if os.path.realpath(path) in given:
                 raise OptionError(
                     f"the result {path} would overwrite an image of this command",

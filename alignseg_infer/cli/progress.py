@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from alignseg_infer.export.callbacks import Phase, PhaseProgress
 
 Progress: TypeAlias = Callable[[int, int], None]
+FrameProgress: TypeAlias = Callable[[int, int | None], None]
 
+LINE_SECONDS = 5.0
 PRINTED_DEPTH = 1  # where there is no terminal, deeper phases are not worth a line
 
 
@@ -46,6 +49,53 @@ def progress_bar(what: str) -> Iterator[Progress]:
     with RichProgress(*columns, console=console) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def frames_bar() -> Iterator[FrameProgress]:
+    """Gives a function of (done, total or None) that shows frames, frames per second, and the rest.
+
+    On a terminal that is a bar; elsewhere, a line every few seconds.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _FrameLines().show
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[fps]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with RichProgress(*columns, console=console) as bar:
+        task = bar.add_task("frames", total=None, fps="")
+
+        def show(done: int, total: int | None) -> None:
+            speed = bar.tasks[0].speed
+            fps = f"{speed:.1f} fps" if speed else ""
+            bar.update(task, completed=done, total=total, fps=fps)
+
+        yield show
+
+
+class _FrameLines:
+    """Progress of a video where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._begin = self._last = time.monotonic()
+
+    def show(self, done: int, total: int | None) -> None:
+        """Prints a line, unless the last one is not long ago."""
+        now = time.monotonic()
+        if now - self._last < LINE_SECONDS:
+            return
+        self._last = now
+        speed = done / (now - self._begin)
+        rest = "" if total is None else f", about {max(0, total - done) / speed:.0f} s to go"
+        of = "" if total is None else f" of {total}"
+        print(f"{done}{of} frames, {speed:.1f} fps{rest}", file=sys.stderr)
 
 
 def _line_for_each_tenth(what: str, done: int, total: int) -> None:

@@ -1,0 +1,113 @@
+"""What the backends of exported ``.onnx`` files share: the checks, and outputs by name."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignseg_infer.backends.onnx_domains import needs_plugins
+from alignseg_infer.errors import ModelFileError
+from alignseg_infer.files import require_file
+from alignseg_infer.ops.offset_fields import OffsetField
+from alignseg_infer.spec import INPUT_NAME, SPEC_KEY, ModelSpec, OutputKind
+
+
+class OnnxBackend(ABC):
+    """A `Backend` and `OffsetBackend` of a file that some runtime has read.
+
+    Args:
+        path: The file, for messages.
+        metadata: What the file says of itself; kept as `metadata`.
+        inputs: Names of the graph's inputs.
+        outputs: Names of its outputs, in its order.
+
+    Raises:
+        ModelFileError: The file is not one of ours.
+        SpecError: Its spec cannot be read.
+    """
+
+    name: str
+
+    def __init__(
+        self, path: Path, metadata: dict[str, str], inputs: list[str], outputs: list[str]
+    ) -> None:
+        self._path = path
+        self._outputs = outputs
+        self.metadata = metadata
+        self.spec = _spec_of(path, metadata, inputs, outputs)
+
+    @abstractmethod
+    def _run(self, names: Sequence[str], batch: NDArray[np.float32]) -> list[NDArray[Any]]:
+        """The outputs `names` for `batch`, which nothing changes later."""
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
+        """See `backends.Backend.infer`."""
+        # By name: offsets, where the graph returns them too, are not copied out.
+        output: NDArray[np.generic] = self._run(self._outputs[:1], batch)[0]
+        return output
+
+    @property
+    def has_offsets(self) -> bool:
+        """Whether the file was exported with its offset fields."""
+        return len(self._outputs) > 1
+
+    def offsets(self, batch: NDArray[np.float32]) -> dict[OffsetField, NDArray[np.float32]]:
+        """See `backends.OffsetBackend.offsets`."""
+        if not self.has_offsets:
+            raise ModelFileError(
+                f"{self._path} was exported without its offset fields",
+                "a model that returns them",
+                "alignseg export-onnx CHECKPOINT -o MODEL.onnx --with-offsets",
+            )
+        return dict(zip(OffsetField, self._run(self._outputs[1:], batch), strict=True))
+
+
+def require_runnable(path: Path, runtime: str) -> None:
+    """Checks, before the runtime called `runtime` reads it, that `path` is for such a runtime.
+
+    Raises:
+        ModelFileError: It is no file, or its graph has nodes that only TensorRT plugins compute.
+    """
+    require_file(path, "an ONNX model", ModelFileError)
+    if needs_plugins(path):
+        raise ModelFileError(
+            f"{path} was exported with --sampler plugin, and {runtime} has no such plugins",
+            "a model of ONNX's own operators; one with plugins is for building a TensorRT engine",
+            "alignseg export-onnx CHECKPOINT -o MODEL.onnx --sampler native, or for this file: "
+            "alignseg export-trt MODEL.onnx -o MODEL.engine",
+        )
+
+
+def not_loaded(path: Path, runtime: str, reason: str) -> ModelFileError:
+    """The error for a file that `runtime` cannot load, with what it said."""
+    return ModelFileError(
+        f"{path} cannot be loaded: {reason}",
+        f"an ONNX model that {runtime} reads, with its .data file beside it if any",
+        "copy it again, or export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+    )
+
+
+def _spec_of(
+    path: Path, metadata: dict[str, str], inputs: list[str], outputs: list[str]
+) -> ModelSpec:
+    if SPEC_KEY not in metadata or inputs != [INPUT_NAME]:
+        raise ModelFileError(
+            f"{path} is an ONNX model without the metadata {SPEC_KEY!r}; "
+            f"its inputs are {', '.join(inputs)}",
+            "a model exported by this package, which records how images are to be prepared",
+            "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+        )
+    spec = ModelSpec.from_json(metadata[SPEC_KEY])
+    first, *others = outputs
+    fields = [field.output_name for field in OffsetField]
+    fits = spec.export is not None and first == spec.export.output
+    if not fits or others not in ([], fields):
+        raise ModelFileError(
+            f"the spec of {path} does not fit its outputs, {', '.join(outputs)}",
+            f"{' or '.join(OutputKind)}, as the spec's export says; then all offsets or none",
+            "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+        )
+    return spec

@@ -1,0 +1,156 @@
+"""``alignseg video``: a video, camera, folder or drawn drive in, a segmented video out."""
+
+import argparse
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from alignseg_infer.cli.arguments import add_inference_arguments, choices_of, predictor_from
+from alignseg_infer.ops.offset_fields import OffsetField
+from alignseg_infer.video.options import VideoOptions
+
+if TYPE_CHECKING:
+    from alignseg_infer.video.process import VideoSummary
+    from alignseg_infer.video.render import OffsetView
+
+HELP = "Segment a video, webcam, stream, folder of images, or drawn drive; writes H.264."
+EXAMPLE = "Example: alignseg video demo streets -o out.mp4 --legend --side-by-side"
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the command's arguments."""
+    parser.add_argument(
+        "model", help="an exported .onnx, an .engine, a checkpoint (.pth, .safetensors), or demo"
+    )
+    parser.add_argument(
+        "source",
+        help="a video file, a folder of images, the index of a webcam (0), rtsp://..., or streets "
+        "(a drawn drive; streets:SEED for another one)",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="the video to write: .mp4, .mov or .mkv"
+    )
+    _add_picture_arguments(parser)
+    parser.add_argument(
+        "--smoothing",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="weight of earlier frames' logits, 0 to below 1 (default: 0, each frame by itself)",
+    )
+    parser.add_argument(
+        "--rate", type=Fraction, metavar="FPS", help="of a folder or drawn drive (default: 25)"
+    )
+    parser.add_argument("--frames", type=int, metavar="N", help="end after N frames")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="end after S seconds; a drawn drive takes so many (default: 4)",
+    )
+    add_inference_arguments(parser)
+
+
+def _add_picture_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--overlay",
+        type=float,
+        default=0.5,
+        metavar="ALPHA",
+        help="opacity of the classes' colours, 0 to 1 (default: 0.5)",
+    )
+    parser.add_argument("--legend", action="store_true", help="class names and colours below")
+    parser.add_argument("--side-by-side", action="store_true", help="the frame itself at the left")
+    parser.add_argument(
+        "--offsets",
+        choices=choices_of(OffsetField),
+        help="that learned offset field at the right, as alignseg offsets draws it; the network "
+        "runs twice then",
+    )
+    parser.add_argument(
+        "--crf", type=int, default=20, help="H.264 quality, 0 (lossless) to 51 (default: 20)"
+    )
+    parser.add_argument("--no-audio", action="store_true", help="do not copy the audio of a file")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Segments the video and prints a summary."""
+    from alignseg_infer.cli.progress import frames_bar
+    from alignseg_infer.video.process import segment_video
+    from alignseg_infer.video.sources import open_source
+
+    options = _options(arguments)
+    with terminated_by_exception():
+        source = open_source(arguments.source, rate=arguments.rate, seconds=options.seconds)
+        with contextlib.closing(source):
+            predictor = predictor_from(arguments, arguments.model)
+            view = _offset_view(arguments)
+            with frames_bar() as progress:
+                summary = segment_video(
+                    predictor, source, arguments.output, options, progress, view=view
+                )
+    print(summary_text(summary))
+    return 0
+
+
+def summary_text(summary: "VideoSummary") -> str:
+    """What was done, for people."""
+    stages = ", ".join(f"{stage} {spent:.1f}" for stage, spent in summary.stages.items())
+    lines = [
+        f"{summary.output}: {summary.frames} frames, {summary.duration:.2f} s",
+        f"  {summary.seconds:.1f} s of work, {summary.fps:.1f} frames/s on {summary.backend}",
+        f"  ms per frame, overlapping: {stages}",
+    ]
+    counts = {
+        "damaged frames were left out": summary.damaged,
+        "frames were dropped to keep up": summary.dropped,
+        "times the source was lost and came back": summary.reconnects,
+    }
+    lines += [f"  {count} {what}" for what, count in counts.items() if count]
+    return "\n".join([*lines, *(f"  {note}" for note in summary.notes)])
+
+
+@contextlib.contextmanager
+def terminated_by_exception() -> Iterator[None]:
+    """In this block SIGTERM raises SystemExit, so that files are finished and removed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(EXIT_TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _offset_view(arguments: argparse.Namespace) -> "OffsetView | None":
+    from alignseg_infer.backends import open_backend
+    from alignseg_infer.video.render import OffsetView
+
+    if arguments.offsets is None:
+        return None
+    backend = open_backend(arguments.model, device=arguments.device, threads=arguments.threads)
+    return OffsetView(backend, OffsetField(arguments.offsets), arguments.size)
+
+
+def _options(arguments: argparse.Namespace) -> VideoOptions:
+    return VideoOptions(
+        overlay=arguments.overlay,
+        legend=arguments.legend,
+        side_by_side=arguments.side_by_side,
+        smoothing=arguments.smoothing,
+        crf=arguments.crf,
+        audio=not arguments.no_audio,
+        frames=arguments.frames,
+        seconds=arguments.seconds,
+    )

@@ -1,0 +1,83 @@
+"""What a frame of the output looks like."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from alignseg_infer.backends import Backend
+from alignseg_infer.images import Image
+from alignseg_infer.offset_pictures import color_limit, direction_colors
+from alignseg_infer.offsets import offsets_of_image
+from alignseg_infer.ops.offset_fields import OffsetField
+from alignseg_infer.preprocess import Size
+from alignseg_infer.result import Segmentation
+from alignseg_infer.spec import ClassSpec
+from alignseg_infer.video.options import VideoOptions
+from alignseg_infer.video.pictures import resized_to
+from alignseg_infer.visualize import legend
+
+
+class Renderer:
+    """Draws results: colours over the frame, others beside it, a legend below.
+
+    Args:
+        classes: Names and colours.
+        options: What is wanted.
+        view: Makes another picture of a frame, of the frame's size, for the right side.
+    """
+
+    def __init__(
+        self,
+        classes: ClassSpec,
+        options: VideoOptions,
+        view: Callable[[Image], Image] | None = None,
+    ) -> None:
+        self._classes = classes
+        self._options = options
+        self._view = view
+        self._legend: Image | None = None
+
+    def picture(self, result: Segmentation) -> Image:
+        """(height, width, 3) uint8 BGR; the size depends on the result's only."""
+        pictures = [result.overlay(self._options.overlay)]
+        if self._options.side_by_side:
+            pictures.insert(0, result.image)
+        if self._view is not None:
+            pictures.append(self._view(result.image))
+        picture = np.hstack(pictures)
+        if not self._options.legend:
+            return picture
+        if self._legend is None or self._legend.shape[1] != picture.shape[1]:
+            self._legend = legend(self._classes, picture.shape[1])
+        return np.vstack((picture, self._legend))
+
+
+class OffsetView:
+    """Draws where a learned offset field points, in colours that all frames share.
+
+    Colours are those of `offset_pictures`; the first frame's limit stays, so that a colour means
+    the same length all along. The network runs once more for each frame.
+
+    Args:
+        backend: From `backends.open_backend`, of a model that shows its offsets.
+        field: Which field.
+        size: Network input size, as `Predictor` takes it.
+    """
+
+    def __init__(
+        self, backend: Backend, field: OffsetField, size: str | int | Size | None = None
+    ) -> None:
+        self._backend, self._field, self._size = backend, field, size
+        self._limit: float | None = None
+
+    def __call__(self, image: Image) -> Image:
+        """(H, W, 3) uint8 BGR, of the size of `image`.
+
+        Raises:
+            OptionError, ModelError: The model does not show its offsets.
+        """
+        displacement = offsets_of_image(self._backend, image, self._size).fields[self._field]
+        if self._limit is None:
+            self._limit = color_limit(displacement)
+        size = (image.shape[0], image.shape[1])
+        return resized_to(direction_colors(displacement.vectors, self._limit), size)

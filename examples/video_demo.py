@@ -1,0 +1,59 @@
+"""A segmented video, from a file, a webcam, a stream, a folder, or a drawn street.
+
+    python examples/video_demo.py --model demo --source street.mp4 --output out.mp4
+    python examples/video_demo.py
+
+The second line draws a drive along a street, which is what the demo model knows.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+try:
+    from alignseg_infer.video.process import segment_video
+except ImportError as error:
+    sys.exit(f"error: {error}\n  try: pip install '.[video]'")
+
+from alignseg_infer import AlignSegError, Predictor
+from alignseg_infer.video import VideoOptions, open_source
+
+
+def main() -> int:
+    """Segments the source and prints what it took."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="demo", help="an .onnx, an .engine, or a checkpoint")
+    parser.add_argument(
+        "--source",
+        default="streets",
+        help="a video file, a webcam's index (0), rtsp://..., a folder of images, or streets",
+    )
+    parser.add_argument("--output", type=Path, default=Path("video-output/out.mp4"))
+    arguments = parser.parse_args()
+
+    source = open_source(arguments.source)
+    height, width = source.facts.size
+    print(f"{source.name}: {height}x{width}, Ctrl-C ends it")
+    summary = segment_video(
+        Predictor(arguments.model),
+        source,
+        arguments.output,
+        VideoOptions(overlay=0.5, legend=True, side_by_side=True),
+        progress=show,
+    )
+    print(f"\n{summary.output}: {summary.frames} frames at {summary.fps:.1f} frames/s")
+    for stage, milliseconds in summary.stages.items():
+        print(f"  {stage:<12} {milliseconds:7.1f} ms per frame")
+    return 0
+
+
+def show(done: int, total: int | None) -> None:
+    """Prints how far it is."""
+    print(f"\r{done} of {total or 'as many as come'}", end="", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except AlignSegError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,175 @@
+"""Small video files to test with, made by PyAV."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from alignseg_infer.images import Image
+
+EXACT = 4 | 0x2000 | 0x40000  # SWS_BICUBIC, SWS_FULL_CHR_H_INT, SWS_ACCURATE_RND
+NTSC = Fraction(30000, 1001)
+CORNERS: Image = np.array(
+    [[(200, 40, 40), (40, 200, 40)], [(40, 40, 200), (200, 200, 200)]], np.uint8
+)  # blue, green; red, gray
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What to encode.
+
+    Attributes:
+        codec: Encoder.
+        size: (height, width).
+        frames: How many.
+        rate: Frames per second.
+        pixels: FFmpeg's name of the pixel format.
+        times: Of the frames, in ms; None for one every 1/rate.
+        first: Number of the first frame's time.
+        turn: Degrees counter-clockwise that it is to be shown at, and whether mirrored.
+        matrix: Colour matrix and range as FFmpeg numbers them; None to say nothing.
+        audio: Codec of a tone beside it.
+        options: Of the encoder.
+    """
+
+    codec: str = "libx264"
+    size: tuple[int, int] = (64, 96)
+    frames: int = 6
+    rate: Fraction = NTSC
+    pixels: str = "yuv420p"
+    times: Sequence[int] | None = None
+    first: int = 0
+    turn: tuple[int, bool] | None = None
+    matrix: tuple[int, int] | None = None
+    audio: str | None = None
+    options: dict[str, str] = field(default_factory=lambda: {"crf": "2"})
+
+
+def picture(size: tuple[int, int], number: int = 0) -> Image:
+    """Four plain corners, and a bar whose place tells the number."""
+    height, width = size
+    rows = (np.arange(height) * 2 // height)[:, np.newaxis]
+    image: Image = CORNERS[rows, np.arange(width) * 2 // width].copy()
+    image[height // 2 - 2 : height // 2 + 2, 4 * number % width : 4 * number % width + 4] = 255
+    return image
+
+
+def write_clip(path: Path, clip: Clip) -> Path:
+    """Encodes `clip`."""
+    with av.open(str(path), "w") as container:
+        options = clip.options if clip.codec.startswith("libx264") else {}
+        stream: Any = container.add_stream(clip.codec, rate=clip.rate, options=options)
+        stream.height, stream.width = clip.size
+        stream.pix_fmt = clip.pixels
+        stream.gop_size = 4
+        if clip.times:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if clip.turn:
+            stream.set_display_rotation(*clip.turn)
+        if clip.matrix:
+            stream.codec_context.colorspace, stream.codec_context.color_range = clip.matrix
+        tone: Any = container.add_stream(clip.audio, rate=48000) if clip.audio else None
+        for number in range(clip.frames):
+            container.mux(stream.encode(_frame(clip, number)))
+        if clip.frames:
+            container.mux(stream.encode())
+        else:
+            container.start_encoding()
+        if tone is not None:
+            _write_tone(container, tone, clip)
+    return path
+
+
+def _frame(clip: Clip, number: int) -> av.VideoFrame:
+    frame = av.VideoFrame.from_ndarray(picture(clip.size, number), "bgr24")
+    if clip.matrix:
+        matrix, color_range = clip.matrix
+        names = {1: "ITU709", 6: "SMPTE170M", 9: "BT2020"}
+        frame = frame.reformat(
+            format=clip.pixels, dst_colorspace=names[matrix], dst_color_range=color_range
+        )
+    frame.pts = clip.times[number] if clip.times else clip.first + number
+    frame.time_base = Fraction(1, 1000) if clip.times else 1 / clip.rate
+    return frame
+
+
+def _write_tone(container: av.container.OutputContainer, stream: Any, clip: Clip) -> None:
+    samples = round(48000 * clip.frames / clip.rate)
+    size = stream.codec_context.frame_size or 1024
+    kind, layout = stream.codec_context.format.name, stream.codec_context.layout
+    kinds = {"flt": (np.float32, 1.0), "s16": (np.int16, 2e4), "s32": (np.int32, 2e9)}
+    dtype, loudest = kinds[kind.rstrip("p")]
+    for start in range(0, samples, size):
+        wave = (np.sin(np.arange(start, start + size) * 0.05) * loudest).astype(dtype)
+        planar = kind.endswith("p")
+        data = np.tile(wave, (layout.nb_channels, 1))
+        if not planar:
+            data = np.ascontiguousarray(data.T).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(data, format=kind, layout=layout.name)
+        frame.sample_rate, frame.pts = 48000, start
+        frame.time_base = Fraction(1, 48000)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """What PyAV says of a file.
+
+    Attributes:
+        times: Seconds of the frames, from the start of the file.
+        images: (H, W, 3) uint8 BGR.
+        duration: Seconds of the video stream, as the header has it.
+        end: Seconds at which the last frame ends.
+        rate: Average.
+        audio: Bytes of the packets.
+        tags: Colour matrix, primaries, transfer and range.
+        codec: Name and pixel format.
+        aspect: Of a pixel.
+    """
+
+    times: list[Fraction]
+    images: list[Image]
+    duration: Fraction | None
+    end: Fraction
+    rate: Fraction | None
+    audio: list[bytes]
+    tags: tuple[int, int, int, int]
+    codec: tuple[str, str | None]
+    aspect: Fraction | None
+
+
+def probe(path: Path) -> Probe:
+    """Decodes all of a file."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = list(container.decode(stream))
+        assert stream.time_base
+        base = stream.time_base
+        context = stream.codec_context
+        times = [frame.pts * base for frame in frames if frame.pts is not None]
+        images = [
+            np.asarray(frame.to_ndarray(format="bgr24", interpolation=EXACT), np.uint8)
+            for frame in frames
+        ]
+        tags = (
+            context.colorspace,
+            context.color_primaries,
+            context.color_trc,
+            context.color_range,
+        )
+        duration = stream.duration * base if stream.duration else None
+        facts = (duration, times[-1] + (frames[-1].duration or 0) * base, stream.average_rate)
+        kind = (context.name, stream.pix_fmt)
+        aspect = stream.sample_aspect_ratio
+    with av.open(str(path)) as container:
+        audio = (
+            [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+            if (container.streams.audio)
+            else []
+        )
+    return Probe(times, images, *facts, audio, tags, kind, aspect)
