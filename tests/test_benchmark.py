@@ -606,6 +606,19 @@ def test_command(
     assert asked == [(1, 1, (64, 128)), (2, 2, (64, 128))] * 2
 
 
+def test_two_runtimes(
+    capsys: pytest.CaptureFixture[str], no_footprints: list[dict[str, Any]]
+) -> None:
+    command = "bench demo demo@openvino --size 64x128 --rounds 1 --images-limit 1"
+    assert main(command.split()) == 0
+    header, _, *lines = rows(capsys.readouterr().out)
+    table = [dict(zip(header, line, strict=True)) for line in lines]
+    assert [row["model"] for row in table] == ["demo", "demo@openvino"]
+    assert ["openvino" in row["on"] for row in table] == [False, True]
+    assert [one["runtime"] for one in no_footprints] == [None, "openvino"]
+    assert {str(one["model"]) for one in no_footprints} == {"demo"}
+
+
 def test_command_with_images_and_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In a sliding window."""
     cv2.imwrite(str(tmp_path / "a.png"), Street(0).scene(size=(96, 128)).image)
@@ -669,6 +682,7 @@ def test_interrupt_while_memory_is_measured(
         ("none.onnx", "none.onnx does not exist"),
         ("model.tflite", "which no backend reads"),
         ("demo demo", "a model is given twice"),
+        ("demo@tensorflow", "demo@tensorflow"),
         ("demo --batch 1 1", "--batch 1 1"),
         ("demo --batch 0", "batch=0"),
         ("demo --rounds 0", "0 rounds"),
