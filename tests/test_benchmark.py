@@ -177,6 +177,16 @@ def test_times_per_image(clock: Clock, image: Image) -> None:
     assert (found.rounds, found.images, found.partial) == (6, 1, False)
 
 
+@pytest.mark.parametrize(("seconds", "rounds"), [(1, 2), (90, 5), (900, 10), (None, 10)])
+def test_time_limit_of_warm_up(
+    seconds: float | None, rounds: int, clock: Clock, image: Image
+) -> None:
+    """Calls that do not settle, of 10, 8, 6.4, ... s: five of them take 33.6."""
+    backend = Slow(clock, [10 * 0.8**number for number in range(20)])
+    found = benchmark([Variant("a", Predictor(backend))], [image], rounds=1, seconds=seconds)
+    assert found.warm_up == WarmUp(rounds, settled=False)
+
+
 class Watched(Predictor):
     """Calls `seen` with the images of each call before it segments them."""
 
@@ -237,6 +247,14 @@ def test_time_limit(rounds: int, seconds: float, expected: int, clock: Clock, im
     )
     assert found.rounds == expected
     assert seen == [(done, expected) for done in range(1, expected + 1)]
+
+
+def test_threads_rest_before_each_call(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(measure, "come_to_rest", lambda: events.append("rest"))
+    predictor = Watched(FakeBackend(), lambda _: events.append("call"))
+    benchmark([Variant("a", predictor)], [image], rounds=2, warm_up=1)
+    assert events == ["rest", "call"] * 3
 
 
 def test_each_call_takes_the_next_images(image: Image) -> None:
@@ -363,7 +381,7 @@ def test_markdown_has_a_row_for_each_variant() -> None:
     assert table[0]["p90"] == "10.0"
     assert table[0]["images/s"] == "100"
     assert "\nimages: 4 streets.\n" in text
-    assert "a p99 needs 100" in text
+    assert "-: a p99 needs 100 rounds." in text
     assert "Other work was running" not in text
 
 
@@ -371,7 +389,7 @@ def test_one_variant_has_no_ratio() -> None:
     text = report(measured("a", [10.0] * 100)).to_markdown()
     assert "time /" not in text
     assert "Ratios" not in text
-    assert "a p99 needs 100" not in text
+    assert "needs 100" not in text
 
 
 @pytest.mark.parametrize(
@@ -588,6 +606,19 @@ def test_command(
     assert asked == [(1, 1, (64, 128)), (2, 2, (64, 128))] * 2
 
 
+def test_two_runtimes(
+    capsys: pytest.CaptureFixture[str], no_footprints: list[dict[str, Any]]
+) -> None:
+    command = "bench demo demo@openvino --size 64x128 --rounds 1 --images-limit 1"
+    assert main(command.split()) == 0
+    header, _, *lines = rows(capsys.readouterr().out)
+    table = [dict(zip(header, line, strict=True)) for line in lines]
+    assert [row["model"] for row in table] == ["demo", "demo@openvino"]
+    assert ["openvino" in row["on"] for row in table] == [False, True]
+    assert [one["runtime"] for one in no_footprints] == [None, "openvino"]
+    assert {str(one["model"]) for one in no_footprints} == {"demo"}
+
+
 def test_command_with_images_and_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In a sliding window."""
     cv2.imwrite(str(tmp_path / "a.png"), Street(0).scene(size=(96, 128)).image)
@@ -651,6 +682,7 @@ def test_interrupt_while_memory_is_measured(
         ("none.onnx", "none.onnx does not exist"),
         ("model.tflite", "which no backend reads"),
         ("demo demo", "a model is given twice"),
+        ("demo@tensorflow", "demo@tensorflow"),
         ("demo --batch 1 1", "--batch 1 1"),
         ("demo --batch 0", "batch=0"),
         ("demo --rounds 0", "0 rounds"),

@@ -24,6 +24,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 DEFAULT_ROUNDS = 100  # the fewest that have a 99th percentile
 DEFAULT_WARM_UP = 10
 LEAST_ROUNDS = 5  # whatever the time limit
+WARM_UP_SHARE = 1 / 3  # of the time limit, which warm-up may take beside it; two rounds in any case
 SETTLED = 1.1  # times the fastest call of a model: what its last two calls may take
 # ONNX Runtime's threads spin for some 30 ms of processor time after a call, PyTorch's and
 # OpenVINO's for longer. Alternating two sessions of the demo model at 128x256 without a pause, on
@@ -68,6 +69,7 @@ def benchmark(
             many as the variant's batch, from the start again after the last.
         rounds: How many to count.
         seconds: Ends after the round in which so much time is over, but not before the fifth.
+            Warm-up, which is not in it, ends after a third of that.
         warm_up: Rounds that are not counted, at most.
         seed: Of the orders.
         settings: Anything to keep with the result; values go into JSON.
@@ -86,7 +88,7 @@ def benchmark(
     interrupted = False
     with _collection_between_rounds():
         try:
-            warmed_up = _warmed_up(turns, warm_up)
+            warmed_up = _warmed_up(turns, warm_up, seconds)
             watch = MachineWatch()
             for row in _limited(turns, rounds, seconds, progress):
                 counted.append(row)
@@ -174,14 +176,18 @@ def _collection_between_rounds() -> Iterator[None]:
             gc.enable()
 
 
-def _warmed_up(turns: Iterator[list[Floats64]], most: int) -> WarmUp:
+def _warmed_up(turns: Iterator[list[Floats64]], most: int, seconds: float | None) -> WarmUp:
     """Takes rounds until the last two of every variant are close to its fastest."""
     ends: list[list[float]] = []
+    start = time.perf_counter()
     for row in itertools.islice(turns, most):
         ends.append([float(stages[-1]) for stages in row])
         times = np.array(ends)
         if len(ends) > 2 and (times[-2:] <= SETTLED * times.min(axis=0)).all():
             return WarmUp(len(ends), settled=True)
+        spent = time.perf_counter() - start
+        if seconds is not None and len(ends) > 1 and spent > WARM_UP_SHARE * seconds:
+            break
     return WarmUp(len(ends), settled=False)
 
 

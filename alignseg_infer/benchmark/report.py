@@ -17,6 +17,7 @@ from alignseg_infer.preprocess import Size
 
 Floats64: TypeAlias = NDArray[np.float64]
 
+FEWEST_CALLS = {0.9: 10, 0.99: 100}  # of which one is beyond the quantile
 RESAMPLES = 1000
 FEWEST_RESAMPLED = 5  # rounds; of fewer, resamples say nothing
 NONE = "-"
@@ -102,7 +103,7 @@ class Measured:
         The 99th percentile of fewer than 100 calls would be little else than the slowest one.
         """
         times = self.of(stage)
-        if len(times) * (1 - share) < 1 - 1e-9 and share > 0.5:
+        if len(times) < FEWEST_CALLS.get(share, 1):
             return None
         return float(np.quantile(times, share))
 
@@ -251,8 +252,14 @@ class BenchmarkReport:
                 "Ratios are of end to end times of the same round: median (quartiles"
                 + ("; 95 % bootstrap interval)." if self.rounds >= FEWEST_RESAMPLED else ").")
             )
-        if self.measured[0].quantile(0.99) is None:
-            notes.append(f"{NONE}: a p90 needs 10 rounds, a p99 needs 100.")
+        first = self.measured[0]
+        needs = [
+            f"a p{round(100 * share)} needs {n} rounds"
+            for share, n in FEWEST_CALLS.items()
+            if first.quantile(share) is None
+        ]
+        if needs:
+            notes.append(f"{NONE}: {', '.join(needs)}.")
         if any(measured.footprint for measured in self.measured):
             notes.append(
                 "Peak MB: most resident memory of a process that only loads this model and calls "

@@ -6,9 +6,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from alignseg_infer.averaging import Mode
-from alignseg_infer.backends import open_backend
+from alignseg_infer.backends import OnnxRunner, open_backend
 from alignseg_infer.benchmark import BenchmarkReport, Variant, benchmark
 from alignseg_infer.benchmark.footprint import measured_footprint
 from alignseg_infer.benchmark.machine import usable_cores
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         help="exported .onnx files, engines, checkpoints, or demo; "
-        "the others are set against the first",
+        "the others are set against the first; demo@openvino is an .onnx in that runtime",
     )
     parser.add_argument(
         "--images",
@@ -111,6 +112,7 @@ def _measured(
     ]
     what, images = _image_files(arguments, variants[0].predictor, folder)
     rounds, seconds = _limits(arguments)
+    print(f"warming up, then timing on {what}", file=sys.stderr)
     with progress_bar("rounds") as progress:
         report = benchmark(
             variants,
@@ -133,7 +135,7 @@ def _limits(arguments: argparse.Namespace) -> tuple[int, float | None]:
 
 def _variants(arguments: argparse.Namespace, name: str, path: Path) -> Iterator[Variant]:
     """One for each batch. The model is loaded once."""
-    options = predictor_options(arguments)
+    path, options = _loaded_as(path, arguments)
     backend = open_backend(path, **{key: options.pop(key) for key in LOADED_ONCE})
     for batch in arguments.batch:
         predictor = Predictor(backend, **{**options, "batch": batch})
@@ -144,6 +146,15 @@ def _variants(arguments: argparse.Namespace, name: str, path: Path) -> Iterator[
                 f"--batch {predictor.batch}; or export it again without --batch",
             )
         yield Variant(name, predictor)
+
+
+def _loaded_as(model: Path, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """The path of a model such as ``demo@openvino``, and what `Predictor` gets beside it."""
+    options = predictor_options(arguments)
+    path, _, runtime = str(model).rpartition("@")
+    if path and runtime in list(OnnxRunner):
+        return Path(path), {**options, "runtime": runtime}
+    return model, options
 
 
 def _image_files(
@@ -206,9 +217,9 @@ def _with_footprints(
     try:
         for index, measured in enumerate(report.measured):
             print(f"memory of {report.label(measured)}", file=sys.stderr)
-            options = {**predictor_options(arguments), "batch": measured.batch}
+            path, options = _loaded_as(names[measured.name], arguments)
             chosen = [images[number % len(images)] for number in range(measured.batch)]
-            found = measured_footprint(names[measured.name], chosen, options)
+            found = measured_footprint(path, chosen, {**options, "batch": measured.batch})
             report = report.with_footprint(index, found)
     except KeyboardInterrupt:
         return replace(report, partial=True)
