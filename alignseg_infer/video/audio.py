@@ -5,10 +5,14 @@ from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 from alignseg_infer.video.file_source import FileSource, opened
 from alignseg_infer.video.pyav import av
 
+Packet: TypeAlias = "av.Packet[av.stream.Stream]"
+
+MATROSKA = "matroska"  # FFmpeg's name
 PACKETS_TRIED = 4
 
 
@@ -16,7 +20,8 @@ class AudioCopy:
     """Copies the packets of a file's audio streams, without decoding them.
 
     The file is opened once more, so that audio is read where it is written, however far the
-    frames are.
+    frames are. Where its clock jumps back, it is shifted as the frames are. Matroska, which has no
+    times before 0, gets no packets from there; in MP4 they are the encoder's delay.
 
     Attributes:
         notes: What was left out, and why, in sentences.
@@ -28,10 +33,11 @@ class AudioCopy:
 
     def __init__(self, source: FileSource, output: av.container.OutputContainer) -> None:
         self.notes: list[str] = []
-        self._start = source.start
+        self._source = source
         self._container = opened(source.path)
         self._outputs: dict[int, av.AudioStream] = {}
         self._last: dict[int, int] = {}
+        self._own_shifts: dict[tuple[int, int], Fraction] = {}
         self._output = output
         for stream in self._container.streams:
             if isinstance(stream, av.AudioStream) and self._accepted(source.path, stream):
@@ -45,8 +51,12 @@ class AudioCopy:
         Raises:
             OSError: It cannot be written.
         """
-        while self._next is not None and (until is None or self._time(self._next) < until):
-            self._write(self._next)
+        while self._next is not None:
+            packet, jumps = self._next
+            shift = self._shift(packet, jumps, at_end=until is None)
+            if shift is None or (until is not None and _time(packet) + shift >= until):
+                return
+            self._write(packet, shift)
             self._next = next(self._packets, None)
 
     def close(self) -> None:
@@ -65,29 +75,49 @@ class AudioCopy:
             return False
         return True
 
-    def _read(self) -> Iterator["av.Packet[av.stream.Stream]"]:
+    def _read(self) -> Iterator[tuple[Packet, int]]:
+        """Packets, and how often the clock of their stream has jumped back."""
         streams = [self._container.streams[index] for index in self._outputs]
+        jumps, last = dict.fromkeys(self._outputs, 0), dict[int, Fraction]()
         try:
             for packet in self._container.demux(streams):
-                if packet.dts is not None and packet.size:
-                    yield packet
+                if packet.dts is None or not packet.size:
+                    continue
+                index, time = packet.stream_index, _time(packet)
+                jumps[index] += time < last.get(index, time) - self._source.step
+                last[index] = time
+                yield packet, jumps[index]
         except av.FFmpegError as error:
             self.notes.append(f"audio ends where the file cannot be read: {error.strerror}")
 
-    def _time(self, packet: "av.Packet[av.stream.Stream]") -> Fraction:
-        return (packet.dts or 0) * packet.time_base - self._start
-
-    def _write(self, packet: "av.Packet[av.stream.Stream]") -> None:
+    def _shift(self, packet: Packet, jumps: int, *, at_end: bool) -> Fraction | None:
+        """Seconds to add to the file's clock; None before the frames have jumped too."""
+        start, shifts = self._source.start, self._source.shifts
+        if jumps <= len(shifts):
+            return shifts[jumps - 1] - start if jumps else -start
+        if not at_end:
+            return None
         index = packet.stream_index
-        shift = round(self._start / packet.time_base)
+        following = (self._last[index] + (packet.duration or 1)) * packet.time_base
+        return self._own_shifts.setdefault((index, jumps), following - _time(packet))
+
+    def _write(self, packet: Packet, seconds: Fraction) -> None:
+        index = packet.stream_index
+        shift = round(seconds / packet.time_base)
         assert packet.dts is not None  # see _read
-        packet.dts -= shift
-        packet.pts = packet.dts if packet.pts is None else packet.pts - shift
+        packet.dts += shift
+        packet.pts = packet.dts if packet.pts is None else packet.pts + shift
         if packet.dts <= self._last.get(index, packet.dts - 1):
-            return  # a step back in time, which no container takes
+            return  # a small step back in time, which no container takes
+        if packet.pts < 0 and self._output.format.name == MATROSKA:
+            return  # else FFmpeg moves the times of all streams
         self._last[index] = packet.dts
         packet.stream = self._outputs[index]
         self._output.mux(packet)
+
+
+def _time(packet: Packet) -> Fraction:
+    return (packet.dts or 0) * packet.time_base
 
 
 def _try_in_memory(path: Path, index: int, container_format: str) -> None:

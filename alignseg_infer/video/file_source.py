@@ -23,7 +23,13 @@ class FileSource:
     H.264, H.265, VP9 and whatever else the installed FFmpeg decodes, in any container and under
     any name, with 8 bits or more. Frames that cannot be decoded, or only in part, are counted and
     left out: the one before stays longer. Frames are turned upright as the file says. Where the
-    file does not name its colour matrix, BT.709 is taken above 576 rows, else BT.601.
+    file does not name its colour matrix, BT.709 is taken above 576 rows, else BT.601. Where its
+    clock jumps back by more than a frame, as in joined MPEG-TS, what follows goes on from there.
+
+    Attributes:
+        start: Seconds at which the file begins by its own clock; frames have times from there.
+        step: Seconds from frame to frame, usually.
+        shifts: Seconds that are added to the times after the first jump back, the second, ...
 
     Args:
         path: The file.
@@ -40,13 +46,15 @@ class FileSource:
         self.reconnects = 0
         self.notes: list[str] = []
         self.start = Fraction(0)
+        self.shifts: list[Fraction] = []
+        self._clock_note = ""
         self._stopped = False
         self._container = opened(path)
         try:
             self._stream = self._video_stream()
             self._stream.thread_type = "AUTO"  # by frames: by slices, concealed errors go unnoticed
             self._time_base = self._stream.time_base or 1 / DEFAULT_RATE
-            self._step = 1 / self._rate if self._rate else 1 / DEFAULT_RATE
+            self.step = 1 / self._rate if self._rate else 1 / DEFAULT_RATE
             self._decoder = self._decoded()
             self._first = self._first_frame()
         except BaseException:
@@ -131,8 +139,11 @@ class FileSource:
         """How many frames there should be, where the header knows it of the video alone."""
         if self._stream.frames:
             return self._stream.frames
-        duration = _matroska_seconds(self._stream.metadata.get("DURATION", ""))
-        return round(duration * self._rate) if duration and self._rate else None
+        end = _matroska_seconds(self._stream.metadata.get("DURATION", ""))
+        if not (end and self._rate):
+            return None
+        begin = (self._stream.start_time or 0) * self._time_base
+        return round((end - begin) * self._rate) or None
 
     def _all_frames(self) -> Iterator[av.VideoFrame]:
         yield self._first
@@ -177,12 +188,27 @@ class FileSource:
 
     def _time(self, frame: av.VideoFrame, last: Fraction | None) -> Fraction:
         """When the frame is shown; without a usable time, right after the one before."""
-        earliest = Fraction(0) if last is None else last + self._time_base
+        if last is None:
+            return max(Fraction(0), (frame.pts or 0) * self._time_base - self.start)
+        following = last + max(self._ticks(self.step), self._time_base)
         if frame.pts is None:
-            return (
-                earliest if last is None else last + max(self._ticks(self._step), self._time_base)
-            )
-        return max(earliest, frame.pts * self._time_base - self.start)
+            return following
+        shown = frame.pts * self._time_base - self.start
+        time = shown + (self.shifts[-1] if self.shifts else 0)
+        if time < last - self.step:
+            self._jump_back(following - shown)
+            return following
+        return max(last + self._time_base, time)
+
+    def _jump_back(self, shift: Fraction) -> None:
+        self.shifts.append(shift)
+        if self._clock_note:
+            self.notes.remove(self._clock_note)
+        times = len(self.shifts)
+        self._clock_note = (
+            f"the clock of {self.path} jumps back {times} times, and is taken to go on"
+        )
+        self.notes.append(self._clock_note)
 
     def _ticks(self, seconds: Fraction) -> Fraction:
         return round(seconds / self._time_base) * self._time_base
@@ -190,7 +216,7 @@ class FileSource:
     def _note_early_end(self, frames: int, last: Fraction | None) -> None:
         announced = self.facts.frames
         if announced and frames < FEWEST_ANNOUNCED * announced and announced - frames > 1:
-            end = float(last + self._step) if last is not None else 0.0
+            end = float(last + self.step) if last is not None else 0.0
             self.notes.append(
                 f"{self.path} is cut: its header announces {announced} frames, "
                 f"it ends after {frames} ({end:.2f} s)"

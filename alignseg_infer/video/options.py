@@ -19,7 +19,7 @@ class VideoOptions:
         crf: Quality of the H.264 encoder, 0 (lossless, largest) to 51.
         audio: Whether the audio of a file is copied.
         frames: Ends after so many; None for all.
-        seconds: Ends after so many seconds of the source; None for all.
+        seconds: Ends so many seconds after the first frame; None for all.
 
     Raises:
         OptionError: One has a value that makes no sense.

@@ -178,14 +178,17 @@ class _Work:
             yield frame
 
     def _images(self, frames: Iterable[Frame]) -> Iterator[Image]:
+        begin: Fraction | None = None
         for count, frame in enumerate(frames):
-            if self._is_enough(count, frame.time):
+            begin = frame.time if begin is None else begin
+            if self._is_enough(count, frame.time - begin):
                 self._cut = True
                 return
             self._waiting.append(frame)
             yield frame.image
 
     def _is_enough(self, count: int, seconds: Fraction) -> bool:
+        """Whether the frame number `count`, `seconds` after the first, is one too many."""
         frames, longest = self._options.frames, self._options.seconds
         return (frames is not None and count >= frames) or (
             longest is not None and seconds >= longest
@@ -251,7 +254,7 @@ class _Work:
         return VideoSummary(
             output=output,
             frames=writer.frames,
-            duration=float(writer.end),
+            duration=float(writer.end - writer.begin),
             damaged=source.damaged,
             dropped=self._dropped,
             reconnects=source.reconnects,

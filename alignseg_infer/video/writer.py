@@ -24,11 +24,13 @@ BT709, LIMITED = 1, 1  # AVCOL_SPC_BT709, also AVCOL_PRI_ and AVCOL_TRC_; AVCOL_
 class VideoWriter:
     """Encodes pictures as H.264, YUV 4:2:0 in BT.709, with the times of the source.
 
-    MP4, MOV and M4V keep times exactly; Matroska has whole milliseconds. Odd sides become even:
-    the last row or column is there twice.
+    MP4, MOV and M4V keep times exactly; Matroska has whole milliseconds, and its audio begins at 0:
+    the encoder's delay that AAC in MP4 has before 0, 21 ms mostly, is left out. Odd sides become
+    even: the last row or column is there twice.
 
     Attributes:
         frames: How many were written.
+        begin: Seconds at which the first of them is shown.
         end: Seconds at which the last of them ends.
 
     Args:
@@ -42,7 +44,7 @@ class VideoWriter:
         self, path: Path, facts: StreamFacts, *, crf: int, audio_from: FileSource | None = None
     ) -> None:
         self.frames = 0
-        self.end = Fraction(0)
+        self.begin = self.end = Fraction(0)
         self._path = path
         self._time_base = facts.time_base
         self._step = 1 / (facts.rate or DEFAULT_RATE)
@@ -71,6 +73,7 @@ class VideoWriter:
         """
         frame = self._frames.frame(image)
         if not self.frames:
+            self.begin = time
             self._stream.width, self._stream.height = frame.width, frame.height
         frame.time_base = self._time_base
         frame.pts = round(time / self._time_base)
@@ -86,14 +89,18 @@ class VideoWriter:
     def finish(self, *, with_rest_of_audio: bool = True) -> None:
         """Writes what is still in the encoder, and the index.
 
+        Args:
+            with_rest_of_audio: Whether all of it is copied, or what begins before the last frame
+                ends.
+
         Raises:
             OSError: It cannot be written.
             OutputError: The file turned out other than it was written.
         """
         self._mux(self._encoded(None))
-        if self._audio and with_rest_of_audio:
+        if self._audio:
             with _typed_errors("the audio cannot be copied"):
-                self._audio.copy()
+                self._audio.copy(until=None if with_rest_of_audio else self.end)
         self.close()
         require_playable(self._path, self.frames)
 
