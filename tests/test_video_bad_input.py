@@ -1,5 +1,6 @@
 """Sources and outputs that cannot be used: a typed error, and nothing written."""
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from alignseg_infer import AlignSegError, OptionError, OutputError, SizeError, V
 from alignseg_infer.video.options import VideoOptions
 from test_video import segmented
 from video_clips import NTSC, Clip, probe, write_clip
+
+NAN = math.nan
 
 
 def cut(path: Path, share: float) -> None:
@@ -139,13 +142,28 @@ def test_missing_folder_is_made(tmp_path: Path) -> None:
     "options",
     [
         {"overlay": 1.5},
+        {"overlay": NAN},
+        {"overlay": "x"},
+        {"overlay": None},
+        {"legend": "no"},
+        {"audio": 1},
         {"smoothing": 1.0},
+        {"smoothing": True},
         {"crf": 52},
+        {"crf": 20.5},
+        {"crf": None},
         {"frames": 0},
+        {"frames": 2.5},
+        {"frames": "3"},
+        {"frames": True},
         {"seconds": 0.0},
         {"seconds": -1.0},
+        {"seconds": NAN},
+        {"seconds": math.inf},
+        {"seconds": "4"},
     ],
+    ids=str,
 )
-def test_bad_options_are_typed_errors(options: dict[str, float]) -> None:
+def test_bad_options_are_typed_errors(options: dict[str, object]) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
         VideoOptions(**options)  # type: ignore[arg-type]

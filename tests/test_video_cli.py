@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from alignseg_infer import OptionError, Predictor, VideoError
+from alignseg_infer import Predictor, VideoError
 from alignseg_infer.backends import open_backend
 from alignseg_infer.cli import main
 from alignseg_infer.cli.progress import frames_bar
@@ -139,20 +139,6 @@ def test_folder_is_shown_in_the_order_of_its_numbers(tmp_path: Path) -> None:
     assert bars[:4] == [0, 1, 2, 10]
     assert summary.damaged == 2
     assert summary.notes == ("1 images were resized to the first one's size",)
-
-
-@pytest.mark.parametrize(
-    ("source", "rate", "message"),
-    [
-        ("streets:-1", None, "seed"),
-        ("streets", Fraction(0), "0 frames per second"),
-        ("ftp://host/a.mp4", None, "scheme ftp"),
-        ("rtsp://host/1", Fraction(5), "its own times"),
-    ],
-)
-def test_bad_names_and_rates(source: str, rate: Fraction | None, message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        open_source(source, rate=rate)
 
 
 def test_stream_that_is_cut_is_connected_again(tmp_path: Path) -> None:

@@ -178,8 +178,15 @@ def tile_value(text: str) -> int | Size:
 
 def fraction(text: str) -> float:
     """``1/3`` or ``0.5``."""
+    return float(exact_fraction(text))
+
+
+def exact_fraction(text: str) -> Fraction:
+    """``30000/1001`` or ``29.97``."""
     try:
-        return float(Fraction(text))
+        value = Fraction(text)
+        float(value)  # not too large for one
+        return value
     except (ValueError, ArithmeticError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no number such as 0.5 or 1/3") from error
 

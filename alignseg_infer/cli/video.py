@@ -5,12 +5,18 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from alignseg_infer.cli.arguments import add_inference_arguments, choices_of, predictor_from
+from alignseg_infer.averaging import Mode
+from alignseg_infer.cli.arguments import (
+    add_inference_arguments,
+    choices_of,
+    exact_fraction,
+    predictor_from,
+)
+from alignseg_infer.errors import OptionError
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.video.options import VideoOptions
 
@@ -45,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weight of earlier frames' logits, 0 to below 1 (default: 0, each frame by itself)",
     )
     parser.add_argument(
-        "--rate", type=Fraction, metavar="FPS", help="of a folder or drawn drive (default: 25)"
+        "--rate",
+        type=exact_fraction,
+        metavar="FPS",
+        help="of a folder or drawn drive (default: 25)",
     )
     parser.add_argument("--frames", type=int, metavar="N", help="end after N frames")
     parser.add_argument(
@@ -71,7 +80,7 @@ def _add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         "--offsets",
         choices=choices_of(OffsetField),
         help="that learned offset field at the right, as alignseg offsets draws it; the network "
-        "runs twice then",
+        "runs twice then (not with --mode slide, --scales, --flip)",
     )
     parser.add_argument(
         "--crf", type=int, default=20, help="H.264 quality, 0 (lossless) to 51 (default: 20)"
@@ -86,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     from alignseg_infer.video.sources import open_source
 
     options = _options(arguments)
+    _require_plain_offsets(arguments)
     with terminated_by_exception():
         source = open_source(arguments.source, rate=arguments.rate, seconds=options.seconds)
         with contextlib.closing(source):
@@ -139,8 +149,31 @@ def _offset_view(arguments: argparse.Namespace) -> "OffsetView | None":
 
     if arguments.offsets is None:
         return None
-    backend = open_backend(arguments.model, device=arguments.device, threads=arguments.threads)
+    backend = open_backend(
+        arguments.model,
+        device=arguments.device,
+        threads=arguments.threads,
+        runtime=arguments.runtime,
+    )
     return OffsetView(backend, OffsetField(arguments.offsets), arguments.size)
+
+
+def _require_plain_offsets(arguments: argparse.Namespace) -> None:
+    """Offsets are those of one run over the frame; they cannot be averaged as logits are."""
+    averaging = {
+        f"--mode {arguments.mode}": arguments.mode != Mode.WHOLE,
+        f"--scales {' '.join(f'{scale:g}' for scale in arguments.scales)}": (
+            arguments.scales != [1.0]
+        ),
+        "--flip": arguments.flip,
+    }
+    given = [option for option, is_given in averaging.items() if is_given]
+    if arguments.offsets and given:
+        raise OptionError(
+            f"--offsets was given with {', '.join(given)}",
+            "offsets of one run of the network over the whole frame",
+            f"leave out {given[0]}, or --offsets",
+        )
 
 
 def _options(arguments: argparse.Namespace) -> VideoOptions:

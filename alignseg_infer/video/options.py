@@ -1,10 +1,13 @@
 """What a segmented video is to look like."""
 
+import numbers
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from alignseg_infer.errors import OptionError
 
 BEST_CRF, WORST_CRF = 0, 51
+MOST_SECONDS = 1e9
 
 
 @dataclass(frozen=True)
@@ -35,21 +38,52 @@ class VideoOptions:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        _require(0 <= self.overlay <= 1, "overlay", self.overlay, "0 to 1", "0.5")
-        _require(0 <= self.smoothing < 1, "smoothing", self.smoothing, "0 to below 1", "0.5")
+        for name in ("legend", "side_by_side", "audio"):
+            value = getattr(self, name)
+            _require(isinstance(value, bool), name, value, "True or False", "True")
         _require(
-            BEST_CRF <= self.crf <= WORST_CRF, "crf", self.crf, f"{BEST_CRF} to {WORST_CRF}", "20"
+            is_number(self.overlay) and 0 <= self.overlay <= 1,
+            *("overlay", self.overlay, "0 to 1", "0.5"),
         )
-        _require(self.frames is None or self.frames > 0, "frames", self.frames, "1 or more", "250")
         _require(
-            self.seconds is None or self.seconds > 0,
-            "seconds",
-            self.seconds,
-            "more than 0",
-            "10",
+            is_number(self.smoothing) and 0 <= self.smoothing < 1,
+            *("smoothing", self.smoothing, "0 to below 1", "0.5"),
         )
+        _require(
+            _is_whole(self.crf) and BEST_CRF <= self.crf <= WORST_CRF,
+            *("crf", self.crf, f"a whole number, {BEST_CRF} to {WORST_CRF}", "20"),
+        )
+        _require(
+            self.frames is None or (_is_whole(self.frames) and self.frames > 0),
+            *("frames", self.frames, "a whole number, 1 or more", "250"),
+        )
+        require_seconds(self.seconds)
+
+
+def require_seconds(seconds: object) -> None:
+    """Checks a length in seconds; None is one too.
+
+    Raises:
+        OptionError: It is no number, or not between 0 and `MOST_SECONDS`.
+    """
+    _require(
+        seconds is None or (is_number(seconds) and 0 < seconds <= MOST_SECONDS),
+        *("seconds", seconds, "more than 0, at most 1e9; none for all", "10"),
+    )
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a number, also one of numpy's, and no truth value."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _require(holds: bool, name: str, value: object, expected: str, example: str) -> None:
     if not holds:
-        raise OptionError(f"{name}={value}", expected, f"{name}={example}, or --{name} {example}")
+        option = name.replace("_", "-")
+        raise OptionError(
+            f"{name}={value!r}", expected, f"{name}={example}, or --{option} {example}"
+        )

@@ -10,10 +10,14 @@ from typing import Protocol
 from alignseg_infer.errors import OptionError
 from alignseg_infer.images import Image
 from alignseg_infer.preprocess import Size
+from alignseg_infer.video.options import is_number, require_seconds
 
 STREETS = "streets"
 LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp")
 DEFAULT_RATE = Fraction(25)
+SLOWEST, FASTEST = 0.001, 1000  # frames per second of a folder or a drawn drive
+FINEST_RATE = 1001  # denominator, as in 30000/1001; FFmpeg takes 32-bit ones
+WEBCAM_DIGITS = 4  # OpenCV has 100 indices for each of its camera libraries
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +92,7 @@ class FrameSource(Protocol):
 
 
 def open_source(
-    source: str | Path, *, rate: Fraction | None = None, seconds: float | None = None
+    source: str | Path, *, rate: Fraction | float | None = None, seconds: float | None = None
 ) -> FrameSource:
     """Opens what `source` names.
 
@@ -96,16 +100,20 @@ def open_source(
         source: A video file; a folder of images; the index of a webcam, such as ``"0"``; the
             address of a stream, such as ``"rtsp://camera/1"``; or ``"streets"`` for a drawn drive,
             ``"streets:SEED"`` for another one. Write ``./streets`` for a file of that name.
-        rate: Frames per second of a folder or a drawn drive; 25 if None.
+        rate: Frames per second of a folder or a drawn drive, 0.001 to 1000; 25 if None. It is
+            taken as the nearest fraction with a denominator of 1001 at most.
         seconds: How long a drawn drive takes; 4 if None.
 
     Raises:
         VideoError: It cannot be opened, or holds no frame.
-        OptionError: The name or rate makes no sense.
+        OptionError: The name, rate or number of seconds makes no sense.
         MissingDependencyError: PyAV, which reads files, is not installed.
     """
     text = str(source)
-    _require_rate(rate, text)
+    rate = None if rate is None else _exact_rate(rate, text)
+    require_seconds(seconds)
+    if not text:
+        raise OptionError("the source has no name", "a file, folder, webcam or stream", "streets")
     if text == STREETS or text.startswith(f"{STREETS}:"):
         from alignseg_infer.video.pictures import STREET_SECONDS, StreetSource
 
@@ -127,6 +135,10 @@ def _live_source(text: str, rate: Fraction | None) -> FrameSource:
 
     _require_no_rate(rate, text)
     if text.isdecimal():
+        if len(text) > WEBCAM_DIGITS:
+            raise OptionError(
+                f"{text} is no index of a webcam", "0 for the first, 1 for the second, ...", "0"
+            )
         return webcam_source(int(text))
     scheme = text.partition("://")[0].lower()
     if scheme not in LIVE_SCHEMES:
@@ -151,11 +163,13 @@ def _seed(text: str) -> int:
     return int(seed)
 
 
-def _require_rate(rate: Fraction | None, text: str) -> None:
-    if rate is not None and not 0 < rate <= 1000:
+def _exact_rate(rate: Fraction | float, text: str) -> Fraction:
+    if not (is_number(rate) and SLOWEST <= rate <= FASTEST):
+        shown = f"{float(rate):g}" if is_number(rate) else repr(rate)
         raise OptionError(
-            f"{float(rate):g} frames per second of {text}", "more than 0, at most 1000", "--rate 25"
+            f"{shown} frames per second of {text}", f"{SLOWEST} to {FASTEST}", "--rate 25"
         )
+    return Fraction(rate).limit_denominator(FINEST_RATE)
 
 
 def _require_no_rate(rate: Fraction | None, text: str) -> None:
