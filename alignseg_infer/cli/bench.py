@@ -16,6 +16,7 @@ from alignseg_infer.benchmark.machine import usable_cores
 from alignseg_infer.benchmark.picture import benchmark_picture
 from alignseg_infer.cli.arguments import add_inference_arguments, names_of, predictor_options
 from alignseg_infer.cli.reports import write_report
+from alignseg_infer.cli.termination import terminated_by_exception
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.calibration_images import ImageFiles, calibration_images
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     _require_distinct(arguments.batch)
     if arguments.output:
         require_writable_folder(arguments.output)
-    with tempfile.TemporaryDirectory() as folder:
+    with terminated_by_exception(), tempfile.TemporaryDirectory() as folder:
         report = _measured(arguments, names, Path(folder))
     if report.partial:
         print(f"interrupted after {report.rounds} rounds", file=sys.stderr)

@@ -2,11 +2,7 @@
 
 import argparse
 import contextlib
-import signal
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from alignseg_infer.averaging import Mode
@@ -16,6 +12,7 @@ from alignseg_infer.cli.arguments import (
     exact_fraction,
     predictor_from,
 )
+from alignseg_infer.cli.termination import terminated_by_exception
 from alignseg_infer.errors import OptionError
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.video.options import VideoOptions
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
 
 HELP = "Segment a video, webcam, stream, folder of images, or drawn drive; writes H.264."
 EXAMPLE = "Example: alignseg video demo streets -o out.mp4 --legend --side-by-side"
-EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,23 +120,6 @@ def summary_text(summary: "VideoSummary") -> str:
     }
     lines += [f"  {count} {what}" for what, count in counts.items() if count]
     return "\n".join([*lines, *(f"  {note}" for note in summary.notes)])
-
-
-@contextlib.contextmanager
-def terminated_by_exception() -> Iterator[None]:
-    """In this block SIGTERM raises SystemExit, so that files are finished and removed."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(EXIT_TERMINATED)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _offset_view(arguments: argparse.Namespace) -> "OffsetView | None":

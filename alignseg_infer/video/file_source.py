@@ -1,5 +1,6 @@
 """Frames of a video file: times, colours and rotation as the file says, damaged frames left out."""
 
+import logging
 import re
 from collections.abc import Generator, Iterator
 from fractions import Fraction
@@ -11,6 +12,8 @@ from alignseg_infer.images import Image
 from alignseg_infer.video.colors import BgrFrames
 from alignseg_infer.video.pyav import av
 from alignseg_infer.video.sources import DEFAULT_RATE, Frame, StreamFacts
+
+logger = logging.getLogger(__name__)
 
 MOST_READ_ERRORS = 10  # one after the other; then the file is taken to end there
 FEWEST_ANNOUNCED = 0.98  # share of the announced frames; some headers count two too many
@@ -84,9 +87,13 @@ class FileSource:
         self._stopped = True
 
     def close(self) -> None:
-        """Closes the file."""
-        self._decoder.close()
-        self._container.close()
+        """Closes the file, unless a thread hangs in it: to free what that uses would crash."""
+        try:
+            self._decoder.close()
+        except ValueError as error:  # the generator is running
+            logger.warning("%s is left open: %s", self.path, error)
+        else:
+            self._container.close()
 
     @property
     def _rate(self) -> Fraction | None:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from alignseg_infer.errors import AlignSegError, OptionError, VideoError
+from alignseg_infer.errors import AlignSegError, OptionError, OutputError, VideoError
 from alignseg_infer.files import written_atomically
 from alignseg_infer.images import Image
 from alignseg_infer.pipeline import Pipeline
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Progress: TypeAlias = Callable[[int, int | None], None]
 View: TypeAlias = Callable[[Image], Image]
+LONGEST_WRITE = 5.0  # seconds that the end waits for a frame that is being written
 STAGES = ("decode", "preprocess", "infer", "postprocess", "render", "encode")
 
 
@@ -82,7 +83,8 @@ def segment_video(
     Decoding, preparing, the network, labelling, drawing and encoding overlap in threads. `output`
     appears when it is complete and was read back. If something stops the work, as Ctrl-C, a source
     that fails or a full disk, what was encoded so far is kept as ``NAME.partial.mp4`` where that is
-    possible, logged, and the exception goes on; a live source ends with Ctrl-C as if it were over.
+    possible, logged, and the exception goes on; a live source ends with Ctrl-C, or with SystemExit
+    as of a signal handler, as if it were over. Such a file of an earlier run stays, and is noted.
 
     Args:
         predictor: The model.
@@ -96,7 +98,7 @@ def segment_video(
     Raises:
         VideoError: The source cannot be read to its end.
         OutputError: The output cannot be written.
-        OptionError: The output is the source, or no video by its name.
+        OptionError: The output is the source, or no video by its name; or `view` failed.
         SizeError: The frames are too small for the network.
     """
     output, options = Path(output), options or VideoOptions()
@@ -139,10 +141,11 @@ class _Work:
         try:
             self._run(progress)
         except BaseException as error:
-            if not (isinstance(error, KeyboardInterrupt) and self._source.facts.live):
+            told = isinstance(error, (KeyboardInterrupt, SystemExit))
+            if not (told and self._source.facts.live):
                 self._keep_partial(output)
                 raise
-        with self._writing:
+        with self._nobody_writing():
             writer = self._required_writer()
             writer.finish(with_rest_of_audio=not self._cut)
         return self._summary(output, writer, time.perf_counter() - begin)
@@ -174,8 +177,15 @@ class _Work:
 
     def _decoded(self) -> Iterator[Frame]:
         frames = iter(self._source)
-        while (frame := self._timed("decode", lambda: next(frames, None))) is not None:
-            yield frame
+        try:
+            while (frame := self._timed("decode", lambda: next(frames, None))) is not None:
+                yield frame
+        except OSError as error:  # it would be taken for one of the disk that is written to
+            raise VideoError(
+                f"{self._source.name} cannot be read: {error.strerror or error}",
+                "a video, folder or camera that can be read to its end",
+                "look at its disk or network, and try again",
+            ) from error
 
     def _images(self, frames: Iterable[Frame]) -> Iterator[Image]:
         begin: Fraction | None = None
@@ -234,20 +244,34 @@ class _Work:
 
     def _keep_partial(self, output: Path) -> None:
         """Makes what was encoded so far a file of its own, if that can be done."""
-        with self._writing:
-            if self._writer is None:
-                return
-            try:
+        try:
+            with self._nobody_writing():
+                if self._writer is None:
+                    return
                 self._writer.finish(with_rest_of_audio=False)
                 os.replace(self._temporary, partial_path(output))
-            except (OSError, AlignSegError) as error:
-                logger.warning("the %d frames so far are lost: %s", self._writer.frames, error)
-            else:
-                logger.warning(
-                    "the %d frames so far are kept in %s",
-                    self._writer.frames,
-                    partial_path(output),
-                )
+        except (OSError, AlignSegError) as error:
+            logger.warning("the %d frames so far are lost: %s", self._frames_written, error)
+        else:
+            kept = partial_path(output)
+            logger.warning("the %d frames so far are kept in %s", self._frames_written, kept)
+
+    @property
+    def _frames_written(self) -> int:
+        return self._writer.frames if self._writer else 0
+
+    @contextlib.contextmanager
+    def _nobody_writing(self) -> Iterator[None]:
+        if not self._writing.acquire(timeout=LONGEST_WRITE):
+            raise OutputError(
+                f"a frame is still being written after {LONGEST_WRITE:g} s",
+                "a disk that takes what is written",
+                "look at the disk or network that the output is on",
+            )
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     def _summary(self, output: Path, writer: VideoWriter, seconds: float) -> VideoSummary:
         source = self._source
@@ -261,13 +285,18 @@ class _Work:
             seconds=seconds,
             stages={stage: 1e3 * spent / writer.frames for stage, spent in self._spent.items()},
             backend=self._predictor.backend,
-            notes=(*source.notes, *writer.notes),
+            notes=(*source.notes, *writer.notes, *_partial_note(output)),
         )
 
 
 def partial_path(output: Path) -> Path:
     """Where an unfinished `output` is kept: ``out.partial.mp4`` for ``out.mp4``."""
     return output.with_name(f"{output.stem}.partial{output.suffix}")
+
+
+def _partial_note(output: Path) -> list[str]:
+    path = partial_path(output)
+    return [f"{path} of an earlier run is still there"] if path.exists() else []
 
 
 def _require_other_file(source: FrameSource, output: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from alignseg_infer.backends import Backend
+from alignseg_infer.errors import OptionError
 from alignseg_infer.images import Image
 from alignseg_infer.offset_pictures import color_limit, direction_colors
 from alignseg_infer.offsets import offsets_of_image
@@ -36,20 +37,43 @@ class Renderer:
         self._options = options
         self._view = view
         self._legend: Image | None = None
+        self._view_shape: tuple[int, ...] | None = None
 
     def picture(self, result: Segmentation) -> Image:
-        """(height, width, 3) uint8 BGR; the size depends on the result's only."""
+        """(height, width, 3) uint8 BGR; the size depends on the result's only.
+
+        Raises:
+            OptionError: The view makes no picture, or one of another size than before.
+        """
         pictures = [result.overlay(self._options.overlay)]
         if self._options.side_by_side:
             pictures.insert(0, result.image)
         if self._view is not None:
-            pictures.append(self._view(result.image))
+            pictures.append(self._viewed(self._view, result.image))
         picture = np.hstack(pictures)
         if not self._options.legend:
             return picture
         if self._legend is None or self._legend.shape[1] != picture.shape[1]:
             self._legend = legend(self._classes, picture.shape[1])
         return np.vstack((picture, self._legend))
+
+    def _viewed(self, view: Callable[[Image], Image], image: Image) -> Image:
+        fix = "call it with one frame: view(image).shape"
+        try:
+            seen = view(image)
+        except OSError as error:  # it would be taken for one of the disk that is written to
+            problem = f"the view of a frame failed: {error}"
+            raise OptionError(problem, "a view that makes a picture", fix) from error
+        shape, dtype = np.shape(seen), getattr(seen, "dtype", type(seen).__name__)
+        expected = self._view_shape or (image.shape[0], shape[1] if len(shape) > 1 else 0, 3)
+        if shape != expected or dtype != np.uint8:
+            raise OptionError(
+                f"the view of a frame is {dtype} of shape {shape}",
+                f"uint8 of shape {expected}, the same for all frames",
+                fix,
+            )
+        self._view_shape = shape
+        return seen
 
 
 class OffsetView:

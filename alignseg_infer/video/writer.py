@@ -51,8 +51,12 @@ class VideoWriter:
         self._durations: dict[int, int] = {}
         self._frames = H264Frames()
         self._container = av.open(str(path), "w", options=_muxer_options(path, facts.time_base))
-        self._stream = self._video_stream(facts, crf)
-        self._audio = AudioCopy(audio_from, self._container) if audio_from else None
+        try:
+            self._stream = self._video_stream(facts, crf)
+            self._audio = AudioCopy(audio_from, self._container) if audio_from else None
+        except BaseException:
+            self._container.close()
+            raise
 
     @property
     def notes(self) -> list[str]:
