@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -492,8 +493,10 @@ def test_processor_seconds(tmp_path: Path) -> None:
 
 
 def test_versions_of_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "modules", {"numpy": np, "cv2": cv2})
-    assert machine.loaded_versions().keys() == {"alignseg-infer", "numpy", "opencv"}
+    openvino = SimpleNamespace(__version__="2026.4.1-22982-e213a147257-releases/2026/4")
+    monkeypatch.setattr(sys, "modules", {"numpy": np, "cv2": cv2, "openvino": openvino})
+    assert machine.loaded_versions().keys() == {"alignseg-infer", "numpy", "opencv", "openvino"}
+    assert machine.loaded_versions()["openvino"] == "2026.4.1"
     assert machine.loaded_versions()["numpy"] == np.__version__
 
 
