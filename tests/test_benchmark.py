@@ -463,7 +463,7 @@ def test_processor(tmp_path: Path) -> None:
     x86 = tmp_path / "x86"
     x86.write_text(
         "processor : 0\nmodel : 1\nmodel name : A CPU\nflags : fpu avx2 avx512f\n\n"
-        "processor : 1\nmodel name : A CPU\nflags : fpu avx2 avx512f\n"
+        "processor : 1\nmodel name : Another\nflags : fpu\n"
     )
     assert machine.cpu_name(x86) == "A CPU"
     assert machine.cpu_flags(x86) == ("avx2", "avx512f")
