@@ -15,7 +15,7 @@ EXPORT = ["torch>=2.13", "onnx>=1.20", "onnxscript>=0.7", "onnx-ir>=1.0", "safet
 CUDA = ["cuda-python>=13", "nvidia-cuda-nvrtc>=13"]  # of CUDA 12: nvidia-cuda-nvrtc-cu12
 TENSORRT = ["tensorrt>=10", *CUDA]
 TENSORRT_RTX = ["tensorrt-rtx-cu13>=1.7.1", *CUDA]
-VIDEO = ["av>=15"]  # FFmpeg's libraries; opencv-python cannot write H.264
+VIDEO = ["av>=18"]  # FFmpeg's libraries; opencv-python cannot write H.264
 OPENVINO = ["openvino>=2025.0"]
 PLUGINS = "alignseg_infer.plugins"  # CUDA sources, which are compiled where they are needed
 TEST = [

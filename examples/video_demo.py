@@ -10,13 +10,13 @@ import argparse
 import sys
 from pathlib import Path
 
-try:
-    from alignseg_infer.video.process import segment_video
-except ImportError as error:
-    sys.exit(f"error: {error}\n  try: pip install '.[video]'")
-
 from alignseg_infer import AlignSegError, Predictor
 from alignseg_infer.video import VideoOptions, open_source
+
+try:
+    from alignseg_infer.video.process import segment_video
+except AlignSegError as error:  # PyAV is not installed
+    sys.exit(f"error: {error}")
 
 
 def main() -> int:
@@ -57,3 +57,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except AlignSegError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

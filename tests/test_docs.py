@@ -15,6 +15,7 @@ import torch
 from alignseg_infer.export.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.streets import Street
+from video_clips import Clip, write_clip
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,9 +61,11 @@ def test_readme_commands_run(small_checkpoint: Path, tmp_path: Path) -> None:
     torch.save(load_checkpoint(small_checkpoint).state, tmp_path / "CS_scenes.pth")
     cv2.imwrite(str(tmp_path / "street.jpg"), probe_image((120, 200), 0))
     write_one_cityscapes_image(tmp_path / "DATA")
-    (tmp_path / "export").symlink_to(ROOT / "export")
+    write_clip(tmp_path / "street.mp4", Clip(frames=3))
+    for folder in ("export", "examples"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     commands = readme_commands()
-    assert len(commands) == 15
+    assert len(commands) == 18
     for command in commands:
         done = run(shlex.split(command), tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
@@ -72,13 +75,21 @@ def test_readme_commands_run(small_checkpoint: Path, tmp_path: Path) -> None:
     assert (tmp_path / "offsets.png").exists()
     assert (tmp_path / "sensitivity" / "sensitivity.png").exists()
     assert (tmp_path / "demo.engine.json").exists()
+    assert (tmp_path / "bench" / "benchmark.json").exists()
+    for name in ("drive.mp4", "out.mp4"):
+        assert cv2.VideoCapture(str(tmp_path / name)).read()[0]
 
     (tmp_path / "out" / "street_overlay.jpg").unlink()
-    (program,) = blocks("python")
-    done = run([sys.executable, "-c", program], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "Segmentation(120x200" in done.stdout
+    printed = []
+    for program in blocks("python"):
+        done = run([sys.executable, "-c", program], tmp_path)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    assert "Segmentation(120x200" in printed[0]
     assert (tmp_path / "out" / "street_overlay.jpg").exists()
+    assert "road" in printed[1]
+    assert (tmp_path / "out" / "drawn_polygons.json").exists()
+    assert len(printed[2].splitlines()) == 10
 
 
 def test_readme_and_ci_run_the_same_tests() -> None:

@@ -155,8 +155,8 @@ def check_offsets(
 
 
 @both
-def test_what_is_no_block_of_memory_is_read_as_it_is(small_onnx: Path, runtime: OnnxRunner) -> None:
-    backend = open_backend(small_onnx, runtime=runtime)
+def test_what_is_no_block_of_memory_is_read_as_it_is(runtime: OnnxRunner) -> None:
+    backend = open_backend("demo", runtime=runtime)
     tensor = tensor_of(backend, 1, (64, 96))
     expected = backend.infer(tensor)
     read_only = tensor.copy()
@@ -180,8 +180,8 @@ def test_outputs_outlive_the_next_call(runtime: OnnxRunner) -> None:
 
 
 @both
-def test_threads_do_not_mix_their_results(small_onnx: Path, runtime: OnnxRunner) -> None:
-    backend = open_backend(small_onnx, runtime=runtime)
+def test_threads_do_not_mix_their_results(runtime: OnnxRunner) -> None:
+    backend = open_backend("demo", runtime=runtime)
     tensors = [tensor_of(backend, 1 + i % 2, (64, 64 + 32 * (i % 4))) for i in range(8)]
     expected = [backend.infer(tensor) for tensor in tensors]
     with ThreadPoolExecutor(4) as pool:
@@ -226,31 +226,28 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return settings
 
 
-def test_openvino_compiles_once_for_all_sizes(
-    small_onnx: Path, compiled: list[dict[str, Any]]
-) -> None:
-    backend = open_backend(small_onnx, runtime="openvino")
+def test_openvino_compiles_once_for_all_sizes(compiled: list[dict[str, Any]]) -> None:
+    backend = open_backend("demo", runtime="openvino")
     for images, size in IN_A_ROW:
         backend.infer(tensor_of(backend, images, size))
     assert compiled == [{"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}]
 
 
-def test_openvino_takes_threads(small_onnx: Path, compiled: list[dict[str, Any]]) -> None:
-    backend: Any = open_backend(small_onnx, runtime="openvino", threads=1)
+def test_openvino_takes_threads(compiled: list[dict[str, Any]]) -> None:
+    backend: Any = open_backend("demo", runtime="openvino", threads=1)
     assert compiled[0]["INFERENCE_NUM_THREADS"] == 1
     assert backend._model.get_property("INFERENCE_NUM_THREADS") == 1
 
 
 @pytest.mark.parametrize("vnni", [False, True])
 def test_openvino_saturates_in_no_int8_kernel(
-    small_onnx: Path,
     tmp_path: Path,
     compiled: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
     vnni: bool,
 ) -> None:
     monkeypatch.setattr(cv2, "checkHardwareSupport", lambda feature: feature == 23 and vnni)
-    path = said_to_be(onnx_ir.load(small_onnx), Precision.INT8, tmp_path / "int8.onnx")
+    path = said_to_be(onnx_ir.load(model_path("demo")), Precision.INT8, tmp_path / "int8.onnx")
     open_backend(path, runtime="openvino")
     assert compiled[0].get("LP_TRANSFORMS_MODE") == (None if vnni else "NO")
 
@@ -402,14 +399,12 @@ def test_runtimes_that_cannot_be_chosen(model: str, runtime: str, fragment: str)
     assert fragment in caught.value.problem
 
 
-def test_missing_package_names_the_pip_command(
-    small_onnx: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_package_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.delitem(sys.modules, "alignseg_infer.backends.openvino_backend", raising=False)
     with pytest.raises(MissingDependencyError, match=r"pip install 'alignseg-infer\[openvino\]'"):
-        open_backend(small_onnx, runtime="openvino")
-    assert open_backend(small_onnx).name.startswith("onnxruntime")
+        open_backend("demo", runtime="openvino")
+    assert open_backend("demo").name.startswith("onnxruntime")
 
 
 # In commands

@@ -81,7 +81,15 @@ def test_example_runs_with_nothing_downloaded(tmp_path: Path) -> None:
     assert len(probe(tmp_path / "video-output" / "out.mp4").times) == 2
 
 
-def test_missing_pyav_is_said_with_what_to_install(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from alignseg_infer.cli import main; "
+        "sys.exit(main(['video', 'demo', 'a.mp4', '-o', 'out.mp4']))",
+        f"runpy.run_path({str(ROOT / 'examples' / 'video_demo.py')!r}, run_name='__main__')",
+    ],
+)
+def test_missing_pyav_is_said_with_what_to_install(start: str, tmp_path: Path) -> None:
     program = """
 import sys
 sys.modules["av"] = None
