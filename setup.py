@@ -29,6 +29,7 @@ TEST = [
         "mypy>=1.15",
         "pillow>=11",
         "pytest>=8",
+        "pytest-xdist>=3.6",
         "ruff>=0.11",
         "scikit-learn>=1.6",
     ),
