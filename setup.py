@@ -16,7 +16,7 @@ CUDA = ["cuda-python>=13", "nvidia-cuda-nvrtc>=13"]  # of CUDA 12: nvidia-cuda-n
 TENSORRT = ["tensorrt>=10", *CUDA]
 TENSORRT_RTX = ["tensorrt-rtx-cu13>=1.7.1", *CUDA]
 VIDEO = ["av>=18"]  # FFmpeg's libraries; opencv-python cannot write H.264
-OPENVINO = ["openvino>=2025.0"]
+OPENVINO = ["openvino>=2025.4.1"]  # before it, INT8 files do not load
 PLUGINS = "alignseg_infer.plugins"  # CUDA sources, which are compiled where they are needed
 TEST = [
     *EXPORT,
@@ -29,6 +29,7 @@ TEST = [
         "mypy>=1.15",
         "pillow>=11",
         "pytest>=8",
+        "pytest-xdist>=3.6",
         "ruff>=0.11",
         "scikit-learn>=1.6",
     ),

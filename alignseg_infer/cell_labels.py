@@ -24,6 +24,7 @@ Indices: TypeAlias = NDArray[np.intp]
 # Two lerps err by 5 units in the last place each, of numbers as large as the largest logit; two
 # classes by twice that. 2**-23 is such a unit.
 TIE = 32 * 2.0**-23
+_LEAST_TIE = np.float32(32 * 2.0**-149)  # below 2**-126, floats are as far apart everywhere
 MOST_COMPUTED = 0.5  # share of the pixels; with more, upsampling all is faster
 _BLOCK = 1 << 16  # numbers per temporary array, which stay in the CPU's cache
 
@@ -82,13 +83,14 @@ def labels_by_cells(logits: Floats, rows: Axis, columns: Axis, labels: Labels) -
     """Labels upsampled logits.
 
     Args:
-        logits: (C, h, w) float32, finite.
+        logits: (C, h, w) float32, finite; differences between neighbours are, too.
         rows: From h inputs to H outputs.
         columns: From w inputs to W outputs.
         labels: (H, W), is written to; on a tie the lower label.
 
     Returns:
-        False, with nothing written, if most cells would have to be computed.
+        False, with nothing written, if most cells would have to be computed, or there are too many
+        pixels in each.
     """
     nodes, unsure = _unsure_cells(logits, labels.dtype)
     runs = _runs(rows, logits.shape[1]), _runs(columns, logits.shape[2])
@@ -96,7 +98,7 @@ def labels_by_cells(logits: Floats, rows: Axis, columns: Axis, labels: Labels) -
     unsure[:, runs[1].empty] = False
     cells = np.flatnonzero(unsure)
     per_cell = runs[0].outputs.shape[1] * runs[1].outputs.shape[1]
-    if len(cells) * per_cell > MOST_COMPUTED * labels.size:
+    if len(cells) * per_cell > MOST_COMPUTED * labels.size or per_cell > _BLOCK:
         return False
     np.take(nodes.take(columns.first, axis=1), rows.first, axis=0, out=labels, mode="clip")
     for block in _blocks(cells, per_cell, len(logits)):
@@ -125,7 +127,7 @@ def _unsure_cells(
     labels = np.empty(logits.shape[1:], dtype)
     close = np.empty(logits.shape[1:], np.bool_)
     band = max(1, _BLOCK // 4 // logits.shape[2])
-    least = np.float32(TIE * max(logits.max(), -logits.min()))
+    least = _closest(logits)
     for start in range(0, logits.shape[1], band):
         rows = slice(start, start + band)
         second = _two_best(logits[:, rows], labels[rows])
@@ -135,6 +137,11 @@ def _unsure_cells(
     # Two rows of cells alike in themselves, and to each other.
     unsure[:-1] |= unsure[1:] | (labels[:-1] != labels[1:])
     return labels, unsure
+
+
+def _closest(logits: Floats) -> np.float32:
+    """How close two classes may come without their order depending on rounding."""
+    return max(np.float32(TIE * max(logits.max(), -logits.min())), _LEAST_TIE)
 
 
 def _two_best(logits: Floats, labels: Labels) -> Floats:
@@ -201,9 +208,8 @@ def _candidates(
     """
     values = flat.take(corners, axis=1)  # (C, 4, n)
     every = np.arange(corners.shape[1])
-    mean = (values[winners, :, every].sum(axis=0) * np.float32(0.25)).T  # (4, n)
-    mean -= np.float32(TIE) * max(values.max(), -values.min())
-    able = (values >= mean).any(axis=1)
+    mean = (values[winners, :, every] * np.float32(0.25)).sum(axis=0).T  # (4, n)
+    able = (values >= mean - _closest(values)).any(axis=1)
     cell, label = np.nonzero(able.T)
     count = able.sum(axis=0)
     turn = np.arange(len(cell)) - (np.cumsum(count) - count)[cell]

@@ -196,7 +196,7 @@ def _undecodable(path: Path, reason: str) -> ImageError:
     return ImageError(
         f"{path} cannot be decoded as an image: {reason}",
         "a complete JPEG, PNG, BMP, TIFF, WebP or other image that OpenCV reads",
-        f"look at it with: file {path}",
+        f"look at it with: file {path}; if it is a video: alignseg video MODEL {path} -o OUT.mp4",
     )
 
 

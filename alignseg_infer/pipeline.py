@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -31,7 +31,7 @@ _LONGEST_WAIT = 0.5  # seconds; waiting without end cannot be interrupted on Win
 
 
 class PipelineStopped(Exception):  # noqa: N818 - no error: the pipeline was left
-    """Ends a stage that waits for what will not come any more; never leaves its thread."""
+    """Ends a stage that waits, and whoever takes items of a pipeline that was left."""
 
 
 class _Queue(Generic[T]):
@@ -72,8 +72,7 @@ class Pipeline:
         """Iterates `items` in a thread that starts now.
 
         Args:
-            items: What the stage makes. If it has a method ``close``, as generators do, that is
-                called in the same thread at the end.
+            items: What the stage makes. A generator is closed at the end, in the same thread.
             depth: Items that may wait to be taken, 1 or more; one more may be in the making.
             drop_old: Whether, instead of waiting when `depth` are there, the oldest is dropped and
                 counted: for sources that go on regardless, such as cameras.
@@ -91,8 +90,8 @@ class Pipeline:
         thread = threading.Thread(
             target=self._fill, args=(queue, items), name=f"alignseg {name}", daemon=True
         )
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
         return self._taken(queue)
 
     def stop(self) -> None:
@@ -106,6 +105,8 @@ class Pipeline:
             self._changed.notify_all()
         deadline = time.monotonic() + LONGEST_END
         for thread in self._threads:
+            if thread is threading.current_thread():  # a stage that stops its own pipeline
+                continue
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 logger.warning("a stage did not end within %g s: %s", LONGEST_END, thread.name)
@@ -119,8 +120,8 @@ class Pipeline:
         except BaseException as raised:  # goes to whoever takes the items
             error = raised
         try:
-            if callable(close := getattr(items, "close", None)):
-                close()
+            if isinstance(items, Generator):
+                items.close()
         except BaseException as raised:
             error = error or raised
         with self._changed:

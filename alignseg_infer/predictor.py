@@ -13,7 +13,7 @@ from alignseg_infer.preprocess import Size, size_policy
 from alignseg_infer.result import Segmentation
 from alignseg_infer.spec import ModelSpec
 from alignseg_infer.stages import Stages, Wanted
-from alignseg_infer.stream import SegmentationStream
+from alignseg_infer.stream import SegmentationStream, require_stream_options
 from alignseg_infer.tiling import DEFAULT_OVERLAP
 
 logger = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ class Predictor:
 
         Args:
             images: Each as ``predictor(image)`` takes it; may be endless. It is iterated in a
-                thread.
+                thread; a generator is closed at the end.
             confidence: Whether results get the probability of each pixel's label.
             smoothing: Weight, 0 to below 1, of the logits before in an exponential average over
                 images; 0 is off. It calms flicker and lags behind movement. An image of another
@@ -204,13 +204,10 @@ class Predictor:
         Raises:
             OptionError: An argument makes no sense, or not with this model.
         """
-        if not (isinstance(smoothing, int | float) and 0 <= smoothing < 1):
-            raise OptionError(f"smoothing={smoothing!r}", "0 to below 1", "smoothing=0.6")
-        if type(depth) is not int or depth < 0:
-            raise OptionError(f"depth={depth!r}", "a whole number from 0 on", "depth=2")
+        require_stream_options(images, smoothing, depth)
         if confidence or smoothing:
             require_logits(self.spec, "probabilities or smoothing were")
-        wanted = Wanted(confidence=confidence, smoothing=smoothing)
+        wanted = Wanted(confidence=confidence, smoothing=float(smoothing))
         return SegmentationStream(self._stages, images, wanted, depth=depth, live=live)
 
 

@@ -64,13 +64,13 @@ def saved_formats(formats: Iterable[str]) -> list[SavedFormat]:
     Raises:
         OptionError: There is no such format, or none was named.
     """
-    names = [formats] if isinstance(formats, str) else list(formats)
+    names = [name.strip() for name in ([formats] if isinstance(formats, str) else formats)]
     known = [member.value for member in SavedFormat]
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise OptionError(
             f"results cannot be saved as {unknown[0]!r}" if unknown else "no format was named",
-            f"some of {', '.join(known)}",
+            f"some of {', '.join(known)}, without spaces",
             'formats=["overlay", "polygons"], or --save overlay,polygons',
         )
     return [SavedFormat(name) for name in dict.fromkeys(names)]

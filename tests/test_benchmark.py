@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -462,7 +463,7 @@ def test_processor(tmp_path: Path) -> None:
     x86 = tmp_path / "x86"
     x86.write_text(
         "processor : 0\nmodel : 1\nmodel name : A CPU\nflags : fpu avx2 avx512f\n\n"
-        "processor : 1\nmodel name : A CPU\nflags : fpu avx2 avx512f\n"
+        "processor : 1\nmodel name : Another\nflags : fpu\n"
     )
     assert machine.cpu_name(x86) == "A CPU"
     assert machine.cpu_flags(x86) == ("avx2", "avx512f")
@@ -492,9 +493,12 @@ def test_processor_seconds(tmp_path: Path) -> None:
 
 
 def test_versions_of_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "modules", {"numpy": np, "cv2": cv2})
-    assert machine.loaded_versions().keys() == {"alignseg-infer", "numpy", "opencv"}
-    assert machine.loaded_versions()["numpy"] == np.__version__
+    openvino = SimpleNamespace(__version__="2026.4.1-22982-e213a147257-releases/2026/4")
+    with monkeypatch.context() as patched:  # pytest needs its modules again to report a failure
+        patched.setattr(sys, "modules", {"numpy": np, "cv2": cv2, "openvino": openvino})
+        found = machine.loaded_versions()
+    assert found.keys() == {"alignseg-infer", "numpy", "opencv", "openvino"}
+    assert (found["numpy"], found["openvino"]) == (np.__version__, "2026.4.1")
 
 
 def test_picture_shows_each_variant() -> None:
@@ -682,7 +686,7 @@ def test_interrupt_while_memory_is_measured(
         ("none.onnx", "none.onnx does not exist"),
         ("model.tflite", "which no backend reads"),
         ("demo demo", "a model is given twice"),
-        ("demo@tensorflow", "demo@tensorflow"),
+        ("demo@tensorflow", "'tensorflow' no runtime"),
         ("demo --batch 1 1", "--batch 1 1"),
         ("demo --batch 0", "batch=0"),
         ("demo --rounds 0", "0 rounds"),
@@ -691,7 +695,8 @@ def test_interrupt_while_memory_is_measured(
         ("demo --device tpu", "device='tpu'"),
         ("demo --device cpu --on-device", "on_device=True"),
         ("demo --images none", "none does not exist"),
-        ("demo --images-limit 0", "0 images"),
+        ("demo --images-limit 0", "--images-limit 0"),
+        ("demo --images-limit -3", "--images-limit -3"),
         ("demo --size 8x8", "8x8"),
         ("demo --size 16", "16"),
         ("demo -o file", "cannot write into"),

@@ -43,7 +43,7 @@ def by_cells(logits: Floats, size: Size) -> Labels | None:
 def _always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Computes cells however many there are, in small blocks."""
     monkeypatch.setattr(cell_labels, "MOST_COMPUTED", 99)
-    monkeypatch.setattr(cell_labels, "_BLOCK", 500)
+    monkeypatch.setattr(cell_labels, "_BLOCK", 700)
 
 
 def levels(shape: tuple[int, ...]) -> Floats:
@@ -84,6 +84,17 @@ def one_spike(shape: tuple[int, ...]) -> Floats:
     return logits
 
 
+def huge(shape: tuple[int, ...]) -> Floats:
+    """Near the end of float32: four of them cannot be added up."""
+    return np.asarray(regions(shape) / 40 * 3e38 + 1.5e38, np.float32)
+
+
+def tiny(shape: tuple[int, ...]) -> Floats:
+    """Up to some 20 of the smallest steps that float32 has: products lose most of their digits."""
+    steps = np.random.default_rng(5).integers(0, 20, shape)
+    return np.asarray(steps * 2.0**-149, np.float32)
+
+
 def regions(shape: tuple[int, ...]) -> Floats:
     """Random at every eighth input, interpolated between: regions as of a trained network."""
     coarse = random_logits((shape[0], max(shape[1] // 8, 1), max(shape[2] // 8, 1)))
@@ -101,6 +112,8 @@ KINDS: list[Make] = [
     zeros,
     far_from_zero,
     one_spike,
+    huge,
+    tiny,
     regions,
 ]
 SIZES = [

@@ -15,7 +15,6 @@ import torch
 from alignseg_infer.export.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.streets import Street
-from video_clips import Clip, write_clip
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,7 +60,6 @@ def test_readme_commands_run(small_checkpoint: Path, tmp_path: Path) -> None:
     torch.save(load_checkpoint(small_checkpoint).state, tmp_path / "CS_scenes.pth")
     cv2.imwrite(str(tmp_path / "street.jpg"), probe_image((120, 200), 0))
     write_one_cityscapes_image(tmp_path / "DATA")
-    write_clip(tmp_path / "street.mp4", Clip(frames=3))
     for folder in ("export", "examples"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     commands = readme_commands()

@@ -252,6 +252,25 @@ def test_openvino_saturates_in_no_int8_kernel(
     assert compiled[0].get("LP_TRANSFORMS_MODE") == (None if vnni else "NO")
 
 
+def test_openvino_keeps_little_of_sizes_seen_before() -> None:
+    """By itself it would keep all: 530 MB more after the last 60 sizes of the demo model."""
+    program = """
+import numpy as np
+from alignseg_infer.backends import open_backend
+backend = open_backend("demo", runtime="openvino", threads=1)
+random = np.random.default_rng(0)
+for count in (30, 60):
+    for size in random.integers(32, 120, (count, 2)):
+        backend.infer(np.zeros((1, 3, *size), np.float32))
+    print(int(open("/proc/self/statm").read().split()[1]) * 4096 // 10**6)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    before, after = map(int, done.stdout.split())
+    assert after - before < 150
+
+
 def test_openvino_loads_no_framework() -> None:
     code = "import sys, alignseg_infer.backends.openvino_backend; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,11 +1,14 @@
 """Predictor.stream: the same results as one call each, in order, and failures that arrive."""
 
+import itertools
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -250,11 +253,36 @@ def test_smoothing_leaves_the_network_output_alone() -> None:
         ({"smoothing": "a"}, "smoothing='a'"),
         ({"depth": -1}, "depth=-1"),
         ({"depth": 1.0}, "depth=1.0"),
+        ({"images": "street.jpg"}, "images is one str"),
+        ({"images": Path("street.jpg")}, "images is one PosixPath"),
+        ({"images": solid(1)}, "images is one ndarray"),
+        ({"images": 7}, "images is one int"),
     ],
 )
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        Predictor(FakeBackend()).stream([], **options)
+        Predictor(FakeBackend()).stream(**{"images": [], **options})
+
+
+def test_several_takers() -> None:
+    """Each result goes to one of them."""
+    results = Predictor(FakeBackend()).stream(solid(n % 19) for n in range(60))
+    with ThreadPoolExecutor(4) as pool:
+        taken = list(pool.map(lambda _: labels_of(results), range(4)))
+    assert sorted(itertools.chain(*taken)) == sorted(n % 19 for n in range(60))
+
+
+def test_closed_by_its_own_source() -> None:
+    made = threading.Event()
+
+    def source() -> Iterator[Image]:
+        yield solid(1)
+        assert made.wait(5)
+        results.close()
+
+    results = Predictor(FakeBackend()).stream(source())
+    made.set()
+    assert labels_of(results) in ([], [1])
 
 
 @pytest.mark.parametrize("options", [{"smoothing": 0.5}, {"confidence": True}])

@@ -203,7 +203,8 @@ def loaded_versions() -> dict[str, str]:
 
 def _version(module: str, distribution: str) -> str:
     version = getattr(sys.modules[module], "__version__", None)
-    return str(version or importlib.metadata.version(distribution))
+    text = str(version or importlib.metadata.version(distribution))
+    return text.partition("-")[0]  # OpenVINO adds its build and branch
 
 
 def found_gpus() -> tuple[Gpu, ...]:

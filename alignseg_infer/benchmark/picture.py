@@ -111,10 +111,11 @@ def _write_headings(picture: Image, report: BenchmarkReport) -> None:
         spread = "ms (log scale), end to end: fastest, median, slowest"
     write_text(picture, spread, (MARGIN + NAMES, y + ROW), TIMES + VALUES - GAP)
     x = MARGIN + NAMES + TIMES + VALUES
+    step = (WIDTH - MARGIN - x) // len(STAGE_COLORS)
     for stage, color in STAGE_COLORS.items():
         fill_bar(picture, (x, y + ROW - 10), (x + 10, y + ROW), color)
-        write_text(picture, stage, (x + 14, y + ROW), 66)
-        x += (WIDTH - 2 * MARGIN - NAMES - TIMES - VALUES) // len(STAGE_COLORS)
+        write_text(picture, stage, (x + 14, y + ROW), step - 18)
+        x += step
 
 
 def _draw_ticks(picture: Image, axis: _Axis, top: int, bottom: int) -> None:

@@ -80,6 +80,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures, prints the table, and writes it with its picture if asked to."""
     names = names_of(arguments.models)
     _require_distinct(arguments.batch)
+    if arguments.images_limit < 1:
+        raise OptionError(
+            f"--images-limit {arguments.images_limit}",
+            "1 or more",
+            f"--images-limit {DEFAULT_IMAGES}",
+        )
     if arguments.output:
         require_writable_folder(arguments.output)
     with terminated_by_exception(), tempfile.TemporaryDirectory() as folder:
@@ -88,10 +94,10 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"interrupted after {report.rounds} rounds", file=sys.stderr)
     if report.machine.busy:
         print(f"warning: other work was running: {report.machine.busy}", file=sys.stderr)
+    print(report.to_markdown(), end="")
     if arguments.output:
         contents = (report.to_json() + "\n", report.to_markdown(), benchmark_picture(report))
         write_report(arguments.output, dict(zip(RESULTS, contents, strict=True)))
-    print(report.to_markdown(), end="")
     return EXIT_INTERRUPTED if report.partial else 0
 
 
@@ -155,6 +161,12 @@ def _loaded_as(model: Path, arguments: argparse.Namespace) -> tuple[Path, dict[s
     path, _, runtime = str(model).rpartition("@")
     if path and runtime in list(OnnxRunner):
         return Path(path), {**options, "runtime": runtime}
+    if path and not model.exists():
+        raise OptionError(
+            f"{model} is no file, and {runtime!r} no runtime",
+            f"a model, or MODEL.onnx@RUNTIME with {' or '.join(OnnxRunner)}",
+            f"{path}@{OnnxRunner.OPENVINO}",
+        )
     return model, options
 
 

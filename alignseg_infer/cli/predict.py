@@ -22,6 +22,7 @@ from alignseg_infer.saving import (
 HELP = "Segment images: writes labels (PNG), colours (PNG), an overlay (JPEG) or others for each."
 EXAMPLE = "Example: alignseg predict alignseg.onnx street.jpg -o out/"
 CLASSES_SHOWN = 3
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.alpha <= 1:
         raise OptionError(f"--alpha {arguments.alpha}", "an opacity from 0 to 1", "--alpha 0.5")
     require_tolerance(arguments.tolerance)
+    _require_folder_name(arguments.output)
     require_writable_folder(arguments.output)
     predictor = predictor_from(arguments, arguments.model)
     require_savable(arguments.save, predictor.spec.classes)
@@ -102,6 +104,15 @@ def _formats(text: str) -> list[SavedFormat]:
         return saved_formats(text.split(","))
     except OptionError as error:
         raise argparse.ArgumentTypeError(f"{error.problem}; choose {error.expected}") from error
+
+
+def _require_folder_name(output: Path) -> None:
+    if output.suffix.lower() in PICTURE_ENDINGS and not output.is_dir():
+        raise OptionError(
+            f"the output {output} is called as a picture is",
+            "a folder, in which several files are written for each image",
+            f"-o {output.with_suffix('')}",
+        )
 
 
 def _require_no_image_among_results(
