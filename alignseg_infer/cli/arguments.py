@@ -184,7 +184,8 @@ def fraction(text: str) -> float:
 def exact_fraction(text: str) -> Fraction:
     """``30000/1001`` or ``29.97``."""
     try:
-        value = Fraction(text)
+        _, _, exponent = text.lower().partition("e")
+        value = Fraction(text if len(exponent) < 4 else "")  # 1e999999999 would have all digits
         float(value)  # not too large for one
         return value
     except (ValueError, ArithmeticError) as error:

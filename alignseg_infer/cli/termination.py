@@ -28,7 +28,8 @@ def terminated_by_exception() -> Iterator[None]:
         yield
     finally:
         for number in handled:
-            signal.signal(number, before[number])
+            if signal.getsignal(number) == _exit:  # else it came, and the process ends now
+                signal.signal(number, before[number])
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

@@ -16,6 +16,7 @@ from alignseg_infer.cli.termination import terminated_by_exception
 from alignseg_infer.errors import OptionError
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.video.options import VideoOptions
+from alignseg_infer.video.sources import DEFAULT_RATE
 
 if TYPE_CHECKING:
     from alignseg_infer.video.process import VideoSummary
@@ -93,7 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
     _require_plain_offsets(arguments)
     with terminated_by_exception():
-        source = open_source(arguments.source, rate=arguments.rate, seconds=options.seconds)
+        source = open_source(
+            arguments.source, rate=arguments.rate, seconds=_drive_seconds(arguments)
+        )
         with contextlib.closing(source):
             predictor = predictor_from(arguments, arguments.model)
             view = _offset_view(arguments)
@@ -105,20 +108,28 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _drive_seconds(arguments: argparse.Namespace) -> float | None:
+    """How long a drawn drive is to take: as long as its frames, where only these are given."""
+    if arguments.seconds is not None or arguments.frames is None:
+        return arguments.seconds  # type: ignore[no-any-return]
+    return float(arguments.frames / (arguments.rate or DEFAULT_RATE))
+
+
 def summary_text(summary: "VideoSummary") -> str:
     """What was done, for people."""
     stages = ", ".join(f"{stage} {spent:.1f}" for stage, spent in summary.stages.items())
     lines = [
-        f"{summary.output}: {summary.frames} frames, {summary.duration:.2f} s",
+        f"{summary.output}: {summary.frames} frame{'s' * (summary.frames != 1)}, "
+        f"{summary.duration:.2f} s",
         f"  {summary.seconds:.1f} s of work, {summary.fps:.1f} frames/s on {summary.backend}",
         f"  ms per frame, overlapping: {stages}",
     ]
     counts = {
-        "damaged frames were left out": summary.damaged,
-        "frames were dropped to keep up": summary.dropped,
-        "times the source was lost and came back": summary.reconnects,
+        "damaged frames left out": summary.damaged,
+        "frames dropped to keep up": summary.dropped,
+        "times the source was lost, and came back": summary.reconnects,
     }
-    lines += [f"  {count} {what}" for what, count in counts.items() if count]
+    lines += [f"  {what}: {count}" for what, count in counts.items() if count]
     return "\n".join([*lines, *(f"  {note}" for note in summary.notes)])
 
 

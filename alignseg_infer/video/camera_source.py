@@ -84,7 +84,7 @@ class CameraSource:
             raise VideoError(
                 f"{name} cannot be opened, or gives no frame",
                 "a camera that is there and free, or the address of a stream that runs",
-                "ls /dev/video* for webcams; ffplay ADDRESS for streams",
+                f"ffplay {name}" if "://" in name else "ls /dev/video*, and close what uses it",
             )
         self._first = first
         said = self._capture.get(cv2.CAP_PROP_FPS)

@@ -127,6 +127,7 @@ class _Work:
         self._writer: VideoWriter | None = None
         self._writing = threading.Lock()
         self._waiting: deque[Frame] = deque()  # frames whose results are not there yet
+        self._read = 0
         self._spent = dict.fromkeys(STAGES, 0.0)  # seconds; each entry is written by one thread
         self._cut = False
         self._dropped = 0
@@ -179,6 +180,7 @@ class _Work:
         frames = iter(self._source)
         try:
             while (frame := self._timed("decode", lambda: next(frames, None))) is not None:
+                self._read += 1
                 yield frame
         except OSError as error:  # it would be taken for one of the disk that is written to
             raise VideoError(
@@ -283,7 +285,11 @@ class _Work:
             dropped=self._dropped,
             reconnects=source.reconnects,
             seconds=seconds,
-            stages={stage: 1e3 * spent / writer.frames for stage, spent in self._spent.items()},
+            stages={
+                # Frames that were read ahead, and are not in the file, took their time as well.
+                stage: 1e3 * spent / (self._read if stage == "decode" else writer.frames)
+                for stage, spent in self._spent.items()
+            },
             backend=self._predictor.backend,
             notes=(*source.notes, *writer.notes, *_partial_note(output)),
         )
