@@ -181,14 +181,16 @@ def _compute(
     best = np.full((row_weight.shape[0], *column_weight.shape), -np.inf, np.float32)
     found = np.zeros(best.shape, labels.dtype)
     for members, label in _candidates(flat, corners, nodes.ravel()[corners]):
-        first, second, third, fourth = flat.ravel()[label * flat.shape[1] + corners[:, members]]
+        places = label * flat.shape[1] + corners[:, members]
+        first, second, third, fourth = flat.ravel().take(places)
         weight = column_weight[:, members]
         upper, lower = first + (second - first) * weight, third + (fourth - third) * weight
         values = upper + (lower - upper) * row_weight[..., members]
         before = best[..., members]
         higher = values > before
         best[..., members] = np.where(higher, values, before)
-        found[..., members] = np.where(higher, label, found[..., members])
+        written = label.astype(labels.dtype)  # where() of whole numbers of two sizes is slow
+        found[..., members] = np.where(higher, written, found[..., members])
     labels[rows.outputs[row].T[:, np.newaxis], columns.outputs[column].T] = found
 
 
