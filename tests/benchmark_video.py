@@ -8,6 +8,7 @@ whether memory grows. Not part of the tests: times depend on the machine.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import tempfile
 import time
@@ -62,7 +63,8 @@ class Endless:
     damaged = reconnects = 0
 
     def __init__(self, seen: Callable[[int], None]) -> None:
-        self.facts: StreamFacts = open_source(bikes()).facts
+        with contextlib.closing(open_source(bikes())) as clip:
+            self.facts: StreamFacts = clip.facts
         self.notes: list[str] = []
         self._seen = seen
         self._stopped = False
@@ -70,10 +72,11 @@ class Endless:
     def __iter__(self) -> Iterator[Frame]:
         count, start = 0, Fraction(0)
         while not self._stopped:
-            for frame in open_source(bikes()):
-                self._seen(count)
-                count += 1
-                yield Frame(frame.image, start + frame.time, frame.duration)
+            with contextlib.closing(open_source(bikes())) as clip:
+                for frame in clip:
+                    self._seen(count)
+                    count += 1
+                    yield Frame(frame.image, start + frame.time, frame.duration)
             start += CLIP_SECONDS
 
     def stop(self) -> None:
