@@ -11,7 +11,9 @@ come no closer than `TIE` times the largest logit, and cells with less between t
 computed.
 """
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,6 +28,7 @@ Indices: TypeAlias = NDArray[np.intp]
 TIE = 32 * 2.0**-23
 _LEAST_TIE = np.float32(32 * 2.0**-149)  # below 2**-126, floats are as far apart everywhere
 MOST_COMPUTED = 0.5  # share of the pixels; with more, upsampling all is faster
+_THREADS = min(4, os.cpu_count() or 1)
 _BLOCK = 1 << 16  # numbers per temporary array, which stay in the CPU's cache
 
 
@@ -101,8 +104,12 @@ def labels_by_cells(logits: Floats, rows: Axis, columns: Axis, labels: Labels) -
     if len(cells) * per_cell > MOST_COMPUTED * labels.size or per_cell > _BLOCK:
         return False
     np.take(nodes.take(columns.first, axis=1), rows.first, axis=0, out=labels, mode="clip")
-    for block in _blocks(cells, per_cell, len(logits)):
-        _compute(logits, nodes, block, runs, labels)
+    blocks = list(_blocks(cells, per_cell, len(logits)))
+    if len(blocks) > 1:
+        with ThreadPoolExecutor(_THREADS) as pool:  # no two cells have a pixel in common
+            list(pool.map(lambda block: _compute(logits, nodes, block, runs, labels), blocks))
+    elif blocks:
+        _compute(logits, nodes, blocks[0], runs, labels)
     return True
 
 
@@ -178,19 +185,21 @@ def _compute(
     flat = logits.reshape(len(logits), -1)
     row_weight = rows.weight[row].T[:, np.newaxis]  # (R, 1, n)
     column_weight = columns.weight[column].T  # (S, n)
-    best = np.full((row_weight.shape[0], *column_weight.shape), -np.inf, np.float32)
-    found = np.zeros(best.shape, labels.dtype)
+    best, found = np.empty(0, np.float32), np.empty(0, labels.dtype)
     for members, label in _candidates(flat, corners, nodes.ravel()[corners]):
         places = label * flat.shape[1] + corners[:, members]
         first, second, third, fourth = flat.ravel().take(places)
         weight = column_weight[:, members]
         upper, lower = first + (second - first) * weight, third + (fourth - third) * weight
         values = upper + (lower - upper) * row_weight[..., members]
+        written = label.astype(labels.dtype)  # where() of whole numbers of two sizes is slow
+        if not best.size:  # the first candidates, one of each cell
+            best, found = values, np.broadcast_to(written, values.shape).copy()
+            continue
         before = best[..., members]
         higher = values > before
-        best[..., members] = np.where(higher, values, before)
-        written = label.astype(labels.dtype)  # where() of whole numbers of two sizes is slow
         found[..., members] = np.where(higher, written, found[..., members])
+        best[..., members] = np.where(higher, values, before)
     labels[rows.outputs[row].T[:, np.newaxis], columns.outputs[column].T] = found
 
 
