@@ -100,7 +100,7 @@ def main() -> None:
     lines = []
     for seed, seconds in STREETS:
         image = Street(seed).scene(seconds, SIZE).image
-        tensor = preprocess(image, SIZE, InputSpec())
+        tensor = preprocess(image, SIZE, predictor.spec.input)
         logits = np.asarray(predictor._stages.backend.infer(tensor)[0], np.float32)
         labels = ours(logits)
         share = _unsure_cells(logits, labels.dtype)[1].mean()

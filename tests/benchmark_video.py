@@ -20,7 +20,6 @@ import numpy as np
 
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.preprocess import preprocess
-from alignseg_infer.spec import InputSpec
 from alignseg_infer.video import VideoOptions, open_source
 from alignseg_infer.video.process import VideoSummary, segment_video
 from alignseg_infer.video.sources import Frame, FrameSource, StreamFacts
@@ -42,7 +41,7 @@ def bikes() -> Path:
 def network_alone(predictor: Predictor, frames: int) -> float:
     """Frames per second of the network, on one frame of the clip."""
     frame = next(iter(open_source(bikes()))).image
-    tensor = preprocess(frame, (frame.shape[0], frame.shape[1]), InputSpec())
+    tensor = preprocess(frame, (frame.shape[0], frame.shape[1]), predictor.spec.input)
     start = time.perf_counter()
     for _ in range(frames):
         predictor._stages.backend.infer(tensor)
