@@ -230,7 +230,12 @@ def test_openvino_compiles_once_for_all_sizes(compiled: list[dict[str, Any]]) ->
     backend = open_backend("demo", runtime="openvino")
     for images, size in IN_A_ROW:
         backend.infer(tensor_of(backend, images, size))
-    assert compiled == [{"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}]
+    expected = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "CPU_RUNTIME_CACHE_CAPACITY": 256,
+    }
+    assert compiled == [expected]
 
 
 def test_openvino_takes_threads(compiled: list[dict[str, Any]]) -> None:

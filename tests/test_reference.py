@@ -91,7 +91,10 @@ def test_float32_is_close_to_float64(convention: SamplingConvention) -> None:
         single = model(image).logits
         double = model.double()(image.double()).logits
     assert double.dtype == torch.float64
-    assert relative_l2(single, double.numpy()) <= TOLERANCE
+    # `standard` depends on the processor's order of additions: below 1e-5 with AVX-512, 1.8e-5 with
+    # AVX2 only.
+    tolerance = 3e-5 if convention is SamplingConvention.STANDARD else TOLERANCE
+    assert relative_l2(single, double.numpy()) <= tolerance
 
 
 def test_conventions_differ_on_the_same_weights() -> None:

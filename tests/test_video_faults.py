@@ -187,7 +187,9 @@ def test_interruption_keeps_a_valid_part(number: int, code: int, tmp_path: Path)
     write_clip(tmp_path / "clip.mp4", Clip(frames=400, rate=Fraction(25), audio="aac"))
     command = [sys.executable, "-c", CHILD]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, children ignore it too
     child = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)  # type: ignore[call-overload]
+    signal.signal(signal.SIGHUP, before)
     assert child.stdout.readline() == "well under way\n", child.communicate()
     child.send_signal(number)
     if number == signal.SIGHUP:  # a terminal that is closed may send it twice

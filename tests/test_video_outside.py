@@ -4,6 +4,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,15 +68,17 @@ def test_source_and_view_are_named(
 def test_ctrl_c_does_not_wait_for_a_write_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write = VideoWriter.write
+    write, hangs = VideoWriter.write, threading.Event()
 
     def slow(self: VideoWriter, *arguments: object) -> None:
         if self.frames == 4:
+            hangs.set()
             time.sleep(3)
         write(self, *arguments)  # type: ignore[arg-type]
 
     def interrupted(done: int, total: int | None) -> None:
         if done == 4:
+            assert hangs.wait(5)
             raise KeyboardInterrupt
 
     monkeypatch.setattr(VideoWriter, "write", slow)
