@@ -1,5 +1,6 @@
 """What the tests share: a small model, its exports, and a backend that is no network at all."""
 
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,24 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """With ``-m gpu``, other modules are not imported: a GPU machine may lack what they need."""
     others = collection_path.suffix == ".py" and not collection_path.name.startswith("test_gpu")
     return True if others and config.option.markexpr == "gpu" else None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For runs under a sanitizer, which slows each test down."""
+    parser.addoption(
+        "--sample",
+        type=int,
+        default=1,
+        metavar="N",
+        help="run about one test in N, chosen by name: the same ones each time",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what ``--sample`` does not choose."""
+    sample = config.option.sample
+    if sample != 1:
+        items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % sample == 0]
 
 
 class FakeBackend:

@@ -24,7 +24,6 @@ from gpu_sampling_tables import LAYOUTS, by, normal, relative_error, stored_as
 from gpu_timing import Rig, Row, Size, Table, Tensors
 from seeded import seeded_state_dict
 
-CALLS = 4  # timed together; each passes more memory than any L2 cache has
 LOGITS = 0.04  # relative L2 of float16, of seeded weights; 0.012 was seen on a CPU
 LABELS = 0.03  # share of pixels with another label; 0.004 was seen
 AUTHORS = "authors' network, both heads"
@@ -113,7 +112,7 @@ def logits_table(rig: Rig, size: Size, makes: dict[str, Make]) -> Table:
         for name, make in makes.items()
     ]
     title = f"{rig.sizes.network.backbone} {by(size)}, float16, logits"
-    return Table(title=title, rows=rows, base=f"{AUTHORS}, NHWC", calls=CALLS)
+    return Table(title=title, rows=rows, base=f"{AUTHORS}, NHWC", calls=rig.sizes.network_calls)
 
 
 def labels_table(rig: Rig, size: Size, makes: dict[str, Make]) -> Table:
@@ -143,7 +142,7 @@ def labels_table(rig: Rig, size: Size, makes: dict[str, Make]) -> Table:
         if name.endswith("our kernels")
     ]
     title = f"{rig.sizes.network.backbone} {by(size)}, float16, NHWC, to labels"
-    return Table(title=title, rows=rows, base=plain, calls=CALLS)
+    return Table(title=title, rows=rows, base=plain, calls=rig.sizes.network_calls)
 
 
 @torch.inference_mode()

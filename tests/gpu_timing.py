@@ -43,6 +43,7 @@ class Sizes:
         network: Which network.
         bytes_per_graph: How much the sets of a row hold at least; several times an L2 cache.
         calls: How many calls are timed together, at least.
+        network_calls: Of a network, each of which passes more memory than an L2 cache has.
     """
 
     levels: tuple[tuple[Size, Size], ...]
@@ -53,6 +54,7 @@ class Sizes:
     network: NetworkSpec
     bytes_per_graph: float
     calls: int
+    network_calls: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ TINY = Sizes(
     network=SMALL,
     bytes_per_graph=1e4,
     calls=3,
+    network_calls=1,
 )
 CPU = torch.device("cpu")
 
