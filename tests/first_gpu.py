@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -75,11 +76,11 @@ def all_steps(folder: Path, sample: int) -> list[Step]:
     return [
         Step("machine", benchmark("--machine"), 60),
         Step("tests", gpu_tests(KERNEL_TESTS, f"--junitxml={folder / 'tests.xml'}"), 180),
-        Step("add", tables(folder, "add"), 240),
-        Step("forms", tables(folder, "forms"), 120),
-        Step("labels", tables(folder, "labels,inputs"), 240),
-        Step("networks", tables(folder, "networks", "--rounds", "10"), 360),
-        Step("sample", tables(folder, "resources,sample"), 240),
+        Step("add", tables(folder / "add.md", "add"), 240),
+        Step("forms", tables(folder / "forms.md", "forms"), 120),
+        Step("labels", tables(folder / "labels.md", "labels,inputs"), 240),
+        Step("networks", tables(folder / "networks.md", "networks", "--rounds", "10"), 360),
+        Step("sample", tables(folder / "sample.md", "resources,sample"), 240),
         Step("memcheck", sanitized("memcheck", ALL_KERNELS, sample), 240),
         Step("racecheck", sanitized("racecheck", SHARED_MEMORY, 2 * sample), 240),
         Step("initcheck", sanitized("initcheck", ALL_KERNELS, 2 * sample), 240),
@@ -91,9 +92,8 @@ def benchmark(*options: str) -> tuple[str, ...]:
     return (sys.executable, "tests/benchmark_kernels.py", *options)
 
 
-def tables(folder: Path, names: str, *options: str) -> tuple[str, ...]:
-    """Some tables of the benchmark; their file has the first's name."""
-    output = folder / f"{names.partition(',')[0]}.md"
+def tables(output: Path, names: str, *options: str) -> tuple[str, ...]:
+    """Some tables of the benchmark."""
     return benchmark("--tables", names, *options, "-o", str(output))
 
 
@@ -192,7 +192,7 @@ def write_summary(results: Sequence[Result], folder: Path) -> None:
         for one in results
     ]
     for one in results:
-        lines += ["", f"## {one.step.name}: {one.status}", "", f"`{' '.join(one.step.command)}`"]
+        lines += ["", f"## {one.step.name}: {one.status}", "", f"`{shlex.join(one.step.command)}`"]
         ending = last_lines(folder / f"{one.step.name}.txt") if one.seconds else []
         if ending:
             lines += ["", "````text", *ending, "````"]

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alignseg_infer.backends.kernels import preprocess_launch, upsample_argmax_launch
-from alignseg_infer.backends.torch_kernels import _stored as stored
+from alignseg_infer.backends.kernels import (
+    DeviceTensor,
+    preprocess_launch,
+    upsample_argmax_launch,
+)
 from alignseg_infer.preprocess import preprocess
 from alignseg_infer.spec import InputSpec
 from gpu_sampling_tables import LAYOUTS, baselines, by, nbytes, normal, stored_as
@@ -37,6 +40,7 @@ class Labels:
         self.rig, self.image = rig, image
         self.shape = (1, rig.sizes.classes, *logits)
         self.palette = normal(rig, 0, (rig.sizes.classes, 3)).mul(50).abs().to(torch.uint8)
+        self.like = torch.zeros((1, 1, *image), device=rig.device)  # its size alone counts
         self.logits = functools.cache(self._logits)
         self.exact = functools.cache(self._exact)
 
@@ -80,8 +84,7 @@ class Labels:
         return labels, color
 
     def operator(self, logits: Tensor) -> Tensor:
-        like = logits.new_empty((1, 1, 1, 1)).expand(1, 1, *self.image)  # its size counts alone
-        result: Tensor = torch.ops.alignseg.upsample_argmax(logits, like)
+        result: Tensor = torch.ops.alignseg.upsample_argmax(logits, self.like)
         return result
 
     def unlike(self, dtype: torch.dtype, labels: Tensor) -> float:
@@ -105,6 +108,12 @@ class Labels:
         labels, color = outputs
         same = torch.equal(color, self.palette[labels.long()])
         return self.unlike(dtype, labels) if same else float("inf")
+
+
+def stored(tensor: Tensor) -> DeviceTensor:
+    """Where a dense tensor is."""
+    dtype = torch.empty(0, dtype=tensor.dtype).numpy().dtype
+    return DeviceTensor(tensor.data_ptr(), tuple(tensor.shape), dtype)
 
 
 def upsampled(logits: Tensor, image: Size) -> Tensor:

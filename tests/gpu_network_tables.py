@@ -91,11 +91,11 @@ def run(make: Make, layout: str, image: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def reference(rig: Rig, size: Size) -> Tensor:
-    """Logits of the authors' network in float32, without TF32."""
-    model = seeded_model(rig.sizes.network).to(rig.device)
-    with torch.backends.cudnn.flags(allow_tf32=False, benchmark=False):
-        outputs: Outputs = model(images(rig, size, "planar", 0)[0].float())
-    return outputs.logits.double()
+    """Logits of the authors' network in float64."""
+    model = seeded_model(rig.sizes.network).double().to(rig.device)
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False):
+        outputs: Outputs = model(images(rig, size, "planar", 0)[0].double())
+    return outputs.logits
 
 
 def logits_table(rig: Rig, size: Size, makes: dict[str, Make]) -> Table:
@@ -120,11 +120,11 @@ def labels_table(rig: Rig, size: Size, makes: dict[str, Make]) -> Table:
 
     @functools.cache
     def exact() -> Tensor:
-        return plain_labels(reference(rig, size), size)
+        return plain_labels(reference(rig, size), *images(rig, size, "NHWC", 0))
 
-    def row(name: str, network: str, stage: Callable[[Tensor, Size], Tensor]) -> Row:
+    def row(name: str, network: str, stage: Callable[[Tensor, Tensor], Tensor]) -> Row:
         def call(image: Tensor) -> Tensor:
-            return stage(run(makes[network], "NHWC", image), size)
+            return stage(run(makes[network], "NHWC", image), image)
 
         return Row(
             name=name,
@@ -146,12 +146,12 @@ def labels_table(rig: Rig, size: Size, makes: dict[str, Make]) -> Table:
 
 
 @torch.inference_mode()
-def plain_labels(logits: Tensor, size: Size) -> Tensor:
+def plain_labels(logits: Tensor, image: Tensor) -> Tensor:
+    size = image.shape[-2:]
     return F.interpolate(logits, size, mode="bilinear", align_corners=True).argmax(1)
 
 
 @torch.inference_mode()
-def kernel_labels(logits: Tensor, size: Size) -> Tensor:
-    like = logits.new_empty((1, 1, 1, 1)).expand(1, 1, *size)  # its size counts alone
-    labels: Tensor = torch.ops.alignseg.upsample_argmax(logits, like)
+def kernel_labels(logits: Tensor, image: Tensor) -> Tensor:
+    labels: Tensor = torch.ops.alignseg.upsample_argmax(logits, image)
     return labels

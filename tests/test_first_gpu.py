@@ -1,6 +1,7 @@
-"""First contact with a GPU, rehearsed: steps that fail, hang, print a lot; and the real commands."""
+"""First contact with a GPU, rehearsed: failing, hanging, printing a lot; and the real commands."""
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -159,8 +160,24 @@ def test_the_benchmark_takes_its_options(tmp_path: Path) -> None:
         if "tests/benchmark_kernels.py" in one.command:
             arguments = benchmark_kernels.parser().parse_args(one.command[2:])
             tables += [] if arguments.machine else arguments.tables
-            assert arguments.machine or arguments.output.parent == tmp_path
+            assert arguments.machine or arguments.output == tmp_path / f"{one.name}.md"
     assert sorted(tables) == sorted(benchmark_kernels.CHOICES)
+
+
+def test_documented_commands_are_accepted() -> None:
+    """Those of docs/gpu-results.md."""
+    text = (ROOT / "docs" / "gpu-results.md").read_text(encoding="utf-8")
+    lines = [shlex.split(line) for line in text.splitlines() if "python3 tests/" in line]
+    assert len(lines) == 5
+    for words in lines:
+        start = words.index("python3") + 1
+        program, options = words[start], words[start + 1 :]
+        if program == "tests/first_gpu.py":
+            given = parser().parse_args(options)
+            assert given.steps is None or chosen_steps(given.steps, all_steps(given.output, 4))
+        else:
+            assert program == "tests/benchmark_kernels.py"
+            assert benchmark_kernels.parser().parse_args(options).only
 
 
 def collected(command: tuple[str, ...]) -> list[str]:

@@ -3,8 +3,7 @@
 The same tables as tests/test_sampling_kernels.py and tests/test_post_kernels.py. For races and
 addresses out of bounds::
 
-    compute-sanitizer --tool memcheck python3 -m pytest -m gpu tests/test_gpu_kernels.py
-    compute-sanitizer --tool racecheck python3 -m pytest -m gpu tests/test_gpu_kernels.py
+    python3 tests/first_gpu.py -o gpu-results --steps sanitizer
 """
 
 import contextlib
