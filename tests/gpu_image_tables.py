@@ -128,51 +128,49 @@ def label_tables(rig: Rig) -> Iterator[Table]:
         yield confidence_table(rig, given)
 
 
+def label_row(
+    given: Labels,
+    name: str,
+    call: Callable[..., Any],
+    needed: int,
+    layout: str = "planar",
+    dtype: torch.dtype = torch.float16,
+) -> Row:
+    exact = name.startswith("UpsampleArgmax") or dtype is torch.float32
+    return Row(
+        name=name,
+        make=partial(given.logits, dtype, layout),
+        call=call,
+        needed=needed,
+        error=partial(given.miscolored if "colour" in name else given.unlike, dtype),
+        tolerance=EXACT_LABELS if exact else HALF_LABELS,
+    )
+
+
 def label_table(rig: Rig, given: Labels) -> Table:
     def plain(logits: Tensor) -> Tensor:
         return upsampled(logits, given.image).argmax(1)
 
-    def row(
-        name: str,
-        call: Callable[..., Any],
-        needed: int,
-        layout: str = "planar",
-        *,
-        wide: bool = False,
-    ) -> Row:
-        dtype = torch.float32 if wide else torch.float16
-        ours = name.startswith("UpsampleArgmax")
-        return Row(
-            name=name,
-            make=partial(given.logits, dtype, layout),
-            call=call,
-            needed=needed,
-            error=partial(given.miscolored if "colour" in name else given.unlike, dtype),
-            tolerance=EXACT_LABELS if ours or wide else HALF_LABELS,
-        )
-
-    byte, word = given.needed(1), given.needed(4)
+    row, ours, wide = partial(label_row, given), "UpsampleArgmax", torch.float32
+    bytes_out, words_out = (
+        partial(given.kernel, dtype=kind) for kind in (torch.uint8, torch.int32)
+    )
+    byte, word, wide_byte = given.needed(1), given.needed(4), given.needed(1, width=4)
     rows = [
-        copy_row(rig, byte),
-        row("UpsampleArgmax, uint8", partial(given.kernel, dtype=torch.uint8), byte),
-        row("UpsampleArgmax, int32", partial(given.kernel, dtype=torch.int32), word),
-        row("UpsampleArgmax, int32, operator, planar", given.operator, word),
-        row("UpsampleArgmax, int32, operator, NHWC (copies first)", given.operator, word, "NHWC"),
-        row("UpsampleArgmax, uint8 and colour", given.with_color, given.needed(1, 3)),
-        row(
-            "UpsampleArgmax, uint8, of float32",
-            partial(given.kernel, dtype=torch.uint8),
-            given.needed(1, width=4),
-            wide=True,
-        ),
+        row(f"{ours}, uint8", bytes_out, byte),
+        row(f"{ours}, int32", words_out, word),
+        row(f"{ours}, int32, operator, planar", given.operator, word),
+        row(f"{ours}, int32, operator, NHWC (copies first)", given.operator, word, "NHWC"),
+        row(f"{ours}, uint8 and colour", given.with_color, given.needed(1, 3)),
+        row(f"{ours}, uint8, of float32", bytes_out, wide_byte, dtype=wide),
     ]
-    rows += [
+    others = [
         row(f"{name}, {layout}", function, byte, layout)
         for name, function in baselines(rig, plain, "interpolate, argmax").items()
         for layout in LAYOUTS
     ]
     title = f"labels {by(given.image)} of {given.shape[1]}x{by(given.shape[2:])}, float16"
-    return Table(title=title, rows=rows, base=rows[7].name)
+    return Table(title=title, rows=[copy_row(rig, byte), *rows, *others], base=others[0].name)
 
 
 def confidence_table(rig: Rig, given: Labels) -> Table:
@@ -209,48 +207,61 @@ def input_tables(rig: Rig) -> Iterator[Table]:
             yield input_table(rig, image, size, dtype)
 
 
-def input_table(rig: Rig, image: Size, size: Size, dtype: torch.dtype) -> Table:
-    mean, std = (
-        torch.tensor(values, device=rig.device).reshape(1, 3, 1, 1)
-        for values in (SPEC.mean, SPEC.std)
-    )
+class Inputs:
+    """Images, and what makes the network's input of them.
 
-    @functools.cache
-    def make(number: int) -> Tensors:
-        random = torch.Generator(rig.device).manual_seed(number)
-        shape, kind = (*image, 3), {"dtype": torch.uint8, "device": rig.device}
-        return (torch.randint(0, 256, shape, generator=random, **kind),)  # type: ignore[call-overload]
+    Args:
+        rig: What it runs on.
+        image: Size of the images.
+        size: Size of the input.
+        dtype: Of the input.
+    """
 
-    def kernel(pixels: Tensor) -> Tensor:
-        output = torch.empty((1, 3, *size), dtype=dtype, device=rig.device)
-        rig.launch(preprocess_launch(stored(pixels), stored(output), SPEC))
+    def __init__(self, rig: Rig, image: Size, size: Size, dtype: torch.dtype) -> None:
+        self.rig, self.image, self.size, self.dtype = rig, image, size, dtype
+        self.mean, self.std = (
+            torch.tensor(values, device=rig.device).reshape(1, 3, 1, 1)
+            for values in (SPEC.mean, SPEC.std)
+        )
+
+    def make(self, number: int) -> Tensors:
+        levels = normal(self.rig, number, (*self.image, 3)) * 80 + 128
+        return (levels.clamp(0, 255).to(torch.uint8),)
+
+    def kernel(self, pixels: Tensor) -> Tensor:
+        output = torch.empty((1, 3, *self.size), dtype=self.dtype, device=self.rig.device)
+        self.rig.launch(preprocess_launch(stored(pixels), stored(output), SPEC))
         return output
 
-    def plain(pixels: Tensor) -> Tensor:
+    def plain(self, pixels: Tensor) -> Tensor:
+        """In PyTorch's operators; stored like the image, channels last."""
         planes = pixels.permute(2, 0, 1).unsqueeze(0).float()
-        if image != size:
-            planes = F.interpolate(planes, size, mode="bilinear", align_corners=False)
-        return ((planes - mean) / std).to(dtype)
+        if self.image != self.size:
+            planes = F.interpolate(planes, self.size, mode="bilinear", align_corners=False)
+        return ((planes - self.mean) / self.std).to(self.dtype)
 
-    def planar(pixels: Tensor) -> Tensor:
-        return plain(pixels).contiguous()
+    def planar(self, pixels: Tensor) -> Tensor:
+        return self.plain(pixels).contiguous()
 
-    def difference(seen: Tensor) -> float:
-        """Largest, in grey levels, from what the CPU does."""
-        exact = preprocess(make(0)[0].cpu().numpy(), size, SPEC)
+    def difference(self, seen: Tensor) -> float:
+        """Largest, in grey levels, from what the CPU does with set 0."""
+        exact = preprocess(self.make(0)[0].cpu().numpy(), self.size, SPEC)
         return float(np.abs(seen.float().cpu().numpy() - exact).max())
 
+
+def input_table(rig: Rig, image: Size, size: Size, dtype: torch.dtype) -> Table:
+    given = Inputs(rig, image, size, dtype)
     rounding = 0.07 if dtype is torch.float16 else 0.001  # of 150, in float16
-    functions = {"preprocess": kernel}
-    functions |= baselines(rig, planar, "planar") | baselines(rig, plain, "NHWC")
+    functions = {"preprocess": given.kernel}
+    functions |= baselines(rig, given.planar, "planar") | baselines(rig, given.plain, "NHWC")
     needed = 3 * image[0] * image[1] + nbytes((3, *size), width=torch.finfo(dtype).bits // 8)
     rows = [
         Row(
             name=name,
-            make=make,
+            make=given.make,
             call=call,
             needed=needed,
-            error=difference,
+            error=given.difference,
             tolerance=rounding + (GREY if name != "preprocess" and image != size else 0),
         )
         for name, call in functions.items()

@@ -1,8 +1,8 @@
 """Tables of the alignments: AlignedAdd, OffsetGridSample, and the offset branch's upsampling.
 
-What PyTorch does instead is timed as eager operators and through ``torch.compile``. Inductor makes
-one kernel of upsampling, both samples and the sum, so the four steps of plugins/README.md are the
-traffic of eager PyTorch, not of a compiled one.
+What PyTorch does instead is timed as eager operators and through ``torch.compile``. Inductor
+writes two small grids and makes one kernel of upsampling, both samples and the sum, so the four
+steps of plugins/README.md are the traffic of eager PyTorch, not of a compiled one.
 """
 
 import functools
