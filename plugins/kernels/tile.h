@@ -31,22 +31,26 @@ ALIGNSEG_HD int64_t tilesAlong(int64_t size, int32_t tile)
     return (size + tile - 1) / tile;
 }
 
-//! The tile of a block: columns of tiles first, then rows, then images. No more blocks than a
-//! launch takes, so that divisions need 32 bits: 64 cost a GPU five times as much.
-ALIGNSEG_HD Tile tileOf(uint32_t block, int64_t height, int64_t width, int32_t tileHeight, int32_t tileWidth)
+//! The tile of a block: columns of tiles first, then rows, then images. No side reaches 2^31, nor do
+//! blocks, so 32 bits hold all of it: a division of 64 costs a GPU five times as much.
+ALIGNSEG_HD Tile tileOf(uint32_t block, int64_t height, int64_t width, uint32_t tileHeight, uint32_t tileWidth)
 {
-    uint32_t const columns = static_cast<uint32_t>(tilesAlong(width, tileWidth));
-    uint32_t const rows = static_cast<uint32_t>(tilesAlong(height, tileHeight));
+    uint32_t const imageHeight = static_cast<uint32_t>(height);
+    uint32_t const imageWidth = static_cast<uint32_t>(width);
+    uint32_t const columns = (imageWidth + tileWidth - 1) / tileWidth;
+    uint32_t const rows = (imageHeight + tileHeight - 1) / tileHeight;
     uint32_t const row = block / columns;
     uint32_t const image = row / rows;
+    uint32_t const top = (row - image * rows) * tileHeight;
+    uint32_t const left = (block - row * columns) * tileWidth;
+    uint32_t const below = imageHeight - top;
+    uint32_t const right = imageWidth - left;
     Tile tile;
     tile.image = image;
-    tile.top = static_cast<int64_t>(row - image * rows) * tileHeight;
-    tile.left = static_cast<int64_t>(block - row * columns) * tileWidth;
-    int64_t const below = height - tile.top;
-    int64_t const right = width - tile.left;
-    tile.height = below < tileHeight ? static_cast<int32_t>(below) : tileHeight;
-    tile.width = right < tileWidth ? static_cast<int32_t>(right) : tileWidth;
+    tile.top = top;
+    tile.left = left;
+    tile.height = static_cast<int32_t>(below < tileHeight ? below : tileHeight);
+    tile.width = static_cast<int32_t>(right < tileWidth ? right : tileWidth);
     return tile;
 }
 
