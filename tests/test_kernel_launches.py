@@ -134,7 +134,7 @@ def test_structures_are_those_of_the_sources(source: str) -> None:
     assert host_size(source) == dtype.itemsize
 
 
-kinds = {"int64_t": "i8", "double": "f8"}
+kinds = {"int64_t": "i8", "float": "f4"}
 
 
 def test_conventions_have_the_numbers_of_the_source(geometry: ctypes.CDLL) -> None:

@@ -31,14 +31,14 @@ CHANNELS_LAST_TILE = (8, 8)
 ARGMAX_THREADS = 384
 ARGMAX_TILE = (32, 128)
 PREPROCESS_THREADS = 256
-PREPROCESS_TILE = (16, 128)
+PREPROCESS_TILE = (8, 128)
 
 
 def _params(addresses: str, numbers: str, triples: str = "") -> np.dtype[np.void]:
-    """A structure of eight bytes per field; `triples` are three numbers each."""
+    """A structure of eight bytes per field, then three floats for each of `triples`."""
     fields = [(name, "u8", ()) for name in addresses.split()]
     fields += [(name, "i8", ()) for name in numbers.split()]
-    return np.dtype([*fields, *((name, "f8", (3,)) for name in triples.split())])
+    return np.dtype([*fields, *((name, "f4", (3,)) for name in triples.split())])
 
 
 OFFSET_GRID_SAMPLE = _params(

@@ -9,7 +9,9 @@ if(NOT CMAKE_CUDA_COMPILER)
 endif()
 
 if(NOT CMAKE_CUDA_ARCHITECTURES)
-  set(wanted 75 80 86 89 90 100 120) # Turing to Blackwell
+  # Turing to Blackwell; the tests read this line. A Jetson (87 Orin, 110 Thor, which was 101 before
+  # CUDA 13) does not run what is compiled for cards of its generation.
+  set(wanted 75 80 86 87 89 90 100 103 110 120 121)
   execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --list-gpu-arch
     OUTPUT_VARIABLE known RESULT_VARIABLE status ERROR_QUIET)
   if(status EQUAL 0)

@@ -15,7 +15,7 @@ namespace alignseg
 {
 
 constexpr int32_t kPreprocessThreads = 256;
-constexpr int32_t kPreprocessTileHeight = 16; // two groups of four pixels per thread
+constexpr int32_t kPreprocessTileHeight = 8; // four pixels per thread
 constexpr int32_t kPreprocessTileWidth = 128;
 
 //! Blocks of kPreprocessThreads threads that cover N inputs of HxW.
@@ -77,22 +77,11 @@ ALIGNSEG_HD int32_t blendColumns(int32_t first, int32_t second, ResizeTap const&
 }
 
 //! Two such sums, as a grey level 0..255.
-ALIGNSEG_HD int32_t blendRows(int32_t first, int32_t second, ResizeTap const& tap)
+ALIGNSEG_HD int32_t blendRows(int32_t first, int32_t second, int32_t firstWeight, int32_t secondWeight)
 {
-    int32_t const upper = tap.firstWeight * (first >> 4) >> 16;
-    int32_t const lower = tap.secondWeight * (second >> 4) >> 16;
+    int32_t const upper = firstWeight * (first >> 4) >> 16;
+    int32_t const lower = secondWeight * (second >> 4) >> 16;
     return (upper + lower + 2) >> 2;
-}
-
-//! The grey level of a channel. `upper` and `lower` begin at the channel in the tap's two rows.
-ALIGNSEG_HD int32_t levelBetween(
-    uint8_t const* upper, uint8_t const* lower, ResizeTap const& row, ResizeTap const& column)
-{
-    int64_t const left = 3 * static_cast<int64_t>(column.first);
-    int64_t const right = 3 * static_cast<int64_t>(column.second);
-    int32_t const above = blendColumns(upper[left], upper[right], column);
-    int32_t const below = blendColumns(lower[left], lower[right], column);
-    return blendRows(above, below, row);
 }
 
 } // namespace alignseg
