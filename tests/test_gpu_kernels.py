@@ -20,6 +20,8 @@ import post_kernel_cases as post
 from alignseg_infer import Predictor
 from alignseg_infer.backends.cuda import Cuda, open_cuda
 from alignseg_infer.backends.kernels import (
+    ALIGNED_ADD,
+    OFFSET_GRID_SAMPLE,
     PREPROCESS,
     UPSAMPLE_ARGMAX,
     DeviceTensor,
@@ -34,6 +36,7 @@ from kernel_cases import CASES, KernelCase, Op, check, stored_inputs
 from post_kernel_cases import IMAGE_CASES, LABEL_CASES, Array, ImageCase, LabelCase
 
 pytestmark = pytest.mark.gpu
+STRUCTURES = {Op.SAMPLE: OFFSET_GRID_SAMPLE, Op.ADD: ALIGNED_ADD}
 
 
 class Gpu:
@@ -103,8 +106,9 @@ def test_sampling(gpu: Gpu, case: KernelCase) -> None:
         offsets = tensors["high_offset"], tensors["low_offset"]
         launch = aligned_add_launch(features, offsets, output, case.convention, channels_last=last)
     assert launch.kernel == case.entry_point
-    launch.params["channel_pitch"] = case.pitch
-    gpu.run(launch)
+    params = np.frombuffer(bytearray(launch.params), STRUCTURES[case.op])
+    params["channel_pitch"] = case.pitch
+    gpu.run(launch._replace(params=params.tobytes()))
     check(case, gpu.download(output, blank))
 
 
@@ -146,8 +150,7 @@ def run_case(
     starts = {name: one.address + case.skew * one.dtype.itemsize for name, one in held.items()}
     labels = structure is UPSAMPLE_ARGMAX
     source, threads = ("upsample_argmax", 384) if labels else ("preprocess", 256)
-    params = np.frombuffer(fields(starts), structure)[0]
-    gpu.run(Launch(source, case.entry_point, params, case.blocks, threads))
+    gpu.run(Launch(source, case.entry_point, fields(starts), case.blocks, threads))
     return {
         name: gpu.download(held[name], skewed(array, case.skew))[case.skew :].reshape(array.shape)
         for name, array in arrays.items()
