@@ -20,7 +20,11 @@ class PluginOp:
 
     Attributes:
         name: Of the ONNX operator and of the plugin.
+        operator: What ``torch.ops.alignseg`` calls it.
         inputs: Their names, in order.
+        dimensions: Of each input, then of the output, a letter for each size. The same letter is
+            the same size; a digit is the size itself.
+        types: A letter for each input; the same letter is the same type, FP32 or FP16.
         offsets: Which inputs are offset fields, (N, 2, H, W): dx, then dy.
         shapes: Which inputs are read for their shape alone.
         fields: What creating the plugin takes, beside namespace and version.
@@ -28,7 +32,10 @@ class PluginOp:
     """
 
     name: str
+    operator: str
     inputs: tuple[str, ...]
+    dimensions: tuple[str, ...]
+    types: str
     offsets: tuple[int, ...]
     shapes: tuple[int, ...]
     fields: tuple[str, ...]
@@ -41,15 +48,36 @@ class PluginOp:
 
 
 OFFSET_GRID_SAMPLE = PluginOp(
-    "OffsetGridSample", ("feature", "offset"), (1,), (), ("convention",), "sampled"
+    "OffsetGridSample",
+    "offset_grid_sample",
+    ("feature", "offset"),
+    ("NChw", "N2HW", "NCHW"),
+    "FO",
+    (1,),
+    (),
+    ("convention",),
+    "sampled",
 )
 ALIGNED_ADD = PluginOp(
     "AlignedAdd",
+    "aligned_add",
     ("high", "low", "high_offset", "low_offset"),
+    ("NChw", "NCHW", "N2HW", "N2HW", "NCHW"),
+    "FFOO",
     (2, 3),
     (),
     ("convention",),
     "aligned",
 )
-UPSAMPLE_ARGMAX = PluginOp("UpsampleArgmax", ("logits", "like"), (), (1,), (), "labels")
+UPSAMPLE_ARGMAX = PluginOp(
+    "UpsampleArgmax",
+    "upsample_argmax",
+    ("logits", "like"),
+    ("NChw", "NKHW", "NHW"),
+    "LK",
+    (),
+    (1,),
+    (),
+    "labels",
+)
 PLUGIN_OPS = {op.name: op for op in (OFFSET_GRID_SAMPLE, ALIGNED_ADD, UPSAMPLE_ARGMAX)}

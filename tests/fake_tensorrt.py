@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.backends.cuda import call_failed, out_of_memory
+from alignseg_infer.backends.kernels import PREPROCESS, UPSAMPLE_ARGMAX
 from alignseg_infer.engine_file import EngineFacts, Gpu, InputShape, Profile, sidecar_path
 from alignseg_infer.files import sha256_of
 from alignseg_infer.flavours import Runtime, TensorRT
@@ -221,7 +222,7 @@ class FakeCuda:
         self,
         module: int,
         kernel: str,
-        arguments: tuple[np.generic, ...],
+        arguments: tuple[np.generic | bytes, ...],
         *,
         grid: tuple[int, int, int],
         block: tuple[int, int, int],
@@ -231,7 +232,10 @@ class FakeCuda:
         self._count("launch")
         assert f"\0{kernel}\0".encode() in self._modules[module], f"no {kernel} in the cubin"
         assert grid[1:] == block[1:] == (1, 1)
-        (params,) = arguments
+        (content,) = arguments
+        assert isinstance(content, bytes)
+        structure = PREPROCESS if kernel.startswith("preprocess") else UPSAMPLE_ARGMAX
+        params = np.frombuffer(bytearray(content), structure)[0]
         self.enqueue(stream, lambda: self._run_kernel(kernel, params, grid[0], block[0]))
 
     def _run_kernel(self, kernel: str, params: Any, blocks: int, threads: int) -> None:

@@ -3,8 +3,10 @@
 tests/test_gpu_cuda.py runs the calls.
 """
 
+import ctypes
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -121,6 +123,7 @@ def test_cuda_python_takes_these_arguments(name: str) -> None:
     gpu = object.__new__(CudaPython)
     gpu._device = driver.CUdevice(0)
     gpu._context = driver.CUcontext(1)
+    gpu._functions = {1: {}}
     with pytest.raises(RuntimeError, match="driver"):
         getattr(gpu, name)(*CALLS[name])
 
@@ -132,23 +135,27 @@ def test_every_call_of_the_seam_is_tried() -> None:
     assert public <= set(dir(CudaPython))
 
 
-class Statuses:
-    """A driver that answers what it is told; all else is that of cuda-python."""
+Answer = tuple[Any, ...] | Callable[..., tuple[Any, ...]]
 
-    def __init__(self, **answers: tuple[Any, ...]) -> None:
+
+class Statuses:
+    """A driver that answers what it is told, or does it; all else is that of cuda-python."""
+
+    def __init__(self, **answers: Answer) -> None:
         self._answers = answers
 
     def __getattr__(self, name: str) -> Any:
-        if name in self._answers:
-            return lambda *_: self._answers[name]
-        return getattr(driver, name)
+        answer = self._answers.get(name)
+        if answer is None:
+            return getattr(driver, name)
+        return answer if callable(answer) else lambda *_: answer
 
 
 RESULT = driver.CUresult
 TEXT = (RESULT.CUDA_SUCCESS, b"invalid argument")
 
 
-def on(monkeypatch: pytest.MonkeyPatch, **answers: tuple[Any, ...]) -> CudaPython:
+def on(monkeypatch: pytest.MonkeyPatch, **answers: Answer) -> CudaPython:
     monkeypatch.setattr(cuda_python, "driver", Statuses(cuGetErrorString=TEXT, **answers))
     return object.__new__(CudaPython)
 
@@ -203,3 +210,96 @@ def test_importing_makes_no_context(name: str) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_a_function_is_looked_up_once_per_module_and_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And again when its module is gone, whose handle another may have."""
+    found: list[tuple[int, bytes]] = []
+    ran: list[int] = []
+
+    def find(module: int, name: bytes) -> tuple[Any, int]:
+        found.append((module, name))
+        return RESULT.CUDA_SUCCESS, 100 + len(found)
+
+    def start(function: int, *places: int) -> tuple[Any]:
+        ran.append(function)
+        return (RESULT.CUDA_SUCCESS,)
+
+    fine = (RESULT.CUDA_SUCCESS,)
+    loads: dict[str, Answer] = {"cuModuleLoadData": (*fine, 7), "cuModuleUnload": fine}
+    gpu = on(monkeypatch, **loads, cuModuleGetFunction=find, cuLaunchKernel=start)
+    gpu._functions = {}
+    places: dict[str, Any] = {"grid": (1, 1, 1), "block": (32, 1, 1), "stream": 1}
+    module = gpu.load_module(b"image")
+    for kernel in ("a", "a", "b", "a"):
+        gpu.launch(module, kernel, (b"structure",), **places)
+    gpu.free_module(module)
+    gpu.launch(gpu.load_module(b"image"), "a", (b"structure",), **places)
+    assert found == [(7, b"a"), (7, b"b"), (7, b"a")]
+    assert ran == [101, 101, 102, 101, 103]
+
+
+def test_arguments_are_read_where_the_launch_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA gets an array of addresses: of scalars, and of a structure's bytes with zeros inside."""
+    seen: list[bytes] = []
+    arguments = (np.uint64(5), b"\0\1\0\2", np.float32(1.5))
+    sizes = (8, 4, 4)
+
+    def start(*given: int) -> tuple[Any]:
+        pointers = (ctypes.c_size_t * 3).from_address(given[-2])
+        seen.extend(
+            ctypes.string_at(pointer, size) for pointer, size in zip(pointers, sizes, strict=True)
+        )
+        return (RESULT.CUDA_SUCCESS,)
+
+    gpu = on(monkeypatch, cuModuleGetFunction=(RESULT.CUDA_SUCCESS, 1), cuLaunchKernel=start)
+    gpu._functions = {1: {}}
+    gpu.launch(1, "k", arguments, grid=(1, 1, 1), block=(1, 1, 1), stream=1)
+    assert seen == [one if isinstance(one, bytes) else one.tobytes() for one in arguments]
+
+
+def test_current_is_given_back_when_its_block_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def push(context: int) -> tuple[Any]:
+        done.append("push")
+        return (RESULT.CUDA_SUCCESS,)
+
+    def pop() -> tuple[Any, int]:
+        done.append("pop")
+        return RESULT.CUDA_SUCCESS, 1
+
+    gpu = on(monkeypatch, cuCtxPushCurrent=push, cuCtxPopCurrent=pop)
+    gpu._context = 1
+    with pytest.raises(KeyError), gpu.current(), gpu.current():
+        raise KeyError
+    assert done == ["push", "push", "pop", "pop"]
+
+
+def test_threads_that_launch_at_once_keep_their_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA reads them during the launch, in which another thread may begin its own."""
+    inside = threading.Barrier(2)
+    kept: list[tuple[int, bytes]] = []
+
+    def start(function: int, *given: int) -> tuple[Any]:
+        inside.wait(10)
+        (pointer,) = (ctypes.c_size_t * 1).from_address(given[-2])
+        kept.append((function, ctypes.string_at(pointer, 8)))
+        inside.wait(10)
+        return (RESULT.CUDA_SUCCESS,)
+
+    gpu = on(monkeypatch, cuLaunchKernel=start)
+    gpu._functions = {1: {"a": 10, "b": 11}}
+
+    def launch(name: str, content: bytes) -> None:
+        gpu.launch(1, name, (content,), grid=(1, 1, 1), block=(1, 1, 1), stream=1)
+
+    threads = [
+        threading.Thread(target=launch, args=one)
+        for one in (("a", b"aaaaaaaa"), ("b", b"bbbbbbbb"))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(kept) == [(10, b"aaaaaaaa"), (11, b"bbbbbbbb")]

@@ -19,6 +19,8 @@ import post_kernel_cases as post
 from alignseg_infer import Predictor
 from alignseg_infer.backends.cuda import Cuda, open_cuda
 from alignseg_infer.backends.kernels import (
+    ALIGNED_ADD,
+    OFFSET_GRID_SAMPLE,
     PREPROCESS,
     UPSAMPLE_ARGMAX,
     DeviceTensor,
@@ -27,12 +29,17 @@ from alignseg_infer.backends.kernels import (
     aligned_add_launch,
     offset_grid_sample_launch,
 )
-from alignseg_infer.errors import CudaError, DeviceError, MissingDependencyError
+from alignseg_infer.errors import CudaError, DeviceError, MissingDependencyError, OptionError
 from alignseg_infer.export.parity import probe_image
+from alignseg_infer.plugin_contract import ALIGNED_ADD as ADD
+from alignseg_infer.plugin_contract import UPSAMPLE_ARGMAX as ARGMAX
+from alignseg_infer.plugin_contract import PluginOp
 from kernel_cases import CASES, KernelCase, Op, check, stored_inputs
+from operator_cases import LAYOUTS, OPS, fields, operator, tensors
 from post_kernel_cases import IMAGE_CASES, LABEL_CASES, Array, ImageCase, LabelCase
 
 pytestmark = pytest.mark.gpu
+STRUCTURES = {Op.SAMPLE: OFFSET_GRID_SAMPLE, Op.ADD: ALIGNED_ADD}
 
 
 class Gpu:
@@ -102,8 +109,9 @@ def test_sampling(gpu: Gpu, case: KernelCase) -> None:
         offsets = tensors["high_offset"], tensors["low_offset"]
         launch = aligned_add_launch(features, offsets, output, case.convention, channels_last=last)
     assert launch.kernel == case.entry_point
-    launch.params["channel_pitch"] = case.pitch
-    gpu.run(launch)
+    params = np.frombuffer(bytearray(launch.params), STRUCTURES[case.op])
+    params["channel_pitch"] = case.pitch
+    gpu.run(launch._replace(params=params.tobytes()))
     check(case, gpu.download(output, blank))
 
 
@@ -145,8 +153,7 @@ def run_case(
     starts = {name: one.address + case.skew * one.dtype.itemsize for name, one in held.items()}
     labels = structure is UPSAMPLE_ARGMAX
     source, threads = ("upsample_argmax", 384) if labels else ("preprocess", 256)
-    params = np.frombuffer(fields(starts), structure)[0]
-    gpu.run(Launch(source, case.entry_point, params, case.blocks, threads))
+    gpu.run(Launch(source, case.entry_point, fields(starts), case.blocks, threads))
     return {
         name: gpu.download(held[name], skewed(array, case.skew))[case.skew :].reshape(array.shape)
         for name, array in arrays.items()
@@ -199,3 +206,76 @@ def test_torch_operators(channels_last: bool, dtype: torch.dtype) -> None:
     labels = torch.ops.alignseg.upsample_argmax(low, torch.empty(2, 1, 70, 90))
     on_device = torch.ops.alignseg.upsample_argmax(on_gpu[1], torch.empty(2, 1, 70, 90).cuda())
     assert float((labels == on_device.cpu()).float().mean()) > 0.999
+
+
+@pytest.fixture
+def registered() -> None:
+    """The operators of PyTorch have their CUDA implementation."""
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no CUDA device")
+    from alignseg_infer.backends import torch_kernels  # noqa: F401  registers them
+
+
+each_op = pytest.mark.parametrize("op", OPS, ids=lambda op: op.operator)
+each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+
+
+@each_op
+@each_layout
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_operators_behave_as_pytorch_wants_them(
+    registered: None, op: PluginOp, layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    """As tests/test_plugin_ops.py has it for the CPU: tracing sees what the kernels return."""
+    inputs = tensors(op, device="cuda", dtype=dtype, layout=layout)
+    torch.library.opcheck(operator(op), (*inputs, *fields(op)))
+
+
+@each_op
+@each_layout
+@pytest.mark.parametrize("sizes", [{}, {"C": 1}, {"H": 1, "W": 1}, {"h": 1, "w": 1}], ids=str)
+def test_operators_store_outputs_as_on_the_cpu(
+    registered: None, op: PluginOp, layout: torch.memory_format, sizes: dict[str, int]
+) -> None:
+    inputs = tensors(op, layout=layout, sizes=sizes)
+    expected = operator(op)(*inputs, *fields(op))
+    seen = operator(op)(*(one.cuda() for one in inputs), *fields(op))
+    assert (seen.stride(), seen.dtype) == (expected.stride(), expected.dtype)
+    if op is ARGMAX:
+        assert float((seen.cpu() == expected).float().mean()) > 0.99
+    else:
+        torch.testing.assert_close(seen.cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
+@each_op
+@each_layout
+def test_compiled_operators(registered: None, op: PluginOp, layout: torch.memory_format) -> None:
+    """Inductor asserts the strides that tracing promised."""
+
+    def graph(*inputs: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = operator(op)(*inputs, *fields(op)) + 1
+        return result
+
+    inputs = tensors(op, device="cuda", layout=layout)
+    try:
+        seen = torch.compile(graph, fullgraph=True)(*inputs)
+    except RuntimeError as error:
+        if "triton" not in str(error).lower():
+            raise
+        pytest.skip("Inductor needs Triton")
+    torch.testing.assert_close(seen, graph(*inputs))
+
+
+@each_op
+def test_operators_refuse_and_let_through(registered: None, op: PluginOp) -> None:
+    inputs = tensors(op, device="cuda")
+    with pytest.raises(OptionError, match=f"{op.inputs[1]} is on cpu"):
+        operator(op)(inputs[0], inputs[1].cpu(), *inputs[2:], *fields(op))
+    with pytest.raises(OptionError, match=f"{op.inputs[0]} is BF16"):
+        operator(op)(inputs[0].bfloat16(), *inputs[1:], *fields(op))
+    if op is ADD:  # it would read past the end of the smaller type
+        with pytest.raises(OptionError, match="low is FP16"):
+            operator(op)(inputs[0], inputs[1].half(), *inputs[2:], *fields(op))
+    empty = operator(op)(*tensors(op, device="cuda", sizes={"N": 0}), *fields(op))
+    assert empty.shape[0] == 0
+    torch.cuda.synchronize()

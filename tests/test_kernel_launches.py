@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from alignseg_infer.backends.kernels import (
     preprocess_launch,
     upsample_argmax_launch,
 )
-from alignseg_infer.spec import InputSpec, SamplingConvention
+from alignseg_infer.spec import ChannelOrder, InputSpec, SamplingConvention
 from host_entries import ENTRIES, host_size
 from host_kernels import KERNELS, host_library
 
@@ -67,8 +68,16 @@ def geometry(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return library
 
 
-def tensor(*shape: int, dtype: np.dtype[np.generic] = FLOAT) -> DeviceTensor:
-    return DeviceTensor(1 << 20, shape, dtype)
+def tensor(
+    *shape: int, dtype: np.dtype[np.generic] = FLOAT, address: int = 1 << 20
+) -> DeviceTensor:
+    return DeviceTensor(address, shape, dtype)
+
+
+def fields(launch: Launch) -> list[Any]:
+    """The fields of the structure that a kernel gets."""
+    (one,) = np.frombuffer(launch.params, STRUCTURES[launch.source])
+    return list(one.tolist())
 
 
 SHAPES = [(1, 1, 1, 1), (2, 19, 257, 513), (1, 256, 33, 65), (3, 33, 4, 64), (1, 31, 5, 63)]
@@ -79,36 +88,45 @@ SHAPES = [(1, 1, 1, 1), (2, 19, 257, 513), (1, 256, 33, 65), (3, 33, 4, 64), (1,
 def test_blocks_of_sampling(geometry: ctypes.CDLL, shape: tuple[int, ...], last: bool) -> None:
     batch, channels, height, width = shape
     expected = geometry.sample_blocks(*shape, channels if last else 0)
-    offset = tensor(batch, 2, height, width, dtype=HALF)
-    feature, coarse = tensor(batch, channels, 7, 9), tensor(batch, channels, 3, 3)
-    sampled = offset_grid_sample_launch(
-        feature, offset, tensor(*shape), CONVENTION, channels_last=last
+    offsets = [tensor(batch, 2, height, width, dtype=HALF, address=at) for at in (48, 64)]
+    feature, coarse = (tensor(batch, channels, *size, address=16) for size in ((7, 9), (3, 3)))
+    low, output = (tensor(*shape, address=at) for at in (32, 80))
+    sampled = offset_grid_sample_launch(feature, offsets[0], output, CONVENTION, channels_last=last)
+    added = aligned_add_launch(
+        (coarse, low), (offsets[0], offsets[1]), output, CONVENTION, channels_last=last
     )
-    low = tensor(*shape)
-    added = aligned_add_launch((coarse, low), (offset, offset), low, CONVENTION, channels_last=last)
     for launch, name in ((sampled, "offset_grid_sample"), (added, "aligned_add")):
         layout = "channels_last" if last else "planar"
         assert launch.kernel == f"{name}_{layout}_float_half"
         assert launch.blocks == expected
         assert launch.threads == geometry.sample_threads()
-    assert list(sampled.params.tolist()) == [
-        *(1 << 20,) * 3,
+    assert fields(sampled) == [
+        *(16, 48, 80),
         *(batch, channels, 7, 9, height, width, channels if last else 0, 2),
     ]
-    assert list(added.params.tolist()) == [
-        *(1 << 20,) * 5,
+    assert fields(added) == [
+        *(16, 32, 48, 64, 80),
         *(batch, channels, 3, 3, height, width, channels if last else 0, 2),
     ]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1024, 2048), (33, 127), (32, 128), (31, 129)])
 def test_blocks_around_the_network(geometry: ctypes.CDLL, size: tuple[int, int]) -> None:
-    labels = tensor(2, *size, dtype=UINT8)
+    labels = tensor(2, *size, dtype=UINT8, address=16)
     argmax = upsample_argmax_launch(tensor(2, 19, 9, 17), labels, not_finite=4096)
+    assert fields(argmax) == [1 << 20, 16, 0, 0, 0, 4096, 2, 19, 9, 17, *size]
     assert argmax.blocks == geometry.argmax_blocks(2, *size)
     assert argmax.threads == geometry.argmax_threads()
     assert argmax.kernel == "upsample_argmax_float_uint8"
-    prepare = preprocess_launch(tensor(5, 6, 3, dtype=UINT8), tensor(1, 3, *size), InputSpec())
+    sure = upsample_argmax_launch(tensor(2, 19, 9, 17), labels, confidence=32)
+    assert fields(sure)[2:6] == [32, 0, 0, 0]
+    assert sure.kernel == "upsample_argmax_confidence_float_uint8"
+    spec = InputSpec(channel_order=ChannelOrder.RGB, mean=(1, 2, 3), std=(4, 5, 6))
+    image = tensor(5, 6, 3, dtype=UINT8, address=16)
+    prepare = preprocess_launch(image, tensor(1, 3, *size), spec)
+    numbers, triples = fields(prepare)[:-2], fields(prepare)[-2:]
+    assert numbers == [16, 1 << 20, 1, 5, 6, *size, 1]
+    assert [list(triple) for triple in triples] == [[1, 2, 3], [4, 5, 6]]
     assert prepare.blocks == geometry.preprocess_blocks(1, *size)
     assert prepare.threads == geometry.preprocess_threads()
 
@@ -142,7 +160,7 @@ def test_conventions_have_the_numbers_of_the_source(geometry: ctypes.CDLL) -> No
         launch = offset_grid_sample_launch(
             tensor(1, 1, 1, 1), tensor(1, 2, 1, 1), tensor(1, 1, 1, 1), convention
         )
-        assert launch.params["convention"] == geometry.convention(index)
+        assert fields(launch)[-1] == geometry.convention(index)
 
 
 @pytest.mark.parametrize("source", ENTRIES)
@@ -190,3 +208,24 @@ def test_without_nvrtc(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sources_are_beside_the_package_or_in_it() -> None:
     assert nvrtc.kernel_folder() == KERNELS
     assert Launch.__doc__
+
+
+def test_launches_that_differ_share_nothing() -> None:
+    """Plans are kept: each thing they depend on must be part of what they are kept by."""
+    feature, offset, output = tensor(1, 8, 5, 6), tensor(1, 2, 9, 7), tensor(1, 8, 9, 7)
+    half = tensor(1, 8, 5, 6, dtype=HALF), tensor(1, 2, 9, 7, dtype=HALF)
+    sizes, later = (tensor(1, 8, 6, 5), tensor(1, 8, 7, 9)), output._replace(address=16)
+    given = [
+        ((feature, offset, output, CONVENTION), False),
+        ((feature, offset, output, CONVENTION), True),
+        ((feature, offset, output, SamplingConvention.RELEASE_2021_12), False),
+        ((half[0], offset, output, CONVENTION), False),
+        ((feature, half[1], output, CONVENTION), False),
+        ((sizes[0], offset, output, CONVENTION), False),
+        ((feature, offset, sizes[1], CONVENTION), False),
+        ((feature, offset, later, CONVENTION), False),
+    ]
+    launches = [offset_grid_sample_launch(*four, channels_last=last) for four, last in given]
+    again = [offset_grid_sample_launch(*four, channels_last=last) for four, last in given]
+    assert launches == again
+    assert len({(launch.kernel, launch.params) for launch in launches}) == len(given)

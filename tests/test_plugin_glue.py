@@ -17,7 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import alignseg_infer.ops.plugin_ops  # noqa: F401  defines the operators
+from alignseg_infer import OptionError
+from alignseg_infer.plugin_contract import PLUGIN_OPS
 from alignseg_infer.spec import SamplingConvention
 from host_kernels import HOST_CUDA, KERNELS, host_compile
 from kernel_cases import Array, KernelCase, Op, check
@@ -411,6 +415,102 @@ def test_words_of_a_refused_size(library: Library) -> None:
     tensors[2].dims.sizes[1] = 3
     assert not plugin.configure(tensors[:-1], tensors[-1:])
     assert library.log() == "1 AlignedAdd: channels of high_offset is 3; expected 2\n"
+
+
+# What PyTorch's operators refuse: the same, in the same words
+
+TORCH_TYPES = {
+    FLOAT: torch.float32,
+    HALF: torch.float16,
+    2: torch.int8,
+    INT32: torch.int32,
+    4: torch.bool,
+    5: torch.uint8,
+    7: torch.bfloat16,
+    8: torch.int64,
+}
+
+
+def said_by_torch(name: str, tensors: Sequence[Tensor]) -> str | None:
+    """What the operator of this name says of inputs like these; None if it takes them."""
+    op = PLUGIN_OPS[name]
+    inputs = [
+        torch.empty(seen.dims.sizes[: seen.dims.rank], dtype=TORCH_TYPES[seen.type], device="meta")
+        for seen in tensors
+    ]
+    try:
+        getattr(torch.ops.alignseg, op.operator)(*inputs, *["standard"] * len(op.fields))
+    except OptionError as error:
+        return f"{error.problem}; expected {error.expected}".replace(op.operator, name)
+    return None
+
+
+def refused_by_both(library: Library, name: str, tensors: list[Tensor]) -> bool:
+    """Whether plugin and operator refuse inputs, with the same words; fails if they differ."""
+    taken = made(library, name).configure(tensors[:-1], tensors[-1:])
+    said = said_by_torch(name, tensors[:-1])
+    assert taken is (said is None)
+    if said is not None:
+        logged = library.log().removeprefix("1 ").strip()
+        assert said == logged or (
+            " in format 0" in logged and said.split("; ")[0] == logged.split(" in format 0")[0]
+        )
+    return said is not None
+
+
+# Inputs that set a size of the output: alone, they fit. TensorRT gives the plugin an output too.
+DEFINING = {
+    *(("OffsetGridSample", position, axis) for position, axis in ((0, 1), (1, 2), (1, 3))),
+    *(("UpsampleArgmax", 1, axis) for axis in (2, 3)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "axis"), [row for row in WRONG_SIZES if row[1] < len(INPUTS[row[0]])]
+)
+def test_torch_refuses_the_same_sizes(
+    library: Library, name: str, position: int, axis: int
+) -> None:
+    tensors = described(name)
+    tensors[position].dims.sizes[axis] += 1
+    if (name, position, axis) in DEFINING:
+        assert said_by_torch(name, tensors[:-1]) is None
+        return
+    assert refused_by_both(library, name, tensors) is ((name, position, axis) not in FREE)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_torch_refuses_the_same_ranks(library: Library, name: str) -> None:
+    for position, rank in itertools.product(range(len(INPUTS[name])), (0, 2, 5)):
+        tensors = described(name)
+        tensors[position].dims.rank = rank
+        assert refused_by_both(library, name, tensors)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_torch_refuses_the_same_types(library: Library, name: str) -> None:
+    refused = 0
+    for kinds in itertools.product(TORCH_TYPES, repeat=2):
+        tensors = described(name)
+        for position, kind in zip((0, len(INPUTS[name]) - 1), kinds, strict=True):
+            tensors[position].type = kind
+        if name == "OffsetGridSample":
+            tensors[-1].type = kinds[0]  # what it returns
+        refused += refused_by_both(library, name, tensors)
+    taken = {"OffsetGridSample": 4, "AlignedAdd": 1, "UpsampleArgmax": 4}
+    assert refused == len(TORCH_TYPES) ** 2 - taken[name]
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_the_readme_has_the_shapes(name: str) -> None:
+    op = PLUGIN_OPS[name]
+    text = (KERNELS.parent / "README.md").read_text()
+    written = [
+        f"`{one}` ({', '.join(letters)})"
+        for one, letters in zip(op.inputs, op.dimensions, strict=False)
+    ]
+    assert f"| {', '.join(written)} |" in text
+    assert f"({', '.join(op.dimensions[-1])})" in text
 
 
 # Running

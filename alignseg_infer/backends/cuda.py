@@ -138,7 +138,7 @@ class Cuda(Protocol):
         self,
         module: int,
         kernel: str,
-        arguments: tuple[np.generic, ...],
+        arguments: tuple[np.generic | bytes, ...],
         *,
         grid: tuple[int, int, int],
         block: tuple[int, int, int],
@@ -149,7 +149,8 @@ class Cuda(Protocol):
         Args:
             module: From `load_module`.
             kernel: Its name.
-            arguments: NumPy scalars of the kernel's types; addresses as ``np.uint64``.
+            arguments: NumPy scalars of the kernel's types; addresses as ``np.uint64``, structures
+                as their bytes. CUDA copies them before this returns.
             grid: Blocks along x, y, z.
             block: Threads along x, y, z.
             stream: Where.

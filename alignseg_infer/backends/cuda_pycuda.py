@@ -58,6 +58,7 @@ class PyCuda:
         self._context, self.gpu = _primary_context(index)
         self._owned: dict[int, Any] = {}  # PyCUDA's objects, by address or handle
         self._pinned: dict[int, NDArray[np.uint8]] = {}
+        self._functions: dict[int, dict[str, Any]] = {}  # by module and name
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
@@ -172,17 +173,19 @@ class PyCuda:
         with _checked("loading kernels"):
             module = driver.module_from_buffer(image + b"\0")
         self._owned[id(module)] = module
+        self._functions[id(module)] = {}
         return id(module)
 
     def free_module(self, module: int) -> None:
         """See `cuda.Cuda.free_module`."""
+        del self._functions[module]  # PyCUDA's functions keep their module
         del self._owned[module]
 
     def launch(
         self,
         module: int,
         kernel: str,
-        arguments: tuple[np.generic, ...],
+        arguments: tuple[np.generic | bytes, ...],
         *,
         grid: tuple[int, int, int],
         block: tuple[int, int, int],
@@ -190,8 +193,12 @@ class PyCuda:
     ) -> None:
         """See `cuda.Cuda.launch`."""
         with _checked(f"launching the kernel {kernel}"):
-            function = self._owned[module].get_function(kernel)
-            function(*arguments, grid=grid, block=block, stream=self._owned[stream])
+            function = self._functions[module].get(kernel)
+            if function is None:  # two threads may both ask; they get the same
+                function = self._owned[module].get_function(kernel)
+                self._functions[module][kernel] = function
+            values = (np.void(one) if isinstance(one, bytes) else one for one in arguments)
+            function(*values, grid=grid, block=block, stream=self._owned[stream])
 
     def _own(self, allocation: Any) -> int:
         address = int(allocation)

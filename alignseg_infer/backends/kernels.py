@@ -4,7 +4,9 @@ The one argument of each is a structure, field by field that of ``plugins/kernel
 """
 
 import contextlib
+import functools
 import math
+import struct
 import threading
 from typing import NamedTuple
 
@@ -33,9 +35,14 @@ ARGMAX_TILE = (32, 128)
 PREPROCESS_THREADS = 256
 PREPROCESS_TILE = (8, 128)
 
+# A network at one size needs ten plans; a folder of images of all sizes, two for each size.
+_MOST_PLANS = 1024
+Shape = tuple[int, ...]
+Dtype = np.dtype[np.generic]
+
 
 def _params(addresses: str, numbers: str, triples: str = "") -> np.dtype[np.void]:
-    """A structure of eight bytes per field, then three floats for each of `triples`."""
+    """A structure of eight bytes per field, addresses first, then three floats per triple."""
     fields = [(name, "u8", ()) for name in addresses.split()]
     fields += [(name, "i8", ()) for name in numbers.split()]
     return np.dtype([*fields, *((name, "f4", (3,)) for name in triples.split())])
@@ -78,16 +85,41 @@ class Launch(NamedTuple):
     Attributes:
         source: The file it is in, without ``_kernel.cu``.
         kernel: Its name.
-        params: Its argument.
+        params: Its argument, as the bytes of a structure.
         blocks: Blocks, in one dimension.
         threads: Threads of a block.
     """
 
     source: str
     kernel: str
-    params: np.void
+    params: bytes
     blocks: int
     threads: int
+
+
+class Plan(NamedTuple):
+    """A launch without its addresses: what sizes, types, layout and convention decide.
+
+    It is made once per combination of these and never changes, so threads share it.
+
+    Attributes:
+        source: See `Launch`.
+        kernel: See `Launch`.
+        numbers: The bytes of the argument that come after its addresses.
+        blocks: See `Launch`.
+        threads: See `Launch`.
+    """
+
+    source: str
+    kernel: str
+    numbers: bytes
+    blocks: int
+    threads: int
+
+    def at(self, *addresses: int) -> Launch:
+        """The launch with all the structure's addresses, in its order; 0 for none."""
+        params = struct.pack(f"{len(addresses)}Q", *addresses) + self.numbers
+        return Launch(self.source, self.kernel, params, self.blocks, self.threads)
 
 
 class Kernels:
@@ -123,8 +155,9 @@ class Kernels:
         """
         if launch.blocks == 0:
             return
+        module = self._modules.get(launch.source)
         self._cuda.launch(
-            self._module(launch.source),
+            self._module(launch.source) if module is None else module,
             launch.kernel,
             (launch.params,),
             grid=(launch.blocks, 1, 1),
@@ -168,16 +201,10 @@ def offset_grid_sample_launch(
         convention: Which formula.
         channels_last: Whether feature and output are stored as (N, h, w, C).
     """
-    channels = feature.shape[1]
-    params = np.zeros(1, OFFSET_GRID_SAMPLE)[0]
-    params["feature"], params["offset"] = feature.address, offset.address
-    params["output"] = output.address
-    params["batch"], params["channels"] = feature.shape[:2]
-    params["feature_height"], params["feature_width"] = feature.shape[2:]
-    params["height"], params["width"] = output.shape[2:]
-    params["channel_pitch"] = channels if channels_last else 0
-    params["convention"] = _CONVENTIONS[convention]
-    return _sampling_launch("offset_grid_sample", params, feature, offset)
+    plan = _offset_grid_sample_plan(
+        feature.shape, output.shape, (feature.dtype, offset.dtype), convention, channels_last
+    )
+    return plan.at(feature.address, offset.address, output.address)
 
 
 def aligned_add_launch(
@@ -198,16 +225,12 @@ def aligned_add_launch(
         channels_last: Whether features and output are stored as (N, h, w, C).
     """
     (high, low), (high_offset, low_offset) = features, offsets
-    channels = low.shape[1]
-    params = np.zeros(1, ALIGNED_ADD)[0]
-    params["high"], params["low"], params["output"] = high.address, low.address, output.address
-    params["high_offset"], params["low_offset"] = high_offset.address, low_offset.address
-    params["batch"], params["channels"] = low.shape[:2]
-    params["high_height"], params["high_width"] = high.shape[2:]
-    params["height"], params["width"] = low.shape[2:]
-    params["channel_pitch"] = channels if channels_last else 0
-    params["convention"] = _CONVENTIONS[convention]
-    return _sampling_launch("aligned_add", params, low, low_offset)
+    plan = _aligned_add_plan(
+        high.shape, low.shape, (low.dtype, low_offset.dtype), convention, channels_last
+    )
+    return plan.at(
+        *(high.address, low.address, high_offset.address, low_offset.address, output.address)
+    )
 
 
 def upsample_argmax_launch(
@@ -221,17 +244,10 @@ def upsample_argmax_launch(
         confidence: Address for (N, H, W) uint8, ``round(255 * probability)``; 0 for none.
         not_finite: Address of an int32 that becomes 1 if a logit is NaN or infinite; 0 for none.
     """
-    params = np.zeros(1, UPSAMPLE_ARGMAX)[0]
-    params["logits"], params["labels"] = logits.address, labels.address
-    params["confidence"], params["not_finite"] = confidence, not_finite
-    params["batch"], params["classes"] = logits.shape[:2]
-    params["logits_height"], params["logits_width"] = logits.shape[2:]
-    params["height"], params["width"] = labels.shape[1:]
-    count, height, width = labels.shape
-    blocks = count * _tiles(height, ARGMAX_TILE[0]) * _tiles(width, ARGMAX_TILE[1])
-    kind = "upsample_argmax_confidence" if confidence else "upsample_argmax"
-    kernel = f"{kind}_{_SCALARS[logits.dtype]}_{_LABELS[labels.dtype]}"
-    return Launch("upsample_argmax", kernel, params, blocks, ARGMAX_THREADS)
+    plan = _upsample_argmax_plan(
+        *(logits.shape, labels.shape, logits.dtype, labels.dtype, confidence != 0)
+    )
+    return plan.at(logits.address, labels.address, confidence, 0, 0, not_finite)
 
 
 def preprocess_launch(image: DeviceTensor, target: DeviceTensor, spec: InputSpec) -> Launch:
@@ -242,25 +258,45 @@ def preprocess_launch(image: DeviceTensor, target: DeviceTensor, spec: InputSpec
         target: (1, 3, H, W) float32 or float16.
         spec: Channel order, mean and std.
     """
-    params = np.zeros(1, PREPROCESS)[0]
-    params["images"], params["output"] = image.address, target.address
-    params["batch"] = 1
-    params["image_height"], params["image_width"] = image.shape[:2]
-    params["height"], params["width"] = target.shape[2:]
-    params["swap"] = spec.channel_order is ChannelOrder.RGB
-    params["mean"], params["std"] = spec.mean, spec.std
-    height, width = target.shape[2:]
-    blocks = _tiles(height, PREPROCESS_TILE[0]) * _tiles(width, PREPROCESS_TILE[1])
-    kernel = f"preprocess_{_SCALARS[target.dtype]}"
-    return Launch("preprocess", kernel, params, blocks, PREPROCESS_THREADS)
+    plan = _preprocess_plan(image.shape, target.shape, target.dtype, spec)
+    return plan.at(image.address, target.address)
 
 
-def _sampling_launch(
-    source: str,
-    params: np.void,
-    feature: DeviceTensor,
-    offset: DeviceTensor,
-) -> Launch:
+@functools.lru_cache(_MOST_PLANS)
+def _offset_grid_sample_plan(
+    feature: Shape,
+    output: Shape,
+    dtypes: tuple[Dtype, Dtype],
+    convention: SamplingConvention,
+    channels_last: bool,
+) -> Plan:
+    params = np.zeros(1, OFFSET_GRID_SAMPLE)[0]
+    params["batch"], params["channels"] = feature[:2]
+    params["feature_height"], params["feature_width"] = feature[2:]
+    params["height"], params["width"] = output[2:]
+    params["channel_pitch"] = feature[1] if channels_last else 0
+    params["convention"] = _CONVENTIONS[convention]
+    return _sampling_plan("offset_grid_sample", params, dtypes)
+
+
+@functools.lru_cache(_MOST_PLANS)
+def _aligned_add_plan(
+    high: Shape,
+    low: Shape,
+    dtypes: tuple[Dtype, Dtype],
+    convention: SamplingConvention,
+    channels_last: bool,
+) -> Plan:
+    params = np.zeros(1, ALIGNED_ADD)[0]
+    params["batch"], params["channels"] = low[:2]
+    params["high_height"], params["high_width"] = high[2:]
+    params["height"], params["width"] = low[2:]
+    params["channel_pitch"] = low[1] if channels_last else 0
+    params["convention"] = _CONVENTIONS[convention]
+    return _sampling_plan("aligned_add", params, dtypes)
+
+
+def _sampling_plan(source: str, params: np.void, dtypes: tuple[Dtype, Dtype]) -> Plan:
     planar = params["channel_pitch"] == 0
     tile = PLANAR_TILE if planar else CHANNELS_LAST_TILE
     blocks = int(params["batch"])
@@ -268,8 +304,43 @@ def _sampling_launch(
     if planar:
         blocks *= _tiles(int(params["channels"]), PLANAR_CHANNELS)
     layout = "planar" if planar else "channels_last"
-    kernel = f"{source}_{layout}_{_SCALARS[feature.dtype]}_{_SCALARS[offset.dtype]}"
-    return Launch(source, kernel, params, blocks, SAMPLE_THREADS)
+    kernel = f"{source}_{layout}_{_SCALARS[dtypes[0]]}_{_SCALARS[dtypes[1]]}"
+    return Plan(source, kernel, _numbers(params), blocks, SAMPLE_THREADS)
+
+
+@functools.lru_cache(_MOST_PLANS)
+def _upsample_argmax_plan(
+    logits: Shape, labels: Shape, dtype: Dtype, label_dtype: Dtype, confidence: bool
+) -> Plan:
+    params = np.zeros(1, UPSAMPLE_ARGMAX)[0]
+    params["batch"], params["classes"] = logits[:2]
+    params["logits_height"], params["logits_width"] = logits[2:]
+    params["height"], params["width"] = labels[1:]
+    count, height, width = labels
+    blocks = count * _tiles(height, ARGMAX_TILE[0]) * _tiles(width, ARGMAX_TILE[1])
+    kind = "upsample_argmax_confidence" if confidence else "upsample_argmax"
+    kernel = f"{kind}_{_SCALARS[dtype]}_{_LABELS[label_dtype]}"
+    return Plan("upsample_argmax", kernel, _numbers(params), blocks, ARGMAX_THREADS)
+
+
+@functools.lru_cache(_MOST_PLANS)
+def _preprocess_plan(image: Shape, target: Shape, dtype: Dtype, spec: InputSpec) -> Plan:
+    params = np.zeros(1, PREPROCESS)[0]
+    params["batch"] = 1
+    params["image_height"], params["image_width"] = image[:2]
+    params["height"], params["width"] = height, width = target[2:]
+    params["swap"] = spec.channel_order is ChannelOrder.RGB
+    params["mean"], params["std"] = spec.mean, spec.std
+    blocks = _tiles(height, PREPROCESS_TILE[0]) * _tiles(width, PREPROCESS_TILE[1])
+    kernel = f"preprocess_{_SCALARS[dtype]}"
+    return Plan("preprocess", kernel, _numbers(params), blocks, PREPROCESS_THREADS)
+
+
+def _numbers(params: np.void) -> bytes:
+    """The fields of a structure that come after its addresses."""
+    assert params.dtype.fields is not None
+    addresses = [kind for kind, *_ in params.dtype.fields.values() if kind == np.uint64]
+    return params.tobytes()[sum(kind.itemsize for kind in addresses) :]
 
 
 def _tiles(size: int, tile: int) -> int:

@@ -137,16 +137,16 @@ def _close(cuda: Cuda, images: DeviceImages) -> None:
 
 
 def _offset_grid_sample(feature: Tensor, offset: Tensor, convention: str) -> Tensor:
-    last = _is_channels_last(feature)
-    feature, offset = _dense(feature, last), offset.contiguous()
-    shape = (*feature.shape[:2], *offset.shape[-2:])
-    output = feature.new_empty(shape).contiguous(memory_format=_format(last))
+    output = plugin_ops.new_sampled(feature, offset, convention)
+    stored = plugin_ops.memory_format(feature)
+    # Held by name: the memory must not go to another tensor before the launch.
+    feature, offset = feature.contiguous(memory_format=stored), offset.contiguous()
     launch = offset_grid_sample_launch(
         _stored(feature),
         _stored(offset),
         _stored(output),
         SamplingConvention(convention),
-        channels_last=last,
+        channels_last=stored is torch.channels_last,
     )
     torch_kernels(feature.device.index).run(launch)
     return output
@@ -155,41 +155,26 @@ def _offset_grid_sample(feature: Tensor, offset: Tensor, convention: str) -> Ten
 def _aligned_add(
     high: Tensor, low: Tensor, high_offset: Tensor, low_offset: Tensor, convention: str
 ) -> Tensor:
-    last = _is_channels_last(low)
-    high, low = _dense(high, last), _dense(low, last)
-    output = torch.empty_like(low, memory_format=_format(last))
+    output = plugin_ops.new_aligned(high, low, high_offset, low_offset, convention)
+    stored = plugin_ops.memory_format(low)
+    high, low = high.contiguous(memory_format=stored), low.contiguous(memory_format=stored)
     high_offset, low_offset = high_offset.contiguous(), low_offset.contiguous()
     launch = aligned_add_launch(
         (_stored(high), _stored(low)),
         (_stored(high_offset), _stored(low_offset)),
         _stored(output),
         SamplingConvention(convention),
-        channels_last=last,
+        channels_last=stored is torch.channels_last,
     )
     torch_kernels(low.device.index).run(launch)
     return output
 
 
 def _upsample_argmax(logits: Tensor, like: Tensor) -> Tensor:
+    labels = plugin_ops.new_labels(logits, like)
     logits = logits.contiguous()
-    shape = (logits.shape[0], *like.shape[-2:])
-    labels = torch.empty(shape, dtype=torch.int32, device=logits.device)
     torch_kernels(logits.device.index).run(upsample_argmax_launch(_stored(logits), _stored(labels)))
     return labels
-
-
-def _is_channels_last(tensor: Tensor) -> bool:
-    """Whether pixels are stored one after the other, each with all its channels."""
-    last = tensor.is_contiguous(memory_format=torch.channels_last)
-    return last and not tensor.is_contiguous()
-
-
-def _format(channels_last: bool) -> torch.memory_format:
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def _dense(tensor: Tensor, channels_last: bool) -> Tensor:
-    return tensor.contiguous(memory_format=_format(channels_last))
 
 
 def _stored(tensor: Tensor) -> DeviceTensor:

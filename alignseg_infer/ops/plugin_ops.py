@@ -1,16 +1,29 @@
 """The operations that TensorRT plugins compute, as operators of PyTorch: ``torch.ops.alignseg``.
 
 On the CPU they are the definitions of `ops.sampling` and PyTorch's own upsampling, computed in
-float32 or better and rounded once, as the plugins do. `torch.onnx` needs operators to keep each as
-one node. A CUDA implementation can be registered with `torch.library.register_kernel`.
+float32 and rounded once, as the plugins do. `torch.onnx` needs operators to keep each as one node.
+`backends.torch_kernels` registers a CUDA implementation.
+
+CPU, CUDA and tracing agree: they refuse the same (`plugin_checks`, an OptionError) and return the
+same shape, type and strides. Features may be stored in either memory format, and the output is
+stored as the feature is (as `low` is, for `aligned_add`); features stored in another way count as
+contiguous and are copied, as are offsets that are not contiguous. Empty outputs are returned
+without computing.
+
+They are for inference and have no gradient: going backward through one, or compiling one for it,
+is an OptionError. To train, use `ops.sampling`.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from alignseg_infer.errors import OptionError
+from alignseg_infer.ops.plugin_checks import convention_of, output_shape
 from alignseg_infer.ops.sampling import offset_grid_sample as sample_as_defined
-from alignseg_infer.spec import SamplingConvention
+from alignseg_infer.plugin_contract import ALIGNED_ADD, OFFSET_GRID_SAMPLE, UPSAMPLE_ARGMAX
 
 
 @torch.library.custom_op("alignseg::offset_grid_sample", mutates_args=(), device_types="cpu")
@@ -23,9 +36,16 @@ def offset_grid_sample(feature: Tensor, offset: Tensor, convention: str) -> Tens
         convention: A `SamplingConvention`.
 
     Returns:
-        (N, C, H, W) of the feature's dtype.
+        (N, C, H, W) of the feature's dtype and memory format.
+
+    Raises:
+        OptionError: Shapes, types, devices or the convention do not fit.
     """
-    return sample_as_defined(feature, offset, SamplingConvention(convention))
+    output = new_sampled(feature, offset, convention)
+    if output.numel() == 0:
+        return output
+    kind = convention_of(OFFSET_GRID_SAMPLE, convention)
+    return output.copy_(sample_as_defined(feature, offset, kind))
 
 
 @torch.library.custom_op("alignseg::aligned_add", mutates_args=(), device_types="cpu")
@@ -35,19 +55,25 @@ def aligned_add(
     """``sample(upsample(high), high_offset) + sample(low, low_offset)``, rounded once.
 
     Args:
-        high: (N, C, h, w), the coarse feature at its own size.
-        low: (N, C, H, W), the fine feature.
-        high_offset: (N, 2, H, W).
-        low_offset: (N, 2, H, W).
+        high: (N, C, h, w) float32 or float16, the coarse feature at its own size.
+        low: (N, C, H, W) of the same dtype, the fine feature.
+        high_offset: (N, 2, H, W) float32 or float16.
+        low_offset: (N, 2, H, W) of the same dtype.
         convention: A `SamplingConvention`.
 
     Returns:
-        (N, C, H, W) of the features' dtype.
+        (N, C, H, W) of the features' dtype and of `low`'s memory format.
+
+    Raises:
+        OptionError: Shapes, types, devices or the convention do not fit.
     """
-    kind = SamplingConvention(convention)
+    output = new_aligned(high, low, high_offset, low_offset, convention)
+    if output.numel() == 0:
+        return output
+    kind = convention_of(ALIGNED_ADD, convention)
     wide = sample_as_defined(_upsampled(high, low), high_offset, kind)
     fine = sample_as_defined(low.to(wide.dtype), low_offset, kind)
-    return (wide + fine).to(low.dtype)
+    return torch.add(wide, fine, out=output)
 
 
 @torch.library.custom_op("alignseg::upsample_argmax", mutates_args=(), device_types="cpu")
@@ -55,32 +81,66 @@ def upsample_argmax(logits: Tensor, like: Tensor) -> Tensor:
     """The label of each pixel: argmax of the logits, upsampled with aligned corners.
 
     Args:
-        logits: (N, C, h, w).
-        like: (N, K, H, W), such as the image; only its size counts.
+        logits: (N, C, h, w) float32 or float16.
+        like: (N, K, H, W) float32 or float16, such as the image; only its size counts.
 
     Returns:
-        (N, H, W) int32; on a tie the lower label.
+        (N, H, W) int32, contiguous; on a tie the lower label.
+
+    Raises:
+        OptionError: Shapes, types or devices do not fit.
     """
-    return _upsampled(logits, like).argmax(1).to(torch.int32)
+    output = new_labels(logits, like)
+    return output if output.numel() == 0 else output.copy_(_upsampled(logits, like).argmax(1))
+
+
+def new_sampled(feature: Tensor, offset: Tensor, convention: str) -> Tensor:
+    """Memory for what `offset_grid_sample` returns, if its arguments fit; also its tracing."""
+    convention_of(OFFSET_GRID_SAMPLE, convention)
+    shape = output_shape(OFFSET_GRID_SAMPLE, (feature, offset))
+    return _new(shape, feature, memory_format(feature))
+
+
+def new_aligned(
+    high: Tensor, low: Tensor, high_offset: Tensor, low_offset: Tensor, convention: str
+) -> Tensor:
+    """Memory for what `aligned_add` returns, if its arguments fit; also its tracing."""
+    convention_of(ALIGNED_ADD, convention)
+    shape = output_shape(ALIGNED_ADD, (high, low, high_offset, low_offset))
+    return _new(shape, low, memory_format(low))
+
+
+def new_labels(logits: Tensor, like: Tensor) -> Tensor:
+    """Memory for what `upsample_argmax` returns, if its arguments fit; also its tracing."""
+    shape = output_shape(UPSAMPLE_ARGMAX, (logits, like))
+    return torch.empty(shape, dtype=torch.int32, device=logits.device)
+
+
+def memory_format(feature: Tensor) -> torch.memory_format:
+    """``channels_last`` if `feature` is stored so and is not contiguous as well."""
+    if feature.is_contiguous() or not feature.is_contiguous(memory_format=torch.channels_last):
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def _new(shape: tuple[int, ...], like: Tensor, stored: torch.memory_format) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=stored)
 
 
 def _upsampled(x: Tensor, like: Tensor) -> Tensor:
-    exact = x.to(torch.promote_types(x.dtype, torch.float32))
-    return F.interpolate(exact, size=like.shape[-2:], mode="bilinear", align_corners=True)
+    return F.interpolate(x.float(), size=like.shape[-2:], mode="bilinear", align_corners=True)
 
 
-@offset_grid_sample.register_fake
-def _(feature: Tensor, offset: Tensor, convention: str) -> Tensor:
-    return feature.new_empty((*feature.shape[:2], *offset.shape[-2:]))
+def _no_gradient(context: Any, gradient: Tensor) -> None:
+    raise OptionError(
+        "the operators of torch.ops.alignseg have no gradient",
+        "inference, for which they are made",
+        "with torch.inference_mode(): ...; to train, alignseg_infer.ops.sampling",
+    )
 
 
-@aligned_add.register_fake
-def _(
-    high: Tensor, low: Tensor, high_offset: Tensor, low_offset: Tensor, convention: str
-) -> Tensor:
-    return low.new_empty(low.shape)
-
-
-@upsample_argmax.register_fake
-def _(logits: Tensor, like: Tensor) -> Tensor:
-    return logits.new_empty((logits.shape[0], *like.shape[-2:]), dtype=torch.int32)
+offset_grid_sample.register_fake(new_sampled)
+aligned_add.register_fake(new_aligned)
+upsample_argmax.register_fake(new_labels)
+offset_grid_sample.register_autograd(_no_gradient)
+aligned_add.register_autograd(_no_gradient)

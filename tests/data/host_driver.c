@@ -25,6 +25,7 @@ typedef struct { void *target; const void *source; size_t size; } Copy;
 typedef struct { int count; Copy copies[MOST_WORK]; } Graph;
 typedef struct { int capturing, spoilt; Graph *graph; } Stream;
 typedef struct { struct timespec time; } Event;
+typedef struct { enum { UNLOADED, CUBIN, PTX } kind; } Module;
 typedef uint64_t Address;
 
 static int retained;
@@ -166,19 +167,22 @@ int cuGraphLaunch(const Graph *graph, Stream *stream) {
 int cuGraphDestroy(Graph *graph) { NEED_CONTEXT; free(graph); return OK; }
 int cuGraphExecDestroy(Graph *graph) { NEED_CONTEXT; free(graph); return OK; }
 
-int cuModuleLoadData(void **module, const char *image) {
+int cuModuleLoadData(Module **module, const char *image) {
   NEED_CONTEXT;
   const int cubin = !memcmp(image, "\177ELF", 4);
-  *module = cubin ? (void *)0xB0 : (void *)0xA0;
+  *module = malloc(sizeof **module);
+  (*module)->kind = cubin ? CUBIN : PTX;
   return cubin || strstr(image, ".entry scale(") ? OK : INVALID_IMAGE;
 }
-int cuModuleLoadDataEx(void **module, const char *image, unsigned count, int *options, void **values) {
+int cuModuleLoadDataEx(Module **module, const char *image, unsigned count, int *options, void **values) {
   (void)count, (void)options, (void)values;
   return cuModuleLoadData(module, image);
 }
-int cuModuleUnload(void *module) {
+int cuModuleUnload(Module *module) {
   NEED_CONTEXT;
-  return module == (void *)0xA0 || module == (void *)0xB0 ? OK : INVALID_HANDLE;
+  if (module->kind == UNLOADED) return INVALID_HANDLE;
+  module->kind = UNLOADED; /* its memory stays, so that a later use is seen */
+  return OK;
 }
 /* Of a cubin, what $HOST_KERNELS has compiled for the CPU: libraries, with a colon after each. */
 static void *host_kernel(const char *name) {
@@ -194,11 +198,12 @@ static void *host_kernel(const char *name) {
   }
   return NULL;
 }
-int cuModuleGetFunction(void **function, void *module, const char *name) {
+int cuModuleGetFunction(void **function, const Module *module, const char *name) {
   NEED_CONTEXT;
-  if (module == (void *)0xB0) return (*function = host_kernel(name)) ? OK : NOT_FOUND;
+  if (module->kind == UNLOADED) return INVALID_HANDLE;
+  if (module->kind == CUBIN) return (*function = host_kernel(name)) ? OK : NOT_FOUND;
   *function = (void *)0xF0;
-  return module == (void *)0xA0 && !strcmp(name, "scale") ? OK : NOT_FOUND;
+  return strcmp(name, "scale") ? NOT_FOUND : OK;
 }
 int cuFuncSetBlockShape(void *function, int x, int y, int z) {
   return function && x * y * z > 0 ? OK : INVALID_VALUE; /* PyCUDA still calls it */
