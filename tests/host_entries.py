@@ -13,19 +13,20 @@ _STORED = ("float", "half")
 # By source file: the structure, the names, and whether threads of a block wait for each other.
 ENTRIES: dict[str, tuple[str, list[str], bool]] = {
     **{
-        f"{source}": (
+        source: (
             params,
             [
-                f"{source}_{layout}_{feature}_{offset}"
+                f"{source}_{layout}{count}_{feature}_{offset}"
                 for layout in ("planar", "channels_last")
+                for count in taps
                 for feature in _STORED
                 for offset in _STORED
             ],
             True,
         )
-        for source, params in (
-            ("offset_grid_sample", "OffsetGridSampleParams"),
-            ("aligned_add", "AlignedAddParams"),
+        for source, params, taps in (
+            ("offset_grid_sample", "OffsetGridSampleParams", ("",)),
+            ("aligned_add", "AlignedAddParams", ("_2", "_3", "_4")),
         )
     },
     "upsample_argmax": (

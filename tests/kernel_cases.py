@@ -13,6 +13,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.backends.kernels import ANY_TAPS, VECTOR_BYTES, aligned_add_taps
 from alignseg_infer.spec import SamplingConvention
 
 Array = NDArray[np.generic]
@@ -90,7 +91,14 @@ class KernelCase:
     def entry_point(self) -> str:
         """Name of the kernel that NVRTC compiles."""
         layout = "channels_last" if self.pitch else "planar"
-        return f"{self.op}_{layout}_{self.feature}_{self.offset}"
+        taps = f"_{self.taps}" if self.op is Op.ADD else ""
+        return f"{self.op}_{layout}{taps}_{self.feature}_{self.offset}"
+
+    @property
+    def taps(self) -> int:
+        """Coarse pixels along each axis that the kernel of AlignedAdd reads."""
+        vectors = self.pitch * np.dtype(self.feature.dtype).itemsize % VECTOR_BYTES == 0
+        return aligned_add_taps(self.coarse, self.size) if vectors else ANY_TAPS
 
     @property
     def output_shape(self) -> tuple[int, ...]:

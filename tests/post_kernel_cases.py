@@ -25,7 +25,7 @@ Array: TypeAlias = NDArray[Any]
 Double: TypeAlias = NDArray[np.float64]
 Size: TypeAlias = tuple[int, int]
 
-LABEL_THREADS, LABEL_TILE = 384, (32, 128)  # of upsample_argmax_math.h
+LABEL_THREADS, LABEL_TILE = 256, (32, 64)  # of upsample_argmax_math.h
 IMAGE_THREADS, IMAGE_TILE = 256, (8, 128)  # of preprocess_math.h
 
 TIE = 1e-5  # of the largest logit: labels this close may be named for each other
@@ -315,10 +315,13 @@ def _label_cases() -> list[LabelCase]:
         ((19, 16, 32), (64, 128)),  # one row of tiles
         ((19, 23, 33), (90, 131)),  # odd, and a tile of 3 columns
         ((19, 33, 47), (20, 9)),  # smaller
-        ((5, 120, 300), (40, 131)),  # more corners per tile than are kept
-        ((5, 32, 40), (32, 128)),  # 1280, just as many
-        ((5, 21, 61), (32, 128)),  # one more
-        ((5, 37, 38), (32, 128)),
+        ((5, 120, 300), (40, 131)),  # more corners per tile than are labelled
+        ((5, 20, 32), (32, 64)),  # 640, just as many
+        ((5, 21, 31), (32, 64)),
+        ((5, 43, 15), (32, 64)),  # 645
+        ((7, 20, 25), (32, 64)),  # 3500 logits, just as many as are kept
+        ((7, 3, 167), (32, 64)),  # 3507
+        ((150, 6, 9), (20, 33)),
         ((5, 40, 40), (33, 130)),  # both ways in one direction each
         ((5, 7, 7), (7, 7)),  # as it is
         ((6, 3, 9), (10, 300)),  # cells wider than what is computed at once

@@ -1,6 +1,7 @@
 """What Python says of the kernels against what their sources say; and NVRTC takes them."""
 
 import ctypes
+import itertools
 import re
 import sys
 from collections.abc import Callable
@@ -13,9 +14,11 @@ import pytest
 from alignseg_infer import CudaError, MissingDependencyError
 from alignseg_infer.backends import kernels, nvrtc
 from alignseg_infer.backends.kernels import (
+    ANY_TAPS,
     DeviceTensor,
     Launch,
     aligned_add_launch,
+    aligned_add_taps,
     offset_grid_sample_launch,
     preprocess_launch,
     upsample_argmax_launch,
@@ -34,7 +37,8 @@ HALF, FLOAT = np.dtype(np.float16), np.dtype(np.float32)
 UINT8 = np.dtype(np.uint8)
 CONVENTION = SamplingConvention.STANDARD
 GEOMETRY = """
-#include "offset_sampling_math.h"
+#include "sampling_coordinates.h"
+#include "sampling_grid.h"
 #include "preprocess_math.h"
 #include "upsample_argmax_math.h"
 using namespace alignseg;
@@ -44,6 +48,7 @@ extern "C" int64_t argmax_blocks(int64_t n, int64_t h, int64_t w)
 { return upsampleArgmaxBlocks(n, h, w); }
 extern "C" int64_t preprocess_blocks(int64_t n, int64_t h, int64_t w)
 { return preprocessBlocks(n, h, w); }
+extern "C" int taps(int coarse, int size) { return composedTaps(coarse, size); }
 extern "C" int sample_threads() { return kSampleThreads; }
 extern "C" int argmax_threads() { return kUpsampleArgmaxThreads; }
 extern "C" int preprocess_threads() { return kPreprocessThreads; }
@@ -97,7 +102,8 @@ def test_blocks_of_sampling(geometry: ctypes.CDLL, shape: tuple[int, ...], last:
     )
     for launch, name in ((sampled, "offset_grid_sample"), (added, "aligned_add")):
         layout = "channels_last" if last else "planar"
-        assert launch.kernel == f"{name}_{layout}_float_half"
+        taps = f"_{expected_taps(shape, last)}" if launch is added else ""
+        assert launch.kernel == f"{name}_{layout}{taps}_float_half"
         assert launch.blocks == expected
         assert launch.threads == geometry.sample_threads()
     assert fields(sampled) == [
@@ -108,6 +114,13 @@ def test_blocks_of_sampling(geometry: ctypes.CDLL, shape: tuple[int, ...], last:
         *(16, 32, 48, 64, 80),
         *(batch, channels, 3, 3, height, width, channels if last else 0, 2),
     ]
+
+
+def expected_taps(shape: tuple[int, ...], last: bool) -> int:
+    """Of a coarse feature of 3 x 3, in float32."""
+    if last and shape[1] % 4:
+        return ANY_TAPS
+    return 2 if all(size == 1 or size % 2 for size in shape[2:]) else 3
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1024, 2048), (33, 127), (32, 128), (31, 129)])
@@ -129,6 +142,32 @@ def test_blocks_around_the_network(geometry: ctypes.CDLL, size: tuple[int, int])
     assert [list(triple) for triple in triples] == [[1, 2, 3], [4, 5, 6]]
     assert prepare.blocks == geometry.preprocess_blocks(1, *size)
     assert prepare.threads == geometry.preprocess_threads()
+
+
+def test_taps_are_those_of_the_source(geometry: ctypes.CDLL) -> None:
+    for coarse, size in itertools.product(range(1, 40), repeat=2):
+        expected = geometry.taps(coarse, size)
+        assert aligned_add_taps((coarse, 1), (size, 1)) == expected
+        assert aligned_add_taps((1, coarse), (1, size)) == expected
+    assert aligned_add_taps((129, 257), (257, 513)) == 2
+    assert aligned_add_taps((3, 4), (5, 9)) == 3
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_addresses_between_vectors_get_the_kernel_for_any(which: int) -> None:
+    """Channels last, where 16 bytes are read at once."""
+    addresses = [1 << 20, 1 << 21, 1 << 22]
+    addresses[which] += 4
+    high, low, output = (
+        tensor(1, 8, *size, address=at)
+        for size, at in zip(((3, 3), (5, 5), (5, 5)), addresses, strict=True)
+    )
+    offset = tensor(1, 2, 5, 5)
+    for last, taps in ((True, ANY_TAPS), (False, 2)):
+        launch = aligned_add_launch(
+            (high, low), (offset, offset), output, CONVENTION, channels_last=last
+        )
+        assert f"_{taps}_" in launch.kernel
 
 
 def test_nothing_to_do_is_no_block() -> None:

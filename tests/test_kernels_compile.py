@@ -41,7 +41,9 @@ WIDTHS: dict[str, dict[str, dict[str, int]]] = {
         "offsetGridSamplePlanar<.*>": {},  # neighbouring threads have neighbouring values
     },
     "aligned_add_kernel": {
-        "alignedAddChannelsLast<.*>": {"load 128": 8, "store 128": 1},  # 2x2 pixels of two features
+        "alignedAddChannelsLast<.*, 2>": {"load 128": 8, "store 128": 1},  # 2x2 pixels of two
+        "alignedAddChannelsLast<.*, 3>": {"load 128": 13, "store 128": 1},  # 3x3 and 2x2
+        "alignedAddChannelsLast<.*, 4>": {},  # for addresses that allow no vectors
         "alignedAddPlanar<.*>": {},
     },
 }
@@ -225,8 +227,10 @@ def test_nvrtc(source: Path, architecture: int) -> None:
 
 
 def entry_points_of(op: Op) -> set[str]:
-    layouts = ("planar", "channels_last")
+    taps = ("_2", "_3", "_4") if op is Op.ADD else ("",)
     return {
-        f"{op}_{layout}_{feature}_{offset}"
-        for layout, feature, offset in itertools.product(layouts, Scalar, Scalar)
+        f"{op}_{layout}{count}_{feature}_{offset}"
+        for layout, count, feature, offset in itertools.product(
+            ("planar", "channels_last"), taps, Scalar, Scalar
+        )
     }

@@ -64,7 +64,7 @@ def test_reading_outside_is_seen(tmp_path: Path) -> None:
     sanitizer()
     for source in [*KERNELS.glob("*.h"), *KERNELS.glob("*.cu")]:
         shutil.copy(source, tmp_path)
-    mutant = tmp_path / "offset_sampling_math.h"
+    mutant = tmp_path / "sampling_window.h"
     text = mutant.read_text(encoding="utf-8")
     assert text.count(GUARD) == 1
     mutant.write_text(text.replace(GUARD, "if (true)"), encoding="utf-8")

@@ -27,13 +27,16 @@ _CONVENTIONS = {
 
 # Threads of a block, and the output pixels (height, width) it computes; *_math.h say the same.
 SAMPLE_THREADS = 256
-PLANAR_TILE = (4, 64)
-PLANAR_CHANNELS = 64
-CHANNELS_LAST_TILE = (8, 8)
-ARGMAX_THREADS = 384
-ARGMAX_TILE = (32, 128)
+PLANAR_TILE = (8, 32)
+PLANAR_CHANNELS = 16
+CHANNELS_LAST_TILE = (4, 8)
+ARGMAX_THREADS = 256
+ARGMAX_TILE = (32, 64)
 PREPROCESS_THREADS = 256
 PREPROCESS_TILE = (8, 128)
+
+VECTOR_BYTES = 16  # what channels-last kernels read at once
+ANY_TAPS = 4  # the kernel of AlignedAdd that takes every size and address
 
 # A network at one size needs ten plans; a folder of images of all sizes, two for each size.
 _MOST_PLANS = 1024
@@ -225,8 +228,10 @@ def aligned_add_launch(
         channels_last: Whether features and output are stored as (N, h, w, C).
     """
     (high, low), (high_offset, low_offset) = features, offsets
+    aligned = (high.address | low.address | output.address) % VECTOR_BYTES == 0
     plan = _aligned_add_plan(
-        high.shape, low.shape, (low.dtype, low_offset.dtype), convention, channels_last
+        *(high.shape, low.shape, (low.dtype, low_offset.dtype), convention),
+        *(channels_last, aligned),
     )
     return plan.at(
         *(high.address, low.address, high_offset.address, low_offset.address, output.address)
@@ -276,7 +281,7 @@ def _offset_grid_sample_plan(
     params["height"], params["width"] = output[2:]
     params["channel_pitch"] = feature[1] if channels_last else 0
     params["convention"] = _CONVENTIONS[convention]
-    return _sampling_plan("offset_grid_sample", params, dtypes)
+    return _sampling_plan("offset_grid_sample", "", params, dtypes)
 
 
 @functools.lru_cache(_MOST_PLANS)
@@ -286,6 +291,7 @@ def _aligned_add_plan(
     dtypes: tuple[Dtype, Dtype],
     convention: SamplingConvention,
     channels_last: bool,
+    aligned: bool,
 ) -> Plan:
     params = np.zeros(1, ALIGNED_ADD)[0]
     params["batch"], params["channels"] = low[:2]
@@ -293,18 +299,41 @@ def _aligned_add_plan(
     params["height"], params["width"] = low[2:]
     params["channel_pitch"] = low[1] if channels_last else 0
     params["convention"] = _CONVENTIONS[convention]
-    return _sampling_plan("aligned_add", params, dtypes)
+    vectors = not channels_last or (aligned and low[1] * dtypes[0].itemsize % VECTOR_BYTES == 0)
+    taps = aligned_add_taps(high[2:], low[2:]) if vectors else ANY_TAPS
+    return _sampling_plan("aligned_add", f"_{taps}", params, dtypes)
 
 
-def _sampling_plan(source: str, params: np.void, dtypes: tuple[Dtype, Dtype]) -> Plan:
-    planar = params["channel_pitch"] == 0
-    tile = PLANAR_TILE if planar else CHANNELS_LAST_TILE
+def aligned_add_taps(coarse: Shape, fine: Shape) -> int:
+    """Pixels along each axis that sampling after upsampling reads of the coarse feature.
+
+    Two where coarse pixels nest in fine ones, three in any upsampling, four in general; see
+    ``composedTaps`` in ``plugins/kernels/sampling_coordinates.h``. Each has its kernel.
+
+    Args:
+        coarse: (h, w).
+        fine: (H, W).
+    """
+
+    def along(small: int, large: int) -> int:
+        if small == 1 or large == 1 or (large - 1) % (small - 1) == 0:
+            return 2
+        return 3 if small <= large else 4
+
+    return max(along(*sizes) for sizes in zip(coarse, fine, strict=True))
+
+
+def _sampling_plan(source: str, taps: str, params: np.void, dtypes: tuple[Dtype, Dtype]) -> Plan:
+    height, width = int(params["height"]), int(params["width"])
     blocks = int(params["batch"])
-    blocks *= _tiles(int(params["height"]), tile[0]) * _tiles(int(params["width"]), tile[1])
-    if planar:
+    if params["channel_pitch"]:
+        layout, tile = "channels_last", CHANNELS_LAST_TILE
+        blocks *= _tiles(height, tile[0]) * _tiles(width, tile[1])
+    else:
+        layout, tile = "planar", PLANAR_TILE
+        blocks *= _tiles(_tiles(height, tile[0]) * width, tile[1])
         blocks *= _tiles(int(params["channels"]), PLANAR_CHANNELS)
-    layout = "planar" if planar else "channels_last"
-    kernel = f"{source}_{layout}_{_SCALARS[dtypes[0]]}_{_SCALARS[dtypes[1]]}"
+    kernel = f"{source}_{layout}{taps}_{_SCALARS[dtypes[0]]}_{_SCALARS[dtypes[1]]}"
     return Plan(source, kernel, _numbers(params), blocks, SAMPLE_THREADS)
 
 

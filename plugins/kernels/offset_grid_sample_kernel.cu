@@ -1,17 +1,66 @@
 // Kernels of OffsetGridSample. One thread has one output pixel and many channels, so that its
-// coordinates are computed once; offset_sampling_math.h says which.
+// coordinates are computed once; sampling_grid.h says which.
 
 #ifndef __CUDACC_RTC__
 #include "offset_grid_sample_kernel.h"
 #endif
 
 #include "offset_grid_sample_params.h"
-#include "offset_sampling_math.h"
+#include "sampling_loops.h"
 
 namespace alignseg
 {
 namespace
 {
+
+//! What OffsetGridSample reads for one output pixel.
+template <typename T>
+struct SampledPixel
+{
+    static constexpr int32_t kUnroll = 4; //!< Planar channels at once: 16 loads in flight
+    Window<T, 2> feature;
+
+    template <int V>
+    struct Loaded
+    {
+        Values<T, 2, V, 2> feature;
+    };
+
+    ALIGNSEG_HD bool isWhole() const
+    {
+        return feature.isWhole();
+    }
+
+    template <bool guarded, int V>
+    ALIGNSEG_HD void load(Loaded<V>& loaded, int32_t channels) const
+    {
+        feature.template load<guarded>(loaded.feature, 0, channels);
+    }
+
+    template <int V>
+    ALIGNSEG_HD void add(Loaded<V> const& loaded, float (&sums)[V]) const
+    {
+        feature.add(loaded.feature, 0, sums);
+    }
+
+    template <int V>
+    ALIGNSEG_HD void addAll(float (&sums)[V]) const
+    {
+        Loaded<V> loaded;
+        load<true>(loaded, 0);
+        add(loaded, sums);
+    }
+
+    ALIGNSEG_HD void advance(int32_t channels)
+    {
+        feature.advance(channels);
+    }
+
+    ALIGNSEG_HD void setChannelsLast(int64_t pitch)
+    {
+        feature.setChannelsLast(pitch);
+    }
+};
 
 //! The four pixels of the feature that the output pixel at `place` reads, `channel` elements on.
 template <typename T, typename Offset>
@@ -80,15 +129,11 @@ __device__ __forceinline__ void sampleChannelsLast(
         pixels[thread] = sampledPixel<T, Offset>(params, mine, from, 0);
     }
     __syncthreads();
-    int32_t const lane = static_cast<int32_t>(thread % kLastLanes);
-#pragma unroll 1
-    for (uint32_t index = thread / kLastLanes; index < kLastPixels; index += kSampleThreads / kLastLanes)
+    uint32_t const index = thread / kLastLanes;
+    Place const place = pixelOfTile(tile, index);
+    if (isInside(place, params.height, params.width))
     {
-        Place const place = pixelOfTile(tile, index);
-        if (isInside(place, params.height, params.width))
-        {
-            writeSampled<T>(params, place, lane, pixels[index]);
-        }
+        writeSampled<T>(params, place, static_cast<int32_t>(thread % kLastLanes), pixels[index]);
     }
 }
 

@@ -174,6 +174,18 @@ ALIGNSEG_HD float quotient(float dividend, float divisor)
 #endif
 }
 
+//! 2^exponent, off by 2^-22 of it: for confidences, which have 8 bits.
+ALIGNSEG_HD float powerOfTwo(float exponent)
+{
+#if defined(__CUDA_ARCH__)
+    float result;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(exponent));
+    return result;
+#else
+    return exp2f(exponent);
+#endif
+}
+
 //! A rational position on a line of pixels: `whole + rest`, 0 <= rest < 1.
 struct Position
 {

@@ -1,9 +1,9 @@
 // UpsampleArgmax: a block labels a tile of the image.
 //
-// It finds the label at every corner of the logits that its tile touches, fills the cells whose
-// four corners agree, and computes all classes for pixels of the other cells only, about a tenth
-// of an image of things. Logits are read once (1.3 times with the tiles' edges), labels written
-// once: 10 + 2 MB at 19x257x513 -> 1024x2048.
+// It reads the logits that its tile touches into shared memory and finds the label at each of these
+// corners. It fills the cells whose four corners agree, and computes all classes only for pixels of
+// the other cells, about a tenth of an image of things. Logits are read once (1.4 times with the
+// tiles' edges, which the L2 cache has), labels written once: 10 + 2 MB at 19x257x513 -> 1024x2048.
 
 #include "upsample_argmax_math.h"
 
@@ -24,17 +24,21 @@ constexpr int32_t kRowQuads = kTileWidth / 4;
 constexpr int32_t kMixed = -1; // in place of a cell's label: its corners disagree
 
 //! What a block's threads share. Pixels are numbered row * kTileWidth + column within the tile.
-template <typename L>
+template <typename T, typename L, bool kConfidence>
 struct Shared
 {
     alignas(16) L labels[kTilePixels];
+    alignas(4) uint8_t confidences[kConfidence ? kTilePixels : 4];
+    T logits[kUpsampleArgmaxKept]; //!< of the region, class by class, if they fit
     Tap rows[kTileHeight];
     Tap columns[kTileWidth];
     int32_t corners[kUpsampleArgmaxCorners]; //!< label at each corner
     int32_t cells[kUpsampleArgmaxCorners];   //!< label of the cell right below each corner
     uint16_t mixed[kTilePixels];             //!< where runs begin in cells whose corners disagree
     int32_t mixedCount;
-    uint8_t runs[kTileWidth]; //!< how many columns from each on are computed together
+    uint8_t runs[kTileWidth];   //!< how many columns from each on are computed together
+    uint8_t starts[kTileWidth]; //!< columns where runs begin
+    int32_t runCount;
 };
 
 //! The corners that a tile's pixels lie between.
@@ -45,16 +49,26 @@ struct Region
     int64_t height;
     int64_t width;
 
-    __device__ bool isKept() const
+    //! Whether there is room for the labels of all corners.
+    __device__ bool isLabelled() const
     {
         return height * width <= kUpsampleArgmaxCorners;
     }
 };
 
+//! The logits of a tile's region, in global memory or where they are kept.
+template <typename T>
+struct View
+{
+    T const* origin; //!< class 0 at the region's first corner
+    int64_t pitch;   //!< elements from one row to the next
+    int64_t plane;   //!< elements from one class to the next
+};
+
 //! Where the tile's columns and rows read, one per thread. Quads may reach beyond the last column,
 //! and read as that one does.
-template <typename L>
-__device__ void findTaps(UpsampleArgmaxParams const& params, Tile const& tile, Shared<L>& shared)
+template <typename S>
+__device__ void findTaps(UpsampleArgmaxParams const& params, Tile const& tile, S& shared)
 {
     static_assert(kThreads >= kTileWidth + kTileHeight, "each thread finds one tap");
     int32_t const index = threadIdx.x;
@@ -68,19 +82,19 @@ __device__ void findTaps(UpsampleArgmaxParams const& params, Tile const& tile, S
         int32_t const run = runAt(place, tap, tile.left, right, params.logitsWidth, params.width);
         shared.columns[index] = tap;
         shared.runs[index] = static_cast<uint8_t>(index < tile.width ? run : 0);
+        if (shared.runs[index] != 0)
+        {
+            shared.starts[atomicAdd(&shared.runCount, 1)] = static_cast<uint8_t>(index);
+        }
     }
     else if (row < tile.height)
     {
         shared.rows[row] = upsampleTap(tile.top + row, params.logitsHeight, params.height);
     }
-    if (index == 0)
-    {
-        shared.mixedCount = 0;
-    }
 }
 
-template <typename L>
-__device__ Region regionOf(Tile const& tile, Shared<L> const& shared)
+template <typename S>
+__device__ Region regionOf(Tile const& tile, S const& shared)
 {
     Tap const lastRow = shared.rows[tile.height - 1];
     Tap const lastColumn = shared.columns[tile.width - 1];
@@ -101,9 +115,10 @@ __device__ void reportFinite(UpsampleArgmaxParams const& params, bool finite)
     }
 }
 
-template <typename T, typename L>
+//! Labels the region's corners, and keeps their logits if `kept` says that they fit.
+template <typename T, typename S>
 __device__ void labelCorners(
-    T const* logits, UpsampleArgmaxParams const& params, Region const& region, Shared<L>& shared)
+    View<T> const& logits, UpsampleArgmaxParams const& params, Region const& region, bool kept, S& shared)
 {
     int32_t const width = static_cast<int32_t>(region.width);
     int32_t const count = static_cast<int32_t>(region.height) * width;
@@ -111,10 +126,8 @@ __device__ void labelCorners(
     for (int32_t index = threadIdx.x; index < count; index += kThreads)
     {
         int32_t const row = index / width;
-        int64_t const y = region.top + row;
-        int64_t const x = region.left + (index - row * width);
-        T const* const corner = logits + y * params.logitsWidth + x;
-        Best const best = bestAtCorner(corner, classes, params.logitsHeight * params.logitsWidth);
+        T const* const corner = logits.origin + row * logits.pitch + (index - row * width);
+        Best const best = bestAtCorner(corner, classes, logits.plane, kept ? shared.logits + index : nullptr, count);
         shared.corners[index] = best.label;
         reportFinite(params, best.finite);
     }
@@ -122,8 +135,8 @@ __device__ void labelCorners(
 
 //! The label that the four corners of each cell agree on. At the region's far edges a cell has
 //! two corners or one: only pixels that lie on these read it.
-template <typename L>
-__device__ void labelCells(Region const& region, Shared<L>& shared)
+template <typename S>
+__device__ void labelCells(Region const& region, S& shared)
 {
     int32_t const width = static_cast<int32_t>(region.width);
     int32_t const count = static_cast<int32_t>(region.height) * width;
@@ -141,8 +154,8 @@ __device__ void labelCells(Region const& region, Shared<L>& shared)
 //! Labels four pixels where the corners of their cells agree.
 //!
 //! \return A bit for each of the others that begins a run.
-template <typename L>
-__device__ int32_t fillQuad(int32_t row, int32_t left, Region const& region, Shared<L>& shared)
+template <typename L, typename S>
+__device__ int32_t fillQuad(int32_t row, int32_t left, Region const& region, S& shared)
 {
     int32_t const cellRow = (shared.rows[row].first - region.top) * static_cast<int32_t>(region.width);
     Quad<L> labels;
@@ -158,8 +171,8 @@ __device__ int32_t fillQuad(int32_t row, int32_t left, Region const& region, Sha
 }
 
 //! Appends pixels after `pixel` whose bit is set to the list of runs to compute.
-template <typename L>
-__device__ void listMixed(int32_t mixed, int32_t pixel, Shared<L>& shared)
+template <typename S>
+__device__ void listMixed(int32_t mixed, int32_t pixel, S& shared)
 {
     int32_t const count = (mixed & 1) + (mixed >> 1 & 1) + (mixed >> 2 & 1) + (mixed >> 3 & 1);
     int32_t place = atomicAdd(&shared.mixedCount, count);
@@ -173,8 +186,8 @@ __device__ void listMixed(int32_t mixed, int32_t pixel, Shared<L>& shared)
 }
 
 //! Labels the pixels of cells whose corners agree; lists the others.
-template <typename L>
-__device__ void fillCells(Tile const& tile, Region const& region, Shared<L>& shared)
+template <typename L, typename S>
+__device__ void fillCells(Tile const& tile, Region const& region, S& shared)
 {
     for (int32_t quad = threadIdx.x; quad < tile.height * kRowQuads; quad += kThreads)
     {
@@ -182,7 +195,7 @@ __device__ void fillCells(Tile const& tile, Region const& region, Shared<L>& sha
         int32_t const left = quad % kRowQuads * 4;
         if (left < tile.width)
         {
-            int32_t const mixed = fillQuad(row, left, region, shared);
+            int32_t const mixed = fillQuad<L>(row, left, region, shared);
             if (mixed != 0)
             {
                 listMixed(mixed, row * kTileWidth + left, shared);
@@ -191,33 +204,39 @@ __device__ void fillCells(Tile const& tile, Region const& region, Shared<L>& sha
     }
 }
 
-template <typename T, typename L>
-__device__ Cell<T> cellOfPixel(
-    T const* logits, UpsampleArgmaxParams const& params, int32_t pixel, Shared<L> const& shared)
+//! The cell of class 0 that a pixel of the tile lies in.
+template <typename T, typename S>
+__device__ Cell<T> cellOfPixel(View<T> const& logits, Region const& region, int32_t pixel, S const& shared)
 {
     Tap const row = shared.rows[pixel / kTileWidth];
     Tap const column = shared.columns[pixel % kTileWidth];
-    return cellOf(logits, params.logitsWidth, row, column);
+    T const* const top = logits.origin + (row.first - region.top) * logits.pitch + (column.first - region.left);
+    return {top, top + row.step() * logits.pitch, column.step(), row.weight(), column.weight()};
+}
+
+//! Weights of a run's columns; a run of fewer repeats its first.
+template <typename S>
+__device__ void weightsOf(int32_t column, int32_t count, S const& shared, float (&weights)[kUpsampleArgmaxRun])
+{
+    for (int32_t next = 0; next < kUpsampleArgmaxRun; ++next)
+    {
+        weights[next] = shared.columns[next < count ? column + next : column].weight();
+    }
 }
 
 //! Labels the listed runs by computing every class.
-template <typename T, typename L>
-__device__ void labelRuns(T const* logits, UpsampleArgmaxParams const& params, Shared<L>& shared)
+template <typename T, typename L, typename S>
+__device__ void labelRuns(View<T> const& logits, int32_t classes, Region const& region, S& shared)
 {
-    int32_t const classes = static_cast<int32_t>(params.classes);
-    int64_t const plane = params.logitsHeight * params.logitsWidth;
     for (int32_t index = threadIdx.x; index < shared.mixedCount; index += kThreads)
     {
         int32_t const pixel = shared.mixed[index];
         int32_t const column = pixel % kTileWidth;
         int32_t const count = shared.runs[column];
         float weights[kUpsampleArgmaxRun];
-        for (int32_t next = 0; next < kUpsampleArgmaxRun; ++next)
-        {
-            weights[next] = shared.columns[next < count ? column + next : column].weight();
-        }
+        weightsOf(column, count, shared, weights);
         int32_t labels[kUpsampleArgmaxRun];
-        labelRun(cellOfPixel(logits, params, pixel, shared), classes, plane, weights, labels);
+        labelRun(cellOfPixel(logits, region, pixel, shared), classes, logits.plane, weights, labels);
         for (int32_t next = 0; next < kUpsampleArgmaxRun; ++next)
         {
             if (next < count)
@@ -229,19 +248,49 @@ __device__ void labelRuns(T const* logits, UpsampleArgmaxParams const& params, S
 }
 
 //! Labels all pixels by computing every class.
-template <typename T, typename L>
-__device__ void labelPixels(T const* logits, UpsampleArgmaxParams const& params, Tile const& tile, Shared<L>& shared)
+template <typename T, typename L, typename S>
+__device__ void labelPixels(
+    View<T> const& logits, UpsampleArgmaxParams const& params, Tile const& tile, Region const& region, S& shared)
 {
     int32_t const classes = static_cast<int32_t>(params.classes);
-    int64_t const plane = params.logitsHeight * params.logitsWidth;
     for (int32_t index = threadIdx.x; index < tile.height * tile.width; index += kThreads)
     {
         int32_t const row = index / tile.width;
         int32_t const pixel = row * (kTileWidth - tile.width) + index;
-        Cell<T> const cell = cellOfPixel(logits, params, pixel, shared);
-        Best const best = bestInside(cell, classes, plane);
+        Best const best = bestInside(cellOfPixel(logits, region, pixel, shared), classes, logits.plane);
         shared.labels[pixel] = static_cast<L>(best.label);
         reportFinite(params, best.finite);
+    }
+}
+
+//! Confidences of all pixels, run by run.
+template <typename T, typename S>
+__device__ void findConfidences(
+    View<T> const& logits, int32_t classes, Tile const& tile, Region const& region, S& shared)
+{
+    int32_t const runs = shared.runCount;
+    for (int32_t index = threadIdx.x; index < tile.height * runs; index += kThreads)
+    {
+        int32_t const row = index / runs;
+        int32_t const column = shared.starts[index - row * runs];
+        int32_t const pixel = row * kTileWidth + column;
+        int32_t const count = shared.runs[column];
+        float weights[kUpsampleArgmaxRun];
+        weightsOf(column, count, shared, weights);
+        int32_t labels[kUpsampleArgmaxRun];
+        for (int32_t next = 0; next < kUpsampleArgmaxRun; ++next)
+        {
+            labels[next] = static_cast<int32_t>(shared.labels[next < count ? pixel + next : pixel]);
+        }
+        uint8_t levels[kUpsampleArgmaxRun];
+        confidenceOfRun(cellOfPixel(logits, region, pixel, shared), classes, logits.plane, weights, labels, levels);
+        for (int32_t next = 0; next < kUpsampleArgmaxRun; ++next)
+        {
+            if (next < count)
+            {
+                shared.confidences[pixel + next] = levels[next];
+            }
+        }
     }
 }
 
@@ -260,29 +309,9 @@ __device__ ColorQuad colorsOf(Quad<L> const& labels, int32_t count, uint8_t cons
     return colors;
 }
 
-template <typename T, typename L>
-__device__ Quad<uint8_t> confidencesOf(T const* logits, UpsampleArgmaxParams const& params, int32_t pixel,
-    Quad<L> const& labels, int32_t count, Shared<L> const& shared)
-{
-    int32_t const classes = static_cast<int32_t>(params.classes);
-    int64_t const plane = params.logitsHeight * params.logitsWidth;
-    Quad<uint8_t> confidences;
-    for (int32_t index = 0; index < 4; ++index)
-    {
-        confidences.values[index] = 0;
-        if (index < count)
-        {
-            Cell<T> const cell = cellOfPixel(logits, params, pixel + index, shared);
-            int32_t const label = static_cast<int32_t>(labels.values[index]);
-            confidences.values[index] = confidenceInside(cell, label, classes, plane);
-        }
-    }
-    return confidences;
-}
-
 //! Writes labels, and what is asked for besides.
-template <typename T, typename L, bool kConfidence>
-__device__ void writeTile(T const* logits, UpsampleArgmaxParams const& params, Tile const& tile, Shared<L> const& shared)
+template <typename L, bool kConfidence, typename S>
+__device__ void writeTile(UpsampleArgmaxParams const& params, Tile const& tile, S const& shared)
 {
     for (int32_t quad = threadIdx.x; quad < tile.height * kRowQuads; quad += kThreads)
     {
@@ -303,9 +332,31 @@ __device__ void writeTile(T const* logits, UpsampleArgmaxParams const& params, T
         }
         if constexpr (kConfidence)
         {
-            Quad<uint8_t> const confidences = confidencesOf(logits, params, pixel, labels, count, shared);
+            auto const confidences = *reinterpret_cast<Quad<uint8_t> const*>(shared.confidences + pixel);
             store(confidences, params.confidence + place, count);
         }
+    }
+}
+
+//! Labels of all pixels, and their confidences, in shared memory.
+template <typename T, typename L, bool kConfidence, typename S>
+__device__ void computeTile(View<T> const& logits, UpsampleArgmaxParams const& params, Tile const& tile,
+    Region const& region, S& shared)
+{
+    int32_t const classes = static_cast<int32_t>(params.classes);
+    if (region.isLabelled()) // the same for all threads: they may wait inside
+    {
+        labelRuns<T, L>(logits, classes, region, shared);
+    }
+    else
+    {
+        labelPixels<T, L>(logits, params, tile, region, shared);
+    }
+    __syncthreads();
+    if constexpr (kConfidence)
+    {
+        findConfidences(logits, classes, tile, region, shared);
+        __syncthreads();
     }
 }
 
@@ -314,29 +365,40 @@ __device__ void writeTile(T const* logits, UpsampleArgmaxParams const& params, T
 template <typename T, typename L, bool kConfidence>
 __device__ void labelTile(UpsampleArgmaxParams const& params)
 {
-    __shared__ Shared<L> shared;
+    __shared__ Shared<T, L, kConfidence> shared;
     Tile const tile = tileOf(blockIdx.x, params.height, params.width, kTileHeight, kTileWidth);
-    int64_t const size = params.classes * params.logitsHeight * params.logitsWidth;
-    T const* const logits = static_cast<T const*>(params.logits) + tile.image * size;
+    if (threadIdx.x == 0)
+    {
+        shared.mixedCount = 0;
+        shared.runCount = 0;
+    }
+    __syncthreads();
     findTaps(params, tile, shared);
     __syncthreads();
     Region const region = regionOf(tile, shared);
-    if (region.isKept()) // the same for all threads: they may wait inside
+    int64_t const plane = params.logitsHeight * params.logitsWidth;
+    T const* const image = static_cast<T const*>(params.logits) + tile.image * params.classes * plane;
+    View<T> const logits{image + region.top * params.logitsWidth + region.left, params.logitsWidth, plane};
+    bool const kept = region.isLabelled() && region.height * region.width * params.classes <= kUpsampleArgmaxKept;
+    if (region.isLabelled())
     {
-        labelCorners(logits, params, region, shared);
+        labelCorners(logits, params, region, kept, shared);
         __syncthreads();
         labelCells(region, shared);
         __syncthreads();
-        fillCells(tile, region, shared);
+        fillCells<L>(tile, region, shared);
         __syncthreads();
-        labelRuns(logits, params, shared);
+    }
+    if (kept)
+    {
+        View<T> const near{shared.logits, region.width, region.height * region.width};
+        computeTile<T, L, kConfidence>(near, params, tile, region, shared);
     }
     else
     {
-        labelPixels(logits, params, tile, shared);
+        computeTile<T, L, kConfidence>(logits, params, tile, region, shared);
     }
-    __syncthreads();
-    writeTile<T, L, kConfidence>(logits, params, tile, shared);
+    writeTile<L, kConfidence>(params, tile, shared);
 }
 
 #ifndef __CUDACC_RTC__

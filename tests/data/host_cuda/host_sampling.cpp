@@ -42,8 +42,7 @@ void offset_grid_sample_block(OffsetGridSampleParams const* params, unsigned int
 //! float16 features, float32 offsets
 void aligned_add_block(AlignedAddParams const* params, unsigned int block)
 {
-    bool const planar = params->channelPitch == 0;
-    runBlock(planar ? &alignedAddPlanar<Half, float> : &alignedAddChannelsLast<Half, float>, *params, block);
+    runBlock(alignedAddKernel<Half>(*params, Scalar::kFloat), *params, block);
 }
 
 int64_t sample_blocks(int64_t batch, int64_t channels, int64_t height, int64_t width, int64_t pitch)
