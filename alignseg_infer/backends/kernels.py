@@ -230,8 +230,7 @@ def aligned_add_launch(
     (high, low), (high_offset, low_offset) = features, offsets
     aligned = (high.address | low.address | output.address) % VECTOR_BYTES == 0
     plan = _aligned_add_plan(
-        *(high.shape, low.shape, (low.dtype, low_offset.dtype), convention),
-        *(channels_last, aligned),
+        (high.shape, low.shape), (low.dtype, low_offset.dtype), convention, channels_last, aligned
     )
     return plan.at(
         *(high.address, low.address, high_offset.address, low_offset.address, output.address)
@@ -286,13 +285,13 @@ def _offset_grid_sample_plan(
 
 @functools.lru_cache(_MOST_PLANS)
 def _aligned_add_plan(
-    high: Shape,
-    low: Shape,
+    shapes: tuple[Shape, Shape],
     dtypes: tuple[Dtype, Dtype],
     convention: SamplingConvention,
     channels_last: bool,
     aligned: bool,
 ) -> Plan:
+    high, low = shapes
     params = np.zeros(1, ALIGNED_ADD)[0]
     params["batch"], params["channels"] = low[:2]
     params["high_height"], params["high_width"] = high[2:]
