@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from alignseg_infer.backends.kernels import (
     DeviceTensor,
+    UPSAMPLE_ARGMAX,
     preprocess_launch,
     upsample_argmax_launch,
 )
@@ -79,8 +80,9 @@ class Labels:
         labels = logits.new_empty((1, *self.image), dtype=torch.uint8)
         color = logits.new_empty((1, *self.image, 3), dtype=torch.uint8)
         launch = upsample_argmax_launch(stored(logits), stored(labels))
-        launch.params["color"], launch.params["palette"] = color.data_ptr(), self.palette.data_ptr()
-        self.rig.launch(launch)
+        params = np.frombuffer(bytearray(launch.params), UPSAMPLE_ARGMAX)
+        params["color"], params["palette"] = color.data_ptr(), self.palette.data_ptr()
+        self.rig.launch(launch._replace(params=params.tobytes()))
         return labels, color
 
     def operator(self, logits: Tensor) -> Tensor:

@@ -221,6 +221,22 @@ def test_kernel(gpu: Cuda, buffers: Buffers) -> None:
     gpu.free_module(module)
 
 
+def test_kernel_of_a_second_module_and_arguments_as_bytes(gpu: Cuda, buffers: Buffers) -> None:
+    """What was found in a module must be forgotten with it."""
+    buffers.round_trip(np.ones(1024, np.float32).view(np.uint8))
+    scalars = (np.uint64(buffers.address), np.float32(2.0), np.uint32(1000))
+    places = {"grid": (8, 1, 1), "block": (128, 1, 1)}
+    for arguments in (scalars, tuple(scalar.tobytes() for scalar in scalars)):
+        module = gpu.load_module(SCALE)
+        for _ in range(2):
+            gpu.launch(module, "scale", arguments, **places, stream=buffers.stream)
+        gpu.synchronize(buffers.stream)
+        gpu.free_module(module)
+    gpu.copy_to_host(buffers.host, buffers.address, buffers.stream)
+    gpu.synchronize(buffers.stream)
+    np.testing.assert_array_equal(buffers.host.view(np.float32)[:1001], [16.0] * 1000 + [1.0])
+
+
 def test_too_much_memory(gpu: Cuda) -> None:
     with gpu.current():
         with pytest.raises(CudaError, match=r"OUT_OF_MEMORY: 1073741824\.0 MiB of device memory"):

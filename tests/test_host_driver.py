@@ -90,7 +90,7 @@ sys.exit(pytest.main())
 
 
 @pytest.mark.parametrize(
-    ("package", "module", "passes"), [("cuda-python", "cuda", 12), ("pycuda", "pycuda", 9)]
+    ("package", "module", "passes"), [("cuda-python", "cuda", 13), ("pycuda", "pycuda", 10)]
 )
 def test_seam(tmp_path: Path, package: str, module: str, passes: int) -> None:
     run = runner_over(package, module, tmp_path)

@@ -204,7 +204,7 @@ def offset_grid_sample_launch(
         convention: Which formula.
         channels_last: Whether feature and output are stored as (N, h, w, C).
     """
-    plan = _offset_grid_sample_plan(
+    plan = offset_grid_sample_plan(
         feature.shape, output.shape, (feature.dtype, offset.dtype), convention, channels_last
     )
     return plan.at(feature.address, offset.address, output.address)
@@ -228,9 +228,13 @@ def aligned_add_launch(
         channels_last: Whether features and output are stored as (N, h, w, C).
     """
     (high, low), (high_offset, low_offset) = features, offsets
-    aligned = (high.address | low.address | output.address) % VECTOR_BYTES == 0
-    plan = _aligned_add_plan(
-        (high.shape, low.shape), (low.dtype, low_offset.dtype), convention, channels_last, aligned
+    addresses = high.address, low.address, output.address
+    plan = aligned_add_plan(
+        (high.shape, low.shape),
+        (low.dtype, low_offset.dtype),
+        convention,
+        channels_last=channels_last,
+        aligned=is_aligned(*addresses),
     )
     return plan.at(
         *(high.address, low.address, high_offset.address, low_offset.address, output.address)
@@ -248,7 +252,7 @@ def upsample_argmax_launch(
         confidence: Address for (N, H, W) uint8, ``round(255 * probability)``; 0 for none.
         not_finite: Address of an int32 that becomes 1 if a logit is NaN or infinite; 0 for none.
     """
-    plan = _upsample_argmax_plan(
+    plan = upsample_argmax_plan(
         *(logits.shape, labels.shape, logits.dtype, labels.dtype, confidence != 0)
     )
     return plan.at(logits.address, labels.address, confidence, 0, 0, not_finite)
@@ -267,13 +271,24 @@ def preprocess_launch(image: DeviceTensor, target: DeviceTensor, spec: InputSpec
 
 
 @functools.lru_cache(_MOST_PLANS)
-def _offset_grid_sample_plan(
+def offset_grid_sample_plan(
     feature: Shape,
     output: Shape,
     dtypes: tuple[Dtype, Dtype],
     convention: SamplingConvention,
     channels_last: bool,
 ) -> Plan:
+    """The plan of `offset_grid_sample_launch`.
+
+    Its addresses: feature, offset, output.
+
+    Args:
+        feature: (N, C, h, w), a shape.
+        output: (N, C, H, W), a shape.
+        dtypes: Of feature and output, and of the offset.
+        convention: Which formula.
+        channels_last: Whether feature and output are stored as (N, h, w, C).
+    """
     params = np.zeros(1, OFFSET_GRID_SAMPLE)[0]
     params["batch"], params["channels"] = feature[:2]
     params["feature_height"], params["feature_width"] = feature[2:]
@@ -284,13 +299,25 @@ def _offset_grid_sample_plan(
 
 
 @functools.lru_cache(_MOST_PLANS)
-def _aligned_add_plan(
+def aligned_add_plan(
     shapes: tuple[Shape, Shape],
     dtypes: tuple[Dtype, Dtype],
     convention: SamplingConvention,
+    *,
     channels_last: bool,
     aligned: bool,
 ) -> Plan:
+    """The plan of `aligned_add_launch`.
+
+    Its addresses: high, low, the offset of each, output.
+
+    Args:
+        shapes: (N, C, h, w) of high, (N, C, H, W) of low.
+        dtypes: Of features and output, and of both offsets.
+        convention: Which formula.
+        channels_last: Whether features and output are stored as (N, h, w, C).
+        aligned: Whether `is_aligned` holds for features and output.
+    """
     high, low = shapes
     params = np.zeros(1, ALIGNED_ADD)[0]
     params["batch"], params["channels"] = low[:2]
@@ -301,6 +328,11 @@ def _aligned_add_plan(
     vectors = not channels_last or (aligned and low[1] * dtypes[0].itemsize % VECTOR_BYTES == 0)
     taps = aligned_add_taps(high[2:], low[2:]) if vectors else ANY_TAPS
     return _sampling_plan("aligned_add", f"_{taps}", params, dtypes)
+
+
+def is_aligned(*addresses: int) -> bool:
+    """Whether vectors can be read and written at all of these addresses."""
+    return all(address % VECTOR_BYTES == 0 for address in addresses)
 
 
 def aligned_add_taps(coarse: Shape, fine: Shape) -> int:
@@ -337,9 +369,20 @@ def _sampling_plan(source: str, taps: str, params: np.void, dtypes: tuple[Dtype,
 
 
 @functools.lru_cache(_MOST_PLANS)
-def _upsample_argmax_plan(
+def upsample_argmax_plan(
     logits: Shape, labels: Shape, dtype: Dtype, label_dtype: Dtype, confidence: bool
 ) -> Plan:
+    """The plan of `upsample_argmax_launch`.
+
+    Its addresses: logits, labels, confidence, color, palette, not_finite.
+
+    Args:
+        logits: (N, C, h, w), a shape.
+        labels: (N, H, W), a shape.
+        dtype: Of the logits.
+        label_dtype: Of the labels.
+        confidence: Whether there is an address for it.
+    """
     params = np.zeros(1, UPSAMPLE_ARGMAX)[0]
     params["batch"], params["classes"] = logits[:2]
     params["logits_height"], params["logits_width"] = logits[2:]

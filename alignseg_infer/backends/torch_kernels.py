@@ -19,13 +19,16 @@ from alignseg_infer.backends.kernels import (
     DeviceTensor,
     Kernels,
     Launch,
-    aligned_add_launch,
-    offset_grid_sample_launch,
+    aligned_add_plan,
+    is_aligned,
+    offset_grid_sample_plan,
     upsample_argmax_launch,
 )
 from alignseg_infer.errors import CudaError
 from alignseg_infer.images import Image
 from alignseg_infer.ops import plugin_ops
+from alignseg_infer.ops.plugin_checks import convention_of
+from alignseg_infer.plugin_contract import ALIGNED_ADD, OFFSET_GRID_SAMPLE
 from alignseg_infer.preprocess import Size
 from alignseg_infer.spec import ModelSpec, SamplingConvention
 
@@ -141,13 +144,14 @@ def _offset_grid_sample(feature: Tensor, offset: Tensor, convention: str) -> Ten
     stored = plugin_ops.memory_format(feature)
     # Held by name: the memory must not go to another tensor before the launch.
     feature, offset = feature.contiguous(memory_format=stored), offset.contiguous()
-    launch = offset_grid_sample_launch(
-        _stored(feature),
-        _stored(offset),
-        _stored(output),
-        SamplingConvention(convention),
-        channels_last=stored is torch.channels_last,
+    plan = offset_grid_sample_plan(
+        feature.shape,
+        output.shape,
+        (_DTYPES[feature.dtype], _DTYPES[offset.dtype]),
+        convention_of(OFFSET_GRID_SAMPLE, convention),
+        stored is torch.channels_last,
     )
+    launch = plan.at(feature.data_ptr(), offset.data_ptr(), output.data_ptr())
     torch_kernels(feature.device.index).run(launch)
     return output
 
@@ -159,13 +163,16 @@ def _aligned_add(
     stored = plugin_ops.memory_format(low)
     high, low = high.contiguous(memory_format=stored), low.contiguous(memory_format=stored)
     high_offset, low_offset = high_offset.contiguous(), low_offset.contiguous()
-    launch = aligned_add_launch(
-        (_stored(high), _stored(low)),
-        (_stored(high_offset), _stored(low_offset)),
-        _stored(output),
-        SamplingConvention(convention),
+    features = high.data_ptr(), low.data_ptr(), output.data_ptr()
+    plan = aligned_add_plan(
+        (high.shape, low.shape),
+        (_DTYPES[low.dtype], _DTYPES[low_offset.dtype]),
+        convention_of(ALIGNED_ADD, convention),
         channels_last=stored is torch.channels_last,
+        aligned=is_aligned(*features),
     )
+    tensors = high, low, high_offset, low_offset, output
+    launch = plan.at(*[tensor.data_ptr() for tensor in tensors])
     torch_kernels(low.device.index).run(launch)
     return output
 

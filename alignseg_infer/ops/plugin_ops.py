@@ -98,7 +98,8 @@ def new_sampled(feature: Tensor, offset: Tensor, convention: str) -> Tensor:
     """Memory for what `offset_grid_sample` returns, if its arguments fit; also its tracing."""
     convention_of(OFFSET_GRID_SAMPLE, convention)
     shape = output_shape(OFFSET_GRID_SAMPLE, (feature, offset))
-    return _new(shape, feature, memory_format(feature))
+    stored = memory_format(feature)
+    return torch.empty(shape, dtype=feature.dtype, device=feature.device, memory_format=stored)
 
 
 def new_aligned(
@@ -106,8 +107,8 @@ def new_aligned(
 ) -> Tensor:
     """Memory for what `aligned_add` returns, if its arguments fit; also its tracing."""
     convention_of(ALIGNED_ADD, convention)
-    shape = output_shape(ALIGNED_ADD, (high, low, high_offset, low_offset))
-    return _new(shape, low, memory_format(low))
+    output_shape(ALIGNED_ADD, (high, low, high_offset, low_offset))  # that of low
+    return torch.empty_like(low, memory_format=memory_format(low))
 
 
 def new_labels(logits: Tensor, like: Tensor) -> Tensor:
@@ -121,10 +122,6 @@ def memory_format(feature: Tensor) -> torch.memory_format:
     if feature.is_contiguous() or not feature.is_contiguous(memory_format=torch.channels_last):
         return torch.contiguous_format
     return torch.channels_last
-
-
-def _new(shape: tuple[int, ...], like: Tensor, stored: torch.memory_format) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=stored)
 
 
 def _upsampled(x: Tensor, like: Tensor) -> Tensor:

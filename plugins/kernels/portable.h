@@ -25,6 +25,14 @@ using uint64_t = unsigned long long;
 #define ALIGNSEG_HD inline
 #endif
 
+// After `void` of a kernel: blocks of so many threads, of which so many fit a multiprocessor. Less
+// for the fit, which they have anyway, than for the order that ptxas then puts instructions in.
+#ifdef __CUDACC__
+#define ALIGNSEG_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
+#else
+#define ALIGNSEG_BOUNDS(threads, blocks)
+#endif
+
 // Unrolls the loop that follows, so that so many of its loads are under way at once.
 #ifdef __CUDACC__
 #define ALIGNSEG_PRAGMA(text) _Pragma(#text)
@@ -174,15 +182,15 @@ ALIGNSEG_HD float quotient(float dividend, float divisor)
 #endif
 }
 
-//! 2^exponent, off by 2^-22 of it: for confidences, which have 8 bits.
-ALIGNSEG_HD float powerOfTwo(float exponent)
+//! e^value, off by 2^-16 of it where value is above -90: for confidences, which have 8 bits.
+ALIGNSEG_HD float exponential(float value)
 {
 #if defined(__CUDA_ARCH__)
     float result;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(exponent));
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(value * 1.4426950408889634F));
     return result;
 #else
-    return exp2f(exponent);
+    return expf(value);
 #endif
 }
 

@@ -1,7 +1,7 @@
 // Bilinear upsampling with aligned corners, and its argmax over classes; for host and device.
 //
 // Output row i reads input row i*(h-1)/(H-1), as alignseg_infer/postprocess.py does. Logits are
-// interpolated as u*a + v*b with u, v >= 0: rounded or fused, that never falls when a or b rises.
+// interpolated as u*a + v*b with u, v >= 0: however rounded, that never falls when a or b rises.
 // So a class that is highest at all four corners of a cell is highest in all of it, in float as
 // in exact arithmetic, and the rest of the cell needs no logits at all.
 //
@@ -93,6 +93,13 @@ ALIGNSEG_HD int32_t runAt(int64_t index, Tap tap, int64_t left, int64_t right, i
     return static_cast<int32_t>(end - index < kUpsampleArgmaxRun ? end - index : kUpsampleArgmaxRun);
 }
 
+//! (1 - weight)*first + weight*second, rounded the same wherever it is computed: the difference of two
+//! must be 0 where their arguments are equal, however large these are.
+ALIGNSEG_HD float between(float first, float second, float weight)
+{
+    return fmaf(weight, second, (1.0F - weight) * first);
+}
+
 //! The four logits of a class around an output pixel, and where between them it lies.
 template <typename T>
 struct Cell
@@ -112,13 +119,13 @@ struct Cell
     //! The logit at the left side, or `column` elements beyond.
     ALIGNSEG_HD float side(int32_t column) const
     {
-        return (1.0F - y) * toFloat(top[column]) + y * toFloat(bottom[column]);
+        return between(toFloat(top[column]), toFloat(bottom[column]), y);
     }
 
     //! The logit inside.
     ALIGNSEG_HD float logit() const
     {
-        return (1.0F - x) * side(0) + x * side(right);
+        return between(side(0), side(right), x);
     }
 };
 
@@ -208,7 +215,7 @@ ALIGNSEG_HD void labelRun(Cell<T> cell, int32_t classes, int64_t plane, float co
         float const right = cell.side(cell.right);
         for (int32_t index = 0; index < kUpsampleArgmaxRun; ++index)
         {
-            best[index].offer((1.0F - weights[index]) * left + weights[index] * right, label);
+            best[index].offer(between(left, right, weights[index]), label);
         }
         cell = cell.after(plane);
     }
@@ -225,18 +232,12 @@ ALIGNSEG_HD void confidenceOfRun(Cell<T> cell, int32_t classes, int64_t plane,
     float const (&weights)[kUpsampleArgmaxRun], int32_t const (&labels)[kUpsampleArgmaxRun],
     uint8_t (&levels)[kUpsampleArgmaxRun])
 {
-    // Powers of two, of differences in their unit: e^(logit - highest) = 2^(a*left + b*right - peak).
-    constexpr float kLog2E = 1.4426950408889634F;
-    float a[kUpsampleArgmaxRun];
-    float b[kUpsampleArgmaxRun];
-    float peak[kUpsampleArgmaxRun];
+    float highest[kUpsampleArgmaxRun];
     float total[kUpsampleArgmaxRun];
     for (int32_t index = 0; index < kUpsampleArgmaxRun; ++index)
     {
         Cell<T> const best = cell.after(labels[index] * plane);
-        a[index] = (1.0F - weights[index]) * kLog2E;
-        b[index] = weights[index] * kLog2E;
-        peak[index] = a[index] * best.side(0) + b[index] * best.side(best.right);
+        highest[index] = between(best.side(0), best.side(best.right), weights[index]);
         total[index] = 0.0F;
     }
     ALIGNSEG_UNROLL(2)
@@ -246,7 +247,7 @@ ALIGNSEG_HD void confidenceOfRun(Cell<T> cell, int32_t classes, int64_t plane,
         float const right = cell.side(cell.right);
         for (int32_t index = 0; index < kUpsampleArgmaxRun; ++index)
         {
-            total[index] += powerOfTwo(fmaf(a[index], left, fmaf(b[index], right, -peak[index])));
+            total[index] += exponential(between(left, right, weights[index]) - highest[index]);
         }
         cell = cell.after(plane);
     }
