@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alignseg_infer.backends.kernels import (
-    DeviceTensor,
     UPSAMPLE_ARGMAX,
+    DeviceTensor,
     preprocess_launch,
     upsample_argmax_launch,
 )
