@@ -71,7 +71,7 @@ class Sampler(StrEnum):
 class Upsampling(StrEnum):
     """How the exact rewrites upsample features in an exported graph.
 
-    ``matrices`` is products with two small matrices, which ONNX Runtime on a CPU computes faster;
+    ``matrices`` is products with two small matrices, for CPUs (`ops.resampling` has figures);
     ``resize`` is ONNX Resize, which moves fewer bytes and so is for GPUs.
     """
 

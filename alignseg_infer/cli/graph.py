@@ -63,8 +63,8 @@ def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
     graph.add_argument(
         "--upsampling",
         choices=choices_of(Upsampling),
-        help="how features are upsampled: matrices is products of matrices, faster on CPUs; resize "
-        "is ONNX Resize, for GPUs (default: resize for TensorRT and with --sampler plugin or "
+        help="how features are upsampled: matrices is products of matrices, for CPUs; resize is "
+        "ONNX Resize, for GPUs (default: resize for TensorRT and with --sampler plugin or "
         "--no-rewrites, else matrices)",
     )
     graph.add_argument(
