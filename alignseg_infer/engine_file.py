@@ -12,10 +12,10 @@ from typing import Self
 from alignseg_infer.errors import EngineError, SpecError
 from alignseg_infer.files import require_file
 from alignseg_infer.flavours import Runtime
-from alignseg_infer.spec import ModelSpec, dataclass_from_json
+from alignseg_infer.spec import ModelSpec, add_upsampling, dataclass_from_json
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
-SIDECAR_VERSION = 2
+SIDECAR_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,8 @@ class EngineFacts:
             version = facts.pop("version")
             if version == 1:  # before engines had plugins
                 facts.setdefault("plugins_embedded", False)
+            if version in (1, 2):
+                add_upsampling(facts["spec"])
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise _unreadable(f"not a JSON object with a version ({error!r})") from error
         if type(version) is not int or not 1 <= version <= SIDECAR_VERSION:

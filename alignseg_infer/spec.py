@@ -18,7 +18,7 @@ from alignseg_infer.errors import SpecError
 
 _T = TypeVar("_T")
 
-SPEC_VERSION = 2
+SPEC_VERSION = 3
 SPEC_KEY = "alignseg.spec"
 VERIFICATION_KEY = "alignseg.verification"  # of the float32 export with PyTorch
 AGREEMENT_KEY = "alignseg.agreement"  # of a float16 or int8 model with the float32 one
@@ -66,6 +66,17 @@ class Sampler(StrEnum):
     NATIVE = "native"
     GATHER = "gather"
     PLUGIN = "plugin"
+
+
+class Upsampling(StrEnum):
+    """How the exact rewrites upsample features in an exported graph.
+
+    ``matrices`` is products with two small matrices, for CPUs (`ops.resampling` has figures);
+    ``resize`` is ONNX Resize, which moves fewer bytes and so is for GPUs.
+    """
+
+    MATRICES = "matrices"
+    RESIZE = "resize"
 
 
 class OutputKind(StrEnum):
@@ -179,6 +190,7 @@ class ExportSpec:
         batch: Fixed batch size; None when any is accepted.
         exporter: Versions that wrote the file.
         precision: What the graph computes in.
+        upsampling: How features are upsampled; ``resize`` without the rewrites.
     """
 
     output: OutputKind
@@ -189,6 +201,7 @@ class ExportSpec:
     batch: int | None
     exporter: str
     precision: Precision = Precision.FP32
+    upsampling: Upsampling = Upsampling.MATRICES
 
     def __post_init__(self) -> None:
         sides = self.size or (MIN_INPUT_SIDE,)
@@ -248,6 +261,8 @@ class ModelSpec:
             version = facts.pop("version")
             if version == 1 and facts.get("export"):  # before there was more than one precision
                 facts["export"].setdefault("precision", Precision.FP32.value)
+            if version in (1, 2):
+                add_upsampling(facts)
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise _unreadable(f"not a JSON object with a version ({error!r})") from error
         if type(version) is not int or not 1 <= version <= SPEC_VERSION:
@@ -257,6 +272,13 @@ class ModelSpec:
                 "pip install --upgrade alignseg-infer, or export the model again",
             )
         return dataclass_from_json(cls, facts, "spec")
+
+
+def add_upsampling(spec: dict[str, Any]) -> None:
+    """Adds to the JSON of an older spec what its exports did before there was a choice."""
+    if export := spec.get("export"):
+        used = Upsampling.MATRICES if export.get("rewrites") else Upsampling.RESIZE
+        export.setdefault("upsampling", used.value)
 
 
 def _unreadable(reason: str) -> SpecError:

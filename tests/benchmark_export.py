@@ -32,7 +32,7 @@ from alignseg_infer.export.to_onnx import export_onnx
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint, save_checkpoint
 from alignseg_infer.preprocess import Size
-from alignseg_infer.spec import InputSpec, ModelSpec, NetworkSpec
+from alignseg_infer.spec import InputSpec, ModelSpec, NetworkSpec, Upsampling
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
 from seeded import seeded_state_dict
@@ -60,8 +60,10 @@ def variants(checkpoint: Path, size: Size, threads: int) -> dict[str, Callable[[
     exports = {
         BASELINE: ExportOptions(),
         "ONNX, any size, no rewrites": ExportOptions(rewrites=False),
+        "ONNX, any size, resize": ExportOptions(upsampling=Upsampling.RESIZE),
         "ONNX, fixed size": ExportOptions(size=size, batch=1),
         "ONNX, fixed size, no rewrites": ExportOptions(size=size, batch=1, rewrites=False),
+        "ONNX, fixed size, resize": ExportOptions(size=size, batch=1, upsampling=Upsampling.RESIZE),
     }
     for index, (name, options) in enumerate(exports.items()):
         path = export_onnx(loaded, checkpoint.with_suffix(f".{index}.onnx"), options).path
@@ -104,6 +106,8 @@ def table(network: str, times: dict[str, list[float]]) -> str:
     pairs = [
         ("rewrites, any size", "ONNX, any size, no rewrites", BASELINE),
         ("rewrites, fixed size", "ONNX, fixed size, no rewrites", "ONNX, fixed size"),
+        ("matrices against resize, any size", "ONNX, any size, resize", BASELINE),
+        ("matrices against resize, fixed size", "ONNX, fixed size, resize", "ONNX, fixed size"),
         ("fixed against any size", BASELINE, "ONNX, fixed size"),
         ("ONNX against eager", "PyTorch eager, both heads", BASELINE),
     ]

@@ -16,6 +16,7 @@ from alignseg_infer.plugin_contract import DOMAIN
 from fake_tensorrt import FakeCuda, FakeTensorRT
 
 _KINDS = {"Conv": "CONVOLUTION", "GridSample": "GRID_SAMPLE", "DequantizeLinear": "DEQUANTIZE"}
+_KINDS |= {"Resize": "RESIZE"}
 _TYPES = {"FLOAT16": "HALF"}
 
 
@@ -47,6 +48,10 @@ class FakeTensorRTBuild(FakeTensorRT):
 
     @property
     def IGridSampleLayer(self) -> type:
+        return FakeLayer
+
+    @property
+    def IResizeLayer(self) -> type:
         return FakeLayer
 
     def Builder(self, logger: Any) -> "FakeBuilder":
@@ -117,6 +122,8 @@ class FakeLayer:
     interpolation_mode = SimpleNamespace(name="LINEAR")
     sample_mode = SimpleNamespace(name="FILL")
     align_corners = False
+    resize_mode = SimpleNamespace(name="LINEAR")
+    coordinate_transformation = SimpleNamespace(name="ALIGN_CORNERS")
 
     def __init__(self, kind: str, name: str, data_type: str, reads: list[str]) -> None:
         self.type, self.name = SimpleNamespace(name=kind), name

@@ -9,11 +9,18 @@ import pytest
 import torch
 
 from alignseg_infer import DeviceError, ModelFileError, Predictor
-from alignseg_infer.backends import onnxruntime_backend, open_backend, parse_device
+from alignseg_infer.backends import (
+    onnxruntime_backend,
+    open_backend,
+    parse_device,
+    torch_backend,
+)
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend, session_options
 from alignseg_infer.export.parity import probe_image
 from alignseg_infer.models.alignseg import AlignSeg
-from alignseg_infer.spec import SPEC_KEY
+from alignseg_infer.models.checkpoint import load_checkpoint
+from alignseg_infer.models.decoder import OffsetSampler
+from alignseg_infer.spec import SPEC_KEY, Sampler
 from conftest import SMALL
 
 
@@ -50,6 +57,31 @@ def test_both_give_the_same_labels(small_onnx: Path, small_checkpoint: Path) -> 
     image = probe_image((90, 130), 1)
     labels = [Predictor(model)(image).labels for model in (small_onnx, small_checkpoint)]
     assert np.mean(labels[0] == labels[1]) >= 0.9999
+
+
+def test_on_a_gpu_pytorch_runs_the_rewritten_network(
+    small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is there, its plugin operators included, but computed here."""
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: self)
+    model = load_checkpoint(small_checkpoint).model()
+    here, there = (torch_backend._prepared(model, torch.device(d)) for d in ("cpu", "cuda"))
+    assert [type(one.CAB2).__name__ for one in (here, there)] == ["CAB", "SplitCAB"]
+    for module in there.modules():
+        if isinstance(module, OffsetSampler):
+            module.sampler = Sampler.PLUGIN
+    image = torch.randn(2, 3, 97, 161, generator=torch.Generator().manual_seed(0)) * 60
+    with torch.inference_mode():
+        (expected, expected_offsets), (seen, offsets) = (
+            one.forward_with_offsets(image) for one in (here, there)
+        )
+    assert list(offsets) == list(expected_offsets)
+    pairs = [
+        (seen.logits, expected.logits),
+        *zip(offsets.values(), expected_offsets.values(), strict=True),
+    ]
+    for one, other in pairs:
+        assert torch.linalg.norm(one - other) <= 1e-5 * torch.linalg.norm(other)
 
 
 def test_foreign_checkpoint_warns_of_what_is_assumed(

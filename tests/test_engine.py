@@ -35,7 +35,7 @@ from alignseg_infer.export.engine import Engine, build_engine, engine_from_onnx,
 from alignseg_infer.export.onnx_facts import read_onnx_facts
 from alignseg_infer.files import sha256_of
 from alignseg_infer.flavours import Runtime
-from alignseg_infer.spec import SPEC_KEY, ModelSpec, Precision, Sampler
+from alignseg_infer.spec import SPEC_KEY, ModelSpec, Precision, Sampler, Upsampling
 
 Export = Callable[..., Path]
 
@@ -44,6 +44,7 @@ ONE_SIDE = Profile(InputShape(1, 96, 128), InputShape(2, 96, 160), InputShape(2,
 DYNAMIC = Profile(InputShape(1, 64, 64), InputShape(1, 96, 160), InputShape(2, 128, 192))
 FIXED = {"size": (65, 98), "batch": 2}
 GATHER = {"sampler": Sampler.GATHER, "opset": 16}
+RESIZE = {"upsampling": Upsampling.RESIZE}
 CONVOLUTIONS = 76
 SAMPLERS = 9
 
@@ -65,6 +66,9 @@ def count_of(engine: Engine, kind: str) -> dict[str, int]:
         ({}, DYNAMIC, SAMPLERS),
         (GATHER, DYNAMIC, 0),
         (FIXED, None, SAMPLERS),
+        (RESIZE, ONE_SIDE, SAMPLERS),
+        ({**RESIZE, **GATHER}, DYNAMIC, 0),
+        ({**RESIZE, **FIXED}, None, SAMPLERS),
     ],
     ids=str,
 )
@@ -75,6 +79,7 @@ def test_float32_engine(
     assert len(engine.plan) > 3_000_000  # the weights alone
     assert count_of(engine, "CONVOLUTION") == {"FLOAT": CONVOLUTIONS}
     assert sum(count_of(engine, "GRID_SAMPLE").values()) == samplers
+    assert sum(count_of(engine, "RESIZE").values()) == (9 if "upsampling" in export else 0)
     wanted = profile or Profile(*[InputShape(2, 65, 98)] * 3)
     assert engine.facts.profile == wanted
 
@@ -162,6 +167,17 @@ def corners(model: onnx.ModelProto) -> None:
     next(a for a in first.attribute if a.name == "align_corners").i = 1
 
 
+def nearest_upsampling(model: onnx.ModelProto) -> None:
+    first = next(node for node in model.graph.node if node.op_type == "Resize")
+    next(attribute for attribute in first.attribute if attribute.name == "mode").s = b"nearest"
+
+
+def half_pixels(model: onnx.ModelProto) -> None:
+    first = next(node for node in model.graph.node if node.op_type == "Resize")
+    name = "coordinate_transformation_mode"
+    next(attribute for attribute in first.attribute if attribute.name == name).s = b"half_pixel"
+
+
 def claims(**facts: Any) -> Callable[[onnx.ModelProto], None]:
     def change(model: onnx.ModelProto) -> None:
         entry = next(entry for entry in model.metadata_props if entry.key == SPEC_KEY)
@@ -201,6 +217,8 @@ def no_spec(model: onnx.ModelProto) -> None:
         (nearest, BuildError, ["NEAREST", "LINEAR"]),
         (border, BuildError, ["CLAMP", "FILL"]),
         (corners, BuildError, ["align_corners=True"]),
+        (nearest_upsampling, BuildError, ["NEAREST, ALIGN_CORNERS", "LINEAR and ALIGN_CORNERS"]),
+        (half_pixels, BuildError, ["LINEAR, HALF_PIXEL", "LINEAR and ALIGN_CORNERS"]),
         (claims(sampler=Sampler.GATHER), BuildError, ["9 grid-sample layers", "gather"]),
         (claims(precision=Precision.FP16), BuildError, ["76 FP32 convolutions", "FP16"]),
         (claims(precision=Precision.INT8), BuildError, ["76 FP32 convolutions", "INT8"]),
@@ -217,7 +235,7 @@ def test_graphs_that_are_refused(
     error: type[AlignSegError],
     words: list[str],
 ) -> None:
-    broken = changed(export_small(**FIXED), tmp_path / "broken.onnx", change)
+    broken = changed(export_small(**FIXED, **RESIZE), tmp_path / "broken.onnx", change)
     with pytest.raises(error) as caught:
         build_engine(broken, tmp_path / "a.engine", rtx())
     assert all(word in caught.value.problem + caught.value.expected for word in words)
@@ -359,8 +377,22 @@ def test_command_from_a_checkpoint(
     assert "fp16, tensorrt-rtx" in captured.out
     assert "1x64x96 to 1x64x96" in captured.out
     assert "convolutions: 76 FP16" in captured.err
-    assert read_facts(path).spec.source is not None
+    facts = read_facts(path)
+    assert facts.spec.source is not None
+    assert facts.spec.export is not None
+    assert facts.spec.export.upsampling is Upsampling.RESIZE
+    assert LayerCount("RESIZE", "HALF", 9) in facts.layers
     assert sidecar_path(path).is_file()
+
+
+@pytest.mark.parametrize("upsampling", Upsampling)
+def test_upsampling_by_matrices_is_remarked_on(
+    export_small: Export, caplog: pytest.LogCaptureFixture, upsampling: Upsampling
+) -> None:
+    with caplog.at_level("INFO", "alignseg_infer"):
+        engine_from_onnx(export_small(**FIXED, upsampling=upsampling), rtx())
+    said = "--upsampling resize" in caplog.text
+    assert said == (upsampling is Upsampling.MATRICES)
 
 
 INTERRUPTED = """

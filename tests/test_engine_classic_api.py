@@ -24,6 +24,7 @@ import pytest
 
 import alignseg_infer
 from alignseg_infer.plugin_contract import PLUGIN_OPS
+from alignseg_infer.spec import Upsampling
 from plugin_harness import SANITIZE, build_library
 
 NEW, OLD = "11.4.0.106", "10.16.1.11"
@@ -34,6 +35,7 @@ RTX_ONLY |= {"set_compute_capability", "CudaGraphStrategy", "cuda_graph_strategy
 RTX_ONLY |= {"set_runtime_cache"}
 
 Run = Callable[..., dict[str, Any]]
+Export = Callable[..., Path]
 
 
 def bindings(wanted: str, folder: Path) -> Path:
@@ -257,7 +259,8 @@ def used_names() -> dict[str, list[str]]:
         "OnnxParser": r"\bparser\.(\w+)",
         "INetworkDefinition": r"(?<!\.)\bnetwork\.((?:get|num)_\w+)",
         "ParserError": r"\berror\.(desc|node\w*)",
-        "IGridSampleLayer": r"\blayer\.(\w+_mode|align_corners|get_\w+|num_\w+)",
+        "IGridSampleLayer": r"\blayer\.((?!resize)\w+_mode|align_corners|get_\w+|num_\w+)",
+        "IResizeLayer": r"\blayer\.(resize_mode|coordinate_transformation)",
         "IOptimizationProfile": r"\bdescribed\.(\w+)",
         "ITimingCache": r"\bcache\.((?:combine|serialize)\w*)",
         "IPluginRegistry": r"\bregistry\.(\w+)",
@@ -278,6 +281,15 @@ def used_names() -> dict[str, list[str]]:
     }
 
 
+def test_resize_layers_are_read_back(run: Run, export_small: Export, tmp_path: Path) -> None:
+    onnx = export_small(upsampling=Upsampling.RESIZE)
+    kinds = {
+        (row["kind"], row["data_type"]): row["count"]
+        for row in built(run, onnx, tmp_path / "a.engine")["facts"]["layers"]
+    }
+    assert kinds["RESIZE", "FLOAT"] == 9
+
+
 @pytest.mark.parametrize("wanted", [NEW, OLD])
 def test_names_exist(in_child: Callable[[str], Run], wanted: str) -> None:
     names = used_names()
@@ -286,6 +298,7 @@ def test_names_exist(in_child: Callable[[str], Run], wanted: str) -> None:
     assert "get_plugin_registry" in names
     assert names["IPluginRegistry"] == ["all_creators", "load_library"]
     assert names["IPluginV3"] == ["get_capability_interface"]
+    assert names["IResizeLayer"] == ["coordinate_transformation", "resize_mode"]
     assert names["IPluginV3OneCore"] == ["plugin_name", "plugin_version"]
     assert "engine_host_code_allowed" in names["Runtime"]
     assert "plugins_to_serialize" in names["IBuilderConfig"]

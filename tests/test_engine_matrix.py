@@ -20,12 +20,17 @@ from alignseg_infer.export.quantize import quantized_model
 from alignseg_infer.export.to_onnx import export_onnx
 from alignseg_infer.flavours import Runtime
 from alignseg_infer.models.checkpoint import load_checkpoint
-from alignseg_infer.spec import Precision, Sampler
+from alignseg_infer.spec import Precision, Sampler, Upsampling
 from conftest import SMALL, SMALL_SPEC, said_to_be, write_seeded_checkpoint
 
 pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")
 
 CONVOLUTIONS = {"resnet18": 76, "resnet101": 159}
+# As checkpoints are exported for engines; and as files that were exported for CPUs.
+NETWORKS = [(name, Upsampling.RESIZE) for name in CONVOLUTIONS] + [
+    ("resnet18", Upsampling.MATRICES)
+]
+RESIZES = 9
 IN_HALF = 21  # of an int8 graph: four CABs' and the CAM's offset branches, and the classifier
 PROFILES = {
     "static": Profile(*[InputShape(1, 96, 160)] * 3),
@@ -36,7 +41,7 @@ PROFILES = {
 @pytest.fixture(scope="module")
 def in_precision(
     tmp_path_factory: pytest.TempPathFactory, export_small: Callable[..., Path]
-) -> Callable[[str, Sampler, Precision], Path]:
+) -> Callable[[str, Upsampling, Sampler, Precision], Path]:
     """ONNX files of narrow networks, each made once."""
     folder = tmp_path_factory.mktemp("matrix")
     images = folder / "images"
@@ -44,20 +49,21 @@ def in_precision(
     for seed in range(2):
         cv2.imwrite(str(images / f"{seed}.png"), probe_image((64, 96), seed))
 
-    def float32(backbone: str, sampler: Sampler) -> Path:
+    def float32(backbone: str, upsampling: Upsampling, sampler: Sampler) -> Path:
         if backbone == SMALL.backbone:
-            return export_small(sampler=sampler)
+            return export_small(sampler=sampler, upsampling=upsampling)
         path = folder / f"{backbone}-{sampler}.onnx"
         if not path.exists():
             checkpoint = folder / f"{backbone}.pth"
             network = replace(SMALL, backbone=backbone)
             write_seeded_checkpoint(checkpoint, replace(SMALL_SPEC, network=network))
-            export_onnx(load_checkpoint(checkpoint), path, ExportOptions(sampler=sampler))
+            options = ExportOptions(sampler=sampler, upsampling=upsampling)
+            export_onnx(load_checkpoint(checkpoint), path, options)
         return path
 
-    def file(backbone: str, sampler: Sampler, precision: Precision) -> Path:
-        source = float32(backbone, sampler)
-        path = folder / f"{backbone}-{sampler}-{precision}.onnx"
+    def file(backbone: str, upsampling: Upsampling, sampler: Sampler, precision: Precision) -> Path:
+        source = float32(backbone, upsampling, sampler)
+        path = folder / f"{backbone}-{upsampling}-{sampler}-{precision}.onnx"
         if precision is Precision.FP32:
             return source
         if path.exists():
@@ -75,15 +81,16 @@ def in_precision(
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("precision", list(Precision))
 @pytest.mark.parametrize("sampler", [Sampler.NATIVE, Sampler.GATHER])
-@pytest.mark.parametrize("backbone", CONVOLUTIONS)
+@pytest.mark.parametrize(("backbone", "upsampling"), NETWORKS)
 def test_layer_types(
     backbone: str,
+    upsampling: Upsampling,
     sampler: Sampler,
     precision: Precision,
     profile: str,
-    in_precision: Callable[[str, Sampler, Precision], Path],
+    in_precision: Callable[[str, Upsampling, Sampler, Precision], Path],
 ) -> None:
-    path = in_precision(backbone, sampler, precision)
+    path = in_precision(backbone, upsampling, sampler, precision)
     options = BuildOptions(runtime=Runtime.TENSORRT_RTX, profile=PROFILES[profile])
     engine = engine_from_onnx(path, options)
     kinds: dict[str, dict[str, int]] = {}
@@ -98,7 +105,10 @@ def test_layer_types(
     assert kinds["CONVOLUTION"] == wanted[precision]
     # TensorRT samples in the grid's type, and coordinates are float32.
     assert kinds.get("GRID_SAMPLE", {}) == ({"FLOAT": 9} if sampler is Sampler.NATIVE else {})
-    if sampler is Sampler.GATHER:  # four corners of nine features, in the features' type
-        features = "FLOAT" if precision is Precision.FP32 else "HALF"
+    features = "FLOAT" if precision is Precision.FP32 else "HALF"
+    if sampler is Sampler.GATHER:  # four corners of nine features
         assert kinds["GATHER"][features] >= 36
+    assert kinds.get("RESIZE", {}) == (
+        {features: RESIZES} if upsampling is Upsampling.RESIZE else {}
+    )
     assert engine.facts.profile == PROFILES[profile]

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from alignseg_infer import ExportError, ParityError, Predictor
+from alignseg_infer import ExportError, OptionError, ParityError, Predictor
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.export import onnx_file, onnx_graph, parity, to_onnx
 from alignseg_infer.export.onnx_graph import ExportOptions, onnx_from_model
@@ -24,6 +24,7 @@ from alignseg_infer.spec import (
     ModelSpec,
     OutputKind,
     Sampler,
+    Upsampling,
 )
 
 NATIVE: dict[str, Any] = {}
@@ -33,9 +34,15 @@ PLAIN: dict[str, Any] = {"rewrites": False, "size": (65, 98), "batch": 1, "opset
 FIXED: dict[str, Any] = {"size": (65, 98), "batch": 2}
 FIXED_GATHER: dict[str, Any] = {"size": (65, 98), "sampler": Sampler.GATHER, "opset": 19}
 OFFSETS: dict[str, Any] = {"with_offsets": True}
+RESIZE: dict[str, Any] = {"upsampling": Upsampling.RESIZE}
+RESIZE_GATHER: dict[str, Any] = {**RESIZE, **GATHER}
+RESIZE_LABELS: dict[str, Any] = {**RESIZE, **LABELS}
+RESIZE_FIXED: dict[str, Any] = {**RESIZE, **FIXED, "opset": 19}
 OFFSETS_PLAIN: dict[str, Any] = {**OFFSETS, **PLAIN, **LABELS, "batch": 2}
+RESIZES = [RESIZE, RESIZE_GATHER, RESIZE_LABELS]
 KINDS = [NATIVE, GATHER, LABELS, PLAIN, FIXED, FIXED_GATHER, OFFSETS, OFFSETS_PLAIN]
-DYNAMIC_KINDS = [NATIVE, GATHER, LABELS, OFFSETS]
+KINDS += [*RESIZES, RESIZE_FIXED]
+DYNAMIC_KINDS = [NATIVE, GATHER, LABELS, OFFSETS, *RESIZES]
 OFFSET_OUTPUTS = [
     "offset.cam",
     "offset.cab5.high",
@@ -119,6 +126,68 @@ def test_sampler_is_lowered_as_asked(export_small: Export, kind: dict[str, Any])
         assert facts == {"mode": b"bilinear", "padding_mode": b"zeros", "align_corners": 0}
 
 
+@pytest.mark.parametrize(
+    ("kind", "resizes"),
+    [
+        (NATIVE, 0),
+        (LABELS, 1),  # that of the logits
+        (PLAIN, 5),  # one in each of four CAB, one in CAM
+        (RESIZE, 9),  # two in each of four CAB, one in CAM
+        (RESIZE_GATHER, 9),
+        (RESIZE_LABELS, 10),
+        (RESIZE_FIXED, 9),
+    ],
+    ids=str,
+)
+def test_upsampling_is_lowered_as_asked(
+    export_small: Export, kind: dict[str, Any], resizes: int
+) -> None:
+    nodes = list(onnx.load(export_small(**kind)).graph.node)
+    makers = {name: node.op_type for node in nodes for name in node.output}
+    found = [node for node in nodes if node.op_type == "Resize"]
+    assert len(found) == resizes
+    for node in found:
+        facts = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        modes = facts["mode"], facts["coordinate_transformation_mode"]
+        assert modes == (b"linear", b"align_corners")
+        _, region, scales, sizes = node.input
+        assert (region, scales) == ("", "")
+        assert makers.get(sizes) == (None if "size" in kind else "Concat")  # constant, or not
+    # One product each for rows and columns; the context module pools with two.
+    matrices = 2 + 2 * 9 * ExportOptions(**kind).rewrites * (Upsampling.RESIZE not in kind.values())
+    assert sum(node.op_type == "MatMul" for node in nodes) == matrices
+
+
+@pytest.mark.parametrize(
+    ("options", "chosen"),
+    [
+        ({}, Upsampling.MATRICES),
+        ({"sampler": Sampler.GATHER}, Upsampling.MATRICES),
+        ({"sampler": Sampler.PLUGIN}, Upsampling.RESIZE),
+        ({"sampler": Sampler.PLUGIN, "upsampling": Upsampling.MATRICES}, Upsampling.MATRICES),
+        ({"upsampling": Upsampling.RESIZE}, Upsampling.RESIZE),
+        ({"rewrites": False}, Upsampling.RESIZE),
+        ({"rewrites": False, "upsampling": Upsampling.RESIZE}, Upsampling.RESIZE),
+    ],
+    ids=str,
+)
+def test_upsampling_that_is_chosen(options: dict[str, Any], chosen: Upsampling) -> None:
+    assert ExportOptions(**options).chosen_upsampling is chosen
+
+
+def test_matrices_are_one_of_the_rewrites() -> None:
+    with pytest.raises(OptionError, match="without the rewrites"):
+        ExportOptions(rewrites=False, upsampling=Upsampling.MATRICES)
+
+
+def test_both_upsamplings_label_alike(export_small: Export) -> None:
+    images = [probe_image((150, 262), seed) for seed in range(2)]
+    results = [Predictor(export_small(**kind))(images) for kind in (NATIVE, RESIZE)]
+    for one, other in zip(*results, strict=True):
+        assert len(np.unique(one.labels)) > 3
+        assert np.mean(one.labels != other.labels) <= 1e-4
+
+
 def test_rewrites_leave_no_norm_and_no_auxiliary_head(export_small: Export) -> None:
     with_rewrites = [node.op_type for node in onnx.load(export_small(**NATIVE)).graph.node]
     without = [node.op_type for node in onnx.load(export_small(**PLAIN)).graph.node]
@@ -157,6 +226,7 @@ def test_metadata_round_trip(
     assert spec.export.sampler is options.sampler
     assert (spec.export.size, spec.export.batch) == (options.size, options.batch)
     assert (spec.export.opset, spec.export.rewrites) == (options.opset, options.rewrites)
+    assert spec.export.upsampling is options.chosen_upsampling
     rows = json.loads(metadata[VERIFICATION_KEY])
     assert len({(row["height"], row["width"]) for row in rows}) == (1 if options.size else 3)
     assert {row["batch"] for row in rows} == ({options.batch} if options.batch else {1, 2})

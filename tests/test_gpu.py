@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from alignseg_infer import Predictor
+from alignseg_infer.backends.torch_backend import TorchBackend
 from alignseg_infer.export.parity import probe_image
+from alignseg_infer.models.checkpoint import load_checkpoint
+from alignseg_infer.models.decoder import upsample
+from alignseg_infer.models.rewrites import rewritten_for_inference
+from alignseg_infer.preprocess import preprocess
+from alignseg_infer.spec import Upsampling
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,6 +33,35 @@ def test_torch_on_cuda_agrees_with_cpu(small_checkpoint: Path, size: tuple[int, 
     # Convolutions may run in TF32 there: ten bits of mantissa.
     np.testing.assert_allclose(on_cuda.probabilities, on_cpu.probabilities, atol=2e-2)
     assert np.mean(on_cuda.labels == on_cpu.labels) >= 0.99
+
+
+def test_offsets_on_cuda_agree_with_cpu(small_checkpoint: Path) -> None:
+    """On a GPU the network is the rewritten one, which computes its offsets otherwise."""
+    spec = load_checkpoint(small_checkpoint).spec
+    batch = preprocess(probe_image((97, 161), 0), (97, 161), spec.input)
+    seen, expected = (
+        TorchBackend(small_checkpoint, device=device).offsets(batch) for device in ("cuda", "cpu")
+    )
+    assert list(seen) == list(expected)
+    for field, offsets in expected.items():
+        error = np.linalg.norm(seen[field] - offsets) / np.linalg.norm(offsets)
+        assert error <= 2e-2, field  # TF32
+
+
+@pytest.mark.parametrize("upsampling", Upsampling)
+@pytest.mark.parametrize("size", [(32, 32), (33, 250), (97, 161), (128, 256)])
+def test_rewritten_network_on_cuda(
+    small_checkpoint: Path, size: tuple[int, int], upsampling: Upsampling
+) -> None:
+    """In float64, which no tensor core rounds, and so to what `tests/test_models.py` asks for."""
+    model = load_checkpoint(small_checkpoint).model().double()
+    image = torch.randn(2, 3, *size, dtype=torch.float64) * 60
+    with torch.inference_mode():
+        expected = model(image).logits
+        seen = rewritten_for_inference(model, upsampling).cuda()(image.cuda()).logits.cpu()
+    assert torch.linalg.norm(seen - expected) <= 1e-9 * torch.linalg.norm(expected)
+    labels = (upsample(logits, size).argmax(1) for logits in (seen, expected))
+    assert torch.equal(*labels)
 
 
 @pytest.mark.skipif(

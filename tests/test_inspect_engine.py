@@ -17,8 +17,10 @@ from alignseg_infer.engine_file import (
     Profile,
     Verification,
     VerifiedRow,
+    read_facts,
     sidecar_path,
 )
+from alignseg_infer.errors import EngineError
 from alignseg_infer.flavours import Runtime
 from fake_tensorrt import ADA, PROFILE, write_engine
 
@@ -149,6 +151,18 @@ def test_needs_no_runtime(tmp_path: Path) -> None:
     assert EngineFacts.from_json(run.stdout) == facts
 
 
+def test_facts_from_before_upsampling_was_chosen(tmp_path: Path) -> None:
+    facts = write_engine(tmp_path / "a.engine")
+    path = sidecar_path(tmp_path / "a.engine")
+    old = json.loads(path.read_text())
+    assert old["spec"]["export"].pop("upsampling") == "matrices"
+    path.write_text(json.dumps({**old, "version": 2}))
+    assert read_facts(tmp_path / "a.engine") == facts
+    path.write_text(json.dumps(old))
+    with pytest.raises(EngineError, match="cannot be read"):
+        read_facts(tmp_path / "a.engine")
+
+
 @pytest.mark.parametrize(
     ("where", "value"),
     [
@@ -158,7 +172,7 @@ def test_needs_no_runtime(tmp_path: Path) -> None:
         (("spec", "export"), None),
         (("spec", "export", "precision"), "fp8"),
         (("layers",), 3),
-        (("version",), 3),
+        (("version",), 4),
     ],
 )
 def test_facts_that_were_edited(

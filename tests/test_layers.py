@@ -18,12 +18,14 @@ from alignseg_infer.export.callbacks import Messages, Phase, Phases, run_stoppab
 from alignseg_infer.export.engine import _require_narrow_labels
 from alignseg_infer.export.layer_report import ENDS, SAMPLERS, describe_layers, float_reasons
 from alignseg_infer.export.layers import (
+    RESIZING,
     SAMPLING,
     Layer,
     Network,
     count_layers,
     read_network,
     require_precision,
+    require_resizing,
     require_sampling,
 )
 from alignseg_infer.spec import OutputKind, Precision, Sampler
@@ -262,3 +264,25 @@ def test_coordinates_in_half_are_refused() -> None:
             require_sampling(Network((one,), (), ()), facts)
         exact = replace(one, data_type="FLOAT")
         require_sampling(Network((exact,), (), ()), facts)
+
+
+@pytest.mark.parametrize(
+    ("resizing", "nodes", "said"),
+    [
+        ([RESIZING] * 2, 2, None),
+        ([], 0, None),
+        ([RESIZING, ("NEAREST", "ALIGN_CORNERS")], 2, "NEAREST, ALIGN_CORNERS"),
+        ([("LINEAR", "HALF_PIXEL"), RESIZING], 2, "LINEAR, HALF_PIXEL"),
+        ([RESIZING], 2, "1 resize layers, the ONNX graph 2"),
+        ([RESIZING], 0, "1 resize layers, the ONNX graph 0"),
+    ],
+    ids=str,
+)
+def test_resizing_is_linear_with_aligned_corners(
+    resizing: list[tuple[str, str]], nodes: int, said: str | None
+) -> None:
+    layers = (Layer(name="a", kind="RESIZE", data_type="HALF", resizing=one) for one in resizing)
+    network = Network((*layers, layer("CAST", "HALF", "image", "x")), (), ())
+    facts: Any = SimpleNamespace(resizes=nodes)
+    with pytest.raises(BuildError, match=said) if said else nullcontext():
+        require_resizing(network, facts)

@@ -1,5 +1,8 @@
 """Layers, shapes, and the exact rewrites."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +10,8 @@ from torch.nn import functional as F
 
 from alignseg_infer.models.alignseg import AlignSeg, ceil_max_pool
 from alignseg_infer.models.backbone import BACKBONES
-from alignseg_infer.models.decoder import CAB, CAM, RRB
+from alignseg_infer.models.checkpoint import load_checkpoint
+from alignseg_infer.models.decoder import CAB, CAM, RRB, upsample
 from alignseg_infer.models.norm import Norm
 from alignseg_infer.models.rewrites import (
     FoldedRRB,
@@ -17,7 +21,7 @@ from alignseg_infer.models.rewrites import (
     rewritten_for_inference,
     without_auxiliary_head,
 )
-from alignseg_infer.spec import NetworkSpec, NormKind, SamplingConvention
+from alignseg_infer.spec import NetworkSpec, NormKind, SamplingConvention, Upsampling
 
 
 def randomized(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -92,10 +96,13 @@ def test_training_gives_gradients_to_every_weight() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("upsampling", Upsampling)
 @pytest.mark.parametrize("norm", NormKind)
 @pytest.mark.parametrize("convention", SamplingConvention)
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_rewrites_are_exact(backbone: str, convention: SamplingConvention, norm: NormKind) -> None:
+def test_rewrites_are_exact(
+    backbone: str, convention: SamplingConvention, norm: NormKind, upsampling: Upsampling
+) -> None:
     """In float64, so that only a wrong rewrite can show."""
     spec = NetworkSpec(
         backbone=backbone, width=0.125, decoder_channels=24, convention=convention, norm=norm
@@ -105,12 +112,70 @@ def test_rewrites_are_exact(backbone: str, convention: SamplingConvention, norm:
     image = torch.randn(2, 3, 70, 45, dtype=torch.float64)
     with torch.inference_mode():
         (expected, _), expected_offsets = model.forward_with_offsets(image)
-        seen, offsets = rewritten_for_inference(model).forward_with_offsets(image)
+        rewritten = rewritten_for_inference(model, upsampling)
+        seen, offsets = rewritten.forward_with_offsets(image)
     assert seen.auxiliary is None
     assert torch.linalg.norm(seen.logits - expected) <= 1e-9 * torch.linalg.norm(expected)
     for field, offset in expected_offsets.items():
         error = torch.linalg.norm(offsets[field] - offset)
         assert error <= 1e-9 * torch.linalg.norm(offset), field
+
+
+@pytest.mark.parametrize("upsampling", Upsampling)
+@pytest.mark.parametrize("size", [(32, 32), (33, 250), (97, 161), (211, 64), (128, 256)])
+def test_rewrites_label_alike(
+    size: tuple[int, int], upsampling: Upsampling, small_checkpoint: Path
+) -> None:
+    """In float32, at sizes whose halves nest and others; 32 x 32 has a last stage of 2 x 2."""
+    model = load_checkpoint(small_checkpoint).model()
+    image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)) * 60
+    with torch.inference_mode():
+        expected = model(image).logits
+        seen = rewritten_for_inference(model, upsampling)(image).logits
+        labels, others = (upsample(logits, size).argmax(1) for logits in (expected, seen))
+        first, second = upsample(expected, size).topk(2, 1).values.unbind(1)
+    assert torch.linalg.norm(seen - expected) <= 1e-5 * torch.linalg.norm(expected)
+    clear = first - second > 1e-4 * expected.std()  # float32 decides the others
+    assert clear.double().mean() > 0.99
+    assert len(np.unique(labels.numpy())) > 3
+    assert torch.equal(labels[clear], others[clear])
+
+
+@pytest.mark.parametrize("upsampling", Upsampling)
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [((1, 1), (1, 1)), ((1, 7), (1, 4)), ((5, 1), (3, 1)), ((2, 2), (3, 3)), ((12, 9), (5, 5))],
+)
+def test_rewritten_blocks_of_few_pixels(
+    low: tuple[int, int], high: tuple[int, int], upsampling: Upsampling
+) -> None:
+    block = CAB(8, SamplingConvention.RELEASE_2021_12, NormKind.INPLACE_ABN)
+    randomized(block)
+    features = [torch.randn(2, 8, *size, dtype=torch.float64) for size in (low, high)]
+    expected, seen = block(*features), SplitCAB(block, upsampling)(*features)
+    torch.testing.assert_close(seen.feature, expected.feature)
+    torch.testing.assert_close(seen.offsets, expected.offsets)
+
+
+@pytest.mark.parametrize(
+    ("upsampling", "calls"), [(Upsampling.MATRICES, 0), (Upsampling.RESIZE, 9)]
+)
+def test_upsampling_is_what_was_asked_for(
+    upsampling: Upsampling, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the four alignments two each, of the context module one."""
+    model = AlignSeg(NetworkSpec(backbone="resnet18", width=0.25, decoder_channels=16)).eval()
+    rewritten = rewritten_for_inference(model, upsampling)
+    seen: list[tuple[int, int]] = []
+    interpolate = F.interpolate
+
+    def counting(x: Tensor, *, size: tuple[int, int], mode: str, align_corners: bool) -> Tensor:
+        seen.append(size)
+        return interpolate(x, size=size, mode=mode, align_corners=align_corners)
+
+    monkeypatch.setattr(F, "interpolate", counting)
+    rewritten(torch.zeros(1, 3, 64, 96))
+    assert len(seen) == calls
 
 
 def test_offsets_are_those_of_their_branches() -> None:

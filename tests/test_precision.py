@@ -17,7 +17,7 @@ from alignseg_infer.export.half_rounding import round_like_hardware
 from alignseg_infer.export.precision import coordinate_nodes, to_half_precision
 from alignseg_infer.postprocess import scores_from_logits
 from alignseg_infer.preprocess import preprocess
-from alignseg_infer.spec import OutputKind, Sampler
+from alignseg_infer.spec import OutputKind, Sampler, Upsampling
 from alignseg_infer.streets import Street
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
@@ -29,6 +29,8 @@ LOWERINGS: dict[str, dict[str, Any]] = {
     "labels": {"output": OutputKind.LABELS},
     "offsets": {"with_offsets": True},
     "opset 16": {"opset": 16, "sampler": Sampler.GATHER},
+    "resize": {"upsampling": Upsampling.RESIZE},
+    "resize, opset 16": {"upsampling": Upsampling.RESIZE, "opset": 16, "sampler": Sampler.GATHER},
 }
 
 
@@ -79,6 +81,9 @@ def test_what_is_half_and_what_is_not(lowering: str, export_small: Callable[...,
     assert types["Conv"] == types["LeakyRelu"] == {HALF}
     assert types.get("GridSample", {FLOAT}) == {FLOAT}
     assert FLOAT not in types["MatMul"]
+    assert types.get("Resize", {HALF}) == {HALF}
+    sizes = [node.inputs[3] for node in model.graph if node.op_type == "Resize"]
+    assert {value.dtype for value in sizes if value is not None} <= {ir.DataType.INT64}
     assert all(value.dtype == FLOAT for value in model.graph.inputs)
     assert {value.dtype for value in model.graph.outputs} <= {FLOAT, ir.DataType.UINT8}
     for node in model.graph:

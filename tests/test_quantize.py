@@ -27,7 +27,7 @@ from alignseg_infer.export.convolutions import Convolution, Grain, Role, blocks,
 from alignseg_infer.export.histograms import CalibrationMethod, Ranges
 from alignseg_infer.export.int8 import Int8Options
 from alignseg_infer.export.quantize import QuantizationOptions, loaded_graph, quantized_model
-from alignseg_infer.spec import OutputKind, Sampler
+from alignseg_infer.spec import OutputKind, Sampler, Upsampling
 from alignseg_infer.streets import Street
 from alignseg_infer.streets.folder import written_streets
 
@@ -40,7 +40,9 @@ OFFSETS_PLAIN: dict[str, Any] = {
     **{"with_offsets": True, "rewrites": False, "size": (65, 98), "batch": 2},
     **{"output": OutputKind.LABELS, "opset": 17},
 }
-KINDS = [NATIVE, GATHER, LABELS, PLAIN, OFFSETS_PLAIN]
+RESIZE: dict[str, Any] = {"upsampling": Upsampling.RESIZE}
+RESIZE_GATHER: dict[str, Any] = {**RESIZE, **GATHER}
+KINDS = [NATIVE, GATHER, LABELS, PLAIN, OFFSETS_PLAIN, RESIZE, RESIZE_GATHER]
 BLOCKS = (
     *("stem", "layer1", "layer2", "layer3", "layer4", "RRB1a", "RRB2a", "RRB2b", "RRB3a"),
     *("RRB3b", "RRB4a", "RRB4b", "CAM", "RRB5a", "RRB5b", "head"),

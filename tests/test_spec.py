@@ -22,6 +22,7 @@ from alignseg_infer.spec import (
     Sampler,
     SamplingConvention,
     SourceSpec,
+    Upsampling,
 )
 
 PLAIN = ModelSpec(network=NetworkSpec(), input=InputSpec(), classes=CITYSCAPES)
@@ -33,6 +34,7 @@ EXPORT = ExportSpec(
     size=(512, 1024),
     batch=4,
     exporter="torch 2.11",
+    upsampling=Upsampling.RESIZE,
 )
 FULL = ModelSpec(
     network=NetworkSpec(
@@ -85,7 +87,7 @@ def test_types_survive() -> None:
 
 def test_json_is_plain() -> None:
     facts = json.loads(FULL.to_json())
-    assert facts["version"] == 2
+    assert facts["version"] == 3
     assert facts["network"]["convention"] == "standard"
     assert facts["export"]["size"] == [512, 1024]
     assert facts["classes"]["colors"][1] == [128, 0, 0]
@@ -101,12 +103,14 @@ def test_whole_number_for_a_float() -> None:
 @pytest.mark.parametrize(
     ("where", "value"),
     [
-        ("version", 3),
+        ("version", 4),
         ("version", "1"),
         ("version", GONE),
         ("color", "red"),
         ("network.depth", 18),
         ("export.precision", "fp8"),
+        ("export.upsampling", "bilinear"),
+        ("export.upsampling", GONE),
         ("export.speed", 1),
         ("source", GONE),
         ("input.std", GONE),
@@ -191,7 +195,7 @@ def test_facts_that_make_no_sense(make: Callable[[], object]) -> None:
 @pytest.mark.parametrize("version", ["true", "1.0", "0", '"1"'])
 def test_version_is_a_known_number(version: str) -> None:
     with pytest.raises(SpecError):
-        ModelSpec.from_json(PLAIN.to_json().replace('"version": 2', f'"version": {version}'))
+        ModelSpec.from_json(PLAIN.to_json().replace('"version": 3', f'"version": {version}'))
 
 
 def test_a_spec_of_version_one_was_in_float32() -> None:
@@ -203,6 +207,21 @@ def test_a_spec_of_version_one_was_in_float32() -> None:
     assert spec.export.precision is Precision.FP32
     with pytest.raises(SpecError):
         ModelSpec.from_json(json.dumps(facts))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("rewrites", "upsampling"), [(True, Upsampling.MATRICES), (False, Upsampling.RESIZE)]
+)
+def test_older_specs_upsample_as_was_done_then(
+    version: int, rewrites: bool, upsampling: Upsampling
+) -> None:
+    facts = json.loads(FULL.to_json())
+    del facts["export"]["upsampling"]
+    facts["export"]["rewrites"] = rewrites
+    spec = ModelSpec.from_json(json.dumps({**facts, "version": version}))
+    assert spec.export == replace(EXPORT, rewrites=rewrites, upsampling=upsampling)
+    assert ModelSpec.from_json(json.dumps({**json.loads(PLAIN.to_json()), "version": 2})) == PLAIN
 
 
 def test_other_channel_order_turns_mean_and_std_round() -> None:

@@ -20,7 +20,7 @@ from alignseg_infer.errors import (
 )
 from alignseg_infer.images import Image
 from alignseg_infer.preprocess import Size
-from alignseg_infer.spec import ModelSpec, Sampler
+from alignseg_infer.spec import ModelSpec, Sampler, Upsampling
 
 try:
     import torch
@@ -31,9 +31,10 @@ except ImportError as error:
         f"{INSTALL_EXPORT}, or give an exported .onnx model",
     ) from error
 
+from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.models.decoder import OffsetSampler
-from alignseg_infer.models.rewrites import without_auxiliary_head
+from alignseg_infer.models.rewrites import rewritten_for_inference, without_auxiliary_head
 from alignseg_infer.ops.offset_fields import OffsetField
 
 if TYPE_CHECKING:  # needs CUDA from Python
@@ -66,7 +67,7 @@ class TorchBackend:
             logger.warning("%s: %s", path, assumption)
         self.spec: ModelSpec = checkpoint.spec
         self.name = f"torch ({self._device})"
-        self._model = without_auxiliary_head(checkpoint.model()).to(self._device)
+        self._model = _prepared(checkpoint.model(), self._device)
         if self._device.type == "cuda":
             self._use_kernels()
         self._lock = threading.Lock()
@@ -126,6 +127,13 @@ class TorchBackend:
             image = torch.from_numpy(batch).to(self._device)
             _, offsets = self._model.forward_with_offsets(image)
         return {field: offset.cpu().numpy() for field, offset in offsets.items()}
+
+
+def _prepared(model: AlignSeg, device: torch.device) -> AlignSeg:
+    """A copy of `model` on `device`, without the auxiliary head; on a GPU with all rewrites."""
+    if device.type == "cuda":
+        return rewritten_for_inference(model, Upsampling.RESIZE).to(device)
+    return without_auxiliary_head(model).to(device)
 
 
 def _torch_device(device: str) -> torch.device:

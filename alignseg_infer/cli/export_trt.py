@@ -18,7 +18,7 @@ from alignseg_infer.cli.graph import (
 from alignseg_infer.demo import model_path
 from alignseg_infer.engine_file import EngineFacts, Verification
 from alignseg_infer.flavours import load_tensorrt
-from alignseg_infer.spec import Precision, Sampler
+from alignseg_infer.spec import Precision, Sampler, Upsampling
 
 HELP = "Build a TensorRT engine from a checkpoint or an exported model."
 EXAMPLE = (
@@ -85,6 +85,8 @@ def _reference(model: Path, folder: Path, arguments: argparse.Namespace) -> Path
     """What the engine is compared with: the float32 ``.onnx``, or the one that was given."""
     if arguments.size and arguments.batch is None and arguments.opt is None:
         arguments.batch = 1  # a fixed size alone is meant for single images, as in a video
+    if arguments.upsampling is None and model.suffix.lower() != ".onnx":
+        arguments.upsampling = Upsampling.RESIZE
     return float32_onnx(model, folder / f"{model.stem}.onnx", arguments)
 
 

@@ -15,7 +15,7 @@ from alignseg_infer.cli.quantization import add_quantization_arguments, int8_opt
 from alignseg_infer.cli.verify import add_verification_images
 from alignseg_infer.errors import INSTALL_EXPORT, INSTALL_ONNX, DatasetError, OptionError
 from alignseg_infer.images import Image
-from alignseg_infer.spec import DEFAULT_OPSET, OPSETS, OutputKind, Precision, Sampler
+from alignseg_infer.spec import DEFAULT_OPSET, OPSETS, OutputKind, Precision, Sampler, Upsampling
 
 if TYPE_CHECKING:  # loads PyTorch, which --help must not wait for
     from alignseg_infer.export.onnx_graph import ExportOptions
@@ -30,6 +30,7 @@ GRAPH_ARGUMENTS = (
     "no_rewrites",
     "with_offsets",
     "no_fuse",
+    "upsampling",
 )
 
 
@@ -58,6 +59,13 @@ def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="with --sampler plugin: upsampling, sampling and sum of an alignment as nodes of "
         "their own",
+    )
+    graph.add_argument(
+        "--upsampling",
+        choices=choices_of(Upsampling),
+        help="how features are upsampled: matrices is products of matrices, for CPUs; resize is "
+        "ONNX Resize, for GPUs (default: resize for TensorRT and with --sampler plugin or "
+        "--no-rewrites, else matrices)",
     )
     graph.add_argument(
         "--opset",
@@ -95,6 +103,7 @@ def export_options_from(arguments: argparse.Namespace) -> "ExportOptions":
         rewrites=not arguments.no_rewrites,
         with_offsets=bool(arguments.with_offsets),
         fuse=not arguments.no_fuse,
+        upsampling=Upsampling(arguments.upsampling) if arguments.upsampling else None,
     )
 
 

@@ -98,7 +98,8 @@ def describe_spec(spec: ModelSpec) -> str:
         rewrites = "with" if export.rewrites else "without"
         lines.append(
             f"  export: {export.precision}, {export.output}, {size}, {batch}, opset "
-            f"{export.opset}, sampler {export.sampler}, {rewrites} rewrites, by {export.exporter}"
+            f"{export.opset}, sampler {export.sampler}, upsampling {export.upsampling}, "
+            f"{rewrites} rewrites, by {export.exporter}"
         )
     return "\n".join(lines)
 

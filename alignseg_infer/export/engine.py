@@ -29,13 +29,14 @@ from alignseg_infer.export.layers import (
     count_layers,
     read_network,
     require_precision,
+    require_resizing,
     require_sampling,
 )
 from alignseg_infer.export.onnx_facts import OnnxFacts, read_onnx_facts
 from alignseg_infer.export.timing_cache import save_timing_cache, use_timing_cache
 from alignseg_infer.files import written_atomically
 from alignseg_infer.flavours import Runtime, TensorRT, load_tensorrt
-from alignseg_infer.spec import OutputKind
+from alignseg_infer.spec import OutputKind, Upsampling
 
 Verify: TypeAlias = Callable[[Path], Verification | None]
 
@@ -108,6 +109,11 @@ def engine_from_onnx(
     """Builds an engine in memory; `build_engine` says what it raises."""
     facts = read_onnx_facts(path)
     _require_narrow_labels(facts)
+    if facts.export.upsampling is Upsampling.MATRICES:
+        logger.info(
+            "%s upsamples by matrices, as suits CPUs; for a GPU export it with --upsampling resize",
+            path.name,
+        )
     require_plugin_options(facts.export.sampler, options)
     profile = profile_for(facts.export, options.profile)
     session = Session.of(load_tensorrt(options.runtime))
@@ -117,6 +123,7 @@ def engine_from_onnx(
     _parse(session, path)
     network = read_network(session.tensorrt.module, session.network)
     require_sampling(network, facts)
+    require_resizing(network, facts)
     require_precision(network, facts.export.precision)
     start = time.perf_counter()
     plan = _plan(session, profile, options, progress)

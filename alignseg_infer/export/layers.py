@@ -19,6 +19,8 @@ LABELS = "INT32"  # what plugins return that are no features
 _SHOWN = {HALF: "FP16", FLOAT: "FP32", INT8: "INT8"}
 # What ONNX's mode=bilinear, padding_mode=zeros, align_corners=0 are in TensorRT.
 SAMPLING = ("LINEAR", "FILL", False)
+# What ONNX's mode=linear, coordinate_transformation_mode=align_corners are in TensorRT.
+RESIZING = ("LINEAR", "ALIGN_CORNERS")
 _ALLOWED = {
     Precision.FP32: {FLOAT},
     Precision.FP16: {HALF},
@@ -39,6 +41,7 @@ class Layer:
         outputs: Names of the tensors it makes.
         operation: Of a unary layer, e.g. ``FLOOR``.
         sampling: Of a grid-sample layer: interpolation, what lies outside, corners aligned.
+        resizing: Of a resize layer: interpolation, where its coordinates lie.
         plugin: Of a plugin layer: ``name/version``.
     """
 
@@ -49,6 +52,7 @@ class Layer:
     outputs: tuple[str, ...] = ()
     operation: str | None = None
     sampling: tuple[str, str, bool] | None = None
+    resizing: tuple[str, str] | None = None
     plugin: str | None = None
 
 
@@ -82,33 +86,34 @@ def read_network(module: Any, network: Any) -> Network:
 def _layer_from(module: Any, layer: Any, makers: dict[str, str]) -> Layer:
     tensors = [layer.get_input(index) for index in range(layer.num_inputs)]
     inputs = tuple(tensor.name for tensor in tensors if tensor is not None)
+    outputs = tuple(layer.get_output(index).name for index in range(layer.num_outputs))
     kind, data_type = layer.type.name, layer.get_output(0).dtype.name
-    operation, sampling, plugin = None, None, None
+    if kind == "CONVOLUTION" and _dequantised(inputs, makers):
+        data_type = INT8
+    own = _own_facts(module, layer, kind)
+    return Layer(
+        name=layer.name, kind=kind, data_type=data_type, inputs=inputs, outputs=outputs, **own
+    )
+
+
+def _own_facts(module: Any, layer: Any, kind: str) -> dict[str, Any]:
+    """What layers of this `kind` alone have, by the names of `Layer`."""
     # The network gives every layer as an ILayer; its class decides which attributes it shows.
     if kind == "UNARY":
         layer.__class__ = module.IUnaryLayer
-        operation = layer.op.name
-    elif kind == "GRID_SAMPLE":
+        return {"operation": layer.op.name}
+    if kind == "GRID_SAMPLE":
         layer.__class__ = module.IGridSampleLayer
         mode = layer.interpolation_mode.name
-        sampling = (mode, layer.sample_mode.name, bool(layer.align_corners))
-    elif kind == PLUGIN_LAYER:
+        return {"sampling": (mode, layer.sample_mode.name, bool(layer.align_corners))}
+    if kind == "RESIZE":
+        layer.__class__ = module.IResizeLayer
+        return {"resizing": (layer.resize_mode.name, layer.coordinate_transformation.name)}
+    if kind == PLUGIN_LAYER:
         layer.__class__ = module.IPluginV3Layer
         core = layer.plugin.get_capability_interface(module.PluginCapabilityType.CORE)
-        plugin = f"{core.plugin_name}/{core.plugin_version}"
-    elif kind == "CONVOLUTION" and _dequantised(inputs, makers):
-        data_type = INT8
-    outputs = tuple(layer.get_output(index).name for index in range(layer.num_outputs))
-    return Layer(
-        name=layer.name,
-        kind=kind,
-        data_type=data_type,
-        inputs=inputs,
-        outputs=outputs,
-        operation=operation,
-        sampling=sampling,
-        plugin=plugin,
-    )
+        return {"plugin": f"{core.plugin_name}/{core.plugin_version}"}
+    return {}
 
 
 def _dequantised(inputs: Sequence[str], makers: dict[str, str]) -> bool:
@@ -158,6 +163,29 @@ def require_sampling(network: Network, facts: OnnxFacts) -> None:
             "export the model again, and report this if it happens again",
         )
     _require_plugins(network, facts)
+
+
+def require_resizing(network: Network, facts: OnnxFacts) -> None:
+    """Checks the upsampling: a layer for each Resize node, linear, with corners aligned.
+
+    Raises:
+        BuildError: They are others.
+    """
+    found = [layer for layer in network.layers if layer.resizing is not None]
+    for layer in found:
+        if layer.resizing != RESIZING:
+            raise BuildError(
+                f"TensorRT's layer {layer.name!r} resizes with {', '.join(layer.resizing or ())}",
+                f"{' and '.join(RESIZING)}, which the network is made of",
+                "export again with --upsampling matrices --output logits, which needs no such "
+                "layer; and report this",
+            )
+    if len(found) != facts.resizes:
+        raise BuildError(
+            f"TensorRT has {len(found)} resize layers, the ONNX graph {facts.resizes} Resize nodes",
+            "as many layers as nodes",
+            "export the model again, and report this if it happens again",
+        )
 
 
 def _require_plugins(network: Network, facts: OnnxFacts) -> None:

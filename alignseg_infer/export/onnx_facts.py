@@ -1,5 +1,6 @@
 """What an ONNX file says of itself, read without its weights."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class OnnxFacts:
         export: ``spec.export``, which is there.
         sha256: Of the file, without the ``.data`` file of large models.
         grid_samples: How many GridSample nodes it has.
+        resizes: How many Resize nodes it has.
         plugins: ``name/version`` of the plugin of each node that needs one, sorted.
         metadata: All entries.
         outputs: Names of the graph's outputs.
@@ -30,6 +32,7 @@ class OnnxFacts:
     export: ExportSpec
     sha256: str
     grid_samples: int
+    resizes: int
     plugins: tuple[str, ...]
     metadata: dict[str, str]
     outputs: tuple[str, ...]
@@ -57,11 +60,13 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
             "an ONNX file that this package exported",
             "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
+    operators = Counter(node.op_type for node in model.graph.node)
     return OnnxFacts(
         spec=spec,
         export=spec.export,
         sha256=sha256_of(path),
-        grid_samples=sum(node.op_type == "GridSample" for node in model.graph.node),
+        grid_samples=operators["GridSample"],
+        resizes=operators["Resize"],
         plugins=_plugins(model.graph),
         metadata=properties,
         outputs=tuple(value.name for value in model.graph.output),

@@ -29,6 +29,7 @@ from alignseg_infer.spec import (
     OPSETS,
     OutputKind,
     Sampler,
+    Upsampling,
 )
 
 LOWEST_TRACED_OPSET = 18  # what torch's exporter writes by itself; lower ones are made from it
@@ -53,6 +54,8 @@ class ExportOptions:
             `OffsetField.output_name`.
         fuse: With the sampler ``plugin``, whether upsampling, sampling and sum of an alignment
             are one node. The others have nothing to fuse.
+        upsampling: How the rewrites upsample; None for what suits the sampler: ``resize`` with
+            ``plugin``, which GPUs alone have, else ``matrices``.
 
     Raises:
         OptionError, SizeError: A value cannot be used.
@@ -66,6 +69,15 @@ class ExportOptions:
     rewrites: bool = True
     with_offsets: bool = False
     fuse: bool = True
+    upsampling: Upsampling | None = None
+
+    @property
+    def chosen_upsampling(self) -> Upsampling:
+        """`upsampling`, or what is chosen where that is None."""
+        if self.upsampling is not None:
+            return self.upsampling
+        resize = self.sampler is Sampler.PLUGIN or not self.rewrites
+        return Upsampling.RESIZE if resize else Upsampling.MATRICES
 
     @property
     def output_names(self) -> list[str]:
@@ -90,6 +102,12 @@ class ExportOptions:
                 f"no fusing with the sampler {self.sampler}",
                 "the sampler plugin, the only one that fuses",
                 "--sampler plugin, or leave --no-fuse out",
+            )
+        if not self.rewrites and self.upsampling is Upsampling.MATRICES:
+            raise OptionError(
+                "upsampling by matrices without the rewrites",
+                "resize, which the network is made of without them",
+                "--upsampling resize, or leave --no-rewrites out",
             )
 
 
@@ -129,11 +147,7 @@ def onnx_from_model(model: AlignSeg, options: ExportOptions) -> onnx_ir.Model:
     Raises:
         ExportError: The opset asked for cannot express the graph.
     """
-    prepare = rewritten_for_inference if options.rewrites else without_auxiliary_head
-    prepared = prepare(model)
-    for module in prepared.modules():
-        if isinstance(module, OffsetSampler):
-            module.sampler, module.fuse = options.sampler, options.fuse
+    prepared = _prepared(model, options)
     traced = _traced(_Graph(prepared, options).eval(), options)
     with _without_exporter_noise():
         program = torch.onnx.export(
@@ -153,6 +167,18 @@ def onnx_from_model(model: AlignSeg, options: ExportOptions) -> onnx_ir.Model:
     if options.opset < LOWEST_TRACED_OPSET:
         _lower_opset(exported, options.opset)
     return exported
+
+
+def _prepared(model: AlignSeg, options: ExportOptions) -> AlignSeg:
+    """A copy of `model` that computes as `options` say."""
+    if options.rewrites:
+        prepared = rewritten_for_inference(model, options.chosen_upsampling)
+    else:
+        prepared = without_auxiliary_head(model)
+    for module in prepared.modules():
+        if isinstance(module, OffsetSampler):
+            module.sampler, module.fuse = options.sampler, options.fuse
+    return prepared
 
 
 def _traced(graph: _Graph, options: ExportOptions) -> torch.export.ExportedProgram:

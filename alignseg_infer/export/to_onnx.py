@@ -76,6 +76,7 @@ def _export_spec(options: ExportOptions) -> ExportSpec:
         rewrites=options.rewrites,
         size=options.size,
         batch=options.batch,
+        upsampling=options.chosen_upsampling,
         exporter=f"alignseg-infer {__version__}, torch {torch.__version__}",
     )
 

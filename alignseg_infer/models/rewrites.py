@@ -6,7 +6,7 @@
 * A 1x1 convolution commutes with bilinear upsampling, whose weights sum to one. So the first
   convolution of an offset branch, over ``concat(low, up(high))``, is ``W_l*low + up(W_h*high)``,
   with ``W_h`` at the coarse size; CAB's two branches share one such convolution.
-* Upsampling is two matrix products.
+* Upsampling is two matrix products, or stays one operator where those are slower; `Upsampling`.
 * A 3x3 convolution to few channels is a 1x1 convolution to nine times as many, one per tap, whose
   maps are then shifted and added by a 3x3 convolution of zeros and ones. The offsets have two
   channels, which runtimes pad to 8 or 16; eighteen waste less.
@@ -15,6 +15,7 @@
 """
 
 import copy
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -23,9 +24,10 @@ from torch.nn import functional as F
 
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.backbone import ResidualBlock
-from alignseg_infer.models.decoder import CAB, CAM, RRB, Aligned, size_of
+from alignseg_infer.models.decoder import CAB, CAM, RRB, Aligned, size_of, upsample
 from alignseg_infer.models.norm import LEAKY_SLOPE, Norm
 from alignseg_infer.ops.resampling import upsample_by_matrices
+from alignseg_infer.spec import Upsampling
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -33,11 +35,22 @@ _M = TypeVar("_M", bound=nn.Module)
 # graphs made from this one could not hold well. Such a norm stays a layer of its own.
 SMALLEST_FOLDED_SCALE = 1e-3
 
+_UPSAMPLERS: dict[Upsampling, Callable[[Tensor, tuple[int, int]], Tensor]] = {
+    Upsampling.MATRICES: upsample_by_matrices,
+    Upsampling.RESIZE: upsample,
+}
 
-def rewritten_for_inference(model: AlignSeg) -> AlignSeg:
+
+def rewritten_for_inference(
+    model: AlignSeg, upsampling: Upsampling = Upsampling.MATRICES
+) -> AlignSeg:
     """A copy of `model`, in evaluation mode, with all exact rewrites applied.
 
     The copy's state dict is not that of a checkpoint any more.
+
+    Args:
+        model: The network as in its checkpoint.
+        upsampling: How the copy upsamples.
     """
     model = without_auxiliary_head(model)
     for block in model.modules():
@@ -48,9 +61,9 @@ def rewritten_for_inference(model: AlignSeg) -> AlignSeg:
         if isinstance(block, RRB) and FoldedRRB.can_fold(block):
             setattr(model, name, FoldedRRB(block))
         elif isinstance(block, CAM):
-            setattr(model, name, SplitCAM(block))
+            setattr(model, name, SplitCAM(block, upsampling))
         elif isinstance(block, CAB):
-            setattr(model, name, SplitCAB(block))
+            setattr(model, name, SplitCAB(block, upsampling))
     for sequence in list(model.modules()):
         if isinstance(sequence, nn.Sequential):
             _fold_sequence(sequence)
@@ -112,10 +125,12 @@ class SplitOffsets(nn.Module):
 
     Args:
         branches: Branches made by `decoder.offset_branch`; their offsets are concatenated.
+        upsampling: How ``up`` is computed.
     """
 
-    def __init__(self, branches: list[nn.Sequential]) -> None:
+    def __init__(self, branches: list[nn.Sequential], upsampling: Upsampling) -> None:
         super().__init__()
+        self.upsample = _UPSAMPLERS[upsampling]
         first = [
             fold_norm(_typed(branch[0], nn.Conv2d), _typed(branch[1], Norm)) for branch in branches
         ]
@@ -129,7 +144,7 @@ class SplitOffsets(nn.Module):
         self.offsets = _sum_of_shifted_taps(2 * len(branches), like=weight)
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
-        hidden = self.project_low(low) + upsample_by_matrices(self.project_high(high), size_of(low))
+        hidden = self.project_low(low) + self.upsample(self.project_high(high), size_of(low))
         offsets: Tensor = self.offsets(self.offset_taps(F.leaky_relu(hidden, LEAKY_SLOPE)))
         return offsets
 
@@ -137,9 +152,10 @@ class SplitOffsets(nn.Module):
 class SplitCAB(nn.Module):
     """`decoder.CAB` with split offset branches."""
 
-    def __init__(self, block: CAB) -> None:
+    def __init__(self, block: CAB, upsampling: Upsampling) -> None:
         super().__init__()
-        self.delta_gen = SplitOffsets([block.delta_gen1, block.delta_gen2])
+        self.upsample = _UPSAMPLERS[upsampling]
+        self.delta_gen = SplitOffsets([block.delta_gen1, block.delta_gen2], upsampling)
         self.sample = block.sample
 
     def forward(self, low: Tensor, high: Tensor) -> Aligned:
@@ -148,7 +164,7 @@ class SplitCAB(nn.Module):
         if self.sample.fuses:
             aligned = self.sample.aligned_add(high, low, high_offset, low_offset)
         else:
-            wide = upsample_by_matrices(high, size_of(low))
+            wide = self.upsample(high, size_of(low))
             aligned = self.sample(wide, high_offset) + self.sample(low, low_offset)
         return Aligned(aligned, (high_offset, low_offset))
 
@@ -156,11 +172,11 @@ class SplitCAB(nn.Module):
 class SplitCAM(nn.Module):
     """`decoder.CAM` with a split offset branch."""
 
-    def __init__(self, block: CAM) -> None:
+    def __init__(self, block: CAM, upsampling: Upsampling) -> None:
         super().__init__()
         self.pool = block.pool
         self.adapt = block.adapt
-        self.delta_gen = SplitOffsets([block.delta_gen])
+        self.delta_gen = SplitOffsets([block.delta_gen], upsampling)
         self.sample = block.sample
 
     def forward(self, x: Tensor) -> Aligned:
