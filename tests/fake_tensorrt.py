@@ -245,7 +245,7 @@ class FakeCuda:
         for name in here.dtype.names:
             if here.dtype[name] == np.uint64 and here[name]:
                 here[name] = self._real_address(int(here[name]))
-        run_kernel(kernel, here, blocks, threads)
+        run_kernel(kernel, here.tobytes(), blocks, threads)
 
     def _real_address(self, address: int) -> int:
         for start, memory in self.memory.items():

@@ -1,25 +1,26 @@
 """Tables of whole networks, with seeded weights, in float16: the authors' graph, and ours in steps.
 
-Switches of the rewrites that this checkout has are rows of their own: ``upsampling``, where
-`alignseg_infer.spec` has that choice.
+Each way of upsampling is a row of its own.
 """
 
 import copy
 import functools
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alignseg_infer import spec
 from alignseg_infer.models.alignseg import AlignSeg, Outputs
 from alignseg_infer.models.decoder import OffsetSampler
-from alignseg_infer.models.rewrites import rewritten_for_inference, without_auxiliary_head
-from alignseg_infer.spec import NetworkSpec, Sampler
+from alignseg_infer.models.rewrites import (
+    SplitOffsets,
+    rewritten_for_inference,
+    without_auxiliary_head,
+)
+from alignseg_infer.spec import NetworkSpec, Sampler, Upsampling
 from gpu_sampling_tables import LAYOUTS, by, normal, relative_error, stored_as
 from gpu_timing import Rig, Row, Size, Table, Tensors
 from seeded import seeded_state_dict
@@ -27,6 +28,7 @@ from seeded import seeded_state_dict
 LOGITS = 0.04  # relative L2 of float16, of seeded weights; 0.012 was seen on a CPU
 LABELS = 0.03  # share of pixels with another label; 0.004 was seen
 AUTHORS = "authors' network, both heads"
+FUSED = "rewritten, upsampled and sampled by our kernels"
 Make = Callable[[str], nn.Module]  # in a layout
 
 
@@ -45,17 +47,12 @@ def networks(rig: Rig) -> dict[str, Make]:
         AUTHORS: official,
         "one head": lambda: without_auxiliary_head(official()),
     }
-    for choice in upsampling_choices():
-        named = "rewritten" + "".join(f", {one}" for one in choice)
-        makes[named] = lambda choice=choice: rewritten_for_inference(official(), *choice)  # type: ignore[misc]
+    for choice in Upsampling:
+        named = f"rewritten, {choice}"
+        makes[named] = lambda choice=choice: rewritten_for_inference(official(), choice)  # type: ignore[misc]
         makes[f"{named}, our kernels"] = lambda make=makes[named]: with_kernels(make())  # type: ignore[misc]
+    makes[FUSED] = lambda: with_kernels(rewritten_for_inference(official()), fuse=True)
     return {name: functools.cache(partial(on_rig, rig, make)) for name, make in makes.items()}
-
-
-def upsampling_choices() -> list[list[Any]]:
-    """What follows the model in `rewritten_for_inference`: each way of upsampling there is."""
-    kind = getattr(spec, "Upsampling", None)
-    return [[]] if kind is None else [[one] for one in kind]
 
 
 def seeded_model(network: NetworkSpec) -> AlignSeg:
@@ -66,10 +63,13 @@ def seeded_model(network: NetworkSpec) -> AlignSeg:
     return model.eval().requires_grad_(False)
 
 
-def with_kernels(model: AlignSeg) -> AlignSeg:
+def with_kernels(model: AlignSeg, *, fuse: bool = False) -> AlignSeg:
+    """Sampled by our kernels, and with `fuse` upsampled for the offsets by them too."""
     for module in model.modules():
         if isinstance(module, OffsetSampler):
             module.sampler = Sampler.PLUGIN
+        elif isinstance(module, SplitOffsets):
+            module.fuse = fuse
     return model
 
 
@@ -139,7 +139,7 @@ def labels_table(rig: Rig, size: Size, makes: dict[str, Make]) -> Table:
     rows += [
         row(f"{name}, UpsampleArgmax", name, kernel_labels)
         for name in makes
-        if name.endswith("our kernels")
+        if name.endswith("our kernels") and Upsampling.MATRICES not in name
     ]
     title = f"{rig.sizes.network.backbone} {by(size)}, float16, NHWC, to labels"
     return Table(title=title, rows=rows, base=plain, calls=rig.sizes.network_calls)

@@ -50,12 +50,11 @@ extern "C" void run_{name}(void const* params, unsigned int blocks, unsigned int
 """
 
 
-def run_kernel(name: str, params: np.void, blocks: int, threads: int) -> None:
+def run_kernel(name: str, params: bytes, blocks: int, threads: int) -> None:
     """Runs a kernel to its end; addresses in `params` are the host's."""
     source = next(source for source, (_, names, _) in ENTRIES.items() if name in names)
     function = getattr(_library(source), f"run_{name}")
-    content = params.tobytes()
-    function(content, ctypes.c_uint(blocks), ctypes.c_uint(threads))
+    function(params, ctypes.c_uint(blocks), ctypes.c_uint(threads))
 
 
 def host_size(source: str) -> int:

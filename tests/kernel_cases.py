@@ -251,4 +251,26 @@ def _cases(op: Op, shapes: tuple[tuple[Size, Size, int, int], ...]) -> list[Kern
     ]
 
 
-CASES: list[KernelCase] = [*_cases(Op.SAMPLE, SAMPLE_SHAPES), *_cases(Op.ADD, ADD_SHAPES)]
+# Offsets of zero, which leave a feature in place: plugin_ops.add_upsampled.
+_STILL = [
+    KernelCase(
+        op=Op.ADD,
+        coarse=coarse,
+        size=(17, 33),
+        channels=16,
+        convention=SamplingConvention.STANDARD,
+        feature=feature,
+        offset=feature,
+        pitch=pitch,
+        reach=0.0,
+    )
+    for coarse in ((9, 17), (3, 3), (7, 30))
+    for feature in Scalar
+    for pitch in (0, 16)
+]
+
+CASES: list[KernelCase] = [
+    *_cases(Op.SAMPLE, SAMPLE_SHAPES),
+    *_cases(Op.ADD, ADD_SHAPES),
+    *_STILL,
+]

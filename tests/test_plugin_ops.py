@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 
 from alignseg_infer import OptionError
 from alignseg_infer.ops import plugin_ops
@@ -44,7 +45,7 @@ def door(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cal
 
     def run(launch: Any) -> None:
         if launch.blocks:
-            run_kernel(launch.kernel, np.void(launch.params), launch.blocks, launch.threads)
+            run_kernel(launch.kernel, launch.params, launch.blocks, launch.threads)
 
     monkeypatch.setattr(torch_kernels, "torch_kernels", lambda index: SimpleNamespace(run=run))
     return lambda op: getattr(torch_kernels, f"_{op.operator}")
@@ -347,3 +348,19 @@ def test_what_the_error_names_has_a_gradient() -> None:
 def test_labels_have_no_gradient_to_ask_for() -> None:
     logits, like = tensors(UPSAMPLE_ARGMAX)
     assert not operator(UPSAMPLE_ARGMAX)(logits.requires_grad_(), like).requires_grad
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("low", "high"), [((33, 65), (3, 3)), ((17, 33), (9, 17)), ((9, 10), (5, 7)), ((5, 6), (5, 6))]
+)
+def test_the_sum_with_what_is_upsampled(
+    low: tuple[int, int], high: tuple[int, int], layout: torch.memory_format
+) -> None:
+    fine, coarse = (
+        torch.randn(2, 8, *size).contiguous(memory_format=layout) for size in (low, high)
+    )
+    seen = plugin_ops.add_upsampled(fine, coarse)
+    expected = fine + F.interpolate(coarse, low, mode="bilinear", align_corners=True)
+    torch.testing.assert_close(seen, expected, rtol=0, atol=1e-4)
+    assert seen.is_contiguous(memory_format=layout)

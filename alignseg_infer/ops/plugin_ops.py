@@ -24,6 +24,7 @@ from alignseg_infer.errors import OptionError
 from alignseg_infer.ops.plugin_checks import convention_of, output_shape
 from alignseg_infer.ops.sampling import offset_grid_sample as sample_as_defined
 from alignseg_infer.plugin_contract import ALIGNED_ADD, OFFSET_GRID_SAMPLE, UPSAMPLE_ARGMAX
+from alignseg_infer.spec import SamplingConvention
 
 
 @torch.library.custom_op("alignseg::offset_grid_sample", mutates_args=(), device_types="cpu")
@@ -74,6 +75,24 @@ def aligned_add(
     wide = sample_as_defined(_upsampled(high, low), high_offset, kind)
     fine = sample_as_defined(low.to(wide.dtype), low_offset, kind)
     return torch.add(wide, fine, out=output)
+
+
+def add_upsampled(low: Tensor, high: Tensor) -> Tensor:
+    """``low + upsample(high)`` in one pass: `aligned_add` with offsets that move nothing.
+
+    Args:
+        low: (N, C, H, W) float32 or float16.
+        high: (N, C, h, w) of the same dtype; upsampled bilinearly with aligned corners.
+
+    Returns:
+        (N, C, H, W) of their dtype and of `low`'s memory format.
+
+    Raises:
+        OptionError: Shapes, types or devices do not fit.
+    """
+    zeros = low.new_zeros(low.shape[0], 2, *low.shape[-2:])
+    total: Tensor = aligned_add(high, low, zeros, zeros, SamplingConvention.STANDARD.value)
+    return total
 
 
 @torch.library.custom_op("alignseg::upsample_argmax", mutates_args=(), device_types="cpu")
