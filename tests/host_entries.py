@@ -5,8 +5,6 @@ import functools
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from host_kernels import host_library
 
 _STORED = ("float", "half")
