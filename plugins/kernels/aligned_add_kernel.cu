@@ -13,10 +13,10 @@ namespace alignseg
 namespace
 {
 
-//! Blocks that fit a multiprocessor, in 64 registers. Channels last it takes 65 us so on an H100, and
-//! 86 in the 54 registers that nvcc 13.0 takes unless told: it then loads fewer pixels before the
-//! first sum.
-constexpr int32_t kBlocks = 4;
+//! Blocks with channels last that fit a multiprocessor, in 64 registers. They take 65 us so on an H100,
+//! and 86 in the 54 registers that nvcc 13.0 takes unless told: it then loads fewer pixels before the
+//! first sum. Planar blocks take 140 us in their 48 registers, 145 in 62.
+constexpr int32_t kLastBlocks = 4;
 
 //! What AlignedAdd reads for one output pixel: K x K coarse pixels and 2 x 2 fine ones.
 template <typename T, int K>
@@ -237,13 +237,13 @@ __device__ __forceinline__ void addChannelsLast(AlignedAddParams const& params, 
 
 #ifndef __CUDACC_RTC__
 template <typename T, typename Offset, int K>
-__global__ void ALIGNSEG_BOUNDS(kSampleThreads, kBlocks) alignedAddPlanar(AlignedAddParams params)
+__global__ void alignedAddPlanar(AlignedAddParams params)
 {
     addPlanar<T, Offset, K>(params, blockIdx.x, threadIdx.x);
 }
 
 template <typename T, typename Offset, int K>
-__global__ void ALIGNSEG_BOUNDS(kSampleThreads, kBlocks) alignedAddChannelsLast(AlignedAddParams params)
+__global__ void ALIGNSEG_BOUNDS(kSampleThreads, kLastBlocks) alignedAddChannelsLast(AlignedAddParams params)
 {
     addChannelsLast<T, Offset, K>(params, blockIdx.x, threadIdx.x);
 }
@@ -322,12 +322,11 @@ cudaError_t launchAlignedAdd(AlignedAddParams const& params, Scalar feature, Sca
 
 #if defined(__CUDACC_RTC__) || defined(ALIGNSEG_ENTRIES)
 #define ALIGNSEG_ENTRY(taps, feature, Feature, offset, Offset)                                                        \
-    extern "C" __global__ void ALIGNSEG_BOUNDS(alignseg::kSampleThreads, alignseg::kBlocks)                     \
-        aligned_add_planar_##taps##_##feature##_##offset(alignseg::AlignedAddParams params)                           \
+    extern "C" __global__ void aligned_add_planar_##taps##_##feature##_##offset(alignseg::AlignedAddParams params)    \
     {                                                                                                                 \
         alignseg::addPlanar<Feature, Offset, taps>(params, blockIdx.x, threadIdx.x);                                  \
     }                                                                                                                 \
-    extern "C" __global__ void ALIGNSEG_BOUNDS(alignseg::kSampleThreads, alignseg::kBlocks)                       \
+    extern "C" __global__ void ALIGNSEG_BOUNDS(alignseg::kSampleThreads, alignseg::kLastBlocks)                       \
         aligned_add_channels_last_##taps##_##feature##_##offset(alignseg::AlignedAddParams params)                    \
     {                                                                                                                 \
         alignseg::addChannelsLast<Feature, Offset, taps>(params, blockIdx.x, threadIdx.x);                            \
