@@ -70,7 +70,7 @@ def add_table(rig: Rig, coarse: Size, fine: Size) -> Table:
 def sample_tables(rig: Rig) -> Iterator[Table]:
     """One sample at learned offsets: of the alignments, and of the context module's summary."""
     fine = rig.sizes.levels[0][1]
-    for size in (rig.sizes.context, (fine, fine), *rig.sizes.levels[:3]):
+    for size in (rig.sizes.context, (fine, fine)):
         yield sample_table(rig, *size, torch.float16)
     yield sample_table(rig, fine, fine, torch.float32)
 

@@ -35,7 +35,7 @@ class Sizes:
     """How large everything is.
 
     Attributes:
-        levels: Of the four alignments: sizes of the coarse and of the fine feature.
+        levels: Of alignments: sizes of the coarse and of the fine feature.
         context: Of the context module: its summary and what that is sampled to.
         channels: Of the decoder.
         classes: Of the logits.
