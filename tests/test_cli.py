@@ -175,7 +175,7 @@ def test_inspect_checkpoint_says_what_it_assumed(
 def test_inspect_onnx_shows_its_check(small_onnx: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(small_onnx)]) == 0
     out = capsys.readouterr().out
-    assert "opset 18, sampler native, with rewrites" in out
+    assert "opset 18, sampler native, upsampling matrices, with rewrites" in out
     assert "2x3x190x101: " in out
 
 

@@ -89,6 +89,9 @@ def test_what_is_half_and_what_is_not(lowering: str, export_small: Callable[...,
     for node in model.graph:
         if node.op_type in ("GridSample", "Floor"):  # coordinates of either lowering
             assert {value.dtype for value in node.inputs if value is not None} == {FLOAT}
+    readers = [node.inputs[0] for node in model.graph if node.op_type == "Shape"]
+    makers = [value.producer() for value in readers if value is not None]
+    assert "Cast" not in {node.op_type for node in makers if node is not None}
     weights = [value.dtype for value in model.graph.initializers.values() if rank_of(value) == 4]
     assert set(weights) == {HALF}
 

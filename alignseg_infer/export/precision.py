@@ -54,7 +54,10 @@ def to_half_precision(model: ir.Model) -> None:
         _raise_opset(model)
         _fit_weights_to_half_scales(model)
     half = _half_nodes(model)
-    others = [node for node in model.graph if node not in half]
+    # A shape is the same in both types, and a cast to read it would move the whole tensor.
+    others = [
+        node for node in model.graph if node not in half and node.op_type not in _SHAPE_READERS
+    ]
     conversion = _Conversion(model)
     for node in half:
         conversion.convert(node)
