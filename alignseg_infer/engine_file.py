@@ -186,7 +186,7 @@ class EngineFacts:
             version = facts.pop("version")
             if version == 1:  # before engines had plugins
                 facts.setdefault("plugins_embedded", False)
-            if version in (1, 2):
+            if version in (1, 2) and "spec" in facts:
                 add_upsampling(facts["spec"])
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise _unreadable(f"not a JSON object with a version ({error!r})") from error

@@ -208,6 +208,8 @@ class ExportSpec:
         fits = min(sides) >= MIN_INPUT_SIDE and max(sides) <= MAX_INPUT_SIDE
         if not fits or self.opset not in OPSETS or (self.batch is not None and self.batch < 1):
             raise _unreadable(f"size {self.size}, batch {self.batch}, opset {self.opset}")
+        if not self.rewrites and self.upsampling is not Upsampling.RESIZE:
+            raise _unreadable(f"upsampling {self.upsampling} without the rewrites that bring it")
 
 
 @dataclass(frozen=True, kw_only=True)

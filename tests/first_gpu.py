@@ -69,7 +69,7 @@ def all_steps(folder: Path, sample: int) -> list[Step]:
 
     Args:
         folder: Where files go.
-        sample: Of the kernels' tests one in so many runs under a sanitizer.
+        sample: N, of which one in N of the kernels' tests runs under a sanitizer.
     """
     rest = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/test_gpu*.py"))
     rest.remove(KERNEL_TESTS)
@@ -119,7 +119,7 @@ def sanitized(tool: str, chosen: str, sample: int) -> tuple[str, ...]:
 
 
 def run_steps(steps: Sequence[Step], folder: Path, seconds: float) -> int:
-    """Runs them in order within so many seconds; 0 if all are ok."""
+    """Runs them in order within that many seconds; 0 if all are ok."""
     folder.mkdir(parents=True, exist_ok=True)
     results = [Result(step) for step in steps]
     end = time.monotonic() + seconds
@@ -239,8 +239,9 @@ def parser() -> argparse.ArgumentParser:
         "--sanitizer-sample",
         type=int,
         default=4,
-        help="one in so many of the kernels' tests runs under memcheck, and one in twice as many "
-        "under racecheck and initcheck (default: 4)",
+        metavar="N",
+        help="one in N of the kernels' tests runs under memcheck, one in 2 N under racecheck and "
+        "initcheck (default: 4)",
     )
     return parser
 

@@ -58,7 +58,7 @@ class Labels:
         return best.indices, (255 * best.values).round()
 
     def needed(self, *outputs: int, width: int = 2) -> int:
-        """Bytes of logits, and of outputs with so many bytes per pixel."""
+        """Bytes of logits, and of outputs with that many bytes per pixel."""
         return nbytes(self.shape, width=width) + sum(outputs) * self.image[0] * self.image[1]
 
     def kernel(self, logits: Tensor, dtype: torch.dtype) -> Tensor:

@@ -52,7 +52,7 @@ def in_precision(
     def float32(backbone: str, upsampling: Upsampling, sampler: Sampler) -> Path:
         if backbone == SMALL.backbone:
             return export_small(sampler=sampler, upsampling=upsampling)
-        path = folder / f"{backbone}-{sampler}.onnx"
+        path = folder / f"{backbone}-{upsampling}-{sampler}.onnx"
         if not path.exists():
             checkpoint = folder / f"{backbone}.pth"
             network = replace(SMALL, backbone=backbone)

@@ -37,7 +37,7 @@ def test_torch_on_cuda_agrees_with_cpu(small_checkpoint: Path, size: tuple[int, 
 
 
 def test_offsets_on_cuda_agree_with_cpu(small_checkpoint: Path) -> None:
-    """On a GPU the network is the rewritten one, which computes its offsets otherwise."""
+    """On a GPU the network is the rewritten one, which computes its offsets in another way."""
     spec = load_checkpoint(small_checkpoint).spec
     batch = preprocess(probe_image((97, 161), 0), (97, 161), spec.input)
     seen, expected = (

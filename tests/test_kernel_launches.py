@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alignseg_infer import CudaError, MissingDependencyError
+from alignseg_infer import CudaError, MissingDependencyError, OptionError
 from alignseg_infer.backends import kernels, nvrtc
 from alignseg_infer.backends.kernels import (
     ANY_TAPS,
@@ -268,3 +268,22 @@ def test_launches_that_differ_share_nothing() -> None:
     again = [offset_grid_sample_launch(*four, channels_last=last) for four, last in given]
     assert launches == again
     assert len({(launch.kernel, launch.params) for launch in launches}) == len(given)
+
+
+@pytest.mark.parametrize(
+    ("shape", "named"),
+    [
+        ((1, 1, 1, 2**30), f"width is {2**30}"),
+        ((1, 1, 2**18, 2**17), f"the output has {2**35} pixels"),
+        ((2**30, 1, 1, 1), f"batch is {2**30}"),
+    ],
+)
+def test_what_kernels_cannot_count_is_refused(shape: tuple[int, ...], named: str) -> None:
+    offset = tensor(shape[0], 2, *shape[2:])
+    with pytest.raises(OptionError, match=named):
+        offset_grid_sample_launch(tensor(*shape[:2], 3, 3), offset, tensor(*shape), CONVENTION)
+    largest = (1, 1, 2**17, 2**17)
+    launch = offset_grid_sample_launch(
+        tensor(1, 1, 3, 3), tensor(1, 2, *largest[2:]), tensor(*largest), CONVENTION
+    )
+    assert launch.blocks == 2**14 * 2**17 // 32

@@ -363,3 +363,37 @@ def test_the_sum_with_what_is_upsampled(
     expected = fine + F.interpolate(coarse, low, mode="bilinear", align_corners=True)
     torch.testing.assert_close(seen, expected, rtol=0, atol=1e-4)
     assert seen.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, "aligned_add_channels_last_2", "offset_grid_sample_planar"]
+)
+def test_the_self_check_takes_every_kernel_of_a_network(
+    wrong: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where one of them writes nothing."""
+    pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
+    from alignseg_infer.backends import torch_kernels
+
+    launched = set()
+
+    def run(launch: Any) -> None:
+        launched.add(launch.kernel)
+        if wrong is None or not launch.kernel.startswith(wrong):
+            run_kernel(launch.kernel, launch.params, launch.blocks, launch.threads)
+
+    monkeypatch.setattr(torch_kernels, "torch_kernels", lambda index: SimpleNamespace(run=run))
+    doors: dict[Any, Door] = {
+        plugin_ops.aligned_add: torch_kernels._aligned_add,
+        plugin_ops.offset_grid_sample: torch_kernels._offset_grid_sample,
+    }
+    distance = torch_kernels.sampling_distance(lambda op, *given: doors[op](*given))
+    assert (distance <= torch_kernels.LARGEST_DISTANCE) == (wrong is None)
+    assert launched == {
+        f"{kernel}_float_float"
+        for layout in ("planar", "channels_last")
+        for kernel in (
+            f"offset_grid_sample_{layout}",
+            *(f"aligned_add_{layout}_{taps}" for taps in (2, 3)),
+        )
+    }

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alignseg_infer.backends.cuda import Cuda
+from alignseg_infer.errors import OptionError
 from alignseg_infer.spec import ChannelOrder, InputSpec, SamplingConvention
 
 IMAGE_KERNELS = ("preprocess", "upsample_argmax")
@@ -25,7 +26,8 @@ _CONVENTIONS = {
     SamplingConvention.STANDARD: 2,
 }
 
-# Threads of a block, and the output pixels (height, width) it computes; *_math.h say the same.
+# Threads of a block, and the output pixels (height, width) it computes; sampling_grid.h and the
+# *_math.h say the same.
 SAMPLE_THREADS = 256
 PLANAR_TILE = (8, 32)
 PLANAR_CHANNELS = 16
@@ -35,6 +37,7 @@ ARGMAX_TILE = (32, 64)
 PREPROCESS_THREADS = 256
 PREPROCESS_TILE = (8, 128)
 
+MOST_SIDE, MOST_PIXELS = 2**30 - 1, 2**34  # of the sampling kernels
 VECTOR_BYTES = 16  # what channels-last kernels read at once
 ANY_TAPS = 4  # the kernel of AlignedAdd that takes every size and address
 
@@ -266,7 +269,9 @@ def preprocess_launch(image: DeviceTensor, target: DeviceTensor, spec: InputSpec
         target: (1, 3, H, W) float32 or float16.
         spec: Channel order, mean and std.
     """
-    plan = _preprocess_plan(image.shape, target.shape, target.dtype, spec)
+    statistics = tuple(spec.mean), tuple(spec.std)
+    swap = spec.channel_order is ChannelOrder.RGB
+    plan = _preprocess_plan(image.shape, target.shape, target.dtype, swap, statistics)
     return plan.at(image.address, target.address)
 
 
@@ -356,6 +361,7 @@ def aligned_add_taps(coarse: Shape, fine: Shape) -> int:
 
 def _sampling_plan(source: str, taps: str, params: np.void, dtypes: tuple[Dtype, Dtype]) -> Plan:
     height, width = int(params["height"]), int(params["width"])
+    _require_countable(source, params)
     blocks = int(params["batch"])
     if params["channel_pitch"]:
         layout, tile = "channels_last", CHANNELS_LAST_TILE
@@ -395,16 +401,45 @@ def upsample_argmax_plan(
 
 
 @functools.lru_cache(_MOST_PLANS)
-def _preprocess_plan(image: Shape, target: Shape, dtype: Dtype, spec: InputSpec) -> Plan:
+def _preprocess_plan(
+    image: Shape,
+    target: Shape,
+    dtype: Dtype,
+    swap: bool,
+    statistics: tuple[tuple[float, ...], tuple[float, ...]],
+) -> Plan:
     params = np.zeros(1, PREPROCESS)[0]
     params["batch"] = 1
     params["image_height"], params["image_width"] = image[:2]
     params["height"], params["width"] = height, width = target[2:]
-    params["swap"] = spec.channel_order is ChannelOrder.RGB
-    params["mean"], params["std"] = spec.mean, spec.std
+    params["swap"] = swap
+    params["mean"], params["std"] = statistics
     blocks = _tiles(height, PREPROCESS_TILE[0]) * _tiles(width, PREPROCESS_TILE[1])
     kernel = f"preprocess_{_SCALARS[dtype]}"
     return Plan("preprocess", kernel, _numbers(params), blocks, PREPROCESS_THREADS)
+
+
+def _require_countable(source: str, params: np.void) -> None:
+    """What ``countable`` in ``sampling_grid.h`` asks for: kernels count pixels in 32 bits.
+
+    Raises:
+        OptionError: A side or the output is too large.
+    """
+    assert params.dtype.names is not None
+    for name in params.dtype.names:
+        if name.endswith(("height", "width", "batch", "channels")) and params[name] > MOST_SIDE:
+            raise OptionError(
+                f"{source}: {name} is {params[name]}",
+                f"{MOST_SIDE} at most",
+                "pass smaller tensors",
+            )
+    pixels = int(params["height"]) * int(params["width"])
+    if pixels > MOST_PIXELS:
+        raise OptionError(
+            f"{source}: the output has {pixels} pixels",
+            f"{MOST_PIXELS} at most",
+            "pass smaller tensors",
+        )
 
 
 def _numbers(params: np.void) -> bytes:

@@ -5,8 +5,11 @@ our launches share the GPU's primary context, so that an address means the same 
 """
 
 import functools
+import itertools
+import math
 import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +36,9 @@ from alignseg_infer.preprocess import Size
 from alignseg_infer.spec import ModelSpec, SamplingConvention
 
 LARGEST_DISTANCE = 1e-4
+_FORMATS = (torch.contiguous_format, torch.channels_last)
+_TRIED_SIZES = ((9, 13), (11, 13))  # in the first, 5 x 7 pixels nest
+Operator = Callable[..., Tensor]
 _DTYPES: dict[torch.dtype, np.dtype[np.generic]] = {
     torch.float32: np.dtype(np.float32),
     torch.float16: np.dtype(np.float16),
@@ -64,31 +70,59 @@ class TorchKernels:
         self.kernels.load(*sources)
 
     def require_right_sampling(self) -> None:
-        """Adds two small features on the GPU, and compares with the CPU.
+        """Samples and aligns small features on the GPU, and compares with the CPU.
 
         Raises:
             MissingDependencyError: What compiles kernels is not installed.
             CudaError: They do not compile or load, or give something else.
         """
         self.load("offset_grid_sample", "aligned_add")
-        random = torch.Generator().manual_seed(0)
-        shapes = ((1, 9, 5, 7), (1, 9, 11, 13), (1, 2, 11, 13), (1, 2, 11, 13))
-        tensors = [torch.randn(shape, generator=random) for shape in shapes]
-        for convention in SamplingConvention:
-            expected = plugin_ops.aligned_add(*tensors, convention.value)
-            seen = plugin_ops.aligned_add(*(t.to(self._device) for t in tensors), convention.value)
-            distance = float((seen.cpu() - expected).abs().max())
-            if not distance <= LARGEST_DISTANCE:
-                raise CudaError(
-                    f"on {self.cuda.gpu.name} our sampling kernels are off by {distance:.3g}",
-                    f"at most {LARGEST_DISTANCE} from the CPU",
-                    'device="cpu"; and report this',
-                )
+
+        def on_gpu(operator: Operator, *arguments: Any) -> Tensor:
+            moved = [one.to(self._device) if isinstance(one, Tensor) else one for one in arguments]
+            return operator(*moved).cpu()
+
+        distance = sampling_distance(on_gpu)
+        if not distance <= LARGEST_DISTANCE:
+            raise CudaError(
+                f"on {self.cuda.gpu.name} our sampling kernels are off by {distance:.3g}",
+                f"at most {LARGEST_DISTANCE} from the CPU",
+                'device="cpu"; and report this',
+            )
 
     def run(self, launch: Launch) -> None:
         """Starts a kernel in PyTorch's current stream of this GPU."""
         with self.cuda.current():
             self.kernels.run(launch, torch.cuda.current_stream(self.index).cuda_stream)
+
+
+def sampling_distance(compute: Callable[..., Tensor]) -> float:
+    """How far the sampling operators are from those of the CPU, in float32; NaN counts as infinity.
+
+    Args:
+        compute: Called with an operator of `ops.plugin_ops` and its arguments, on the CPU. Between
+            them the calls take every kernel that a network does: both operators, both memory
+            formats, coarse features that nest in fine ones and others.
+
+    Returns:
+        The largest difference of any value.
+    """
+    random = torch.Generator().manual_seed(0)
+    distances = [0.0]
+    for convention, stored, size in itertools.product(SamplingConvention, _FORMATS, _TRIED_SIZES):
+        high, low = (
+            torch.randn(1, 16, *one, generator=random).contiguous(memory_format=stored)
+            for one in ((5, 7), size)
+        )
+        first, second = (torch.randn(1, 2, *size, generator=random) for _ in "ab")
+        for operator, arguments in (
+            (plugin_ops.offset_grid_sample, (high, first)),
+            (plugin_ops.aligned_add, (high, low, first, second)),
+        ):
+            seen = compute(operator, *arguments, convention.value)
+            expected = operator(*arguments, convention.value)
+            distances.append(float((seen - expected).abs().nan_to_num(nan=math.inf).max()))
+    return max(distances)
 
 
 @functools.cache

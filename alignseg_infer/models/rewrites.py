@@ -130,7 +130,7 @@ class SplitOffsets(nn.Module):
 
     Attributes:
         fuse: Whether upsampling and sum are one operation of `ops.plugin_ops`, for PyTorch on a
-            GPU: its own upsampling in channels last takes six times as long there as that does.
+            GPU, whose own upsampling is slow with channels last (docs/gpu-results.md).
     """
 
     def __init__(self, branches: list[nn.Sequential], upsampling: Upsampling) -> None:

@@ -1,8 +1,8 @@
 """What ``torch.ops.alignseg`` refuses: on any device, and when PyTorch traces, all the same.
 
-The table is `plugin_contract`; the TensorRT plugins refuse the same with the same words, which a
-test compares. One thing is not refused: tensors that are stored otherwise than the kernels read
-them are copied first, as TensorRT does with its reformats.
+The table is `plugin_contract`; the TensorRT plugins refuse the same and name the problem in the
+same words, which a test compares. One thing is not refused: tensors in another memory format are
+copied first, as TensorRT does with its reformats.
 """
 
 import functools

@@ -53,8 +53,7 @@ struct AlignedPixel
         low.add(loaded.low, 0, sums);
     }
 
-    //! Of two taps all loads come first, in 64 registers; of three, row by row. On an H100 it takes 71
-    //! us so and 87 row by row, in 48 registers.
+    //! Of two taps all loads come first, which takes 64 registers; of three, row by row.
     template <int V>
     ALIGNSEG_HD void addAll(float (&sums)[V]) const
     {

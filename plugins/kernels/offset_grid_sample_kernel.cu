@@ -193,7 +193,8 @@ cudaError_t launchOffsetGridSample(
         return cudaErrorInvalidValue;
     }
     bool const planar = params.channelPitch == 0;
-    OffsetGridSampleKernel const kernel = feature == Scalar::kHalf ? offsetGridSampleKernel<Half>(planar, offset) : offsetGridSampleKernel<float>(planar, offset);
+    OffsetGridSampleKernel const kernel = feature == Scalar::kHalf ? offsetGridSampleKernel<Half>(planar, offset)
+                                                                   : offsetGridSampleKernel<float>(planar, offset);
     return planar ? launch(kernel, params, blocks, kSampleThreads, stream)
                   : launch<Threads::kSynchronised>(kernel, params, blocks, kSampleThreads, stream);
 }

@@ -25,8 +25,8 @@ using uint64_t = unsigned long long;
 #define ALIGNSEG_HD inline
 #endif
 
-// After `void` of a kernel: blocks of so many threads, of which so many fit a multiprocessor. Less
-// for the fit, which they have anyway, than for the order that ptxas then puts instructions in.
+// After `void` of a kernel: the threads of a block, and how many blocks must fit a multiprocessor. The
+// blocks would fit without it; it changes how many registers ptxas takes, and so the order of loads.
 #ifdef __CUDACC__
 #define ALIGNSEG_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 #else

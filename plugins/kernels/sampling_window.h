@@ -65,9 +65,12 @@ ALIGNSEG_HD Stored<Half, 8> storedOf(Half*, float const (&values)[8])
 }
 
 // How features are read. Nobody writes them meanwhile, so loads may pass stores. The L2 cache is asked
-// for 256 bytes at once, of which neighbouring threads or blocks read the rest: on an H100
-// AlignedAdd takes 65.7 us with that and 70.8 without, OffsetGridSample 53.6 and 57.1 (channels last).
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+// for 256 bytes at once, where the GPU can (8.0 and newer), of which neighbouring threads or blocks
+// read the rest: on an H100 AlignedAdd takes 65 us with that and 71 without, OffsetGridSample 53 and 57
+// (channels last).
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 750
+#define ALIGNSEG_READ "ld.global.nc"
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 #define ALIGNSEG_READ "ld.global.nc.L2::128B"
 #else
 #define ALIGNSEG_READ "ld.global.nc.L2::256B"

@@ -1,7 +1,7 @@
 // UpsampleArgmax: a block labels a tile of the image.
 //
-// It reads the logits that its tile touches into shared memory and finds the label at each of these
-// corners. It fills the cells whose four corners agree, and computes all classes only for pixels of
+// It finds the label at each corner of the logits that its tile touches, and keeps these logits in
+// shared memory if they fit. It fills the cells whose four corners agree, and computes all classes only for pixels of
 // the other cells, about a tenth of an image of things. Logits are read once (1.4 times with the
 // tiles' edges, which the L2 cache has), labels written once: 10 + 2 MB at 19x257x513 -> 1024x2048.
 
