@@ -46,6 +46,22 @@ def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
         choices=choices_of(OutputKind),
         help="logits at 1/4 size, or labels at input size (default: logits)",
     )
+    _add_lowering_arguments(graph)
+    graph.add_argument(
+        "--opset",
+        type=int,
+        help=f"{OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET}; int8 is always 19)",
+    )
+    graph.add_argument(
+        "--with-offsets",
+        action="store_true",
+        default=None,
+        help="also return the learned offset fields, for alignseg offsets",
+    )
+
+
+def _add_lowering_arguments(graph: "argparse._ArgumentGroup") -> None:
+    """How sampling, upsampling and what is around them are written."""
     graph.add_argument(
         "--sampler",
         choices=choices_of(Sampler),
@@ -68,21 +84,10 @@ def add_graph_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-rewrites, else matrices)",
     )
     graph.add_argument(
-        "--opset",
-        type=int,
-        help=f"{OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET}; int8 is always 19)",
-    )
-    graph.add_argument(
         "--no-rewrites",
         action="store_true",
         default=None,
         help="leave out the exact rewrites that save work",
-    )
-    graph.add_argument(
-        "--with-offsets",
-        action="store_true",
-        default=None,
-        help="also return the learned offset fields, for alignseg offsets",
     )
 
 
