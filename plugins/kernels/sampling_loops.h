@@ -1,4 +1,6 @@
-// The loops over channels, where the time goes.
+// The loops over channels, where the time goes. There is one for each layout: look for "THE LOOP". Each
+// turn loads the pixels around the position that was computed before, blends them in float, and
+// writes; what a pixel loads, a SampledPixel or an AlignedPixel, is in the kernel's own file.
 
 #ifndef ALIGNSEG_SAMPLING_LOOPS_H
 #define ALIGNSEG_SAMPLING_LOOPS_H
@@ -32,6 +34,7 @@ template <bool guarded, typename T, typename Pixel>
 ALIGNSEG_HD void writeAllPlanes(T* output, int64_t plane, int32_t count, Pixel pixel)
 {
     constexpr int32_t kAtOnce = Pixel::kUnroll;
+    // THE LOOP of planes: a turn has kAtOnce channels.
 #pragma unroll 1
     for (; count >= kAtOnce; count -= kAtOnce)
     {
@@ -74,6 +77,7 @@ ALIGNSEG_HD void writeChannelsLast(T* output, int32_t lane, int32_t channels, in
 {
     pixel.setChannelsLast(pitch);
     pixel.advance(lane * V);
+    // THE LOOP of channels last: in a turn eight threads have 128 bytes of a pixel's channels.
 #pragma unroll 1
     for (int32_t channel = lane * V; channel < pitch; channel += kLastLanes * V)
     {
