@@ -270,6 +270,31 @@ def test_launches_that_differ_share_nothing() -> None:
     assert len({(launch.kernel, launch.params) for launch in launches}) == len(given)
 
 
+def test_other_launches_that_differ_share_nothing() -> None:
+    high, low = tensor(1, 8, 3, 3), tensor(1, 8, 5, 5)
+    offsets = tensor(1, 2, 5, 5), tensor(1, 2, 5, 5)
+    odd, half = low._replace(address=low.address + 4), tensor(1, 8, 5, 5, dtype=HALF)
+    added = [((high, low), False), ((high, low), True), ((high, odd), True), ((high, half), True)]
+    logits, labels = tensor(1, 19, 3, 3), tensor(1, 9, 9, dtype=UINT8)
+    wide = tensor(1, 9, 9, dtype=np.dtype(np.int32))
+    image, network = tensor(9, 9, 3, dtype=UINT8), tensor(1, 3, 9, 9)
+    specs = [InputSpec(), InputSpec(mean=(1, 2, 3)), InputSpec(std=(1, 2, 3))]
+    specs.append(InputSpec(channel_order=ChannelOrder.RGB))
+
+    def all_launches() -> list[Launch]:
+        return [
+            *(aligned_add_launch(f, offsets, low, CONVENTION, channels_last=c) for f, c in added),
+            upsample_argmax_launch(logits, labels),
+            upsample_argmax_launch(logits, labels, confidence=16),
+            upsample_argmax_launch(logits, wide),
+            *(preprocess_launch(image, network, spec) for spec in specs),
+        ]
+
+    launches = all_launches()
+    assert launches == all_launches()
+    assert len({(launch.kernel, launch.params) for launch in launches}) == len(launches)
+
+
 @pytest.mark.parametrize(
     ("shape", "named"),
     [
