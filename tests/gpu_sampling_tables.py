@@ -7,7 +7,7 @@ steps of plugins/README.md are the traffic of eager PyTorch, not of a compiled o
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -49,22 +49,33 @@ def add_table(rig: Rig, coarse: Size, fine: Size) -> Table:
 
     needed = nbytes((channels, *coarse), (channels, *fine), (4, *fine), (channels, *fine))
     functions = {"AlignedAdd": fused, **baselines(rig, unfused, "upsample, 2 samples, add")}
-    rows = [
+    rows = rows_of(functions, make, exact, needed, TOLERANCES[half])
+    base = rows[len(LAYOUTS) * len(OFFSETS)].name
+    title = f"AlignedAdd {channels}x{by(coarse)} to {by(fine)}, float16"
+    return Table(title=title, rows=[copy_row(rig, needed), *rows], base=base)
+
+
+def rows_of(
+    functions: Mapping[str, Callable[..., Tensor]],
+    make: Callable[[str, str, int], Tensors],
+    exact: Callable[[str], Tensor],
+    needed: int,
+    tolerance: float,
+) -> list[Row]:
+    """One row for each function, memory format and kind of offsets."""
+    return [
         Row(
             name=f"{name}, {layout}, {kind}",
             make=partial(make, kind, layout),
             call=function,
             needed=needed,
             error=lambda seen, kind=kind: relative_error(seen, exact(kind)),  # type: ignore[misc]
-            tolerance=TOLERANCES[half],
+            tolerance=tolerance,
         )
         for name, function in functions.items()
         for layout in LAYOUTS
         for kind in OFFSETS
     ]
-    base = rows[len(LAYOUTS) * len(OFFSETS)].name
-    title = f"AlignedAdd {channels}x{by(coarse)} to {by(fine)}, float16"
-    return Table(title=title, rows=[copy_row(rig, needed), *rows], base=base)
 
 
 def sample_tables(rig: Rig) -> Iterator[Table]:
@@ -90,19 +101,7 @@ def sample_table(rig: Rig, size: Size, output: Size, dtype: torch.dtype) -> Tabl
     width = torch.finfo(dtype).bits // 8
     needed = nbytes((channels, *size), (2, *output), (channels, *output), width=width)
     functions = {"OffsetGridSample": sampled, **baselines(rig, defined, "F.grid_sample in float32")}
-    rows = [
-        Row(
-            name=f"{name}, {layout}, {kind}",
-            make=partial(make, kind, layout),
-            call=function,
-            needed=needed,
-            error=lambda seen, kind=kind: relative_error(seen, exact(kind)),  # type: ignore[misc]
-            tolerance=TOLERANCES[dtype],
-        )
-        for name, function in functions.items()
-        for layout in LAYOUTS
-        for kind in OFFSETS
-    ]
+    rows = rows_of(functions, make, exact, needed, TOLERANCES[dtype])
     base = rows[len(LAYOUTS) * len(OFFSETS)].name
     rows += given_grid_rows(rig, size, output, dtype, needed)
     title = f"OffsetGridSample {channels}x{by(size)} to {by(output)}, {dtype}".replace("torch.", "")

@@ -161,6 +161,10 @@ def test_facts_from_before_upsampling_was_chosen(tmp_path: Path) -> None:
     path.write_text(json.dumps(old))
     with pytest.raises(EngineError, match="cannot be read"):
         read_facts(tmp_path / "a.engine")
+    del old["spec"]
+    path.write_text(json.dumps({**old, "version": 2}))
+    with pytest.raises(EngineError, match="spec"):
+        read_facts(tmp_path / "a.engine")
 
 
 @pytest.mark.parametrize(

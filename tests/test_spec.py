@@ -110,6 +110,7 @@ def test_whole_number_for_a_float() -> None:
         ("network.depth", 18),
         ("export.precision", "fp8"),
         ("export.upsampling", "bilinear"),
+        ("export.upsampling", "matrices"),  # EXPORT is without the rewrites, which bring them
         ("export.upsampling", GONE),
         ("export.speed", 1),
         ("source", GONE),
