@@ -420,7 +420,7 @@ def _preprocess_plan(
 
 
 def _require_countable(source: str, params: np.void) -> None:
-    """What ``countable`` in ``sampling_grid.h`` asks for: kernels count pixels in 32 bits.
+    """Refuse what the kernels cannot count in 32 bits, as ``countable`` in sampling_grid.h does.
 
     Raises:
         OptionError: A side or the output is too large.

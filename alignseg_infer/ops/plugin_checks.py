@@ -1,4 +1,4 @@
-"""What ``torch.ops.alignseg`` refuses: on any device, and when PyTorch traces, all the same.
+"""The checks of ``torch.ops.alignseg``, the same on any device and while PyTorch traces.
 
 The table is `plugin_contract`; the TensorRT plugins refuse the same and name the problem in the
 same words, which a test compares. One thing is not refused: tensors in another memory format are
@@ -19,7 +19,7 @@ from alignseg_infer.spec import SamplingConvention
 # Not bfloat16, though the definition would take it: the kernels do not, and a model must not change
 # with its device. Not float64: what is computed in float32 would be passed off as better.
 _TYPE_NAMES = {torch.float32: "FP32", torch.float16: "FP16"}
-# What the plugins call others.
+# The names that the plugins use for other types.
 _OTHER_TYPE_NAMES = {
     torch.bfloat16: "BF16",
     torch.int8: "INT8",
@@ -144,7 +144,7 @@ def _check_devices(op: PluginOp, operands: Sequence[_Operand]) -> None:
 
 
 def _check_not_empty(op: PluginOp, source: _Operand, shape: Sequence[int]) -> None:
-    """Nothing can be sampled from nothing; an empty output needs nothing to be sampled."""
+    """Refuse an empty feature, unless the output is empty too and so needs no samples."""
     for axis, letter, size in zip(_AXES, op.dimensions[0], source.shape, strict=True):
         if letter not in op.dimensions[-1] and size == 0 and 0 not in shape:
             raise _shape_error(op, f"{axis} of {op.inputs[0]} is 0", "1 or more")
