@@ -31,10 +31,10 @@ from alignseg_infer.errors import (
     VerificationError,
     VideoError,
 )
-from alignseg_infer.polygons import Polygon
 from alignseg_infer.predictor import Predictor
-from alignseg_infer.result import Segmentation, StageTimes
-from alignseg_infer.spec import ModelSpec
+from alignseg_infer.results.polygons import Polygon
+from alignseg_infer.results.segmentation import Segmentation, StageTimes
+from alignseg_infer.spec.model import ModelSpec
 
 __all__ = [
     "AlignSegError",

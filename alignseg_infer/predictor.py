@@ -5,16 +5,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
-from alignseg_infer.averaging import Mode, averaging_for, require_logits
 from alignseg_infer.backends import Backend, ImageBackend, LimitedBackend, open_backend
 from alignseg_infer.errors import MissingDependencyError, OptionError
-from alignseg_infer.images import ImageSource
-from alignseg_infer.preprocess import Size, size_policy
-from alignseg_infer.result import Segmentation
-from alignseg_infer.spec import ModelSpec
-from alignseg_infer.stages import Stages, Wanted
-from alignseg_infer.stream import SegmentationStream, require_stream_options
-from alignseg_infer.tiling import DEFAULT_OVERLAP
+from alignseg_infer.inference.averaging import Mode, averaging_for, require_logits
+from alignseg_infer.inference.stages import Stages, Wanted
+from alignseg_infer.inference.stream import SegmentationStream, require_stream_options
+from alignseg_infer.inference.tiling import DEFAULT_OVERLAP
+from alignseg_infer.pixels.images import ImageSource
+from alignseg_infer.pixels.preprocess import Size, size_policy
+from alignseg_infer.results.segmentation import Segmentation
+from alignseg_infer.spec.model import ModelSpec
 
 logger = logging.getLogger(__name__)
 

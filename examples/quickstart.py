@@ -18,8 +18,8 @@ except ImportError:
 
 from alignseg_infer import AlignSegError, Predictor
 from alignseg_infer.demo import FIRST_HELD_OUT
-from alignseg_infer.images import load_image
-from alignseg_infer.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.pixels.images import load_image
 
 OUTPUT = Path("quickstart-output")
 

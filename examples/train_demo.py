@@ -33,19 +33,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer import AlignSegError, DeviceError, OptionError, Predictor
-from alignseg_infer.datasets import CITYSCAPES
+from alignseg_infer.datasets.class_tables import CITYSCAPES
+from alignseg_infer.datasets.labelled import Dataset, labelled_images
 from alignseg_infer.demo import FIRST_HELD_OUT
-from alignseg_infer.evaluate import evaluate
-from alignseg_infer.evaluation import Evaluation
-from alignseg_infer.export.onnx_graph import ExportOptions
+from alignseg_infer.demo.streets import Street
+from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.evaluation.evaluate import evaluate
+from alignseg_infer.evaluation.report import Evaluation
+from alignseg_infer.export.graph.onnx_graph import ExportOptions
 from alignseg_infer.export.to_onnx import export_onnx
 from alignseg_infer.files import written_atomically
-from alignseg_infer.labelled import Dataset, labelled_images
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint, save_checkpoint
-from alignseg_infer.spec import InputSpec, ModelSpec, NetworkSpec, NormKind, SamplingConvention
-from alignseg_infer.streets import Street
-from alignseg_infer.streets.folder import written_streets
+from alignseg_infer.spec.model import (
+    InputSpec,
+    ModelSpec,
+    NetworkSpec,
+    NormKind,
+    SamplingConvention,
+)
 
 SCENE_SIZE = (256, 512)
 # Odd, so that every other pixel of the upsampled logits falls on every other pixel of the labels.

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer import Predictor
-from alignseg_infer.metrics import BoundaryMatches, ConfusionMatrix
+from alignseg_infer.evaluation.metrics import BoundaryMatches, ConfusionMatrix
 
 RESAMPLES = 2000
 

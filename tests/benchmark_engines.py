@@ -20,21 +20,21 @@ import cv2
 import onnx_ir
 from benchmark_export import write_checkpoint
 
-from alignseg_infer.cli.engine_arguments import input_shape
-from alignseg_infer.engine_file import InputShape, Profile
-from alignseg_infer.export.build_options import BuildOptions
-from alignseg_infer.export.calibration import calibrated_ranges
-from alignseg_infer.export.calibration_images import calibration_images
-from alignseg_infer.export.engine import engine_from_onnx
-from alignseg_infer.export.layer_report import working_layers
-from alignseg_infer.export.onnx_graph import ExportOptions
-from alignseg_infer.export.parity import probe_image
-from alignseg_infer.export.precision import to_half_precision
-from alignseg_infer.export.quantize import quantized_model
+from alignseg_infer.cli.arguments.engine import input_shape
+from alignseg_infer.datasets.image_sets import calibration_images
+from alignseg_infer.export.graph.onnx_graph import ExportOptions
+from alignseg_infer.export.half_precision import to_half_precision
+from alignseg_infer.export.int8.calibration import calibrated_ranges
+from alignseg_infer.export.int8.quantize import quantized_model
 from alignseg_infer.export.to_onnx import export_onnx
-from alignseg_infer.flavours import Runtime
+from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
-from alignseg_infer.spec import SPEC_KEY, ModelSpec, Precision, Sampler
+from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, Sampler
+from alignseg_infer.trt.builder.engine import engine_from_onnx
+from alignseg_infer.trt.builder.layer_report import working_layers
+from alignseg_infer.trt.builder.options import BuildOptions
+from alignseg_infer.trt.engine_file import InputShape, Profile
+from alignseg_infer.trt.flavours import Runtime
 
 CALIBRATION_SIZE = (128, 256)
 CALIBRATION_IMAGES = 2

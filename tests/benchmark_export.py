@@ -25,14 +25,14 @@ import torch
 
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.benchmark import interleaved
-from alignseg_infer.cli.arguments import fixed_size
-from alignseg_infer.datasets import CITYSCAPES
-from alignseg_infer.export.onnx_graph import ExportOptions
+from alignseg_infer.cli.arguments.inference import fixed_size
+from alignseg_infer.datasets.class_tables import CITYSCAPES
+from alignseg_infer.export.graph.onnx_graph import ExportOptions
 from alignseg_infer.export.to_onnx import export_onnx
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint, save_checkpoint
-from alignseg_infer.preprocess import Size
-from alignseg_infer.spec import InputSpec, ModelSpec, NetworkSpec, Upsampling
+from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.spec.model import InputSpec, ModelSpec, NetworkSpec, Upsampling
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
 from seeded import seeded_state_dict
@@ -136,7 +136,7 @@ def export_peak_gigabytes(checkpoint: Path) -> float:
 
 def help_seconds() -> float:
     """How long ``alignseg predict --help`` takes: the median of five."""
-    command = [sys.executable, "-m", "alignseg_infer.cli", "predict", "--help"]
+    command = [sys.executable, "-m", "alignseg_infer", "predict", "--help"]
     times = []
     for _ in range(5):
         start = time.perf_counter()

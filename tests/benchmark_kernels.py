@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
-from alignseg_infer.backends.kernels import ARGMAX_THREADS, PREPROCESS_THREADS, SAMPLE_THREADS
+from alignseg_infer.cuda.kernels import ARGMAX_THREADS, PREPROCESS_THREADS, SAMPLE_THREADS
 from gpu_image_tables import input_tables, label_tables
 from gpu_network_tables import network_tables
 from gpu_rig import cuda_rig, machine

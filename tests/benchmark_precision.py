@@ -15,12 +15,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
-from alignseg_infer.export import precision
-from alignseg_infer.export.half_rounding import round_like_hardware
-from alignseg_infer.postprocess import scores_from_logits
-from alignseg_infer.preprocess import preprocess
-from alignseg_infer.spec import SPEC_KEY, ModelSpec
-from alignseg_infer.streets import Street
+from alignseg_infer.demo.streets import Street
+from alignseg_infer.export import half_precision as precision
+from alignseg_infer.export.verification.half_rounding import round_like_hardware
+from alignseg_infer.pixels.postprocess import scores_from_logits
+from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.spec.model import SPEC_KEY, ModelSpec
 
 WIDTHS = (512, 1024, 2048, 4096)  # feature widths 129, 257, 513, 1025
 GRID = "grid of the finest sampling"

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.predictor import Predictor
-from alignseg_infer.preprocess import preprocess
 from alignseg_infer.video import VideoOptions, open_source
 from alignseg_infer.video.process import VideoSummary, segment_video
 from alignseg_infer.video.writer import VideoWriter

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from alignseg_infer.datasets import CITYSCAPES
-from alignseg_infer.images import Image
-from alignseg_infer.spec import (
+from alignseg_infer.datasets.class_tables import CITYSCAPES
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.spec.model import (
     SPEC_KEY,
     ExportSpec,
     InputSpec,
@@ -110,7 +110,7 @@ def export_small(
     small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
     """Exports the small checkpoint with the given `ExportOptions`; each kind once a session."""
-    from alignseg_infer.export.onnx_graph import ExportOptions
+    from alignseg_infer.export.graph.onnx_graph import ExportOptions
     from alignseg_infer.export.to_onnx import export_onnx
     from alignseg_infer.models.checkpoint import load_checkpoint
 
@@ -132,7 +132,7 @@ def half_onnx(source: Path, folder: Path) -> Path:
     """`source` in float16, whether or not its random weights stand the comparison."""
     import onnx_ir
 
-    from alignseg_infer.export.precision import to_half_precision
+    from alignseg_infer.export.half_precision import to_half_precision
 
     model = onnx_ir.load(source)
     to_half_precision(model)

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.backends.cuda import call_failed, out_of_memory
-from alignseg_infer.backends.kernels import PREPROCESS, UPSAMPLE_ARGMAX
-from alignseg_infer.engine_file import EngineFacts, Gpu, InputShape, Profile, sidecar_path
+from alignseg_infer.cuda.kernels import PREPROCESS, UPSAMPLE_ARGMAX
+from alignseg_infer.cuda.opening import call_failed, out_of_memory
 from alignseg_infer.files import sha256_of
-from alignseg_infer.flavours import Runtime, TensorRT
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.spec import ExportSpec, OutputKind, Precision, Sampler
+from alignseg_infer.spec.model import ExportSpec, OutputKind, Precision, Sampler
+from alignseg_infer.trt.engine_file import EngineFacts, Gpu, InputShape, Profile, sidecar_path
+from alignseg_infer.trt.flavours import Runtime, TensorRT
 from conftest import SMALL_SPEC
 
 ADA = Gpu("NVIDIA L4", "8.9")

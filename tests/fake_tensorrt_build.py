@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from alignseg_infer.plugin_contract import DOMAIN
+from alignseg_infer.spec.plugin_contract import DOMAIN
 from fake_tensorrt import FakeCuda, FakeTensorRT
 
 _KINDS = {"Conv": "CONVOLUTION", "GridSample": "GRID_SAMPLE", "DequantizeLinear": "DEQUANTIZE"}

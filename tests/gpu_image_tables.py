@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alignseg_infer.backends.kernels import (
+from alignseg_infer.cuda.kernels import (
     UPSAMPLE_ARGMAX,
     DeviceTensor,
     preprocess_launch,
     upsample_argmax_launch,
 )
-from alignseg_infer.preprocess import preprocess
-from alignseg_infer.spec import InputSpec
+from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.spec.model import InputSpec
 from gpu_sampling_tables import LAYOUTS, baselines, by, nbytes, normal, stored_as
 from gpu_timing import Rig, Row, Size, Table, Tensors, copy_row
 

@@ -20,7 +20,7 @@ from alignseg_infer.models.rewrites import (
     rewritten_for_inference,
     without_auxiliary_head,
 )
-from alignseg_infer.spec import NetworkSpec, Sampler, Upsampling
+from alignseg_infer.spec.model import NetworkSpec, Sampler, Upsampling
 from gpu_sampling_tables import LAYOUTS, by, normal, relative_error, stored_as
 from gpu_timing import Rig, Row, Size, Table, Tensors
 from seeded import seeded_state_dict

@@ -17,7 +17,7 @@ import torch
 from cuda.bindings import driver
 
 from alignseg_infer.backends import torch_kernels as kernels
-from alignseg_infer.spec import NetworkSpec
+from alignseg_infer.spec.model import NetworkSpec
 from gpu_timing import Rig, Sizes, Work
 
 GPU = torch.device("cuda", 0)

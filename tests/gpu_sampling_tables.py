@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from alignseg_infer.models.norm import LEAKY_SLOPE
 from alignseg_infer.ops.resampling import upsample_by_matrices
 from alignseg_infer.ops.sampling import offset_grid_sample
-from alignseg_infer.spec import SamplingConvention
+from alignseg_infer.spec.model import SamplingConvention
 from gpu_timing import Rig, Row, Size, Table, Tensors, copy_row
 
 CONVENTION = SamplingConvention.RELEASE_2021_12

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alignseg_infer.backends.kernels import Launch
-from alignseg_infer.spec import NetworkSpec
+from alignseg_infer.cuda.kernels import Launch
+from alignseg_infer.spec.model import NetworkSpec
 
 Work: TypeAlias = Callable[[], object]
 Tensors: TypeAlias = tuple[Tensor, ...]

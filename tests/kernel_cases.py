@@ -13,8 +13,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.backends.kernels import ANY_TAPS, VECTOR_BYTES, aligned_add_taps
-from alignseg_infer.spec import SamplingConvention
+from alignseg_infer.cuda.kernels import ANY_TAPS, VECTOR_BYTES, aligned_add_taps
+from alignseg_infer.spec.model import SamplingConvention
 
 Array = NDArray[np.generic]
 Double = NDArray[np.float64]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignseg_infer.plugin_contract import PLUGIN_OPS, PluginOp
+from alignseg_infer.spec.plugin_contract import PLUGIN_OPS, PluginOp
 
 OPS = list(PLUGIN_OPS.values())
 SIZES = {"N": 2, "C": 6, "K": 3, "h": 5, "w": 7, "H": 9, "W": 13}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from alignseg_infer.spec import SamplingConvention
+from alignseg_infer.spec.model import SamplingConvention
 from kernel_cases import CASES, Array, KernelCase, Op, Scalar, inputs, stored_inputs
 from plugin_harness import (
     FLOAT,

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from alignseg_infer.preprocess import preprocess
-from alignseg_infer.spec import ChannelOrder, InputSpec
+from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.spec.model import ChannelOrder, InputSpec
 
 Array: TypeAlias = NDArray[Any]
 Double: TypeAlias = NDArray[np.float64]

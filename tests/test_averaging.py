@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from alignseg_infer.errors import AlignSegError, ModelError, OptionError, SizeError
-from alignseg_infer.images import Image
-from alignseg_infer.postprocess import Floats, scores_from_logits
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.pixels.postprocess import Floats, scores_from_logits
+from alignseg_infer.pixels.preprocess import Size, preprocess
 from alignseg_infer.predictor import Predictor
-from alignseg_infer.preprocess import Size, preprocess
-from alignseg_infer.spec import ExportSpec, InputSpec, OutputKind, Sampler
+from alignseg_infer.spec.model import ExportSpec, InputSpec, OutputKind, Sampler
 from conftest import SMALL_SPEC, FakeBackend, FakeLabelBackend
 
 FIXED = ExportSpec(
@@ -255,7 +255,7 @@ def test_scales_of_a_sliding_window(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(resized(logits, size))
         return scores_from_logits(logits, size)
 
-    monkeypatch.setattr("alignseg_infer.stages.scores_from_logits", keep)
+    monkeypatch.setattr("alignseg_infer.inference.stages.scores_from_logits", keep)
     options: dict[str, Any] = {"mode": "slide", "tile": 40}
     for scale in scales:
         Predictor(PlacedBackend(), scales=(scale,), **options)(image)
@@ -308,7 +308,7 @@ def test_times_are_of_their_stages(monkeypatch: pytest.MonkeyPatch) -> None:
         return preprocess(*arguments)
 
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr("alignseg_infer.stages.preprocess", slow_preprocess)
+    monkeypatch.setattr("alignseg_infer.inference.stages.preprocess", slow_preprocess)
     backend = SlowBackend()
     options: dict[str, Any] = {"mode": "slide", "tile": 40, "overlap": 0, "scales": (1, 2)}
     times = Predictor(backend, **options)(noise((40, 80))).times

@@ -16,11 +16,11 @@ from alignseg_infer.backends import (
     torch_backend,
 )
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend, session_options
-from alignseg_infer.export.parity import probe_image
+from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.models.rewrites import SplitOffsets
-from alignseg_infer.spec import SPEC_KEY
+from alignseg_infer.spec.model import SPEC_KEY
 from conftest import SMALL
 
 

@@ -31,11 +31,12 @@ from alignseg_infer.benchmark.footprint import Footprint, measured_footprint
 from alignseg_infer.benchmark.machine import Gpu, Machine, parsed_gpus
 from alignseg_infer.benchmark.picture import STAGE_COLORS, benchmark_picture
 from alignseg_infer.benchmark.report import WarmUp, paired_ratio
-from alignseg_infer.cli import bench, main
+from alignseg_infer.cli import main
+from alignseg_infer.cli.commands import bench
 from alignseg_infer.demo import model_path
-from alignseg_infer.images import Image
-from alignseg_infer.spec import ExportSpec, OutputKind, Sampler
-from alignseg_infer.streets import Street
+from alignseg_infer.demo.streets import Street
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.spec.model import ExportSpec, OutputKind, Sampler
 from conftest import FakeBackend, FakeLabelBackend
 
 MACHINE = Machine(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import benchmark_kernels
-from alignseg_infer.backends.kernels import Launch
+from alignseg_infer.cuda.kernels import Launch
 from benchmark_kernels import CHOICES, TABLES, benchmark, parser, picked
 from conftest import SMALL
 from gpu_sampling_tables import add_table

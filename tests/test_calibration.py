@@ -16,6 +16,8 @@ from onnxruntime.quantization.calibrate import (
 from onnxruntime.quantization.calibrate import CalibrationMethod as OrtMethod
 
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+from alignseg_infer.datasets.image_sets import calibration_images, evenly_spread
+from alignseg_infer.demo.streets.folder import written_streets
 from alignseg_infer.errors import (
     AlignSegError,
     DatasetError,
@@ -24,13 +26,11 @@ from alignseg_infer.errors import (
     OptionError,
     SizeError,
 )
-from alignseg_infer.export.calibration import CalibrationOptions, calibrated_ranges
-from alignseg_infer.export.calibration_images import calibration_images, evenly_spread
-from alignseg_infer.export.histograms import BINS, CalibrationMethod, Histogram, Ranges
-from alignseg_infer.export.parity import probe_image
-from alignseg_infer.preprocess import preprocess
-from alignseg_infer.spec import SPEC_KEY, ModelSpec
-from alignseg_infer.streets.folder import written_streets
+from alignseg_infer.export.int8.calibration import CalibrationOptions, calibrated_ranges
+from alignseg_infer.export.int8.histograms import BINS, CalibrationMethod, Histogram, Ranges
+from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.spec.model import SPEC_KEY, ModelSpec
 
 SIZE = (64, 96)
 METHODS = list(CalibrationMethod)

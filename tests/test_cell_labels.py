@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from test_postprocess import random_logits, smooth_logits
 
-from alignseg_infer import cell_labels, postprocess
-from alignseg_infer.cell_labels import argmax_into, axis_weights, labels_by_cells
-from alignseg_infer.postprocess import (
+from alignseg_infer.pixels import cell_labels, postprocess
+from alignseg_infer.pixels.cell_labels import argmax_into, axis_weights, labels_by_cells
+from alignseg_infer.pixels.postprocess import (
     Floats,
     Labels,
     label_dtype,
     scores_from_logits,
     upsampled_bands,
 )
-from alignseg_infer.preprocess import Size
+from alignseg_infer.pixels.preprocess import Size
 
 Make = Callable[[tuple[int, ...]], Floats]
 SIDE = st.integers(1, 9)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alignseg_infer import CheckpointError
-from alignseg_infer.datasets import ADE20K, CITYSCAPES
+from alignseg_infer.datasets.class_tables import ADE20K, CITYSCAPES
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.backbone import BACKBONES
 from alignseg_infer.models.checkpoint import (
@@ -16,7 +16,7 @@ from alignseg_infer.models.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from alignseg_infer.spec import (
+from alignseg_infer.spec.model import (
     ChannelOrder,
     InputSpec,
     ModelSpec,

@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from alignseg_infer import Predictor, __version__
-from alignseg_infer.cli import COMMANDS, arguments, main
-from alignseg_infer.datasets import CITYSCAPES
+from alignseg_infer.cli import COMMANDS, main
+from alignseg_infer.cli.arguments import inference as arguments
+from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.errors import OptionError
-from alignseg_infer.export.parity import probe_image
+from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.alignseg import AlignSeg
 from conftest import SMALL, SMALL_SPEC
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from alignseg_infer.datasets import ADE20K, CITYSCAPES, class_table_for
-from alignseg_infer.spec import ChannelOrder, ClassSpec
-from alignseg_infer.visualize import colorize
+from alignseg_infer.datasets.class_tables import ADE20K, CITYSCAPES, class_table_for
+from alignseg_infer.drawing.masks import colorize
+from alignseg_infer.spec.model import ChannelOrder, ClassSpec
 
 
 @pytest.mark.parametrize("order", list(ChannelOrder))

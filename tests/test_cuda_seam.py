@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from alignseg_infer import CudaError, DeviceError, MissingDependencyError, OptionError
-from alignseg_infer.backends import cuda as seam
-from alignseg_infer.backends.cuda import Cuda, CudaPackage, open_cuda
+from alignseg_infer.cuda import opening as seam
+from alignseg_infer.cuda.opening import Cuda, CudaPackage, open_cuda
 
 driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
 
-from alignseg_infer.backends import cuda_python  # noqa: E402  which needs that package
-from alignseg_infer.backends.cuda_python import CudaPython  # noqa: E402
+from alignseg_infer.cuda import with_cuda_python as cuda_python  # noqa: E402  which needs that package
+from alignseg_infer.cuda.with_cuda_python import CudaPython  # noqa: E402
 
 PACKAGES = (CudaPackage.CUDA_PYTHON, CudaPackage.PYCUDA)
 

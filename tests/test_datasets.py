@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alignseg_infer.datasets import (
+from alignseg_infer.datasets.class_tables import (
     ADE20K,
     CITYSCAPES,
     VOC,
@@ -15,7 +15,7 @@ from alignseg_infer.datasets import (
     voc_color,
 )
 from alignseg_infer.errors import OptionError
-from alignseg_infer.spec import ClassSpec
+from alignseg_infer.spec.model import ClassSpec
 
 # trainId order of cityscapesScripts, helpers/labels.py
 CITYSCAPES_NAMES = [

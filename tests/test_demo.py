@@ -9,14 +9,14 @@ import pytest
 
 from alignseg_infer import Predictor
 from alignseg_infer.cli import main
-from alignseg_infer.datasets import CITYSCAPES
+from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.demo import FIRST_HELD_OUT, checkpoint_path, model_path
+from alignseg_infer.demo.streets import Street
+from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.evaluation.metrics import BoundaryMatches, ConfusionMatrix
 from alignseg_infer.files import sha256_of
-from alignseg_infer.metrics import BoundaryMatches, ConfusionMatrix
 from alignseg_infer.models.checkpoint import load_checkpoint
-from alignseg_infer.spec import SamplingConvention
-from alignseg_infer.streets import Street
-from alignseg_infer.streets.folder import written_streets
+from alignseg_infer.spec.model import SamplingConvention
 
 FILES = [model_path("demo"), checkpoint_path("demo")]
 

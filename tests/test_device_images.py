@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from alignseg_infer import CudaError, MissingDependencyError, ModelError, OptionError, Predictor
-from alignseg_infer.backends import tensorrt_backend
-from alignseg_infer.backends.cuda import Cuda
-from alignseg_infer.backends.tensorrt_backend import TensorRTBackend
-from alignseg_infer.engine_file import InputShape
-from alignseg_infer.images import Image
-from alignseg_infer.spec import ChannelOrder, InputSpec, OutputKind
+from alignseg_infer.cuda.opening import Cuda
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.spec.model import ChannelOrder, InputSpec, OutputKind
+from alignseg_infer.trt.engine_file import InputShape
+from alignseg_infer.trt.runtime import backend as tensorrt_backend
+from alignseg_infer.trt.runtime.backend import TensorRTBackend
 from conftest import SMALL_SPEC
 from fake_tensorrt import (
     EXPORT,

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from alignseg_infer.export.parity import probe_image
+from alignseg_infer.demo.streets import Street
+from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
-from alignseg_infer.streets import Street
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -22,7 +22,12 @@ from alignseg_infer import (
     VerificationError,
 )
 from alignseg_infer.cli import main
-from alignseg_infer.engine_file import (
+from alignseg_infer.files import sha256_of
+from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, Sampler, Upsampling
+from alignseg_infer.spec.onnx_facts import read_onnx_facts
+from alignseg_infer.trt.builder.engine import Engine, build_engine, engine_from_onnx, save_engine
+from alignseg_infer.trt.builder.options import BuildOptions, HardwareCompatibility, profile_for
+from alignseg_infer.trt.engine_file import (
     InputShape,
     LayerCount,
     Profile,
@@ -30,12 +35,7 @@ from alignseg_infer.engine_file import (
     read_facts,
     sidecar_path,
 )
-from alignseg_infer.export.build_options import BuildOptions, HardwareCompatibility, profile_for
-from alignseg_infer.export.engine import Engine, build_engine, engine_from_onnx, save_engine
-from alignseg_infer.export.onnx_facts import read_onnx_facts
-from alignseg_infer.files import sha256_of
-from alignseg_infer.flavours import Runtime
-from alignseg_infer.spec import SPEC_KEY, ModelSpec, Precision, Sampler, Upsampling
+from alignseg_infer.trt.flavours import Runtime
 
 Export = Callable[..., Path]
 
@@ -398,8 +398,8 @@ def test_upsampling_by_matrices_is_remarked_on(
 INTERRUPTED = """
     import os, signal, sys
     from alignseg_infer.cli import main
-    from alignseg_infer.export import engine
-    from alignseg_infer.export.callbacks import Phases
+    from alignseg_infer.trt.builder import engine
+    from alignseg_infer.trt.builder.progress import Phases
 
     class Interrupting(Phases):
         def start(self, name, parent, steps):

@@ -23,8 +23,8 @@ from typing import Any
 import pytest
 
 import alignseg_infer
-from alignseg_infer.plugin_contract import PLUGIN_OPS
-from alignseg_infer.spec import Upsampling
+from alignseg_infer.spec.model import Upsampling
+from alignseg_infer.spec.plugin_contract import PLUGIN_OPS
 from plugin_harness import SANITIZE, build_library
 
 NEW, OLD = "11.4.0.106", "10.16.1.11"
@@ -119,9 +119,9 @@ BUILD = """
     import json, logging
     from pathlib import Path
     from alignseg_infer import AlignSegError
-    from alignseg_infer.engine_file import InputShape, Profile, read_facts
-    from alignseg_infer.export.build_options import BuildOptions, HardwareCompatibility
-    from alignseg_infer.export.engine import build_engine
+    from alignseg_infer.trt.engine_file import InputShape, Profile, read_facts
+    from alignseg_infer.trt.builder.options import BuildOptions, HardwareCompatibility
+    from alignseg_infer.trt.builder.engine import build_engine
 
     heard = []
     logger = logging.getLogger("alignseg_infer")
@@ -187,9 +187,9 @@ PLUGINS = """
     from pathlib import Path
     import numpy as np
     from alignseg_infer import BuildError
-    from alignseg_infer.export.engine_config import Session
-    from alignseg_infer.flavours import Runtime, load_tensorrt
-    from alignseg_infer.plugin_library import provide_plugins
+    from alignseg_infer.trt.builder.config import Session
+    from alignseg_infer.trt.flavours import Runtime, load_tensorrt
+    from alignseg_infer.trt.plugin_library import provide_plugins
 
     needed, seen = {needed!r}, {{}}
     session = Session.of(load_tensorrt(Runtime.TENSORRT))
@@ -249,9 +249,7 @@ def test_a_plugin_that_a_library_lacks_is_named(run: Run, plugin_library: Path) 
 
 def used_names() -> dict[str, list[str]]:
     """Names of TensorRT's that our code uses, by the class they belong to."""
-    files = [*SOURCES.glob("export/engine*.py"), SOURCES / "flavours.py"]
-    files += [SOURCES / "export" / f"{name}.py" for name in ("layers", "callbacks", "timing_cache")]
-    files += [SOURCES / "plugin_library.py", SOURCES / "backends" / "tensorrt_backend.py"]
+    files = sorted(SOURCES.glob("trt/**/*.py"))
     text = "\n".join(file.read_text() for file in files)
     owners = {
         "IBuilderConfig": r"\bconfig\.(\w+)",

@@ -14,19 +14,19 @@ from sklearn.metrics import confusion_matrix
 
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.cli import main
-from alignseg_infer.datasets import class_table_for
-from alignseg_infer.errors import AlignSegError, DatasetError, ModelError, OptionError, OutputError
-from alignseg_infer.evaluate import evaluate
-from alignseg_infer.export.parity import probe_image
-from alignseg_infer.labelled import (
+from alignseg_infer.datasets.class_tables import class_table_for
+from alignseg_infer.datasets.labelled import (
     Dataset,
     LabelledImages,
     label_table,
     labelled_images,
     read_truth,
 )
+from alignseg_infer.errors import AlignSegError, DatasetError, ModelError, OptionError, OutputError
+from alignseg_infer.evaluation.evaluate import evaluate
+from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.predictor import Predictor
-from alignseg_infer.spec import ModelSpec
+from alignseg_infer.spec.model import ModelSpec
 from conftest import SMALL_SPEC, FakeBackend
 
 SIZE = (40, 64)

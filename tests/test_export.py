@@ -12,13 +12,15 @@ import torch
 
 from alignseg_infer import ExportError, OptionError, ParityError, Predictor
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
-from alignseg_infer.export import onnx_file, onnx_graph, parity, to_onnx
-from alignseg_infer.export.onnx_graph import ExportOptions, onnx_from_model
-from alignseg_infer.export.parity import probe_image
+from alignseg_infer.export import to_onnx
+from alignseg_infer.export.graph import onnx_file, onnx_graph
+from alignseg_infer.export.graph.onnx_graph import ExportOptions, onnx_from_model
 from alignseg_infer.export.to_onnx import export_onnx
+from alignseg_infer.export.verification import parity
+from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
-from alignseg_infer.preprocess import preprocess
-from alignseg_infer.spec import (
+from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.spec.model import (
     SPEC_KEY,
     VERIFICATION_KEY,
     ModelSpec,
@@ -310,7 +312,7 @@ def test_large_weights_go_to_a_second_file(
 def test_operator_a_low_opset_lacks_is_an_error(
     small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alignseg_infer.export.onnx_graph._same_in_opset", lambda *_: False)
+    monkeypatch.setattr("alignseg_infer.export.graph.onnx_graph._same_in_opset", lambda *_: False)
     model = load_checkpoint(small_checkpoint).model()
     with pytest.raises(ExportError, match="opset 16 does not have"):
         onnx_from_model(model, ExportOptions(size=(64, 96), batch=1, opset=16))

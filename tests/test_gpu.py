@@ -9,12 +9,12 @@ import torch
 
 from alignseg_infer import Predictor
 from alignseg_infer.backends.torch_backend import TorchBackend
-from alignseg_infer.export.parity import probe_image
+from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.models.decoder import upsample
 from alignseg_infer.models.rewrites import rewritten_for_inference
-from alignseg_infer.preprocess import preprocess
-from alignseg_infer.spec import Upsampling
+from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.spec.model import Upsampling
 
 pytestmark = [
     pytest.mark.gpu,

@@ -17,8 +17,7 @@ import torch
 
 import post_kernel_cases as post
 from alignseg_infer import Predictor
-from alignseg_infer.backends.cuda import Cuda, open_cuda
-from alignseg_infer.backends.kernels import (
+from alignseg_infer.cuda.kernels import (
     ALIGNED_ADD,
     OFFSET_GRID_SAMPLE,
     PREPROCESS,
@@ -29,11 +28,12 @@ from alignseg_infer.backends.kernels import (
     aligned_add_launch,
     offset_grid_sample_launch,
 )
+from alignseg_infer.cuda.opening import Cuda, open_cuda
 from alignseg_infer.errors import CudaError, DeviceError, MissingDependencyError, OptionError
-from alignseg_infer.export.parity import probe_image
-from alignseg_infer.plugin_contract import ALIGNED_ADD as ADD
-from alignseg_infer.plugin_contract import UPSAMPLE_ARGMAX as ARGMAX
-from alignseg_infer.plugin_contract import PluginOp
+from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.spec.plugin_contract import ALIGNED_ADD as ADD
+from alignseg_infer.spec.plugin_contract import UPSAMPLE_ARGMAX as ARGMAX
+from alignseg_infer.spec.plugin_contract import PluginOp
 from kernel_cases import CASES, KernelCase, Op, check, stored_inputs
 from operator_cases import LAYOUTS, OPS, fields, operator, tensors
 from post_kernel_cases import IMAGE_CASES, LABEL_CASES, Array, ImageCase, LabelCase

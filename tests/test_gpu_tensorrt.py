@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from alignseg_infer import EngineError, MissingDependencyError, Predictor, SizeError
-from alignseg_infer.backends.cuda import CudaPackage, open_cuda
-from alignseg_infer.backends.runtime_cache import cache_path
-from alignseg_infer.backends.tensorrt_backend import TensorRTBackend
+from alignseg_infer.cuda.opening import CudaPackage, open_cuda
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
-from alignseg_infer.engine_file import read_facts
+from alignseg_infer.demo.streets.folder import written_streets
 from alignseg_infer.errors import CudaError, DeviceError
-from alignseg_infer.flavours import Runtime, TensorRT, captures_graphs_itself, load_tensorrt
-from alignseg_infer.plugin_library import plugin_library
-from alignseg_infer.spec import OutputKind, Precision
-from alignseg_infer.streets.folder import written_streets
+from alignseg_infer.spec.model import OutputKind, Precision
+from alignseg_infer.trt.engine_file import read_facts
+from alignseg_infer.trt.flavours import Runtime, TensorRT, captures_graphs_itself, load_tensorrt
+from alignseg_infer.trt.plugin_library import plugin_library
+from alignseg_infer.trt.runtime.backend import TensorRTBackend
+from alignseg_infer.trt.runtime.runtime_cache import cache_path
 from fake_tensorrt import image_of
 from tiny_engine import build_tiny_engine, expected_logits
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from alignseg_infer.backends.nvrtc import compiled_kernel
+from alignseg_infer.cuda.nvrtc import compiled_kernel
 from host_entries import ENTRIES, library_path
 
 TESTS = Path(__file__).parent
@@ -82,7 +82,7 @@ Runner = Callable[..., int]
 COMPILED_BEFORE = """
 import os, pathlib, sys, pytest
 if "CUBINS" in os.environ:
-    from alignseg_infer.backends import nvrtc
+    from alignseg_infer.cuda import nvrtc
     folder = pathlib.Path(os.environ["CUBINS"])
     nvrtc.compiled_kernel = lambda name, capability: (folder / name).read_bytes()
 sys.exit(pytest.main())

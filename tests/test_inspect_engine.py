@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from alignseg_infer.cli import main
-from alignseg_infer.engine_file import (
+from alignseg_infer.errors import EngineError
+from alignseg_infer.trt.engine_file import (
     EngineFacts,
     InputShape,
     LayerCount,
@@ -20,8 +21,7 @@ from alignseg_infer.engine_file import (
     read_facts,
     sidecar_path,
 )
-from alignseg_infer.errors import EngineError
-from alignseg_infer.flavours import Runtime
+from alignseg_infer.trt.flavours import Runtime
 from fake_tensorrt import ADA, PROFILE, write_engine
 
 VERIFIED = Verification(

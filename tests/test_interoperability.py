@@ -12,10 +12,10 @@ import supervision as sv
 from matplotlib.axes import Axes
 from matplotlib.legend import Legend
 
-from alignseg_infer.datasets import ADE20K, CITYSCAPES
+from alignseg_infer.datasets.class_tables import ADE20K, CITYSCAPES
 from alignseg_infer.errors import OptionError
-from alignseg_infer.postprocess import Floats, Labels
-from alignseg_infer.result import Segmentation, StageTimes
+from alignseg_infer.pixels.postprocess import Floats, Labels
+from alignseg_infer.results.segmentation import Segmentation, StageTimes
 
 LABELS = np.array([[0, 0, 13, 13, 0], [0, 0, 13, 10, 10]], np.uint8).repeat(20, 0).repeat(20, 1)
 
@@ -165,7 +165,7 @@ import sys
 sys.modules["{package}"] = None
 import numpy as np
 from alignseg_infer import MissingDependencyError, Segmentation, StageTimes
-from alignseg_infer.datasets import ADE20K, CITYSCAPES
+from alignseg_infer.datasets.class_tables import ADE20K, CITYSCAPES
 labels, image = np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.uint8)
 result = Segmentation(labels, image, CITYSCAPES, (8, 8), "fake", StageTimes(1, 1, 1, 1))
 result._repr_png_()

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from alignseg_infer import CudaError, MissingDependencyError, OptionError
-from alignseg_infer.backends import kernels, nvrtc
-from alignseg_infer.backends.kernels import (
+from alignseg_infer.cuda import kernels, nvrtc
+from alignseg_infer.cuda.kernels import (
     ANY_TAPS,
     DeviceTensor,
     Launch,
@@ -23,7 +23,7 @@ from alignseg_infer.backends.kernels import (
     preprocess_launch,
     upsample_argmax_launch,
 )
-from alignseg_infer.spec import ChannelOrder, InputSpec, SamplingConvention
+from alignseg_infer.spec.model import ChannelOrder, InputSpec, SamplingConvention
 from host_entries import ENTRIES, host_size
 from host_kernels import KERNELS, host_library
 
@@ -236,10 +236,10 @@ def test_without_nvrtc(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("cuda.bindings.nvrtc.nvrtcCreateProgram", fails)
         call: Callable[[], object] = lambda: nvrtc.compiled_kernel("preprocess", "8.7")  # noqa: E731
     else:
-        monkeypatch.delitem(sys.modules, "alignseg_infer.backends.nvrtc")
+        monkeypatch.delitem(sys.modules, "alignseg_infer.cuda.nvrtc")
         monkeypatch.setitem(sys.modules, "cuda.bindings", None)
         monkeypatch.setitem(sys.modules, "cuda", None)
-        call = lambda: __import__("alignseg_infer.backends.nvrtc")  # noqa: E731
+        call = lambda: __import__("alignseg_infer.cuda.nvrtc")  # noqa: E731
     with pytest.raises(MissingDependencyError, match=r"pip install .*nvidia-cuda-nvrtc"):
         call()
 

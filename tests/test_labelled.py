@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from alignseg_infer.datasets import ADE20K, CITYSCAPES
-from alignseg_infer.errors import AlignSegError, DatasetError, ImageError, OptionError
-from alignseg_infer.labelled import (
+from alignseg_infer.datasets.class_tables import ADE20K, CITYSCAPES
+from alignseg_infer.datasets.labelled import (
     PROBLEMS_SHOWN,
     Dataset,
     LabelledImages,
@@ -20,7 +19,8 @@ from alignseg_infer.labelled import (
     read_truth,
     require_usable,
 )
-from alignseg_infer.metrics import IGNORED
+from alignseg_infer.errors import AlignSegError, DatasetError, ImageError, OptionError
+from alignseg_infer.evaluation.metrics import IGNORED
 
 # id and name of every evaluated class in cityscapesScripts helpers/labels.py
 CITYSCAPES_IDS = {

@@ -13,11 +13,10 @@ from rich.console import Console
 
 from alignseg_infer import BuildError
 from alignseg_infer.cli import progress
-from alignseg_infer.engine_file import LayerCount
-from alignseg_infer.export.callbacks import Messages, Phase, Phases, run_stoppable
-from alignseg_infer.export.engine import _require_narrow_labels
-from alignseg_infer.export.layer_report import ENDS, SAMPLERS, describe_layers, float_reasons
-from alignseg_infer.export.layers import (
+from alignseg_infer.spec.model import OutputKind, Precision, Sampler
+from alignseg_infer.trt.builder.engine import _require_narrow_labels
+from alignseg_infer.trt.builder.layer_report import ENDS, SAMPLERS, describe_layers, float_reasons
+from alignseg_infer.trt.builder.layers import (
     RESIZING,
     SAMPLING,
     Layer,
@@ -28,7 +27,8 @@ from alignseg_infer.export.layers import (
     require_resizing,
     require_sampling,
 )
-from alignseg_infer.spec import OutputKind, Precision, Sampler
+from alignseg_infer.trt.builder.progress import Messages, Phase, Phases, run_stoppable
+from alignseg_infer.trt.engine_file import LayerCount
 
 
 def layer(kind: str, data_type: str, reads: str, makes: str, **more: Any) -> Layer:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 from alignseg_infer.errors import OptionError
-from alignseg_infer.images import Image
-from alignseg_infer.metrics import IGNORED, BoundaryMatches, ConfusionMatrix
+from alignseg_infer.evaluation.metrics import IGNORED, BoundaryMatches, ConfusionMatrix
+from alignseg_infer.pixels.images import Image
 
 CLASSES = 4
 SIZE = (40, 60)

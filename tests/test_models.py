@@ -21,7 +21,7 @@ from alignseg_infer.models.rewrites import (
     rewritten_for_inference,
     without_auxiliary_head,
 )
-from alignseg_infer.spec import NetworkSpec, NormKind, SamplingConvention, Upsampling
+from alignseg_infer.spec.model import NetworkSpec, NormKind, SamplingConvention, Upsampling
 
 
 def randomized(module: nn.Module, seed: int = 0) -> nn.Module:

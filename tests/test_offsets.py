@@ -18,9 +18,9 @@ from alignseg_infer import ModelError, ModelFileError, OptionError, Predictor
 from alignseg_infer.backends import open_backend
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.cli import main
-from alignseg_infer.export.parity import probe_image
-from alignseg_infer.images import Image
-from alignseg_infer.offset_pictures import (
+from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.offsets.displacement import Displacement, displacement, offsets_of_image
+from alignseg_infer.offsets.pictures import (
     MARGIN,
     SHEET_WIDTH,
     arrow_map,
@@ -31,11 +31,11 @@ from alignseg_infer.offset_pictures import (
     offsets_sheet,
     pixels_text,
 )
-from alignseg_infer.offsets import Displacement, displacement, offsets_of_image
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.ops.sampling import source_pixels
-from alignseg_infer.preprocess import preprocess
-from alignseg_infer.spec import SamplingConvention
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.spec.model import SamplingConvention
 from conftest import FakeBackend
 
 CAM, HIGH = OffsetField.CAM, OffsetField.CAB2_HIGH

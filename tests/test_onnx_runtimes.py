@@ -28,17 +28,17 @@ from alignseg_infer import (
 from alignseg_infer.backends import Backend, OffsetBackend, OnnxRunner, open_backend
 from alignseg_infer.backends.onnx_domains import declared_operators
 from alignseg_infer.cli import main
+from alignseg_infer.datasets.image_sets import calibration_images
 from alignseg_infer.demo import model_path
-from alignseg_infer.export.calibration import calibrated_ranges
-from alignseg_infer.export.calibration_images import calibration_images
-from alignseg_infer.export.parity import probe_image
-from alignseg_infer.export.quantize import quantized_model
+from alignseg_infer.demo.streets import Street
+from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.export.int8.calibration import calibrated_ranges
+from alignseg_infer.export.int8.quantize import quantized_model
+from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.postprocess import scores_from_logits
-from alignseg_infer.preprocess import Size, preprocess
-from alignseg_infer.spec import OPSETS, SPEC_KEY, OutputKind, Precision, Sampler
-from alignseg_infer.streets import Street
-from alignseg_infer.streets.folder import written_streets
+from alignseg_infer.pixels.postprocess import scores_from_logits
+from alignseg_infer.pixels.preprocess import Size, preprocess
+from alignseg_infer.spec.model import OPSETS, SPEC_KEY, OutputKind, Precision, Sampler
 from conftest import half_onnx, said_to_be
 
 # As in test_export, so that each is exported once.

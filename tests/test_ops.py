@@ -17,7 +17,7 @@ from alignseg_infer.ops.resampling import (
     upsample_by_matrices,
 )
 from alignseg_infer.ops.sampling import offset_grid_sample, source_pixels
-from alignseg_infer.spec import Sampler, SamplingConvention
+from alignseg_infer.spec.model import Sampler, SamplingConvention
 
 STANDARD = SamplingConvention.STANDARD
 RELEASE_12 = SamplingConvention.RELEASE_2021_12

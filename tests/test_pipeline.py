@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from alignseg_infer import pipeline as pipeline_module
 from alignseg_infer.errors import OptionError
-from alignseg_infer.pipeline import Pipeline, PipelineStopped
+from alignseg_infer.inference import pipeline as pipeline_module
+from alignseg_infer.inference.pipeline import Pipeline, PipelineStopped
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 

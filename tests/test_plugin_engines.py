@@ -12,24 +12,11 @@ import pytest
 from fake_tensorrt_build import FakeLayer, FakeTensorRTBuild
 
 from alignseg_infer import AlignSegError, BuildError, EngineError, OptionError
-from alignseg_infer.backends import tensorrt_backend
-from alignseg_infer.backends.tensorrt_backend import TensorRTBackend
 from alignseg_infer.cli import main
-from alignseg_infer.engine_file import (
-    EngineFacts,
-    InputShape,
-    LayerCount,
-    Profile,
-    read_facts,
-    sidecar_path,
-)
-from alignseg_infer.export import engine as engines
-from alignseg_infer.export import verify as verification
-from alignseg_infer.export.build_options import BuildOptions
-from alignseg_infer.export.engine import build_engine
-from alignseg_infer.export.onnx_facts import read_onnx_facts
-from alignseg_infer.flavours import Runtime
-from alignseg_infer.plugin_contract import (
+from alignseg_infer.export.verification import verify as verification
+from alignseg_infer.spec.model import OutputKind, Precision, Sampler, SamplingConvention
+from alignseg_infer.spec.onnx_facts import read_onnx_facts
+from alignseg_infer.spec.plugin_contract import (
     ALIGNED_ADD,
     NAMESPACE,
     NAMESPACE_FIELD,
@@ -37,8 +24,21 @@ from alignseg_infer.plugin_contract import (
     VERSION,
     VERSION_FIELD,
 )
-from alignseg_infer.plugin_library import LIBRARY_VARIABLE
-from alignseg_infer.spec import OutputKind, Precision, Sampler, SamplingConvention
+from alignseg_infer.trt.builder import engine as engines
+from alignseg_infer.trt.builder.engine import build_engine
+from alignseg_infer.trt.builder.options import BuildOptions
+from alignseg_infer.trt.engine_file import (
+    EngineFacts,
+    InputShape,
+    LayerCount,
+    Profile,
+    read_facts,
+    sidecar_path,
+)
+from alignseg_infer.trt.flavours import Runtime
+from alignseg_infer.trt.plugin_library import LIBRARY_VARIABLE
+from alignseg_infer.trt.runtime import backend as tensorrt_backend
+from alignseg_infer.trt.runtime.backend import TensorRTBackend
 from conftest import half_onnx
 from fake_tensorrt import (
     ADA,
@@ -245,7 +245,7 @@ def test_tensorrt_for_rtx_has_no_plugins(
     source = f"{small_checkpoint} --sampler plugin"
     if given == "onnx":
         source = str(export_small(**PLUGIN))
-    monkeypatch.setattr("alignseg_infer.cli.export_trt.load_tensorrt", None)
+    monkeypatch.setattr("alignseg_infer.cli.commands.export_trt.load_tensorrt", None)
     line = f"export-trt {source} -o {tmp_path}/a.engine --runtime tensorrt-rtx --opt 1x64x96"
     assert main(line.split()) == 1
     said = capsys.readouterr().err
@@ -261,8 +261,10 @@ def test_command_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("alignseg_infer.cli.export_trt.load_tensorrt", lambda runtime: None)
-    monkeypatch.setattr("alignseg_infer.export.verify.current_gpu", lambda: None)
+    monkeypatch.setattr(
+        "alignseg_infer.cli.commands.export_trt.load_tensorrt", lambda runtime: None
+    )
+    monkeypatch.setattr("alignseg_infer.export.verification.verify.current_gpu", lambda: None)
     line = f"export-trt {export_small(**PLUGIN)} -o {tmp_path}/a.engine --opt 1x64x96"
     line += f" --plugin {library} --embed-plugin --version-compatible"
     assert main(line.split()) == 0

@@ -21,8 +21,8 @@ import torch
 
 import alignseg_infer.ops.plugin_ops  # noqa: F401  defines the operators
 from alignseg_infer import OptionError
-from alignseg_infer.plugin_contract import PLUGIN_OPS
-from alignseg_infer.spec import SamplingConvention
+from alignseg_infer.spec.model import SamplingConvention
+from alignseg_infer.spec.plugin_contract import PLUGIN_OPS
 from host_kernels import HOST_CUDA, KERNELS, host_compile
 from kernel_cases import Array, KernelCase, Op, check
 from plugin_cases import (

@@ -18,19 +18,27 @@ from alignseg_infer.backends.onnx_domains import needs_plugins
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.cli import main
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
-from alignseg_infer.engine_file import Verification
-from alignseg_infer.export.convolutions import convolutions
-from alignseg_infer.export.half_rounding import round_like_hardware
-from alignseg_infer.export.onnx_facts import read_onnx_facts
-from alignseg_infer.export.onnx_graph import ExportOptions
-from alignseg_infer.export.plugin_nodes import expanded, plugin_nodes, runnable
-from alignseg_infer.export.precision import (
+from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.export.graph.onnx_graph import ExportOptions
+from alignseg_infer.export.graph.plugin_nodes import expanded, plugin_nodes, runnable
+from alignseg_infer.export.half_precision import (
     coordinate_nodes,
     require_exact_coordinates,
     to_half_precision,
 )
+from alignseg_infer.export.int8.convolutions import convolutions
+from alignseg_infer.export.verification.half_rounding import round_like_hardware
 from alignseg_infer.ops import plugin_ops
-from alignseg_infer.plugin_contract import (
+from alignseg_infer.spec.model import (
+    AGREEMENT_KEY,
+    OutputKind,
+    Precision,
+    Sampler,
+    SamplingConvention,
+    Upsampling,
+)
+from alignseg_infer.spec.onnx_facts import read_onnx_facts
+from alignseg_infer.spec.plugin_contract import (
     ALIGNED_ADD,
     DOMAIN,
     NAMESPACE,
@@ -39,15 +47,7 @@ from alignseg_infer.plugin_contract import (
     UPSAMPLE_ARGMAX,
     PluginOp,
 )
-from alignseg_infer.spec import (
-    AGREEMENT_KEY,
-    OutputKind,
-    Precision,
-    Sampler,
-    SamplingConvention,
-    Upsampling,
-)
-from alignseg_infer.streets.folder import written_streets
+from alignseg_infer.trt.engine_file import Verification
 
 Export = Callable[..., Path]
 Array = np.ndarray[Any, Any]

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from alignseg_infer import OptionError
 from alignseg_infer.ops import plugin_ops
 from alignseg_infer.ops.sampling import offset_grid_sample
-from alignseg_infer.plugin_contract import (
+from alignseg_infer.spec.model import SamplingConvention
+from alignseg_infer.spec.plugin_contract import (
     ALIGNED_ADD,
     OFFSET_GRID_SAMPLE,
     UPSAMPLE_ARGMAX,
     PluginOp,
 )
-from alignseg_infer.spec import SamplingConvention
 from host_entries import run_kernel
 from operator_cases import LAYOUTS, OPS, SIZES, fields, operator, tensors
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import post_kernel_cases as cases
-from alignseg_infer.postprocess import scores_from_logits
+from alignseg_infer.pixels.postprocess import scores_from_logits
 from host_kernels import HOST_CUDA, KERNELS, host_compile, host_library
 from post_kernel_cases import IMAGE_CASES, LABEL_CASES, Array, ImageCase, LabelCase, Size
 

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from alignseg_infer import postprocess
-from alignseg_infer.postprocess import (
+from alignseg_infer.pixels import postprocess
+from alignseg_infer.pixels.postprocess import (
     Floats,
     label_dtype,
     resized_labels,
     scores_from_logits,
     upsampled_bands,
 )
-from alignseg_infer.preprocess import Size
+from alignseg_infer.pixels.preprocess import Size
 
 TIE = 1e-5  # labels may differ where the two best logits are closer than this
 SIDE = st.integers(1, 9)

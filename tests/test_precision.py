@@ -13,12 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 from alignseg_infer import ExportError
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
-from alignseg_infer.export.half_rounding import round_like_hardware
-from alignseg_infer.export.precision import coordinate_nodes, to_half_precision
-from alignseg_infer.postprocess import scores_from_logits
-from alignseg_infer.preprocess import preprocess
-from alignseg_infer.spec import OutputKind, Sampler, Upsampling
-from alignseg_infer.streets import Street
+from alignseg_infer.demo.streets import Street
+from alignseg_infer.export.half_precision import coordinate_nodes, to_half_precision
+from alignseg_infer.export.verification.half_rounding import round_like_hardware
+from alignseg_infer.pixels.postprocess import scores_from_logits
+from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.spec.model import OutputKind, Sampler, Upsampling
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 LOWERINGS: dict[str, dict[str, Any]] = {

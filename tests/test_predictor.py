@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from alignseg_infer.datasets import class_table_for
+from alignseg_infer.datasets.class_tables import class_table_for
 from alignseg_infer.errors import ImageError, OptionError, SizeError
-from alignseg_infer.export.parity import probe_image
-from alignseg_infer.images import Image, ImageSource
+from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.pixels.images import Image, ImageSource
+from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.predictor import Predictor
-from alignseg_infer.preprocess import Size
-from alignseg_infer.spec import ExportSpec, NetworkSpec, OutputKind, Sampler
+from alignseg_infer.spec.model import ExportSpec, NetworkSpec, OutputKind, Sampler
 from conftest import SMALL_SPEC, FakeBackend, FakeLabelBackend
 
 LOGITS = ExportSpec(

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from alignseg_infer.errors import OptionError, SizeError
-from alignseg_infer.images import Image
-from alignseg_infer.preprocess import Size, SizePolicy, preprocess, size_policy
-from alignseg_infer.spec import ChannelOrder, ExportSpec, InputSpec, OutputKind, Sampler
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.pixels.preprocess import Size, SizePolicy, preprocess, size_policy
+from alignseg_infer.spec.model import ChannelOrder, ExportSpec, InputSpec, OutputKind, Sampler
 
 ZERO_MEAN = InputSpec(mean=(0.0, 0.0, 0.0))
 

@@ -13,23 +13,23 @@ import pytest
 from numpy.typing import NDArray
 
 from alignseg_infer import Predictor
-from alignseg_infer.cli import sensitivity
-from alignseg_infer.cli.quantization import add_quantization_arguments, int8_options_from
+from alignseg_infer.cli.arguments.int8 import add_quantization_arguments, int8_options_from
+from alignseg_infer.cli.commands import sensitivity
+from alignseg_infer.datasets.image_sets import calibration_images
 from alignseg_infer.demo import model_path
+from alignseg_infer.demo.streets import Street
+from alignseg_infer.demo.streets.folder import written_streets
 from alignseg_infer.errors import (
     ExportError,
     ModelFileError,
     OptionError,
 )
-from alignseg_infer.export.calibration import calibrated_ranges
-from alignseg_infer.export.calibration_images import calibration_images
-from alignseg_infer.export.convolutions import Convolution, Grain, Role, blocks, convolutions
-from alignseg_infer.export.histograms import CalibrationMethod, Ranges
-from alignseg_infer.export.int8 import Int8Options
-from alignseg_infer.export.quantize import QuantizationOptions, loaded_graph, quantized_model
-from alignseg_infer.spec import OutputKind, Sampler, Upsampling
-from alignseg_infer.streets import Street
-from alignseg_infer.streets.folder import written_streets
+from alignseg_infer.export.int8.calibration import calibrated_ranges
+from alignseg_infer.export.int8.convolutions import Convolution, Grain, Role, blocks, convolutions
+from alignseg_infer.export.int8.from_onnx import Int8Options
+from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
+from alignseg_infer.export.int8.quantize import QuantizationOptions, loaded_graph, quantized_model
+from alignseg_infer.spec.model import OutputKind, Sampler, Upsampling
 
 # As in test_export, so that each is exported once.
 NATIVE: dict[str, Any] = {}

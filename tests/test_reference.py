@@ -13,13 +13,13 @@ from torch import Tensor
 
 from alignseg_infer import Predictor
 from alignseg_infer.export.to_onnx import export_onnx
+from alignseg_infer.inference.tiling import Tiling, sliding_logits
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.postprocess import Floats, upsampled_bands
-from alignseg_infer.preprocess import preprocess
-from alignseg_infer.spec import InputSpec, NetworkSpec, SamplingConvention
-from alignseg_infer.tiling import Tiling, sliding_logits
+from alignseg_infer.pixels.postprocess import Floats, upsampled_bands
+from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.spec.model import InputSpec, NetworkSpec, SamplingConvention
 from conftest import DATA
 from seeded import seeded_image, seeded_state_dict
 

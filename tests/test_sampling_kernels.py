@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from alignseg_infer.models import decoder
 from alignseg_infer.models.decoder import CAB, Aligned
-from alignseg_infer.spec import SamplingConvention
+from alignseg_infer.spec.model import SamplingConvention
 from conftest import DATA
 from host_kernels import HOST_CUDA, host_library
 from kernel_cases import (

@@ -11,26 +11,26 @@ import onnx_ir
 import pytest
 
 from alignseg_infer.cli import main
+from alignseg_infer.datasets.image_sets import calibration_images
+from alignseg_infer.datasets.labelled import Dataset, labelled_images
 from alignseg_infer.demo import model_path
+from alignseg_infer.demo.streets.folder import written_streets
 from alignseg_infer.errors import AlignSegError, ModelError, OptionError, VerificationError
-from alignseg_infer.export import sensitivity as module
-from alignseg_infer.export.calibration import CalibrationOptions, calibrated_ranges
-from alignseg_infer.export.calibration_images import calibration_images
-from alignseg_infer.export.comparison import Comparison, Effect
-from alignseg_infer.export.convolutions import Convolution, Grain, Role, convolutions
-from alignseg_infer.export.histograms import CalibrationMethod, Ranges
-from alignseg_infer.export.int8 import Int8Options, int8_from_onnx
-from alignseg_infer.export.quantize import QuantizationOptions, quantized_model
-from alignseg_infer.export.sensitivity import (
+from alignseg_infer.export.int8 import sensitivity as module
+from alignseg_infer.export.int8.calibration import CalibrationOptions, calibrated_ranges
+from alignseg_infer.export.int8.convolutions import Convolution, Grain, Role, convolutions
+from alignseg_infer.export.int8.effect import Comparison, Effect
+from alignseg_infer.export.int8.from_onnx import Int8Options, int8_from_onnx
+from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
+from alignseg_infer.export.int8.quantize import QuantizationOptions, quantized_model
+from alignseg_infer.export.int8.sensitivity import (
     BlockEffect,
     Sensitivity,
     sensitivity_of,
     within_budget,
 )
-from alignseg_infer.export.sensitivity_picture import WIDTH, sensitivity_picture
-from alignseg_infer.labelled import Dataset, labelled_images
+from alignseg_infer.export.int8.sensitivity_picture import WIDTH, sensitivity_picture
 from alignseg_infer.predictor import Predictor
-from alignseg_infer.streets.folder import written_streets
 
 DEMO = model_path("demo")
 RANGES = Ranges(CalibrationMethod.MINMAX, 3, {})

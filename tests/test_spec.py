@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from alignseg_infer.datasets import CITYSCAPES, VOC
+from alignseg_infer.datasets.class_tables import CITYSCAPES, VOC
 from alignseg_infer.errors import SpecError
-from alignseg_infer.spec import (
+from alignseg_infer.spec.model import (
     ChannelOrder,
     ClassSpec,
     ExportSpec,

@@ -16,9 +16,9 @@ import pytest
 from numpy.typing import NDArray
 
 from alignseg_infer.errors import ImageError, ModelError, OptionError
-from alignseg_infer.images import Image
+from alignseg_infer.pixels.images import Image
 from alignseg_infer.predictor import Predictor
-from alignseg_infer.spec import OutputKind
+from alignseg_infer.spec.model import OutputKind
 from conftest import FakeBackend, FakeLabelBackend
 from test_predictor import LABELS, LARGE, LOGITS, SMALL, backend_with, solid
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from alignseg_infer.datasets import CITYSCAPES
+from alignseg_infer.datasets.class_tables import CITYSCAPES
+from alignseg_infer.demo.streets import Street
+from alignseg_infer.demo.streets.layout import Layer, Thing
+from alignseg_infer.demo.streets.street import photographed
+from alignseg_infer.demo.streets.view import Atmosphere, Camera, Label, View
 from alignseg_infer.errors import AlignSegError, OptionError, SizeError
-from alignseg_infer.streets import Street
-from alignseg_infer.streets.layout import Layer, Thing
-from alignseg_infer.streets.street import photographed
-from alignseg_infer.streets.view import Atmosphere, Camera, Label, View
 
 PLAIN = Atmosphere(
     light=(1.0, 1.0, 1.0),

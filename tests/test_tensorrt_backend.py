@@ -24,15 +24,16 @@ from alignseg_infer import (
     Predictor,
     SizeError,
 )
-from alignseg_infer.backends import LimitedBackend, open_backend, tensorrt_backend
-from alignseg_infer.backends.cuda import Cuda
-from alignseg_infer.backends.engine_inspector import inspected_layers
-from alignseg_infer.backends.tensorrt_backend import TensorRTBackend
+from alignseg_infer.backends import LimitedBackend, open_backend
 from alignseg_infer.cli import main
-from alignseg_infer.engine_file import Gpu, InputShape, Profile, sidecar_path
-from alignseg_infer.flavours import Runtime
-from alignseg_infer.images import Image
-from alignseg_infer.spec import InputSpec, OutputKind
+from alignseg_infer.cuda.opening import Cuda
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.spec.model import InputSpec, OutputKind
+from alignseg_infer.trt.engine_file import Gpu, InputShape, Profile, sidecar_path
+from alignseg_infer.trt.flavours import Runtime
+from alignseg_infer.trt.runtime import backend as tensorrt_backend
+from alignseg_infer.trt.runtime.backend import TensorRTBackend
+from alignseg_infer.trt.runtime.inspector import inspected_layers
 from conftest import SMALL_SPEC
 from fake_tensorrt import (
     EXPORT,

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from alignseg_infer import DeviceError, EngineError, Predictor
-from alignseg_infer.backends import tensorrt_backend
-from alignseg_infer.backends.cuda import Cuda
-from alignseg_infer.backends.runtime_cache import cache_path
-from alignseg_infer.backends.tensorrt_backend import TensorRTBackend
-from alignseg_infer.backends.tensorrt_log import new_log
+from alignseg_infer.cuda.opening import Cuda
 from alignseg_infer.errors import MissingDependencyError
-from alignseg_infer.flavours import Runtime, TensorRT, load_tensorrt
+from alignseg_infer.trt.flavours import Runtime, TensorRT, load_tensorrt
+from alignseg_infer.trt.log import new_log
+from alignseg_infer.trt.runtime import backend as tensorrt_backend
+from alignseg_infer.trt.runtime.backend import TensorRTBackend
+from alignseg_infer.trt.runtime.runtime_cache import cache_path
 from fake_tensorrt import FakeCuda, FakeTensorRTRTX, expected_logits, image_of, write_engine
 from tiny_engine import build_tiny_engine
 

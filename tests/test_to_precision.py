@@ -25,14 +25,14 @@ from alignseg_infer import (
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.cli import main
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
-from alignseg_infer.engine_file import Gpu, InputShape, Profile, Verification, sidecar_path
-from alignseg_infer.export import precision as halves
-from alignseg_infer.export import verify as verification
-from alignseg_infer.export.precision import to_half_precision
-from alignseg_infer.export.verify import verify_where_possible
-from alignseg_infer.spec import AGREEMENT_KEY, SPEC_KEY, ModelSpec, OutputKind, Precision
-from alignseg_infer.streets import Street
-from alignseg_infer.streets.folder import written_streets
+from alignseg_infer.demo.streets import Street
+from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.export import half_precision as halves
+from alignseg_infer.export.half_precision import to_half_precision
+from alignseg_infer.export.verification import verify as verification
+from alignseg_infer.export.verification.verify import verify_where_possible
+from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, ModelSpec, OutputKind, Precision
+from alignseg_infer.trt.engine_file import Gpu, InputShape, Profile, Verification, sidecar_path
 from fake_tensorrt import write_engine
 
 DEMO = model_path("demo")

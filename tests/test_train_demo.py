@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 import train_demo
 from alignseg_infer import AlignSegError, OptionError, Predictor
+from alignseg_infer.demo.streets import Street
 from alignseg_infer.models.checkpoint import load_checkpoint
-from alignseg_infer.streets import Street
 from train_demo import Recipe, Trainer
 
 RECIPE = Recipe(scenes=2, iterations=4, batch=2, rate=1e-3, seed=0, frozen_offsets=False)

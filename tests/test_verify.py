@@ -17,20 +17,20 @@ from alignseg_infer import (
     SizeError,
     VerificationError,
 )
-from alignseg_infer.datasets import class_table
+from alignseg_infer.datasets.class_tables import class_table
+from alignseg_infer.datasets.labelled import Dataset, labelled_images
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
-from alignseg_infer.engine_file import InputShape, Profile, Verification, VerifiedRow
-from alignseg_infer.export import precision
-from alignseg_infer.export import verify as verification
-from alignseg_infer.export.agreement import compare
-from alignseg_infer.export.parity import probe_image
-from alignseg_infer.export.precision import to_half_precision
-from alignseg_infer.export.verify import profile_shapes, verify
-from alignseg_infer.images import Image
-from alignseg_infer.labelled import Dataset, labelled_images
-from alignseg_infer.spec import SPEC_KEY, ModelSpec, Precision, SourceSpec
-from alignseg_infer.streets import Street
-from alignseg_infer.streets.folder import written_streets
+from alignseg_infer.demo.streets import Street
+from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.export import half_precision as precision
+from alignseg_infer.export.half_precision import to_half_precision
+from alignseg_infer.export.verification import verify as verification
+from alignseg_infer.export.verification.agreement import compare
+from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.export.verification.verify import profile_shapes, verify
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, SourceSpec
+from alignseg_infer.trt.engine_file import InputShape, Profile, Verification, VerifiedRow
 from conftest import FakeBackend, said_to_be
 
 DEMO = model_path("demo")

@@ -11,13 +11,13 @@ import pytest
 from alignseg_infer import (
     Predictor,
 )
-from alignseg_infer.datasets import CITYSCAPES
-from alignseg_infer.images import Image
+from alignseg_infer.datasets.class_tables import CITYSCAPES
+from alignseg_infer.drawing.masks import legend
+from alignseg_infer.pixels.images import Image
 from alignseg_infer.video.colors import BgrFrames
 from alignseg_infer.video.options import VideoOptions
 from alignseg_infer.video.process import VideoSummary, segment_video
 from alignseg_infer.video.sources import open_source
-from alignseg_infer.visualize import legend
 from conftest import FakeBackend
 from video_clips import Clip, picture, probe, write_clip
 

@@ -16,10 +16,10 @@ from alignseg_infer.backends import open_backend
 from alignseg_infer.cli import main
 from alignseg_infer.cli.progress import frames_bar
 from alignseg_infer.demo import FIRST_HELD_OUT
-from alignseg_infer.offset_pictures import color_limit, direction_colors
-from alignseg_infer.offsets import offsets_of_image
+from alignseg_infer.demo.streets import Street
+from alignseg_infer.offsets.displacement import offsets_of_image
+from alignseg_infer.offsets.pictures import color_limit, direction_colors
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.streets import Street
 from alignseg_infer.video.camera_source import stream_source
 from alignseg_infer.video.options import VideoOptions
 from alignseg_infer.video.process import segment_video

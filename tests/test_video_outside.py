@@ -15,7 +15,7 @@ from test_video_camera import FakeCapture
 
 from alignseg_infer import AlignSegError, OptionError, Predictor, VideoError
 from alignseg_infer.cli.termination import terminated_by_exception
-from alignseg_infer.images import Image
+from alignseg_infer.pixels.images import Image
 from alignseg_infer.video import process
 from alignseg_infer.video.camera_source import CameraSource
 from alignseg_infer.video.file_source import FileSource
@@ -83,7 +83,7 @@ def test_ctrl_c_does_not_wait_for_a_write_that_hangs(
 
     monkeypatch.setattr(VideoWriter, "write", slow)
     monkeypatch.setattr(process, "LONGEST_WRITE", 0.2)
-    monkeypatch.setattr("alignseg_infer.pipeline.LONGEST_END", 0.2)
+    monkeypatch.setattr("alignseg_infer.inference.pipeline.LONGEST_END", 0.2)
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         segment_video(Predictor(FakeBackend()), Source(), tmp_path / "out.mp4", None, interrupted)
@@ -157,7 +157,8 @@ def test_hangup_ends_the_block_unless_it_is_ignored(ignored: bool) -> None:
 
 BENCH = """
 import sys, time
-from alignseg_infer.cli import bench, main
+from alignseg_infer.cli import main
+from alignseg_infer.cli.commands import bench
 def measured(arguments, names, folder):
     (folder / "image.png").write_text("x")
     print(folder, flush=True)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.engine_file import EngineFacts, Gpu
-from alignseg_infer.flavours import Runtime, TensorRT
+from alignseg_infer.trt.engine_file import EngineFacts, Gpu
+from alignseg_infer.trt.flavours import Runtime, TensorRT
 from fake_tensorrt import PROFILE, write_engine
 
 WEIGHTS = np.random.default_rng(5).normal(size=(19, 3, 4, 4)).astype(np.float32)

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.demo import model_path
-from alignseg_infer.engine_file import ENGINE_SUFFIXES
 from alignseg_infer.errors import ModelFileError, OptionError
-from alignseg_infer.images import Image
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.postprocess import Scores
-from alignseg_infer.preprocess import Size
-from alignseg_infer.spec import ModelSpec
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.pixels.postprocess import Scores
+from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.spec.model import ModelSpec
+from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES
 
 MAX_THREADS = 1024
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -207,7 +207,7 @@ def _open_onnx(path: Path, device: str, threads: int | None, runtime: str | None
 
 
 def _open_engine(path: Path, device: str, threads: int | None) -> Backend:
-    from alignseg_infer.backends.tensorrt_backend import TensorRTBackend
+    from alignseg_infer.trt.runtime.backend import TensorRTBackend
 
     if threads is not None:
         raise OptionError(

@@ -12,7 +12,7 @@ from alignseg_infer.backends.onnx_domains import needs_plugins
 from alignseg_infer.errors import ModelFileError
 from alignseg_infer.files import require_file
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.spec import INPUT_NAME, SPEC_KEY, ModelSpec, OutputKind
+from alignseg_infer.spec.model import INPUT_NAME, SPEC_KEY, ModelSpec, OutputKind
 
 
 class OnnxBackend(ABC):

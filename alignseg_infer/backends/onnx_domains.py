@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from alignseg_infer.plugin_contract import DOMAIN
+from alignseg_infer.spec.plugin_contract import DOMAIN
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # kinds of fields
 _OPSET_IMPORT = 8  # of ModelProto

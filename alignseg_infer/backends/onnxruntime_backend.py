@@ -12,7 +12,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from alignseg_infer.backends import parse_device
 from alignseg_infer.backends.onnx_backend import OnnxBackend, not_loaded, require_runnable
 from alignseg_infer.errors import DeviceError
-from alignseg_infer.spec import INPUT_NAME
+from alignseg_infer.spec.model import INPUT_NAME
 
 RUNTIME = "ONNX Runtime"
 CPU_PROVIDER = "CPUExecutionProvider"

@@ -13,7 +13,7 @@ from alignseg_infer.backends import parse_device
 from alignseg_infer.backends.onnx_backend import OnnxBackend, not_loaded, require_runnable
 from alignseg_infer.backends.onnx_domains import declared_operators
 from alignseg_infer.errors import DeviceError, MissingDependencyError, ModelFileError
-from alignseg_infer.spec import INPUT_NAME, OPSETS, ModelSpec, Precision
+from alignseg_infer.spec.model import INPUT_NAME, OPSETS, ModelSpec, Precision
 
 try:
     import openvino

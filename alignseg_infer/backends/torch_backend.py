@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.backends import LabelledBatch, parse_device
-from alignseg_infer.backends.device_images import require_right_results
-from alignseg_infer.backends.kernels import IMAGE_KERNELS
+from alignseg_infer.cuda.device_images import require_right_results
+from alignseg_infer.cuda.kernels import IMAGE_KERNELS
 from alignseg_infer.errors import (
     INSTALL_EXPORT,
     DeviceError,
     MissingDependencyError,
     OptionError,
 )
-from alignseg_infer.images import Image
-from alignseg_infer.preprocess import Size
-from alignseg_infer.spec import ModelSpec, Sampler, Upsampling
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.spec.model import ModelSpec, Sampler, Upsampling
 
 try:
     import torch

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from alignseg_infer.backends import LabelledBatch
-from alignseg_infer.backends.cuda import Cuda, CudaPackage, open_cuda
-from alignseg_infer.backends.device_images import DeviceImages
-from alignseg_infer.backends.kernels import (
+from alignseg_infer.cuda.device_images import DeviceImages
+from alignseg_infer.cuda.kernels import (
     DeviceTensor,
     Kernels,
     Launch,
@@ -27,13 +26,14 @@ from alignseg_infer.backends.kernels import (
     offset_grid_sample_plan,
     upsample_argmax_launch,
 )
+from alignseg_infer.cuda.opening import Cuda, CudaPackage, open_cuda
 from alignseg_infer.errors import CudaError
-from alignseg_infer.images import Image
 from alignseg_infer.ops import plugin_ops
 from alignseg_infer.ops.plugin_checks import convention_of
-from alignseg_infer.plugin_contract import ALIGNED_ADD, OFFSET_GRID_SAMPLE
-from alignseg_infer.preprocess import Size
-from alignseg_infer.spec import ModelSpec, SamplingConvention
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.spec.model import ModelSpec, SamplingConvention
+from alignseg_infer.spec.plugin_contract import ALIGNED_ADD, OFFSET_GRID_SAMPLE
 
 LARGEST_DISTANCE = 1e-4
 _FORMATS = (torch.contiguous_format, torch.channels_last)

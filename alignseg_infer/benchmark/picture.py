@@ -14,7 +14,7 @@ from alignseg_infer.benchmark.report import (
     Stage,
     milliseconds_text,
 )
-from alignseg_infer.charts import (
+from alignseg_infer.drawing.charts import (
     BLACK,
     BLUE,
     GRAY,
@@ -26,7 +26,7 @@ from alignseg_infer.charts import (
     fill_bar,
     write_text,
 )
-from alignseg_infer.images import Image
+from alignseg_infer.pixels.images import Image
 
 WIDTH = 1100
 MARGIN = 24

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from alignseg_infer.benchmark.footprint import Footprint
 from alignseg_infer.benchmark.machine import Machine
-from alignseg_infer.markdown import markdown_table
-from alignseg_infer.preprocess import Size
+from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.text import markdown_table
 
 Floats64: TypeAlias = NDArray[np.float64]
 

@@ -12,19 +12,19 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from alignseg_infer import __version__
-from alignseg_infer.cli import (
+from alignseg_infer.cli.commands import (
     bench,
     demo,
+    evaluate,
     export_onnx,
     export_trt,
-    inspect,
+    inspect_model,
     offsets,
     predict,
     sensitivity,
     verify,
     video,
 )
-from alignseg_infer.cli import eval as evaluation
 from alignseg_infer.errors import AlignSegError
 
 Run: TypeAlias = Callable[[argparse.Namespace], int]
@@ -33,9 +33,9 @@ COMMANDS = {
     "demo": demo,
     "predict": predict,
     "video": video,
-    "eval": evaluation,
+    "eval": evaluate,
     "bench": bench,
-    "inspect": inspect,
+    "inspect": inspect_model,
     "export-onnx": export_onnx,
     "export-trt": export_trt,
     "verify": verify,

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from alignseg_infer.datasets import class_table, class_table_from_file
+from alignseg_infer.datasets.class_tables import class_table, class_table_from_file
 from alignseg_infer.models.checkpoint import Checkpoint, CheckpointOptions, load_checkpoint
-from alignseg_infer.spec import ChannelOrder, ClassSpec, NormKind, SamplingConvention
+from alignseg_infer.spec.model import ChannelOrder, ClassSpec, NormKind, SamplingConvention
 
 
 def load_checkpoint_as_asked(arguments: argparse.Namespace) -> Checkpoint:

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 if TYPE_CHECKING:
-    from alignseg_infer.export.callbacks import Phase, PhaseProgress
+    from alignseg_infer.trt.builder.progress import Phase, PhaseProgress
 
 Progress: TypeAlias = Callable[[int, int], None]
 FrameProgress: TypeAlias = Callable[[int, int | None], None]

@@ -1,8 +1,8 @@
 """The model that comes with the package: a small AlignSeg trained on made-up streets.
 
 ``demo`` stands for it wherever a model is named: ``Predictor("demo")``, ``alignseg inspect demo``.
-It knows drawn streets only (`alignseg_infer.streets`), not photographs. ``recipe.json`` says how
-``examples/train_demo.py`` made it.
+It knows drawn streets only (`alignseg_infer.demo.streets`), not photographs. ``recipe.json`` says
+how ``examples/train_demo.py`` made it.
 """
 
 from pathlib import Path

@@ -9,7 +9,7 @@ from alignseg_infer.models.backbone import BACKBONES, conv, residual_stage
 from alignseg_infer.models.decoder import CAB, CAM, RRB
 from alignseg_infer.models.norm import Norm
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.spec import NetworkSpec, NormKind
+from alignseg_infer.spec.model import NetworkSpec, NormKind
 
 
 class Outputs(NamedTuple):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alignseg_infer.models.norm import Norm
-from alignseg_infer.spec import NormKind
+from alignseg_infer.spec.model import NormKind
 
 
 class BackboneLayout(NamedTuple):

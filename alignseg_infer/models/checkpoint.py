@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alignseg_infer.datasets import class_table_for
+from alignseg_infer.datasets.class_tables import class_table_for
 from alignseg_infer.demo import checkpoint_path
 from alignseg_infer.errors import CheckpointError, SpecError
 from alignseg_infer.files import require_file, sha256_of, written_atomically
@@ -26,7 +26,7 @@ from alignseg_infer.models.weights_file import (
     read_weights,
     safetensors_torch,
 )
-from alignseg_infer.spec import (
+from alignseg_infer.spec.model import (
     ChannelOrder,
     ClassSpec,
     InputSpec,

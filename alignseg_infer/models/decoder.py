@@ -16,7 +16,7 @@ from alignseg_infer.ops import plugin_ops
 from alignseg_infer.ops.offset_fields import CONTEXT_BINS
 from alignseg_infer.ops.resampling import adaptive_average_pool
 from alignseg_infer.ops.sampling import offset_grid_sample
-from alignseg_infer.spec import NormKind, Sampler, SamplingConvention
+from alignseg_infer.spec.model import NormKind, Sampler, SamplingConvention
 
 
 class Aligned(NamedTuple):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alignseg_infer.spec import NormKind
+from alignseg_infer.spec.model import NormKind
 
 EPSILON = 1e-5
 LEAKY_SLOPE = 0.01

@@ -28,7 +28,7 @@ from alignseg_infer.models.decoder import CAB, CAM, RRB, Aligned, size_of, upsam
 from alignseg_infer.models.norm import LEAKY_SLOPE, Norm
 from alignseg_infer.ops.plugin_ops import add_upsampled
 from alignseg_infer.ops.resampling import upsample_by_matrices
-from alignseg_infer.spec import Upsampling
+from alignseg_infer.spec.model import Upsampling
 
 _M = TypeVar("_M", bound=nn.Module)
 

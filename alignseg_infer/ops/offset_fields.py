@@ -6,7 +6,7 @@ Needs no PyTorch, so that exported models can be looked into without it.
 from enum import StrEnum
 from typing import NamedTuple
 
-from alignseg_infer.spec import SamplingConvention
+from alignseg_infer.spec.model import SamplingConvention
 
 CONTEXT_BINS = 3  # CAM pools the 1/32 stage to 3 x 3
 

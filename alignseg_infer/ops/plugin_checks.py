@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from alignseg_infer.errors import OptionError
-from alignseg_infer.plugin_contract import PLUGIN_OPS, PluginOp
-from alignseg_infer.spec import SamplingConvention
+from alignseg_infer.spec.model import SamplingConvention
+from alignseg_infer.spec.plugin_contract import PLUGIN_OPS, PluginOp
 
 # Not bfloat16, though the definition would take it: the kernels do not, and a model must not change
 # with its device. Not float64: what is computed in float32 would be passed off as better.

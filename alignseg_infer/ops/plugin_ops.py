@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from alignseg_infer.errors import OptionError
 from alignseg_infer.ops.plugin_checks import convention_of, output_shape
 from alignseg_infer.ops.sampling import offset_grid_sample as sample_as_defined
-from alignseg_infer.plugin_contract import ALIGNED_ADD, OFFSET_GRID_SAMPLE, UPSAMPLE_ARGMAX
-from alignseg_infer.spec import SamplingConvention
+from alignseg_infer.spec.model import SamplingConvention
+from alignseg_infer.spec.plugin_contract import ALIGNED_ADD, OFFSET_GRID_SAMPLE, UPSAMPLE_ARGMAX
 
 
 @torch.library.custom_op("alignseg::offset_grid_sample", mutates_args=(), device_types="cpu")

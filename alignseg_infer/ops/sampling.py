@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alignseg_infer.ops.offset_fields import axis_terms
-from alignseg_infer.spec import Sampler, SamplingConvention
+from alignseg_infer.spec.model import Sampler, SamplingConvention
 
 
 def source_pixels(

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from alignseg_infer.errors import VideoError
-from alignseg_infer.images import Image, image_from_array
+from alignseg_infer.pixels.images import Image, image_from_array
 from alignseg_infer.video.pictures import resized_to
 from alignseg_infer.video.sources import Frame, StreamFacts
 

@@ -5,8 +5,8 @@ from typing import cast
 import cv2
 import numpy as np
 
-from alignseg_infer.images import Image
-from alignseg_infer.preprocess import Size
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.video.pyav import av
 
 reformatter = av.video.reformatter

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from alignseg_infer.errors import VideoError
 from alignseg_infer.files import require_file
-from alignseg_infer.images import Image
+from alignseg_infer.pixels.images import Image
 from alignseg_infer.video.colors import BgrFrames
 from alignseg_infer.video.pyav import av
 from alignseg_infer.video.sources import DEFAULT_RATE, Frame, StreamFacts

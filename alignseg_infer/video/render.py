@@ -5,17 +5,17 @@ from collections.abc import Callable
 import numpy as np
 
 from alignseg_infer.backends import Backend
+from alignseg_infer.drawing.masks import legend
 from alignseg_infer.errors import OptionError
-from alignseg_infer.images import Image
-from alignseg_infer.offset_pictures import color_limit, direction_colors
-from alignseg_infer.offsets import offsets_of_image
+from alignseg_infer.offsets.displacement import offsets_of_image
+from alignseg_infer.offsets.pictures import color_limit, direction_colors
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.preprocess import Size
-from alignseg_infer.result import Segmentation
-from alignseg_infer.spec import ClassSpec
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.results.segmentation import Segmentation
+from alignseg_infer.spec.model import ClassSpec
 from alignseg_infer.video.options import VideoOptions
 from alignseg_infer.video.pictures import resized_to
-from alignseg_infer.visualize import legend
 
 
 class Renderer:

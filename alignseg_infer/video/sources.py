@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from alignseg_infer.errors import OptionError
-from alignseg_infer.images import Image
-from alignseg_infer.preprocess import Size
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.video.options import is_number, require_seconds
 
 STREETS = "streets"

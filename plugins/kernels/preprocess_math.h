@@ -1,4 +1,4 @@
-// Resizing and normalising of images as alignseg_infer/preprocess.py does; for host and device.
+// Resizing and normalising of images as alignseg_infer/pixels/preprocess.py does; for host and device.
 //
 // Resizing is OpenCV's INTER_LINEAR of 8-bit images, bit for bit: half-pixel centres, coefficients
 // of 11 bits, and sums cut as its vector code cuts them. At a border one pixel is read twice. There

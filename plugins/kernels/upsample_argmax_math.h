@@ -1,6 +1,6 @@
 // Bilinear upsampling with aligned corners, and its argmax over classes; for host and device.
 //
-// Output row i reads input row i*(h-1)/(H-1), as alignseg_infer/postprocess.py does. Logits are
+// Output row i reads input row i*(h-1)/(H-1), as alignseg_infer/pixels/postprocess.py does. Logits are
 // interpolated as u*a + v*b with u, v >= 0: however rounded, that never falls when a or b rises.
 // So a class that is highest at all four corners of a cell is highest in all of it, in float as
 // in exact arithmetic, and the rest of the cell needs no logits at all.

@@ -1,0 +1,243 @@
+"""``alignseg bench``: how long models take."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from alignseg_infer.backends import OnnxRunner, open_backend
+from alignseg_infer.benchmark import BenchmarkReport, Variant, benchmark
+from alignseg_infer.benchmark.footprint import measured_footprint
+from alignseg_infer.benchmark.machine import usable_cores
+from alignseg_infer.benchmark.picture import benchmark_picture
+from alignseg_infer.cli.arguments.inference import (
+    add_inference_arguments,
+    names_of,
+    predictor_options,
+)
+from alignseg_infer.cli.reports import write_report
+from alignseg_infer.cli.termination import terminated_by_exception
+from alignseg_infer.datasets.image_sets import ImageFiles, calibration_images
+from alignseg_infer.demo import FIRST_HELD_OUT
+from alignseg_infer.errors import OptionError
+from alignseg_infer.files import require_writable_folder
+from alignseg_infer.inference.averaging import Mode
+from alignseg_infer.pixels.images import write_image
+from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.predictor import Predictor
+
+HELP = "Time models: stages, percentiles, images per second, memory; several in turns."
+EXAMPLE = "Example: alignseg bench demo alignseg.onnx --size 512x1024 --batch 1 4 -o out/"
+EXIT_INTERRUPTED = 130
+DEFAULT_ROUNDS, DEFAULT_SECONDS = 100, 120.0
+DEFAULT_IMAGES = 4
+DEFAULT_SIZE = (512, 1024)
+NO_LIMIT = 1_000_000  # rounds
+AVERAGING = ("mode", "tile", "overlap", "scales", "flip")
+LOADED_ONCE = ("device", "threads", "runtime")  # read when the backend is opened
+RESULTS = ("benchmark.json", "benchmark.md", "benchmark.png")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the command's arguments."""
+    parser.add_argument(
+        "models",
+        nargs="+",
+        type=Path,
+        help="exported .onnx files, engines, checkpoints, or demo; "
+        "the others are set against the first; demo@openvino is an .onnx in that runtime",
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="SOURCE",
+        help="a folder, a .txt list of paths, an image, or a video, whose frames are written as "
+        "PNG first (default: drawn streets of the network's size, as PNG)",
+    )
+    parser.add_argument(
+        "--images-limit",
+        type=int,
+        default=DEFAULT_IMAGES,
+        metavar="N",
+        help=f"so many images, spread evenly over the source (default: {DEFAULT_IMAGES})",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        metavar="N",
+        help=f"times to run each model and batch (default: {DEFAULT_ROUNDS}, or as many as "
+        f"{DEFAULT_SECONDS:.0f} seconds allow)",
+    )
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="end after so many, but not before five rounds"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, help=f"folder for {', '.join(RESULTS[:2])} and {RESULTS[2]}"
+    )
+    add_inference_arguments(parser, several_batches=True)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measures, prints the table, and writes it with its picture if asked to."""
+    names = names_of(arguments.models)
+    _require_distinct(arguments.batch)
+    if arguments.images_limit < 1:
+        raise OptionError(
+            f"--images-limit {arguments.images_limit}",
+            "1 or more",
+            f"--images-limit {DEFAULT_IMAGES}",
+        )
+    if arguments.output:
+        require_writable_folder(arguments.output)
+    with terminated_by_exception(), tempfile.TemporaryDirectory() as folder:
+        report = _measured(arguments, names, Path(folder))
+    if report.partial:
+        print(f"interrupted after {report.rounds} rounds", file=sys.stderr)
+    if report.machine.busy:
+        print(f"warning: other work was running: {report.machine.busy}", file=sys.stderr)
+    print(report.to_markdown(), end="")
+    if arguments.output:
+        contents = (report.to_json() + "\n", report.to_markdown(), benchmark_picture(report))
+        write_report(arguments.output, dict(zip(RESULTS, contents, strict=True)))
+    return EXIT_INTERRUPTED if report.partial else 0
+
+
+def _require_distinct(batches: Sequence[int]) -> None:
+    if len(set(batches)) < len(batches):
+        raise OptionError(
+            f"--batch {' '.join(map(str, batches))}", "each batch once", "--batch 1 4"
+        )
+
+
+def _measured(
+    arguments: argparse.Namespace, names: dict[str, Path], folder: Path
+) -> BenchmarkReport:
+    """Times all models and batches; then, one process each, their memory."""
+    from alignseg_infer.cli.progress import progress_bar
+
+    variants = [
+        variant for name, path in names.items() for variant in _variants(arguments, name, path)
+    ]
+    what, images = _image_files(arguments, variants[0].predictor, folder)
+    rounds, seconds = _limits(arguments)
+    print(f"warming up, then timing on {what}", file=sys.stderr)
+    with progress_bar("rounds") as progress:
+        report = benchmark(
+            variants,
+            images,
+            rounds=rounds,
+            seconds=seconds,
+            settings={"images": what, **_settings(arguments)},
+            progress=progress,
+        )
+    del variants  # what they hold would be in the way of the processes that follow
+    return report if report.partial else _with_footprints(report, arguments, names, images)
+
+
+def _limits(arguments: argparse.Namespace) -> tuple[int, float | None]:
+    """Rounds and seconds; where only one of them is given, that alone counts."""
+    if arguments.rounds is None and arguments.seconds is None:
+        return DEFAULT_ROUNDS, DEFAULT_SECONDS
+    return NO_LIMIT if arguments.rounds is None else arguments.rounds, arguments.seconds
+
+
+def _variants(arguments: argparse.Namespace, name: str, path: Path) -> Iterator[Variant]:
+    """One for each batch. The model is loaded once."""
+    path, options = _loaded_as(path, arguments)
+    backend = open_backend(path, **{key: options.pop(key) for key in LOADED_ONCE})
+    for batch in arguments.batch:
+        predictor = Predictor(backend, **{**options, "batch": batch})
+        if predictor.batch != batch:
+            raise OptionError(
+                f"--batch {batch} was given, but {name} was exported for {predictor.batch}",
+                f"--batch {predictor.batch}, or a model that takes any batch",
+                f"--batch {predictor.batch}; or export it again without --batch",
+            )
+        yield Variant(name, predictor)
+
+
+def _loaded_as(model: Path, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """The path of a model such as ``demo@openvino``, and what `Predictor` gets beside it."""
+    options = predictor_options(arguments)
+    path, _, runtime = str(model).rpartition("@")
+    if path and runtime in list(OnnxRunner):
+        return Path(path), {**options, "runtime": runtime}
+    if path and not model.exists():
+        raise OptionError(
+            f"{model} is no file, and {runtime!r} no runtime",
+            f"a model, or MODEL.onnx@RUNTIME with {' or '.join(OnnxRunner)}",
+            f"{path}@{OnnxRunner.OPENVINO}",
+        )
+    return model, options
+
+
+def _image_files(
+    arguments: argparse.Namespace, first: Predictor, folder: Path
+) -> tuple[str, list[Path]]:
+    """What to measure with: for people, and as files.
+
+    Args:
+        arguments: What was parsed.
+        first: Its size is that of streets, if none was given.
+        folder: For files that do not exist yet.
+    """
+    from alignseg_infer.demo.streets.folder import written_streets
+
+    if arguments.images:
+        return _given_images(arguments.images, arguments.images_limit, folder)
+    size, count = _street_size(arguments.size, first), arguments.images_limit
+    streets = [files.image for files in written_streets(folder, FIRST_HELD_OUT, count, size)]
+    return f"{count} drawn streets of {size[0]}x{size[1]}, PNG", streets
+
+
+def _given_images(source: Path, limit: int, folder: Path) -> tuple[str, list[Path]]:
+    images = calibration_images(source, limit)
+    if isinstance(images, ImageFiles):
+        return images.name, list(images.paths)
+    paths = [folder / f"{number}.png" for number in images.frames]
+    for path, pixels in zip(paths, images.read(), strict=True):
+        write_image(path, pixels)
+    return f"{images.name}, as PNG", paths
+
+
+def _street_size(size: str | int | Size | None, first: Predictor) -> Size:
+    if isinstance(size, tuple):
+        return size
+    if isinstance(size, int):
+        return size // 2, size
+    export = first.spec.export
+    return export.size if export and export.size else DEFAULT_SIZE
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, object]:
+    """What the figures depend on, beside models, batches and images."""
+    options = predictor_options(arguments)
+    averaged = options["mode"] != Mode.WHOLE or options["flip"] or options["scales"] != [1.0]
+    shown = ["size", "device", "on_device", *(AVERAGING if averaged else ())]
+    threads = arguments.threads or f"as the runtime chooses (of {usable_cores()} cores)"
+    values = {key: options[key] for key in shown}
+    sizes = {key: value for key, value in values.items() if isinstance(value, tuple)}
+    texts = {key: f"{height}x{width}" for key, (height, width) in sizes.items()}
+    return {"threads": threads, **values, **texts}
+
+
+def _with_footprints(
+    report: BenchmarkReport,
+    arguments: argparse.Namespace,
+    names: dict[str, Path],
+    images: Sequence[Path],
+) -> BenchmarkReport:
+    """Adds what each model and batch takes of memory; as far as it came if interrupted."""
+    try:
+        for index, measured in enumerate(report.measured):
+            print(f"memory of {report.label(measured)}", file=sys.stderr)
+            path, options = _loaded_as(names[measured.name], arguments)
+            chosen = [images[number % len(images)] for number in range(measured.batch)]
+            found = measured_footprint(path, chosen, {**options, "batch": measured.batch})
+            report = report.with_footprint(index, found)
+    except KeyboardInterrupt:
+        return replace(report, partial=True)
+    return report

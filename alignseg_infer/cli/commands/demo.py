@@ -1,0 +1,85 @@
+"""``alignseg demo``: streets drawn on the spot, segmented with the model in the package."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from alignseg_infer.cli.arguments.inference import add_runtime_arguments
+from alignseg_infer.demo import DEMO, FIRST_HELD_OUT
+from alignseg_infer.drawing.masks import colorize, legend, titled
+from alignseg_infer.errors import OptionError
+from alignseg_infer.evaluation.metrics import ConfusionMatrix
+from alignseg_infer.pixels.images import Image, write_image
+from alignseg_infer.pixels.postprocess import Labels
+from alignseg_infer.predictor import Predictor
+from alignseg_infer.results.segmentation import Segmentation
+
+HELP = "Draw streets, segment them with the model that comes with the package, write pictures."
+EXAMPLE = "Example: alignseg demo, then alignseg eval demo --dataset folder --root demo-output"
+SHEET_ROWS = 4  # streets in the overview picture
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the command's arguments."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("demo-output"),
+        help="folder to write into (default: demo-output)",
+    )
+    parser.add_argument("--streets", type=int, default=4, help="how many (default: 4)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=FIRST_HELD_OUT,
+        help="of the first street; 0 to 3999 were trained on (default: %(default)s)",
+    )
+    add_runtime_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes images, labels, results and an overview, and says how good the masks are."""
+    from alignseg_infer.demo.streets.folder import written_streets
+
+    if arguments.streets < 1:
+        raise OptionError(f"--streets {arguments.streets}", "1 or more", "--streets 4")
+    predictor = Predictor(
+        DEMO, device=arguments.device, threads=arguments.threads, runtime=arguments.runtime
+    )
+    classes = predictor.spec.classes
+    confusion: ConfusionMatrix | None = None
+    rows: list[Image] = []
+    for files in written_streets(arguments.output, arguments.seed, arguments.streets):
+        result = predictor(files.image)
+        result.save(arguments.output / "results" / files.image.stem)
+        one = ConfusionMatrix.of(files.scene.labels, result.labels, len(classes.names))
+        confusion = one if confusion is None else confusion + one
+        print(
+            f"{files.image}: {one.pixel_accuracy:.1%} of pixels right, {result.times.total:.0f} ms"
+        )
+        if len(rows) < SHEET_ROWS:
+            rows.append(_row(result, files.scene.labels))
+    sheet = _sheet(rows, legend(classes, rows[0].shape[1]))
+    path = arguments.output / "demo.png"
+    write_image(path, sheet)
+    assert confusion is not None  # there is at least one street
+    print(
+        f"mean IoU {confusion.mean_iou:.1%} of {arguments.streets} streets, on {predictor.backend}"
+    )
+    print(path)
+    return 0
+
+
+def _row(result: Segmentation, truth: Labels) -> Image:
+    """Street, overlay of what was predicted, and true labels, side by side."""
+    return np.hstack((result.image, result.overlay(0.6), colorize(truth, result.classes)))
+
+
+def _sheet(rows: list[Image], key: Image) -> Image:
+    titles = ("street (drawn)", "demo model", "true labels")
+    width = rows[0].shape[1] // len(titles)
+    blank: Image = np.empty((0, width, 3), np.uint8)
+    heading = np.hstack([titled(blank, title) for title in titles])
+    return np.vstack([heading, *rows, key])

@@ -1,0 +1,175 @@
+"""``alignseg inspect``: what a model file is, and what was assumed about it."""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+from alignseg_infer.backends import CHECKPOINT_SUFFIXES
+from alignseg_infer.backends.onnx_domains import needs_plugins
+from alignseg_infer.cli.arguments.inference import (
+    add_checkpoint_arguments,
+    require_no_checkpoint_arguments,
+    require_packages,
+)
+from alignseg_infer.cli.describe import describe_engine, verification_lines
+from alignseg_infer.demo import model_path
+from alignseg_infer.errors import INSTALL_ONNX, ModelFileError, OptionError
+from alignseg_infer.files import sha256_of
+from alignseg_infer.spec.model import (
+    AGREEMENT_KEY,
+    VERIFICATION_KEY,
+    ModelSpec,
+    OutputKind,
+)
+from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, Verification, read_facts
+from alignseg_infer.trt.runtime.checks import require_unchanged_plan
+
+HELP = "Say what a checkpoint or an exported model is, and what was assumed."
+EXAMPLE = "Example: alignseg inspect CS_scenes.pth"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the command's arguments."""
+    parser.add_argument(
+        "checkpoint", metavar="model", type=Path, help=".pth, .safetensors, .onnx, .engine"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the spec, or all facts of an engine, as JSON, nothing else",
+    )
+    parser.add_argument(
+        "--layers",
+        action="store_true",
+        help="for an engine, also what TensorRT made of the layers; needs the GPU it is for",
+    )
+    add_checkpoint_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints what the file is."""
+    arguments.checkpoint = model_path(arguments.checkpoint)
+    suffix = arguments.checkpoint.suffix.lower()
+    if suffix in ENGINE_SUFFIXES:
+        require_no_checkpoint_arguments(arguments, arguments.checkpoint)
+        return _print_engine(arguments.checkpoint, arguments.json, arguments.layers)
+    if arguments.layers:
+        raise OptionError(
+            f"--layers with {arguments.checkpoint}, which is no engine",
+            f"an engine: {', '.join(ENGINE_SUFFIXES)}",
+            "leave --layers out",
+        )
+    if suffix == ".onnx":
+        require_no_checkpoint_arguments(arguments, arguments.checkpoint)
+        spec, details = _inspect_onnx(arguments.checkpoint)
+    elif suffix in CHECKPOINT_SUFFIXES or arguments.checkpoint.is_file():
+        spec, details = _inspect_checkpoint(arguments)
+    else:
+        raise ModelFileError(
+            f"{arguments.checkpoint} is no model file",
+            f".onnx, an engine ({', '.join(ENGINE_SUFFIXES)}), or a checkpoint: "
+            f"{', '.join(CHECKPOINT_SUFFIXES)}",
+            "check the path",
+        )
+    if arguments.json:
+        print(json.dumps(json.loads(spec.to_json()), indent=2))
+    else:
+        print(f"{arguments.checkpoint}: {describe_spec(spec)}\n{details}")
+    return 0
+
+
+def describe_spec(spec: ModelSpec) -> str:
+    """The spec as lines for people."""
+    network, prepared = spec.network, spec.input
+    lines = [
+        f"AlignSeg, {network.backbone}, {network.num_classes} classes",
+        f"  widths: backbone x{network.width:g}, decoder {network.decoder_channels} channels",
+        f"  sampling convention: {network.convention}",
+        f"  normalisation layers: {network.norm}",
+        f"  input: {prepared.channel_order} 0..255, minus {prepared.mean}, over {prepared.std}",
+        f"  classes: {spec.classes.dataset} ({', '.join(spec.classes.names[:4])}, ...)",
+    ]
+    if spec.source:
+        lines.append(f"  checkpoint: {spec.source.name}, sha256 {spec.source.sha256}")
+    if export := spec.export:
+        size = "any size" if export.size is None else f"{export.size[0]}x{export.size[1]}"
+        batch = "any batch" if export.batch is None else f"batch {export.batch}"
+        rewrites = "with" if export.rewrites else "without"
+        lines.append(
+            f"  export: {export.precision}, {export.output}, {size}, {batch}, opset "
+            f"{export.opset}, sampler {export.sampler}, upsampling {export.upsampling}, "
+            f"{rewrites} rewrites, by {export.exporter}"
+        )
+    return "\n".join(lines)
+
+
+def _print_engine(path: Path, as_json: bool, with_layers: bool) -> int:
+    """Prints the facts, then checks that they are this plan file's, then asks TensorRT."""
+    facts = read_facts(path)
+    if as_json:
+        print(facts.to_json(), end="")
+    else:
+        print(f"{path}: {describe_spec(facts.spec)}\n{describe_engine(path, facts)}")
+    require_unchanged_plan(path, facts, sha256_of(path))
+    if with_layers:
+        from alignseg_infer.trt.runtime.backend import TensorRTBackend
+
+        with TensorRTBackend(path) as backend:
+            rows = [f"    {row.count} {row.kind} {row.data_type}" for row in backend.layers()]
+        print("  layers as built, by kind and type of the first output:", *rows, sep="\n")
+    return 0
+
+
+def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
+    spec, metadata, has_offsets, lines = _facts_of_onnx(path)
+    offsets = "yes" if has_offsets else "no (alignseg export-onnx --with-offsets)"
+    labels = spec.export is not None and spec.export.output is OutputKind.LABELS
+    measure = "share of labels that differ" if labels else "relative L2 error"
+    lines += [f"  returns offset fields: {offsets}"]
+    lines += [f"  float32 export compared with PyTorch ({measure}):"]
+    try:
+        rows = json.loads(metadata[VERIFICATION_KEY])
+        lines += [f"    {r['batch']}x3x{r['height']}x{r['width']}: {r['error']:.2e}" for r in rows]
+    except (KeyError, ValueError, TypeError):
+        lines.append("    no record in the file")
+    if AGREEMENT_KEY in metadata:
+        lines += verification_lines(Verification.from_json(metadata[AGREEMENT_KEY]))
+    return spec, "\n".join(lines)
+
+
+def _facts_of_onnx(path: Path) -> tuple[ModelSpec, dict[str, str], bool, list[str]]:
+    """Spec, metadata, whether it returns offset fields, and a line on its plugins if any."""
+    if needs_plugins(path):  # which ONNX Runtime would refuse
+        require_packages(("onnx",), INSTALL_ONNX)
+        from alignseg_infer.spec.onnx_facts import read_onnx_facts
+
+        facts = read_onnx_facts(path)
+        nodes = ", ".join(f"{count} {name}" for name, count in Counter(facts.plugins).items())
+        line = f"  needs TensorRT plugins: {nodes}"
+        return facts.spec, facts.metadata, len(facts.outputs) > 1, [line]
+    from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+
+    backend = OnnxRuntimeBackend(path)
+    return backend.spec, backend.metadata, backend.has_offsets, []
+
+
+def _inspect_checkpoint(arguments: argparse.Namespace) -> tuple[ModelSpec, str]:
+    from alignseg_infer.backends import torch_backend  # noqa: F401  says it if torch is missing
+    from alignseg_infer.cli.checkpoints import describe_assumptions, load_checkpoint_as_asked
+
+    checkpoint = load_checkpoint_as_asked(arguments)
+    parameters = sum(tensor.numel() for tensor in checkpoint.state.values())
+    scales = [
+        tensor
+        for key, tensor in checkpoint.state.items()
+        if tensor.ndim == 1 and key.endswith(".weight")
+    ]
+    negative = sum(int((tensor < 0).sum()) for tensor in scales)
+    lines = [
+        f"  {len(checkpoint.state)} tensors, {parameters / 1e6:.1f} M values",
+        f"  {negative} of {sum(t.numel() for t in scales)} normalisation weights are negative; "
+        "InPlaceABN uses their absolute value",
+        describe_assumptions(checkpoint),
+    ]
+    return checkpoint.spec, "\n".join(lines)

@@ -1,0 +1,88 @@
+"""``alignseg offsets``: where the network's learned offsets point, as a picture."""
+
+import argparse
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from alignseg_infer.backends import open_backend
+from alignseg_infer.cli.arguments.inference import (
+    add_runtime_arguments,
+    choices_of,
+    size_policy_value,
+)
+from alignseg_infer.errors import OptionError
+from alignseg_infer.offsets.displacement import HIGH_PERCENTILE, Displacement, offsets_of_image
+from alignseg_infer.offsets.pictures import offsets_sheet, pixels_text
+from alignseg_infer.ops.offset_fields import OffsetField
+from alignseg_infer.pixels.images import load_image, write_image
+
+HELP = "Draw the learned offset fields of one image, and print how far they move its pixels."
+EXAMPLE = "Example: alignseg offsets alignseg.onnx street.jpg -o offsets.png"
+ENDINGS = (".png", ".jpg", ".jpeg")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the command's arguments."""
+    parser.add_argument(
+        "model", help="a checkpoint (.pth, .safetensors), an .onnx exported --with-offsets, or demo"
+    )
+    parser.add_argument("image", type=Path, help="an image file")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="the picture to write, .png or .jpg"
+    )
+    parser.add_argument(
+        "--field", choices=choices_of(OffsetField), help="one field alone, larger (default: all)"
+    )
+    parser.add_argument(
+        "--size",
+        type=size_policy_value,
+        help="network input: native, HEIGHTxWIDTH, or the longest side "
+        "(default: the model's size if it is fixed, else native)",
+    )
+    add_runtime_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the picture and prints the magnitudes."""
+    _require_picture_path(arguments.output, arguments.image)
+    image = load_image(arguments.image)
+    backend = open_backend(
+        arguments.model,
+        device=arguments.device,
+        threads=arguments.threads,
+        runtime=arguments.runtime,
+    )
+    seen, displacements = offsets_of_image(backend, image, arguments.size)
+    fields = [OffsetField(arguments.field)] if arguments.field else list(displacements)
+    chosen = [displacements[field] for field in fields]
+    write_image(arguments.output, offsets_sheet(seen, chosen))
+    print(f"pixels of the {seen.shape[0]}x{seen.shape[1]} network input, on {backend.name}")
+    print(format_magnitudes(chosen))
+    print(arguments.output)
+    return 0
+
+
+def format_magnitudes(displacements: Iterable[Displacement]) -> str:
+    """How far each field moves its pixels, as a table for people."""
+    lines = [f"  {'field':<9}  {'size':>9}  {'median':>7}  {HIGH_PERCENTILE:>5} %  {'max':>7}"]
+    for displacement in displacements:
+        rows, columns = displacement.vectors.shape[:2]
+        lengths = "  ".join(f"{pixels_text(value):>7}" for value in displacement.magnitudes)
+        lines.append(f"  {displacement.field:<9}  {f'{rows}x{columns}':>9}  {lengths}")
+    return "\n".join(lines)
+
+
+def _require_picture_path(path: Path, image: Path) -> None:
+    if path.suffix.lower() not in ENDINGS:
+        raise OptionError(
+            f"{path} does not end in {', '.join(ENDINGS)}",
+            "the ending of a picture",
+            f"-o {path.stem or 'offsets'}.png",
+        )
+    if os.path.realpath(path) == os.path.realpath(image):
+        raise OptionError(
+            f"the picture would overwrite the image {image}",
+            "another name for the picture",
+            f"-o {path.stem}_offsets.png",
+        )

@@ -1,0 +1,146 @@
+"""``alignseg predict``: images in, masks out."""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+from alignseg_infer.cli.arguments.inference import (
+    add_inference_arguments,
+    choices_of,
+    predictor_from,
+)
+from alignseg_infer.errors import ImageError, OptionError
+from alignseg_infer.files import require_writable_folder
+from alignseg_infer.results.polygons import require_tolerance
+from alignseg_infer.results.saving import (
+    PICTURES,
+    SavedFormat,
+    require_savable,
+    saved_formats,
+    saved_paths,
+)
+from alignseg_infer.results.segmentation import Segmentation
+
+HELP = "Segment images: writes labels (PNG), colours (PNG), an overlay (JPEG) or others for each."
+EXAMPLE = "Example: alignseg predict alignseg.onnx street.jpg -o out/"
+CLASSES_SHOWN = 3
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the command's arguments."""
+    parser.add_argument(
+        "model", help="an exported .onnx, an .engine, a checkpoint (.pth, .safetensors), or demo"
+    )
+    parser.add_argument("images", nargs="+", type=Path, help="image files")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write into")
+    parser.add_argument(
+        "--alpha", type=float, default=0.5, help="opacity of the overlay, 0 to 1 (default: 0.5)"
+    )
+    choices = ", ".join(choices_of(SavedFormat))
+    parser.add_argument(
+        "--save",
+        type=_formats,
+        default=list(PICTURES),
+        metavar="FORMAT,...",
+        help=f"what to write of each image: some of {choices}, with commas between; label-ids are "
+        f"Cityscapes' own labels (default: {','.join(PICTURES)})",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        metavar="PIXELS",
+        help="by how much simplified polygons may be off, with --save polygons (default: 0, exact)",
+    )
+    add_inference_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Segments each image; one that fails is reported and the others go on."""
+    _require_distinct_names(arguments.images)
+    _require_no_image_among_results(arguments.images, arguments.output, arguments.save)
+    if not 0 <= arguments.alpha <= 1:
+        raise OptionError(f"--alpha {arguments.alpha}", "an opacity from 0 to 1", "--alpha 0.5")
+    require_tolerance(arguments.tolerance)
+    _require_folder_name(arguments.output)
+    require_writable_folder(arguments.output)
+    predictor = predictor_from(arguments, arguments.model)
+    require_savable(arguments.save, predictor.spec.classes)
+    failures = 0
+    for path in arguments.images:
+        try:
+            result = predictor(path)
+        except ImageError as error:
+            if len(arguments.images) == 1 or arguments.debug:
+                raise
+            failures += 1
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        written = result.save(
+            arguments.output / path.stem,
+            arguments.alpha,
+            formats=arguments.save,
+            tolerance=arguments.tolerance,
+        )
+        print(f"{path}: {_summary(result)}")
+        print("\n".join(f"  {file}" for file in written))
+    if failures:
+        print(f"{failures} of {len(arguments.images)} images failed", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _summary(result: Segmentation) -> str:
+    shares = list(result.class_share().items())[:CLASSES_SHOWN]
+    seen = ", ".join(f"{name} {share:.0%}" for name, share in shares)
+    times = result.times
+    return (
+        f"{seen}; {times.total:.0f} ms (load {times.load:.0f}, preprocess {times.preprocess:.0f}, "
+        f"infer {times.infer:.0f}, postprocess {times.postprocess:.0f}) on {result.backend}"
+    )
+
+
+def _formats(text: str) -> list[SavedFormat]:
+    """``overlay,polygons``."""
+    try:
+        return saved_formats(text.split(","))
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(f"{error.problem}; choose {error.expected}") from error
+
+
+def _require_folder_name(output: Path) -> None:
+    if output.suffix.lower() in PICTURE_ENDINGS and not output.is_dir():
+        raise OptionError(
+            f"the output {output} is called as a picture is",
+            "a folder, in which several files are written for each image",
+            f"-o {output.with_suffix('')}",
+        )
+
+
+def _require_no_image_among_results(
+    images: list[Path], folder: Path, formats: list[SavedFormat]
+) -> None:
+    """An earlier result such as ``street_overlay.jpg`` may be given as an image too."""
+    given = {os.path.realpath(image) for image in images}
+    for image in images:
+        for path in saved_paths(folder / image.stem, formats):
+            if os.path.realpath(path) in given:
+                raise OptionError(
+                    f"the result {path} would overwrite an image of this command",
+                    "results and images in different folders",
+                    "another folder with -o",
+                )
+
+
+def _require_distinct_names(images: list[Path]) -> None:
+    """Results are named after the images; two of one name would overwrite each other."""
+    counts = Counter(path.stem for path in images)
+    for stem, count in counts.items():
+        if count > 1:
+            raise OptionError(
+                f"{count} images are called {stem!r}, and their results would be too",
+                "images whose names without ending differ",
+                "one command per folder, each with its own -o",
+            )

@@ -1,0 +1,179 @@
+"""``alignseg video``: a video, camera, folder or drawn drive in, a segmented video out."""
+
+import argparse
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignseg_infer.cli.arguments.inference import (
+    add_inference_arguments,
+    choices_of,
+    exact_fraction,
+    predictor_from,
+)
+from alignseg_infer.cli.termination import terminated_by_exception
+from alignseg_infer.errors import OptionError
+from alignseg_infer.inference.averaging import Mode
+from alignseg_infer.ops.offset_fields import OffsetField
+from alignseg_infer.video.options import VideoOptions
+from alignseg_infer.video.sources import DEFAULT_RATE
+
+if TYPE_CHECKING:
+    from alignseg_infer.video.process import VideoSummary
+    from alignseg_infer.video.render import OffsetView
+
+HELP = "Segment a video, webcam, stream, folder of images, or drawn drive; writes H.264."
+EXAMPLE = "Example: alignseg video demo streets -o out.mp4 --legend --side-by-side"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Defines the command's arguments."""
+    parser.add_argument(
+        "model", help="an exported .onnx, an .engine, a checkpoint (.pth, .safetensors), or demo"
+    )
+    parser.add_argument(
+        "source",
+        help="a video file, a folder of images, the index of a webcam (0), rtsp://..., or streets "
+        "(a drawn drive; streets:SEED for another one)",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="the video to write: .mp4, .mov or .mkv"
+    )
+    _add_picture_arguments(parser)
+    parser.add_argument(
+        "--smoothing",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="weight of earlier frames' logits, 0 to below 1 (default: 0, each frame by itself)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=exact_fraction,
+        metavar="FPS",
+        help="of a folder or drawn drive (default: 25)",
+    )
+    parser.add_argument("--frames", type=int, metavar="N", help="end after N frames")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="end after S seconds; a drawn drive takes so many (default: 4)",
+    )
+    add_inference_arguments(parser)
+
+
+def _add_picture_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--overlay",
+        type=float,
+        default=0.5,
+        metavar="ALPHA",
+        help="opacity of the classes' colours, 0 to 1 (default: 0.5)",
+    )
+    parser.add_argument("--legend", action="store_true", help="class names and colours below")
+    parser.add_argument("--side-by-side", action="store_true", help="the frame itself at the left")
+    parser.add_argument(
+        "--offsets",
+        choices=choices_of(OffsetField),
+        help="that learned offset field at the right, as alignseg offsets draws it; the network "
+        "runs twice then (not with --mode slide, --scales, --flip)",
+    )
+    parser.add_argument(
+        "--crf", type=int, default=20, help="H.264 quality, 0 (lossless) to 51 (default: 20)"
+    )
+    parser.add_argument("--no-audio", action="store_true", help="do not copy the audio of a file")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Segments the video and prints a summary."""
+    from alignseg_infer.cli.progress import frames_bar
+    from alignseg_infer.video.process import segment_video
+    from alignseg_infer.video.sources import open_source
+
+    options = _options(arguments)
+    _require_plain_offsets(arguments)
+    with terminated_by_exception():
+        source = open_source(
+            arguments.source, rate=arguments.rate, seconds=_drive_seconds(arguments)
+        )
+        with contextlib.closing(source):
+            predictor = predictor_from(arguments, arguments.model)
+            view = _offset_view(arguments)
+            with frames_bar() as progress:
+                summary = segment_video(
+                    predictor, source, arguments.output, options, progress, view=view
+                )
+    print(summary_text(summary))
+    return 0
+
+
+def _drive_seconds(arguments: argparse.Namespace) -> float | None:
+    """How long a drawn drive is to take: as long as its frames, where only these are given."""
+    if arguments.seconds is not None or arguments.frames is None:
+        return arguments.seconds  # type: ignore[no-any-return]
+    return float(arguments.frames / (arguments.rate or DEFAULT_RATE))
+
+
+def summary_text(summary: "VideoSummary") -> str:
+    """What was done, for people."""
+    stages = ", ".join(f"{stage} {spent:.1f}" for stage, spent in summary.stages.items())
+    lines = [
+        f"{summary.output}: {summary.frames} frame{'s' * (summary.frames != 1)}, "
+        f"{summary.duration:.2f} s",
+        f"  {summary.seconds:.1f} s of work, {summary.fps:.1f} frames/s on {summary.backend}",
+        f"  ms per frame, overlapping: {stages}",
+    ]
+    counts = {
+        "damaged frames left out": summary.damaged,
+        "frames dropped to keep up": summary.dropped,
+        "times the source was lost, and came back": summary.reconnects,
+    }
+    lines += [f"  {what}: {count}" for what, count in counts.items() if count]
+    return "\n".join([*lines, *(f"  {note}" for note in summary.notes)])
+
+
+def _offset_view(arguments: argparse.Namespace) -> "OffsetView | None":
+    from alignseg_infer.backends import open_backend
+    from alignseg_infer.video.render import OffsetView
+
+    if arguments.offsets is None:
+        return None
+    backend = open_backend(
+        arguments.model,
+        device=arguments.device,
+        threads=arguments.threads,
+        runtime=arguments.runtime,
+    )
+    return OffsetView(backend, OffsetField(arguments.offsets), arguments.size)
+
+
+def _require_plain_offsets(arguments: argparse.Namespace) -> None:
+    """Offsets are those of one run over the frame; they cannot be averaged as logits are."""
+    averaging = {
+        f"--mode {arguments.mode}": arguments.mode != Mode.WHOLE,
+        f"--scales {' '.join(f'{scale:g}' for scale in arguments.scales)}": (
+            arguments.scales != [1.0]
+        ),
+        "--flip": arguments.flip,
+    }
+    given = [option for option, is_given in averaging.items() if is_given]
+    if arguments.offsets and given:
+        raise OptionError(
+            f"--offsets was given with {', '.join(given)}",
+            "offsets of one run of the network over the whole frame",
+            f"leave out {given[0]}, or --offsets",
+        )
+
+
+def _options(arguments: argparse.Namespace) -> VideoOptions:
+    return VideoOptions(
+        overlay=arguments.overlay,
+        legend=arguments.legend,
+        side_by_side=arguments.side_by_side,
+        smoothing=arguments.smoothing,
+        crf=arguments.crf,
+        audio=not arguments.no_audio,
+        frames=arguments.frames,
+        seconds=arguments.seconds,
+    )

@@ -1,0 +1,77 @@
+"""What ``alignseg inspect`` says of a TensorRT engine. Needs neither TensorRT nor a GPU."""
+
+from pathlib import Path
+
+from alignseg_infer.trt.engine_file import EngineFacts, Profile, Verification
+
+_SHOWN_LAYERS = ("CONVOLUTION", "GRID_SAMPLE", "PLUGIN_V3")
+
+
+def describe_engine(path: Path, facts: EngineFacts) -> str:
+    """What the engine is, beside its spec, as lines for people."""
+    lines = [
+        f"  engine: {facts.runtime} {facts.runtime_version}{_portable_text(facts)}, "
+        f"{path.stat().st_size / 1e6:.1f} MB, by {facts.builder}",
+        f"  runs on: {_gpu_text(facts)}",
+        f"  inputs: {_profile_text(facts.profile)} (batch x height x width)",
+        f"  layers of the parsed network: {_layers_text(facts)}",
+    ]
+    if facts.spec.export:
+        tf32 = ", TF32 allowed" if facts.tf32 else ""
+        lines.insert(1, f"  precision: {facts.spec.export.precision}{tf32}")
+    if facts.plugins:
+        place = ", which are in the engine" if facts.plugins_embedded else ""
+        lines.append(f"  needs the plugins: {', '.join(facts.plugins)}{place}")
+    if facts.stripped:
+        lines.append("  built without its weights: needs a refit")
+    lines.append(f"  built from: an .onnx with sha256 {facts.source_sha256}")
+    if facts.verification:
+        lines += verification_lines(facts.verification)
+    else:
+        lines.append(f"  built, not verified: alignseg verify {path} --against FLOAT32.onnx")
+    return "\n".join(lines)
+
+
+def _portable_text(facts: EngineFacts) -> str:
+    return " or newer (version compatible)" if facts.version_compatible else ""
+
+
+def _gpu_text(facts: EngineFacts) -> str:
+    if facts.compute_capabilities:
+        return f"compute capability {', '.join(facts.compute_capabilities)}"
+    if facts.gpu is None:
+        return "GPUs TensorRT for RTX builds for by default (compute capability 8.0 and higher)"
+    built = f"{facts.gpu.name} (compute capability {facts.gpu.compute_capability})"
+    if facts.hardware_compatibility == "none":
+        return built
+    return f"{built}, built for {facts.hardware_compatibility}"
+
+
+def _profile_text(profile: Profile) -> str:
+    if profile.minimum == profile.maximum:
+        return str(profile.maximum)
+    return f"{profile.minimum} to {profile.maximum}, fastest at {profile.optimum}"
+
+
+def _layers_text(facts: EngineFacts) -> str:
+    shown = [layer for layer in facts.layers if layer.kind in _SHOWN_LAYERS]
+    counts = [f"{layer.count} {layer.kind} {layer.data_type}" for layer in shown]
+    others = sum(layer.count for layer in facts.layers) - sum(layer.count for layer in shown)
+    return ", ".join([*counts, f"{others} others (--json lists them)"])
+
+
+def verification_lines(verification: Verification) -> list[str]:
+    """How the model compares with its reference, for people."""
+    lines = [
+        f"  verified against {verification.reference} with {verification.images} on "
+        f"{verification.backend}, required agreement {verification.required_agreement:.2%}:"
+    ]
+    for row in verification.rows:
+        error = "" if row.logits_error is None else f", logits error {row.logits_error:.1e}"
+        lines.append(
+            f"    {row.shape}: {row.agreement:.3%} of pixels alike (worst of {row.images} images "
+            f"{row.worst_agreement:.3%}){error}"
+        )
+    if verification.miou_drop is not None:
+        lines.append(f"    mean IoU lower by {verification.miou_drop:.2f} points")
+    return lines

@@ -1,0 +1,1 @@
+"""CUDA from Python: one seam with two implementations, and this package's kernels."""

@@ -1,0 +1,1 @@
+"""Class tables, labelled images and sets of images."""

@@ -1,0 +1,202 @@
+"""Images to calibrate with: from a folder, a list of files, or a video."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+
+from alignseg_infer.errors import AlignSegError, DatasetError, OptionError
+from alignseg_infer.files import require_file, sha256_of
+from alignseg_infer.pixels.images import Image, image_from_array, read_image
+
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+LIST_ENDING = ".txt"
+DEFAULT_LIMIT = 128
+PROBLEMS_SHOWN = 20
+FEWEST_COLORS = 32  # among every 64th pixel
+SMALLEST_JUDGED = 64  # pixels of a side; below, too few are left to judge by
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files, all of which can be read.
+
+    Attributes:
+        name: For people: "128 of 500 images in DATA".
+        paths: The files, in the order they are read in.
+        digests: What identifies each image.
+    """
+
+    name: str
+    paths: tuple[Path, ...]
+    digests: tuple[str, ...]
+
+    def read(self, start: int = 0) -> Iterator[Image]:
+        """The images from number `start` on, (H, W, 3) uint8 BGR."""
+        return map(read_image, self.paths[start:])
+
+
+@dataclass(frozen=True)
+class VideoFrames:
+    """Frames of a video.
+
+    Attributes:
+        name: For people: "128 of 4500 frames of drive.mp4".
+        path: The video.
+        frames: Their numbers, increasing.
+        digests: What identifies each frame.
+    """
+
+    name: str
+    path: Path
+    frames: tuple[int, ...]
+    digests: tuple[str, ...]
+
+    def read(self, start: int = 0) -> Iterator[Image]:
+        """The frames from the one at `start` on, (H, W, 3) uint8 BGR.
+
+        Frames before are decoded too: to jump is not exact in every format.
+
+        Raises:
+            DatasetError: The video changed and ends before.
+        """
+        capture, position = _opened(self.path), -1
+        for frame in self.frames[start:]:
+            while position < frame and capture.grab():
+                position += 1
+            done, pixels = capture.retrieve()
+            if position < frame or not done:
+                raise _not_a_video(self.path, f"it ends before frame {frame}")
+            yield image_from_array(np.asarray(pixels))
+
+
+CalibrationImages: TypeAlias = ImageFiles | VideoFrames
+
+
+def calibration_images(source: str | Path, limit: int = DEFAULT_LIMIT) -> CalibrationImages:
+    """Images spread evenly over `source`, the same ones each time.
+
+    Args:
+        source: A folder, searched with its sub-folders (hidden ones left out); a ``.txt`` file
+            with one path per line, relative to its own folder (blank lines and those with ``#``
+            in front are left out); a single image; or a video.
+        limit: So many at most.
+
+    Raises:
+        DatasetError: There are none, files are missing or cannot be decoded (all are listed), or
+            the video cannot be read.
+        OptionError: `limit` is below 1.
+    """
+    if limit < 1:
+        raise OptionError(
+            f"{limit} images of {source} were asked for",
+            "1 or more; to calibrate, some 100 are enough",
+            "a higher number, such as --calibration-images 128 or --images-limit 8",
+        )
+    source = Path(source)
+    if source.is_dir():
+        return _files(source, _in_folder(source), limit)
+    require_file(source, "a folder, a list of images, or a video", DatasetError)
+    ending = source.suffix.lower()
+    if ending == LIST_ENDING:
+        return _files(source, _in_list(source), limit)
+    return _files(source, [source], limit) if ending in IMAGE_ENDINGS else _frames(source, limit)
+
+
+def evenly_spread(count: int, limit: int) -> list[int]:
+    """`limit` of the numbers below `count`, from the middle of equal parts; all if they are few."""
+    if count <= limit:
+        return list(range(count))
+    return [(2 * part + 1) * count // (2 * limit) for part in range(limit)]
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(folder.rglob("[!.]*"))
+        if path.suffix.lower() in IMAGE_ENDINGS
+        and "/." not in f"/{path.relative_to(folder).as_posix()}"
+        and path.is_file()
+    ]
+
+
+def _in_list(path: Path) -> list[Path]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"{path} is no text: {error.reason} at byte {error.start}",
+            "a list with the path of one image per line, in UTF-8",
+            f"find IMAGES -name '*.png' > {path}",
+        ) from error
+    names = [line.strip() for line in lines]
+    return [path.parent / name for name in names if name and not name.startswith("#")]
+
+
+def _files(source: Path, paths: Sequence[Path], limit: int) -> ImageFiles:
+    chosen = [paths[index] for index in evenly_spread(len(paths), limit)]
+    if not chosen:
+        raise DatasetError(
+            f"{source} holds no images",
+            f"files that end in {', '.join(IMAGE_ENDINGS)}, or a list of such",
+            f"find {source.parent if source.is_file() else source} -name '*.jpg' | head",
+        )
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        problems = [problem for problem in pool.map(_problem, chosen) if problem]
+    if problems:
+        listed = "".join(f"\n    {problem}" for problem in problems[:PROBLEMS_SHOWN])
+        rest = len(problems) - PROBLEMS_SHOWN
+        raise DatasetError(
+            f"{len(problems)} of {len(chosen)} images of {source} cannot be used:{listed}"
+            + (f"\n    and {rest} more" if rest > 0 else ""),
+            "pictures of what the model will see, that can be decoded",
+            "name the folder that holds only these, or a list of them; copy damaged ones again",
+        )
+    name = f"{len(chosen)} of {len(paths)} images of {source}"
+    return ImageFiles(name, tuple(chosen), tuple(map(sha256_of, chosen)))
+
+
+def _problem(path: Path) -> str | None:
+    """What is wrong with an image, if anything."""
+    try:
+        image = read_image(path)
+    except AlignSegError as error:
+        return error.problem
+    colors = len(np.unique(image[::8, ::8].reshape(-1, 3), axis=0))
+    # A photograph has thousands; label files and masks that lie beside it have one per class.
+    if colors < FEWEST_COLORS and min(image.shape[:2]) >= SMALLEST_JUDGED:
+        return f"{path} has only {colors} colours: it looks like a label file or a mask"
+    return None
+
+
+def _frames(path: Path, limit: int) -> VideoFrames:
+    capture, count = _opened(path), 0
+    while capture.grab():  # what the header says of the number is often an estimate
+        count += 1
+    if not count:
+        raise _not_a_video(path, "it has no frame that can be decoded")
+    frames = tuple(evenly_spread(count, limit))
+    digest = sha256_of(path)
+    digests = (hashlib.sha256(f"{digest} {frame}".encode()).hexdigest() for frame in frames)
+    return VideoFrames(f"{len(frames)} of {count} frames of {path}", path, frames, tuple(digests))
+
+
+def _opened(path: Path) -> cv2.VideoCapture:
+    capture = cv2.VideoCapture(str(path))
+    if not capture.isOpened():
+        raise _not_a_video(path, f"OpenCV does not open it as a video (ending {path.suffix!r})")
+    return capture
+
+
+def _not_a_video(path: Path, reason: str) -> DatasetError:
+    return DatasetError(
+        f"{path} cannot be used: {reason}",
+        f"a folder of images, a list of them ({LIST_ENDING}), or a video that OpenCV reads",
+        f"ffmpeg -i {path} frames/%05d.png, then name the folder",
+    )

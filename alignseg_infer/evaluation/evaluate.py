@@ -1,0 +1,188 @@
+"""Evaluation of one or several models on the same labelled images.
+
+    data = labelled_images(Dataset.CITYSCAPES, Path("DATA"), "val")
+    print(evaluate({"fp32": Predictor("alignseg.onnx")}, data).to_markdown())
+
+Predictions are compared at the size of the image and its labels, never resized.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Self, TypeAlias
+
+import numpy as np
+
+from alignseg_infer.datasets.class_tables import class_table
+from alignseg_infer.datasets.labelled import (
+    Dataset,
+    LabelledImages,
+    LabelTable,
+    label_table,
+    read_truth,
+    require_usable,
+)
+from alignseg_infer.errors import ModelError, OptionError
+from alignseg_infer.evaluation.metrics import (
+    BOUNDARY_TOLERANCE,
+    MAX_CLASSES,
+    BoundaryMatches,
+    ConfusionMatrix,
+    Counts,
+    Floats64,
+)
+from alignseg_infer.evaluation.report import Evaluation, ModelScores
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.predictor import Predictor
+from alignseg_infer.results.segmentation import Segmentation, StageTimes
+
+Progress: TypeAlias = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Tally:
+    """Counts of some images for all models, so that no model is ever an image ahead."""
+
+    images: int
+    confusions: tuple[ConfusionMatrix, ...]
+    boundaries: tuple[BoundaryMatches, ...]
+    times: Floats64  # (models, stages), sums of ms
+    alike: Counts  # (pairs of models,), pixels
+    pixels: int
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
+            self.images + other.images,
+            tuple(a + b for a, b in zip(self.confusions, other.confusions, strict=True)),
+            tuple(a + b for a, b in zip(self.boundaries, other.boundaries, strict=True)),
+            self.times + other.times,
+            self.alike + other.alike,
+            self.pixels + other.pixels,
+        )
+
+
+def evaluate(
+    predictors: Mapping[str, Predictor],
+    data: LabelledImages,
+    *,
+    tolerance: int = BOUNDARY_TOLERANCE,
+    settings: Mapping[str, object] | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Runs every predictor on every image and compares with the labels.
+
+    An interrupt (Ctrl-C) ends it early: what was counted until then is returned, marked as partial.
+
+    Args:
+        predictors: By name.
+        data: The images.
+        tolerance: Distance in pixels at which boundaries match.
+        settings: Anything to keep with the result; values go into JSON.
+        progress: Called with the number of images counted and their total after each.
+
+    Raises:
+        ModelError: A model has not the classes of the data, or the models not the same.
+        DatasetError: The data cannot be used. Every file is read to find this out at the start.
+        OptionError: There are no predictors, or `tolerance` is negative.
+        KeyboardInterrupt: Before the first image was counted.
+    """
+    if not predictors or tolerance < 0:
+        raise OptionError(
+            f"{len(predictors)} models, tolerance {tolerance}",
+            "one model or more, and a tolerance of 0 or more pixels",
+            "evaluate({'mine': Predictor('alignseg.onnx')}, data)",
+        )
+    classes = _common_classes(predictors, data.dataset)
+    table = label_table(data.dataset, len(classes))
+    require_usable(data, table)
+    tally: _Tally | None = None
+    try:
+        for truth, results in _results(list(predictors.values()), data, table):
+            one = _tally(truth, results, len(classes), tolerance)
+            tally = one if tally is None else tally + one
+            if progress:
+                progress(tally.images, len(data.pairs))
+    except KeyboardInterrupt:
+        if tally is None:
+            raise
+    assert tally is not None  # there is at least one image
+    return Evaluation(
+        data=data.name,
+        classes=classes,
+        images=tally.images,
+        total=len(data.pairs),
+        tolerance=tolerance,
+        models=_models(predictors, tally),
+        agreement=_agreement(predictors, tally),
+        settings=settings or {},
+    )
+
+
+def _common_classes(predictors: Mapping[str, Predictor], dataset: Dataset) -> tuple[str, ...]:
+    """The class names that all models must have."""
+    first, *_ = predictors
+    expected, whose = predictors[first].spec.classes.names, first
+    if dataset is not Dataset.FOLDER:
+        expected, whose = class_table(dataset).names, dataset.value
+    for name, predictor in predictors.items():
+        found = predictor.spec.classes.names
+        if found != expected or len(found) > MAX_CLASSES:
+            raise ModelError(
+                f"{name} has {len(found)} classes ({_start(found)})",
+                f"the {len(expected)} of {whose} ({_start(expected)}), at most {MAX_CLASSES}",
+                "models of one dataset and its --dataset; if only the names differ, export again "
+                "with --classes",
+            )
+    return expected
+
+
+def _start(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _results(
+    predictors: Sequence[Predictor], data: LabelledImages, table: LabelTable
+) -> Iterator[tuple[Image, tuple[Segmentation, ...]]]:
+    """The true labels of each image, and what each predictor makes of it."""
+    chunk = max(predictor.batch for predictor in predictors)
+    for start in range(0, len(data.pairs), chunk):
+        pairs = data.pairs[start : start + chunk]
+        found = [predictor([pair.image for pair in pairs]) for predictor in predictors]
+        for pair, results in zip(pairs, zip(*found, strict=True), strict=True):
+            yield read_truth(pair.labels, table), results
+
+
+def _tally(
+    truth: Image, results: Sequence[Segmentation], num_classes: int, tolerance: int
+) -> _Tally:
+    """Counts of one image."""
+    labels = [result.labels for result in results]
+    pairs = itertools.combinations(labels, 2)
+    return _Tally(
+        1,
+        tuple(ConfusionMatrix.of(truth, found, num_classes) for found in labels),
+        tuple(BoundaryMatches.of(truth, found, num_classes, tolerance) for found in labels),
+        np.array([astuple(result.times) for result in results], np.float64),
+        np.array([np.count_nonzero(one == other) for one, other in pairs], np.int64),
+        truth.size,
+    )
+
+
+def _models(predictors: Mapping[str, Predictor], tally: _Tally) -> tuple[ModelScores, ...]:
+    times = tally.times / tally.images
+    return tuple(
+        ModelScores(name, predictor.backend, confusion, boundary, StageTimes(*map(float, mean)))
+        for (name, predictor), confusion, boundary, mean in zip(
+            predictors.items(), tally.confusions, tally.boundaries, times, strict=True
+        )
+    )
+
+
+def _agreement(
+    predictors: Mapping[str, Predictor], tally: _Tally
+) -> tuple[tuple[str, str, float], ...]:
+    names = itertools.combinations(predictors, 2)
+    return tuple(
+        (first, second, int(alike) / tally.pixels)
+        for (first, second), alike in zip(names, tally.alike, strict=True)
+    )

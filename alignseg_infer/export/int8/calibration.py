@@ -1,0 +1,222 @@
+"""Calibration: the ranges of what convolutions read, seen on images through our preprocessing."""
+
+import hashlib
+import json
+import logging
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import onnx_ir
+import onnxruntime
+from numpy.typing import NDArray
+
+from alignseg_infer.backends.onnxruntime_backend import session_options
+from alignseg_infer.datasets.image_sets import CalibrationImages
+from alignseg_infer.errors import ModelFileError, OptionError
+from alignseg_infer.export.graph.plugin_nodes import expanded
+from alignseg_infer.export.int8.histograms import (
+    DEFAULT_METHOD,
+    CalibrationMethod,
+    Histogram,
+    Ranges,
+)
+from alignseg_infer.files import require_file, sha256_of, written_atomically
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.pixels.preprocess import Size, preprocess, size_policy
+from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
+from alignseg_infer.spec.onnx_facts import read_onnx_facts
+
+CACHE_VERSION = 1
+
+Progress: TypeAlias = Callable[[int, int], None]
+Tensors: TypeAlias = list[NDArray[np.float32]]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions:
+    """How a model is calibrated.
+
+    Attributes:
+        method: How ranges are chosen.
+        size: Network input size, as `Predictor` takes it; None for the model's own if it is
+            fixed, else the images'.
+        cache: File that keeps what was seen, after each image; None to keep nothing.
+        threads: CPU threads; None for the runtime's choice.
+    """
+
+    method: CalibrationMethod = DEFAULT_METHOD
+    size: str | int | Size | None = None
+    cache: Path | None = None
+    threads: int | None = None
+
+
+@dataclass
+class _Seen:
+    """What was seen so far.
+
+    Attributes:
+        key: Of model, images and size.
+        images: How many images are counted.
+        histograms: By tensor.
+    """
+
+    key: str
+    images: int = 0
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+
+
+def calibrated_ranges(
+    model: Path,
+    images: CalibrationImages,
+    options: CalibrationOptions | None = None,
+    progress: Progress | None = None,
+) -> Ranges:
+    """The ranges of all tensors that convolutions read.
+
+    One image at a time is in memory, or one batch of a model with a fixed batch. With a cache, a
+    run that was cut goes on where it was, with the same result, and one that was finished is not
+    repeated; since the cache holds histograms, neither is it for another method.
+
+    Args:
+        model: An exported FP32 ``.onnx``.
+        images: From `calibration_images`.
+        options: How.
+        progress: Called with the number of images counted and their total after each.
+
+    Raises:
+        ModelError: The model cannot be used, or computes values that are not finite.
+        OptionError, SizeError: The size does not fit the model, or the cache is another file.
+        OutputError: The cache cannot be written.
+    """
+    options = options or CalibrationOptions()
+    total = len(images.digests)
+    seen = _cached(options.cache, _key(model, images, options.size))
+    if seen.images < total:
+        _see(model, images, options, seen, progress)
+    limits = {name: histo.limit(options.method) for name, histo in seen.histograms.items()}
+    return Ranges(options.method, total, limits)
+
+
+def _key(model: Path, images: CalibrationImages, size: object) -> str:
+    """What identifies a run: nothing else has an influence on its histograms."""
+    require_file(model, "an ONNX model", ModelFileError)
+    facts = [CACHE_VERSION, sha256_of(model), list(images.digests), size]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _see(
+    model: Path,
+    images: CalibrationImages,
+    options: CalibrationOptions,
+    seen: _Seen,
+    progress: Progress | None,
+) -> None:
+    """Counts the images that `seen` lacks."""
+    spec = read_onnx_facts(model).spec
+    session, names = _observed(model, options.threads)
+    logger.info("calibrating with %s", images.name)
+    for tensors in _batches(images.read(seen.images), spec, options.size):
+        batch = _filled(tensors, spec)
+        outputs = session.run(names, {INPUT_NAME: batch}) if names else []
+        for name, values in [(INPUT_NAME, batch), *zip(names, outputs, strict=True)]:
+            one = Histogram.of(values[: len(tensors)])
+            known = seen.histograms.get(name)
+            seen.histograms[name] = one if known is None else known + one
+        seen.images += len(tensors)
+        if options.cache:
+            _save(options.cache, seen)
+        if progress:
+            progress(seen.images, len(images.digests))
+
+
+def _observed(model: Path, threads: int | None) -> tuple[onnxruntime.InferenceSession, list[str]]:
+    """The model with what its convolutions read as outputs, and their names; the input is not."""
+    graph = expanded(onnx_ir.load(model)).graph
+    read = dict.fromkeys(node.inputs[0] for node in graph if node.op_type == "Conv")
+    observed = [value for value in read if value is not None and value.producer() is not None]
+    graph.outputs.extend(value for value in observed if value not in graph.outputs)
+    content = onnx_ir.to_proto(onnx_ir.Model(graph, ir_version=8)).SerializeToString()
+    options = session_options(threads)
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return session, [str(value.name) for value in observed]
+
+
+def _batches(
+    images: Iterable[Image], spec: ModelSpec, size: str | int | Size | None
+) -> Iterator[Tensors]:
+    """Network inputs (1, 3, H, W), as many at a time as the model has a fixed batch, else one."""
+    policy = size_policy(size, spec.export)
+    most = (spec.export and spec.export.batch) or 1
+    waiting: Tensors = []
+    for image in images:
+        input_size = policy.input_size((image.shape[0], image.shape[1]))
+        tensor = preprocess(image, input_size, spec.input)
+        if waiting and (len(waiting) == most or waiting[0].shape != tensor.shape):
+            yield waiting
+            waiting = []
+        waiting.append(tensor)
+    if waiting:
+        yield waiting
+
+
+def _filled(tensors: Tensors, spec: ModelSpec) -> NDArray[np.float32]:
+    """One batch, filled up with copies, whose outputs nobody counts."""
+    missing = ((spec.export and spec.export.batch) or 1) - len(tensors)
+    return np.concatenate(tensors + tensors[-1:] * missing)
+
+
+def _cached(cache: Path | None, key: str) -> _Seen:
+    """What the cache holds for `key`, or nothing seen yet.
+
+    Raises:
+        OptionError: The file is no cache, or one of something else; it is not overwritten.
+    """
+    if cache is None or not cache.exists():
+        return _Seen(key)
+    try:
+        seen = _loaded(cache)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise OptionError(
+            f"{cache} is no calibration cache: {error}",
+            "a file written by a calibration, or one that does not exist yet",
+            f"--calibration-cache {cache.with_suffix('.calibration')}, or remove that file",
+        ) from error
+    if seen.key != key:
+        raise OptionError(
+            f"{cache} holds {seen.images} images calibrated with another model, images or size",
+            "the cache of this model, these images and this size; it is not overwritten",
+            f"--calibration-cache {cache.with_name('another-' + cache.name)}, or remove that file",
+        )
+    logger.info("%s holds %d calibrated images", cache, seen.images)
+    return seen
+
+
+def _loaded(cache: Path) -> _Seen:
+    with np.load(cache, allow_pickle=False) as stored:
+        histograms = {
+            str(name): Histogram(counts, int(power), float(largest))
+            for name, counts, power, largest in zip(
+                *(stored[part] for part in ("names", "counts", "powers", "largest")), strict=True
+            )
+        }
+        return _Seen(str(stored["key"]), int(stored["images"]), histograms)
+
+
+def _save(cache: Path, seen: _Seen) -> None:
+    histograms = list(seen.histograms.values())
+    with written_atomically(cache) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            key=np.array(seen.key),
+            images=np.array(seen.images),
+            names=np.array(list(seen.histograms)),
+            counts=np.stack([histogram.counts for histogram in histograms]),
+            powers=np.array([histogram.power for histogram in histograms]),
+            largest=np.array([histogram.largest for histogram in histograms]),
+        )

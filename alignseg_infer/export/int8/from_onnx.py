@@ -1,0 +1,110 @@
+"""From an FP32 ONNX file to its INT8 graph: calibrate, stay within a budget, quantise."""
+
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import onnx_ir
+
+from alignseg_infer.datasets.image_sets import DEFAULT_LIMIT, calibration_images
+from alignseg_infer.export.int8.calibration import CalibrationOptions, calibrated_ranges
+from alignseg_infer.export.int8.effect import Comparison, Effect
+from alignseg_infer.export.int8.histograms import Ranges
+from alignseg_infer.export.int8.quantize import (
+    QuantizationOptions,
+    chosen_convolutions,
+    loaded_graph,
+    quantized_model,
+)
+from alignseg_infer.export.int8.sensitivity import require_budget, within_budget
+
+Progress: TypeAlias = Callable[[int, int], None]
+ProgressBars: TypeAlias = Callable[[str], AbstractContextManager[Progress | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Options:
+    """How a model becomes INT8.
+
+    Attributes:
+        source: Images to calibrate with, as `calibration_images` takes them.
+        images: So many of them at most.
+        calibration: How ranges are found.
+        quantization: What stays float in any case.
+        budget: Largest share of the pixels of the calibration images, in percent, that may get
+            another label than in FP32; None for no limit. Blocks stay float until it is met.
+
+    Raises:
+        OptionError: The budget is negative.
+    """
+
+    source: Path
+    images: int = DEFAULT_LIMIT
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.budget is not None:
+            require_budget(self.budget)
+
+
+@dataclass(frozen=True)
+class Int8Model:
+    """What `int8_from_onnx` made.
+
+    Attributes:
+        model: The graph, in float32 with Q/DQ.
+        ranges: What it was calibrated to.
+        options: What stays float.
+        excluded: Blocks that stay float for the budget.
+        effect: How far it is from FP32 on the calibration images; None without a budget.
+    """
+
+    model: onnx_ir.Model
+    ranges: Ranges
+    options: QuantizationOptions
+    excluded: tuple[str, ...] = ()
+    effect: Effect | None = None
+
+
+def no_bar(what: str) -> AbstractContextManager[None]:
+    """Of what is counted, shows nothing."""
+    return nullcontext()
+
+
+def int8_from_onnx(path: Path, options: Int8Options, bars: ProgressBars = no_bar) -> Int8Model:
+    """The INT8 graph of an exported FP32 model.
+
+    Args:
+        path: The ``.onnx``.
+        options: How.
+        bars: Gives a progress function for what is counted, such as "calibration images"; like
+            `cli.progress.progress_bar`.
+
+    Raises:
+        ModelError: The model cannot be used, or computes values that are not finite.
+        DatasetError: The images cannot be used.
+        OptionError, SizeError: Options cannot be used with this model.
+        ExportError: It cannot be quantised.
+        VerificationError: The budget cannot be met.
+    """
+    model = loaded_graph(path)
+    chosen_convolutions(model, options.quantization)  # refuses before anything takes long
+    images = calibration_images(options.source, options.images)
+    with bars("calibration images") as progress:
+        ranges = calibrated_ranges(path, images, options.calibration, progress)
+    if options.budget is None:
+        result = quantized_model(model, ranges, options.quantization)
+        return Int8Model(result, ranges, options.quantization)
+    with tempfile.TemporaryDirectory() as folder, bars("models compared with FP32") as progress:
+        size, threads = options.calibration.size, options.calibration.threads
+        comparison = Comparison(path, images, Path(folder), size=size, threads=threads)
+        found = within_budget(
+            model, ranges, comparison, options.budget, options.quantization, progress=progress
+        )
+    result = quantized_model(model, ranges, found.options)
+    return Int8Model(result, ranges, found.options, found.excluded, found.effect)

@@ -1,0 +1,1 @@
+"""Do a file and the one it was made from agree?"""

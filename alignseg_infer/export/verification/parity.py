@@ -1,0 +1,146 @@
+"""Compares an exported model with the PyTorch network it was made from, by running both."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+from alignseg_infer.errors import ParityError
+from alignseg_infer.models.alignseg import AlignSeg
+from alignseg_infer.models.decoder import upsample
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.pixels.postprocess import label_dtype
+from alignseg_infer.pixels.preprocess import Size, preprocess
+from alignseg_infer.spec.model import OutputKind
+
+LOGITS_TOLERANCE = 1e-4  # relative L2
+LABELS_TOLERANCE = 1e-3  # share of pixels; float32 rounding decides ties differently
+# None of them is the traced size: odd, indivisible by 4, portrait.
+PROBE_SIZES: tuple[Size, ...] = ((97, 161), (150, 262), (190, 101))
+PROBE_BATCHES = (1, 2)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One run of both.
+
+    Attributes:
+        batch: Images.
+        height: Input height.
+        width: Input width.
+        error: Relative L2 error of the logits; for labels, the share of pixels that differ.
+        offset_error: Largest relative L2 error of an offset field; None if they are not exported.
+    """
+
+    batch: int
+    height: int
+    width: int
+    error: float
+    offset_error: float | None = None
+
+
+def compare_with_model(path: Path, model: AlignSeg) -> list[Comparison]:
+    """Runs the file at `path` in ONNX Runtime on the CPU, against `model`.
+
+    Plugin nodes run as what `plugin_nodes` writes for them: that shows which values they are given
+    and what becomes of their results, and nothing of the plugins.
+
+    A model of any size runs at three sizes it was not traced at, with one and two images; a model
+    of fixed size runs three times.
+
+    Raises:
+        ModelFileError: ONNX Runtime cannot load the file.
+        ParityError: Shapes differ, or an error is above the tolerance.
+    """
+    # Of the package onnx_ir, which machines that only run the tests for GPUs need not have.
+    from alignseg_infer.export.graph.plugin_nodes import runnable  # noqa: PLC0415
+
+    with runnable(path) as file:
+        backend = OnnxRuntimeBackend(file)
+    rows = [_compare(backend, model, batch, size, seed) for seed, (batch, size) in _cases(backend)]
+    output = OutputKind.LOGITS if backend.spec.export is None else backend.spec.export.output
+    tolerance = LOGITS_TOLERANCE if output is OutputKind.LOGITS else LABELS_TOLERANCE
+    for row in rows:
+        _require_close(row, output, row.error, tolerance)
+        _require_close(row, "offsets", row.offset_error or 0.0, LOGITS_TOLERANCE)
+    return rows
+
+
+def _require_close(row: Comparison, what: str, error: float, tolerance: float) -> None:
+    if not error <= tolerance:  # also when it is NaN
+        raise ParityError(
+            f"the exported {what} differ from PyTorch's by {error:.2g} at "
+            f"{row.batch}x3x{row.height}x{row.width}",
+            f"at most {tolerance:g}",
+            "another --sampler or --opset, or --no-rewrites; nothing was written",
+        )
+
+
+def format_comparisons(rows: list[Comparison], output: OutputKind) -> str:
+    """The rows as a small table for people."""
+    title = "relative L2 error" if output is OutputKind.LOGITS else "share of labels that differ"
+    lines = [f"  {'input':>16}  {title}"]
+    for row in rows:
+        offsets = "" if row.offset_error is None else f"  offsets {row.offset_error:.2e}"
+        size = f"{row.batch}x3x{row.height}x{row.width}"
+        lines.append(f"  {size:>16}  {row.error:.2e}{offsets}")
+    return "\n".join(lines)
+
+
+def _cases(backend: OnnxRuntimeBackend) -> Iterator[tuple[int, tuple[int, Size]]]:
+    export = backend.spec.export
+    assert export is not None
+    sizes = [export.size] * len(PROBE_SIZES) if export.size else list(PROBE_SIZES)
+    batches = [export.batch] if export.batch else list(PROBE_BATCHES)
+    return enumerate((batch, size) for size in sizes for batch in batches)
+
+
+def _compare(
+    backend: OnnxRuntimeBackend, model: AlignSeg, batch: int, size: Size, seed: int
+) -> Comparison:
+    images = [probe_image(size, seed * 16 + index) for index in range(batch)]
+    tensor = np.concatenate([preprocess(image, size, backend.spec.input) for image in images])
+    exported = backend.infer(tensor)
+    with torch.inference_mode():
+        outputs, offsets = model.forward_with_offsets(torch.from_numpy(tensor))
+        expected = outputs.logits.numpy()
+        if exported.ndim == 3:
+            labels = upsample(outputs.logits, size).argmax(1).numpy()
+            expected = labels.astype(label_dtype(model.spec.num_classes))
+    error = _difference(exported, expected)
+    if not backend.has_offsets:
+        return Comparison(batch, *size, error)
+    seen = backend.offsets(tensor)
+    errors = [_difference(seen[field], offset.numpy()) for field, offset in offsets.items()]
+    return Comparison(batch, *size, error, float(np.max(errors)))  # NaN if any is
+
+
+def _difference(seen: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
+    if seen.shape != expected.shape or seen.dtype != expected.dtype:
+        raise ParityError(
+            f"the exported model returns {seen.dtype} {seen.shape}",
+            f"{expected.dtype} {expected.shape}",
+            "report this with the command you typed; nothing was written",
+        )
+    if seen.ndim == 3:
+        return float(np.mean(seen != expected))
+    reference = np.asarray(expected, np.float64)
+    error = float(np.linalg.norm(np.asarray(seen, np.float64) - reference))
+    length = float(np.linalg.norm(reference))
+    if length == 0:  # as offsets are where training began with 0
+        return 0.0 if error == 0 else float("inf")
+    return error / length
+
+
+def probe_image(size: Size, seed: int) -> Image:
+    """A colourful image of smooth blobs and some noise: (H, W, 3) uint8, BGR."""
+    draw = np.random.default_rng(seed)
+    blobs = draw.uniform(0, 255, (6, 8, 3)).astype(np.float32)
+    smooth = cv2.resize(blobs, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
+    noisy = np.clip(smooth + draw.normal(0, 8, smooth.shape), 0, 255)
+    return np.asarray(noisy, np.uint8)

@@ -1,0 +1,337 @@
+"""Compares any model with the float32 one it came from, on images, in terms of labels.
+
+The same check for ONNX files and TensorRT engines: at every corner of an engine's profile, and at
+every batch size up to four, since there were engines that were wrong for batches only
+(NVIDIA/TensorRT#4853). The reference runs one image at a time.
+"""
+
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from alignseg_infer.backends import Backend, open_backend
+from alignseg_infer.backends.onnx_domains import needs_plugins
+from alignseg_infer.cuda.opening import current_gpu
+from alignseg_infer.datasets.labelled import LabelledImages
+from alignseg_infer.demo import FIRST_HELD_OUT, model_path
+from alignseg_infer.demo.streets import Street
+from alignseg_infer.errors import (
+    MissingDependencyError,
+    ModelError,
+    OptionError,
+    SizeError,
+    VerificationError,
+)
+from alignseg_infer.evaluation.evaluate import Progress, evaluate
+from alignseg_infer.export.verification.agreement import compare, format_rows
+from alignseg_infer.files import sha256_of
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.pixels.preprocess import Size, SizePolicy, require_input_size
+from alignseg_infer.predictor import Predictor
+from alignseg_infer.spec.model import ModelSpec, Precision
+from alignseg_infer.trt.engine_file import (
+    ENGINE_SUFFIXES,
+    InputShape,
+    Profile,
+    Verification,
+    read_facts,
+)
+
+logger = logging.getLogger(__name__)
+
+REQUIRED_AGREEMENT = {Precision.FP32: 0.999, Precision.FP16: 0.995, Precision.INT8: 0.98}
+WORST_IMAGE_FACTOR = 2  # so many times the allowed disagreement in a single image
+ALLOWED_MIOU_DROP = 0.5  # percent points
+LARGEST_BATCH = 4
+DRAWN_STREETS = 6
+DRAWN_SIZE = (256, 512)
+LONGEST_SIDE = 1024
+
+
+def verify(
+    model: str | Path,
+    reference: str | Path,
+    images: Sequence[Image] | None = None,
+    *,
+    device: str | None = None,
+    sizes: Sequence[Size] = (),
+    data: LabelledImages | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Checks that `model` labels images as `reference` does.
+
+    Float16 and int8 ONNX models on the CPU are rounded as hardware would, see `half_rounding`.
+
+    Args:
+        model: An ``.onnx`` file or an engine.
+        reference: The float32 ``.onnx`` it came from; runs in ONNX Runtime on the CPU.
+        images: BGR images (H, W, 3) uint8; they are resized to each size. None for streets drawn
+            by `alignseg_infer.demo.streets`.
+        device: Where `model` runs; None for what its kind implies.
+        sizes: Input sizes (height, width) for an ONNX model that takes any; by default that of
+            the first image, scaled to 1024 pixels at most. Engines are run at the corners of their
+            profile.
+        data: Labelled images, to compare mean IoU too.
+        progress: Called with the number of images compared and their total.
+
+    Returns:
+        What was compared; all of it met the thresholds.
+
+    Raises:
+        VerificationError: Labels differ in too many pixels, or mean IoU drops too far.
+        ModelError: The two have not the same classes or prepare images differently.
+        OptionError: There is no image.
+    """
+    path, reference = model_path(model), model_path(reference)
+    if images is not None and not len(images):
+        raise OptionError("no images to verify with", "one or more", "--images FOLDER")
+    expected = _opened(reference)
+    seen = open_for_verification(path, device)
+    _require_same_task(seen, expected)
+    shapes = _shapes(path, seen, expected, images, sizes)
+    rows = compare(
+        seen, expected, drawn_streets(shapes) if images is None else images, shapes, progress
+    )
+    found = Verification(
+        reference=reference.name,
+        reference_sha256=sha256_of(reference),
+        backend=seen.name,
+        images="drawn streets" if images is None else counted(len(images), "image"),
+        required_agreement=REQUIRED_AGREEMENT[precision_of(seen)],
+        rows=rows,
+    )
+    require_agreement(path, found)
+    return _with_miou(path, found, seen, expected, data) if data else found
+
+
+def verify_where_possible(
+    engine: Path,
+    reference: Path,
+    images: Sequence[Image] | None = None,
+    progress: Progress | None = None,
+) -> Verification | None:
+    """`verify`, where there is a GPU that runs the engine; else None, and the log says so.
+
+    Raises:
+        VerificationError, ModelError, OptionError: As `verify` does.
+    """
+    reason = _why_not_here(read_facts(engine).compute_capabilities)
+    if reason is None and precision_of(_opened(reference)) is not Precision.FP32:
+        reason = f"{reference.name} is not float32"
+    if reason is None:
+        return verify(engine, reference, images, progress=progress)
+    logger.warning(
+        "built, not verified (%s); where it is to run: alignseg verify %s --against %s "
+        "--images FOLDER",
+        reason,
+        engine.name,
+        reference.name,
+    )
+    return None
+
+
+def _why_not_here(built_for: Sequence[str]) -> str | None:
+    """Why an engine for these compute capabilities (none: all) cannot run here, if so."""
+    try:
+        gpu = current_gpu()
+    except MissingDependencyError as error:
+        return error.problem
+    if gpu is None:
+        return "no GPU here"
+    if built_for and gpu.compute_capability not in built_for:
+        return f"this GPU is {gpu.name}, of compute capability {gpu.compute_capability}"
+    return None
+
+
+def _opened(path: Path, device: str | None = None) -> Backend:
+    """Loads a model; its plugin nodes, which ONNX Runtime has not, written out."""
+    if path.suffix.lower() != ".onnx" or not needs_plugins(path):
+        return open_backend(path, device=device)
+    from alignseg_infer.export.graph.plugin_nodes import runnable
+
+    with runnable(path) as file:
+        backend = open_backend(file, device=device)
+    backend.name += ", plugin nodes written out"
+    return backend
+
+
+def open_for_verification(path: Path, device: str | None = None) -> Backend:
+    """Loads a model as it should be verified: float16 on the CPU rounds like hardware."""
+    backend = _opened(path, device)
+    on_cpu = "CPU" in backend.name
+    if not on_cpu or path.suffix.lower() != ".onnx" or precision_of(backend) is Precision.FP32:
+        return backend
+    # Of the extra `export`, which verifying engines does not need.
+    import onnx_ir
+
+    from alignseg_infer.export.graph.onnx_file import save_onnx
+    from alignseg_infer.export.graph.plugin_nodes import expanded
+    from alignseg_infer.export.half_precision import require_exact_coordinates
+    from alignseg_infer.export.verification.half_rounding import round_like_hardware
+
+    graph = onnx_ir.load(path)
+    require_exact_coordinates(graph)
+    graph = expanded(graph)
+    round_like_hardware(graph)
+    with tempfile.TemporaryDirectory() as folder:
+        rounding = Path(folder) / path.name
+        save_onnx(graph, rounding)
+        rounded = open_backend(rounding)
+    rounded.name = f"{backend.name}, rounding to float16"
+    return rounded
+
+
+def counted(number: int, what: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def precision_of(backend: Backend) -> Precision:
+    """What the model computes in."""
+    return backend.spec.export.precision if backend.spec.export else Precision.FP32
+
+
+def drawn_streets(shapes: Sequence[InputShape]) -> list[Image]:
+    """Streets of the largest of the sizes, none of which the demo model was trained on."""
+    size = max((min(shape.height, 4096), min(shape.width, 4096)) for shape in shapes)
+    return [Street(FIRST_HELD_OUT + seed).scene(size=size).image for seed in range(DRAWN_STREETS)]
+
+
+def require_agreement(model: Path, found: Verification) -> None:
+    """Raises VerificationError if a row of `found` is below the threshold."""
+    worst = 1 - WORST_IMAGE_FACTOR * (1 - found.required_agreement)
+    if not all(
+        row.agreement >= found.required_agreement and row.worst_agreement >= worst
+        for row in found.rows
+    ):
+        raise VerificationError(
+            f"{model.name} labels pixels otherwise than {found.reference} "
+            f"({found.backend}, {found.images}):\n{format_rows(found.rows)}",
+            f"at least {found.required_agreement:.1%} alike in each row, {worst:.1%} in each image",
+            "if these are not pictures of what the model is for, name such; for int8: more "
+            "calibration images, --int8-budget or --precision fp16; for engines: another "
+            "TensorRT, or --sampler gather",
+        )
+
+
+def _with_miou(
+    path: Path, found: Verification, seen: Backend, expected: Backend, data: LabelledImages
+) -> Verification:
+    """Adds by how much mean IoU drops."""
+    size = _size_for_data(path, seen)
+    predictors = {"reference": Predictor(expected, size=size), "model": Predictor(seen, size=size)}
+    scores = evaluate(predictors, data).models
+    before, after = (model.confusion.mean_iou for model in scores)
+    drop = 100 * float(before - after)
+    if not drop <= ALLOWED_MIOU_DROP:
+        raise VerificationError(
+            f"mean IoU on {data.name} drops from {before:.2%} to {after:.2%} with {path.name}",
+            f"a drop of at most {ALLOWED_MIOU_DROP} percent points",
+            "more calibration images, --int8-budget, or --precision fp16",
+        )
+    return dataclasses.replace(found, miou_drop=drop)
+
+
+def _size_for_data(path: Path, seen: Backend) -> Size | None:
+    """The input size to score at: that of the engine or the fixed-size model, else the image's."""
+    if path.suffix.lower() in ENGINE_SUFFIXES:
+        best = read_facts(path).profile.optimum
+        return best.height, best.width
+    return seen.spec.export.size if seen.spec.export else None
+
+
+def _shapes(
+    path: Path,
+    seen: Backend,
+    expected: Backend,
+    images: Sequence[Image] | None,
+    sizes: Sequence[Size],
+) -> list[InputShape]:
+    """What to compare at.
+
+    Raises:
+        SizeError: A model does not take a size.
+        OptionError: Sizes were given for an engine.
+    """
+    export = seen.spec.export
+    fixed = [spec.export.size for spec in (seen.spec, expected.spec) if spec.export]
+    if path.suffix.lower() in ENGINE_SUFFIXES:
+        if sizes:
+            raise OptionError(
+                f"sizes were given for {path.name}, which is run at the corners of its profile",
+                "no sizes for an engine",
+                "leave --sizes out",
+            )
+        shapes = profile_shapes(read_facts(path).profile)
+    else:
+        sizes = sizes or [next(filter(None, fixed), None) or _default_size(images)]
+        batches = [export.batch] if export and export.batch else range(1, LARGEST_BATCH + 1)
+        shapes = [InputShape(batch, *size) for size in sizes for batch in batches]
+    for shape in shapes:
+        size = (shape.height, shape.width)
+        require_input_size(size)
+        if any(taken not in (None, size) for taken in fixed):
+            raise SizeError(
+                f"input size {size[0]}x{size[1]}, but model and reference take "
+                f"{' and '.join(_size_text(taken) for taken in fixed)}",
+                "a size that both take",
+                "leave --sizes out, or give a reference of any size",
+            )
+    return shapes
+
+
+def _size_text(size: Size | None) -> str:
+    return "any size" if size is None else f"{size[0]}x{size[1]} only"
+
+
+def _origin(spec: ModelSpec) -> str:
+    source = f"{spec.source.name} ({spec.source.sha256[:8]})" if spec.source else "?"
+    network = spec.network
+    return f"{source}, {network.backbone}, {network.convention}"
+
+
+def _default_size(images: Sequence[Image] | None) -> Size:
+    """That of the first image, its longest side at most `LONGEST_SIDE`; batches cost memory."""
+    if images is None:
+        return DRAWN_SIZE
+    height, width, _ = images[0].shape
+    size = SizePolicy(longest_side=min(LONGEST_SIDE, max(height, width)))
+    return size.input_size((height, width))
+
+
+def profile_shapes(profile: Profile) -> list[InputShape]:
+    """The sizes of a profile, each at its smallest, best and largest batch and those up to 4."""
+    corners = (profile.minimum, profile.optimum, profile.maximum)
+    sizes = dict.fromkeys((corner.height, corner.width) for corner in corners)
+    least, most = profile.minimum.batch, profile.maximum.batch
+    few = {batch for batch in range(1, LARGEST_BATCH + 1) if least <= batch <= most}
+    batches = sorted(few | {least, profile.optimum.batch, most})
+    return [InputShape(batch, *size) for size in sizes for batch in batches]
+
+
+def _require_same_task(seen: Backend, expected: Backend) -> None:
+    """That the reference is the float32 model which the other was made from."""
+    one, other = seen.spec, expected.spec
+    if precision_of(expected) is not Precision.FP32:
+        raise ModelError(
+            f"the reference is {precision_of(expected)} itself",
+            "the float32 model",
+            "--against the float32 .onnx that it was made from",
+        )
+    digests = {spec.source.sha256 if spec.source else None for spec in (one, other)}
+    if one.network != other.network or len(digests) > 1:
+        raise ModelError(
+            f"the model was made from {_origin(one)}, its reference from {_origin(other)}",
+            "the same checkpoint and network for both",
+            "--against the float32 .onnx that it was made from",
+        )
+    if one.input != other.input or one.classes != other.classes:
+        raise ModelError(
+            f"{one.network.num_classes} classes ({one.classes.dataset}) and input {one.input} in "
+            f"the model, {other.network.num_classes} ({other.classes.dataset}) and {other.input} "
+            "in its reference",
+            "the same classes and input preparation in both",
+            "--against the float32 model that it was made from",
+        )

@@ -1,0 +1,1 @@
+"""How images flow through a network."""

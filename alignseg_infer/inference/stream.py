@@ -1,0 +1,91 @@
+"""A stream of images, segmented by stages in overlapping threads."""
+
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
+from functools import partial
+from numbers import Real
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from alignseg_infer.errors import OptionError
+from alignseg_infer.inference.pipeline import Pipeline, PipelineStopped
+from alignseg_infer.inference.stages import Join, Stages, Wanted
+from alignseg_infer.pixels.images import ImageSource, PILImage
+from alignseg_infer.results.segmentation import Segmentation
+
+
+class SegmentationStream(Iterator[Segmentation]):
+    """Segmentations of images as they come; made by `Predictor.stream`.
+
+    Several threads may take from it; each result goes to one of them.
+    """
+
+    def __init__(
+        self,
+        stages: Stages,
+        images: Iterable[ImageSource],
+        wanted: Wanted,
+        *,
+        depth: int,
+        live: bool,
+    ) -> None:
+        self._pipeline = Pipeline()
+        self._taking = threading.Lock()
+        weakref.finalize(self, self._pipeline.stop)  # for a loop that was left with break
+        thread: Join = partial(self._pipeline.thread, depth=max(depth, 1))
+        before: Join = iter if live or depth == 0 else thread
+        if live:
+            images = self._pipeline.thread(images, depth=1, drop_old=True)
+        self._results = stages.segmented(before(images), wanted, before, thread)
+
+    @property
+    def dropped(self) -> int:
+        """Images of a live source that were not segmented because newer ones had come."""
+        return self._pipeline.dropped
+
+    def __next__(self) -> Segmentation:
+        try:
+            with self._taking:
+                return next(self._results)
+        except PipelineStopped as stopped:  # closed
+            raise StopIteration from stopped
+        except BaseException:  # the end is one, too
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stops all threads. A second call does nothing."""
+        self._pipeline.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def require_stream_options(images: object, smoothing: object, depth: object) -> None:
+    """Checks arguments of `Predictor.stream`, which documents them.
+
+    Raises:
+        OptionError: One makes no sense.
+    """
+    if isinstance(images, str | Path | np.ndarray | PILImage) or not isinstance(images, Iterable):
+        raise OptionError(
+            f"images is one {type(images).__name__}",
+            "an iterable of images",
+            "predictor(image) for one; for a video: alignseg video MODEL VIDEO -o OUTPUT.mp4",
+        )
+    if not (isinstance(smoothing, Real) and 0 <= float(smoothing) < 1):
+        raise OptionError(f"smoothing={smoothing!r}", "0 to below 1", "smoothing=0.6")
+    if type(depth) is not int or depth < 0:
+        raise OptionError(f"depth={depth!r}", "a whole number from 0 on", "depth=2")

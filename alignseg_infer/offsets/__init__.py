@@ -1,0 +1,1 @@
+"""What the network learned to align: its offsets, measured and drawn."""

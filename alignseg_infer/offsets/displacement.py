@@ -1,0 +1,159 @@
+"""Learned offsets as displacements in pixels.
+
+An offset (dx, dy) makes an output pixel read its feature elsewhere than it would with offset 0.
+What counts as displacement is that difference, brought from pixels of the sampled feature (h, w) to
+pixels of the network input (input_h, input_w), which the feature covers:
+
+    displacement x = dx * gain * input_w / w        (y likewise, with the letters swapped)
+
+where the convention says what one unit of dx is worth in feature pixels, for a field of (H, W):
+
+==================== ==================== ==============================================
+convention           gain along x         displacement x
+==================== ==================== ==============================================
+``release-2021-12``  ``1/2``              ``dx * input_w / (2*w)``
+``release-2021-05``  ``w/(2*h)``          ``dx * input_w / (2*h)``: swapped divisors
+``standard``         ``(w-1)/(W-1)``      ``dx * input_w/w * (w-1)/(W-1)``
+==================== ==================== ==============================================
+
+The fields of CAB sample features of their own size, w = W, at stride input_w / W, about 4. Worked
+number: an input 512 wide has W = 129; dx = 2 moves by 2 * 1/2 * 512/129 = 3.97 pixels in
+``release-2021-12``, and by 2 * 512/129 = 7.94 in ``standard``.
+
+The field of CAM samples the 3 x 3 context map, w = 3, each of whose values averages about a third
+of the image: a displacement of input_w / 3 moves by one such value. In the same 512 wide input its
+field has W = 17; dx = 2 moves by 1 value, 170.7 pixels, in ``release-2021-12``. It says which part
+of the image's summary a pixel looks at; there is no detail of that fineness to be aligned.
+
+A positive displacement points right, or down.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from alignseg_infer.backends import Backend, OffsetBackend
+from alignseg_infer.errors import ModelError, OptionError
+from alignseg_infer.ops.offset_fields import OffsetField, axis_terms
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.pixels.preprocess import Size, preprocess, size_policy
+from alignseg_infer.spec.model import SamplingConvention
+
+Vectors = NDArray[np.float32]
+
+HIGH_PERCENTILE = 95
+
+
+class Magnitudes(NamedTuple):
+    """How far a field moves its pixels, in pixels of the network input.
+
+    Attributes:
+        median: Of all pixels.
+        high: 95 % of them move at most this far.
+        largest: The farthest.
+    """
+
+    median: float
+    high: float
+    largest: float
+
+
+@dataclass(frozen=True, eq=False)
+class Displacement:
+    """One offset field of one image, in pixels of the network input.
+
+    Attributes:
+        field: Which of the nine.
+        vectors: (H, W, 2) float32 at the field's own size, x then y.
+
+    Raises:
+        ModelError: A vector is not finite.
+    """
+
+    field: OffsetField
+    vectors: Vectors
+
+    def __post_init__(self) -> None:
+        bad = int(np.count_nonzero(~np.isfinite(self.vectors)))
+        if bad:
+            raise ModelError(
+                f"the offset field {self.field} holds {bad} NaN or infinite values",
+                "finite offsets",
+                "check the weights: alignseg inspect CHECKPOINT",
+            )
+
+    @property
+    def magnitudes(self) -> Magnitudes:
+        """Median, 95 % and largest length of the vectors."""
+        lengths = np.hypot(self.vectors[..., 0], self.vectors[..., 1])
+        return Magnitudes(*np.percentile(lengths, (50, HIGH_PERCENTILE, 100)).tolist())
+
+
+class ImageOffsets(NamedTuple):
+    """What `offsets_of_image` returns.
+
+    Attributes:
+        image: (input_h, input_w, 3) uint8 BGR, the image at the size the network saw.
+        fields: The nine displacements, by field, in the order of `OffsetField`.
+    """
+
+    image: Image
+    fields: dict[OffsetField, Displacement]
+
+
+def offsets_of_image(
+    backend: Backend, image: Image, size: str | int | Size | None = None
+) -> ImageOffsets:
+    """Runs the network on one image for its offsets.
+
+    Args:
+        backend: From `backends.open_backend`.
+        image: (H, W, 3) uint8 BGR.
+        size: Network input size, as `Predictor` takes it.
+
+    Raises:
+        OptionError: `backend` has no method ``offsets``, or `size` makes no sense.
+        ModelError: The model was exported without its offsets, or they are not finite.
+        SizeError: The network does not take an input of that size.
+    """
+    if not isinstance(backend, OffsetBackend):
+        raise OptionError(
+            f"the backend {backend.name} does not show offsets",
+            "a checkpoint, or an ONNX file exported with its offsets",
+            "alignseg export-onnx CHECKPOINT -o MODEL.onnx --with-offsets",
+        )
+    spec = backend.spec
+    chosen = size_policy(size, spec.export).input_size((image.shape[0], image.shape[1]))
+    copies = (spec.export and spec.export.batch) or 1  # a fixed batch is filled with copies
+    tensor = preprocess(image, chosen, spec.input).repeat(copies, axis=0)
+    convention = spec.network.convention
+    fields = {
+        field: Displacement(field, displacement(offset[0], field, chosen, convention))
+        for field, offset in backend.offsets(tensor).items()
+    }
+    resized = cv2.resize(image, (chosen[1], chosen[0]), interpolation=cv2.INTER_AREA)
+    return ImageOffsets(np.asarray(resized, np.uint8), fields)
+
+
+def displacement(
+    offset: Vectors, field: OffsetField, input_size: Size, convention: SamplingConvention
+) -> Vectors:
+    """Offsets as displacements; the module's text has the formula.
+
+    Args:
+        offset: (2, H, W) float32, dx then dy.
+        field: Which field it is; says what it samples.
+        input_size: (height, width) of the network input.
+        convention: The model's sampling convention.
+
+    Returns:
+        (H, W, 2) float32, x then y, in pixels of the network input.
+    """
+    rows, columns = offset.shape[1:]
+    height, width = field.sampled_size((rows, columns))
+    gain_x = axis_terms(convention, width, columns, height).gain * input_size[1] / width
+    gain_y = axis_terms(convention, height, rows, width).gain * input_size[0] / height
+    return np.stack((offset[0] * gain_x, offset[1] * gain_y), -1).astype(np.float32)

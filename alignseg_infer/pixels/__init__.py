@@ -1,0 +1,1 @@
+"""Pixels in and out: reading images, the network's input, labels from its output."""

@@ -1,0 +1,1 @@
+"""What a segmentation is, and what it can be turned into."""

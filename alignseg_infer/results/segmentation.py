@@ -1,0 +1,321 @@
+"""What a segmented image is."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignseg_infer.datasets.class_tables import label_of
+from alignseg_infer.datasets.labelled import cityscapes_ids
+from alignseg_infer.drawing.masks import blend, colorize, legend, shrunk, stacked
+from alignseg_infer.errors import OptionError
+from alignseg_infer.files import written_atomically
+from alignseg_infer.pixels.images import Image, encoded_image
+from alignseg_infer.pixels.postprocess import Floats, Labels
+from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.results.coco_rle import CocoAnnotation, CocoRle, coco_annotations, coco_rle
+from alignseg_infer.results.polygons import Polygon, polygons_of
+from alignseg_infer.results.saving import (
+    PICTURES,
+    file_content,
+    saved_formats,
+    saved_paths,
+    summary_of,
+)
+from alignseg_infer.spec.model import ChannelOrder, ClassSpec
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from supervision import Detections
+
+MIN_SHEET_WIDTH = 320  # pixels of a legend
+MAX_SHEET_SIDE = 1024  # pixels of what a notebook shows
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Milliseconds spent on one image; for a batch, the batch's time divided by its images.
+
+    With a sliding window, scales or flip, each stage is the sum of all its parts.
+
+    Attributes:
+        load: Reading and decoding a file; for an array, checking it.
+        preprocess: Resizing and normalising.
+        infer: The network.
+        postprocess: Logits to labels; cutting tiles and averaging too.
+    """
+
+    load: float
+    preprocess: float
+    infer: float
+    postprocess: float
+
+    @property
+    def total(self) -> float:
+        """Sum of all stages."""
+        return self.load + self.preprocess + self.infer + self.postprocess
+
+
+class StageClock:
+    """Adds up the milliseconds of each stage of one image."""
+
+    def __init__(self) -> None:
+        self._spent = dict.fromkeys(("load", "preprocess", "infer", "postprocess"), 0.0)
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """What passed since the last lap was spent on `stage`."""
+        now = time.perf_counter()
+        self._spent[stage] += 1e3 * (now - self._last)
+        self._last = now
+
+    def times(self) -> StageTimes:
+        """All laps so far."""
+        return StageTimes(**self._spent)
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """One segmented image.
+
+    Attributes:
+        labels: (H, W) uint8 (uint16 above 256 classes), at the image's own size.
+        image: (H, W, 3) uint8 BGR, the image that was segmented.
+        classes: Names and colours by label.
+        input_size: (height, width) the network saw: of a sliding window, the tile; of several
+            scales, the largest.
+        backend: What ran the network, e.g. ``onnxruntime (CPUExecutionProvider)``.
+        times: Milliseconds per stage.
+        confidence: (H, W) float32 in 0..1, probability of the label; None if not asked for.
+        probabilities: (C, H, W) float32; None if not asked for.
+    """
+
+    labels: Labels
+    image: Image = field(repr=False)
+    classes: ClassSpec
+    input_size: Size
+    backend: str
+    times: StageTimes
+    confidence: Floats | None = None
+    probabilities: Floats | None = None
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        shares = list(self.class_share().items())[:3]
+        seen = ", ".join(f"{name} {share:.0%}" for name, share in shares)
+        return f"Segmentation({height}x{width}: {seen}; {self.times.total:.0f} ms, {self.backend})"
+
+    def color(self, order: str = ChannelOrder.BGR) -> Image:
+        """(H, W, 3) uint8, each pixel in its class's colour.
+
+        Args:
+            order: ``"bgr"`` (for OpenCV) or ``"rgb"``.
+
+        Raises:
+            OptionError: Another order.
+        """
+        return _in_order(colorize(self.labels, self.classes), order)
+
+    def overlay(self, alpha: float = 0.5, order: str = ChannelOrder.BGR) -> Image:
+        """(H, W, 3) uint8, the colours over the image.
+
+        Args:
+            alpha: Opacity of the colours, 0..1.
+            order: ``"bgr"`` (for OpenCV) or ``"rgb"``.
+
+        Raises:
+            OptionError: `alpha` or `order` cannot be used.
+        """
+        return _in_order(blend(self.image, self.color(), alpha), order)
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the image and its labels."""
+        return self.labels.shape[0], self.labels.shape[1]
+
+    def legend(self, width: int | None = None, order: str = ChannelOrder.BGR) -> Image:
+        """(h, width, 3) uint8: the classes of this image with colours and shares, largest first.
+
+        Args:
+            width: Pixels, 64 or more; None for the image's width, or 320 if that is less.
+            order: ``"bgr"`` (for OpenCV) or ``"rgb"``.
+
+        Raises:
+            OptionError: `width` or `order` cannot be used.
+        """
+        width = max(MIN_SHEET_WIDTH, self.size[1]) if width is None else width
+        return _in_order(legend(self.classes, width, self.class_share()), order)
+
+    def pixel_counts(self) -> dict[str, int]:
+        """Pixels by class name, most first; absent classes are left out."""
+        counts = np.bincount(self.labels.ravel(), minlength=len(self.classes.names))
+        order = np.argsort(-counts, kind="stable")
+        return {self.classes.names[label]: int(counts[label]) for label in order if counts[label]}
+
+    def class_share(self) -> dict[str, float]:
+        """Share of the pixels (0..1) by class name, largest first; absent classes are left out."""
+        return {name: count / self.labels.size for name, count in self.pixel_counts().items()}
+
+    def mask(self, which: str | int) -> NDArray[np.bool_]:
+        """(H, W) bool: where a class is.
+
+        Args:
+            which: Its name or its label. It need not occur in the image.
+
+        Raises:
+            OptionError: There is no such class.
+        """
+        return np.equal(self.labels, label_of(self.classes, which))
+
+    def polygons(self, tolerance: float = 0.0, min_area: int = 0) -> list[Polygon]:
+        """The connected regions of each class, as outlines with holes.
+
+        Coordinates are x, y of pixel centres. Exact outlines (`tolerance` 0), filled together, give
+        back the region's pixels: ``cv2.fillPoly(canvas, [p.exterior, *p.holes], 1)``.
+
+        Args:
+            tolerance: Pixels by which simplified outlines may be off.
+            min_area: Regions of fewer pixels are left out.
+
+        Returns:
+            In the order of labels; of one class the largest first.
+
+        Raises:
+            OptionError: `tolerance` or `min_area` is negative or not finite.
+        """
+        return polygons_of(self.labels, self.classes.names, tolerance, min_area)
+
+    def coco_rle(self, which: str | int) -> CocoRle:
+        """A class's mask as COCO's compressed RLE, ``{"size": [H, W], "counts": "..."}``.
+
+        Args:
+            which: Name or label of the class. It need not occur in the image.
+
+        Raises:
+            OptionError: There is no such class.
+        """
+        return coco_rle(self.labels, label_of(self.classes, which))
+
+    def to_coco(self, image_id: int | None = None) -> list[CocoAnnotation]:
+        """A COCO stuff annotation for each class of the image, in the order of labels.
+
+        ``category_id`` is the label, counted from 0 as in `classes`.
+
+        Args:
+            image_id: Of the image in its dataset; None to leave it out.
+        """
+        return coco_annotations(self.labels, image_id)
+
+    def label_ids(self) -> Image:
+        """(H, W) uint8 labelIds as Cityscapes' server takes them: 7 for road, 33 for bicycle.
+
+        Raises:
+            OptionError: The classes are not those of Cityscapes.
+        """
+        return cityscapes_ids(self.labels, self.classes)
+
+    def to_dict(self, *, rle: bool = False) -> dict[str, Any]:
+        """Sizes, times and classes (largest first) as JSON values.
+
+        Args:
+            rle: Whether each class gets its mask too, as `coco_rle` gives it.
+        """
+        return summary_of(self, rle=rle)
+
+    def to_json(self, *, rle: bool = False) -> str:
+        """`to_dict` as a JSON text."""
+        return json.dumps(self.to_dict(rle=rle), indent=2)
+
+    def plot(self, ax: "Axes | None" = None, alpha: float = 0.5, legend: bool = True) -> "Axes":
+        """Draws the overlay with Matplotlib.
+
+        Args:
+            ax: Where; None for a new figure.
+            alpha: Opacity of the colours, 0..1.
+            legend: Whether to list the classes of the image with their shares.
+
+        Returns:
+            The axes drawn in.
+
+        Raises:
+            MissingDependencyError: Matplotlib is not installed.
+            OptionError: `alpha` cannot be used.
+        """
+        from alignseg_infer.results.plotting import plot_of
+
+        return plot_of(self, ax, alpha, legend)
+
+    def to_supervision(self, *, regions: bool = False, min_area: int = 0) -> "Detections":
+        """The classes of the image as ``supervision.Detections``, to annotate, filter or count.
+
+        Each has a mask (H, W) bool, its box, ``class_id``, ``data["class_name"]``, and the mean
+        confidence of its pixels if the result has `confidence`. All masks together are
+        (N, H, W): a byte per pixel and detection.
+
+        Args:
+            regions: Whether each connected region becomes a detection of its own.
+            min_area: Classes, or regions, of fewer pixels are left out.
+
+        Raises:
+            MissingDependencyError: supervision is not installed.
+        """
+        from alignseg_infer.results.supervision_detections import detections_of
+
+        return detections_of(self, regions=regions, min_area=min_area)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows: the overlay above its legend."""
+        overlay = shrunk(self.overlay(), MAX_SHEET_SIDE)
+        width = max(MIN_SHEET_WIDTH, overlay.shape[1])
+        return encoded_image(stacked(overlay, self.legend(width)), ".png")
+
+    def save(
+        self,
+        stem: str | Path,
+        alpha: float = 0.5,
+        *,
+        formats: Sequence[str] = PICTURES,
+        tolerance: float = 0.0,
+    ) -> list[Path]:
+        """Writes ``STEM_labels.png``, ``STEM_color.png`` and ``STEM_overlay.jpg``, or others.
+
+        The labels PNG has one channel with the label of each pixel (8 or 16 bit).
+
+        Args:
+            stem: Path without ending, e.g. ``out/street``; its folder is made if need be.
+            alpha: Opacity of the colours in the overlay.
+            formats: Some of ``"labels"``, ``"color"``, ``"overlay"``, ``"label-ids"`` (PNG with
+                Cityscapes' labelIds), ``"polygons"``, ``"coco"`` and ``"summary"`` (JSON; see
+                `saving` for what is in them).
+            tolerance: Pixels by which saved polygons may be off.
+
+        Returns:
+            The paths written, in the order of `formats`.
+
+        Raises:
+            OptionError: An argument cannot be used, or not with these classes.
+            OutputError: They cannot be written.
+        """
+        paths = saved_paths(stem, formats)
+        contents = [
+            file_content(self, kind, alpha=alpha, tolerance=tolerance)
+            for kind in saved_formats(formats)
+        ]
+        for path, content in zip(paths, contents, strict=True):
+            with written_atomically(path) as temporary:
+                temporary.write_bytes(content)
+        return paths
+
+
+def _in_order(picture: Image, order: str) -> Image:
+    """A BGR picture in another channel order."""
+    if order not in list(ChannelOrder):
+        raise OptionError(f"order={order!r}", '"bgr" or "rgb"', 'order="rgb" for matplotlib')
+    if order == ChannelOrder.RGB:
+        return np.ascontiguousarray(picture[..., ::-1])
+    return picture

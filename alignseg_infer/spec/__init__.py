@@ -1,0 +1,1 @@
+"""The facts that travel with a model."""

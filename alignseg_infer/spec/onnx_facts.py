@@ -1,0 +1,82 @@
+"""What an ONNX file says of itself, read without its weights."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from alignseg_infer.errors import ModelFileError
+from alignseg_infer.files import require_file, sha256_of
+from alignseg_infer.spec.model import SPEC_KEY, ExportSpec, ModelSpec
+from alignseg_infer.spec.plugin_contract import DOMAIN, VERSION_FIELD
+
+
+@dataclass(frozen=True)
+class OnnxFacts:
+    """Facts of an ONNX file of ours.
+
+    Attributes:
+        spec: The model's facts.
+        export: ``spec.export``, which is there.
+        sha256: Of the file, without the ``.data`` file of large models.
+        grid_samples: How many GridSample nodes it has.
+        resizes: How many Resize nodes it has.
+        plugins: ``name/version`` of the plugin of each node that needs one, sorted.
+        metadata: All entries.
+        outputs: Names of the graph's outputs.
+    """
+
+    spec: ModelSpec
+    export: ExportSpec
+    sha256: str
+    grid_samples: int
+    resizes: int
+    plugins: tuple[str, ...]
+    metadata: dict[str, str]
+    outputs: tuple[str, ...]
+
+
+def read_onnx_facts(path: Path) -> OnnxFacts:
+    """The facts of the ONNX file at `path`.
+
+    Raises:
+        ModelFileError: It is missing, damaged, or was not exported by this package.
+        SpecError: Its spec cannot be read.
+    """
+    require_file(path, "an ONNX model", ModelFileError)
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError) as error:  # ValueError: damaged strings
+        raise ModelFileError(
+            f"{path} cannot be read: {error}", "a whole .onnx file", "export the model again"
+        ) from error
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    spec = ModelSpec.from_json(properties[SPEC_KEY]) if SPEC_KEY in properties else None
+    if spec is None or spec.export is None:
+        raise ModelFileError(
+            f"{path} does not say what model it is (no metadata entry {SPEC_KEY!r})",
+            "an ONNX file that this package exported",
+            "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+        )
+    operators = Counter(node.op_type for node in model.graph.node)
+    return OnnxFacts(
+        spec=spec,
+        export=spec.export,
+        sha256=sha256_of(path),
+        grid_samples=operators["GridSample"],
+        resizes=operators["Resize"],
+        plugins=_plugins(model.graph),
+        metadata=properties,
+        outputs=tuple(value.name for value in model.graph.output),
+    )
+
+
+def _plugins(graph: onnx.GraphProto) -> tuple[str, ...]:
+    found = []
+    for node in graph.node:
+        if node.domain == DOMAIN:
+            fields = {field.name: field.s.decode(errors="replace") for field in node.attribute}
+            found.append(f"{node.op_type}/{fields.get(VERSION_FIELD, '?')}")
+    return tuple(sorted(found))

@@ -1,5 +1,0 @@
-"""Streets made up from a seed, with exact labels: for training, tests and demonstrations."""
-
-from alignseg_infer.streets.street import Scene, Street
-
-__all__ = ["Scene", "Street"]

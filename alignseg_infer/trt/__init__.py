@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: how an engine is built and run."""

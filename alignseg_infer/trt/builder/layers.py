@@ -1,0 +1,243 @@
+"""Reads a parsed TensorRT network back: whether it is what the ONNX graph says, and its types.
+
+Types are those of the parsed, strongly typed network, which TensorRT keeps when it builds.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alignseg_infer.errors import BuildError
+from alignseg_infer.spec.model import Precision, Sampler
+from alignseg_infer.spec.onnx_facts import OnnxFacts
+from alignseg_infer.trt.engine_file import LayerCount
+
+PLUGIN_LAYER = "PLUGIN_V3"
+HALF, FLOAT, INT8 = "HALF", "FLOAT", "INT8"
+LABELS = "INT32"  # what plugins return that are no features
+_SHOWN = {HALF: "FP16", FLOAT: "FP32", INT8: "INT8"}
+# What ONNX's mode=bilinear, padding_mode=zeros, align_corners=0 are in TensorRT.
+SAMPLING = ("LINEAR", "FILL", False)
+# What ONNX's mode=linear, coordinate_transformation_mode=align_corners are in TensorRT.
+RESIZING = ("LINEAR", "ALIGN_CORNERS")
+_ALLOWED = {
+    Precision.FP32: {FLOAT},
+    Precision.FP16: {HALF},
+    Precision.INT8: {HALF, INT8},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer of a parsed network.
+
+    Attributes:
+        name: Mostly that of the ONNX node.
+        kind: TensorRT's layer type, e.g. ``CONVOLUTION``.
+        data_type: Of its first output, e.g. ``HALF``; ``INT8`` for a convolution of dequantised
+            values with dequantised weights.
+        inputs: Names of the tensors it reads.
+        outputs: Names of the tensors it makes.
+        operation: Of a unary layer, e.g. ``FLOOR``.
+        sampling: Of a grid-sample layer: interpolation, what lies outside, corners aligned.
+        resizing: Of a resize layer: interpolation, where its coordinates lie.
+        plugin: Of a plugin layer: ``name/version``.
+    """
+
+    name: str
+    kind: str
+    data_type: str
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    operation: str | None = None
+    sampling: tuple[str, str, bool] | None = None
+    resizing: tuple[str, str] | None = None
+    plugin: str | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A parsed network: its layers in their order, and names of its inputs and outputs."""
+
+    layers: tuple[Layer, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def read_network(module: Any, network: Any) -> Network:
+    """What TensorRT's `network` consists of.
+
+    Args:
+        module: ``tensorrt`` or ``tensorrt_rtx``.
+        network: Its ``INetworkDefinition``.
+    """
+    makers: dict[str, str] = {}
+    layers = []
+    for index in range(network.num_layers):
+        layer = _layer_from(module, network.get_layer(index), makers)
+        makers.update(dict.fromkeys(layer.outputs, layer.kind))
+        layers.append(layer)
+    inputs = tuple(network.get_input(index).name for index in range(network.num_inputs))
+    outputs = tuple(network.get_output(index).name for index in range(network.num_outputs))
+    return Network(tuple(layers), inputs, outputs)
+
+
+def _layer_from(module: Any, layer: Any, makers: dict[str, str]) -> Layer:
+    tensors = [layer.get_input(index) for index in range(layer.num_inputs)]
+    inputs = tuple(tensor.name for tensor in tensors if tensor is not None)
+    outputs = tuple(layer.get_output(index).name for index in range(layer.num_outputs))
+    kind, data_type = layer.type.name, layer.get_output(0).dtype.name
+    if kind == "CONVOLUTION" and _dequantised(inputs, makers):
+        data_type = INT8
+    own = _own_facts(module, layer, kind)
+    return Layer(
+        name=layer.name, kind=kind, data_type=data_type, inputs=inputs, outputs=outputs, **own
+    )
+
+
+def _own_facts(module: Any, layer: Any, kind: str) -> dict[str, Any]:
+    """What layers of this `kind` alone have, by the names of `Layer`."""
+    # The network gives every layer as an ILayer; its class decides which attributes it shows.
+    if kind == "UNARY":
+        layer.__class__ = module.IUnaryLayer
+        return {"operation": layer.op.name}
+    if kind == "GRID_SAMPLE":
+        layer.__class__ = module.IGridSampleLayer
+        mode = layer.interpolation_mode.name
+        return {"sampling": (mode, layer.sample_mode.name, bool(layer.align_corners))}
+    if kind == "RESIZE":
+        layer.__class__ = module.IResizeLayer
+        return {"resizing": (layer.resize_mode.name, layer.coordinate_transformation.name)}
+    if kind == PLUGIN_LAYER:
+        layer.__class__ = module.IPluginV3Layer
+        core = layer.plugin.get_capability_interface(module.PluginCapabilityType.CORE)
+        return {"plugin": f"{core.plugin_name}/{core.plugin_version}"}
+    return {}
+
+
+def _dequantised(inputs: Sequence[str], makers: dict[str, str]) -> bool:
+    """Whether values and weights come from DequantizeLinear: then TensorRT computes in INT8."""
+    return len(inputs) >= 2 and all(makers.get(name) == "DEQUANTIZE" for name in inputs[:2])
+
+
+def count_layers(network: Network) -> tuple[LayerCount, ...]:
+    """How many layers there are of each kind and type, sorted."""
+    counts = Counter((layer.kind, layer.data_type) for layer in network.layers)
+    return tuple(LayerCount(*key, count) for key, count in sorted(counts.items()))
+
+
+def require_sampling(network: Network, facts: OnnxFacts) -> None:
+    """Checks the samplers and plugins: those of the ONNX graph, each with its modes or type.
+
+    TensorRT up to 11.1 reads GridSample of opset 20 as nearest neighbour without a word
+    (NVIDIA/TensorRT#4646).
+
+    Raises:
+        BuildError: They are others.
+    """
+    found = [layer for layer in network.layers if layer.sampling is not None]
+    for layer in found:
+        if layer.sampling != SAMPLING:
+            mode, outside, corners = layer.sampling or SAMPLING
+            raise BuildError(
+                f"TensorRT's layer {layer.name!r} samples with {mode}, {outside}, "
+                f"align_corners={corners}",
+                "LINEAR, FILL (zeros outside), align_corners=False, which the network is made of",
+                "export again with --sampler gather, which needs no such layer; and report this",
+            )
+    rounded = [layer for layer in network.layers if _is_inexact_coordinate(layer)]
+    if rounded:
+        raise BuildError(
+            f"TensorRT's layer {rounded[0].name!r}, where features are sampled, computes in "
+            f"{rounded[0].data_type}",
+            "FLOAT: sampling coordinates in float16 are off by up to 1/16 pixel at width 513",
+            "export the model again: alignseg export-trt CHECKPOINT --precision fp16",
+        )
+    native = facts.export.sampler is Sampler.NATIVE
+    if len(found) != facts.grid_samples or bool(found) != native:
+        raise BuildError(
+            f"TensorRT has {len(found)} grid-sample layers, the ONNX graph {facts.grid_samples} "
+            f"GridSample nodes, and its sampler is {facts.export.sampler}",
+            "as many layers as nodes; none with the sampler gather, some with native",
+            "export the model again, and report this if it happens again",
+        )
+    _require_plugins(network, facts)
+
+
+def require_resizing(network: Network, facts: OnnxFacts) -> None:
+    """Checks the upsampling: a layer for each Resize node, linear, with corners aligned.
+
+    Raises:
+        BuildError: They are others.
+    """
+    found = [layer for layer in network.layers if layer.resizing is not None]
+    for layer in found:
+        if layer.resizing != RESIZING:
+            raise BuildError(
+                f"TensorRT's layer {layer.name!r} resizes with {', '.join(layer.resizing or ())}",
+                f"{' and '.join(RESIZING)}, which the network is made of",
+                "export again with --upsampling matrices --output logits, which needs no such "
+                "layer; and report this",
+            )
+    if len(found) != facts.resizes:
+        raise BuildError(
+            f"TensorRT has {len(found)} resize layers, the ONNX graph {facts.resizes} Resize nodes",
+            "as many layers as nodes",
+            "export the model again, and report this if it happens again",
+        )
+
+
+def _require_plugins(network: Network, facts: OnnxFacts) -> None:
+    """Checks that each plugin node became a layer of that plugin, in the graph's own type."""
+    layers = [layer for layer in network.layers if layer.kind.startswith("PLUGIN")]
+    found = Counter(layer.plugin or layer.kind for layer in layers)
+    if found != Counter(facts.plugins):
+        raise BuildError(
+            f"TensorRT has the plugin layers {_listed(found)}, the ONNX graph "
+            f"{_listed(Counter(facts.plugins))}",
+            "a layer for each node, of the same plugin",
+            "build the library of plugins again, and report this if it happens again",
+        )
+    for layer in layers:
+        wanted = FLOAT if facts.export.precision is Precision.FP32 else HALF
+        if layer.data_type not in (wanted, LABELS):
+            raise BuildError(
+                f"the plugin layer {layer.name!r} returns {layer.data_type} in a graph said to be "
+                f"{facts.export.precision}",
+                f"{wanted}, or {LABELS} labels",
+                "export the model again, and report this if it happens again",
+            )
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
+
+
+def _is_inexact_coordinate(layer: Layer) -> bool:
+    """Of the native sampler the grid sampling itself, of gather the floor of coordinates."""
+    return (layer.sampling is not None or layer.operation == "FLOOR") and layer.data_type != "FLOAT"
+
+
+def require_precision(network: Network, precision: Precision) -> None:
+    """Checks that every convolution computes in what was asked for.
+
+    Raises:
+        BuildError: One does not, or an INT8 graph has no INT8 convolution.
+    """
+    convolutions = [layer for layer in network.layers if layer.kind == "CONVOLUTION"]
+    wrong = [layer for layer in convolutions if layer.data_type not in _ALLOWED[precision]]
+    quantised = any(layer.data_type == INT8 for layer in convolutions)
+    if wrong or not convolutions or quantised != (precision is Precision.INT8):
+        first = f", the first of them {wrong[0].name!r}" if wrong else ""
+        raise BuildError(
+            f"of a graph said to be {precision}, TensorRT computes {_per_type(convolutions)} "
+            f"convolutions{first}",
+            f"all of them in {' or '.join(sorted(_SHOWN[kind] for kind in _ALLOWED[precision]))}",
+            f"export the model again: alignseg export-trt CHECKPOINT --precision {precision}",
+        )
+
+
+def _per_type(layers: Iterable[Layer]) -> str:
+    counts = Counter(_SHOWN.get(layer.data_type, layer.data_type) for layer in layers)
+    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or "0"

@@ -1,0 +1,170 @@
+"""What an engine is asked to be, checked before TensorRT is loaded."""
+
+import dataclasses
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from alignseg_infer.errors import OptionError
+from alignseg_infer.pixels.preprocess import require_input_size
+from alignseg_infer.spec.model import ExportSpec
+from alignseg_infer.trt.engine_file import InputShape, Profile
+from alignseg_infer.trt.flavours import Runtime, require_option_of
+
+MAX_OPTIMIZATION_LEVEL = 5
+MEBIBYTE = 1 << 20
+MAX_WORKSPACE = 1 << 40
+MAX_BATCH = 1024
+
+
+class HardwareCompatibility(StrEnum):
+    """On which other GPUs an engine runs; TensorRT's ``HardwareCompatibilityLevel``.
+
+    ``ampere-plus``: on every one since Ampere, slower. ``same-compute-capability``: on those of
+    the same compute capability.
+    """
+
+    NONE = "none"
+    AMPERE_PLUS = "ampere-plus"
+    SAME_COMPUTE_CAPABILITY = "same-compute-capability"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How an engine is built.
+
+    Attributes:
+        runtime: Flavour of TensorRT.
+        profile: Input shapes it takes; None if the graph takes one only.
+        workspace: Bytes of GPU memory an algorithm may use; None for all there is.
+        timing_cache: File of measurements that later builds use again; TensorRT only.
+        version_compatible: Whether later versions are to run it; TensorRT only.
+        hardware_compatibility: On which other GPUs it is to run; TensorRT only.
+        compute_capabilities: GPUs it is built for, e.g. ``("8.9", "12.0")``; TensorRT for RTX
+            only. Empty for its default: 8.0 and later.
+        optimization_level: 0 (built soonest) to 5 (searched longest); None for TensorRT's 3.
+        tf32: Whether float32 convolutions and products may round their inputs to 10 bits of
+            mantissa (TF32), as TensorRT does by default and this package does not.
+        plugin: Library of TensorRT plugins; None for `plugin_library`'s default.
+        embed_plugin: Whether it becomes part of the engine, which then needs no such file where it
+            runs. TensorRT does so for version-compatible engines.
+
+    Raises:
+        OptionError, SizeError: A value cannot be used.
+    """
+
+    runtime: Runtime = Runtime.TENSORRT
+    profile: Profile | None = None
+    workspace: int | None = None
+    timing_cache: Path | None = None
+    version_compatible: bool = False
+    hardware_compatibility: HardwareCompatibility = HardwareCompatibility.NONE
+    compute_capabilities: tuple[str, ...] = ()
+    optimization_level: int | None = None
+    tf32: bool = False
+    plugin: Path | None = None
+    embed_plugin: bool = False
+
+    def __post_init__(self) -> None:
+        given = {
+            "--timing-cache": self.timing_cache is not None,
+            "--version-compatible": self.version_compatible,
+            "--hardware-compatibility": (
+                self.hardware_compatibility is not HardwareCompatibility.NONE
+            ),
+            "--compute-capability": bool(self.compute_capabilities),
+            "--plugin": self.plugin is not None,
+            "--embed-plugin": self.embed_plugin,
+        }
+        for option in filter(given.__getitem__, given):
+            require_option_of(self.runtime, option)
+        if self.profile is not None:
+            _require_ordered(self.profile)
+        if self.workspace is not None and not MEBIBYTE <= self.workspace <= MAX_WORKSPACE:
+            raise OptionError(
+                f"a workspace of {self.workspace} bytes", "1 MiB to 1 TiB", "--workspace 4096"
+            )
+        if self.embed_plugin and not self.version_compatible:
+            raise OptionError(
+                "--embed-plugin without --version-compatible",
+                "both: TensorRT puts libraries into version-compatible engines only (NvInfer.h, "
+                "setPluginsToSerialize)",
+                "--embed-plugin --version-compatible, or neither",
+            )
+        level = self.optimization_level
+        if level is not None and not 0 <= level <= MAX_OPTIMIZATION_LEVEL:
+            raise OptionError(
+                f"optimization level {level}",
+                f"0 to {MAX_OPTIMIZATION_LEVEL}",
+                "--optimization-level 3",
+            )
+
+
+def _require_ordered(profile: Profile) -> None:
+    for shape in (profile.minimum, profile.optimum, profile.maximum):
+        require_input_size((shape.height, shape.width))
+        if not 1 <= shape.batch <= MAX_BATCH:
+            raise OptionError(
+                f"a batch of {shape.batch} in {shape}", f"1 to {MAX_BATCH}", f"1{_sides(shape)}"
+            )
+    if profile.optimum not in profile:
+        raise OptionError(
+            f"input shapes {_described(profile)}",
+            "images, height and width that do not shrink from --min to --opt to --max",
+            "--min 1x256x512 --opt 1x512x1024 --max 4x1024x2048",
+        )
+
+
+def _sides(shape: InputShape) -> str:
+    return f"x{shape.height}x{shape.width}"
+
+
+def _described(profile: Profile) -> str:
+    return f"--min {profile.minimum} --opt {profile.optimum} --max {profile.maximum}"
+
+
+def profile_for(export: ExportSpec, asked: Profile | None) -> Profile:
+    """The input shapes of an engine for a graph.
+
+    Args:
+        export: What the graph takes.
+        asked: What the user wants; None where the graph leaves no choice.
+
+    Raises:
+        OptionError: Nothing was asked of a graph that takes several shapes, or what it does not
+            take.
+    """
+    if asked is None:
+        return _only_profile(export)
+    for shape in (asked.minimum, asked.optimum, asked.maximum):
+        wrong_size = export.size not in (None, (shape.height, shape.width))
+        if wrong_size or export.batch not in (None, shape.batch):
+            raise OptionError(
+                f"input shape {shape} for a graph of {_taken(export)}",
+                "shapes that the graph takes",
+                "another --min, --opt or --max, or export the model for any size",
+            )
+    return asked
+
+
+def _only_profile(export: ExportSpec) -> Profile:
+    if export.size is None or export.batch is None:
+        height, width = export.size or (512, 1024)
+        raise OptionError(
+            f"the graph takes {_taken(export)}, and no input shape was given",
+            "the shape an engine is to be fastest at, and perhaps the smallest and largest",
+            f"--opt {export.batch or 1}x{height}x{width}",
+        )
+    shape = InputShape(export.batch, *export.size)
+    return Profile(shape, shape, shape)
+
+
+def _taken(export: ExportSpec) -> str:
+    size = "any size" if export.size is None else f"size {export.size[0]}x{export.size[1]}"
+    return f"{size} and " + ("any batch" if export.batch is None else f"batch {export.batch}")
+
+
+def shape_tuple(shape: InputShape) -> tuple[int, int, int, int]:
+    """`shape` as the dimensions of the input tensor, (N, 3, H, W)."""
+    batch, height, width = dataclasses.astuple(shape)
+    return batch, 3, height, width

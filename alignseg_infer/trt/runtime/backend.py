@@ -1,0 +1,290 @@
+"""TensorRT, classic and for RTX: runs the engines that export/to_trt.py builds.
+
+Calls follow TensorRT's Python API reference (Runtime, ICudaEngine, IExecutionContext; 10.0 to 11.4)
+and that of TensorRT-RTX 1.7, whose bindings were at hand.
+"""
+
+import contextlib
+import hashlib
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignseg_infer.backends import LabelledBatch, parse_device
+from alignseg_infer.cuda.device_images import require_right_results
+from alignseg_infer.cuda.kernels import IMAGE_KERNELS, Kernels
+from alignseg_infer.cuda.opening import Cuda, CudaPackage, open_cuda
+from alignseg_infer.errors import EngineError, ImageError, OptionError, SizeError
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.spec.model import ModelSpec, OutputKind
+from alignseg_infer.trt.engine_file import EngineFacts, InputShape, LayerCount, Profile, read_facts
+from alignseg_infer.trt.flavours import TensorRT, load_tensorrt, new_runtime_cache
+from alignseg_infer.trt.log import new_log
+from alignseg_infer.trt.plugin_library import provide_plugins
+from alignseg_infer.trt.runtime.checks import (
+    REBUILD,
+    require_complete,
+    require_gpu,
+    require_unchanged_plan,
+    require_version,
+)
+from alignseg_infer.trt.runtime.inspector import inspected_layers
+from alignseg_infer.trt.runtime.runner import CHANNELS, EngineRunner, LoadedEngine
+from alignseg_infer.trt.runtime.runner_pool import RunnerPool
+from alignseg_infer.trt.runtime.runtime_cache import cache_path, read_cache, write_cache
+from alignseg_infer.trt.runtime.tensors import engine_profile, engine_tensors, outputs_of
+
+DEFAULT_CONTEXTS = 4
+
+
+class TensorRTBackend:
+    """An engine in TensorRT. Close it, or use it in a ``with`` block, to free the GPU's memory.
+
+    Args:
+        path: A plan file with its facts, ``<path>.json``, beside it.
+        device: ``cuda``, ``cuda:N``, or ``auto``, which is ``cuda`` too.
+        cuda: Python package to call CUDA through: ``auto``, ``cuda-python`` or ``pycuda``.
+        contexts: Calls that run at the same time at most; each has activations and buffers of its
+            own, made when first needed. More threads than that wait for each other.
+        plugin: Library of TensorRT plugins, for an engine that needs them and does not hold them;
+            None for ``$ALIGNSEG_PLUGIN``, else the one built in a checkout.
+        trust_changed_plan: Whether to load a plan file that is not the one its facts were written
+            with. A plan can hold code that runs on this machine.
+
+    Attributes:
+        spec: The model's facts; where the engine takes one size or batch only, so says its export.
+        name: E.g. ``tensorrt 11.4.0.106 (NVIDIA L4)``.
+        facts: All that is known of the engine.
+        batch_limits: Smallest and largest batch it takes.
+
+    Raises:
+        EngineError: The engine cannot be used here.
+        DeviceError: There is no driver or no such GPU.
+        MissingDependencyError: TensorRT or a CUDA package is not installed.
+        OptionError: An argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "cuda",
+        cuda: str = CudaPackage.AUTO,
+        contexts: int = DEFAULT_CONTEXTS,
+        plugin: Path | None = None,
+        trust_changed_plan: bool = False,
+    ) -> None:
+        index = _gpu_index(device)
+        if type(contexts) is not int or contexts < 1:
+            raise OptionError(f"contexts={contexts!r}", "1 or more", f"contexts={DEFAULT_CONTEXTS}")
+        self.facts = read_facts(path)
+        plan = path.read_bytes()  # once, so that what is checked is what is loaded
+        if not trust_changed_plan:
+            require_unchanged_plan(path, self.facts, hashlib.sha256(plan).hexdigest())
+        require_complete(path, self.facts)
+        tensorrt = load_tensorrt(self.facts.runtime)
+        require_version(path, self.facts, tensorrt)
+        with contextlib.ExitStack() as stack:
+            gpu = open_cuda(index, cuda)
+            stack.callback(gpu.close)
+            require_gpu(path, self.facts, gpu.gpu)
+            with gpu.current():
+                loaded = _load(path, plan, self.facts, tensorrt, gpu, plugin=plugin)
+            del plan
+            self._gpu, self._kernels = gpu, Kernels(gpu)
+            self._kernels_lock, self._kernels_are_right = threading.Lock(), False
+            stack.callback(self._kernels.close)
+            self._pool = RunnerPool(lambda: EngineRunner(loaded), contexts)
+            stack.callback(_close, self._pool, loaded, path)
+            with self._pool.runner(()):
+                pass  # the first one now, to hear of too little memory before the first call
+            # Without close(), this runs when nobody holds the backend, or when Python ends.
+            self._finalizer = weakref.finalize(self, stack.pop_all().close)
+        self.spec = _spec_of(self.facts)
+        self.name = f"{tensorrt.runtime} {tensorrt.version_text} ({gpu.gpu.name})"
+        self.batch_limits = (self.facts.profile.minimum.batch, self.facts.profile.maximum.batch)
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
+        """See `backends.Backend.infer`.
+
+        Raises:
+            SizeError: The engine was not built for this shape.
+            CudaError: The GPU fails, or has too little memory left.
+            EngineError: TensorRT fails, or the backend was closed.
+        """
+        require_in_profile(batch.shape, self.facts.profile)
+        with self._pool.runner(batch.shape) as runner:
+            return runner.infer(batch)
+
+    def load_kernels(self) -> None:
+        """See `backends.ImageBackend.load_kernels`."""
+        if self.spec.export is not None and self.spec.export.output is OutputKind.LABELS:
+            raise OptionError(
+                "the engine returns labels itself",
+                "an engine that returns logits, for labels of another size to be made on the GPU",
+                "leave on_device out",
+            )
+        with self._kernels_lock:
+            if not self._kernels_are_right:
+                self._kernels.load(*IMAGE_KERNELS)
+                require_right_results(self._gpu, self._kernels, self.spec)
+                self._kernels_are_right = True
+
+    def segment(
+        self, images: Sequence[Image], input_size: Size, *, confidence: bool
+    ) -> LabelledBatch:
+        """See `backends.ImageBackend.segment`.
+
+        Raises:
+            EngineError: TensorRT fails, or the backend was closed.
+        """
+        shape = (max(len(images), self.batch_limits[0]), CHANNELS, *input_size)
+        require_in_profile(shape, self.facts.profile)
+        with self._pool.runner(shape) as runner:
+            return runner.segment(self._kernels, images, shape, confidence)
+
+    def layers(self) -> tuple[LayerCount, ...]:
+        """What TensorRT made of the layers, with their kinds and types.
+
+        Raises:
+            EngineError: TensorRT does not tell, or the backend was closed.
+        """
+        with self._pool.runner(()) as runner:
+            return inspected_layers(runner.inspect())
+
+    def close(self) -> None:
+        """Waits for calls under way and frees everything. A second call does nothing.
+
+        Raises:
+            CudaError: The GPU failed meanwhile.
+        """
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _load(
+    path: Path,
+    plan: bytes,
+    facts: EngineFacts,
+    tensorrt: TensorRT,
+    cuda: Cuda,
+    *,
+    plugin: Path | None,
+) -> LoadedEngine:
+    """Deserialises the engine."""
+    log = new_log(tensorrt)
+    runtime = tensorrt.module.Runtime(log)
+    if facts.version_compatible or facts.plugins_embedded:  # code that is in the plan
+        runtime.engine_host_code_allowed = True
+    if facts.plugins and not facts.plugins_embedded:
+        try:
+            provide_plugins(tensorrt, facts.plugins, plugin, EngineError)
+        except EngineError:
+            del runtime  # the traceback would keep it for longer than the CUDA context
+            raise
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        del runtime  # as above
+        raise EngineError(
+            f"{path} cannot be loaded: {log.take_errors()}",
+            f"an engine that {tensorrt.runtime} {tensorrt.version_text} reads on this GPU",
+            REBUILD,
+        )
+    try:
+        outputs = outputs_of(path, facts, engine_tensors(engine), engine_profile(engine))
+    except EngineError:
+        del engine, runtime
+        raise
+    cache = new_runtime_cache(tensorrt, engine)
+    if cache is not None:
+        read_cache(cache_path(path), cache)
+    largest = facts.profile.maximum
+    return LoadedEngine(cuda, tensorrt, log, runtime, engine, cache, outputs, largest, facts.spec)
+
+
+def _close(pool: RunnerPool, loaded: LoadedEngine, path: Path) -> None:
+    """Frees contexts, then lets go of the engine; the CUDA context is given back after that."""
+    with contextlib.ExitStack() as stack:  # in reverse; one that fails does not keep the others
+        stack.enter_context(loaded.cuda.current())
+        stack.callback(loaded.release)
+        if loaded.cache is not None:
+            stack.callback(write_cache, cache_path(path), loaded.cache)
+        stack.callback(pool.close)
+
+
+def _gpu_index(device: str) -> int:
+    kind, index = parse_device(device)
+    if kind == "cpu":
+        raise OptionError(
+            f"device={device!r} was asked for, but TensorRT engines run on a GPU only",
+            'device="cuda" or "cuda:N", or nothing, which means cuda for an engine',
+            "run the .onnx model on the CPU, or leave --device out",
+        )
+    return index
+
+
+def _spec_of(facts: EngineFacts) -> ModelSpec:
+    """The spec, with the size and batch that the profile fixes."""
+    low, high = facts.profile.minimum, facts.profile.maximum
+    if facts.spec.export is None:
+        return facts.spec
+    size = (high.height, high.width)
+    export = replace(
+        facts.spec.export,
+        size=size if size == (low.height, low.width) else None,
+        batch=high.batch if high.batch == low.batch else None,
+    )
+    return replace(facts.spec, export=export)
+
+
+def require_in_profile(shape: tuple[int, ...], profile: Profile) -> None:
+    """Raises SizeError unless the engine was built for inputs of `shape`, (N, 3, H, W).
+
+    Raises:
+        ImageError: It is no such shape at all.
+        SizeError: A number is below the profile's minimum or above its maximum.
+    """
+    if len(shape) != 4 or shape[1] != CHANNELS:
+        raise ImageError(f"a batch of shape {shape}", "(N, 3, H, W) float32", "see Backend.infer")
+    seen = InputShape(shape[0], *shape[2:])
+    if seen in profile:
+        return
+    low, high = profile.minimum, profile.maximum
+    size = f"--size {high.height}x{high.width}"
+    raise SizeError(
+        f"the engine's input would be {seen} (batch x height x width)",
+        f"{low} to {high}, which it was built for",
+        f"{size} and --batch {high.batch} or less, or build it for more: "
+        f"python export/to_trt.py MODEL -o ENGINE --opt {profile.optimum} "
+        f"--min {_least(low, seen)} --max {_most(high, seen)}",
+    )
+
+
+def _least(one: InputShape, other: InputShape) -> InputShape:
+    return InputShape(*map(min, _numbers(one), _numbers(other)))
+
+
+def _most(one: InputShape, other: InputShape) -> InputShape:
+    return InputShape(*map(max, _numbers(one), _numbers(other)))
+
+
+def _numbers(shape: InputShape) -> tuple[int, int, int]:
+    return shape.batch, shape.height, shape.width

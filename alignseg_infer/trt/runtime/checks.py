@@ -1,0 +1,139 @@
+"""Whether an engine can run here: what its facts say against what is there.
+
+Nothing of the plan file is deserialised before it is what its facts describe. Which combinations
+are possible: TensorRT documentation, "Engine Compatibility" and "Support Matrix" (11.4); TensorRT
+for RTX, "Engine Compatibility" and "CPU-Only AOT and TensorRT-RTX Engines" (1.7).
+"""
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+from alignseg_infer.errors import EngineError
+from alignseg_infer.trt.engine_file import EngineFacts, Gpu, sidecar_path
+from alignseg_infer.trt.flavours import Runtime, TensorRT
+
+logger = logging.getLogger(__name__)
+
+REBUILD = "build it again here: python export/to_trt.py MODEL -o ENGINE --opt NxHxW"
+_AMPERE = (8, 0)
+_ACROSS_MAJOR = {(8, 10), (10, 11)}  # the only pairs (built, running) of version-compatible engines
+
+
+def require_unchanged_plan(path: Path, facts: EngineFacts, seen: str) -> None:
+    """Checks that the plan file is the one its facts were written with.
+
+    Args:
+        path: The plan file.
+        facts: Its facts.
+        seen: SHA-256 of what is in the file.
+
+    Raises:
+        EngineError: It is truncated, damaged, replaced, or the facts are another engine's.
+    """
+    if seen != facts.sha256:
+        raise EngineError(
+            f"{path} ({path.stat().st_size} bytes, SHA-256 {seen[:12]}...) is not the plan that "
+            f"{sidecar_path(path).name} describes ({facts.sha256[:12]}...)",
+            "an engine and its facts as one build wrote them",
+            f"copy both files again, or {REBUILD}",
+        )
+
+
+def require_complete(path: Path, facts: EngineFacts) -> None:
+    """Checks that the engine has its weights.
+
+    Raises:
+        EngineError: Otherwise.
+    """
+    if facts.stripped:
+        raise EngineError(
+            f"{path} was built without its weights",
+            "an engine with weights; refitting is not something this version does",
+            "build it again: python export/to_trt.py MODEL -o ENGINE --opt NxHxW",
+        )
+
+
+def require_version(path: Path, facts: EngineFacts, tensorrt: TensorRT) -> None:
+    """Checks that the installed TensorRT reads plans of the version that built this one.
+
+    Raises:
+        EngineError: It does not.
+    """
+    built = _numbers(facts.runtime_version)
+    if tensorrt.version == built:
+        return
+    forward = facts.version_compatible and facts.runtime is Runtime.TENSORRT
+    if forward and _reads_older(built, tensorrt.version):
+        return
+    package = facts.runtime.value
+    newer = " or newer (the engine is version compatible)" if forward else ""
+    wheel = package.replace("-rtx", "-rtx-cu13")
+    raise EngineError(
+        f"{path} was built by {package} {facts.runtime_version}, but "
+        f"{tensorrt.version_text} is installed",
+        f"{package} {facts.runtime_version}{newer}",
+        f"pip install {wheel}=={facts.runtime_version}, or {REBUILD}",
+    )
+
+
+def _reads_older(built: tuple[int, ...], running: tuple[int, ...]) -> bool:
+    majors = built[0], running[0]
+    return running >= built and (majors[0] == majors[1] or majors in _ACROSS_MAJOR)
+
+
+def require_gpu(path: Path, facts: EngineFacts, gpu: Gpu) -> None:
+    """Checks that the engine was built for a GPU such as this one.
+
+    Raises:
+        EngineError: It was not.
+    """
+    wanted = _wanted_gpu(facts)
+    if not wanted.accepts(gpu):
+        raise EngineError(
+            f"{path} cannot run on this GPU, {gpu.name} (compute capability "
+            f"{gpu.compute_capability})",
+            wanted.text,
+            f"another --device cuda:N, or {REBUILD}",
+        )
+    alike = (
+        facts.gpu is None or facts.gpu.name == gpu.name or facts.hardware_compatibility != "none"
+    )
+    if not alike and facts.gpu:
+        logger.warning(
+            "%s was built on %s and runs on %s: it may be slower than one built here",
+            *(path, facts.gpu.name, gpu.name),
+        )
+
+
+class _WantedGpu(NamedTuple):
+    """Compute capabilities that will do, or the lowest that does."""
+
+    text: str
+    capabilities: tuple[str, ...] = ()
+    lowest: tuple[int, ...] | None = None
+
+    def accepts(self, gpu: Gpu) -> bool:
+        if self.lowest is not None:
+            return _numbers(gpu.compute_capability) >= self.lowest
+        return gpu.compute_capability in self.capabilities
+
+
+def _wanted_gpu(facts: EngineFacts) -> _WantedGpu:
+    if facts.runtime is Runtime.TENSORRT_RTX:
+        if facts.compute_capabilities:
+            known = ", ".join(facts.compute_capabilities)
+            return _WantedGpu(f"compute capability {known}", facts.compute_capabilities)
+        return _WantedGpu("compute capability 8.0 or higher, as nothing was said", lowest=_AMPERE)
+    if facts.hardware_compatibility == "ampere-plus":
+        return _WantedGpu("compute capability 8.0 or higher (built ampere-plus)", lowest=_AMPERE)
+    if facts.gpu is None:
+        return _WantedGpu("the GPU it was built on, which its facts do not name")
+    seen = facts.gpu
+    text = f"compute capability {seen.compute_capability}, of the {seen.name} that built it"
+    return _WantedGpu(text, (seen.compute_capability,))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """``11.4.0.106`` as numbers; what is no number counts as 0."""
+    return tuple(int(part) if part.isdecimal() else 0 for part in version.split("."))

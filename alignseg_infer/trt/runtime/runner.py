@@ -1,0 +1,279 @@
+"""One execution context with the memory and the stream it works in."""
+
+import contextlib
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignseg_infer.backends import LabelledBatch
+from alignseg_infer.cuda.device_images import DeviceImages
+from alignseg_infer.cuda.kernels import DeviceTensor, Kernels
+from alignseg_infer.cuda.opening import Cuda
+from alignseg_infer.errors import CudaError, EngineError
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
+from alignseg_infer.trt.engine_file import InputShape
+from alignseg_infer.trt.flavours import (
+    TensorRT,
+    captures_graphs_itself,
+    context_memory,
+    new_context,
+)
+from alignseg_infer.trt.runtime.tensors import EngineOutputs
+
+logger = logging.getLogger(__name__)
+
+CHANNELS = 3
+
+
+@dataclass
+class LoadedEngine:
+    """What runners of one engine share.
+
+    Attributes:
+        cuda: The GPU.
+        tensorrt: What the engine belongs to.
+        log: From `tensorrt_log.new_log`.
+        runtime: TensorRT's runtime, which must outlive the engine.
+        engine: TensorRT's engine.
+        cache: From `flavours.new_runtime_cache`.
+        outputs: What the engine returns.
+        largest: Largest input it takes.
+        spec: The model's facts.
+    """
+
+    cuda: Cuda
+    tensorrt: TensorRT
+    log: Any
+    runtime: Any
+    engine: Any
+    cache: Any | None
+    outputs: EngineOutputs
+    largest: InputShape
+    spec: ModelSpec
+
+    def release(self) -> None:
+        """Lets go of TensorRT's objects in the order they need; runners must be closed."""
+        self.cache = None
+        self.engine = None
+        self.runtime = None
+
+
+class EngineRunner:
+    """Runs one engine for one caller at a time, on any thread.
+
+    All memory is for the largest input and allocated here: its addresses never change, which a CUDA
+    graph needs. The second call in a row with one shape captures a graph, for TensorRT wants an
+    ordinary call after each change of shapes first ("Optimizing TensorRT Performance", 11.4).
+    Another shape drops the graph, since a context's graphs are only good for its present shapes.
+
+    Args:
+        loaded: The engine.
+
+    Raises:
+        CudaError: There is not enough memory.
+        EngineError: TensorRT cannot make an execution context.
+    """
+
+    def __init__(self, loaded: LoadedEngine) -> None:
+        self._loaded = loaded
+        self._cuda = loaded.cuda
+        self._shape: tuple[int, ...] | None = None
+        self._graph: int | None = None
+        self._images: DeviceImages | None = None
+        self._calls = 0  # with this shape
+        self._captures = self._cuda.can_capture and not captures_graphs_itself(loaded.tensorrt)
+        with self._cuda.current(), contextlib.ExitStack() as stack:
+            self._stream = self._cuda.new_stream()
+            stack.callback(self._cuda.free_stream, self._stream)
+            self._memory = stack.enter_context(contextlib.ExitStack())
+            self._context: Any = new_context(loaded.tensorrt, loaded.engine, loaded.cache)
+            self._require(self._context is not None, "make an execution context")
+            stack.callback(self._drop_context)  # before the memory it points to
+            stack.callback(self._drop_graph)
+            self._allocate()
+            self._stack = stack.pop_all()
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Input shape of the last call."""
+        return self._shape
+
+    def inspect(self) -> str:
+        """What TensorRT's inspector says of the engine, as JSON."""
+        module, inspector = (
+            self._loaded.tensorrt.module,
+            self._loaded.engine.create_engine_inspector(),
+        )
+        return str(inspector.get_engine_information(module.LayerInformationFormat.JSON))
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
+        """Runs the engine.
+
+        Args:
+            batch: (N, 3, H, W) float32, within the engine's profile.
+
+        Returns:
+            The output, in memory of its own.
+
+        Raises:
+            CudaError, EngineError: It fails. This runner cannot be used any more then.
+        """
+        with self._cuda.current():
+            if batch.shape != self._shape:
+                self._set_shape(batch.shape)
+            np.copyto(self._input, batch)
+            self._cuda.copy_to_device(self._input_address, self._input, self._stream)
+            self._execute()
+            self._cuda.copy_to_host(self._output, self._output_address, self._stream)
+            self._cuda.synchronize(self._stream)
+        return self._output.astype(self._loaded.outputs.promised)  # always a copy
+
+    def segment(
+        self, kernels: Kernels, images: Sequence[Image], shape: tuple[int, ...], confidence: bool
+    ) -> LabelledBatch:
+        """Prepares images, runs the engine, and labels their pixels, all on the GPU.
+
+        Args:
+            kernels: From the same GPU.
+            images: (h, w, 3) uint8 BGR.
+            shape: Of the input, (N, 3, H, W), within the engine's profile; N is the number of
+                images or more.
+            confidence: Whether the probability of each label is wanted.
+
+        Raises:
+            ModelError: The logits are not finite.
+            CudaError, EngineError: It fails. This runner cannot be used any more then.
+        """
+        with self._cuda.current():
+            if shape != self._shape:
+                self._set_shape(shape)
+            stages = self._device_images(kernels)
+            sizes = [(image.shape[0], image.shape[1]) for image in images]
+            stages.prepare(images, DeviceTensor(self._input_address, shape, self._input.dtype))
+            self._execute()
+            logits = DeviceTensor(self._output_address, self._output.shape, self._output.dtype)
+            stages.label(logits, sizes, confidence)
+            self._cuda.synchronize(self._stream)
+            return stages.results()
+
+    def close(self) -> None:
+        """Frees everything: graph, execution context, memory, stream. Not twice."""
+        with self._cuda.current():
+            with contextlib.suppress(CudaError):  # the call that caused it has reported it
+                self._cuda.synchronize(self._stream)
+            self._stack.close()
+
+    def _device_images(self, kernels: Kernels) -> DeviceImages:
+        """Made when first needed."""
+        if self._images is None:
+            spec = self._loaded.spec
+            self._images = DeviceImages(self._cuda, kernels, spec, self._stream)
+            self._memory.callback(self._images.close)
+        return self._images
+
+    def _allocate(self) -> None:
+        """Memory for the largest input and the outputs that come of it."""
+        largest = self._loaded.largest
+        shape = (largest.batch, CHANNELS, largest.height, largest.width)
+        self._set_input_shape(shape)
+        size = math.prod(shape) * np.dtype(np.float32).itemsize
+        self._input_address, self._pinned_input = self._device(INPUT_NAME, size), self._host(size)
+        outputs = self._loaded.outputs
+        for name in (outputs.name, *outputs.others):
+            size = self._context.get_max_output_size(name)
+            self._require(size > 0, f"tell the size of the output {name}")
+            address = self._device(name, size)
+            if name == outputs.name:
+                self._output_address, self._pinned_output = address, self._host(size)
+
+    def _device(self, name: str, size: int) -> int:
+        address = self._cuda.allocate(size)
+        self._memory.callback(self._cuda.free, address)
+        given = self._context.set_tensor_address(name, address)
+        self._require(given, f"set the address of {name}")
+        return address
+
+    def _host(self, size: int) -> NDArray[np.uint8]:
+        memory = self._cuda.pinned(size)
+        self._memory.callback(self._cuda.free_pinned, memory)
+        return memory
+
+    def _set_shape(self, shape: tuple[int, ...]) -> None:
+        self._drop_graph()
+        self._set_input_shape(shape)
+        self._input = _view(self._pinned_input, shape, np.float32)
+        outputs = self._loaded.outputs
+        output_shape = tuple(self._context.get_tensor_shape(outputs.name))
+        self._output = _view(self._pinned_output, output_shape, outputs.dtype)
+        self._shape, self._calls = shape, 0
+
+    def _set_input_shape(self, shape: tuple[int, ...]) -> None:
+        self._shape = None
+        accepted = self._context.set_input_shape(INPUT_NAME, shape)
+        self._require(accepted, f"take the input shape {shape}")
+        missing = self._context.infer_shapes()
+        self._require(not missing, f"infer shapes for the input {shape}; missing: {missing}")
+
+    def _execute(self) -> None:
+        if self._captures and self._graph is None and self._calls == 1:
+            self._graph = self._captured()
+        if self._graph is not None:
+            self._cuda.launch_graph(self._graph, self._stream)
+        else:
+            self._enqueue()
+        self._calls += 1
+
+    def _captured(self) -> int | None:
+        """A graph of one call; None, for good, if this engine cannot be captured."""
+        self._cuda.begin_capture(self._stream)
+        try:
+            enqueued = self._context.execute_async_v3(self._stream)
+        finally:
+            try:
+                graph: int | None = self._cuda.end_capture(self._stream)
+            except CudaError as error:
+                graph, enqueued = None, False
+                logger.debug("%s", error)
+        if enqueued:
+            return graph
+        if graph is not None:
+            self._cuda.free_graph(graph)
+        self._captures = False
+        reason = self._loaded.log.take_errors()
+        logger.warning("this engine runs without a CUDA graph, a little slower: %s", reason)
+        return None
+
+    def _enqueue(self) -> None:
+        self._require(self._context.execute_async_v3(self._stream), "start the engine")
+
+    def _drop_graph(self) -> None:
+        if self._graph is not None:
+            graph, self._graph = self._graph, None
+            self._cuda.free_graph(graph)
+
+    def _drop_context(self) -> None:
+        self._context = None
+
+    def _require(self, done: bool, what: str) -> None:
+        if not done:
+            needed = context_memory(self._loaded.tensorrt, self._loaded.engine) / 2**20
+            raise EngineError(
+                f"TensorRT could not {what}: {self._loaded.log.take_errors()}",
+                f"an engine that runs here; {needed:.0f} MiB of GPU memory for its activations",
+                "nvidia-smi, to see what is free; call from fewer threads; or build it for less: "
+                "python export/to_trt.py MODEL -o ENGINE --opt NxHxW --max NxHxW",
+            )
+
+
+def _view(
+    memory: NDArray[np.uint8], shape: tuple[int, ...], dtype: type[np.generic]
+) -> NDArray[Any]:
+    """The start of `memory` as an array."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return memory[:size].view(dtype).reshape(shape)
