@@ -32,7 +32,7 @@ from alignseg_infer import (
 from alignseg_infer.cli import main
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.spec.model import SPEC_KEY
-from conftest import FakeBackend
+from tests.support.models import FakeBackend
 
 
 class RunsCode:

@@ -19,7 +19,7 @@ from alignseg_infer.pixels.images import Image, ImageSource
 from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import ExportSpec, NetworkSpec, OutputKind, Sampler
-from conftest import SMALL_SPEC, FakeBackend, FakeLabelBackend
+from tests.support.models import SMALL_SPEC, FakeBackend, FakeLabelBackend
 
 LOGITS = ExportSpec(
     output=OutputKind.LOGITS,

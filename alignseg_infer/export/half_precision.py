@@ -4,7 +4,7 @@ Everything that is computed from the image becomes float16, except
 
 * sampling coordinates: what lies between a learned offset and the grid of GridSample, or the
   indices and weights of the gather lowering. A normalised float16 coordinate is off by up to 1/16
-  pixel at width 513 (``tests/benchmark_precision.py`` measures what that does to labels);
+  pixel at width 513 (``tests/benchmarks/precision.py`` measures what that does to labels);
 * GridSample itself, since TensorRT wants feature and grid of one type: a float32 island;
 * what depends on shapes alone: pooling and interpolation matrices are computed in float32 and then
   rounded once.

@@ -1,7 +1,7 @@
 """The library of TensorRT plugins: where it is, and how TensorRT gets to know it.
 
 Calls follow TensorRT's Python API reference, IPluginRegistry. With the bindings of 11.4 they load
-the library and create its plugins (tests/test_engine_classic_api.py); no engine was run so yet.
+the library and create its plugins (tests/trt/test_engine_classic_api.py); no engine was run so yet.
 """
 
 import os
@@ -14,7 +14,7 @@ from alignseg_infer.spec.plugin_contract import NAMESPACE
 from alignseg_infer.trt.flavours import Runtime, TensorRT
 
 LIBRARY_VARIABLE = "ALIGNSEG_PLUGIN"
-BUILT_LIBRARY = Path(__file__).parent.parent / "plugins" / "build" / "libalignseg_plugin.so"
+BUILT_LIBRARY = Path(__file__).parents[2] / "plugins" / "build" / "libalignseg_plugin.so"
 BUILD_IT = (
     "in a checkout: cmake -S plugins -B plugins/build && cmake --build plugins/build; then "
     f"export {LIBRARY_VARIABLE}=$PWD/plugins/build/libalignseg_plugin.so"

@@ -1,9 +1,9 @@
 /* A CUDA driver without a GPU: device memory is host memory, and work is done at once.
 
    It holds callers to the driver's rules: a context must be current, a capture forbids waiting, and
-   what was freed is gone. Its kernels are `scale` of tests/test_gpu_cuda.py, and for any cubin what
-   tests/host_entries.py has compiled for the CPU. Only for tests of what calls a driver; built as
-   libcuda.so.1 by tests/test_host_driver.py. */
+   what was freed is gone. Its kernels are `scale` of tests/gpu/test_gpu_cuda.py, and for any cubin what
+   tests/support/host_entries.py has compiled for the CPU. Only for tests of what calls a driver; built as
+   libcuda.so.1 by tests/plugins/test_host_driver.py. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>

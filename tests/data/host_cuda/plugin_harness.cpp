@@ -1,5 +1,5 @@
 // Drives a library of TensorRT plugins as TensorRT does, without TensorRT: by getCreators and
-// setLoggerFinder alone. tests/plugin_harness.py calls it through ctypes, which lays out
+// setLoggerFinder alone. tests/support/plugin_harness.py calls it through ctypes, which lays out
 // TensorRT's plain structures itself; harnessSizes lets it check that.
 
 #include <NvInferRuntime.h>

@@ -1,0 +1,131 @@
+"""ONNX Runtime and PyTorch behind the same protocol."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from alignseg_infer import DeviceError, ModelFileError, Predictor
+from alignseg_infer.backends import (
+    onnxruntime_backend,
+    open_backend,
+    parse_device,
+    torch_backend,
+)
+from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend, session_options
+from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.models.alignseg import AlignSeg
+from alignseg_infer.models.checkpoint import load_checkpoint
+from alignseg_infer.models.rewrites import SplitOffsets
+from alignseg_infer.spec.model import SPEC_KEY
+from tests.support.models import SMALL
+
+
+def test_cuda_that_falls_back_to_the_cpu_is_an_error(
+    small_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CUDA build without a working driver gives a CPU session and no error of its own."""
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: [onnxruntime_backend.CUDA_PROVIDER]
+    )
+    real = onnxruntime.InferenceSession
+
+    def falls_back(path: Path, options: object, providers: list[object]) -> object:
+        assert providers[0] == ("CUDAExecutionProvider", {"device_id": "1"})
+        return real(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", falls_back)
+    with pytest.raises(DeviceError, match="fell back to CPUExecutionProvider"):
+        OnnxRuntimeBackend(small_onnx, device="cuda:1")
+
+
+def test_threads_reach_both_runtimes(small_onnx: Path, small_checkpoint: Path) -> None:
+    session = OnnxRuntimeBackend(small_onnx, threads=1)._session
+    assert session.get_session_options().intra_op_num_threads == 1
+    before = torch.get_num_threads()
+    try:
+        open_backend(small_checkpoint, threads=1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_both_give_the_same_labels(small_onnx: Path, small_checkpoint: Path) -> None:
+    image = probe_image((90, 130), 1)
+    labels = [Predictor(model)(image).labels for model in (small_onnx, small_checkpoint)]
+    assert np.mean(labels[0] == labels[1]) >= 0.9999
+
+
+def test_on_a_gpu_pytorch_runs_the_rewritten_network(
+    small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is there, its plugin operators included, but computed here."""
+    moved = torch.nn.Module.to
+
+    def moved_here(module: torch.nn.Module, *arguments: object, **options: object) -> object:
+        return module if arguments else moved(module, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(torch.nn.Module, "to", moved_here)
+    model = load_checkpoint(small_checkpoint).model()
+    here, there = (torch_backend._prepared(model, torch.device(d)) for d in ("cpu", "cuda"))
+    assert [type(one.CAB2).__name__ for one in (here, there)] == ["CAB", "SplitCAB"]
+    torch_backend._use_plugin_ops(there)
+    assert there.CAB2.sample.fuses
+    assert all(one.fuse for one in there.modules() if isinstance(one, SplitOffsets))
+    image = torch.randn(2, 3, 97, 161, generator=torch.Generator().manual_seed(0)) * 60
+    with torch.inference_mode():
+        (expected, expected_offsets), (seen, offsets) = (
+            one.forward_with_offsets(image) for one in (here, there)
+        )
+    assert list(offsets) == list(expected_offsets)
+    pairs = [
+        (seen.logits, expected.logits),
+        *zip(offsets.values(), expected_offsets.values(), strict=True),
+    ]
+    assert seen.logits.is_contiguous(memory_format=torch.channels_last)
+    for one, other in pairs:
+        assert torch.linalg.norm(one - other) <= 2e-5 * torch.linalg.norm(other)
+
+
+def test_foreign_checkpoint_warns_of_what_is_assumed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(AlignSeg(SMALL).state_dict(), tmp_path / "foreign.pth")
+    with caplog.at_level(logging.WARNING, "alignseg_infer"):
+        Predictor(tmp_path / "foreign.pth")
+    assert "--sampling-convention" in caplog.text
+    assert "--norm" in caplog.text
+
+
+def test_our_checkpoint_does_not_warn(
+    small_checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "alignseg_infer"):
+        Predictor(small_checkpoint)
+    assert caplog.text == ""
+
+
+def test_spec_that_does_not_fit_the_graph(small_onnx: Path, tmp_path: Path) -> None:
+    import onnx
+
+    model = onnx.load(small_onnx)
+    spec = next(entry for entry in model.metadata_props if entry.key == SPEC_KEY)
+    spec.value = spec.value.replace('"output": "logits"', '"output": "labels"')
+    onnx.save(model, tmp_path / "swapped.onnx")
+    with pytest.raises(ModelFileError, match="does not fit its outputs"):
+        Predictor(tmp_path / "swapped.onnx")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("cpu", ("cpu", 0)), ("cuda", ("cuda", 0)), ("cuda:12", ("cuda", 12))]
+)
+def test_parse_device(text: str, expected: tuple[str, int]) -> None:
+    assert parse_device(text) == expected
+
+
+def test_int8_kernels_do_not_saturate() -> None:
+    entry = session_options(2).get_session_config_entry("session.x64quantprecision")
+    assert entry == "1"

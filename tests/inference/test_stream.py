@@ -1,0 +1,299 @@
+"""Predictor.stream: the same results as one call each, in order, and failures that arrive."""
+
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from alignseg_infer.errors import ImageError, ModelError, OptionError
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.predictor import Predictor
+from alignseg_infer.spec.model import OutputKind
+from tests.support.models import FakeBackend, FakeLabelBackend
+from tests.test_predictor import LABELS, LARGE, LOGITS, SMALL, backend_with, solid
+
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + 5
+    left: list[threading.Thread] = list(set(threading.enumerate()) - before)
+    while left and time.monotonic() < deadline:
+        time.sleep(0.005)
+        left = [thread for thread in left if thread.is_alive()]
+    assert left == []
+
+
+def labels_of(results: Any) -> list[int]:
+    return [int(result.labels[0, 0]) for result in results]
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 7])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"batch": 4}, {"flip": True}, {"mode": "slide", "tile": 32}, {"scales": (1.0, 0.8)}],
+    ids=str,
+)
+def test_same_as_single_calls(options: dict[str, Any], depth: int) -> None:
+    predictor = Predictor(FakeBackend(), **options)
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 19, (*size, 3), np.uint8) for size in (SMALL, LARGE, SMALL) * 3]
+    results = list(predictor.stream(images, depth=depth, confidence=True))
+    assert len(results) == len(images)
+    for image, result in zip(images, results, strict=True):
+        expected = predictor(image, confidence=True)
+        np.testing.assert_array_equal(result.labels, expected.labels)
+        np.testing.assert_array_equal(result.confidence, expected.confidence)
+        np.testing.assert_array_equal(result.image, image)
+        assert result.input_size == expected.input_size
+
+
+def test_batches_of_equal_size() -> None:
+    backend = FakeBackend()
+    images = [solid(n) for n in range(5)] + [solid(n, LARGE) for n in range(2)] + [solid(7)]
+    results = list(Predictor(backend, batch=2).stream(images))
+    assert labels_of(results) == [0, 1, 2, 3, 4, 0, 1, 7]
+    assert [shape[0] for shape in backend.batches] == [2, 2, 1, 2, 1]
+
+
+def test_a_full_batch_does_not_wait_for_the_next_image() -> None:
+    """A camera may pause: what has come is segmented all the same."""
+    more = threading.Event()
+
+    def images() -> Iterator[Image]:
+        yield from (solid(1), solid(2))
+        assert more.wait(5)
+        yield solid(3)
+
+    with Predictor(FakeBackend(), batch=2).stream(images()) as results:
+        assert labels_of([next(results), next(results)]) == [1, 2]
+        more.set()
+        assert labels_of(results) == [3]
+
+
+class StuckBackend(FakeBackend):
+    """Computes when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Semaphore(0)
+        self.seen: list[int] = []
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
+        self.seen.append(int(batch[0, 0, 0, 0]))
+        assert self.go.acquire(timeout=5)
+        return super().infer(batch)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_back_pressure(depth: int) -> None:
+    """A slow network bounds what is read ahead, however long the source is."""
+    backend, read = StuckBackend(), 0
+
+    def images() -> Iterator[Image]:
+        nonlocal read
+        for _ in range(1000):
+            read += 1
+            yield solid(1)
+
+    with Predictor(backend).stream(images(), depth=depth):
+        time.sleep(0.2)
+        # In the network; then per thread in front of it `depth` waiting and one in hand.
+        assert read == 1 + 2 * (depth + 1) * (depth > 0)
+        backend.go.release(1000)
+
+
+def test_live_takes_the_newest_and_counts_the_rest() -> None:
+    backend, sent = StuckBackend(), threading.Event()
+    started = threading.Event()
+
+    def camera() -> Iterator[Image]:
+        yield solid(0)
+        assert started.wait(5)
+        yield from (solid(n) for n in range(1, 11))
+        sent.set()
+
+    with Predictor(backend).stream(camera(), live=True) as results:
+        while not backend.seen:
+            time.sleep(0.005)
+        started.set()
+        assert sent.wait(5)
+        backend.go.release(1000)
+        assert labels_of(results) == [0, 10]
+        assert results.dropped == 9
+
+
+class Broken(Exception):
+    pass
+
+
+class BrokenBackend(FakeBackend):
+    """Its network fails at blue 3."""
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
+        if batch[0, 0, 0, 0] == 3:
+            raise Broken("the network")
+        return super().infer(batch)
+
+
+class NotFinite(FakeBackend):
+    """Its logits are NaN at blue 3."""
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
+        logits = super().infer(batch)
+        return np.full_like(logits, np.nan) if batch[0, 0, 0, 0] == 3 else logits
+
+
+def broken_source() -> Iterator[Image]:
+    yield from (solid(0), solid(1), solid(2))
+    raise Broken("the source")
+
+
+def images_with(third: object) -> Iterator[Any]:
+    return iter([solid(0), solid(1), solid(2), third, solid(4)])
+
+
+@pytest.mark.parametrize(
+    ("backend", "images", "error", "message"),
+    [
+        (FakeBackend, broken_source, Broken, "the source"),
+        (FakeBackend, lambda: images_with("missing.jpg"), ImageError, "missing.jpg"),
+        (FakeBackend, lambda: images_with(np.zeros((2, 2), np.float32)), ImageError, "float32"),
+        (BrokenBackend, lambda: images_with(solid(3)), Broken, "the network"),
+        (NotFinite, lambda: images_with(solid(3)), ModelError, "NaN"),
+    ],
+    ids=["source", "decode", "preprocess", "network", "postprocess"],
+)
+def test_each_stage_may_fail(
+    backend: type[FakeBackend], images: Any, error: type[Exception], message: str
+) -> None:
+    results = Predictor(backend()).stream(images())
+    assert labels_of([next(results) for _ in range(3)]) == [0, 1, 2]
+    with pytest.raises(error, match=message):
+        next(results)
+    assert list(results) == []  # it has ended
+
+
+def test_leaving_the_loop_ends_an_endless_source() -> None:
+    def endless() -> Iterator[Image]:
+        while True:
+            yield solid(5)
+
+    for result in Predictor(FakeBackend()).stream(endless()):
+        assert result.labels[0, 0] == 5
+        break
+
+
+def test_ctrl_c_while_the_network_computes() -> None:
+    backend = StuckBackend()
+    interrupt = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    finish = threading.Timer(0.3, backend.go.release, (1000,))
+    results = Predictor(backend).stream([solid(1)] * 99)
+    for timer in (interrupt, finish):
+        timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    assert list(results) == []
+    assert len(backend.seen) == 1
+
+
+def test_closed_streams_are_empty() -> None:
+    with Predictor(FakeBackend()).stream([solid(1)] * 9) as results:
+        next(results)
+    results.close()
+    assert list(results) == []
+
+
+def test_smoothing_by_hand() -> None:
+    """Logits of class k are -|blue - k|. With weight 1/2: image 4, then 8, then 8 again."""
+    predictor = Predictor(FakeBackend())
+    images = [solid(4), solid(8), solid(8), solid(8, LARGE)]
+    plain = list(predictor.stream(images))
+    assert labels_of(plain) == [4, 8, 8, 8]
+    smooth = list(predictor.stream(images, smoothing=0.75, confidence=True))
+    # 0.75|4-k| + 0.25|8-k| is least at 4, and 0.5625|4-k| + 0.4375|8-k| as well.
+    assert labels_of(smooth) == [4, 4, 4, 8]  # the last has another size, and begins anew
+    labels = np.arange(19)
+    logits = -(0.75 * abs(4 - labels) + 0.25 * abs(8 - labels))
+    expected = np.exp(logits[4]) / np.exp(logits).sum()
+    assert smooth[1].confidence is not None
+    np.testing.assert_allclose(smooth[1].confidence, np.full(SMALL, expected), rtol=1e-5)
+
+
+def test_smoothing_leaves_the_network_output_alone() -> None:
+    kept: list[NDArray[np.generic]] = []
+
+    class Keeping(FakeBackend):
+        def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
+            kept.append(super().infer(batch))
+            return kept[-1]
+
+    list(Predictor(Keeping()).stream([solid(4), solid(8)], smoothing=0.5))
+    assert kept[0][0, 4, 0, 0] == kept[1][0, 8, 0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"smoothing": 1.0}, "smoothing=1.0"),
+        ({"smoothing": -0.1}, "smoothing=-0.1"),
+        ({"smoothing": "a"}, "smoothing='a'"),
+        ({"depth": -1}, "depth=-1"),
+        ({"depth": 1.0}, "depth=1.0"),
+        ({"images": "street.jpg"}, "images is one str"),
+        ({"images": Path("street.jpg")}, "images is one PosixPath"),
+        ({"images": solid(1)}, "images is one ndarray"),
+        ({"images": 7}, "images is one int"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Predictor(FakeBackend()).stream(**{"images": [], **options})
+
+
+def test_several_takers() -> None:
+    """Each result goes to one of them."""
+    results = Predictor(FakeBackend()).stream(solid(n % 19) for n in range(60))
+    with ThreadPoolExecutor(4) as pool:
+        taken = list(pool.map(lambda _: labels_of(results), range(4)))
+    assert sorted(itertools.chain(*taken)) == sorted(n % 19 for n in range(60))
+
+
+def test_closed_by_its_own_source() -> None:
+    made = threading.Event()
+
+    def source() -> Iterator[Image]:
+        yield solid(1)
+        assert made.wait(5)
+        results.close()
+
+    results = Predictor(FakeBackend()).stream(source())
+    made.set()
+    assert labels_of(results) in ([], [1])
+
+
+@pytest.mark.parametrize("options", [{"smoothing": 0.5}, {"confidence": True}])
+def test_labels_cannot_be_smoothed(options: dict[str, Any]) -> None:
+    export = replace(LOGITS, output=OutputKind.LABELS)
+    with pytest.raises(OptionError, match="a model that returns labels"):
+        Predictor(FakeLabelBackend(export)).stream([], **options)
+
+
+def test_label_models_and_fixed_batches() -> None:
+    assert labels_of(Predictor(FakeLabelBackend(LABELS)).stream([solid(3), solid(4)])) == [3, 4]
+    backend = backend_with(replace(LOGITS, batch=3))
+    assert labels_of(Predictor(backend).stream([solid(n) for n in range(4)])) == [0, 1, 2, 3]
+    assert [shape[0] for shape in backend.batches] == [3, 3]

@@ -1,0 +1,313 @@
+"""API check of the path for classic TensorRT. Nothing here runs TensorRT itself.
+
+Its Python bindings are a package of their own (``tensorrt-cu13-bindings``). In a child process they
+are given the libraries of TensorRT for RTX under the names they ask for, and an empty plugin
+library. So names, signatures and call order are those of the real bindings of 11.4; parser and
+optimiser are not classic TensorRT's. The bindings of 10.16 load in the same way but crash at the
+first call into the library, so of those only the names are compared with what our code uses.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import alignseg_infer
+from alignseg_infer.spec.model import Upsampling
+from alignseg_infer.spec.plugin_contract import PLUGIN_OPS
+from tests.support.plugin_harness import SANITIZE, build_library
+
+NEW, OLD = "11.4.0.106", "10.16.1.11"
+PACKAGE = "tensorrt-cu13-bindings"
+SOURCES = Path(alignseg_infer.__file__).parent
+RTX_ONLY = {"ComputeCapability", "num_compute_capabilities"}
+RTX_ONLY |= {"set_compute_capability", "CudaGraphStrategy", "cuda_graph_strategy"}
+RTX_ONLY |= {"set_runtime_cache"}
+
+Run = Callable[..., dict[str, Any]]
+Export = Callable[..., Path]
+
+
+def bindings(wanted: str, folder: Path) -> Path:
+    """The folder from which ``tensorrt_bindings`` can be imported, fetched if need be."""
+    try:
+        if version(PACKAGE) == wanted:
+            spec = importlib.util.find_spec("tensorrt_bindings")
+            assert spec is not None
+            assert spec.origin is not None
+            return Path(spec.origin).parent.parent
+    except PackageNotFoundError:
+        pass
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
+    done = subprocess.run(
+        [*command, f"{PACKAGE}=={wanted}"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"{PACKAGE} {wanted} cannot be fetched: {done.stderr[-200:]}")
+    return folder
+
+
+def libraries(major: str, folder: Path) -> Path:
+    """RTX's libraries under classic TensorRT's names, and a plugin library without plugins."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs Linux and a C compiler")
+    rtx = importlib.util.find_spec("tensorrt_rtx_libs")
+    if rtx is None or rtx.origin is None:
+        pytest.skip("pip install tensorrt-rtx-cu13")
+    real = Path(rtx.origin).parent
+    (folder / f"libnvinfer.so.{major}").symlink_to(real / "libtensorrt_rtx.so.1")
+    (folder / f"libnvonnxparser.so.{major}").symlink_to(real / "libtensorrt_onnxparser_rtx.so.1")
+    source = folder / "empty.c"
+    source.write_text("int initLibNvInferPlugins(void *l, const char *n) { return !l + !n >= 0; }")
+    plugin = f"libnvinfer_plugin.so.{major}"
+    command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{plugin}", "-o", str(folder / plugin)]
+    subprocess.run([*command, str(source)], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def in_child(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """Gives, for a version of the bindings, a function that runs a program with them."""
+
+    def prepare(wanted: str) -> Run:
+        packages = bindings(wanted, tmp_path_factory.mktemp("bindings"))
+        links = libraries(wanted.partition(".")[0], tmp_path_factory.mktemp("links"))
+        places = [str(packages), str(SOURCES.parent), os.environ.get("PYTHONPATH", "")]
+        environment = {
+            **os.environ,
+            "LD_LIBRARY_PATH": str(links),
+            "PYTHONPATH": os.pathsep.join(filter(None, places)),
+        }
+
+        def run(program: str, *arguments: object) -> dict[str, Any]:
+            alias = "import sys, tensorrt_bindings\nsys.modules['tensorrt'] = tensorrt_bindings\n"
+            command = [sys.executable, "-c", alias + textwrap.dedent(program)]
+            done = subprocess.run(
+                [*command, *map(str, arguments)],
+                capture_output=True,
+                text=True,
+                env=environment,
+                timeout=300,
+                check=False,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+            return result
+
+        return run
+
+    return prepare
+
+
+@pytest.fixture(scope="session")
+def run(in_child: Callable[[str], Run]) -> Run:
+    return in_child(NEW)
+
+
+BUILD = """
+    import json, logging
+    from pathlib import Path
+    from alignseg_infer import AlignSegError
+    from alignseg_infer.trt.engine_file import InputShape, Profile, read_facts
+    from alignseg_infer.trt.builder.options import BuildOptions, HardwareCompatibility
+    from alignseg_infer.trt.builder.engine import build_engine
+
+    heard = []
+    logger = logging.getLogger("alignseg_infer")
+    logger.setLevel(logging.DEBUG)
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())
+    logger.addHandler(handler)
+    low, high = InputShape(1, 64, 64), InputShape(2, 96, 160)
+    path, profile = Path(sys.argv[2]), Profile(low, high, high)
+    try:
+        build_engine(Path(sys.argv[1]), path, BuildOptions(profile=profile, {options}))
+        print(json.dumps({{"facts": read_facts(path).to_json(), "heard": heard}}))
+    except AlignSegError as error:
+        print(json.dumps({{"error": str(error), "heard": heard}}))
+"""
+
+
+def built(run: Run, onnx: Path, engine: Path, options: str = "") -> dict[str, Any]:
+    result = run(BUILD.format(options=options), onnx, engine)
+    if "facts" in result:
+        result["facts"] = json.loads(result["facts"])
+    return result
+
+
+def test_build(run: Run, small_onnx: Path, tmp_path: Path) -> None:
+    options = "workspace=1 << 31, optimization_level=2, "
+    options += "hardware_compatibility=HardwareCompatibility.AMPERE_PLUS"
+    result = built(run, small_onnx, tmp_path / "a.engine", options)
+    facts = result["facts"]
+    assert (facts["runtime"], facts["runtime_version"]) == ("tensorrt", NEW)
+    assert facts["hardware_compatibility"] == "ampere-plus"
+    kinds = {(row["kind"], row["data_type"]): row["count"] for row in facts["layers"]}
+    assert kinds["CONVOLUTION", "FLOAT"] == 76
+    assert kinds["GRID_SAMPLE", "FLOAT"] == 9
+    assert (tmp_path / "a.engine").stat().st_size > 3_000_000
+    # RTX's library answers that it does not know the level: the call got there.
+    assert any("setHardwareCompatibilityLevel() is unsupported" in line for line in result["heard"])
+
+
+def test_version_compatibility_is_asked_for(run: Run, small_onnx: Path, tmp_path: Path) -> None:
+    result = built(run, small_onnx, tmp_path / "a.engine", "version_compatible=True")
+    assert "libnvinfer_lean" in result["error"]  # which RTX has not, and classic TensorRT has
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_timing_cache(run: Run, small_onnx: Path, tmp_path: Path) -> None:
+    # Written by one build. RTX's library cannot read one back without a GPU, so that a later build
+    # takes it again is not shown here; that it does not take what it cannot read is.
+    cache = tmp_path / "cache"
+    options = f"timing_cache=Path({str(cache)!r})"
+    result = built(run, small_onnx, tmp_path / "a.engine", options)
+    assert "facts" in result, result
+    assert cache.stat().st_size > 0
+    cache.write_bytes(b"measurements of something else")
+    result = built(run, small_onnx, tmp_path / "b.engine", options)
+    assert "does not take the timing cache" in result["error"]
+    assert cache.read_bytes() == b"measurements of something else"
+    assert not (tmp_path / "b.engine").exists()
+
+
+PLUGINS = """
+    import json
+    from pathlib import Path
+    import numpy as np
+    from alignseg_infer import BuildError
+    from alignseg_infer.trt.builder.config import Session
+    from alignseg_infer.trt.flavours import Runtime, load_tensorrt
+    from alignseg_infer.trt.plugin_library import provide_plugins
+
+    needed, seen = {needed!r}, {{}}
+    session = Session.of(load_tensorrt(Runtime.TENSORRT))
+    trt = session.tensorrt.module
+    try:
+        for _ in range(2):  # a second time there is nothing to load
+            provide_plugins(session.tensorrt, needed, Path(sys.argv[1]), BuildError)
+        registry = trt.get_plugin_registry()
+        for one in needed:
+            name, version = one.split("/")
+            creator = registry.get_creator(name, version, "alignseg")
+            text = np.frombuffer(b"standard", np.int8)
+            field = trt.PluginField("convention", text, trt.PluginFieldType.CHAR)
+            fields = [field][: len(creator.field_names)]
+            plugin = creator.create_plugin(
+                "layer", trt.PluginFieldCollection(fields), trt.TensorRTPhase.BUILD
+            )
+            core = plugin.get_capability_interface(trt.PluginCapabilityType.CORE)
+            seen[f"{{core.plugin_name}}/{{core.plugin_version}}"] = [
+                field.name for field in creator.field_names
+            ]
+        config = session.builder.create_builder_config()
+        config.plugins_to_serialize = [sys.argv[1]]
+        seen["to serialize"] = config.plugins_to_serialize
+    except BuildError as error:
+        seen["error"] = str(error)
+    print(json.dumps({{"seen": seen, "errors": session.messages.errors}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def plugin_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plugins of the C++ sources, compiled for the CPU; TensorRT's side of them is the same."""
+    if SANITIZE:
+        pytest.skip("a library with AddressSanitizer cannot be loaded into another process")
+    return build_library(tmp_path_factory.mktemp("plugins")).plugins
+
+
+def test_the_library_is_loaded_and_its_plugins_created(run: Run, plugin_library: Path) -> None:
+    needed = [op.described for op in PLUGIN_OPS.values()]
+    result = run(PLUGINS.format(needed=needed), plugin_library)
+    fields = {op.described: list(op.fields) for op in PLUGIN_OPS.values()}
+    assert result["seen"] == {**fields, "to serialize": [str(plugin_library)]}
+    assert result["errors"] == []
+
+
+def test_a_library_without_plugins_is_refused(run: Run, tmp_path: Path) -> None:
+    path = libraries("11", tmp_path) / "libnvinfer_plugin.so.11"
+    result = run(PLUGINS.format(needed=["AlignedAdd/1"]), path)
+    assert "cannot load the plugins of" in result["seen"]["error"]
+
+
+def test_a_plugin_that_a_library_lacks_is_named(run: Run, plugin_library: Path) -> None:
+    result = run(PLUGINS.format(needed=["AlignedAdd/1", "AlignedAdd/2"]), plugin_library)
+    assert "does not provide the TensorRT plugins AlignedAdd/2\n" in result["seen"]["error"]
+
+
+def used_names() -> dict[str, list[str]]:
+    """Names of TensorRT's that our code uses, by the class they belong to."""
+    files = sorted(SOURCES.glob("trt/**/*.py"))
+    text = "\n".join(file.read_text() for file in files)
+    owners = {
+        "IBuilderConfig": r"\bconfig\.(\w+)",
+        "Builder": r"\bbuilder\.(\w+)",
+        "OnnxParser": r"\bparser\.(\w+)",
+        "INetworkDefinition": r"(?<!\.)\bnetwork\.((?:get|num)_\w+)",
+        "ParserError": r"\berror\.(desc|node\w*)",
+        "IGridSampleLayer": r"\blayer\.((?!resize)\w+_mode|align_corners|get_\w+|num_\w+)",
+        "IResizeLayer": r"\blayer\.(resize_mode|coordinate_transformation)",
+        "IOptimizationProfile": r"\bdescribed\.(\w+)",
+        "ITimingCache": r"\bcache\.((?:combine|serialize)\w*)",
+        "IPluginRegistry": r"\bregistry\.(\w+)",
+        "IPluginCreatorV3One": r"\bcreator\.(\w+)",
+        "IPluginV3Layer": r"\blayer\.(plugin)\b",
+        "IPluginV3": r"\blayer\.plugin\.(\w+)",
+        "IPluginV3OneCore": r"\bcore\.(plugin_\w+)",
+        "Runtime": r"\bruntime\.(engine_host\w+|deserialize\w+)",
+    }
+    names = {owner: re.findall(pattern, text) for owner, pattern in owners.items()}
+    names |= {function: [] for function in re.findall(r"\bmodule\.(get_\w+)", text)}
+    for found in re.findall(r"\bmodule\.([A-Z]\w+)(?:\.([A-Z_]+)\b)?", text):
+        names.setdefault(found[0], []).extend(filter(None, found[1:]))
+    return {
+        owner: sorted(set(found) - RTX_ONLY)
+        for owner, found in names.items()
+        if owner not in RTX_ONLY
+    }
+
+
+def test_resize_layers_are_read_back(run: Run, export_small: Export, tmp_path: Path) -> None:
+    onnx = export_small(upsampling=Upsampling.RESIZE)
+    kinds = {
+        (row["kind"], row["data_type"]): row["count"]
+        for row in built(run, onnx, tmp_path / "a.engine")["facts"]["layers"]
+    }
+    assert kinds["RESIZE", "FLOAT"] == 9
+
+
+@pytest.mark.parametrize("wanted", [NEW, OLD])
+def test_names_exist(in_child: Callable[[str], Run], wanted: str) -> None:
+    names = used_names()
+    assert "create_timing_cache" in names["IBuilderConfig"]
+    assert "parse_from_file" in names["OnnxParser"]
+    assert "get_plugin_registry" in names
+    assert names["IPluginRegistry"] == ["all_creators", "load_library"]
+    assert names["IPluginV3"] == ["get_capability_interface"]
+    assert names["IResizeLayer"] == ["coordinate_transformation", "resize_mode"]
+    assert names["IPluginV3OneCore"] == ["plugin_name", "plugin_version"]
+    assert "engine_host_code_allowed" in names["Runtime"]
+    assert "plugins_to_serialize" in names["IBuilderConfig"]
+    assert "STRONGLY_TYPED" in names["NetworkDefinitionCreationFlag"]
+    assert sum(map(len, names.values())) > 40
+    program = """
+        import json
+        names = json.loads(sys.argv[1])
+        missing = [f"{o}.{n}" for o in names for n in names[o]
+                   if not hasattr(getattr(tensorrt_bindings, o, None), n)]
+        missing += [o for o in names if not hasattr(tensorrt_bindings, o)]
+        print(json.dumps({"missing": missing, "version": tensorrt_bindings.__version__}))
+    """
+    assert in_child(wanted)(program, json.dumps(names)) == {"missing": [], "version": wanted}

@@ -1,0 +1,169 @@
+"""Sources and outputs that cannot be used: a typed error, and nothing written."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from alignseg_infer import AlignSegError, OptionError, OutputError, SizeError, VideoError
+from alignseg_infer.video.options import VideoOptions
+from tests.support.video_clips import NTSC, Clip, probe, write_clip
+from tests.video.test_video import segmented
+
+NAN = math.nan
+
+
+def cut(path: Path, share: float) -> None:
+    codec = "mpeg4" if path.suffix == ".avi" else "libx264"
+    data = write_clip(path, Clip(codec, frames=100)).read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+
+
+def write_sound(path: Path) -> None:
+    both = write_clip(path.with_name("both.mp4"), Clip(audio="aac"))
+    with av.open(str(both)) as source, av.open(str(path), "w", format="matroska") as target:
+        stream = target.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(audio=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+
+
+def spoil(path: Path, *, everything: bool = False, frames: int = 40) -> None:
+    """Zeroes the frames' data in an AVI, all of it or that of the middle."""
+    data = bytearray(write_clip(path, Clip("mpeg4", frames=frames)).read_bytes())
+    starts = [match.end() + 4 for match in re.finditer(b"00dc", data[: data.rfind(b"idx1")])]
+    chosen = starts if everything else starts[frames // 2 : frames // 2 + 4]
+    for start in chosen:
+        size = int.from_bytes(data[start - 4 : start], "little")
+        data[start : start + size] = bytes(size)
+    path.write_bytes(data)
+
+
+BAD: dict[str, tuple[Callable[[Path], object], type[AlignSegError], str]] = {
+    "missing.mp4": (lambda path: None, VideoError, "does not exist"),
+    "empty.mp4": (lambda path: path.write_bytes(b""), VideoError, "empty"),
+    "noise.mp4": (
+        lambda path: path.write_bytes(np.random.default_rng(0).bytes(9000)),
+        VideoError,
+        "cannot be opened",
+    ),
+    "text.mkv": (lambda path: path.write_text("hello " * 99), VideoError, "cannot be opened"),
+    "none.mp4": (lambda path: write_clip(path, Clip(frames=0)), VideoError, "no video"),
+    "none.mkv": (lambda path: write_clip(path, Clip(frames=0)), VideoError, "cannot be opened"),
+    "half.mp4": (lambda path: cut(path, 0.6), VideoError, "lost its index"),
+    "small.mp4": (lambda path: write_clip(path, Clip(size=(16, 16))), SizeError, "16x16"),
+    "sound.mka": (write_sound, VideoError, "no video"),
+    "corrupt.avi": (lambda path: spoil(path, everything=True), VideoError, "no frame"),
+    "http://host/a.mp4": (lambda path: None, OptionError, "scheme http"),
+    "streets:x": (lambda path: None, OptionError, "seed"),
+    "99": (lambda path: None, VideoError, "webcam 99"),
+    "pictures": (lambda path: path.mkdir(), VideoError, "0 images"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_sources_are_typed_errors(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, error, message = BAD[name]
+    if "://" not in name:
+        make(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        segmented(name, tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
+    assert not list(tmp_path.glob(".writing-*"))
+
+
+def test_damaged_frames_are_counted_and_left_out(tmp_path: Path) -> None:
+    spoil(tmp_path / "spoiled.avi")
+    summary = segmented(tmp_path / "spoiled.avi", tmp_path / "out.mp4")
+    after = probe(tmp_path / "out.mp4")
+    assert summary.damaged > 0
+    assert 30 <= summary.frames == len(after.times) == 40 - summary.damaged
+    assert set(after.times) <= {number / NTSC for number in range(40)}  # none is moved
+    assert after.times[-1] == 39 / NTSC
+
+
+@pytest.mark.parametrize("name", ["cut.mkv", "cut.avi"])
+def test_a_file_that_is_cut_gives_what_there_is_and_says_so(name: str, tmp_path: Path) -> None:
+    cut(tmp_path / name, 0.6)
+    summary = segmented(tmp_path / name, tmp_path / "out.mp4")
+    assert 10 <= summary.frames == len(probe(tmp_path / "out.mp4").times) < 90
+    assert any("is cut" in note for note in summary.notes)
+    assert summary.damaged == (1 if name.endswith("avi") else 0)  # it ends within a frame
+
+
+def test_ending_of_a_source_does_not_matter(tmp_path: Path) -> None:
+    write_clip(tmp_path / "real.mp4", Clip()).rename(tmp_path / "renamed.txt")
+    assert segmented(tmp_path / "renamed.txt", tmp_path / "out.mp4").frames == 6
+
+
+@pytest.mark.parametrize(
+    ("output", "error"),
+    [
+        ("a.mp4", OptionError),
+        ("link.mp4", OptionError),
+        ("out.gif", OptionError),
+        ("out", OptionError),
+        ("a.mp4/out.mp4", OutputError),
+        ("folder.mp4", OutputError),
+    ],
+)
+def test_bad_outputs_are_typed_errors(
+    output: str, error: type[AlignSegError], tmp_path: Path
+) -> None:
+    source = write_clip(tmp_path / "a.mp4", Clip())
+    (tmp_path / "link.mp4").symlink_to(source)
+    (tmp_path / "folder.mp4").mkdir()
+    content = source.read_bytes()
+    with pytest.raises(error):
+        segmented(source, tmp_path / output)
+    assert source.read_bytes() == content
+
+
+def test_source_is_not_taken_for_the_partial_output(tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "out.partial.mp4", Clip())
+    with pytest.raises(OptionError, match="overwrite"):
+        segmented(source, tmp_path / "out.mp4")
+
+
+def test_missing_folder_is_made(tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "a.mp4", Clip())
+    assert segmented(source, tmp_path / "new" / "er" / "out.mp4").output.exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"overlay": 1.5},
+        {"overlay": NAN},
+        {"overlay": "x"},
+        {"overlay": None},
+        {"legend": "no"},
+        {"audio": 1},
+        {"smoothing": 1.0},
+        {"smoothing": True},
+        {"crf": 52},
+        {"crf": 20.5},
+        {"crf": None},
+        {"frames": 0},
+        {"frames": 2.5},
+        {"frames": "3"},
+        {"frames": True},
+        {"seconds": 0.0},
+        {"seconds": -1.0},
+        {"seconds": NAN},
+        {"seconds": math.inf},
+        {"seconds": "4"},
+    ],
+    ids=str,
+)
+def test_bad_options_are_typed_errors(options: dict[str, object]) -> None:
+    with pytest.raises(OptionError, match=next(iter(options))):
+        VideoOptions(**options)  # type: ignore[arg-type]

@@ -1,0 +1,179 @@
+"""What fails outside of the writer is not blamed on it: sources, views, hanging calls, signals."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alignseg_infer import AlignSegError, OptionError, Predictor, VideoError
+from alignseg_infer.cli.termination import terminated_by_exception
+from alignseg_infer.pixels.images import Image
+from alignseg_infer.video import process
+from alignseg_infer.video.camera_source import CameraSource
+from alignseg_infer.video.file_source import FileSource
+from alignseg_infer.video.process import segment_video
+from alignseg_infer.video.writer import VideoWriter
+from tests.support.models import FakeBackend
+from tests.support.video_clips import Clip, probe, write_clip
+from tests.video.test_video_camera import FakeCapture
+from tests.video.test_video_faults import Source, require_nothing_left
+
+RESET = ConnectionResetError(104, "Connection reset by peer")
+
+
+def failing(image: Image) -> Image:
+    raise FileNotFoundError(2, "No such file", "lut.png")
+
+
+def growing() -> Callable[[Image], Image]:
+    widths = iter(range(2, 99, 2))
+    return lambda image: np.zeros((64, next(widths), 3), np.uint8)
+
+
+def shaped(*shape: int, dtype: type = np.uint8) -> Callable[[Image], Image]:
+    return lambda image: np.zeros(shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("source", "view", "error", "message"),
+    [
+        (Source(RESET, after=3), None, VideoError, "fake source cannot be read: Connection reset"),
+        (Source(), failing, OptionError, "view of a frame failed.*lut.png"),
+        (Source(), growing(), OptionError, r"shape \(64, 4, 3\)"),
+        (Source(), shaped(10, 96, 3), OptionError, r"shape \(10, 96, 3\)"),
+        (Source(), shaped(64, 96), OptionError, r"shape \(64, 96\)"),
+        (Source(), shaped(64, 96, 3, dtype=np.float32), OptionError, "float32"),
+        (Source(), lambda image: None, OptionError, "NoneType"),
+    ],
+)
+def test_source_and_view_are_named(
+    source: Source,
+    view: Callable[[Image], Image] | None,
+    error: type[AlignSegError],
+    message: str,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(error, match=message):
+        segment_video(Predictor(FakeBackend()), source, tmp_path / "out.mp4", view=view)
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_ctrl_c_does_not_wait_for_a_write_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write, hangs = VideoWriter.write, threading.Event()
+
+    def slow(self: VideoWriter, *arguments: object) -> None:
+        if self.frames == 4:
+            hangs.set()
+            time.sleep(3)
+        write(self, *arguments)  # type: ignore[arg-type]
+
+    def interrupted(done: int, total: int | None) -> None:
+        if done == 4:
+            assert hangs.wait(5)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(VideoWriter, "write", slow)
+    monkeypatch.setattr(process, "LONGEST_WRITE", 0.2)
+    monkeypatch.setattr("alignseg_infer.inference.pipeline.LONGEST_END", 0.2)
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        segment_video(Predictor(FakeBackend()), Source(), tmp_path / "out.mp4", None, interrupted)
+    assert time.monotonic() - begin < 2.5
+    assert "the 4 frames so far are lost: a frame is still being written" in caplog.text
+    time.sleep(3)  # the thread is not to meet the next test
+
+
+def test_file_is_left_open_while_its_decoder_hangs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = FileSource(write_clip(tmp_path / "a.mp4", Clip()))
+
+    def closing() -> Iterator[object]:
+        source.close()  # as from another thread, while this runs
+        yield None
+
+    source._decoder = closing()  # type: ignore[assignment]
+    next(source._decoder)
+    assert "is left open" in caplog.text
+
+
+@pytest.mark.parametrize("told", [KeyboardInterrupt(), SystemExit(143)])
+def test_live_source_is_finished_when_told_to_end(told: BaseException, tmp_path: Path) -> None:
+    def interrupted(done: int, total: int | None) -> None:
+        if done == 5:
+            raise told
+
+    (tmp_path / "out.partial.mp4").write_text("of an earlier run")
+    source = CameraSource("fake", lambda: FakeCapture(100_000))
+    predictor = Predictor(FakeBackend())
+    summary = segment_video(predictor, source, tmp_path / "out.mp4", progress=interrupted)
+    require_nothing_left(tmp_path, "out.mp4", "out.partial.mp4")
+    assert summary.frames == len(probe(tmp_path / "out.mp4").times) >= 5
+    assert summary.notes == (f"{tmp_path / 'out.partial.mp4'} of an earlier run is still there",)
+
+
+def test_container_is_closed_when_the_audio_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = FileSource(write_clip(tmp_path / "a.mp4", Clip()))
+    closed: list[bool] = []
+
+    class Container:
+        def close(self) -> None:
+            closed.append(True)
+
+    def fail(source: FileSource, output: object) -> None:
+        raise VideoError("the file went away", "a file", "put it back")
+
+    monkeypatch.setattr("alignseg_infer.video.writer.AudioCopy", fail)
+    monkeypatch.setattr("alignseg_infer.video.writer.av.open", lambda *_, **__: Container())
+    monkeypatch.setattr(VideoWriter, "_video_stream", lambda *_: None)
+    with pytest.raises(VideoError, match="went away"):
+        VideoWriter(tmp_path / "out.mp4", source.facts, crf=20, audio_from=source)
+    source.close()
+    assert closed == [True]
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_hangup_ends_the_block_unless_it_is_ignored(ignored: bool) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    expected = contextlib.nullcontext() if ignored else pytest.raises(SystemExit, match="129")
+    try:
+        with expected, terminated_by_exception():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        after = signal.signal(signal.SIGHUP, before)
+    assert after == signal.SIG_IGN  # a second one would end the process before it has tidied up
+
+
+BENCH = """
+import sys, time
+from alignseg_infer.cli import main
+from alignseg_infer.cli.commands import bench
+def measured(arguments, names, folder):
+    (folder / "image.png").write_text("x")
+    print(folder, flush=True)
+    time.sleep(30)
+bench._measured = measured
+sys.exit(main(["bench", "demo"]))
+"""
+
+
+def test_bench_removes_its_folder_when_terminated() -> None:
+    command = [sys.executable, "-c", BENCH]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        folder = Path(child.stdout.readline().strip())
+        assert folder.is_dir()
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 143
+    assert not folder.exists()
