@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(
-    r'^__version__ = "(.+)"$', (HERE / "alignseg_infer/__init__.py").read_text(), re.MULTILINE
+    r'^__version__ = "(.+)"$', (HERE / "alignseg_infer/version.py").read_text(), re.MULTILINE
 )[1]
 
 EXPORT = ["torch>=2.13", "onnx>=1.20", "onnxscript>=0.7", "onnx-ir>=1.0", "safetensors>=0.5"]

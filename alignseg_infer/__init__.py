@@ -8,8 +8,6 @@
 Importing this loads NumPy and OpenCV, nothing heavier; runtimes are loaded when a model is.
 """
 
-__version__ = "0.1.0"
-
 from alignseg_infer.errors import (
     AlignSegError,
     BuildError,
@@ -35,6 +33,7 @@ from alignseg_infer.predictor import Predictor
 from alignseg_infer.results.polygons import Polygon
 from alignseg_infer.results.segmentation import Segmentation, StageTimes
 from alignseg_infer.spec.model import ModelSpec
+from alignseg_infer.version import __version__ as __version__
 
 __all__ = [
     "AlignSegError",

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.backends import Backend, ImageBackend, LimitedBackend, open_backend
 from alignseg_infer.errors import MissingDependencyError, OptionError
 from alignseg_infer.inference.averaging import Mode, averaging_for, require_logits
@@ -12,7 +13,7 @@ from alignseg_infer.inference.stages import Stages, Wanted
 from alignseg_infer.inference.stream import SegmentationStream, require_stream_options
 from alignseg_infer.inference.tiling import DEFAULT_OVERLAP
 from alignseg_infer.pixels.images import ImageSource
-from alignseg_infer.pixels.preprocess import Size, size_policy
+from alignseg_infer.pixels.preprocess import size_policy
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.spec.model import ModelSpec
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.datasets.class_tables import class_table_for
 from alignseg_infer.errors import ImageError, OptionError, SizeError
 from alignseg_infer.export.verification.parity import probe_image
-from alignseg_infer.pixels.images import Image, ImageSource
-from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.pixels.images import ImageSource
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import ExportSpec, NetworkSpec, OutputKind, Sampler
 from tests.support.models import SMALL_SPEC, FakeBackend, FakeLabelBackend

@@ -9,12 +9,11 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import ModelFileError, OptionError
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.pixels.postprocess import Scores
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.spec.model import ModelSpec
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends import LabelledBatch, parse_device
 from alignseg_infer.cuda.device_images import require_right_results
 from alignseg_infer.cuda.kernels import IMAGE_KERNELS
@@ -18,8 +19,6 @@ from alignseg_infer.errors import (
     MissingDependencyError,
     OptionError,
 )
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.spec.model import ModelSpec, Sampler, Upsampling
 
 try:

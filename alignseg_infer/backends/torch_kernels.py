@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends import LabelledBatch
 from alignseg_infer.cuda.device_images import DeviceImages
 from alignseg_infer.cuda.kernels import (
@@ -30,8 +31,6 @@ from alignseg_infer.cuda.opening import Cuda, CudaPackage, open_cuda
 from alignseg_infer.errors import CudaError
 from alignseg_infer.ops import plugin_ops
 from alignseg_infer.ops.plugin_checks import convention_of
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.spec.model import ModelSpec, SamplingConvention
 from alignseg_infer.spec.plugin_contract import ALIGNED_ADD, OFFSET_GRID_SAMPLE
 

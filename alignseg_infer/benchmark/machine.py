@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignseg_infer import __version__
+from alignseg_infer.version import __version__
 
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp")
 # Import name -> distribution; only what is loaded has a part in the figures.

@@ -11,11 +11,11 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.benchmark.machine import MachineWatch
 from alignseg_infer.benchmark.report import BenchmarkReport, Floats64, Measured, WarmUp
 from alignseg_infer.errors import OptionError
 from alignseg_infer.pixels.images import ImageSource
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.predictor import Predictor
 
 T = TypeVar("T")

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.benchmark.report import (
     PARTS,
     BenchmarkReport,
@@ -26,7 +27,6 @@ from alignseg_infer.drawing.charts import (
     fill_bar,
     write_text,
 )
-from alignseg_infer.pixels.images import Image
 
 WIDTH = 1100
 MARGIN = 24

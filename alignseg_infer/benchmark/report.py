@@ -10,9 +10,9 @@ from typing import Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.benchmark.footprint import Footprint
 from alignseg_infer.benchmark.machine import Machine
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.text import markdown_table
 
 Floats64: TypeAlias = NDArray[np.float64]

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from alignseg_infer import __version__
 from alignseg_infer.cli.commands import (
     bench,
     demo,
@@ -26,6 +25,7 @@ from alignseg_infer.cli.commands import (
     video,
 )
 from alignseg_infer.errors import AlignSegError
+from alignseg_infer.version import __version__
 
 Run: TypeAlias = Callable[[argparse.Namespace], int]
 

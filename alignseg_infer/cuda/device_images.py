@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends import LabelledBatch
 from alignseg_infer.cuda.kernels import (
     DeviceTensor,
@@ -17,7 +18,6 @@ from alignseg_infer.cuda.kernels import (
 )
 from alignseg_infer.cuda.opening import Cuda
 from alignseg_infer.errors import CudaError
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.pixels.postprocess import (
     Floats,
     Labels,
@@ -26,7 +26,7 @@ from alignseg_infer.pixels.postprocess import (
     not_finite_error,
     scores_from_logits,
 )
-from alignseg_infer.pixels.preprocess import Size, preprocess
+from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import ModelSpec
 
 LARGEST_DISTANCE = 0.5  # grey levels

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import alignseg_infer
 from alignseg_infer.errors import CudaError, MissingDependencyError
 
 try:
@@ -30,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 def kernel_folder() -> Path:
     """Where the kernels' sources are: in the package, or beside it in a checkout."""
-    package = Path(alignseg_infer.__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "plugins" / "kernels"
     return installed if installed.is_dir() else package.parent / "plugins" / "kernels"
 

@@ -5,7 +5,7 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.arrays import Image
 
 Color: TypeAlias = tuple[int, int, int]  # BGR
 

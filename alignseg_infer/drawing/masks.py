@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import OptionError
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.pixels.postprocess import Labels
 from alignseg_infer.spec.model import ChannelOrder, ClassSpec
 

@@ -13,6 +13,7 @@ from typing import Self, TypeAlias
 
 import numpy as np
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.datasets.class_tables import class_table
 from alignseg_infer.datasets.labelled import (
     Dataset,
@@ -32,7 +33,6 @@ from alignseg_infer.evaluation.metrics import (
     Floats64,
 )
 from alignseg_infer.evaluation.report import Evaluation, ModelScores
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.results.segmentation import Segmentation, StageTimes
 

@@ -10,8 +10,8 @@ from typing import Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import OptionError
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.pixels.postprocess import Labels
 
 IGNORED = 255  # true label of pixels that do not count

@@ -8,13 +8,13 @@ from pathlib import Path
 import onnx_ir
 import torch
 
-from alignseg_infer import __version__
 from alignseg_infer.export.graph.onnx_file import require_onnx_ending, save_onnx
 from alignseg_infer.export.graph.onnx_graph import ExportOptions, onnx_from_model
 from alignseg_infer.export.verification.parity import Comparison, compare_with_model
 from alignseg_infer.files import written_atomically
 from alignseg_infer.models.checkpoint import Checkpoint
 from alignseg_infer.spec.model import SPEC_KEY, VERIFICATION_KEY, ExportSpec, ModelSpec
+from alignseg_infer.version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.errors import OptionError, SizeError
 from alignseg_infer.inference.tiling import (
     DEFAULT_OVERLAP,
@@ -17,7 +18,7 @@ from alignseg_infer.inference.tiling import (
     sliding_logits,
 )
 from alignseg_infer.pixels.postprocess import Floats, upsampled_bands
-from alignseg_infer.pixels.preprocess import Size, require_input_size
+from alignseg_infer.pixels.preprocess import require_input_size
 from alignseg_infer.spec.model import MAX_INPUT_SIDE, MIN_INPUT_SIDE, ModelSpec, OutputKind
 
 MAX_SCALE = MAX_INPUT_SIDE // MIN_INPUT_SIDE  # above it no image fits

@@ -13,8 +13,8 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.pixels.postprocess import Floats, upsampled_bands
-from alignseg_infer.pixels.preprocess import Size
 
 DEFAULT_TILE = 872  # the authors' on Cityscapes
 DEFAULT_OVERLAP = 1 / 3

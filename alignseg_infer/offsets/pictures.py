@@ -12,10 +12,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.drawing.masks import blend
 from alignseg_infer.offsets.displacement import HIGH_PERCENTILE, Displacement, Vectors
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.pixels.images import Image
 
 SHEET_WIDTH = 1840
 BEYOND_LIMIT = 0.75  # brightness of vectors that are longer than the limit

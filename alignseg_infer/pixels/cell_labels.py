@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Floats: TypeAlias = NDArray[np.float32]
-Labels: TypeAlias = NDArray[np.unsignedinteger[Any]]
+from alignseg_infer.arrays import Floats, Labels
+
 Indices: TypeAlias = NDArray[np.intp]
 
 # Two lerps err by 5 units in the last place each, of numbers as large as the largest logit; two

@@ -7,10 +7,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import ImageError, OutputError
 from alignseg_infer.files import require_file, written_atomically
-
-Image: TypeAlias = NDArray[np.uint8]
 
 MIN_IMAGE_SIDE = 2
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -13,15 +13,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from alignseg_infer.arrays import Floats, Labels, Size
 from alignseg_infer.errors import ModelError
-from alignseg_infer.pixels.cell_labels import (
-    Floats,
-    Labels,
-    argmax_into,
-    axis_weights,
-    labels_by_cells,
-)
-from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.pixels.cell_labels import argmax_into, axis_weights, labels_by_cells
 
 __all__ = [
     "Floats",

@@ -1,14 +1,13 @@
 """From image to network input. This happens in one place and everybody calls it."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.errors import OptionError, SizeError
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.spec.model import (
     MAX_INPUT_SIDE,
     MIN_INPUT_SIDE,
@@ -16,8 +15,6 @@ from alignseg_infer.spec.model import (
     ExportSpec,
     InputSpec,
 )
-
-Size: TypeAlias = tuple[int, int]
 
 
 def require_input_size(size: Size) -> None:

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.drawing.masks import share_text
 from alignseg_infer.errors import MissingDependencyError
-from alignseg_infer.pixels.images import Image
 
 try:
     import matplotlib.pyplot as plt

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.datasets.class_tables import label_of
 from alignseg_infer.datasets.labelled import cityscapes_ids
 from alignseg_infer.drawing.masks import blend, colorize, legend, shrunk, stacked
 from alignseg_infer.errors import OptionError
 from alignseg_infer.files import written_atomically
-from alignseg_infer.pixels.images import Image, encoded_image
+from alignseg_infer.pixels.images import encoded_image
 from alignseg_infer.pixels.postprocess import Floats, Labels
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.results.coco_rle import CocoAnnotation, CocoRle, coco_annotations, coco_rle
 from alignseg_infer.results.polygons import Polygon, polygons_of
 from alignseg_infer.results.saving import (

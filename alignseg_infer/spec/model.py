@@ -317,7 +317,7 @@ def _value_from(hint: Any, value: object, where: str) -> object:
     if origin is tuple:
         return _tuple_from(arguments, value, where)
     if dataclasses.is_dataclass(hint):
-        return dataclass_from_json(typing.cast(type[object], hint), value, where)
+        return dataclass_from_json(typing.cast("type[object]", hint), value, where)
     if issubclass(hint, StrEnum):
         if value not in list(hint):
             raise _unreadable(f"{where} is {value!r}, not one of {', '.join(hint)}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.errors import EngineError, SpecError
 from alignseg_infer.files import require_file
 from alignseg_infer.spec.model import ModelSpec, add_upsampling, dataclass_from_json
@@ -16,18 +17,6 @@ from alignseg_infer.trt.flavours import Runtime
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 SIDECAR_VERSION = 3
-
-
-@dataclass(frozen=True)
-class InputShape:
-    """Images, height and width of the network input; ``str()`` gives ``1x512x1024``."""
-
-    batch: int
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        return f"{self.batch}x{self.height}x{self.width}"
 
 
 @dataclass(frozen=True)

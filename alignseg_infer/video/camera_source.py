@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import VideoError
-from alignseg_infer.pixels.images import Image, image_from_array
+from alignseg_infer.pixels.images import image_from_array
 from alignseg_infer.video.pictures import resized_to
 from alignseg_infer.video.sources import Frame, StreamFacts
 

@@ -5,8 +5,7 @@ from typing import cast
 import cv2
 import numpy as np
 
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.video.pyav import av
 
 reformatter = av.video.reformatter
@@ -76,7 +75,7 @@ def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return (1, 0, 0, 0, 1, 0, 0, 0, 1)
-    return tuple(np.frombuffer(cast(bytes, data), np.int32).tolist())
+    return tuple(np.frombuffer(cast("bytes", data), np.int32).tolist())
 
 
 class H264Frames:

@@ -6,9 +6,9 @@ from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import VideoError
 from alignseg_infer.files import require_file
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.video.colors import BgrFrames
 from alignseg_infer.video.pyav import av
 from alignseg_infer.video.sources import DEFAULT_RATE, Frame, StreamFacts

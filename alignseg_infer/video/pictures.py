@@ -9,11 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.datasets.image_sets import IMAGE_ENDINGS
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.errors import ImageError, VideoError
-from alignseg_infer.pixels.images import Image, read_image
-from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.pixels.images import read_image
 from alignseg_infer.video.sources import Frame, StreamFacts
 
 STREET_SIZE = (256, 512)  # what the demo model was trained on

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import AlignSegError, OptionError, OutputError, VideoError
 from alignseg_infer.files import written_atomically
 from alignseg_infer.inference.pipeline import Pipeline
 from alignseg_infer.inference.stream import SegmentationStream
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.video.file_source import FileSource
 from alignseg_infer.video.options import VideoOptions

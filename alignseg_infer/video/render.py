@@ -4,14 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends import Backend
 from alignseg_infer.drawing.masks import legend
 from alignseg_infer.errors import OptionError
 from alignseg_infer.offsets.displacement import offsets_of_image
 from alignseg_infer.offsets.pictures import color_limit, direction_colors
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.spec.model import ClassSpec
 from alignseg_infer.video.options import VideoOptions

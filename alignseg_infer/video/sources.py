@@ -7,9 +7,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.errors import OptionError
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.video.options import is_number, require_seconds
 
 STREETS = "streets"

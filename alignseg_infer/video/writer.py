@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import OptionError, OutputError
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.video.audio import AudioCopy
 from alignseg_infer.video.colors import H264Frames
 from alignseg_infer.video.file_source import FileSource

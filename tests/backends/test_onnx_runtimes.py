@@ -25,6 +25,7 @@ from alignseg_infer import (
     Predictor,
     SpecError,
 )
+from alignseg_infer.arrays import Size
 from alignseg_infer.backends import Backend, OffsetBackend, OnnxRunner, open_backend
 from alignseg_infer.backends.onnx_domains import declared_operators
 from alignseg_infer.cli import main
@@ -37,7 +38,7 @@ from alignseg_infer.export.int8.quantize import quantized_model
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.pixels.postprocess import scores_from_logits
-from alignseg_infer.pixels.preprocess import Size, preprocess
+from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import OPSETS, SPEC_KEY, OutputKind, Precision, Sampler
 from tests.support.models import half_onnx, said_to_be
 

@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from alignseg_infer import AlignSegError, OptionError, Predictor, SizeError
+from alignseg_infer.arrays import Image
 from alignseg_infer.backends import Backend, open_backend
 from alignseg_infer.benchmark import (
     BenchmarkReport,
@@ -35,7 +36,6 @@ from alignseg_infer.cli import main
 from alignseg_infer.cli.commands import bench
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.spec.model import ExportSpec, OutputKind, Sampler
 from tests.support.models import FakeBackend, FakeLabelBackend
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import cv2
 import onnx_ir
 
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.cli.arguments.engine import input_shape
 from alignseg_infer.datasets.image_sets import calibration_images
 from alignseg_infer.export.graph.onnx_graph import ExportOptions
@@ -32,7 +33,7 @@ from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, Sampler
 from alignseg_infer.trt.builder.engine import engine_from_onnx
 from alignseg_infer.trt.builder.layer_report import working_layers
 from alignseg_infer.trt.builder.options import BuildOptions
-from alignseg_infer.trt.engine_file import InputShape, Profile
+from alignseg_infer.trt.engine_file import Profile
 from alignseg_infer.trt.flavours import Runtime
 from tests.benchmarks.export import write_checkpoint
 

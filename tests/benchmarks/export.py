@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.benchmark import interleaved
 from alignseg_infer.cli.arguments.inference import fixed_size
@@ -31,7 +32,6 @@ from alignseg_infer.export.graph.onnx_graph import ExportOptions
 from alignseg_infer.export.to_onnx import export_onnx
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint, save_checkpoint
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.spec.model import InputSpec, ModelSpec, NetworkSpec, Upsampling
 from tests.support.seeded import seeded_state_dict
 

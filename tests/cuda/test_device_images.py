@@ -10,10 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from alignseg_infer import CudaError, MissingDependencyError, ModelError, OptionError, Predictor
+from alignseg_infer.arrays import Image, InputShape
 from alignseg_infer.cuda.opening import Cuda
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.spec.model import ChannelOrder, InputSpec, OutputKind
-from alignseg_infer.trt.engine_file import InputShape
 from alignseg_infer.trt.runtime import backend as tensorrt_backend
 from alignseg_infer.trt.runtime.backend import TensorRTBackend
 from tests.support.fake_tensorrt import (

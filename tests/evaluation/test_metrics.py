@@ -11,9 +11,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import OptionError
 from alignseg_infer.evaluation.metrics import IGNORED, BoundaryMatches, ConfusionMatrix
-from alignseg_infer.pixels.images import Image
 
 CLASSES = 4
 SIZE = (40, 60)

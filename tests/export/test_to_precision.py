@@ -22,6 +22,7 @@ from alignseg_infer import (
     SizeError,
     VerificationError,
 )
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.cli import main
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
@@ -32,7 +33,7 @@ from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.verification import verify as verification
 from alignseg_infer.export.verification.verify import verify_where_possible
 from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, ModelSpec, OutputKind, Precision
-from alignseg_infer.trt.engine_file import Gpu, InputShape, Profile, Verification, sidecar_path
+from alignseg_infer.trt.engine_file import Gpu, Profile, Verification, sidecar_path
 from tests.support.fake_tensorrt import write_engine
 
 DEMO = model_path("demo")

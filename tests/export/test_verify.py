@@ -17,6 +17,7 @@ from alignseg_infer import (
     SizeError,
     VerificationError,
 )
+from alignseg_infer.arrays import Image, InputShape
 from alignseg_infer.datasets.class_tables import class_table
 from alignseg_infer.datasets.labelled import Dataset, labelled_images
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
@@ -28,9 +29,8 @@ from alignseg_infer.export.verification import verify as verification
 from alignseg_infer.export.verification.agreement import compare
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.export.verification.verify import profile_shapes, verify
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, SourceSpec
-from alignseg_infer.trt.engine_file import InputShape, Profile, Verification, VerifiedRow
+from alignseg_infer.trt.engine_file import Profile, Verification, VerifiedRow
 from tests.support.models import FakeBackend, said_to_be
 
 DEMO = model_path("demo")

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.errors import AlignSegError, ModelError, OptionError, SizeError
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.pixels.postprocess import Floats, scores_from_logits
-from alignseg_infer.pixels.preprocess import Size, preprocess
+from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import ExportSpec, InputSpec, OutputKind, Sampler
 from tests.support.models import SMALL_SPEC, FakeBackend, FakeLabelBackend

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import ImageError, ModelError, OptionError
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import OutputKind
 from tests.support.models import FakeBackend, FakeLabelBackend

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.pixels import cell_labels, postprocess
 from alignseg_infer.pixels.cell_labels import argmax_into, axis_weights, labels_by_cells
 from alignseg_infer.pixels.postprocess import (
@@ -18,7 +19,6 @@ from alignseg_infer.pixels.postprocess import (
     scores_from_logits,
     upsampled_bands,
 )
-from alignseg_infer.pixels.preprocess import Size
 from tests.pixels.test_postprocess import random_logits, smooth_logits
 
 Make = Callable[[tuple[int, ...]], Floats]

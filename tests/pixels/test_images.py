@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import ImageError
-from alignseg_infer.pixels.images import Image, load_image
+from alignseg_infer.pixels.images import load_image
 
 END_OF_JPEG = b"\xff\xd9"
 START_OF_SCAN = b"\xff\xda"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.pixels import postprocess
 from alignseg_infer.pixels.postprocess import (
     Floats,
@@ -20,7 +21,6 @@ from alignseg_infer.pixels.postprocess import (
     scores_from_logits,
     upsampled_bands,
 )
-from alignseg_infer.pixels.preprocess import Size
 
 TIE = 1e-5  # labels may differ where the two best logits are closer than this
 SIDE = st.integers(1, 9)

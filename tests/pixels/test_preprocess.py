@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.errors import OptionError, SizeError
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size, SizePolicy, preprocess, size_policy
+from alignseg_infer.pixels.preprocess import SizePolicy, preprocess, size_policy
 from alignseg_infer.spec.model import ChannelOrder, ExportSpec, InputSpec, OutputKind, Sampler
 
 ZERO_MEAN = InputSpec(mean=(0.0, 0.0, 0.0))

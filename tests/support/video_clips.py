@@ -9,7 +9,7 @@ from typing import Any
 import av
 import numpy as np
 
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.arrays import Image
 
 EXACT = 4 | 0x2000 | 0x40000  # SWS_BICUBIC, SWS_FULL_CHR_H_INT, SWS_ACCURATE_RND
 NTSC = Fraction(30000, 1001)

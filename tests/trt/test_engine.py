@@ -21,6 +21,7 @@ from alignseg_infer import (
     SizeError,
     VerificationError,
 )
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.cli import main
 from alignseg_infer.files import sha256_of
 from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, Sampler, Upsampling
@@ -28,7 +29,6 @@ from alignseg_infer.spec.onnx_facts import read_onnx_facts
 from alignseg_infer.trt.builder.engine import Engine, build_engine, engine_from_onnx, save_engine
 from alignseg_infer.trt.builder.options import BuildOptions, HardwareCompatibility, profile_for
 from alignseg_infer.trt.engine_file import (
-    InputShape,
     LayerCount,
     Profile,
     Verification,

@@ -119,7 +119,8 @@ BUILD = """
     import json, logging
     from pathlib import Path
     from alignseg_infer import AlignSegError
-    from alignseg_infer.trt.engine_file import InputShape, Profile, read_facts
+    from alignseg_infer.trt.engine_file import (Profile, read_facts)
+    from alignseg_infer.arrays import InputShape
     from alignseg_infer.trt.builder.options import BuildOptions, HardwareCompatibility
     from alignseg_infer.trt.builder.engine import build_engine
 

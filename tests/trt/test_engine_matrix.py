@@ -8,6 +8,7 @@ import cv2
 import onnx_ir
 import pytest
 
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.datasets.image_sets import calibration_images
 from alignseg_infer.export.graph.onnx_graph import ExportOptions
 from alignseg_infer.export.half_precision import to_half_precision
@@ -19,7 +20,7 @@ from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.spec.model import Precision, Sampler, Upsampling
 from alignseg_infer.trt.builder.engine import engine_from_onnx
 from alignseg_infer.trt.builder.options import BuildOptions
-from alignseg_infer.trt.engine_file import InputShape, Profile
+from alignseg_infer.trt.engine_file import Profile
 from alignseg_infer.trt.flavours import Runtime
 from tests.support.models import SMALL, SMALL_SPEC, said_to_be, write_seeded_checkpoint
 

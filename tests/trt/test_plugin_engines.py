@@ -11,6 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from alignseg_infer import AlignSegError, BuildError, EngineError, OptionError
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.cli import main
 from alignseg_infer.export.verification import verify as verification
 from alignseg_infer.spec.model import OutputKind, Precision, Sampler, SamplingConvention
@@ -28,7 +29,6 @@ from alignseg_infer.trt.builder.engine import build_engine
 from alignseg_infer.trt.builder.options import BuildOptions
 from alignseg_infer.trt.engine_file import (
     EngineFacts,
-    InputShape,
     LayerCount,
     Profile,
     read_facts,

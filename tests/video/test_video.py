@@ -11,9 +11,9 @@ import pytest
 from alignseg_infer import (
     Predictor,
 )
+from alignseg_infer.arrays import Image
 from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.drawing.masks import legend
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.video.colors import BgrFrames
 from alignseg_infer.video.options import VideoOptions
 from alignseg_infer.video.process import VideoSummary, segment_video

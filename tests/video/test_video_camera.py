@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from alignseg_infer import Predictor, VideoError
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.arrays import Image
 from alignseg_infer.video.camera_source import TIME_BASE, CameraSource
 from alignseg_infer.video.process import segment_video
 from tests.support.models import FakeBackend

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from alignseg_infer import ModelError, OutputError, Predictor, VideoError
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.arrays import Image
 from alignseg_infer.video.options import VideoOptions
 from alignseg_infer.video.process import segment_video
 from alignseg_infer.video.render import Renderer

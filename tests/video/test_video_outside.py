@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from alignseg_infer import AlignSegError, OptionError, Predictor, VideoError
+from alignseg_infer.arrays import Image
 from alignseg_infer.cli.termination import terminated_by_exception
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.video import process
 from alignseg_infer.video.camera_source import CameraSource
 from alignseg_infer.video.file_source import FileSource

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.backends import OnnxRunner, open_backend
 from alignseg_infer.benchmark import BenchmarkReport, Variant, benchmark
 from alignseg_infer.benchmark.footprint import measured_footprint
@@ -26,7 +27,6 @@ from alignseg_infer.errors import OptionError
 from alignseg_infer.files import require_writable_folder
 from alignseg_infer.inference.averaging import Mode
 from alignseg_infer.pixels.images import write_image
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.predictor import Predictor
 
 HELP = "Time models: stages, percentiles, images per second, memory; several in turns."

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.cli.arguments.inference import add_runtime_arguments
 from alignseg_infer.demo import DEMO, FIRST_HELD_OUT
 from alignseg_infer.drawing.masks import colorize, legend, titled
 from alignseg_infer.errors import OptionError
 from alignseg_infer.evaluation.metrics import ConfusionMatrix
-from alignseg_infer.pixels.images import Image, write_image
+from alignseg_infer.pixels.images import write_image
 from alignseg_infer.pixels.postprocess import Labels
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.results.segmentation import Segmentation

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.cli.arguments.graph import require_packages_for
 from alignseg_infer.cli.arguments.inference import choices_of
 from alignseg_infer.cli.arguments.int8 import add_calibration_arguments, calibration_options_from
@@ -13,7 +14,6 @@ from alignseg_infer.datasets.labelled import Dataset, LabelledImages, labelled_i
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
 from alignseg_infer.files import require_writable_folder
-from alignseg_infer.pixels.images import Image
 
 if TYPE_CHECKING:
     from alignseg_infer.export.int8.sensitivity import Sensitivity

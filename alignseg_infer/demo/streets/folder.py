@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.demo.streets.street import Scene, Street
 from alignseg_infer.files import require_writable_folder
 from alignseg_infer.pixels.images import write_image
-from alignseg_infer.pixels.preprocess import Size
 
 
 class StreetFiles(NamedTuple):

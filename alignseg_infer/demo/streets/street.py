@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.demo.streets import buildings, ground
 from alignseg_infer.demo.streets.ground import Ground
 from alignseg_infer.demo.streets.layout import (
@@ -27,7 +28,6 @@ from alignseg_infer.demo.streets.view import (
     pick,
 )
 from alignseg_infer.errors import OptionError, SizeError
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.spec.model import MIN_INPUT_SIDE
 
 MAX_SIDE = 4096  # pixels of a picture

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.arrays import Image
 
 Color: TypeAlias = tuple[float, float, float]  # blue, green, red, 0..255
 Pixel: TypeAlias = tuple[float, float]  # column, row

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.errors import ExportError, OptionError
 from alignseg_infer.export.graph.plugin_translation import plugin_translations
 from alignseg_infer.models.alignseg import AlignSeg
@@ -21,7 +22,7 @@ from alignseg_infer.models.rewrites import rewritten_for_inference, without_auxi
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.ops.plugin_ops import upsample_argmax
 from alignseg_infer.pixels.postprocess import label_dtype
-from alignseg_infer.pixels.preprocess import Size, require_input_size
+from alignseg_infer.pixels.preprocess import require_input_size
 from alignseg_infer.spec.model import (
     DEFAULT_OPSET,
     INPUT_NAME,

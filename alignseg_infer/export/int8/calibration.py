@@ -14,6 +14,7 @@ import onnx_ir
 import onnxruntime
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends.onnxruntime_backend import session_options
 from alignseg_infer.datasets.image_sets import CalibrationImages
 from alignseg_infer.errors import ModelFileError, OptionError
@@ -25,8 +26,7 @@ from alignseg_infer.export.int8.histograms import (
     Ranges,
 )
 from alignseg_infer.files import require_file, sha256_of, written_atomically
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size, preprocess, size_policy
+from alignseg_infer.pixels.preprocess import preprocess, size_policy
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
 from alignseg_infer.spec.onnx_facts import read_onnx_facts
 

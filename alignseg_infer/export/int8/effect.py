@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.datasets.class_tables import class_table
 from alignseg_infer.datasets.image_sets import CalibrationImages, ImageFiles
 from alignseg_infer.datasets.labelled import (
@@ -23,7 +24,6 @@ from alignseg_infer.errors import ModelError
 from alignseg_infer.evaluation.metrics import MAX_CLASSES, ConfusionMatrix
 from alignseg_infer.export.graph.plugin_nodes import expanded, runnable
 from alignseg_infer.pixels.postprocess import Labels
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.predictor import Predictor
 
 Progress: TypeAlias = Callable[[int, int], None]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.drawing.charts import (
     BLUE,
     GRAY,
@@ -13,7 +14,6 @@ from alignseg_infer.drawing.charts import (
     write_text,
 )
 from alignseg_infer.export.int8.sensitivity import Sensitivity
-from alignseg_infer.pixels.images import Image
 
 WIDTH = 1000
 MARGIN = 24

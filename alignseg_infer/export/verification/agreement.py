@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image, InputShape, Size
 from alignseg_infer.backends import Backend
 from alignseg_infer.errors import VerificationError
 from alignseg_infer.evaluation.evaluate import Progress
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.pixels.postprocess import Floats, scores_from_logits
-from alignseg_infer.pixels.preprocess import Size, preprocess
-from alignseg_infer.trt.engine_file import InputShape, VerifiedRow
+from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.trt.engine_file import VerifiedRow
 
 
 def compare(

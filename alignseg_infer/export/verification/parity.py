@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.errors import ParityError
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.decoder import upsample
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.pixels.postprocess import label_dtype
-from alignseg_infer.pixels.preprocess import Size, preprocess
+from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import OutputKind
 
 LOGITS_TOLERANCE = 1e-4  # relative L2

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from alignseg_infer.arrays import Image, InputShape, Size
 from alignseg_infer.backends import Backend, open_backend
 from alignseg_infer.backends.onnx_domains import needs_plugins
 from alignseg_infer.cuda.opening import current_gpu
@@ -27,17 +28,10 @@ from alignseg_infer.errors import (
 from alignseg_infer.evaluation.evaluate import Progress, evaluate
 from alignseg_infer.export.verification.agreement import compare, format_rows
 from alignseg_infer.files import sha256_of
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size, SizePolicy, require_input_size
+from alignseg_infer.pixels.preprocess import SizePolicy, require_input_size
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import ModelSpec, Precision
-from alignseg_infer.trt.engine_file import (
-    ENGINE_SUFFIXES,
-    InputShape,
-    Profile,
-    Verification,
-    read_facts,
-)
+from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, Profile, Verification, read_facts
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from alignseg_infer import __version__
 from alignseg_infer.cuda.opening import current_gpu
 from alignseg_infer.errors import BuildError, OptionError
 from alignseg_infer.files import written_atomically
@@ -37,6 +36,7 @@ from alignseg_infer.trt.engine_file import (
     sidecar_path,
 )
 from alignseg_infer.trt.flavours import Runtime, TensorRT, load_tensorrt
+from alignseg_infer.version import __version__
 
 Verify: TypeAlias = Callable[[Path], Verification | None]
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.errors import OptionError
 from alignseg_infer.pixels.preprocess import require_input_size
 from alignseg_infer.spec.model import ExportSpec
-from alignseg_infer.trt.engine_file import InputShape, Profile
+from alignseg_infer.trt.engine_file import Profile
 from alignseg_infer.trt.flavours import Runtime, require_option_of
 
 MAX_OPTIMIZATION_LEVEL = 5

@@ -17,15 +17,14 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image, InputShape, Size
 from alignseg_infer.backends import LabelledBatch, parse_device
 from alignseg_infer.cuda.device_images import require_right_results
 from alignseg_infer.cuda.kernels import IMAGE_KERNELS, Kernels
 from alignseg_infer.cuda.opening import Cuda, CudaPackage, open_cuda
 from alignseg_infer.errors import EngineError, ImageError, OptionError, SizeError
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.spec.model import ModelSpec, OutputKind
-from alignseg_infer.trt.engine_file import EngineFacts, InputShape, LayerCount, Profile, read_facts
+from alignseg_infer.trt.engine_file import EngineFacts, LayerCount, Profile, read_facts
 from alignseg_infer.trt.flavours import TensorRT, load_tensorrt, new_runtime_cache
 from alignseg_infer.trt.log import new_log
 from alignseg_infer.trt.plugin_library import provide_plugins

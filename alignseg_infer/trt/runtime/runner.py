@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image, InputShape
 from alignseg_infer.backends import LabelledBatch
 from alignseg_infer.cuda.device_images import DeviceImages
 from alignseg_infer.cuda.kernels import DeviceTensor, Kernels
 from alignseg_infer.cuda.opening import Cuda
 from alignseg_infer.errors import CudaError, EngineError
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
-from alignseg_infer.trt.engine_file import InputShape
 from alignseg_infer.trt.flavours import (
     TensorRT,
     captures_graphs_itself,

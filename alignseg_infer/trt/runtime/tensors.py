@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.errors import EngineError
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.spec.model import INPUT_NAME, OutputKind
-from alignseg_infer.trt.engine_file import EngineFacts, InputShape, Profile
+from alignseg_infer.trt.engine_file import EngineFacts, Profile
 from alignseg_infer.trt.runtime.checks import REBUILD
 
 _DTYPES: dict[str, type[np.generic]] = {
