@@ -31,7 +31,8 @@ from alignseg_infer.errors import (
 )
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.results.polygons import Polygon
-from alignseg_infer.results.segmentation import Segmentation, StageTimes
+from alignseg_infer.results.segmentation import Segmentation
+from alignseg_infer.results.times import StageTimes
 from alignseg_infer.spec.model import ModelSpec
 from alignseg_infer.version import __version__ as __version__
 

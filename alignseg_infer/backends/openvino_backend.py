@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.backends import parse_device
+from alignseg_infer.backend import parse_device
 from alignseg_infer.backends.onnx_backend import OnnxBackend, not_loaded, require_runnable
 from alignseg_infer.backends.onnx_domains import declared_operators
 from alignseg_infer.errors import DeviceError, MissingDependencyError, ModelFileError
