@@ -34,8 +34,8 @@ from alignseg_infer.datasets.image_sets import calibration_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.demo.streets.folder import written_streets
-from alignseg_infer.export.int8.calibration import calibrated_ranges
-from alignseg_infer.export.int8.quantize import quantized_model
+from alignseg_infer.export.int8.calibration import calibrate_ranges
+from alignseg_infer.export.int8.quantize import quantize_model
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.pixels.postprocess import scores_from_logits
@@ -206,8 +206,8 @@ def test_lower_precisions_label_alike(precision: Precision, tmp_path: Path) -> N
 def int8_onnx(source: Path, folder: Path) -> Path:
     """`source` in INT8, calibrated on one street."""
     assert len(list(written_streets(folder, 0, 1, (96, 192)))) == 1
-    ranges = calibrated_ranges(source, calibration_images(folder / "images"))
-    model = quantized_model(onnx_ir.load(source), ranges)
+    ranges = calibrate_ranges(source, calibration_images(folder / "images"))
+    model = quantize_model(onnx_ir.load(source), ranges)
     return said_to_be(model, Precision.INT8, folder / "int8.onnx")
 
 

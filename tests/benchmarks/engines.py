@@ -24,8 +24,8 @@ from alignseg_infer.cli.arguments.engine import input_shape
 from alignseg_infer.datasets.image_sets import calibration_images
 from alignseg_infer.export.graph.onnx_graph import ExportOptions
 from alignseg_infer.export.half_precision import to_half_precision
-from alignseg_infer.export.int8.calibration import calibrated_ranges
-from alignseg_infer.export.int8.quantize import quantized_model
+from alignseg_infer.export.int8.calibration import calibrate_ranges
+from alignseg_infer.export.int8.quantize import quantize_model
 from alignseg_infer.export.to_onnx import export_onnx
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
@@ -47,7 +47,7 @@ def write_variant(source: Path, target: Path, precision: Precision, images: Path
     model = onnx_ir.load(source)
     if precision is Precision.INT8:
         found = calibration_images(images, CALIBRATION_IMAGES)
-        model = quantized_model(model, calibrated_ranges(source, found))
+        model = quantize_model(model, calibrate_ranges(source, found))
     if precision is not Precision.FP32:
         to_half_precision(model)
     spec = ModelSpec.from_json(model.metadata_props[SPEC_KEY])

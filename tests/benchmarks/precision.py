@@ -35,7 +35,7 @@ def half_model() -> ir.Model:
 
 def model_with_half_coordinates() -> ir.Model:
     """As a converter makes it that knows nothing of coordinates."""
-    with mock.patch.object(precision, "coordinate_nodes", return_value=set()):
+    with mock.patch.object(precision, "find_coordinate_nodes", return_value=set()):
         return half_model()
 
 

@@ -17,17 +17,17 @@ from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets.folder import written_streets
 from alignseg_infer.errors import AlignSegError, ModelError, OptionError, VerificationError
 from alignseg_infer.export.int8 import sensitivity as module
-from alignseg_infer.export.int8.calibration import CalibrationOptions, calibrated_ranges
-from alignseg_infer.export.int8.convolutions import Convolution, Grain, Role, convolutions
+from alignseg_infer.export.int8.calibration import CalibrationOptions, calibrate_ranges
+from alignseg_infer.export.int8.convolutions import Convolution, Grain, Role, find_convolutions
 from alignseg_infer.export.int8.effect import Effect, EffectMeter
 from alignseg_infer.export.int8.from_onnx import Int8Options, int8_from_onnx
 from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
-from alignseg_infer.export.int8.quantize import QuantizationOptions, quantized_model
+from alignseg_infer.export.int8.quantize import QuantizationOptions, quantize_model
 from alignseg_infer.export.int8.sensitivity import (
     BlockEffect,
     Sensitivity,
-    sensitivity_of,
-    within_budget,
+    keep_within_budget,
+    measure_sensitivity,
 )
 from alignseg_infer.export.int8.sensitivity_picture import WIDTH, sensitivity_picture
 from alignseg_infer.predictor import Predictor
@@ -38,7 +38,7 @@ RANGES = Ranges(CalibrationMethod.MINMAX, 3, {})
 
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images and labels of two small streets the demo was trained on."""
+    """Write a folder with images and labels of two small streets that the demo was trained on."""
     folder = tmp_path_factory.mktemp("streets")
     assert len(list(written_streets(folder, 0, 2, (64, 128)))) == 2
     return folder
@@ -46,7 +46,7 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def demo_ranges(streets: Path) -> Ranges:
-    return calibrated_ranges(DEMO, calibration_images(streets / "images"))
+    return calibrate_ranges(DEMO, calibration_images(streets / "images"))
 
 
 class FakeMeter:
@@ -58,7 +58,7 @@ class FakeMeter:
         self.images = calibration_images(DEMO.parent.parent.parent / "docs")
         self.measured: list[set[str]] = []
 
-    def effect(self, blocks: Collection[str]) -> Effect:
+    def measure(self, blocks: Collection[str]) -> Effect:
         self.measured.append(set(blocks))
         cost = sum(self.costs.get(block, 0.0) for block in blocks)
         return Effect(cost, None if self.miou is None else cost / 2)
@@ -66,7 +66,7 @@ class FakeMeter:
 
 @pytest.fixture
 def named_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands in for quantising: the "model" is the set of blocks that would be quantised."""
+    """Replace quantising: the "model" is the set of blocks that would be quantised."""
 
     def blocks_of(_: object, __: object, chosen: Collection[Convolution]) -> set[str]:
         found = set()
@@ -74,7 +74,7 @@ def named_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
             found.add(conv.block() if conv.role is Role.FEATURES else f"{conv.block()} {conv.role}")
         return found
 
-    monkeypatch.setattr(module, "with_quantized", blocks_of)
+    monkeypatch.setattr(module, "quantize_convolutions", blocks_of)
 
 
 @pytest.mark.usefixtures("named_blocks")
@@ -96,14 +96,14 @@ def test_budget(
     model = onnx_ir.load(DEMO)
     meter: Any = FakeMeter({"layer2": 3.0, "RRB3b": 2.0, "stem": 1.0}, miou)
     counted: list[tuple[int, int]] = []
-    found = within_budget(
+    found = keep_within_budget(
         *(model, RANGES, meter, budget, QuantizationOptions(keep_float=kept)),
         progress=lambda done, total: counted.append((done, total)),
     )
     assert set(found.options.keep_float) == excluded
     assert set(found.excluded) == excluded - set(kept)
     assert found.effect.drop == drop
-    assert meter.measured[0] == {conv.block() for conv in convolutions(model)} - {
+    assert meter.measured[0] == {conv.block() for conv in find_convolutions(model)} - {
         *kept,
         *("CAB2", "CAB3", "CAB4", "CAB5"),
     }
@@ -115,26 +115,26 @@ def test_budget(
 def test_budget_that_cannot_be_met() -> None:
     model = onnx_ir.load(DEMO)
     meter: Any = FakeMeter(dict.fromkeys(["stem", "head", *_features(model)], 1.0))
-    with pytest.raises(VerificationError, match=r"costs 1.000 even where only \w+ is quantised"):
-        within_budget(model, RANGES, meter, 0.9)
+    with pytest.raises(VerificationError, match=r"costs 1.000 even if only \w+ is quantised"):
+        keep_within_budget(model, RANGES, meter, 0.9)
 
 
 def _features(model: onnx_ir.Model) -> list[str]:
-    return [conv.block() for conv in convolutions(model) if conv.role is Role.FEATURES]
+    return [conv.block() for conv in find_convolutions(model) if conv.role is Role.FEATURES]
 
 
 @pytest.mark.parametrize("budget", [-1.0, float("nan")])
 def test_budget_that_is_none(budget: float) -> None:
     meter: Any = FakeMeter({})
     with pytest.raises(OptionError, match="a budget of"):
-        within_budget(onnx_ir.load(DEMO), RANGES, meter, budget)
+        keep_within_budget(onnx_ir.load(DEMO), RANGES, meter, budget)
 
 
 @pytest.mark.usefixtures("named_blocks")
 def test_blocks_are_ranked() -> None:
     model = onnx_ir.load(DEMO)
     meter: Any = FakeMeter({"layer2": 3.0, "CAB3 offsets": 4.0, "head classifier": 1.0})
-    found = sensitivity_of(model, RANGES, meter)
+    found = measure_sensitivity(model, RANGES, meter)
     assert [one.block for one in found.blocks[:3]] == ["CAB3 offsets", "layer2", "head classifier"]
     assert [one.always_float for one in found.blocks[:3]] == [True, False, True]
     assert found.together.disagreement == 3.0
@@ -146,12 +146,12 @@ def test_blocks_are_ranked() -> None:
 @pytest.mark.usefixtures("named_blocks")
 def test_grain() -> None:
     meter: Any = FakeMeter({})
-    found = sensitivity_of(onnx_ir.load(DEMO), RANGES, meter, grain=Grain.BLOCK)
+    found = measure_sensitivity(onnx_ir.load(DEMO), RANGES, meter, grain=Grain.BLOCK)
     assert {"layer3.0", "layer3.1", "stem", "RRB2b"} < {one.block for one in found.blocks}
 
 
 def test_comparison_counts_pixels(streets: Path, demo_ranges: Ranges, tmp_path: Path) -> None:
-    """Against the same done by hand; the original is no different from itself."""
+    """The reference is the same measurement by hand; the original does not differ from itself."""
     demo = onnx_ir.load(DEMO)
     data = labelled_images(Dataset.FOLDER, streets)
     counted: list[tuple[int, int]] = []
@@ -161,10 +161,10 @@ def test_comparison_counts_pixels(streets: Path, demo_ranges: Ranges, tmp_path: 
         progress=lambda done, total: counted.append((done, total)),
     )
     assert counted == [(1, 2), (2, 2)]
-    assert meter.effect(demo) == Effect(0.0, 0.0)
+    assert meter.measure(demo) == Effect(0.0, 0.0)
     rough = {name: limit / 20 for name, limit in demo_ranges.limits.items()}
-    changed = quantized_model(demo, Ranges(CalibrationMethod.MINMAX, 1, rough))
-    effect = meter.effect(changed)
+    changed = quantize_model(demo, Ranges(CalibrationMethod.MINMAX, 1, rough))
+    effect = meter.measure(changed)
     onnx_ir.save(changed, tmp_path / "rough.onnx")
     paths = [pair.image for pair in data.pairs]
     pairs = zip(Predictor(DEMO)(paths), Predictor(tmp_path / "rough.onnx")(paths), strict=True)
@@ -174,7 +174,7 @@ def test_comparison_counts_pixels(streets: Path, demo_ranges: Ranges, tmp_path: 
     assert effect.miou_loss == effect.drop
     assert effect.drop > 1
     unlabelled = EffectMeter(DEMO, calibration_images(streets / "images"), tmp_path)
-    assert unlabelled.effect(changed) == Effect(effect.disagreement)
+    assert unlabelled.measure(changed) == Effect(effect.disagreement)
 
 
 def test_int8_from_onnx_within_a_budget(streets: Path, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_int8_from_onnx_within_a_budget(streets: Path, tmp_path: Path) -> None:
 
 
 def test_command(streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of the small network, whose blocks are all of them; with labels and without."""
+    """The report on the small network lists all blocks; with labels and without."""
     command = ["sensitivity", "demo", "--images", str(streets / "images"), "-o", str(tmp_path)]
     command += ["--calibration-images", "1", "--calibration-cache", str(tmp_path / "cache")]
     labels = ["--dataset", "folder", "--root", str(streets), "--limit", "1"]

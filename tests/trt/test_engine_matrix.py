@@ -12,8 +12,8 @@ from alignseg_infer.arrays import InputShape
 from alignseg_infer.datasets.image_sets import calibration_images
 from alignseg_infer.export.graph.onnx_graph import ExportOptions
 from alignseg_infer.export.half_precision import to_half_precision
-from alignseg_infer.export.int8.calibration import calibrated_ranges
-from alignseg_infer.export.int8.quantize import quantized_model
+from alignseg_infer.export.int8.calibration import calibrate_ranges
+from alignseg_infer.export.int8.quantize import quantize_model
 from alignseg_infer.export.to_onnx import export_onnx
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
@@ -71,8 +71,8 @@ def in_precision(
             return path
         model = onnx_ir.load(source)
         if precision is Precision.INT8:
-            ranges = calibrated_ranges(source, calibration_images(images, 2))
-            model = quantized_model(model, ranges)
+            ranges = calibrate_ranges(source, calibration_images(images, 2))
+            model = quantize_model(model, ranges)
         to_half_precision(model)
         return said_to_be(model, precision, path)
 

@@ -86,17 +86,17 @@ def _labelled(arguments: argparse.Namespace) -> LabelledImages | None:
 def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) -> "Sensitivity":
     from alignseg_infer.cli.progress import progress_bar
     from alignseg_infer.datasets.image_sets import calibration_images
-    from alignseg_infer.export.int8.calibration import calibrated_ranges
+    from alignseg_infer.export.int8.calibration import calibrate_ranges
     from alignseg_infer.export.int8.convolutions import Grain
     from alignseg_infer.export.int8.effect import EffectMeter
-    from alignseg_infer.export.int8.quantize import loaded_graph
-    from alignseg_infer.export.int8.sensitivity import sensitivity_of
+    from alignseg_infer.export.int8.quantize import load_graph
+    from alignseg_infer.export.int8.sensitivity import measure_sensitivity
 
     path, options = model_path(arguments.model), calibration_options_from(arguments)
-    graph = loaded_graph(path)
+    graph = load_graph(path)
     images = calibration_images(arguments.images, arguments.calibration_images)
     with progress_bar("calibration images") as progress:
-        ranges = calibrated_ranges(path, images, options, progress)
+        ranges = calibrate_ranges(path, images, options, progress)
     with tempfile.TemporaryDirectory() as folder:
         with progress_bar("images in FP32") as progress:
             meter = EffectMeter(
@@ -110,7 +110,7 @@ def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) ->
             )
         with progress_bar("models in INT8") as progress:
             grain = Grain(arguments.blocks)
-            return sensitivity_of(graph, ranges, meter, grain=grain, progress=progress)
+            return measure_sensitivity(graph, ranges, meter, grain=grain, progress=progress)
 
 
 def _write(sensitivity: "Sensitivity", folder: Path) -> None:
