@@ -48,6 +48,7 @@ def load_image(source: ImageSource) -> Image:
     if isinstance(source, str | Path):
         return read_image(Path(source))
     if isinstance(source, np.ndarray):
+        source = np.asarray(source)  # of np.matrix, whose views have two dimensions always
         image = image_from_array(source)
         # A camera loop may reuse its buffer while results still refer to the picture.
         return image.copy() if np.may_share_memory(image, source) else image
@@ -64,11 +65,14 @@ def load_image(source: ImageSource) -> Image:
 def _image_from_pil(source: PILImage) -> Image:
     try:
         return _pixels_from_pil(source)
-    except OSError as error:  # Pillow decodes late
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow decodes late, and says what is wrong in many ways
+        reason = f"{error}" or type(error).__name__
         raise ImageError(
-            f"the PIL image cannot be decoded: {error}",
-            "a complete image",
-            "look at the file it was opened from",
+            f"the PIL image of mode {source.mode!r} cannot be decoded: {reason}",
+            "a complete image that is still open, in a mode that converts to RGB",
+            "image.load() inside the block that opens it; image.convert('RGB') for other modes",
         ) from error
 
 
