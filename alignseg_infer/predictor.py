@@ -149,7 +149,7 @@ class Predictor:
 
         Args:
             image: A path, a (H, W, 3) uint8 BGR array (gray and BGRA too), or a PIL image; or a
-                list or tuple of these.
+                list or tuple of these. Arrays are copied: results share no memory with them.
             confidence: Whether the result gets the probability of each pixel's label.
             probabilities: Whether it gets all probabilities: 4*C bytes per pixel.
 
@@ -188,7 +188,8 @@ class Predictor:
 
         Args:
             images: Each as ``predictor(image)`` takes it; may be endless. It is iterated in a
-                thread; a generator is closed at the end.
+                thread, which copies each array before it asks for the next, so that a source may
+                use one buffer for all; a generator is closed at the end.
             confidence: Whether results get the probability of each pixel's label.
             smoothing: Weight, 0 to below 1, of the logits before in an exponential average over
                 images; 0 is off. It calms flicker and lags behind movement. An image of another

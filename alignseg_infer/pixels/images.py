@@ -1,7 +1,7 @@
 """Images from files, arrays and PIL, all as (H, W, 3) uint8 BGR."""
 
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import cv2
 import numpy as np
@@ -27,7 +27,31 @@ class PILImage(Protocol):
         ...
 
 
-ImageSource: TypeAlias = str | Path | NDArray[Any] | PILImage
+class OwnImage(NamedTuple):
+    """An image that belongs to this package: nobody else writes to its pixels.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 BGR.
+    """
+
+    pixels: Image
+
+
+ImageSource: TypeAlias = str | Path | NDArray[Any] | PILImage | OwnImage
+
+
+def take_over(source: ImageSource) -> ImageSource:
+    """Copy the pixels of an array or a PIL image, so that its owner may use the memory again.
+
+    Call it in the thread that received `source`, before the owner goes on. Paths stay paths: what
+    is in the file belongs to nobody.
+
+    Raises:
+        ImageError: As `load_image` does for an array or a PIL image.
+    """
+    if isinstance(source, np.ndarray | PILImage):
+        return OwnImage(load_image(source))
+    return source
 
 
 def load_image(source: ImageSource) -> Image:
@@ -40,11 +64,17 @@ def load_image(source: ImageSource) -> Image:
               channels, alpha is dropped, 16 bits per channel are scaled to 8;
             * an array (H, W, 3) uint8 in BGR, (H, W, 4) in BGRA, or (H, W) or (H, W, 1) gray;
             * a PIL image; 16 bits are scaled to 8, modes I and F are refused. EXIF rotation is
-              not applied to it, as in Pillow.
+              not applied to it, as in Pillow;
+            * what `take_over` returned.
+
+    Returns:
+        Pixels that share no memory with an array or PIL image that was given.
 
     Raises:
         ImageError: It is none of these, or cannot be decoded.
     """
+    if isinstance(source, OwnImage):
+        return source.pixels
     if isinstance(source, str | Path):
         return read_image(Path(source))
     if isinstance(source, np.ndarray):
