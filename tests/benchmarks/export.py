@@ -25,7 +25,7 @@ import torch
 
 from alignseg_infer.arrays import Size
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
-from alignseg_infer.benchmark import interleaved
+from alignseg_infer.benchmark import interleave
 from alignseg_infer.cli.arguments.inference import fixed_size
 from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.export.graph.onnx_graph import ExportOptions
@@ -74,7 +74,7 @@ def interleaved_times(
     calls: dict[str, Callable[[], object]], rounds: int
 ) -> dict[str, list[float]]:
     """Milliseconds per call, one list per variant, round by round."""
-    turns = interleaved([partial(milliseconds, call) for call in calls.values()])
+    turns = interleave([partial(milliseconds, call) for call in calls.values()])
     counted = itertools.islice(turns, WARM_UP_ROUNDS, WARM_UP_ROUNDS + rounds)
     return {
         name: list(times) for name, times in zip(calls, zip(*counted, strict=True), strict=True)

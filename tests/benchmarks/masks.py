@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional as F
 
 from alignseg_infer.arrays import Image, Size
-from alignseg_infer.benchmark import interleaved
+from alignseg_infer.benchmark import interleave
 from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.demo.streets import Street
@@ -76,7 +76,7 @@ def peak_megabytes(call: Callable[[], object]) -> float:
 
 def rows(title: str, calls: dict[str, Callable[[], object]], rounds: int) -> str:
     """A Markdown row for each; ratios are of times of the same round."""
-    turns = interleaved([partial(milliseconds, call) for call in calls.values()])
+    turns = interleave([partial(milliseconds, call) for call in calls.values()])
     times = np.array(list(itertools.islice(turns, WARM_UP_ROUNDS, WARM_UP_ROUNDS + rounds)))
     lines = []
     for index, name in enumerate(calls):
