@@ -18,7 +18,7 @@ except ImportError:
 
 from alignseg_infer import AlignSegError, Predictor
 from alignseg_infer.demo import FIRST_HELD_OUT
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.pixels.images import load_image
 
 OUTPUT = Path("quickstart-output")
@@ -50,7 +50,7 @@ def main() -> int:
 
 def drawn_street() -> Path:
     """A street the demo model was not trained on, as a PNG."""
-    (files,) = written_streets(OUTPUT, FIRST_HELD_OUT, 1)
+    (files,) = write_streets(OUTPUT, FIRST_HELD_OUT, 1)
     return files.image
 
 

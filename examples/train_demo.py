@@ -37,7 +37,7 @@ from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.datasets.labelled import Dataset, labelled_images
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.evaluation.evaluate import evaluate
 from alignseg_infer.evaluation.report import Evaluation
 from alignseg_infer.export.graph.onnx_graph import ExportOptions
@@ -280,7 +280,7 @@ def save_model(model: AlignSeg, folder: Path) -> Path:
 
 def score(model: Path, folder: Path, count: int) -> Evaluation:
     """Scores an exported model on `count` streets that were not trained on, kept in `folder`."""
-    for number, _ in enumerate(written_streets(folder, FIRST_HELD_OUT, count), 1):
+    for number, _ in enumerate(write_streets(folder, FIRST_HELD_OUT, count), 1):
         progress(f"held-out street {number}/{count}", number / count)
     print(file=sys.stderr)
     data = labelled_images(Dataset.FOLDER, folder, limit=count)  # earlier runs may have left more
