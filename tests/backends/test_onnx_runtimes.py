@@ -33,7 +33,7 @@ from alignseg_infer.cli import main
 from alignseg_infer.datasets.image_sets import calibration_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.export.int8.calibration import calibrated_ranges
 from alignseg_infer.export.int8.quantize import quantized_model
 from alignseg_infer.export.verification.parity import probe_image
@@ -205,7 +205,7 @@ def test_lower_precisions_label_alike(precision: Precision, tmp_path: Path) -> N
 
 def int8_onnx(source: Path, folder: Path) -> Path:
     """`source` in INT8, calibrated on one street."""
-    assert len(list(written_streets(folder, 0, 1, (96, 192)))) == 1
+    assert len(list(write_streets(folder, 0, 1, (96, 192)))) == 1
     ranges = calibrated_ranges(source, calibration_images(folder / "images"))
     model = quantized_model(onnx_ir.load(source), ranges)
     return said_to_be(model, Precision.INT8, folder / "int8.onnx")
@@ -440,7 +440,7 @@ def test_missing_package_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) 
 def test_commands_take_the_runtime(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    list(written_streets(tmp_path, 0, 1, (64, 96)))
+    list(write_streets(tmp_path, 0, 1, (64, 96)))
     image = next((tmp_path / "images").iterdir())
     words = {
         "predict": f"predict demo {image} -o {tmp_path}",

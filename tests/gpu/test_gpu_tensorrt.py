@@ -11,7 +11,7 @@ from alignseg_infer import EngineError, MissingDependencyError, Predictor, SizeE
 from alignseg_infer.cuda.base import CudaPackage
 from alignseg_infer.cuda.opening import open_cuda
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.errors import CudaError, DeviceError
 from alignseg_infer.spec.model import OutputKind, Precision
 from alignseg_infer.trt.engine_file import read_facts
@@ -172,7 +172,7 @@ def test_plugins_label_streets_alike(
         plugin_library(None, "this test", EngineError)
     except EngineError as error:
         pytest.skip(f"{error.problem}; {error.fix}")
-    list(written_streets(tmp_path, FIRST_HELD_OUT, 4, size=(128, 256)))
+    list(write_streets(tmp_path, FIRST_HELD_OUT, 4, size=(128, 256)))
     path, checkpoint = tmp_path / "demo.engine", model_path("demo").with_suffix(".pth")
     command = f"export-trt {checkpoint} -o {path} --sampler plugin --precision fp16"
     command += f" --output {output} --min 1x64x128 --opt 1x128x256 --max 3x128x256"
@@ -189,7 +189,7 @@ def test_the_demo_labels_streets_alike(
     """Built from the ONNX file in each precision, and verified at the corners of its profile."""
     from alignseg_infer.cli import main
 
-    list(written_streets(tmp_path, FIRST_HELD_OUT, 4, size=(128, 256)))
+    list(write_streets(tmp_path, FIRST_HELD_OUT, 4, size=(128, 256)))
     path = tmp_path / "demo.engine"
     command = f"export-trt demo -o {path} --runtime {tensorrt.runtime} --precision {precision}"
     if precision is Precision.INT8:
