@@ -19,16 +19,10 @@ from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backend import LabelledBatch
 from alignseg_infer.cuda.base import Cuda, CudaPackage
 from alignseg_infer.cuda.device_images import DeviceImages
-from alignseg_infer.cuda.kernels import (
-    DeviceTensor,
-    Kernels,
-    Launch,
-    aligned_add_plan,
-    is_aligned,
-    offset_grid_sample_plan,
-    upsample_argmax_launch,
-)
+from alignseg_infer.cuda.kernels import Kernels
+from alignseg_infer.cuda.launches import DeviceTensor, upsample_argmax_launch
 from alignseg_infer.cuda.opening import open_cuda
+from alignseg_infer.cuda.plans import Launch, aligned_add_plan, is_aligned, offset_grid_sample_plan
 from alignseg_infer.errors import CudaError
 from alignseg_infer.ops import plugin_ops
 from alignseg_infer.ops.plugin_checks import convention_of

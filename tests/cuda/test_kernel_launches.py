@@ -12,26 +12,24 @@ import numpy as np
 import pytest
 
 from alignseg_infer import CudaError, MissingDependencyError, OptionError
-from alignseg_infer.cuda import kernels, nvrtc
-from alignseg_infer.cuda.kernels import (
-    ANY_TAPS,
+from alignseg_infer.cuda import nvrtc, params
+from alignseg_infer.cuda.launches import (
     DeviceTensor,
-    Launch,
     aligned_add_launch,
-    aligned_add_taps,
     offset_grid_sample_launch,
     preprocess_launch,
     upsample_argmax_launch,
 )
+from alignseg_infer.cuda.plans import ANY_TAPS, Launch, aligned_add_taps
 from alignseg_infer.spec.model import ChannelOrder, InputSpec, SamplingConvention
 from tests.support.host_entries import ENTRIES, host_size
 from tests.support.host_kernels import KERNELS, host_library
 
 STRUCTURES = {
-    "offset_grid_sample": kernels.OFFSET_GRID_SAMPLE,
-    "aligned_add": kernels.ALIGNED_ADD,
-    "upsample_argmax": kernels.UPSAMPLE_ARGMAX,
-    "preprocess": kernels.PREPROCESS,
+    "offset_grid_sample": params.OFFSET_GRID_SAMPLE,
+    "aligned_add": params.ALIGNED_ADD,
+    "upsample_argmax": params.UPSAMPLE_ARGMAX,
+    "preprocess": params.PREPROCESS,
 }
 HALF, FLOAT = np.dtype(np.float16), np.dtype(np.float32)
 UINT8 = np.dtype(np.uint8)

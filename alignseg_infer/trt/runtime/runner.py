@@ -14,7 +14,8 @@ from alignseg_infer.arrays import Image, InputShape
 from alignseg_infer.backend import LabelledBatch
 from alignseg_infer.cuda.base import Cuda
 from alignseg_infer.cuda.device_images import DeviceImages
-from alignseg_infer.cuda.kernels import DeviceTensor, Kernels
+from alignseg_infer.cuda.kernels import Kernels
+from alignseg_infer.cuda.launches import DeviceTensor
 from alignseg_infer.errors import CudaError, EngineError
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
 from alignseg_infer.trt.flavours import (
