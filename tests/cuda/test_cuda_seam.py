@@ -50,8 +50,8 @@ def without(monkeypatch: pytest.MonkeyPatch, *packages: CudaPackage) -> None:
         for name in [name for name in sys.modules if name.split(".")[0] == names[package][0]]:
             monkeypatch.setitem(sys.modules, name, None)
         monkeypatch.setitem(sys.modules, names[package][0], None)
-    for module in ("cuda_python", "cuda_pycuda"):
-        name = f"alignseg_infer.backends.{module}"
+    for module in ("with_cuda_python", "with_pycuda"):
+        name = f"alignseg_infer.cuda.{module}"
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -203,10 +203,12 @@ def test_pycuda_without_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         open_cuda(0, CudaPackage.PYCUDA)
 
 
-@pytest.mark.parametrize("name", ["cuda", "engine_checks", "engine_runner", "tensorrt_backend"])
+@pytest.mark.parametrize(
+    "name", ["cuda.opening", "trt.runtime.checks", "trt.runtime.runner", "trt.runtime.backend"]
+)
 def test_importing_makes_no_context(name: str) -> None:
     code = (
-        f"import sys, alignseg_infer.backends.{name}; "
+        f"import sys, alignseg_infer.{name}; "
         "print([m for m in ('cuda', 'pycuda', 'tensorrt', 'tensorrt_rtx') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
