@@ -1,4 +1,4 @@
-"""Our CUDA kernels on one GPU, compiled when they are first used."""
+"""The CUDA kernels on one GPU, compiled when they are first used."""
 
 import contextlib
 import threading
@@ -10,9 +10,9 @@ IMAGE_KERNELS = ("preprocess", "upsample_argmax")
 
 
 class Kernels:
-    """Launches kernels on one GPU; each source file is compiled when it is first used.
+    """Launches kernels on one GPU. Each source file is compiled when it is first used.
 
-    May be used by several threads at once.
+    Several threads may use it at once.
 
     Args:
         cuda: The GPU.
@@ -25,26 +25,26 @@ class Kernels:
         self._lock = threading.Lock()
 
     def load(self, *sources: str) -> None:
-        """Compiles and loads source files now instead of later.
+        """Compile and load source files now instead of later.
 
         Raises:
-            MissingDependencyError: What compiles them is not installed.
+            MissingDependencyError: NVRTC, which compiles them, is not installed.
             CudaError: They do not compile or load.
         """
         for source in sources:
-            self._module(source)
+            self.load_module(source)
 
     def run(self, launch: Launch, stream: int) -> None:
-        """Starts a kernel, inside ``with cuda.current():``.
+        """Start a kernel. Call this inside ``with cuda.current():``.
 
         Raises:
-            MissingDependencyError, CudaError: As `load` does; or the launch fails.
+            MissingDependencyError, CudaError: `load` would raise it, or the launch fails.
         """
         if launch.blocks == 0:
             return
         module = self._modules.get(launch.source)
         self._cuda.launch(
-            self._module(launch.source) if module is None else module,
+            self.load_module(launch.source) if module is None else module,
             launch.kernel,
             (launch.params,),
             grid=(launch.blocks, 1, 1),
@@ -53,17 +53,18 @@ class Kernels:
         )
 
     def close(self) -> None:
-        """Unloads everything; no kernel may be running."""
+        """Unload everything. No kernel may be running."""
         with self._cuda.current():
             self._stack.close()
         self._modules.clear()
 
-    def _module(self, source: str) -> int:
-        from alignseg_infer.cuda.nvrtc import compiled_kernel
+    def load_module(self, source: str) -> int:
+        """Return the module of a source file; compile and load it if that was not done before."""
+        from alignseg_infer.cuda.nvrtc import compile_kernel
 
         with self._lock:
             if source not in self._modules:
-                image = compiled_kernel(source, self._cuda.gpu.compute_capability)
+                image = compile_kernel(source, self._cuda.gpu.compute_capability)
                 with self._cuda.current():
                     module = self._cuda.load_module(image)
                     self._stack.callback(self._cuda.free_module, module)

@@ -1,4 +1,4 @@
-"""Launches of our CUDA kernels for tensors in GPU memory."""
+"""Launches of the CUDA kernels for tensors in GPU memory."""
 
 import math
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class DeviceTensor(NamedTuple):
     dtype: np.dtype[np.generic]
 
     def part(self, index: int) -> "DeviceTensor":
-        """``self[index : index + 1]``."""
+        """Return ``self[index : index + 1]``."""
         shape = (1, *self.shape[1:])
         size = math.prod(shape) * self.dtype.itemsize
         return DeviceTensor(self.address + index * size, shape, self.dtype)
@@ -38,13 +38,13 @@ def offset_grid_sample_launch(
     *,
     channels_last: bool = False,
 ) -> Launch:
-    """Samples `feature` at the positions that `offset` points to; see `ops.sampling`.
+    """Return the launch that samples `feature` where `offset` points; see `ops.sampling`.
 
     Args:
         feature: (N, C, h, w) float32 or float16.
         offset: (N, 2, H, W) float32 or float16, planar.
         output: (N, C, H, W) of the feature's dtype.
-        convention: Which formula.
+        convention: The model's sampling convention.
         channels_last: Whether feature and output are stored as (N, h, w, C).
     """
     plan = offset_grid_sample_plan(
@@ -61,13 +61,15 @@ def aligned_add_launch(
     *,
     channels_last: bool = False,
 ) -> Launch:
-    """``sample(upsample(high), high_offset) + sample(low, low_offset)``, in one pass.
+    """Return the launch that aligns two features and adds them.
+
+    It computes ``sample(upsample(high), high_offset) + sample(low, low_offset)`` in one pass.
 
     Args:
         features: ``high``, (N, C, h, w), and ``low``, (N, C, H, W); float32 or float16.
-        offsets: That of ``high`` and that of ``low``, each (N, 2, H, W) float32 or float16, planar.
+        offsets: ``high_offset`` and ``low_offset``, each (N, 2, H, W) float32 or float16, planar.
         output: (N, C, H, W) of the features' dtype.
-        convention: Which formula.
+        convention: The model's sampling convention.
         channels_last: Whether features and output are stored as (N, h, w, C).
     """
     (high, low), (high_offset, low_offset) = features, offsets
@@ -87,7 +89,7 @@ def aligned_add_launch(
 def upsample_argmax_launch(
     logits: DeviceTensor, labels: DeviceTensor, *, confidence: int = 0, not_finite: int = 0
 ) -> Launch:
-    """Labels at image size: the argmax of logits upsampled with aligned corners.
+    """Return the launch that upsamples logits, with aligned corners, and takes their argmax.
 
     Args:
         logits: (N, C, h, w) float32 or float16.
@@ -102,7 +104,7 @@ def upsample_argmax_launch(
 
 
 def preprocess_launch(image: DeviceTensor, target: DeviceTensor, spec: InputSpec) -> Launch:
-    """What `preprocess.preprocess` does.
+    """Return the launch that prepares an image as `preprocess.preprocess` does.
 
     Args:
         image: (h, w, 3) uint8 BGR.

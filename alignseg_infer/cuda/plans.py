@@ -1,4 +1,4 @@
-"""Plans: everything about a launch of our CUDA kernels but the addresses."""
+"""Plans: everything about the launch of a CUDA kernel except the addresses."""
 
 import functools
 import struct
@@ -18,15 +18,15 @@ from alignseg_infer.spec.model import SamplingConvention
 
 _SCALARS = {np.dtype(np.float32): "float", np.dtype(np.float16): "half"}
 _LABELS = {np.dtype(np.uint8): "uint8", np.dtype(np.uint16): "uint16", np.dtype(np.int32): "int32"}
-# As plugins/kernels/convention.h numbers them; a test compares, also what follows.
+# The numbers in plugins/kernels/convention.h. A test compares these, and the sizes below.
 _CONVENTIONS = {
     SamplingConvention.RELEASE_2021_12: 0,
     SamplingConvention.RELEASE_2021_05: 1,
     SamplingConvention.STANDARD: 2,
 }
 
-# Threads of a block, and the output pixels (height, width) it computes; sampling_grid.h and the
-# *_math.h say the same.
+# Threads of a block, and the output pixels (height, width) that it computes, as in
+# sampling_grid.h and the *_math.h files.
 SAMPLE_THREADS = 256
 PLANAR_TILE = (8, 32)
 PLANAR_CHANNELS = 16
@@ -37,10 +37,10 @@ PREPROCESS_THREADS = 256
 PREPROCESS_TILE = (8, 128)
 
 MOST_SIDE, MOST_PIXELS = 2**30 - 1, 2**34  # of the sampling kernels
-VECTOR_BYTES = 16  # what channels-last kernels read at once
-ANY_TAPS = 4  # the kernel of AlignedAdd that takes every size and address
+VECTOR_BYTES = 16  # read at once by the channels-last kernels
+ANY_TAPS = 4  # of the AlignedAdd kernel that takes every size and address
 
-# A network at one size needs ten plans; a folder of images of all sizes, two for each size.
+# A network at one size needs ten plans; a folder of images needs two for each size in it.
 _MOST_PLANS = 1024
 Shape = tuple[int, ...]
 Dtype = np.dtype[np.generic]
@@ -50,10 +50,10 @@ class Launch(NamedTuple):
     """One launch of one kernel.
 
     Attributes:
-        source: The file it is in, without ``_kernel.cu``.
-        kernel: Its name.
-        params: Its argument, as the bytes of a structure.
-        blocks: Blocks, in one dimension.
+        source: The source file, without ``_kernel.cu``.
+        kernel: The name of the kernel.
+        params: The kernel's one argument, a structure, as bytes.
+        blocks: Number of blocks, in one dimension.
         threads: Threads of a block.
     """
 
@@ -67,12 +67,12 @@ class Launch(NamedTuple):
 class Plan(NamedTuple):
     """A launch without its addresses: what sizes, types, layout and convention decide.
 
-    It is made once per combination of these and never changes, so threads share it.
+    Each combination of these has one plan. It never changes, so threads share it.
 
     Attributes:
         source: See `Launch`.
         kernel: See `Launch`.
-        numbers: The bytes of the argument that come after its addresses.
+        numbers: The bytes of the argument that follow its addresses.
         blocks: See `Launch`.
         threads: See `Launch`.
     """
@@ -84,7 +84,7 @@ class Plan(NamedTuple):
     threads: int
 
     def at(self, *addresses: int) -> Launch:
-        """The launch with all the structure's addresses, in its order; 0 for none."""
+        """Return the launch with these addresses, in the structure's order; 0 stands for none."""
         params = struct.pack(f"{len(addresses)}Q", *addresses) + self.numbers
         return Launch(self.source, self.kernel, params, self.blocks, self.threads)
 
@@ -97,15 +97,15 @@ def offset_grid_sample_plan(
     convention: SamplingConvention,
     channels_last: bool,
 ) -> Plan:
-    """The plan of `offset_grid_sample_launch`.
+    """Return the plan for `offset_grid_sample_launch`.
 
-    Its addresses: feature, offset, output.
+    It takes the addresses of feature, offset, output.
 
     Args:
-        feature: (N, C, h, w), a shape.
-        output: (N, C, H, W), a shape.
-        dtypes: Of feature and output, and of the offset.
-        convention: Which formula.
+        feature: Shape (N, C, h, w).
+        output: Shape (N, C, H, W).
+        dtypes: The dtype of feature and output, and the dtype of the offset.
+        convention: The model's sampling convention.
         channels_last: Whether feature and output are stored as (N, h, w, C).
     """
     params = np.zeros(1, OFFSET_GRID_SAMPLE)[0]
@@ -126,14 +126,14 @@ def aligned_add_plan(
     channels_last: bool,
     aligned: bool,
 ) -> Plan:
-    """The plan of `aligned_add_launch`.
+    """Return the plan for `aligned_add_launch`.
 
-    Its addresses: high, low, the offset of each, output.
+    It takes the addresses of high, low, the offset of each, output.
 
     Args:
         shapes: (N, C, h, w) of high, (N, C, H, W) of low.
-        dtypes: Of features and output, and of both offsets.
-        convention: Which formula.
+        dtypes: The dtype of features and output, and the dtype of both offsets.
+        convention: The model's sampling convention.
         channels_last: Whether features and output are stored as (N, h, w, C).
         aligned: Whether `is_aligned` holds for features and output.
     """
@@ -150,19 +150,20 @@ def aligned_add_plan(
 
 
 def is_aligned(*addresses: int) -> bool:
-    """Whether vectors can be read and written at all of these addresses."""
+    """Whether the kernels can read and write whole vectors at all of these addresses."""
     return all(address % VECTOR_BYTES == 0 for address in addresses)
 
 
 def aligned_add_taps(coarse: Shape, fine: Shape) -> int:
-    """Pixels along each axis that sampling after upsampling reads of the coarse feature.
+    """Return how many coarse pixels per axis it takes to sample an upsampled feature at one point.
 
-    Two where coarse pixels nest in fine ones, three in any upsampling, four in general; see
-    ``composedTaps`` in ``plugins/kernels/sampling_coordinates.h``. Each has its kernel.
+    It takes two where coarse pixels nest in fine ones, three in any upsampling, four in general;
+    see ``composedTaps`` in ``plugins/kernels/sampling_coordinates.h``. Each count has its own
+    kernel.
 
     Args:
-        coarse: (h, w).
-        fine: (H, W).
+        coarse: (h, w) before upsampling.
+        fine: (H, W) after upsampling.
     """
 
     def along(small: int, large: int) -> int:
@@ -179,11 +180,11 @@ def _sampling_plan(source: str, taps: str, params: np.void, dtypes: tuple[Dtype,
     blocks = int(params["batch"])
     if params["channel_pitch"]:
         layout, tile = "channels_last", CHANNELS_LAST_TILE
-        blocks *= _tiles(height, tile[0]) * _tiles(width, tile[1])
+        blocks *= _count_tiles(height, tile[0]) * _count_tiles(width, tile[1])
     else:
         layout, tile = "planar", PLANAR_TILE
-        blocks *= _tiles(_tiles(height, tile[0]) * width, tile[1])
-        blocks *= _tiles(int(params["channels"]), PLANAR_CHANNELS)
+        blocks *= _count_tiles(_count_tiles(height, tile[0]) * width, tile[1])
+        blocks *= _count_tiles(int(params["channels"]), PLANAR_CHANNELS)
     kernel = f"{source}_{layout}{taps}_{_SCALARS[dtypes[0]]}_{_SCALARS[dtypes[1]]}"
     return Plan(source, kernel, number_bytes(params), blocks, SAMPLE_THREADS)
 
@@ -192,23 +193,23 @@ def _sampling_plan(source: str, taps: str, params: np.void, dtypes: tuple[Dtype,
 def upsample_argmax_plan(
     logits: Shape, labels: Shape, dtype: Dtype, label_dtype: Dtype, confidence: bool
 ) -> Plan:
-    """The plan of `upsample_argmax_launch`.
+    """Return the plan for `upsample_argmax_launch`.
 
-    Its addresses: logits, labels, confidence, color, palette, not_finite.
+    It takes the addresses of logits, labels, confidence, color, palette, not_finite.
 
     Args:
-        logits: (N, C, h, w), a shape.
-        labels: (N, H, W), a shape.
-        dtype: Of the logits.
-        label_dtype: Of the labels.
-        confidence: Whether there is an address for it.
+        logits: Shape (N, C, h, w).
+        labels: Shape (N, H, W).
+        dtype: The dtype of the logits.
+        label_dtype: The dtype of the labels.
+        confidence: Whether to compute confidence, so that it has an address.
     """
     params = np.zeros(1, UPSAMPLE_ARGMAX)[0]
     params["batch"], params["classes"] = logits[:2]
     params["logits_height"], params["logits_width"] = logits[2:]
     params["height"], params["width"] = labels[1:]
     count, height, width = labels
-    blocks = count * _tiles(height, ARGMAX_TILE[0]) * _tiles(width, ARGMAX_TILE[1])
+    blocks = count * _count_tiles(height, ARGMAX_TILE[0]) * _count_tiles(width, ARGMAX_TILE[1])
     kind = "upsample_argmax_confidence" if confidence else "upsample_argmax"
     kernel = f"{kind}_{_SCALARS[dtype]}_{_LABELS[label_dtype]}"
     return Plan("upsample_argmax", kernel, number_bytes(params), blocks, ARGMAX_THREADS)
@@ -222,14 +223,14 @@ def preprocess_plan(
     swap: bool,
     statistics: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Plan:
-    """The plan of `preprocess_launch`.
+    """Return the plan for `preprocess_launch`.
 
-    Its addresses: image, target.
+    It takes the addresses of image, target.
 
     Args:
-        image: (h, w, 3), a shape.
-        target: (1, 3, H, W), a shape.
-        dtype: Of the target.
+        image: Shape (h, w, 3).
+        target: Shape (1, 3, H, W).
+        dtype: The dtype of the target.
         swap: Whether the network takes RGB.
         statistics: Mean and standard deviation of each of its channels.
     """
@@ -239,13 +240,13 @@ def preprocess_plan(
     params["height"], params["width"] = height, width = target[2:]
     params["swap"] = swap
     params["mean"], params["std"] = statistics
-    blocks = _tiles(height, PREPROCESS_TILE[0]) * _tiles(width, PREPROCESS_TILE[1])
+    blocks = _count_tiles(height, PREPROCESS_TILE[0]) * _count_tiles(width, PREPROCESS_TILE[1])
     kernel = f"preprocess_{_SCALARS[dtype]}"
     return Plan("preprocess", kernel, number_bytes(params), blocks, PREPROCESS_THREADS)
 
 
 def _require_countable(source: str, params: np.void) -> None:
-    """Refuse what the kernels cannot count in 32 bits, as ``countable`` in sampling_grid.h does.
+    """Refuse sizes that the kernels cannot count in 32 bits, like ``countable`` in sampling_grid.h.
 
     Raises:
         OptionError: A side or the output is too large.
@@ -255,17 +256,17 @@ def _require_countable(source: str, params: np.void) -> None:
         if name.endswith(("height", "width", "batch", "channels")) and params[name] > MOST_SIDE:
             raise OptionError(
                 f"{source}: {name} is {params[name]}",
-                f"{MOST_SIDE} at most",
+                f"at most {MOST_SIDE}",
                 "pass smaller tensors",
             )
     pixels = int(params["height"]) * int(params["width"])
     if pixels > MOST_PIXELS:
         raise OptionError(
             f"{source}: the output has {pixels} pixels",
-            f"{MOST_PIXELS} at most",
+            f"at most {MOST_PIXELS}",
             "pass smaller tensors",
         )
 
 
-def _tiles(size: int, tile: int) -> int:
+def _count_tiles(size: int, tile: int) -> int:
     return -(-size // tile)

@@ -223,7 +223,7 @@ each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_operators_behave_as_pytorch_wants_them(
     registered: None, op: PluginOp, layout: torch.memory_format, dtype: torch.dtype
 ) -> None:
-    """As tests/ops/test_plugin_ops.py has it for the CPU: tracing sees what the kernels return."""
+    """Tracing sees what the kernels return, as tests/ops/test_plugin_ops.py shows on the CPU."""
     inputs = tensors(op, device="cuda", dtype=dtype, layout=layout)
     torch.library.opcheck(operator(op), (*inputs, *fields(op)))
 

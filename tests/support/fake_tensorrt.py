@@ -117,8 +117,8 @@ class FakeCuda:
         self.room += self.memory.pop(address).size
         self.events.append("memory freed")
 
-    def pinned(self, size: int) -> NDArray[np.uint8]:
-        self._count("pinned")
+    def allocate_pinned(self, size: int) -> NDArray[np.uint8]:
+        self._count("allocate_pinned")
         memory = np.full(size, 0xCD, np.uint8)
         self._pinned[memory.ctypes.data] = memory
         return memory
