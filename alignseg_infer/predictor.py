@@ -150,7 +150,7 @@ class Predictor:
 
         Args:
             image: A path, a (H, W, 3) uint8 BGR array (gray and BGRA too), or a PIL image; or a
-                list or tuple of these.
+                list or tuple of these. Arrays are copied: results share no memory with them.
             confidence: Whether to compute the probability of each pixel's label.
             probabilities: Whether to compute the probabilities of all C classes, which take 4*C
                 bytes per pixel.
@@ -190,7 +190,8 @@ class Predictor:
 
         Args:
             images: Images as ``predictor(image)`` takes them, without end if you like. A thread
-                iterates over them; a generator is closed at the end.
+                iterates over them and copies each array before it asks for the next, so a source
+                may use one buffer for all. A generator is closed at the end.
             confidence: Whether to compute the probability of each pixel's label.
             smoothing: Weight, 0 to below 1, of the previous images in an exponential average of
                 the logits; 0 turns it off. It calms flicker but lags behind movement. The average

@@ -14,9 +14,11 @@ from alignseg_infer.backends.onnx_backend import OnnxBackend, not_loaded, requir
 from alignseg_infer.backends.onnx_domains import read_opsets
 from alignseg_infer.errors import DeviceError, MissingDependencyError, ModelFileError
 from alignseg_infer.spec.model import INPUT_NAME, OPSETS, ModelSpec, Precision
+from alignseg_infer.telemetry import without_openvino_telemetry
 
 try:
-    import openvino
+    with without_openvino_telemetry():
+        import openvino
 except ImportError as error:
     raise MissingDependencyError(
         "runtime='openvino' was asked for, but OpenVINO is not installed",

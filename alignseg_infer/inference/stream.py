@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from numbers import Real
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from alignseg_infer.errors import OptionError
 from alignseg_infer.inference.pipeline import Pipeline, PipelineStopped
 from alignseg_infer.inference.stages import Join, Stages, Wanted
-from alignseg_infer.pixels.images import ImageSource, PILImage
+from alignseg_infer.pixels.images import ImageSource, PILImage, take_over
 from alignseg_infer.results.segmentation import Segmentation
 
 
@@ -38,9 +38,10 @@ class SegmentationStream(Iterator[Segmentation]):
         weakref.finalize(self, self._pipeline.stop)  # for loops that end with a break
         thread: Join = partial(self._pipeline.thread, depth=max(depth, 1))
         before: Join = iter if live or depth == 0 else thread
+        owned = _take_over_each(images)
         if live:
-            images = self._pipeline.thread(images, depth=1, drop_old=True)
-        self._results = stages.segment(before(images), wanted, before, thread)
+            owned = self._pipeline.thread(owned, depth=1, drop_old=True)
+        self._results = stages.segment(before(owned), wanted, before, thread)
 
     @property
     def dropped(self) -> int:
@@ -71,6 +72,18 @@ class SegmentationStream(Iterator[Segmentation]):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _take_over_each(images: Iterable[ImageSource]) -> Iterator[ImageSource]:
+    """Take over each image in the thread that iterates, before the source makes the next.
+
+    Cameras and shared memory return the same array again and again.
+    """
+    try:
+        yield from map(take_over, images)
+    finally:
+        if isinstance(images, Generator):
+            images.close()
 
 
 def require_stream_options(images: object, smoothing: object, depth: object) -> None:

@@ -15,7 +15,8 @@ class Frame:
     """One picture of a video.
 
     Attributes:
-        image: (H, W, 3) uint8 BGR, upright.
+        image: (H, W, 3) uint8 BGR, upright. A source may give the same array again with the next
+            frame: whoever keeps a frame copies it, as `segment_video` does.
         time: Seconds since the video began, a multiple of the source's time base; strictly
             increasing.
         duration: Seconds it is shown; None where that is not known.

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from alignseg_infer.errors import AlignSegError, OptionError, OutputError, Video
 from alignseg_infer.files import written_atomically
 from alignseg_infer.inference.pipeline import Pipeline
 from alignseg_infer.inference.stream import SegmentationStream
+from alignseg_infer.pixels.images import OwnImage, load_image
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import FrameProgress
 from alignseg_infer.video.file_source import FileSource
@@ -181,7 +182,7 @@ class _Work:
         try:
             while (frame := self._timed("decode", lambda: next(frames, None))) is not None:
                 self._read += 1
-                yield frame
+                yield replace(frame, image=load_image(frame.image))  # a source may use it again
         except OSError as error:  # it would be taken for one of the disk that is written to
             raise VideoError(
                 f"{self._source.name} cannot be read: {error.strerror or error}",
@@ -189,7 +190,7 @@ class _Work:
                 "look at its disk or network, and try again",
             ) from error
 
-    def _images(self, frames: Iterable[Frame]) -> Iterator[Image]:
+    def _images(self, frames: Iterable[Frame]) -> Iterator[OwnImage]:
         begin: Fraction | None = None
         for count, frame in enumerate(frames):
             begin = frame.time if begin is None else begin
@@ -197,7 +198,7 @@ class _Work:
                 self._cut = True
                 return
             self._waiting.append(frame)
-            yield frame.image
+            yield OwnImage(frame.image)
 
     def _is_enough(self, count: int, seconds: Fraction) -> bool:
         """Whether the frame number `count`, `seconds` after the first, is one too many."""

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +59,49 @@ def test_same_as_single_calls(options: dict[str, Any], depth: int) -> None:
         np.testing.assert_array_equal(result.confidence, expected.confidence)
         np.testing.assert_array_equal(result.image, image)
         assert result.input_size == expected.input_size
+
+
+def one_buffer(numbers: Iterable[int], wrap: Callable[[Image], Any]) -> Iterator[Any]:
+    """Images that all lie in the same memory, as cameras and shared memory give them."""
+    buffer = solid(0)
+    for number in numbers:
+        buffer[:] = number
+        yield wrap(buffer)
+    buffer[:] = 99
+
+
+def pil_view(image: Image) -> Any:
+    """A PIL image that shares the memory of `image`."""
+    pil = pytest.importorskip("PIL.Image")
+    height, width = image.shape[:2]
+    return pil.frombuffer("RGB", (width, height), image, "raw", "RGB", 0, 1)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 7])
+@pytest.mark.parametrize("wrap", [lambda image: image, lambda image: image[:, ::-1], pil_view])
+def test_a_source_may_use_one_buffer(depth: int, wrap: Callable[[Image], Any]) -> None:
+    results = list(Predictor(FakeBackend()).stream(one_buffer(range(12), wrap), depth=depth))
+    assert labels_of(results) == list(range(12))
+    assert [set(result.image.ravel()) for result in results] == [{n} for n in range(12)]
+
+
+def test_a_live_source_may_use_one_buffer() -> None:
+    """A result shows the picture that it labels, whichever were dropped."""
+    results = list(Predictor(FakeBackend()).stream(one_buffer(range(19), np.asarray), live=True))
+    assert labels_of(results) == [int(result.image[0, 0, 0]) for result in results]
+    assert labels_of(results)[-1] == 18
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_results_share_no_memory_with_arrays(several: bool) -> None:
+    images = [solid(3), solid(4)]
+    predictor = Predictor(FakeBackend())
+    results = predictor(images) if several else [predictor(image) for image in images]
+    for image in images:
+        image[:] = 9
+    assert [int(result.image[0, 0, 0]) for result in results] == [3, 4]
+    results[0].image[:] = 7  # and the other way round
+    assert images[0].max() == 9
 
 
 def test_batches_of_equal_size() -> None:

@@ -227,3 +227,25 @@ def test_memory_does_not_grow_with_frames_that_wait(tmp_path: Path) -> None:
     output = tmp_path / "out.mp4"
     segment_video(Predictor(FakeBackend()), Counted(after=120), output, progress=progress)
     assert most < 30
+
+
+def test_a_source_may_use_one_buffer(tmp_path: Path) -> None:
+    """The view of each frame gets that frame, though the source fills the same array again."""
+
+    class OneBuffer(Source):
+        def __iter__(self) -> Iterator[Frame]:
+            buffer = np.zeros((*SIZE, 3), np.uint8)
+            for number in range(20):
+                buffer[:] = number
+                yield Frame(buffer, number * STEP, STEP)
+            buffer[:] = 99
+
+    seen: list[set[int]] = []
+
+    def view(image: Image) -> Image:
+        seen.append(set(image.ravel().tolist()))
+        return image
+
+    predictor = Predictor(FakeBackend())
+    segment_video(predictor, OneBuffer(), tmp_path / "out.mp4", VideoOptions(), view=view)
+    assert seen == [{number} for number in range(20)]
