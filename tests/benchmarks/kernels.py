@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from alignseg_infer.cuda.kernels import ARGMAX_THREADS, PREPROCESS_THREADS, SAMPLE_THREADS
+from alignseg_infer.cuda.plans import ARGMAX_THREADS, PREPROCESS_THREADS, SAMPLE_THREADS
 from tests.benchmarks.gpu_image_tables import input_tables, label_tables
 from tests.benchmarks.gpu_network_tables import network_tables
 from tests.benchmarks.gpu_rig import cuda_rig, machine

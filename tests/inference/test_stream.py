@@ -1,4 +1,4 @@
-"""Predictor.stream: the same results as one call each, in order, and failures that arrive."""
+"""Predictor.stream gives the same results as single calls, in order, and passes failures on."""
 
 import itertools
 import os
@@ -113,7 +113,7 @@ def test_batches_of_equal_size() -> None:
 
 
 def test_a_full_batch_does_not_wait_for_the_next_image() -> None:
-    """A camera may pause: what has come is segmented all the same."""
+    """A camera may pause; the images so far are segmented without waiting for it."""
     more = threading.Event()
 
     def images() -> Iterator[Image]:
@@ -128,7 +128,7 @@ def test_a_full_batch_does_not_wait_for_the_next_image() -> None:
 
 
 class StuckBackend(FakeBackend):
-    """Computes when it is told to."""
+    """A network that computes only when the test lets it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class StuckBackend(FakeBackend):
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_back_pressure(depth: int) -> None:
-    """A slow network bounds what is read ahead, however long the source is."""
+    """A slow network limits how many images are read ahead."""
     backend, read = StuckBackend(), 0
 
     def images() -> Iterator[Image]:
@@ -154,7 +154,7 @@ def test_back_pressure(depth: int) -> None:
 
     with Predictor(backend).stream(images(), depth=depth):
         time.sleep(0.2)
-        # In the network; then per thread in front of it `depth` waiting and one in hand.
+        # One in the network; for each thread before it, `depth` that wait and one in work.
         assert read == 1 + 2 * (depth + 1) * (depth > 0)
         backend.go.release(1000)
 
@@ -184,7 +184,7 @@ class Broken(Exception):
 
 
 class BrokenBackend(FakeBackend):
-    """Its network fails at blue 3."""
+    """A backend whose network fails at blue 3."""
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
         if batch[0, 0, 0, 0] == 3:
@@ -193,7 +193,7 @@ class BrokenBackend(FakeBackend):
 
 
 class NotFinite(FakeBackend):
-    """Its logits are NaN at blue 3."""
+    """A backend whose logits are NaN at blue 3."""
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
         logits = super().infer(batch)
@@ -268,7 +268,7 @@ def test_smoothing_by_hand() -> None:
     assert labels_of(plain) == [4, 8, 8, 8]
     smooth = list(predictor.stream(images, smoothing=0.75, confidence=True))
     # 0.75|4-k| + 0.25|8-k| is least at 4, and 0.5625|4-k| + 0.4375|8-k| as well.
-    assert labels_of(smooth) == [4, 4, 4, 8]  # the last has another size, and begins anew
+    assert labels_of(smooth) == [4, 4, 4, 8]  # the last has another size
     labels = np.arange(19)
     logits = -(0.75 * abs(4 - labels) + 0.25 * abs(8 - labels))
     expected = np.exp(logits[4]) / np.exp(logits).sum()
@@ -331,7 +331,7 @@ def test_closed_by_its_own_source() -> None:
 @pytest.mark.parametrize("options", [{"smoothing": 0.5}, {"confidence": True}])
 def test_labels_cannot_be_smoothed(options: dict[str, Any]) -> None:
     export = replace(LOGITS, output=OutputKind.LABELS)
-    with pytest.raises(OptionError, match="a model that returns labels"):
+    with pytest.raises(OptionError, match="the model returns labels"):
         Predictor(FakeLabelBackend(export)).stream([], **options)
 
 
