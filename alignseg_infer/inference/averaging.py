@@ -17,7 +17,7 @@ from alignseg_infer.inference.tiling import (
     Tiling,
     sliding_logits,
 )
-from alignseg_infer.pixels.postprocess import Floats, upsampled_bands
+from alignseg_infer.pixels.postprocess import Floats, upsample_in_bands
 from alignseg_infer.pixels.preprocess import require_input_size
 from alignseg_infer.spec.model import MAX_INPUT_SIDE, MIN_INPUT_SIDE, ModelSpec, OutputKind
 
@@ -143,7 +143,7 @@ def require_logits(spec: ModelSpec, asked: str) -> None:
 
 
 def _add_upsampled(total: Floats, logits: Floats) -> None:
-    for rows, band in upsampled_bands(logits, (total.shape[1], total.shape[2])):
+    for rows, band in upsample_in_bands(logits, (total.shape[1], total.shape[2])):
         total[:, rows] += band
 
 

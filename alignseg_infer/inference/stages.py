@@ -17,7 +17,7 @@ from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backend import Backend, ImageBackend
 from alignseg_infer.inference.averaging import Averaging
 from alignseg_infer.pixels.images import ImageSource, load_image
-from alignseg_infer.pixels.postprocess import Floats, Scores, resized_labels, scores_from_logits
+from alignseg_infer.pixels.postprocess import Floats, Scores, resize_labels, scores_from_logits
 from alignseg_infer.pixels.preprocess import SizePolicy, preprocess
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.results.times import StageClock, StageTimes
@@ -179,7 +179,7 @@ class Stages:
         size, output = _size_of(found.image), found.output
         if output.ndim == 2:
             labels = output if output.dtype == np.uint16 else output.astype(np.uint8, copy=False)
-            scores = Scores(resized_labels(labels, size), None, None)  # type: ignore[arg-type]
+            scores = Scores(resize_labels(labels, size), None, None)  # type: ignore[arg-type]
         else:
             scores = scores_from_logits(
                 output.astype(np.float32, copy=False),

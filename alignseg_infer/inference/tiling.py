@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from alignseg_infer.arrays import Size
-from alignseg_infer.pixels.postprocess import Floats, upsampled_bands
+from alignseg_infer.pixels.postprocess import Floats, upsample_in_bands
 
 DEFAULT_TILE = 872  # the authors' on Cityscapes
 DEFAULT_OVERLAP = 1 / 3
@@ -137,7 +137,7 @@ def _add(total: Floats, logits: Floats, window: Window, tile: Size) -> None:
     """Add the logits (C, h, w) of one tile to the part of `total` (C, H, W) that it covers."""
     target = total[:, window.rows.place, window.columns.place]  # (C, rows, columns)
     height, width = target.shape[1:]
-    for rows, band in upsampled_bands(logits, tile):
+    for rows, band in upsample_in_bands(logits, tile):
         if rows.start >= height:  # the rest is padding
             break
         kept = slice(rows.start, min(rows.stop, height))

@@ -26,7 +26,7 @@ from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.drawing.masks import blend, colorize
-from alignseg_infer.pixels.cell_labels import _unsure_cells
+from alignseg_infer.pixels.cell_labels import _find_unsure_cells
 from alignseg_infer.pixels.postprocess import Floats, Labels, scores_from_logits
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.predictor import Predictor
@@ -103,8 +103,8 @@ def main() -> None:
         tensor = preprocess(image, SIZE, predictor.spec.input)
         logits = np.asarray(predictor._stages.backend.infer(tensor)[0], np.float32)
         labels = ours(logits)
-        share = _unsure_cells(logits, labels.dtype)[1].mean()
-        print(f"street {seed}, {share:.0%} of cells computed; equal labels: ", end="")
+        share = _find_unsure_cells(logits, labels.dtype)[1].mean()
+        print(f"street {seed}, {share:.0%} of cells computed; labels alike: ", end="")
         print(f"PyTorch {np.mean(labels == with_torch(logits)):.4%}, ", end="")
         print(f"OpenCV {np.mean(labels == with_opencv(logits)):.2%}; peak memory: ", end="")
         memory = {"ours": ours, "OpenCV": with_opencv}
