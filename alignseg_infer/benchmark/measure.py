@@ -12,7 +12,6 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import numpy as np
 
 from alignseg_infer.arrays import Size
-from alignseg_infer.benchmark.machine import MachineWatch
 from alignseg_infer.benchmark.report import BenchmarkReport, Floats64, Measured, WarmUp
 from alignseg_infer.errors import OptionError
 from alignseg_infer.pixels.images import ImageSource
@@ -76,11 +75,14 @@ def benchmark(
         progress: Called with the number of rounds counted and their expected total after each.
 
     Raises:
+        MissingDependencyError: A package that tells the facts about the machine is not installed.
         OptionError: There are no variants or images, or two variants of one name and batch; or a
             number makes no sense.
         AlignSegError: A predictor fails.
         KeyboardInterrupt: Before the end of the first round that counts.
     """
+    from alignseg_infer.benchmark.watch import MachineWatch
+
     _require_usable(variants, images, rounds, seconds, warm_up)
     calls = [_TimedCall(variant.predictor, images) for variant in variants]
     turns = interleaved(calls, seed)

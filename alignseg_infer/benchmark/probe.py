@@ -35,7 +35,8 @@ def main() -> None:
 def _peak_mb() -> float:
     """Most resident memory of this process so far, in 1e6 bytes.
 
-    Not from getrusage: what that gives for a child includes the parent's memory at the fork.
+    Not from getrusage: what that gives for a child includes the parent's memory at the fork. psutil
+    tells the peak on Windows only.
     """
     (kibibytes,) = re.findall(r"VmHWM:\s+(\d+) kB", STATUS.read_text(encoding="utf-8"))
     return int(kibibytes) * 1024 / 1e6
