@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import overload
 
 from alignseg_infer.arrays import Size
-from alignseg_infer.backends import Backend, ImageBackend, LimitedBackend, open_backend
+from alignseg_infer.backend import Backend, ImageBackend, LimitedBackend
+from alignseg_infer.backends import open_backend
 from alignseg_infer.errors import MissingDependencyError, OptionError
 from alignseg_infer.inference.averaging import Mode, averaging_for, require_logits
 from alignseg_infer.inference.stages import Stages, Wanted

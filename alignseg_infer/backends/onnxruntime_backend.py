@@ -9,7 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from alignseg_infer.backends import parse_device
+from alignseg_infer.backend import parse_device
 from alignseg_infer.backends.onnx_backend import OnnxBackend, not_loaded, require_runnable
 from alignseg_infer.errors import DeviceError
 from alignseg_infer.spec.model import INPUT_NAME

@@ -9,14 +9,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.backends import parse_device
+from alignseg_infer.backend import parse_device
 from alignseg_infer.backends.onnx_backend import OnnxBackend, not_loaded, require_runnable
 from alignseg_infer.backends.onnx_domains import declared_operators
 from alignseg_infer.errors import DeviceError, MissingDependencyError, ModelFileError
 from alignseg_infer.spec.model import INPUT_NAME, OPSETS, ModelSpec, Precision
+from alignseg_infer.telemetry import without_openvino_telemetry
 
 try:
-    import openvino
+    with without_openvino_telemetry():
+        import openvino
 except ImportError as error:
     raise MissingDependencyError(
         "runtime='openvino' was asked for, and OpenVINO is not installed",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, Size
-from alignseg_infer.backends import LabelledBatch, parse_device
+from alignseg_infer.backend import LabelledBatch, parse_device
 from alignseg_infer.cuda.device_images import require_right_results
 from alignseg_infer.cuda.kernels import IMAGE_KERNELS
 from alignseg_infer.errors import (

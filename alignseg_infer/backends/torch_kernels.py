@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from alignseg_infer.arrays import Image, Size
-from alignseg_infer.backends import LabelledBatch
+from alignseg_infer.backend import LabelledBatch
+from alignseg_infer.cuda.base import Cuda, CudaPackage
 from alignseg_infer.cuda.device_images import DeviceImages
 from alignseg_infer.cuda.kernels import (
     DeviceTensor,
@@ -27,7 +28,7 @@ from alignseg_infer.cuda.kernels import (
     offset_grid_sample_plan,
     upsample_argmax_launch,
 )
-from alignseg_infer.cuda.opening import Cuda, CudaPackage, open_cuda
+from alignseg_infer.cuda.opening import open_cuda
 from alignseg_infer.errors import CudaError
 from alignseg_infer.ops import plugin_ops
 from alignseg_infer.ops.plugin_checks import convention_of

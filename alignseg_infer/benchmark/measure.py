@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,9 +16,9 @@ from alignseg_infer.benchmark.report import BenchmarkReport, Floats64, Measured,
 from alignseg_infer.errors import OptionError
 from alignseg_infer.pixels.images import ImageSource
 from alignseg_infer.predictor import Predictor
+from alignseg_infer.progress import Progress
 
 T = TypeVar("T")
-Progress: TypeAlias = Callable[[int, int], None]
 
 DEFAULT_ROUNDS = 100  # the fewest that have a 99th percentile
 DEFAULT_WARM_UP = 10

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, Size
-from alignseg_infer.backends import LabelledBatch
+from alignseg_infer.backend import LabelledBatch
+from alignseg_infer.cuda.base import Cuda
 from alignseg_infer.cuda.kernels import (
     DeviceTensor,
     Kernels,
     preprocess_launch,
     upsample_argmax_launch,
 )
-from alignseg_infer.cuda.opening import Cuda
 from alignseg_infer.errors import CudaError
 from alignseg_infer.pixels.postprocess import (
     Floats,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alignseg_infer.cuda.opening import Cuda
+from alignseg_infer.cuda.base import Cuda
 from alignseg_infer.errors import OptionError
 from alignseg_infer.spec.model import ChannelOrder, InputSpec, SamplingConvention
 

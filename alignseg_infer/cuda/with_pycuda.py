@@ -19,15 +19,15 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.cuda.opening import (
+from alignseg_infer.cuda.base import (
     CudaPackage,
+    Gpu,
     call_failed,
     no_driver,
     no_such_gpu,
     not_installed,
     out_of_memory,
 )
-from alignseg_infer.trt.engine_file import Gpu
 
 try:
     import pycuda

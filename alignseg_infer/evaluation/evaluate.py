@@ -7,9 +7,9 @@ Predictions are compared at the size of the image and its labels, never resized.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import Self, TypeAlias
+from typing import Self
 
 import numpy as np
 
@@ -34,9 +34,9 @@ from alignseg_infer.evaluation.metrics import (
 )
 from alignseg_infer.evaluation.report import Evaluation, ModelScores
 from alignseg_infer.predictor import Predictor
-from alignseg_infer.results.segmentation import Segmentation, StageTimes
-
-Progress: TypeAlias = Callable[[int, int], None]
+from alignseg_infer.progress import Progress
+from alignseg_infer.results.segmentation import Segmentation
+from alignseg_infer.results.times import StageTimes
 
 
 @dataclass(frozen=True, eq=False)

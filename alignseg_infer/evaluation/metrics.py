@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image
+from alignseg_infer.datasets.class_tables import IGNORED
 from alignseg_infer.errors import OptionError
 from alignseg_infer.pixels.postprocess import Labels
 
-IGNORED = 255  # true label of pixels that do not count
 MAX_CLASSES = IGNORED
 BOUNDARY_TOLERANCE = 3
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field
 
 from alignseg_infer.evaluation.metrics import BoundaryMatches, ConfusionMatrix
-from alignseg_infer.results.segmentation import StageTimes
+from alignseg_infer.results.times import StageTimes
 from alignseg_infer.text import markdown_table
 
 

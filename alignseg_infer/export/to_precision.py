@@ -11,12 +11,13 @@ from alignseg_infer.arrays import Image
 from alignseg_infer.errors import ExportError, OptionError
 from alignseg_infer.export.graph.onnx_file import require_onnx_ending, save_onnx
 from alignseg_infer.export.half_precision import to_half_precision
-from alignseg_infer.export.int8.from_onnx import Int8Options, ProgressBars, int8_from_onnx, no_bar
+from alignseg_infer.export.int8.from_onnx import Int8Options, int8_from_onnx
 from alignseg_infer.export.verification.verify import verify
 from alignseg_infer.files import written_atomically
+from alignseg_infer.progress import ProgressBars, no_bar
 from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, Precision
 from alignseg_infer.spec.onnx_facts import read_onnx_facts
-from alignseg_infer.trt.engine_file import Verification
+from alignseg_infer.spec.verification import Verification
 
 logger = logging.getLogger(__name__)
 

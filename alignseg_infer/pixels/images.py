@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import ImageError, OutputError
 from alignseg_infer.files import require_file, written_atomically
+from alignseg_infer.pixels.value_range import PNG_SIGNATURE, ValueRange, value_range_of
 
 MIN_IMAGE_SIDE = 2
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SIXTEEN_BITS = ValueRange(65535)
 
 
 @runtime_checkable
@@ -47,6 +48,7 @@ def load_image(source: ImageSource) -> Image:
     if isinstance(source, str | Path):
         return read_image(Path(source))
     if isinstance(source, np.ndarray):
+        source = np.asarray(source)  # of np.matrix, whose views have two dimensions always
         image = image_from_array(source)
         # A camera loop may reuse its buffer while results still refer to the picture.
         return image.copy() if np.may_share_memory(image, source) else image
@@ -63,11 +65,14 @@ def load_image(source: ImageSource) -> Image:
 def _image_from_pil(source: PILImage) -> Image:
     try:
         return _pixels_from_pil(source)
-    except OSError as error:  # Pillow decodes late
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow decodes late, and says what is wrong in many ways
+        reason = f"{error}" or type(error).__name__
         raise ImageError(
-            f"the PIL image cannot be decoded: {error}",
-            "a complete image",
-            "look at the file it was opened from",
+            f"the PIL image of mode {source.mode!r} cannot be decoded: {reason}",
+            "a complete image that is still open, in a mode that converts to RGB",
+            "image.load() inside the block that opens it; image.convert('RGB') for other modes",
         ) from error
 
 
@@ -83,8 +88,13 @@ def _pixels_from_pil(source: PILImage) -> Image:
     return image_from_array(np.asarray(source.convert("RGB"))[..., ::-1])
 
 
-def _scaled_to_8_bits(image: NDArray[np.uint16]) -> Image:
-    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 -> 255
+def _scaled_to_8_bits(
+    image: NDArray[np.uint8] | NDArray[np.uint16], values: ValueRange = SIXTEEN_BITS
+) -> Image:
+    """Scale values so that ``values.maximum`` becomes 255, rounding to the nearest."""
+    numbers = np.minimum(image, values.maximum).astype(np.uint32)
+    scaled = ((numbers * 255 + values.maximum // 2) // values.maximum).astype(np.uint8)
+    return 255 - scaled if values.inverted else scaled
 
 
 def image_from_array(array: NDArray[Any]) -> Image:
@@ -140,9 +150,17 @@ def read_image(path: Path) -> Image:
     Raises:
         ImageError: The file is missing, empty, truncated, or no image that OpenCV reads.
     """
-    image = _decoded(path, _file_content(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    if image.dtype == np.uint16:
-        image = _scaled_to_8_bits(image.astype(np.uint16, copy=False))
+    data = _file_content(path)
+    values = value_range_of(data)
+    image = _decoded(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if image.dtype not in (np.uint8, np.uint16) or (values is None and image.dtype != np.uint8):
+        raise ImageError(
+            f"{path} holds {image.dtype} values, and its header does not say which one is white",
+            "an image of 8 bits per channel, or one whose header tells how many bits it has",
+            "convert it first: scale its values to 0..255 and write them as an 8-bit PNG",
+        )
+    if values is not None and values != (255, False):
+        image = _scaled_to_8_bits(image, values)
     return image_from_array(image)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import VideoError
 from alignseg_infer.pixels.images import image_from_array
+from alignseg_infer.video.frames import Frame, StreamFacts
 from alignseg_infer.video.pictures import resized_to
-from alignseg_infer.video.sources import Frame, StreamFacts
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from alignseg_infer.arrays import Image
 from alignseg_infer.errors import VideoError
 from alignseg_infer.files import require_file
 from alignseg_infer.video.colors import BgrFrames
+from alignseg_infer.video.frames import DEFAULT_RATE, Frame, StreamFacts
 from alignseg_infer.video.pyav import av
-from alignseg_infer.video.sources import DEFAULT_RATE, Frame, StreamFacts
 
 logger = logging.getLogger(__name__)
 

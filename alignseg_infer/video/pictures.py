@@ -14,7 +14,7 @@ from alignseg_infer.datasets.image_sets import IMAGE_ENDINGS
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.errors import ImageError, VideoError
 from alignseg_infer.pixels.images import read_image
-from alignseg_infer.video.sources import Frame, StreamFacts
+from alignseg_infer.video.frames import Frame, StreamFacts
 
 STREET_SIZE = (256, 512)  # what the demo model was trained on
 STREET_SECONDS = 4.0

@@ -20,16 +20,16 @@ from alignseg_infer.files import written_atomically
 from alignseg_infer.inference.pipeline import Pipeline
 from alignseg_infer.inference.stream import SegmentationStream
 from alignseg_infer.predictor import Predictor
+from alignseg_infer.progress import FrameProgress
 from alignseg_infer.video.file_source import FileSource
+from alignseg_infer.video.frames import Frame, FrameSource
 from alignseg_infer.video.options import VideoOptions
 from alignseg_infer.video.render import Renderer
-from alignseg_infer.video.sources import Frame, FrameSource
 from alignseg_infer.video.writer import VideoWriter, require_video_ending
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Progress: TypeAlias = Callable[[int, int | None], None]
 View: TypeAlias = Callable[[Image], Image]
 LONGEST_WRITE = 5.0  # seconds that the end waits for a frame that is being written
 STAGES = ("decode", "preprocess", "infer", "postprocess", "render", "encode")
@@ -74,7 +74,7 @@ def segment_video(
     source: FrameSource,
     output: str | Path,
     options: VideoOptions | None = None,
-    progress: Progress | None = None,
+    progress: FrameProgress | None = None,
     *,
     view: View | None = None,
 ) -> VideoSummary:
@@ -132,7 +132,7 @@ class _Work:
         self._cut = False
         self._dropped = 0
 
-    def done(self, output: Path, progress: Progress | None) -> VideoSummary:
+    def done(self, output: Path, progress: FrameProgress | None) -> VideoSummary:
         """Does all of it.
 
         Raises:
@@ -151,7 +151,7 @@ class _Work:
             writer.finish(with_rest_of_audio=not self._cut)
         return self._summary(output, writer, time.perf_counter() - begin)
 
-    def _run(self, progress: Progress | None) -> None:
+    def _run(self, progress: FrameProgress | None) -> None:
         live, total = self._source.facts.live, self._total()
         with Pipeline() as pipeline:
             try:

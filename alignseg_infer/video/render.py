@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from alignseg_infer.arrays import Image, Size
-from alignseg_infer.backends import Backend
+from alignseg_infer.backend import Backend
 from alignseg_infer.drawing.masks import legend
 from alignseg_infer.errors import OptionError
 from alignseg_infer.offsets.displacement import offsets_of_image

@@ -10,8 +10,8 @@ from alignseg_infer.errors import OptionError, OutputError
 from alignseg_infer.video.audio import AudioCopy
 from alignseg_infer.video.colors import H264Frames
 from alignseg_infer.video.file_source import FileSource
+from alignseg_infer.video.frames import DEFAULT_RATE, StreamFacts
 from alignseg_infer.video.pyav import av
-from alignseg_infer.video.sources import DEFAULT_RATE, StreamFacts
 
 MATROSKA = ".mkv"
 ENDINGS = (".mp4", ".mov", ".m4v", MATROSKA)

@@ -9,12 +9,8 @@ import pytest
 import torch
 
 from alignseg_infer import DeviceError, ModelFileError, Predictor
-from alignseg_infer.backends import (
-    onnxruntime_backend,
-    open_backend,
-    parse_device,
-    torch_backend,
-)
+from alignseg_infer.backend import parse_device
+from alignseg_infer.backends import onnxruntime_backend, open_backend, torch_backend
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend, session_options
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.alignseg import AlignSeg

@@ -26,7 +26,8 @@ from alignseg_infer import (
     SpecError,
 )
 from alignseg_infer.arrays import Size
-from alignseg_infer.backends import Backend, OffsetBackend, OnnxRunner, open_backend
+from alignseg_infer.backend import Backend, OffsetBackend
+from alignseg_infer.backends import OnnxRunner, open_backend
 from alignseg_infer.backends.onnx_domains import declared_operators
 from alignseg_infer.cli import main
 from alignseg_infer.datasets.image_sets import calibration_images

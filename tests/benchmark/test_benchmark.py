@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from alignseg_infer import AlignSegError, OptionError, Predictor, SizeError
 from alignseg_infer.arrays import Image
-from alignseg_infer.backends import Backend, open_backend
+from alignseg_infer.backend import Backend
+from alignseg_infer.backends import open_backend
 from alignseg_infer.benchmark import (
     BenchmarkReport,
     Measured,

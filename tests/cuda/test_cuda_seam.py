@@ -17,7 +17,8 @@ import pytest
 
 from alignseg_infer import CudaError, DeviceError, MissingDependencyError, OptionError
 from alignseg_infer.cuda import opening as seam
-from alignseg_infer.cuda.opening import Cuda, CudaPackage, open_cuda
+from alignseg_infer.cuda.base import Cuda, CudaPackage
+from alignseg_infer.cuda.opening import open_cuda
 
 driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
 

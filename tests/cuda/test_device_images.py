@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from alignseg_infer import CudaError, MissingDependencyError, ModelError, OptionError, Predictor
 from alignseg_infer.arrays import Image, InputShape
-from alignseg_infer.cuda.opening import Cuda
+from alignseg_infer.cuda.base import Cuda
 from alignseg_infer.spec.model import ChannelOrder, InputSpec, OutputKind
 from alignseg_infer.trt.runtime import backend as tensorrt_backend
 from alignseg_infer.trt.runtime.backend import TensorRTBackend

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 from alignseg_infer.arrays import Image
+from alignseg_infer.datasets.class_tables import IGNORED
 from alignseg_infer.errors import OptionError
-from alignseg_infer.evaluation.metrics import IGNORED, BoundaryMatches, ConfusionMatrix
+from alignseg_infer.evaluation.metrics import BoundaryMatches, ConfusionMatrix
 
 CLASSES = 4
 SIZE = (40, 60)

@@ -47,7 +47,7 @@ from alignseg_infer.spec.plugin_contract import (
     UPSAMPLE_ARGMAX,
     PluginOp,
 )
-from alignseg_infer.trt.engine_file import Verification
+from alignseg_infer.spec.verification import Verification
 
 Export = Callable[..., Path]
 Array = np.ndarray[Any, Any]

@@ -23,7 +23,7 @@ from alignseg_infer.errors import AlignSegError, ModelError, OptionError, Verifi
 from alignseg_infer.export.int8 import sensitivity as module
 from alignseg_infer.export.int8.calibration import CalibrationOptions, calibrated_ranges
 from alignseg_infer.export.int8.convolutions import Convolution, Grain, Role, convolutions
-from alignseg_infer.export.int8.effect import Comparison, Effect
+from alignseg_infer.export.int8.effect import Effect, EffectMeter
 from alignseg_infer.export.int8.from_onnx import Int8Options, int8_from_onnx
 from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
 from alignseg_infer.export.int8.quantize import QuantizationOptions, quantized_model
@@ -53,7 +53,7 @@ def demo_ranges(streets: Path) -> Ranges:
     return calibrated_ranges(DEMO, calibration_images(streets / "images"))
 
 
-class FakeComparison:
+class FakeMeter:
     """Knows what each block costs; the costs of several add up."""
 
     def __init__(self, costs: dict[str, float], miou: float | None = None) -> None:
@@ -98,29 +98,29 @@ def test_budget(
     budget: float, miou: float | None, kept: tuple[str, ...], excluded: set[str], drop: float
 ) -> None:
     model = onnx_ir.load(DEMO)
-    comparison: Any = FakeComparison({"layer2": 3.0, "RRB3b": 2.0, "stem": 1.0}, miou)
+    meter: Any = FakeMeter({"layer2": 3.0, "RRB3b": 2.0, "stem": 1.0}, miou)
     counted: list[tuple[int, int]] = []
     found = within_budget(
-        *(model, RANGES, comparison, budget, QuantizationOptions(keep_float=kept)),
+        *(model, RANGES, meter, budget, QuantizationOptions(keep_float=kept)),
         progress=lambda done, total: counted.append((done, total)),
     )
     assert set(found.options.keep_float) == excluded
     assert set(found.excluded) == excluded - set(kept)
     assert found.effect.drop == drop
-    assert comparison.measured[0] == {conv.block() for conv in convolutions(model)} - {
+    assert meter.measured[0] == {conv.block() for conv in convolutions(model)} - {
         *kept,
         *("CAB2", "CAB3", "CAB4", "CAB5"),
     }
-    assert [done for done, _ in counted] == list(range(1, len(comparison.measured) + 1))
+    assert [done for done, _ in counted] == list(range(1, len(meter.measured) + 1))
     assert all(done <= total for done, total in counted)
 
 
 @pytest.mark.usefixtures("named_blocks")
 def test_budget_that_cannot_be_met() -> None:
     model = onnx_ir.load(DEMO)
-    comparison: Any = FakeComparison(dict.fromkeys(["stem", "head", *_features(model)], 1.0))
+    meter: Any = FakeMeter(dict.fromkeys(["stem", "head", *_features(model)], 1.0))
     with pytest.raises(VerificationError, match=r"costs 1.000 even where only \w+ is quantised"):
-        within_budget(model, RANGES, comparison, 0.9)
+        within_budget(model, RANGES, meter, 0.9)
 
 
 def _features(model: onnx_ir.Model) -> list[str]:
@@ -129,16 +129,16 @@ def _features(model: onnx_ir.Model) -> list[str]:
 
 @pytest.mark.parametrize("budget", [-1.0, float("nan")])
 def test_budget_that_is_none(budget: float) -> None:
-    comparison: Any = FakeComparison({})
+    meter: Any = FakeMeter({})
     with pytest.raises(OptionError, match="a budget of"):
-        within_budget(onnx_ir.load(DEMO), RANGES, comparison, budget)
+        within_budget(onnx_ir.load(DEMO), RANGES, meter, budget)
 
 
 @pytest.mark.usefixtures("named_blocks")
 def test_blocks_are_ranked() -> None:
     model = onnx_ir.load(DEMO)
-    comparison: Any = FakeComparison({"layer2": 3.0, "CAB3 offsets": 4.0, "head classifier": 1.0})
-    found = sensitivity_of(model, RANGES, comparison)
+    meter: Any = FakeMeter({"layer2": 3.0, "CAB3 offsets": 4.0, "head classifier": 1.0})
+    found = sensitivity_of(model, RANGES, meter)
     assert [one.block for one in found.blocks[:3]] == ["CAB3 offsets", "layer2", "head classifier"]
     assert [one.always_float for one in found.blocks[:3]] == [True, False, True]
     assert found.together.disagreement == 3.0
@@ -149,8 +149,8 @@ def test_blocks_are_ranked() -> None:
 
 @pytest.mark.usefixtures("named_blocks")
 def test_grain() -> None:
-    comparison: Any = FakeComparison({})
-    found = sensitivity_of(onnx_ir.load(DEMO), RANGES, comparison, grain=Grain.BLOCK)
+    meter: Any = FakeMeter({})
+    found = sensitivity_of(onnx_ir.load(DEMO), RANGES, meter, grain=Grain.BLOCK)
     assert {"layer3.0", "layer3.1", "stem", "RRB2b"} < {one.block for one in found.blocks}
 
 
@@ -159,16 +159,16 @@ def test_comparison_counts_pixels(streets: Path, demo_ranges: Ranges, tmp_path: 
     demo = onnx_ir.load(DEMO)
     data = labelled_images(Dataset.FOLDER, streets)
     counted: list[tuple[int, int]] = []
-    comparison = Comparison(
+    meter = EffectMeter(
         *(DEMO, calibration_images(streets / "images", 1), tmp_path),
         labelled=data,
         progress=lambda done, total: counted.append((done, total)),
     )
     assert counted == [(1, 2), (2, 2)]
-    assert comparison.effect(demo) == Effect(0.0, 0.0)
+    assert meter.effect(demo) == Effect(0.0, 0.0)
     rough = {name: limit / 20 for name, limit in demo_ranges.limits.items()}
     changed = quantized_model(demo, Ranges(CalibrationMethod.MINMAX, 1, rough))
-    effect = comparison.effect(changed)
+    effect = meter.effect(changed)
     onnx_ir.save(changed, tmp_path / "rough.onnx")
     paths = [pair.image for pair in data.pairs]
     pairs = zip(Predictor(DEMO)(paths), Predictor(tmp_path / "rough.onnx")(paths), strict=True)
@@ -177,7 +177,7 @@ def test_comparison_counts_pixels(streets: Path, demo_ranges: Ranges, tmp_path: 
     assert effect.disagreement > 1
     assert effect.miou_loss == effect.drop
     assert effect.drop > 1
-    unlabelled = Comparison(DEMO, calibration_images(streets / "images"), tmp_path)
+    unlabelled = EffectMeter(DEMO, calibration_images(streets / "images"), tmp_path)
     assert unlabelled.effect(changed) == Effect(effect.disagreement)
 
 
@@ -302,4 +302,4 @@ def test_labels_of_another_dataset(streets: Path, tmp_path: Path) -> None:
     ade = labelled_images(Dataset.FOLDER, streets)
     other = type(ade)(Dataset.ADE20K, ade.name, ade.root, ade.pairs)
     with pytest.raises(ModelError, match="19 classes"):
-        Comparison(DEMO, calibration_images(streets / "images"), tmp_path, labelled=other)
+        EffectMeter(DEMO, calibration_images(streets / "images"), tmp_path, labelled=other)

@@ -25,6 +25,7 @@ from alignseg_infer import (
 from alignseg_infer.arrays import InputShape
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.cli import main
+from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.demo.streets.folder import written_streets
@@ -33,7 +34,8 @@ from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.verification import verify as verification
 from alignseg_infer.export.verification.verify import verify_where_possible
 from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, ModelSpec, OutputKind, Precision
-from alignseg_infer.trt.engine_file import Gpu, Profile, Verification, sidecar_path
+from alignseg_infer.spec.verification import Verification
+from alignseg_infer.trt.engine_file import Profile, sidecar_path
 from tests.support.fake_tensorrt import write_engine
 
 DEMO = model_path("demo")

@@ -30,7 +30,8 @@ from alignseg_infer.export.verification.agreement import compare
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.export.verification.verify import profile_shapes, verify
 from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, SourceSpec
-from alignseg_infer.trt.engine_file import Profile, Verification, VerifiedRow
+from alignseg_infer.spec.verification import Verification, VerifiedRow
+from alignseg_infer.trt.engine_file import Profile
 from tests.support.models import FakeBackend, said_to_be
 
 DEMO = model_path("demo")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from alignseg_infer.cuda.opening import Cuda, CudaPackage, open_cuda
+from alignseg_infer.cuda.base import Cuda, CudaPackage
+from alignseg_infer.cuda.opening import open_cuda
 from alignseg_infer.errors import CudaError, DeviceError, MissingDependencyError
 
 pytestmark = pytest.mark.gpu

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from alignseg_infer import Predictor
+from alignseg_infer.cuda.base import Cuda
 from alignseg_infer.cuda.kernels import (
     ALIGNED_ADD,
     OFFSET_GRID_SAMPLE,
@@ -27,7 +28,7 @@ from alignseg_infer.cuda.kernels import (
     aligned_add_launch,
     offset_grid_sample_launch,
 )
-from alignseg_infer.cuda.opening import Cuda, open_cuda
+from alignseg_infer.cuda.opening import open_cuda
 from alignseg_infer.errors import CudaError, DeviceError, MissingDependencyError, OptionError
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.spec.plugin_contract import ALIGNED_ADD as ADD

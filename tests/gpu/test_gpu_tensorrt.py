@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from alignseg_infer import EngineError, MissingDependencyError, Predictor, SizeError
-from alignseg_infer.cuda.opening import CudaPackage, open_cuda
+from alignseg_infer.cuda.base import CudaPackage
+from alignseg_infer.cuda.opening import open_cuda
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.demo.streets.folder import written_streets
 from alignseg_infer.errors import CudaError, DeviceError

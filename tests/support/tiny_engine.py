@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.trt.engine_file import EngineFacts, Gpu
+from alignseg_infer.cuda.base import Gpu
+from alignseg_infer.trt.engine_file import EngineFacts
 from alignseg_infer.trt.flavours import Runtime, TensorRT
 from tests.support.fake_tensorrt import PROFILE, write_engine
 

@@ -26,15 +26,10 @@ from alignseg_infer.cli import main
 from alignseg_infer.files import sha256_of
 from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, Sampler, Upsampling
 from alignseg_infer.spec.onnx_facts import read_onnx_facts
+from alignseg_infer.spec.verification import Verification
 from alignseg_infer.trt.builder.engine import Engine, build_engine, engine_from_onnx, save_engine
 from alignseg_infer.trt.builder.options import BuildOptions, HardwareCompatibility, profile_for
-from alignseg_infer.trt.engine_file import (
-    LayerCount,
-    Profile,
-    Verification,
-    read_facts,
-    sidecar_path,
-)
+from alignseg_infer.trt.engine_file import LayerCount, Profile, read_facts, sidecar_path
 from alignseg_infer.trt.flavours import Runtime
 
 Export = Callable[..., Path]

@@ -27,8 +27,9 @@ from alignseg_infer.trt.builder.layers import (
     require_resizing,
     require_sampling,
 )
-from alignseg_infer.trt.builder.progress import Messages, Phase, Phases, run_stoppable
+from alignseg_infer.trt.builder.progress import Phase, Phases, run_stoppable
 from alignseg_infer.trt.engine_file import LayerCount
+from alignseg_infer.trt.log import Messages
 
 
 def layer(kind: str, data_type: str, reads: str, makes: str, **more: Any) -> Layer:

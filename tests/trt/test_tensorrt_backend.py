@@ -25,11 +25,12 @@ from alignseg_infer import (
     SizeError,
 )
 from alignseg_infer.arrays import Image, InputShape
-from alignseg_infer.backends import LimitedBackend, open_backend
+from alignseg_infer.backend import LimitedBackend
+from alignseg_infer.backends import open_backend
 from alignseg_infer.cli import main
-from alignseg_infer.cuda.opening import Cuda
+from alignseg_infer.cuda.base import Cuda, Gpu
 from alignseg_infer.spec.model import InputSpec, OutputKind
-from alignseg_infer.trt.engine_file import Gpu, Profile, sidecar_path
+from alignseg_infer.trt.engine_file import Profile, sidecar_path
 from alignseg_infer.trt.flavours import Runtime
 from alignseg_infer.trt.runtime import backend as tensorrt_backend
 from alignseg_infer.trt.runtime.backend import TensorRTBackend

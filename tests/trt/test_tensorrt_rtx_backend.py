@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from alignseg_infer import DeviceError, EngineError, Predictor
-from alignseg_infer.cuda.opening import Cuda
+from alignseg_infer.cuda.base import Cuda
 from alignseg_infer.errors import MissingDependencyError
 from alignseg_infer.trt.flavours import Runtime, TensorRT, load_tensorrt
 from alignseg_infer.trt.log import new_log

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from alignseg_infer import ModelError, OutputError, Predictor, VideoError
 from alignseg_infer.arrays import Image
+from alignseg_infer.video.frames import Frame, StreamFacts
 from alignseg_infer.video.options import VideoOptions
 from alignseg_infer.video.process import segment_video
 from alignseg_infer.video.render import Renderer
-from alignseg_infer.video.sources import Frame, StreamFacts
 from alignseg_infer.video.writer import VideoWriter
 from tests.support.models import FakeBackend
 from tests.support.video_clips import Clip, picture, probe, write_clip

@@ -89,7 +89,7 @@ def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) ->
     from alignseg_infer.datasets.image_sets import calibration_images
     from alignseg_infer.export.int8.calibration import calibrated_ranges
     from alignseg_infer.export.int8.convolutions import Grain
-    from alignseg_infer.export.int8.effect import Comparison
+    from alignseg_infer.export.int8.effect import EffectMeter
     from alignseg_infer.export.int8.quantize import loaded_graph
     from alignseg_infer.export.int8.sensitivity import sensitivity_of
 
@@ -100,7 +100,7 @@ def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) ->
         ranges = calibrated_ranges(path, images, options, progress)
     with tempfile.TemporaryDirectory() as folder:
         with progress_bar("images in FP32") as progress:
-            comparison = Comparison(
+            meter = EffectMeter(
                 path,
                 images,
                 Path(folder),
@@ -111,7 +111,7 @@ def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) ->
             )
         with progress_bar("models in INT8") as progress:
             grain = Grain(arguments.blocks)
-            return sensitivity_of(graph, ranges, comparison, grain=grain, progress=progress)
+            return sensitivity_of(graph, ranges, meter, grain=grain, progress=progress)
 
 
 def _write(sensitivity: "Sensitivity", folder: Path) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -27,12 +27,12 @@ from alignseg_infer.export.int8.histograms import (
 )
 from alignseg_infer.files import require_file, sha256_of, written_atomically
 from alignseg_infer.pixels.preprocess import preprocess, size_policy
+from alignseg_infer.progress import Progress
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
 from alignseg_infer.spec.onnx_facts import read_onnx_facts
 
 CACHE_VERSION = 1
 
-Progress: TypeAlias = Callable[[int, int], None]
 Tensors: TypeAlias = list[NDArray[np.float32]]
 
 logger = logging.getLogger(__name__)

@@ -1,10 +1,9 @@
 """How far a changed model is from its original, on images."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import onnx_ir
@@ -25,8 +24,7 @@ from alignseg_infer.evaluation.metrics import MAX_CLASSES, ConfusionMatrix
 from alignseg_infer.export.graph.plugin_nodes import expanded, runnable
 from alignseg_infer.pixels.postprocess import Labels
 from alignseg_infer.predictor import Predictor
-
-Progress: TypeAlias = Callable[[int, int], None]
+from alignseg_infer.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Effect:
         return self.disagreement if self.miou_loss is None else self.miou_loss
 
 
-class Comparison:
+class EffectMeter:
     """Compares changed models with their original, in ONNX Runtime on the CPU.
 
     `images` is what it compares on, `miou` the original's mean IoU in percent, None without true

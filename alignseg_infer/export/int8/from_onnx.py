@@ -1,17 +1,14 @@
 """From an FP32 ONNX file to its INT8 graph: calibrate, stay within a budget, quantise."""
 
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 import onnx_ir
 
 from alignseg_infer.datasets.image_sets import DEFAULT_LIMIT, calibration_images
 from alignseg_infer.export.int8.calibration import CalibrationOptions, calibrated_ranges
-from alignseg_infer.export.int8.effect import Comparison, Effect
+from alignseg_infer.export.int8.effect import Effect, EffectMeter
 from alignseg_infer.export.int8.histograms import Ranges
 from alignseg_infer.export.int8.quantize import (
     QuantizationOptions,
@@ -20,9 +17,7 @@ from alignseg_infer.export.int8.quantize import (
     quantized_model,
 )
 from alignseg_infer.export.int8.sensitivity import require_budget, within_budget
-
-Progress: TypeAlias = Callable[[int, int], None]
-ProgressBars: TypeAlias = Callable[[str], AbstractContextManager[Progress | None]]
+from alignseg_infer.progress import ProgressBars, no_bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +66,6 @@ class Int8Model:
     effect: Effect | None = None
 
 
-def no_bar(what: str) -> AbstractContextManager[None]:
-    """Of what is counted, shows nothing."""
-    return nullcontext()
-
-
 def int8_from_onnx(path: Path, options: Int8Options, bars: ProgressBars = no_bar) -> Int8Model:
     """The INT8 graph of an exported FP32 model.
 
@@ -102,9 +92,9 @@ def int8_from_onnx(path: Path, options: Int8Options, bars: ProgressBars = no_bar
         return Int8Model(result, ranges, options.quantization)
     with tempfile.TemporaryDirectory() as folder, bars("models compared with FP32") as progress:
         size, threads = options.calibration.size, options.calibration.threads
-        comparison = Comparison(path, images, Path(folder), size=size, threads=threads)
+        meter = EffectMeter(path, images, Path(folder), size=size, threads=threads)
         found = within_budget(
-            model, ranges, comparison, options.budget, options.quantization, progress=progress
+            model, ranges, meter, options.budget, options.quantization, progress=progress
         )
     result = quantized_model(model, ranges, found.options)
     return Int8Model(result, ranges, found.options, found.excluded, found.effect)

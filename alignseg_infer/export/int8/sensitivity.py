@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
@@ -10,15 +10,15 @@ import onnx_ir
 
 from alignseg_infer.errors import OptionError, VerificationError
 from alignseg_infer.export.int8.convolutions import Convolution, Grain, Role, convolutions
-from alignseg_infer.export.int8.effect import Comparison, Effect
+from alignseg_infer.export.int8.effect import Effect, EffectMeter
 from alignseg_infer.export.int8.histograms import Ranges
 from alignseg_infer.export.int8.quantize import (
     QuantizationOptions,
     chosen_convolutions,
     with_quantized,
 )
+from alignseg_infer.progress import Progress
 
-Progress: TypeAlias = Callable[[int, int], None]
 _Blocks: TypeAlias = Mapping[str, list[Convolution]]
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def _row(title: str, count: int, effect: Effect) -> str:
 def sensitivity_of(
     model: onnx_ir.Model,
     ranges: Ranges,
-    comparison: Comparison,
+    meter: EffectMeter,
     *,
     grain: Grain = Grain.STAGE,
     progress: Progress | None = None,
@@ -110,7 +110,7 @@ def sensitivity_of(
     Args:
         model: The FP32 graph.
         ranges: From `export.calibration`, for this graph.
-        comparison: With the same model as its original.
+        meter: With the same model as its original.
         grain: How much is one block.
         progress: Called with the number of models measured and their total.
 
@@ -121,7 +121,7 @@ def sensitivity_of(
     groups = [*chosen.values(), _of_features(chosen)]
     effects = []
     for group in groups:
-        effects.append(comparison.effect(with_quantized(model, ranges, group)))
+        effects.append(meter.effect(with_quantized(model, ranges, group)))
         if progress:
             progress(len(effects), len(groups))
     *alone, together = effects
@@ -131,10 +131,10 @@ def sensitivity_of(
     ]
     found.sort(key=lambda one: -one.effect.disagreement)
     return Sensitivity(
-        data=comparison.images.name,
+        data=meter.images.name,
         method=ranges.method.value,
         calibration_images=ranges.images,
-        miou=comparison.miou,
+        miou=meter.miou,
         blocks=tuple(found),
         together=together,
     )
@@ -171,7 +171,7 @@ class WithinBudget:
 def within_budget(
     model: onnx_ir.Model,
     ranges: Ranges,
-    comparison: Comparison,
+    meter: EffectMeter,
     budget: float,
     options: QuantizationOptions | None = None,
     *,
@@ -180,14 +180,14 @@ def within_budget(
 ) -> WithinBudget:
     """Keeps the most sensitive blocks in float until the drop is at most `budget`.
 
-    The drop is `Effect.drop`: points of mean IoU where the comparison has true labels, else
+    The drop is `Effect.drop`: points of mean IoU where the meter has true labels, else
     percent of the pixels that get another label. Blocks go in the order of their own disagreement,
     which varies less between images than mean IoU.
 
     Args:
         model: The FP32 graph.
         ranges: From `export.calibration`, for this graph.
-        comparison: With the same model as its original.
+        meter: With the same model as its original.
         budget: Largest drop, in percent (points).
         options: What is kept in float to begin with.
         grain: How much is one block.
@@ -207,7 +207,7 @@ def within_budget(
     def effect_of(blocks: Collection[str]) -> Effect:
         nonlocal measured
         group = [conv for conv in candidates if conv.block(grain) in blocks]
-        effect = comparison.effect(with_quantized(model, ranges, group))
+        effect = meter.effect(with_quantized(model, ranges, group))
         measured += 1
         if progress:
             progress(measured, 2 * len(names))

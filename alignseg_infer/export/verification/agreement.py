@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, InputShape, Size
-from alignseg_infer.backends import Backend
+from alignseg_infer.backend import Backend
 from alignseg_infer.errors import VerificationError
-from alignseg_infer.evaluation.evaluate import Progress
 from alignseg_infer.pixels.postprocess import Floats, scores_from_logits
 from alignseg_infer.pixels.preprocess import preprocess
-from alignseg_infer.trt.engine_file import VerifiedRow
+from alignseg_infer.progress import Progress
+from alignseg_infer.spec.verification import VerifiedRow
 
 
 def compare(

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignseg_infer.arrays import Image, InputShape, Size
-from alignseg_infer.backends import Backend, open_backend
+from alignseg_infer.backend import Backend
+from alignseg_infer.backends import open_backend
 from alignseg_infer.backends.onnx_domains import needs_plugins
 from alignseg_infer.cuda.opening import current_gpu
 from alignseg_infer.datasets.labelled import LabelledImages
@@ -25,13 +26,15 @@ from alignseg_infer.errors import (
     SizeError,
     VerificationError,
 )
-from alignseg_infer.evaluation.evaluate import Progress, evaluate
+from alignseg_infer.evaluation.evaluate import evaluate
 from alignseg_infer.export.verification.agreement import compare, format_rows
 from alignseg_infer.files import sha256_of
 from alignseg_infer.pixels.preprocess import SizePolicy, require_input_size
 from alignseg_infer.predictor import Predictor
+from alignseg_infer.progress import Progress
 from alignseg_infer.spec.model import ModelSpec, Precision
-from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, Profile, Verification, read_facts
+from alignseg_infer.spec.verification import Verification
+from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, Profile, read_facts
 
 logger = logging.getLogger(__name__)
 

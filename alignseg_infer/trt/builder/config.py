@@ -5,13 +5,13 @@ from typing import Any, Self
 
 from alignseg_infer.errors import BuildError, OptionError
 from alignseg_infer.trt.builder.options import BuildOptions, HardwareCompatibility, shape_tuple
-from alignseg_infer.trt.builder.progress import Messages, logger_into
 from alignseg_infer.trt.engine_file import Profile
 from alignseg_infer.trt.flavours import (
     TensorRT,
     compute_capability,
     typed_network,
 )
+from alignseg_infer.trt.log import Messages, logger_into
 
 
 @dataclass(frozen=True)

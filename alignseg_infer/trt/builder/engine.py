@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.cuda.opening import current_gpu
 from alignseg_infer.errors import BuildError, OptionError
 from alignseg_infer.files import written_atomically
 from alignseg_infer.spec.model import OutputKind, Upsampling
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
+from alignseg_infer.spec.verification import Verification
 from alignseg_infer.trt.builder.config import Session, configuration
 from alignseg_infer.trt.builder.layer_report import describe_layers
 from alignseg_infer.trt.builder.layers import (
@@ -27,14 +29,7 @@ from alignseg_infer.trt.builder.options import BuildOptions, profile_for
 from alignseg_infer.trt.builder.plugins import require_plugin_options, with_plugins
 from alignseg_infer.trt.builder.progress import PhaseProgress, Phases, monitor_of, run_stoppable
 from alignseg_infer.trt.builder.timing_cache import save_timing_cache, use_timing_cache
-from alignseg_infer.trt.engine_file import (
-    ENGINE_SUFFIXES,
-    EngineFacts,
-    Gpu,
-    Profile,
-    Verification,
-    sidecar_path,
-)
+from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, EngineFacts, Profile, sidecar_path
 from alignseg_infer.trt.flavours import Runtime, TensorRT, load_tensorrt
 from alignseg_infer.version import __version__
 

@@ -40,35 +40,6 @@ class Phase:
 PhaseProgress: TypeAlias = Callable[[Phase], None]
 
 
-class Messages:
-    """What TensorRT logged: `errors` and `warnings`, in their order."""
-
-    def __init__(self) -> None:
-        self.errors: list[str] = []
-        self.warnings: list[str] = []
-
-    def add(self, severity: str, message: str) -> None:
-        """Keeps an error or a warning, and passes all to our log, where nobody is alarmed."""
-        logger.debug("TensorRT %s: %s", severity.lower().replace("_", " "), message)
-        if severity in {"ERROR", "INTERNAL_ERROR"}:
-            self.errors.append(message)
-        elif severity == "WARNING":
-            self.warnings.append(message)
-
-
-def logger_into(module: Any, messages: Messages) -> Any:
-    """A TensorRT logger that writes into `messages`. Keep it as long as what was made with it."""
-
-    class Collecting(module.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            module.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            messages.add(severity.name, message)
-
-    return Collecting()
-
-
 class Phases:
     """Follows the phases of a build, and stops it. TensorRT may call from several threads.
 

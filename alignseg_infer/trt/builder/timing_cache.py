@@ -9,7 +9,7 @@ from typing import Any
 
 from alignseg_infer.errors import BuildError, OptionError
 from alignseg_infer.files import written_atomically
-from alignseg_infer.trt.builder.progress import Messages
+from alignseg_infer.trt.log import Messages
 
 
 def use_timing_cache(config: Any, path: Path, messages: Messages) -> None:

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, InputShape, Size
-from alignseg_infer.backends import LabelledBatch, parse_device
+from alignseg_infer.backend import LabelledBatch, parse_device
+from alignseg_infer.cuda.base import Cuda, CudaPackage
 from alignseg_infer.cuda.device_images import require_right_results
 from alignseg_infer.cuda.kernels import IMAGE_KERNELS, Kernels
-from alignseg_infer.cuda.opening import Cuda, CudaPackage, open_cuda
+from alignseg_infer.cuda.opening import open_cuda
 from alignseg_infer.errors import EngineError, ImageError, OptionError, SizeError
 from alignseg_infer.spec.model import ModelSpec, OutputKind
 from alignseg_infer.trt.engine_file import EngineFacts, LayerCount, Profile, read_facts

@@ -9,8 +9,9 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.errors import EngineError
-from alignseg_infer.trt.engine_file import EngineFacts, Gpu, sidecar_path
+from alignseg_infer.trt.engine_file import EngineFacts, sidecar_path
 from alignseg_infer.trt.flavours import Runtime, TensorRT
 
 logger = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, InputShape
-from alignseg_infer.backends import LabelledBatch
+from alignseg_infer.backend import LabelledBatch
+from alignseg_infer.cuda.base import Cuda
 from alignseg_infer.cuda.device_images import DeviceImages
 from alignseg_infer.cuda.kernels import DeviceTensor, Kernels
-from alignseg_infer.cuda.opening import Cuda
 from alignseg_infer.errors import CudaError, EngineError
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
 from alignseg_infer.trt.flavours import (
