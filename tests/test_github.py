@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from alignseg_infer.cli import COMMANDS, main
+from tests.test_rooms import FLOORS
 
 ROOT = Path(__file__).parent.parent
 GITHUB = ROOT / ".github"
@@ -77,3 +78,9 @@ def test_hooks_are_tools_of_the_extra_for_tests() -> None:
 def test_contributing_installs_what_the_script_installs() -> None:
     (install,) = re.findall(r"^pip install .*$", CONTRIBUTING.read_text(), re.MULTILINE)
     assert install in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_contributing_shows_the_floors_that_are_tested() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|", CONTRIBUTING.read_text("utf-8"), re.MULTILINE)
+    shown = {int(floor): set(re.findall(r"`(\w+)`", rooms)) for floor, rooms in rows}
+    assert shown == {floor: set(rooms) for floor, rooms in enumerate(FLOORS, 1)}
