@@ -12,7 +12,6 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from alignseg_infer.arrays import Size
-from alignseg_infer.benchmark.machine import MachineWatch
 from alignseg_infer.benchmark.report import BenchmarkReport, Floats64, Measured, WarmUp
 from alignseg_infer.errors import OptionError
 from alignseg_infer.pixels.images import ImageSource
@@ -76,11 +75,14 @@ def benchmark(
         progress: Called after each round with the number of rounds counted and the expected total.
 
     Raises:
+        MissingDependencyError: A package that measures the machine is not installed.
         OptionError: There are no variants or no images, two variants have the same name and batch
             size, or a number is out of range.
         AlignSegError: A predictor fails.
         KeyboardInterrupt: Ctrl-C was pressed before the first counted round was complete.
     """
+    from alignseg_infer.benchmark.watch import MachineWatch
+
     _require_usable(variants, images, rounds, seconds, warm_up)
     calls = [_TimedCall(variant.predictor, images) for variant in variants]
     turns = interleave(calls, seed)

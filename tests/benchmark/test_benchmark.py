@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -26,17 +25,18 @@ from alignseg_infer.benchmark import (
     Variant,
     benchmark,
     interleave,
-    machine,
     measure,
 )
 from alignseg_infer.benchmark.footprint import Footprint, measured_footprint
-from alignseg_infer.benchmark.machine import Gpu, Machine, parsed_gpus
-from alignseg_infer.benchmark.picture import STAGE_COLORS, benchmark_picture
-from alignseg_infer.benchmark.report import WarmUp, paired_ratio
+from alignseg_infer.benchmark.machine import GpuState, Machine
+from alignseg_infer.benchmark.picture import benchmark_figure
+from alignseg_infer.benchmark.report import PARTS, WarmUp, paired_ratio
 from alignseg_infer.cli import main
 from alignseg_infer.cli.commands import bench
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
+from alignseg_infer.drawing.figures import pixels_of
+from alignseg_infer.errors import INSTALL_BENCH
 from alignseg_infer.spec.model import ExportSpec, OutputKind, Sampler
 from tests.support.models import FakeBackend, FakeLabelBackend
 
@@ -414,93 +414,10 @@ def test_other_work_is_told(load: float | None, others: float | None, reason: st
     assert ("**Other work was running:**" in found) == (reason is not None)
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        (
-            "NVIDIA H100 80GB HBM3, 570.86.15, P0, 1980, 1980, 2619, 1543, 81559\n",
-            Gpu("NVIDIA H100 80GB HBM3", "570.86.15", "P0", 1980, 1980, 2619, 1543, 81559),
-        ),
-        (
-            "Orin (nvgpu), 540.3.0, [N/A], [N/A], [N/A], [Not Supported], [N/A], [N/A]\n",
-            Gpu("Orin (nvgpu)", "540.3.0", "[N/A]", None, None, None, None, None),
-        ),
-    ],
-)
-def test_gpus(line: str, expected: Gpu) -> None:
-    assert parsed_gpus(line) == (expected,)
-    assert parsed_gpus(line * 2) == (expected, expected)
-
-
-@pytest.mark.parametrize("text", ["", "No devices were found\n", "a, b\n"])
-def test_no_gpu(text: str) -> None:
-    assert parsed_gpus(text) == ()
-
-
-def test_nvidia_smi_is_asked_for_what_is_parsed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text('#!/bin/sh\necho "$@" > "$0.asked"\necho "X, 1, P0, 1, 2, 3, 4, 5"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert machine.found_gpus() == (Gpu("X", "1", "P0", 1, 2, 3, 4, 5),)
-    asked = program.with_suffix(".asked").read_text()
-    assert "--query-gpu=name,driver_version,pstate,clocks.sm" in asked
-    assert "noheader,nounits" in asked
-    program.write_text("#!/bin/sh\nexit 9\n")
-    assert machine.found_gpus() == ()
-    program.unlink()
-    assert machine.found_gpus() == ()
-
-
 def test_gpu_is_in_the_report() -> None:
-    gpu = Gpu("X", "570", "P0", 1980, 1980, 2619, 1543, 81559)
+    gpu = GpuState("X", "570", "9.0", "P0", 1980, 1980, 2619, 1543, 81559)
     text = report(measured("a", [1.0]), machine=replace(MACHINE, gpus=(gpu,))).to_markdown()
-    assert "X, driver 570, P0, 1980 of 1980 MHz" in text
-    assert "1543 of 81559 MiB used" in text
-
-
-def test_processor(tmp_path: Path) -> None:
-    x86 = tmp_path / "x86"
-    x86.write_text(
-        "processor : 0\nmodel : 1\nmodel name : A CPU\nflags : fpu avx2 avx512f\n\n"
-        "processor : 1\nmodel name : Another\nflags : fpu\n"
-    )
-    assert machine.cpu_name(x86) == "A CPU"
-    assert machine.cpu_flags(x86) == ("avx2", "avx512f")
-    arm = tmp_path / "arm"
-    arm.write_text("processor : 0\nFeatures : fp asimd\n\nModel : Raspberry Pi 5\n")
-    assert (machine.cpu_name(arm), machine.cpu_flags(arm)) == ("Raspberry Pi 5", ("asimd",))
-    assert machine.cpu_name(tmp_path / "none")
-    assert machine.cpu_flags(tmp_path / "none") == ()
-
-
-def test_share_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 20 s on two cores, 11 were busy, and 8 of these were ours."""
-    everything = iter([(100.0, 500.0), (111.0, 520.0)])
-    own = iter([50.0, 58.0])
-    monkeypatch.setattr(machine, "processor_seconds", lambda: next(everything))
-    monkeypatch.setattr(machine, "own_seconds", lambda: next(own))
-    assert machine.MachineWatch().facts().others == pytest.approx(3 / 20)
-
-
-def test_processor_seconds(tmp_path: Path) -> None:
-    stat = tmp_path / "stat"
-    stat.write_text("cpu  100 200 300 4000 50 6 7 8 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n")
-    found = machine.processor_seconds(stat)
-    assert found is not None
-    assert found == pytest.approx((6.21, 46.71))  # at 100 ticks a second
-    assert machine.processor_seconds(tmp_path / "none") is None
-
-
-def test_versions_of_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    openvino = SimpleNamespace(__version__="2026.4.1-22982-e213a147257-releases/2026/4")
-    with monkeypatch.context() as patched:  # pytest needs its modules again to report a failure
-        patched.setattr(sys, "modules", {"numpy": np, "cv2": cv2, "openvino": openvino})
-        found = machine.loaded_versions()
-    assert found.keys() == {"alignseg-infer", "numpy", "opencv", "openvino"}
-    assert (found["numpy"], found["openvino"]) == (np.__version__, "2026.4.1")
+    assert f"GPU after the last round: {gpu}." in text
 
 
 def test_picture_shows_each_variant() -> None:
@@ -509,22 +426,39 @@ def test_picture_shows_each_variant() -> None:
         measured(name, [sum(part)] * 12, parts=part)
         for name, part in zip(("a", "b"), parts, strict=True)
     ]
-    one, two = (benchmark_picture(report(*variants[:count])) for count in (1, 2))
-    assert two.shape[0] > one.shape[0]
-    for stage, color in STAGE_COLORS.items():
-        area = [
-            np.count_nonzero((two == color).all(axis=2)[rows, -400:])
-            for rows in (slice(84, 114), slice(114, 144))
-        ]
-        shares = [part[list(STAGE_COLORS).index(stage)] / sum(part) for part in parts]
-        assert area[0] / area[1] == pytest.approx(shares[0] / shares[1], rel=0.3), stage
+    figure = benchmark_figure(report(*variants))
+    times, shares = figure.axes
+    assert [label.get_text() for label in times.get_yticklabels()] == ["a", "b"]
+    (medians,) = times.lines
+    np.testing.assert_array_equal(medians.get_xdata(), [100, 100])
+    for stage, bars, *expected in zip(PARTS, shares.containers, *parts, strict=True):
+        assert bars.get_label() == stage
+        assert [bar.get_width() for bar in bars] == pytest.approx(expected)
+    texts = [text.get_text() for text in times.texts]
+    assert texts == ["100 ms, 10/s"] * 2
+
+
+def test_picture_of_many_rows_is_higher() -> None:
+    one, six = (
+        pixels_of(benchmark_figure(report(*(measured(str(n), [1.0]) for n in range(count)))))
+        for count in (1, 6)
+    )
+    assert six.shape[0] > 1.5 * one.shape[0]
+    assert six.shape[1] == one.shape[1]
 
 
 @pytest.mark.parametrize("times", [[0.001], [1.0] * 100, [1e6, 1e6 + 1], [3, 3, 4, 40]])
-def test_picture_of_any_times(times: list[float]) -> None:
-    picture = benchmark_picture(report(measured("a" * 99, times), measured("b", [7.0])))
+@pytest.mark.parametrize("name", ["a", "a" * 99, "a-long-name-" * 9])
+def test_picture_of_any_times(times: list[float], name: str) -> None:
+    """Nothing is cut at the borders, and there are ticks to read."""
+    busy = replace(MACHINE, others=0.5, cpu="A CPU " * 30)
+    figure = benchmark_figure(report(measured(name, times), measured("b", [7.0]), machine=busy))
+    picture = pixels_of(figure)
     assert picture.dtype == np.uint8
-    assert len(np.unique(picture)) > 20
+    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    assert (border == 255).all()
+    low, high = figure.axes[0].get_xlim()
+    assert sum(low <= tick <= high for tick in figure.axes[0].get_xticks()) >= 2
 
 
 def test_footprint(tmp_path: Path, image: Image) -> None:
@@ -654,6 +588,37 @@ def test_command_with_a_video(
     printed = capsys.readouterr().out
     assert f"images: 4 of 5 frames of {path}, as PNG" in printed
     assert rows(printed)[2][1] == "64x96"
+
+
+@pytest.mark.parametrize(
+    ("package", "options"), [("matplotlib", "-o out"), ("psutil", ""), ("pynvml", "-o out")]
+)
+def test_package_that_is_missing(
+    package: str,
+    options: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The command says so before a model is opened."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(bench, "open_backend", None)
+    assert main(["bench", "demo", *options.split()]) == 1
+    errors = capsys.readouterr().err
+    assert f"needs the package {package}, which is not installed" in errors
+    assert f"try: {INSTALL_BENCH}" in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_table_alone_needs_no_charts(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    no_footprints: list[dict[str, Any]],
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["bench", "demo", "--size", "64x128", "--rounds", "1"]) == 0
+    assert "# Benchmark: 1 rounds" in capsys.readouterr().out
 
 
 def test_interrupted_command(
