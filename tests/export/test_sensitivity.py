@@ -1,6 +1,7 @@
 """What INT8 does to the labels, block by block, and staying within a budget."""
 
 import json
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ import cv2
 import numpy as np
 import onnx_ir
 import pytest
+from matplotlib.colors import to_rgba
+from matplotlib.container import BarContainer
 
 from alignseg_infer.cli import main
 from alignseg_infer.datasets.image_sets import calibration_images
 from alignseg_infer.datasets.labelled import Dataset, labelled_images
 from alignseg_infer.demo import model_path
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
+from alignseg_infer.drawing.figures import BLUE, GRAY, ORANGE, pixels_of
 from alignseg_infer.errors import AlignSegError, ModelError, OptionError, VerificationError
 from alignseg_infer.export.int8 import sensitivity as module
 from alignseg_infer.export.int8.calibration import CalibrationOptions, calibrate_ranges
@@ -29,7 +33,7 @@ from alignseg_infer.export.int8.sensitivity import (
     keep_within_budget,
     measure_sensitivity,
 )
-from alignseg_infer.export.int8.sensitivity_picture import WIDTH, sensitivity_picture
+from alignseg_infer.export.int8.sensitivity_picture import sensitivity_figure
 from alignseg_infer.predictor import Predictor
 
 DEMO = model_path("demo")
@@ -40,7 +44,7 @@ RANGES = Ranges(CalibrationMethod.MINMAX, 3, {})
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a folder with images and labels of two small streets that the demo was trained on."""
     folder = tmp_path_factory.mktemp("streets")
-    assert len(list(written_streets(folder, 0, 2, (64, 128)))) == 2
+    assert len(list(write_streets(folder, 0, 2, (64, 128)))) == 2
     return folder
 
 
@@ -209,7 +213,6 @@ def test_command(streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert 20 < facts["miou"] < 100
     picture = cv2.imread(str(tmp_path / "sensitivity.png"))
     assert picture is not None
-    assert picture.shape[1] == WIDTH
 
 
 def test_picture_shows_lengths() -> None:
@@ -218,15 +221,44 @@ def test_picture_shows_lengths() -> None:
         BlockEffect("layer1", 5, False, Effect(1.0, -0.1)),
     ]
     together = Effect(4.0, 1.0)
-    picture = sensitivity_picture(Sensitivity("x", "minmax", 1, 80.0, tuple(blocks), together))
-    lengths = [
-        int((picture == color).all(axis=-1).sum(axis=1).max())
-        for color in ((190, 190, 190), (176, 114, 54), (30, 120, 230))
+    figure = sensitivity_figure(Sensitivity("x", "minmax", 1, 80.0, tuple(blocks), together))
+    (axes,) = figure.axes
+    (bars,) = axes.containers
+    assert isinstance(bars, BarContainer)
+    assert [bar.get_width() for bar in bars] == [2.0, 1.0, 4.0]
+    assert [bar.get_facecolor() for bar in bars] == [
+        to_rgba(color) for color in (GRAY, BLUE, ORANGE)
     ]
-    assert lengths[0] == pytest.approx(2 * lengths[1], rel=0.02)
-    assert lengths[2] == pytest.approx(4 * lengths[1], rel=0.02)
-    none = Sensitivity("x", "minmax", 1, None, (), Effect(0.0))
-    assert sensitivity_picture(none).shape[1] == WIDTH
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["CAB5 offsets", "layer1", "all together"]
+    notes = [text.get_text() for text in axes.texts]
+    assert notes == ["2.000 (+0.50)", "1.000 (-0.10)", "4.000 (+1.00)"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 60])
+@pytest.mark.parametrize("name", ["stem", "a-block-of-a-long-name-" * 6])
+def test_picture_is_not_cut(count: int, name: str) -> None:
+    blocks = [BlockEffect(name, 1, False, Effect(float(number))) for number in range(count)]
+    found = Sensitivity("images " * 40, "minmax", 1, None, tuple(blocks), Effect(0.0))
+    picture = pixels_of(sensitivity_figure(found))
+    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    assert (border == 255).all()
+
+
+def test_command_without_matplotlib(
+    streets: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It says so before it measures anything."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    command = ["sensitivity", "demo", "--images", str(streets / "images"), "-o", str(tmp_path)]
+    assert main(command) == 1
+    errors = capsys.readouterr().err
+    assert "needs the package matplotlib, which is not installed" in errors
+    assert "try: pip install matplotlib" in errors
+    assert "calibrat" not in errors
 
 
 COMMANDS: list[tuple[str, type[AlignSegError], str]] = [

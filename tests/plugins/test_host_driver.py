@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from alignseg_infer.cuda.nvrtc import compiled_kernel
+from alignseg_infer.cuda.nvrtc import compile_kernel
 from tests.support.host_entries import ENTRIES, library_path
 
 TESTS = Path(__file__).parents[1]
@@ -84,7 +84,7 @@ import os, pathlib, sys, pytest
 if "CUBINS" in os.environ:
     from alignseg_infer.cuda import nvrtc
     folder = pathlib.Path(os.environ["CUBINS"])
-    nvrtc.compiled_kernel = lambda name, capability: (folder / name).read_bytes()
+    nvrtc.compile_kernel = lambda name, capability: (folder / name).read_bytes()
 sys.exit(pytest.main())
 """
 
@@ -103,7 +103,7 @@ def test_kernels(tmp_path: Path) -> None:
     run = runner_over("cuda-python", "cuda", tmp_path)
     libraries = os.pathsep.join(str(library_path(source)) for source in ENTRIES)
     for source in ENTRIES:
-        (tmp_path / source).write_bytes(compiled_kernel(source, "9.0"))
+        (tmp_path / source).write_bytes(compile_kernel(source, "9.0"))
     few = "(test_labels and 33x47) or (test_network and 1x) or (test_sampling and 2x33x3x3)"
     few += " or (test_sampling and 5x9)"
     assert run("test_gpu_kernels.py", few, CUBINS=str(tmp_path), HOST_KERNELS=libraries) > 50

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.cli.arguments.graph import require_packages_for
-from alignseg_infer.cli.arguments.inference import choices_of
+from alignseg_infer.cli.arguments.inference import choices_of, require_packages
 from alignseg_infer.cli.arguments.int8 import add_calibration_arguments, calibration_options_from
 from alignseg_infer.cli.reports import write_report
 from alignseg_infer.datasets.labelled import Dataset, LabelledImages, labelled_images
@@ -62,6 +62,7 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measures, prints the table, and writes it with its picture."""
     require_packages_for(model_path(arguments.model))
+    require_packages(("matplotlib",), "pip install matplotlib")  # now, not after measuring
     labelled = _labelled(arguments)
     require_writable_folder(arguments.output)
     sensitivity = _measured(arguments, labelled)
@@ -114,11 +115,12 @@ def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) ->
 
 
 def _write(sensitivity: "Sensitivity", folder: Path) -> None:
-    from alignseg_infer.export.int8.sensitivity_picture import sensitivity_picture
+    from alignseg_infer.drawing.figures import pixels_of
+    from alignseg_infer.export.int8.sensitivity_picture import sensitivity_figure
 
     contents: dict[str, str | Image] = {
         "sensitivity.json": sensitivity.to_json() + "\n",
         "sensitivity.md": sensitivity.to_markdown(),
-        "sensitivity.png": sensitivity_picture(sensitivity),
+        "sensitivity.png": pixels_of(sensitivity_figure(sensitivity)),
     }
     write_report(folder, contents)
