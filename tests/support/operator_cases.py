@@ -14,12 +14,12 @@ LAYOUTS = {"planar": torch.contiguous_format, "last": torch.channels_last}
 
 
 def operator(op: PluginOp) -> Any:
-    """The operator as PyTorch calls it."""
+    """Return the operator as PyTorch calls it."""
     return getattr(torch.ops.alignseg, op.operator).default
 
 
 def fields(op: PluginOp) -> tuple[str, ...]:
-    """The arguments after the tensors."""
+    """Return the arguments after the tensors."""
     return ("release-2021-12",) * len(op.fields)
 
 
@@ -31,7 +31,7 @@ def tensors(
     layout: torch.memory_format = torch.contiguous_format,
     sizes: Mapping[str, int] = SIZES,
 ) -> list[Tensor]:
-    """Inputs that fit: noise of one type, features in one layout, offsets planar.
+    """Make valid inputs: noise of one type, features in one layout, planar offsets.
 
     Args:
         op: Of which operator.

@@ -1,4 +1,4 @@
-"""The tables of cases of the kernels before and after the network, for a CPU build or a GPU.
+"""The cases of the kernels before and after the network, for a CPU build or a GPU.
 
 A runner takes a case, uploads the arrays of `label_inputs(case)` or `image_inputs(case)`, packs
 `label_fields` or `image_fields` with their addresses, launches `case.entry_point` with
@@ -25,11 +25,11 @@ Array: TypeAlias = NDArray[Any]
 Double: TypeAlias = NDArray[np.float64]
 Size: TypeAlias = tuple[int, int]
 
-LABEL_THREADS, LABEL_TILE = 256, (32, 64)  # of upsample_argmax_math.h
-IMAGE_THREADS, IMAGE_TILE = 256, (8, 128)  # of preprocess_math.h
+LABEL_THREADS, LABEL_TILE = 256, (32, 64)  # as in upsample_argmax_math.h
+IMAGE_THREADS, IMAGE_TILE = 256, (8, 128)  # as in preprocess_math.h
 
-TIE = 1e-5  # of the largest logit: labels this close may be named for each other
-LEVEL = 0.51  # of 255 levels of confidence: half of one for rounding
+TIE = 1e-5  # share of the largest logit; classes this close may be taken for each other
+LEVEL = 0.51  # levels of confidence, out of 255: half a level for rounding
 SCALAR_CODES = {np.dtype(np.float32): ("float", 0), np.dtype(np.float16): ("half", 1)}
 LABEL_CODES = {
     np.dtype(np.uint8): ("uint8", 0),
@@ -41,7 +41,7 @@ SCALARS: tuple[type[np.floating[Any]], ...] = (np.float32, np.float16)
 
 
 def blocks(batch: int, size: Size, tile: Size) -> int:
-    """Blocks that cover `batch` images of `size`, one per tile."""
+    """Return how many blocks cover `batch` images of `size`, one per tile."""
     return batch * -(-size[0] // tile[0]) * -(-size[1] // tile[1])
 
 
@@ -50,14 +50,14 @@ def random_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
 
 
 def smooth_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
-    """Random waves: large regions of one label, like those of a trained network."""
+    """Make random waves: large regions of one label, like those of a trained network."""
     y, x = np.mgrid[: shape[-2], : shape[-1]] / 8
     waves = [np.sin(a * y + b * x + c) * 6 for a, b, c in rng.normal(0, 1, (_planes(shape), 3))]
     return np.reshape(waves, shape)
 
 
 def tied_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
-    """Every class twice; labels must be of the lower half."""
+    """Make logits with every class twice; labels must be in the lower half."""
     half = smooth_logits((shape[0], shape[1] // 2, *shape[2:]), rng)
     return np.concatenate([half, half], axis=1)
 
@@ -67,12 +67,12 @@ def constant_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
 
 
 def low_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
-    """Close to the least that a float holds: no class is below all others by default."""
+    """Make logits near the least float, so that no initial value can be below them all."""
     return -rng.uniform(1, 3, shape) * 1e38
 
 
 def inner_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
-    """The last class is best inside cells, where the corners' four average, and at no corner."""
+    """Make the last class best inside cells, where four corners average, but at no corner."""
     logits = np.full(shape, -9.0)
     y, x = np.mgrid[: shape[2], : shape[3]]
     for label in range(4):
@@ -82,7 +82,7 @@ def inner_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
 
 
 def agreeing_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
-    """One class is best everywhere by little; no pixel needs more than the corners."""
+    """Make one class best everywhere by a little, so that corners decide all pixels."""
     logits = rng.uniform(0, 1, shape)
     logits[:, shape[1] // 2] += 1
     return logits
