@@ -1,7 +1,7 @@
 """Fakes of CUDA and TensorRT that move NumPy memory, late as streams do, and keep count.
 
 The engine gives ``logits[n, c, y, x] = image[n, 0, 4y, 4x] * (c + 1)``, or labels
-``image[n, 0, y, x]``, and where it has offset fields, zeros.
+``image[n, 0, y, x]``. Its offset fields, if it has any, are zeros.
 """
 
 import contextlib
@@ -45,11 +45,11 @@ EXPORT = ExportSpec(
 
 
 class FakeCuda:
-    """See `backends.cuda.Cuda`. Work waits in its stream until that is synchronised.
+    """A fake of the CUDA protocol. Work waits in its stream until that is synchronised.
 
     Attributes:
         counts: How often each method was called.
-        events: What was freed, in order; the engine adds to it.
+        events: What was freed, in order; the engine adds to this list.
         room: Bytes of device memory that are left.
     """
 
@@ -265,7 +265,7 @@ class FakeTensorRT:
 
     def __init__(self, cuda: FakeCuda) -> None:
         self.cuda = cuda
-        self.refuses: set[str] = set()  # calls that fail
+        self.refuses: set[str] = set()  # names of calls that fail
         self.contexts = 0
         self.configs: list[FakeConfig | None] = []
         self.registry = FakeRegistry()
@@ -291,11 +291,11 @@ class FakeTensorRTRTX(FakeTensorRT):
 
 
 class FakeRegistry:
-    """TensorRT's registry of plugins. A library is a text file of names, versions, namespaces.
+    """A registry of plugins. A library is a text file of names, versions and namespaces.
 
     Attributes:
-        creators: What is registered.
-        loaded: Paths of the libraries loaded.
+        creators: Registered names, versions and namespaces.
+        loaded: Paths of the libraries that were loaded.
     """
 
     def __init__(self) -> None:

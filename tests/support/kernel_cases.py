@@ -63,10 +63,10 @@ class KernelCase:
         size: (H, W) of the output, and of `low`.
         batch: N.
         channels: C.
-        convention: Which formula of coordinates.
+        convention: The formula for coordinates.
         feature: Type of features and output.
         offset: Type of offsets.
-        pitch: 0: planar; else channels last with so many stored per pixel.
+        pitch: 0 for planar; otherwise channels last, with this many channels stored per pixel.
         reach: Standard deviation of offsets.
     """
 

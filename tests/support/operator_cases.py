@@ -34,11 +34,11 @@ def tensors(
     """Make valid inputs: noise of one type, features in one layout, planar offsets.
 
     Args:
-        op: Of which operator.
-        device: Where.
-        dtype: Of all.
-        layout: Of all but offsets.
-        sizes: Those that are not `SIZES`, by the letters of `op.dimensions`.
+        op: The operator.
+        device: Where to put the inputs.
+        dtype: Type of all inputs.
+        layout: Layout of all inputs but offsets.
+        sizes: Sizes that differ from `SIZES`, by the letters of `op.dimensions`.
     """
     known = {**SIZES, **sizes}
     random = torch.Generator().manual_seed(0)

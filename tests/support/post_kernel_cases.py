@@ -89,7 +89,7 @@ def agreeing_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
 
 
 def nan_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
-    """A tenth of each of NaN, infinity and minus infinity, and pixels of nothing else."""
+    """Put NaN and both infinities into some values, and into all classes of some pixels."""
     logits = smooth_logits(shape, rng)
     for value in (np.nan, np.inf, -np.inf):
         logits[rng.uniform(size=shape) < 0.1 / shape[1] ** 0.5] = value
@@ -138,7 +138,7 @@ class LabelCase:
 
     @property
     def codes(self) -> tuple[str, str]:
-        """Names of the types in entry points."""
+        """Names of the types in the entry point."""
         return SCALAR_CODES[np.dtype(self.logits)][0], LABEL_CODES[np.dtype(self.labels)][0]
 
     @property
@@ -195,7 +195,7 @@ def _rng(case: object) -> np.random.Generator:
 
 
 def label_inputs(case: LabelCase) -> dict[str, Array]:
-    """Logits (N, C, h, w) and palette (C, 3)."""
+    """Make logits (N, C, h, w) and a palette (C, 3)."""
     rng = _rng(case)
     with np.errstate(over="ignore"):
         logits = case.make((case.batch, *case.shape), rng).astype(case.logits)
@@ -203,7 +203,7 @@ def label_inputs(case: LabelCase) -> dict[str, Array]:
 
 
 def label_outputs(case: LabelCase) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shapes and types of what is asked for."""
+    """Return the shapes and types of the requested outputs."""
     shape = (case.batch, *case.size)
     outputs: dict[str, tuple[tuple[int, ...], Any]] = {"labels": (shape, case.labels)}
     if case.confidence:
@@ -214,33 +214,33 @@ def label_outputs(case: LabelCase) -> dict[str, tuple[tuple[int, ...], Any]]:
 
 
 def label_fields(case: LabelCase, addresses: Mapping[str, int]) -> bytes:
-    """UpsampleArgmaxParams; what `addresses` leaves out is null."""
+    """Pack UpsampleArgmaxParams; pointers that `addresses` leaves out are null."""
     names = ("logits", "labels", "confidence", "color", "palette", "not_finite")
     pointers = [addresses.get(name, 0) for name in names]
     return struct.pack("=6Q6q", *pointers, case.batch, *case.shape, *case.size)
 
 
 def image_inputs(case: ImageCase) -> dict[str, Array]:
-    """Images (N, h, w, 3) BGR: noise, with black and white to reach both ends."""
+    """Make images (N, h, w, 3) BGR: noise, with black and white to reach both ends."""
     rng = _rng(case)
     images = rng.integers(-40, 296, (case.batch, *case.image, 3)).clip(0, 255).astype(np.uint8)
     return {"images": images}
 
 
 def image_outputs(case: ImageCase) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shape and type of the network's input."""
+    """Return the shape and type of the network's input."""
     return {"output": ((case.batch, 3, *case.size), case.output)}
 
 
 def image_fields(case: ImageCase, addresses: Mapping[str, int]) -> bytes:
-    """PreprocessParams."""
+    """Pack PreprocessParams."""
     sizes = (case.batch, *case.image, *case.size, int(case.order is ChannelOrder.RGB))
     pointers = (addresses["images"], addresses["output"])
     return struct.pack("=2Q6q6f", *pointers, *sizes, *case.mean, *case.std)
 
 
 def axis_taps(size: int, output: int) -> tuple[Array, Array, Double]:
-    """Exactly: the two inputs that each output reads, and the weight of the second."""
+    """Return exactly which two inputs each output reads, and the weight of the second."""
     below = max(output - 1, 1)
     index = np.arange(output, dtype=np.int64) * (size - 1)
     first, rest = index // below, index % below / below
@@ -248,7 +248,7 @@ def axis_taps(size: int, output: int) -> tuple[Array, Array, Double]:
 
 
 def upsampled(logits: Array, size: Size) -> Double:
-    """(N, C, H, W) by hand in float64; no input that an output lies on spoils it by NaN."""
+    """Upsample to (N, C, H, W) in float64; inputs with weight 0 do not spread their NaN."""
     top, bottom, y = axis_taps(logits.shape[2], size[0])
     left, right, x = axis_taps(logits.shape[3], size[1])
     wide = logits.astype(np.float64)
@@ -259,7 +259,7 @@ def upsampled(logits: Array, size: Size) -> Double:
 
 
 def interpolated(logits: Array, size: Size) -> Double:
-    """(N, C, H, W) of PyTorch in float64."""
+    """Upsample to (N, C, H, W) with PyTorch in float64."""
     tensor = torch.from_numpy(logits.astype(np.float64))
     result: Double = F.interpolate(tensor, size, mode="bilinear", align_corners=True).numpy()
     return result
@@ -268,7 +268,7 @@ def interpolated(logits: Array, size: Size) -> Double:
 def check_labels(
     case: LabelCase, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
 ) -> None:
-    """Raises AssertionError if `outputs` are not what `inputs` ask for."""
+    """Raise AssertionError if `outputs` are not right for `inputs`."""
     logits, labels = inputs["logits"], outputs["labels"].astype(np.int64)
     finite = np.isfinite(logits)
     values = interpolated(logits, case.size) if finite.all() else upsampled(logits, case.size)
@@ -287,7 +287,7 @@ def check_labels(
 
 
 def _lowest_equal(values: Double, labels: Array, logits: Array) -> Array:
-    """The lowest class that equals the label's everywhere; 0 where no class is above -infinity."""
+    """Return the lowest class equal to the label's everywhere; 0 if all are -infinity."""
     planes = logits.swapaxes(0, 1).reshape(logits.shape[1], -1)
     _, first, inverse = np.unique(planes, axis=0, return_index=True, return_inverse=True)
     lowest: Array = first[inverse.reshape(-1)][labels]
@@ -304,7 +304,7 @@ def _check_confidence(values: Double, labels: Array, confidence: Array) -> None:
 def check_inputs(
     case: ImageCase, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
 ) -> None:
-    """Raises AssertionError if the network's input is not `preprocess`'s, bit for bit."""
+    """Raise AssertionError if the network's input differs from `preprocess` in any bit."""
     spec = InputSpec(channel_order=case.order, mean=case.mean, std=case.std)
     expected = [preprocess(image, case.size, spec) for image in inputs["images"]]
     np.testing.assert_array_equal(outputs["output"], np.concatenate(expected).astype(case.output))
