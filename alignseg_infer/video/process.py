@@ -45,7 +45,7 @@ class VideoSummary:
         frames: How many frames it holds.
         duration: Seconds from the start of the first frame to the end of the last.
         damaged: How many frames of the source could not be decoded and were left out.
-        dropped: How many frames of a live source arrived too early to be processed.
+        dropped: How many frames of a live source were skipped because earlier ones were at work.
         reconnects: How often a live source was lost and found again.
         seconds: How long the work took.
         stages: Mean ms per frame for each of `STAGES`. Stages overlap, so their sum is more than

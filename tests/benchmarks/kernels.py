@@ -24,7 +24,7 @@ from tests.benchmarks.gpu_image_tables import input_tables, label_tables
 from tests.benchmarks.gpu_network_tables import network_tables
 from tests.benchmarks.gpu_rig import cuda_rig, machine
 from tests.benchmarks.gpu_sampling_tables import add_tables, form_tables, sample_tables
-from tests.benchmarks.gpu_timing import COPY, Rig, Table, described, once, report
+from tests.benchmarks.gpu_timing import COPY, Rig, Table, describe, report, run_once
 from tests.support.host_entries import ENTRIES
 
 THREADS = {"upsample_argmax": ARGMAX_THREADS, "preprocess": PREPROCESS_THREADS}
@@ -48,19 +48,19 @@ def sections(rig: Rig, arguments: argparse.Namespace) -> Iterator[tuple[str, boo
             if not arguments.once:
                 yield resources_report(rig)
             continue
-        for table in guarded_tables(TABLES[name](rig)):
+        for table in guard_tables(TABLES[name](rig)):
             if isinstance(table, Exception):
-                yield f"{name}: FAILED {described(table)}", False
+                yield f"{name}: FAILED {describe(table)}", False
                 continue
-            chosen = picked(table, arguments.only, copy=not arguments.once)
+            chosen = pick_rows(table, arguments.only, copy=not arguments.once)
             if chosen is not None:
-                yield (once if arguments.once else report)(rig, chosen)
+                yield (run_once if arguments.once else report)(rig, chosen)
             del table, chosen
             gc.collect()
             rig.release()
 
 
-def guarded_tables(tables: Iterator[Table]) -> Iterator[Table | Exception]:
+def guard_tables(tables: Iterator[Table]) -> Iterator[Table | Exception]:
     """Yield the tables; if one cannot be made, yield the error and stop."""
     try:
         yield from tables
@@ -68,7 +68,7 @@ def guarded_tables(tables: Iterator[Table]) -> Iterator[Table | Exception]:
         yield error
 
 
-def picked(table: Table, pattern: str | None, *, copy: bool) -> Table | None:
+def pick_rows(table: Table, pattern: str | None, *, copy: bool) -> Table | None:
     """Return the table with the rows that `pattern` picks, and the copy; None without rows."""
     rows = [row for row in table.rows if row.name != COPY]
     rows = [row for row in rows if re.search(pattern or "", f"{table.title}: {row.name}")]
@@ -90,7 +90,7 @@ def resources_report(rig: Rig) -> tuple[str, bool]:
                 *values, blocks = rig.resources(source, name, threads)
                 cells = [*map(str, values), str(blocks), str(blocks * threads)]
             except Exception as error:
-                cells, right = [f"FAILED {described(error)}", *[""] * 4], False
+                cells, right = [f"FAILED {describe(error)}", *[""] * 4], False
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines), right
 
