@@ -1,4 +1,4 @@
-"""The benchmark: its statistics by hand, its order, and the command."""
+"""The benchmark: its statistics compared with hand-made ones, its order, and the command."""
 
 import gc
 import json
@@ -24,7 +24,7 @@ from alignseg_infer.benchmark import (
     Stage,
     Variant,
     benchmark,
-    interleaved,
+    interleave,
     measure,
 )
 from alignseg_infer.benchmark.footprint import Footprint, measured_footprint
@@ -55,7 +55,7 @@ MACHINE = Machine(
 
 
 class Slow(FakeBackend):
-    """Takes a time of its own, in seconds of `Clock`, on each call."""
+    """Takes a given time for each call, in seconds of `Clock`."""
 
     def __init__(self, clock: "Clock", seconds: Sequence[float]) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Slow(FakeBackend):
 
 
 class Interrupted(FakeBackend):
-    """Ctrl-C comes in the given call."""
+    """Raises KeyboardInterrupt in the given call."""
 
     def __init__(self, call: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Interrupted(FakeBackend):
 
 
 class Clock:
-    """Stands still unless it is set."""
+    """A clock that stands still unless it is set."""
 
     now = 0.0
 
@@ -132,7 +132,7 @@ def test_quantiles_that_too_few_calls_cannot_tell(calls: int, share: float, know
 
 
 def test_ratio_is_paired() -> None:
-    """Rounds differ by a factor of 8, the variants by one of 2, but for one round."""
+    """Rounds differ by a factor of 8, and variants by a factor of 2 in all rounds but one."""
     reference = np.array([1.0, 2, 4, 8, 1, 2, 4, 8, 1])
     times = 2 * reference
     times[0] = 5
@@ -157,7 +157,7 @@ def test_interval_of_the_ratio() -> None:
 
 def test_every_round_calls_each_once_in_an_order_of_its_own() -> None:
     called: list[int] = []
-    turns = interleaved([lambda n=n: called.append(n) or -n for n in range(4)])  # type: ignore[misc,func-returns-value]
+    turns = interleave([lambda n=n: called.append(n) or -n for n in range(4)])  # type: ignore[misc,func-returns-value]
     rounds = [next(turns) for _ in range(12)]
     assert rounds == [[0, -1, -2, -3]] * 12
     orders = [tuple(called[start : start + 4]) for start in range(0, 48, 4)]
@@ -167,7 +167,7 @@ def test_every_round_calls_each_once_in_an_order_of_its_own() -> None:
 
 
 def test_times_per_image(clock: Clock, image: Image) -> None:
-    """A call of two images that takes 10 s is 5 s each; warm-up is over at the third round."""
+    """A call of two images takes 10 s, which is 5 s each; warm-up ends in the third round."""
     backend = Slow(clock, [30, 10])
     found = benchmark([Variant("a", Predictor(backend, batch=2))], [image], rounds=6)
     (one,) = found.measured
@@ -184,7 +184,7 @@ def test_times_per_image(clock: Clock, image: Image) -> None:
 def test_time_limit_of_warm_up(
     seconds: float | None, rounds: int, clock: Clock, image: Image
 ) -> None:
-    """Calls that do not settle, of 10, 8, 6.4, ... s: five of them take 33.6."""
+    """The calls take 10, 8, 6.4, ... s and do not settle; the first five take 33.6 s."""
     backend = Slow(clock, [10 * 0.8**number for number in range(20)])
     found = benchmark([Variant("a", Predictor(backend))], [image], rounds=1, seconds=seconds)
     assert found.warm_up == WarmUp(rounds, settled=False)
@@ -261,7 +261,7 @@ def test_threads_rest_before_each_call(image: Image, monkeypatch: pytest.MonkeyP
 
 
 def test_each_call_takes_the_next_images(image: Image) -> None:
-    """And all variants the same in one round."""
+    """All variants start with the same image in each round."""
     images = [np.full_like(image, value) for value in range(3)]
     seen: dict[int, list[list[int]]] = {1: [], 2: []}
 
@@ -274,7 +274,7 @@ def test_each_call_takes_the_next_images(image: Image) -> None:
 
 
 def test_interrupt_keeps_whole_rounds(image: Image) -> None:
-    """Warm-up takes two rounds; then `b` is interrupted in the fourth round that counts."""
+    """After two rounds of warm-up, `b` is interrupted in the fourth round that counts."""
     variants = [
         Variant("a", Predictor(FakeBackend())),
         Variant("b", Predictor(Interrupted(5))),
@@ -327,7 +327,7 @@ def test_bad_options(options: dict[str, Any], image: Image) -> None:
 
 
 def test_rest_ends_when_the_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After two slices in which they worked, and a limit where they always do."""
+    """The rest ends after two slices of work, or at its limit if the work never ends."""
     monkeypatch.undo()
     slept: list[float] = []
     monkeypatch.setattr("time.sleep", slept.append)
@@ -484,7 +484,7 @@ def other_onnx(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fixed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the path ``fixed.onnx`` names takes two images of 64x96."""
+    """Make ``fixed.onnx`` name a model that takes two images of 64x96."""
     export = ExportSpec(
         output=OutputKind.LABELS,
         sampler=Sampler.NATIVE,
@@ -504,7 +504,7 @@ def fixed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_footprints(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """A new process takes a second; one test has real ones."""
+    """Replace footprints, which take a second each; one test measures real ones."""
     asked: list[dict[str, Any]] = []
 
     def footprint(model: Path, images: list[Path], options: dict[str, Any]) -> Footprint:
@@ -560,7 +560,7 @@ def test_two_runtimes(
 
 
 def test_command_with_images_and_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In a sliding window."""
+    """The command works with a sliding window."""
     cv2.imwrite(str(tmp_path / "a.png"), Street(0).scene(size=(96, 128)).image)
     options = f"--images {tmp_path} --mode slide --tile 64x96 --rounds 1".split()
     assert main(["bench", "demo", *options]) == 0
@@ -626,7 +626,7 @@ def test_interrupted_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Warm-up takes ten rounds at most."""
+    """Warm-up takes at most ten rounds."""
     monkeypatch.setattr(bench, "open_backend", lambda *_, **__: Interrupted(12))
     command = ["bench", "demo", "--size", "64x128", "-o", str(tmp_path)]
     assert main(command) == 130
@@ -656,8 +656,8 @@ def test_interrupt_while_memory_is_measured(
         ("demo@tensorflow", "'tensorflow' no runtime"),
         ("demo --batch 1 1", "--batch 1 1"),
         ("demo --batch 0", "batch=0"),
-        ("demo --rounds 0", "0 rounds"),
-        ("demo --seconds -1", "-1.0 seconds"),
+        ("demo --rounds 0", "rounds=0"),
+        ("demo --seconds -1", "seconds=-1.0"),
         ("demo --threads 0", "threads=0"),
         ("demo --device tpu", "device='tpu'"),
         ("demo --device cpu --on-device", "on_device=True"),
@@ -680,7 +680,7 @@ def test_bad_command(
     capsys: pytest.CaptureFixture[str],
     no_footprints: list[dict[str, Any]],
 ) -> None:
-    """Before anything is measured."""
+    """The error comes before anything is measured."""
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
     Path("model.tflite").write_text("x")

@@ -10,12 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alignseg_infer.cuda.kernels import (
-    UPSAMPLE_ARGMAX,
-    DeviceTensor,
-    preprocess_launch,
-    upsample_argmax_launch,
-)
+from alignseg_infer.cuda.launches import DeviceTensor, preprocess_launch, upsample_argmax_launch
+from alignseg_infer.cuda.params import UPSAMPLE_ARGMAX
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import InputSpec
 from tests.benchmarks.gpu_sampling_tables import LAYOUTS, baselines, by, nbytes, normal, stored_as

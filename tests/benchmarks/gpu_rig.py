@@ -134,7 +134,9 @@ def resources(source: str, name: str, threads: int) -> list[int]:
     )
     cuda = kernels.torch_kernels(0)
     with cuda.cuda.current():
-        function = value(driver.cuModuleGetFunction(cuda.kernels._module(source), name.encode()))
+        function = value(
+            driver.cuModuleGetFunction(cuda.kernels.load_module(source), name.encode())
+        )
         values = [value(driver.cuFuncGetAttribute(one, function)) for one in wanted]
         occupancy = driver.cuOccupancyMaxActiveBlocksPerMultiprocessor
         return [*values, value(occupancy(function, threads, 0))]

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alignseg_infer.cuda.kernels import Launch
+from alignseg_infer.cuda.plans import Launch
 from alignseg_infer.spec.model import NetworkSpec
 
 Work: TypeAlias = Callable[[], object]

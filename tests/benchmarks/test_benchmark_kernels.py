@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignseg_infer.cuda.kernels import Launch
+from alignseg_infer.cuda.plans import Launch
 from tests.benchmarks import kernels as benchmark_kernels
 from tests.benchmarks.gpu_sampling_tables import add_table
 from tests.benchmarks.gpu_timing import COPY, Rig, Row, Sizes, Table, Work, copy_row, once, report

@@ -17,7 +17,7 @@ from onnxruntime.quantization.calibrate import CalibrationMethod as OrtMethod
 
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.datasets.image_sets import calibration_images, evenly_spread
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.errors import (
     AlignSegError,
     DatasetError,
@@ -105,7 +105,7 @@ def _written(content: bytes, name: str) -> Callable[[Path], Path]:
 
 def _with_labels(folder: Path) -> Path:
     """As `alignseg demo` writes: images/ and labels/ side by side."""
-    list(written_streets(folder, 0, 1, size=(96, 192)))
+    list(write_streets(folder, 0, 1, size=(96, 192)))
     return folder
 
 

@@ -18,7 +18,7 @@ from alignseg_infer.backends.onnx_domains import needs_plugins
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.cli import main
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.export.graph.onnx_graph import ExportOptions
 from alignseg_infer.export.graph.plugin_nodes import expanded, plugin_nodes, runnable
 from alignseg_infer.export.half_precision import (
@@ -278,7 +278,7 @@ def test_half_features_and_offsets_go_straight_into_plugins(
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of images of three streets."""
     folder = tmp_path_factory.mktemp("streets")
-    list(written_streets(folder, FIRST_HELD_OUT, 3, size=(128, 256)))
+    list(write_streets(folder, FIRST_HELD_OUT, 3, size=(128, 256)))
     return folder / "images"
 
 

@@ -18,7 +18,7 @@ from alignseg_infer.cli.commands import sensitivity
 from alignseg_infer.datasets.image_sets import calibration_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.errors import (
     ExportError,
     ModelFileError,
@@ -60,7 +60,7 @@ def made_up_ranges(model: onnx_ir.Model, limit: float = 8.0) -> Ranges:
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images and labels of four streets the demo was trained on."""
     folder = tmp_path_factory.mktemp("streets")
-    assert len(list(written_streets(folder, 0, 4, (96, 192)))) == 4
+    assert len(list(write_streets(folder, 0, 4, (96, 192)))) == 4
     return folder
 
 

@@ -17,7 +17,7 @@ from alignseg_infer.cli import main
 from alignseg_infer.datasets.image_sets import calibration_images
 from alignseg_infer.datasets.labelled import Dataset, labelled_images
 from alignseg_infer.demo import model_path
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.drawing.figures import BLUE, GRAY, ORANGE, pixels_of
 from alignseg_infer.errors import AlignSegError, ModelError, OptionError, VerificationError
 from alignseg_infer.export.int8 import sensitivity as module
@@ -44,7 +44,7 @@ RANGES = Ranges(CalibrationMethod.MINMAX, 3, {})
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images and labels of two small streets the demo was trained on."""
     folder = tmp_path_factory.mktemp("streets")
-    assert len(list(written_streets(folder, 0, 2, (64, 128)))) == 2
+    assert len(list(write_streets(folder, 0, 2, (64, 128)))) == 2
     return folder
 
 

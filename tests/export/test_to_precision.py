@@ -28,7 +28,7 @@ from alignseg_infer.cli import main
 from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.export import half_precision as halves
 from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.verification import verify as verification
@@ -46,7 +46,7 @@ SIZE = (128, 256)
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images/ and labels/ of four streets."""
     folder = tmp_path_factory.mktemp("streets")
-    list(written_streets(folder, FIRST_HELD_OUT, 4, size=SIZE))
+    list(write_streets(folder, FIRST_HELD_OUT, 4, size=SIZE))
     return folder
 
 

@@ -22,7 +22,7 @@ from alignseg_infer.datasets.class_tables import class_table
 from alignseg_infer.datasets.labelled import Dataset, labelled_images
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.export import half_precision as precision
 from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.verification import verify as verification
@@ -137,7 +137,7 @@ def test_no_image_is_an_error() -> None:
 def test_mean_iou_counts_where_there_are_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    list(written_streets(tmp_path, FIRST_HELD_OUT, 2, size=(64, 128)))
+    list(write_streets(tmp_path, FIRST_HELD_OUT, 2, size=(64, 128)))
     data = labelled_images(Dataset.FOLDER, tmp_path)
     found = verify(DEMO, DEMO, streets(1), sizes=[(64, 128)], data=data)
     assert found.miou_drop == 0

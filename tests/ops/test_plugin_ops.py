@@ -387,7 +387,7 @@ def test_the_self_check_takes_every_kernel_of_a_network(
         plugin_ops.aligned_add: torch_kernels._aligned_add,
         plugin_ops.offset_grid_sample: torch_kernels._offset_grid_sample,
     }
-    distance = torch_kernels.sampling_distance(lambda op, *given: doors[op](*given))
+    distance = torch_kernels.measure_sampling_distance(lambda op, *given: doors[op](*given))
     assert (distance <= torch_kernels.LARGEST_DISTANCE) == (wrong is None)
     assert launched == {
         f"{kernel}_float_float"

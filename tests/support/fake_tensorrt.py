@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from alignseg_infer.arrays import InputShape
 from alignseg_infer.cuda.base import Gpu, call_failed, out_of_memory
-from alignseg_infer.cuda.kernels import PREPROCESS, UPSAMPLE_ARGMAX
+from alignseg_infer.cuda.params import PREPROCESS, UPSAMPLE_ARGMAX
 from alignseg_infer.files import sha256_of
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.spec.model import ExportSpec, OutputKind, Precision, Sampler
@@ -117,8 +117,8 @@ class FakeCuda:
         self.room += self.memory.pop(address).size
         self.events.append("memory freed")
 
-    def pinned(self, size: int) -> NDArray[np.uint8]:
-        self._count("pinned")
+    def allocate_pinned(self, size: int) -> NDArray[np.uint8]:
+        self._count("allocate_pinned")
         memory = np.full(size, 0xCD, np.uint8)
         self._pinned[memory.ctypes.data] = memory
         return memory

@@ -13,7 +13,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.cuda.kernels import ANY_TAPS, VECTOR_BYTES, aligned_add_taps
+from alignseg_infer.cuda.plans import ANY_TAPS, VECTOR_BYTES, aligned_add_taps
 from alignseg_infer.spec.model import SamplingConvention
 
 Array = NDArray[np.generic]

@@ -27,12 +27,12 @@ from tests.support.models import SMALL, SMALL_SPEC, said_to_be, write_seeded_che
 pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")
 
 CONVOLUTIONS = {"resnet18": 76, "resnet101": 159}
-# As checkpoints are exported for engines; and as files that were exported for CPUs.
+# Files exported for engines, and files exported for CPUs.
 NETWORKS = [(name, Upsampling.RESIZE) for name in CONVOLUTIONS] + [
     ("resnet18", Upsampling.MATRICES)
 ]
 RESIZES = 9
-IN_HALF = 21  # of an int8 graph: four CABs' and the CAM's offset branches, and the classifier
+IN_HALF = 21  # in an int8 graph: offset branches of four CABs and the CAM, and the classifier
 PROFILES = {
     "static": Profile(*[InputShape(1, 96, 160)] * 3),
     "dynamic": Profile(InputShape(1, 64, 64), InputShape(1, 96, 160), InputShape(2, 128, 192)),

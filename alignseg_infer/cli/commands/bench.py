@@ -191,12 +191,12 @@ def _image_files(
         first: Its size is that of streets, if none was given.
         folder: For files that do not exist yet.
     """
-    from alignseg_infer.demo.streets.folder import written_streets
+    from alignseg_infer.demo.streets.folder import write_streets
 
     if arguments.images:
         return _given_images(arguments.images, arguments.images_limit, folder)
     size, count = _street_size(arguments.size, first), arguments.images_limit
-    streets = [files.image for files in written_streets(folder, FIRST_HELD_OUT, count, size)]
+    streets = [files.image for files in write_streets(folder, FIRST_HELD_OUT, count, size)]
     return f"{count} drawn streets of {size[0]}x{size[1]}, PNG", streets
 
 
