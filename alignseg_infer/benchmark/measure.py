@@ -75,7 +75,7 @@ def benchmark(
         progress: Called after each round with the number of rounds counted and the expected total.
 
     Raises:
-        MissingDependencyError: A package that measures the machine is not installed.
+        MissingDependencyError: A package that describes the machine is not installed.
         OptionError: There are no variants or no images, two variants have the same name and batch
             size, or a number is out of range.
         AlignSegError: A predictor fails.

@@ -36,7 +36,7 @@ def _peak_mb() -> float:
     """Return the most resident memory that this process has had so far, in 1e6 bytes.
 
     This does not come from getrusage, whose value for a child includes the memory that its parent
-    had at the fork; psutil knows the peak on Windows only.
+    had at the fork. psutil tells the peak only on Windows.
     """
     (kibibytes,) = re.findall(r"VmHWM:\s+(\d+) kB", STATUS.read_text(encoding="utf-8"))
     return int(kibibytes) * 1024 / 1e6
