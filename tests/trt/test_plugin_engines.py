@@ -180,7 +180,7 @@ def old_library(path: Path) -> None:
 
 BROKEN = [
     (no_library, "is not at"),
-    (unloadable, "cannot load the plugins of"),
+    (unloadable, "which should provide the plugins"),
     (old_library, "does not provide the TensorRT plugins AlignedAdd/1"),
 ]
 
