@@ -5,11 +5,14 @@
     result = Predictor("alignseg.onnx")("street.jpg")
     result.save("out/street")
 
+`export_onnx`, `export_engine`, `verify` and `segment_video` do what commands of ``alignseg`` do.
+
 Importing this loads NumPy and OpenCV, nothing heavier; runtimes are loaded when a model is.
 """
 
 __version__ = "0.1.0"
 
+from alignseg_infer.api import export_engine, export_onnx, segment_video, verify
 from alignseg_infer.errors import (
     AlignSegError,
     BuildError,
@@ -61,4 +64,8 @@ __all__ = [
     "StageTimes",
     "VerificationError",
     "VideoError",
+    "export_engine",
+    "export_onnx",
+    "segment_video",
+    "verify",
 ]

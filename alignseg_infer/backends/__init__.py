@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.choices import choose
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import ModelFileError, OptionError
 from alignseg_infer.ops.offset_fields import OffsetField
@@ -158,9 +159,7 @@ def open_backend(
     """
     path = model_path(model)
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
-        raise OptionError(
-            f"threads={threads!r}", f"1 to {MAX_THREADS}, or None", "threads=2, or --threads 2"
-        )
+        raise OptionError(f"threads={threads!r}", f"1 to {MAX_THREADS}, or None", "threads=2")
     suffix = path.suffix.lower()
     if runtime is not None:
         _require_runner(runtime, path)
@@ -183,16 +182,12 @@ def open_backend(
 
 
 def _require_runner(runtime: str, path: Path) -> None:
-    if runtime not in list(OnnxRunner):
-        raise OptionError(
-            f"runtime={runtime!r}", " or ".join(OnnxRunner), "runtime=None for ONNX Runtime"
-        )
+    choose(OnnxRunner, runtime, "runtime")
     if path.suffix.lower() != ONNX_SUFFIX:
         raise OptionError(
             f"runtime={str(runtime)!r} was given with {path}, whose ending says what runs it",
             "a choice of runtime with an .onnx file only",
-            "leave runtime, or --runtime, out; or export it: "
-            "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+            "leave runtime= out; or export it: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
 
 
@@ -213,7 +208,7 @@ def _open_engine(path: Path, device: str, threads: int | None) -> Backend:
         raise OptionError(
             f"threads={threads} was given with {path}, which runs on the GPU",
             "CPU threads only with a model that runs on the CPU",
-            "leave threads, or --threads, out",
+            "leave threads= out",
         )
     return TensorRTBackend(path, device=device)
 
@@ -228,4 +223,4 @@ def parse_device(device: str) -> tuple[str, int]:
         return device, 0
     if isinstance(device, str) and re.fullmatch(r"cuda:\d{1,3}", device):
         return "cuda", int(device.removeprefix("cuda:"))
-    raise OptionError(f"device={device!r}", "cpu, cuda, cuda:N or auto", "--device cpu")
+    raise OptionError(f"device={device!r}", "cpu, cuda, cuda:N or auto", "device='cpu'")

@@ -74,7 +74,7 @@ def require_runnable(path: Path, runtime: str) -> None:
     require_file(path, "an ONNX model", ModelFileError)
     if needs_plugins(path):
         raise ModelFileError(
-            f"{path} was exported with --sampler plugin, and {runtime} has no such plugins",
+            f"{path} was exported for TensorRT plugins, and {runtime} has no such plugins",
             "a model of ONNX's own operators; one with plugins is for building a TensorRT engine",
             "alignseg export-onnx CHECKPOINT -o MODEL.onnx --sampler native, or for this file: "
             "alignseg export-trt MODEL.onnx -o MODEL.engine",

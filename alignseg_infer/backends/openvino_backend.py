@@ -21,7 +21,7 @@ except ImportError as error:
     raise MissingDependencyError(
         "runtime='openvino' was asked for, and OpenVINO is not installed",
         "the package openvino",
-        "pip install 'alignseg-infer[openvino]', or leave runtime, or --runtime, out",
+        "pip install 'alignseg-infer[openvino]', or leave runtime= out",
     ) from error
 
 RUNTIME = "OpenVINO"
@@ -125,7 +125,7 @@ def _require_known_opset(path: Path) -> None:
             f"{path} has ONNX opset {opset}, whose GridSample not every OpenVINO reads",
             f"opset {min(OPSETS)} to {max(OPSETS)}, as this package exports",
             f"alignseg export-onnx CHECKPOINT -o MODEL.onnx --opset {max(OPSETS)}, or "
-            "runtime='onnxruntime', or --runtime onnxruntime",
+            "runtime='onnxruntime'",
         )
 
 
@@ -134,11 +134,11 @@ def _require_cpu(device: str) -> None:
         raise DeviceError(
             f"device={device!r}, but OpenVINO on Intel GPUs has not been tried with this package",
             "cpu or auto with OpenVINO",
-            "device='cpu', or --device cpu",
+            "device='cpu'",
         )
     if parse_device(device)[0] == "cuda":
         raise DeviceError(
             f"device={device!r}, but OpenVINO does not run on CUDA",
             "cpu or auto with OpenVINO; CUDA with ONNX Runtime, PyTorch or TensorRT",
-            "device='cpu', or runtime='onnxruntime' (--device cpu, or --runtime onnxruntime)",
+            "device='cpu', or runtime='onnxruntime'",
         )

@@ -219,7 +219,7 @@ def _require_usable(
         raise OptionError(
             f"{rounds} rounds, {warm_up} before them, {seconds} seconds",
             "1 round or more, 0 or more before them, and more than 0 seconds, or no limit",
-            f"--rounds {DEFAULT_ROUNDS} --seconds 120",
+            f"rounds={DEFAULT_ROUNDS} seconds=120",
         )
     names = [(variant.name, variant.predictor.batch) for variant in variants]
     if not names or not images or len(set(names)) < len(names):

@@ -229,7 +229,7 @@ def no_such_gpu(index: int, count: int) -> DeviceError:
     return DeviceError(
         f"device cuda:{index} was asked for, but CUDA sees {count} GPUs",
         f"a GPU that is there ({known})",
-        "nvidia-smi -L; echo $CUDA_VISIBLE_DEVICES; then --device cuda:N",
+        "nvidia-smi -L; echo $CUDA_VISIBLE_DEVICES; then device='cuda:N'",
     )
 
 
@@ -250,5 +250,5 @@ def out_of_memory(what: str, size: int, free: int | None = None) -> CudaError:
         f"CUDA_ERROR_OUT_OF_MEMORY: {size / 2**20:.1f} MiB of {what} were asked for{left}",
         "enough memory for the engine, its activations, and its largest input and output",
         "close what else uses the GPU (nvidia-smi), call from fewer threads, or build the engine "
-        "for less: python export/to_trt.py MODEL -o ENGINE --opt NxHxW --max NxHxW",
+        "for less: alignseg export-trt MODEL -o ENGINE --opt-shape NxHxW --max-shape NxHxW",
     )

@@ -130,8 +130,8 @@ def _common_classes(predictors: Mapping[str, Predictor], dataset: Dataset) -> tu
             raise ModelError(
                 f"{name} has {len(found)} classes ({_start(found)})",
                 f"the {len(expected)} of {whose} ({_start(expected)}), at most {MAX_CLASSES}",
-                "models of one dataset and its --dataset; if only the names differ, export again "
-                "with --classes",
+                "models of one dataset, and dataset= of the same; if only the names differ, export "
+                "again with the right classes",
             )
     return expected
 

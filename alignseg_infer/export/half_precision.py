@@ -222,7 +222,7 @@ def _rounded(weights: NDArray[np.float32], name: str) -> NDArray[np.float16]:
         raise ExportError(
             f"the weight {name} has values up to {np.abs(weights).max():.3g}",
             f"at most {np.finfo(np.float16).max}, which float16 can hold",
-            "--precision fp32; or look at the checkpoint: such weights are seldom meant",
+            "precision='fp32'; or look at the checkpoint: such weights are seldom meant",
         )
     return half
 

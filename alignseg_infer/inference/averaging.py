@@ -126,7 +126,7 @@ def averaging_for(
         raise OptionError(
             f"scales={scales!r}, but the model was exported for {fixed[0]}x{fixed[1]}",
             "a model of any size, or a sliding window",
-            'mode="slide", or --mode slide; or export without --size',
+            "mode='slide', or export the checkpoint for any size",
         )
     return averaging
 
@@ -136,7 +136,7 @@ def require_logits(spec: ModelSpec, asked: str) -> None:
     if spec.export and spec.export.output is OutputKind.LABELS:
         raise OptionError(
             f"{asked} asked of a model that returns labels",
-            "a model exported with --output logits",
+            "a model that was exported to return logits",
             "alignseg export-onnx CHECKPOINT -o MODEL.onnx --output logits",
         )
 
@@ -148,20 +148,18 @@ def _add_upsampled(total: Floats, logits: Floats) -> None:
 
 def _require_choices(mode: str, overlap: float, scales: Sequence[float], flip: bool) -> None:
     if not (isinstance(mode, str) and mode in list(Mode)):
-        raise OptionError(f"mode={mode!r}", " or ".join(Mode), 'mode="slide", or --mode slide')
+        raise OptionError(f"mode={mode!r}", " or ".join(Mode), "mode='slide'")
     if not (_is_number(overlap) and 0 <= overlap < 1):
-        raise OptionError(
-            f"overlap={overlap!r}", "a share from 0 to below 1", "overlap=1/3, or --overlap 1/3"
-        )
+        raise OptionError(f"overlap={overlap!r}", "a share from 0 to below 1", "overlap=1/3")
     is_sequence = isinstance(scales, tuple | list) and len(scales) > 0
     if not (is_sequence and all(_is_number(s) and 0 < s <= MAX_SCALE for s in scales)):
         raise OptionError(
             f"scales={scales!r}",
             f"one or more numbers above 0, at most {MAX_SCALE}",
-            "scales=(0.75, 1.0, 1.25), or --scales 0.75 1 1.25",
+            "scales=(0.75, 1.0, 1.25)",
         )
     if type(flip) is not bool:
-        raise OptionError(f"flip={flip!r}", "True or False", "flip=True, or --flip")
+        raise OptionError(f"flip={flip!r}", "True or False", "flip=True")
 
 
 def _is_number(value: object) -> bool:
@@ -174,7 +172,7 @@ def _require_no_window(tile: int | Size | None, overlap: float) -> None:
         raise OptionError(
             f"{given} was given without a sliding window",
             'tile and overlap with mode="slide"',
-            f'mode="slide", {given}; or --mode slide',
+            f"mode='slide' with {given}",
         )
 
 
@@ -183,15 +181,13 @@ def _tile_size(tile: object, fixed: Size | None) -> Size:
         return fixed or (DEFAULT_TILE, DEFAULT_TILE)
     height, width = tile if isinstance(tile, tuple) and len(tile) == 2 else (tile, tile)
     if type(height) is not int or type(width) is not int:
-        raise OptionError(
-            f"tile={tile!r}", "one number or (height, width)", "tile=872, or --tile 872"
-        )
+        raise OptionError(f"tile={tile!r}", "one number or (height, width)", "tile=872")
     size = (height, width)
     if fixed is not None and size != fixed:
         raise SizeError(
             f"tile={tile!r} was asked for, but the model was exported for {fixed[0]}x{fixed[1]}",
-            f"tile=None or tile={fixed}",
-            "leave tile out, or export without --size for a model that takes any",
+            f"tile={fixed}, or none",
+            "leave tile= out, or export the checkpoint for any size",
         )
     require_input_size(size)
     return size

@@ -30,10 +30,10 @@ ROW_HEIGHT = 0.19  # inches, of small text
 
 
 def plot_of(
-    result: "Segmentation", ax: Axes | None = None, alpha: float = 0.5, legend: bool = True
+    result: "Segmentation", ax: Axes | None = None, opacity: float = 0.5, legend: bool = True
 ) -> Axes:
     """The overlay in `ax`; see `Segmentation.plot`."""
-    overlay = result.overlay(alpha, order="rgb")
+    overlay = result.overlay(opacity, order="rgb")
     patches = _patches(result) if legend else []
     if ax is None:
         place: dict[str, Any] = {"loc": "outside right upper"}

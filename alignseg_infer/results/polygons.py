@@ -111,7 +111,7 @@ def require_tolerance(tolerance: float) -> None:
         raise OptionError(
             f"polygons with tolerance={tolerance}",
             "0 (exact) or more pixels",
-            "tolerance=1.5, or --tolerance 1.5",
+            "tolerance=1.5",
         )
 
 

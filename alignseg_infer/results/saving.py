@@ -71,7 +71,7 @@ def saved_formats(formats: Iterable[str]) -> list[SavedFormat]:
         raise OptionError(
             f"results cannot be saved as {unknown[0]!r}" if unknown else "no format was named",
             f"some of {', '.join(known)}, without spaces",
-            'formats=["overlay", "polygons"], or --save overlay,polygons',
+            "formats=['overlay', 'polygons']",
         )
     return [SavedFormat(name) for name in dict.fromkeys(names)]
 
@@ -130,18 +130,18 @@ def summary_of(result: "Segmentation", *, rle: bool) -> dict[str, Any]:
 
 
 def file_content(
-    result: "Segmentation", kind: SavedFormat, *, alpha: float, tolerance: float
+    result: "Segmentation", kind: SavedFormat, *, opacity: float, tolerance: float
 ) -> bytes:
     """The bytes of one file.
 
     Args:
         result: What to save.
         kind: How.
-        alpha: Opacity of the overlay, 0..1.
+        opacity: Opacity of the overlay, 0..1.
         tolerance: Pixels by which polygons may be off.
 
     Raises:
-        OptionError: `alpha` or `tolerance` cannot be used, or the result cannot be saved so.
+        OptionError: `opacity` or `tolerance` cannot be used, or the result cannot be saved so.
         OutputError: The format does not hold so many pixels.
     """
     match kind:
@@ -150,7 +150,7 @@ def file_content(
         case SavedFormat.COLOR:
             return encoded_image(result.color(), ".png")
         case SavedFormat.OVERLAY:
-            return encoded_image(result.overlay(alpha), ".jpg")
+            return encoded_image(result.overlay(opacity), ".jpg")
         case SavedFormat.LABEL_IDS:
             return encoded_image(result.label_ids(), ".png")
         case SavedFormat.POLYGONS:

@@ -121,17 +121,17 @@ class Segmentation:
         """
         return _in_order(colorize(self.labels, self.classes), order)
 
-    def overlay(self, alpha: float = 0.5, order: str = ChannelOrder.BGR) -> Image:
+    def overlay(self, opacity: float = 0.5, order: str = ChannelOrder.BGR) -> Image:
         """(H, W, 3) uint8, the colours over the image.
 
         Args:
-            alpha: Opacity of the colours, 0..1.
+            opacity: Opacity of the colours, 0..1.
             order: ``"bgr"`` (for OpenCV) or ``"rgb"``.
 
         Raises:
-            OptionError: `alpha` or `order` cannot be used.
+            OptionError: `opacity` or `order` cannot be used.
         """
-        return _in_order(blend(self.image, self.color(), alpha), order)
+        return _in_order(blend(self.image, self.color(), opacity), order)
 
     @property
     def size(self) -> Size:
@@ -231,12 +231,12 @@ class Segmentation:
         """`to_dict` as a JSON text."""
         return json.dumps(self.to_dict(rle=rle), indent=2)
 
-    def plot(self, ax: "Axes | None" = None, alpha: float = 0.5, legend: bool = True) -> "Axes":
+    def plot(self, ax: "Axes | None" = None, opacity: float = 0.5, legend: bool = True) -> "Axes":
         """Draws the overlay with Matplotlib.
 
         Args:
             ax: Where; None for a new figure.
-            alpha: Opacity of the colours, 0..1.
+            opacity: Opacity of the colours, 0..1.
             legend: Whether to list the classes of the image with their shares.
 
         Returns:
@@ -244,11 +244,11 @@ class Segmentation:
 
         Raises:
             MissingDependencyError: Matplotlib is not installed.
-            OptionError: `alpha` cannot be used.
+            OptionError: `opacity` cannot be used.
         """
         from alignseg_infer.results.plotting import plot_of
 
-        return plot_of(self, ax, alpha, legend)
+        return plot_of(self, ax, opacity, legend)
 
     def to_supervision(self, *, regions: bool = False, min_area: int = 0) -> "Detections":
         """The classes of the image as ``supervision.Detections``, to annotate, filter or count.
@@ -277,7 +277,7 @@ class Segmentation:
     def save(
         self,
         stem: str | Path,
-        alpha: float = 0.5,
+        opacity: float = 0.5,
         *,
         formats: Sequence[str] = PICTURES,
         tolerance: float = 0.0,
@@ -288,7 +288,7 @@ class Segmentation:
 
         Args:
             stem: Path without ending, e.g. ``out/street``; its folder is made if need be.
-            alpha: Opacity of the colours in the overlay.
+            opacity: Opacity of the colours in the overlay.
             formats: Some of ``"labels"``, ``"color"``, ``"overlay"``, ``"label-ids"`` (PNG with
                 Cityscapes' labelIds), ``"polygons"``, ``"coco"`` and ``"summary"`` (JSON; see
                 `saving` for what is in them).
@@ -303,7 +303,7 @@ class Segmentation:
         """
         paths = saved_paths(stem, formats)
         contents = [
-            file_content(self, kind, alpha=alpha, tolerance=tolerance)
+            file_content(self, kind, opacity=opacity, tolerance=tolerance)
             for kind in saved_formats(formats)
         ]
         for path, content in zip(paths, contents, strict=True):

@@ -11,7 +11,7 @@ from typing import Any
 
 from alignseg_infer.errors import AlignSegError
 from alignseg_infer.spec.plugin_contract import NAMESPACE
-from alignseg_infer.trt.flavours import Runtime, TensorRT
+from alignseg_infer.trt.flavours import Flavour, TensorRT
 
 LIBRARY_VARIABLE = "ALIGNSEG_PLUGIN"
 BUILT_LIBRARY = Path(__file__).parents[2] / "plugins" / "build" / "libalignseg_plugin.so"
@@ -20,7 +20,7 @@ BUILD_IT = (
     f"export {LIBRARY_VARIABLE}=$PWD/plugins/build/libalignseg_plugin.so"
 )
 WITHOUT_PLUGINS = (
-    "--sampler gather or --sampler native when the model is exported, or --runtime tensorrt"
+    "sampler='gather' or sampler='native' when the checkpoint is exported, or flavour='tensorrt'"
 )
 
 
@@ -38,7 +38,7 @@ def plugin_library(asked: Path | None, what: str, error: type[AlignSegError]) ->
     said = os.environ.get(LIBRARY_VARIABLE)
     chosen = asked or (Path(said) if said else BUILT_LIBRARY)
     if not chosen.is_file():
-        source = "--plugin" if asked else (f"${LIBRARY_VARIABLE}" if said else "the default place")
+        source = "plugin=" if asked else (f"${LIBRARY_VARIABLE}" if said else "the default place")
         raise error(
             f"{what} needs the library of TensorRT plugins, which is not at {chosen} ({source})",
             "the library built from plugins/, for this TensorRT",
@@ -47,18 +47,18 @@ def plugin_library(asked: Path | None, what: str, error: type[AlignSegError]) ->
     return chosen.resolve()
 
 
-def require_plugins_of(runtime: Runtime, what: str, error: type[AlignSegError]) -> None:
-    """Checks that `runtime` has plugins at all.
+def require_plugins_of(flavour: Flavour, what: str, error: type[AlignSegError]) -> None:
+    """Checks that `flavour` has plugins at all.
 
     Args:
-        runtime: Flavour of TensorRT.
+        flavour: Which TensorRT.
         what: What needs them, for the message.
         error: Class of what is raised.
 
     Raises:
         AlignSegError: It has none; of the class `error`.
     """
-    if runtime is Runtime.TENSORRT_RTX:
+    if flavour is Flavour.TENSORRT_RTX:
         raise error(
             f"{what} needs TensorRT plugins, and TensorRT for RTX has none",
             "a model without plugins, or classic TensorRT",
@@ -83,14 +83,14 @@ def provide_plugins(
     """
     wanted = ", ".join(sorted(needed))
     what = f"a network with the plugins {wanted}"
-    require_plugins_of(tensorrt.runtime, what, error)
+    require_plugins_of(tensorrt.flavour, what, error)
     registry = tensorrt.module.get_plugin_registry()
     if not _missing(registry, needed):
         return
     path = plugin_library(library, what, error)
     if registry.load_library(str(path)) is None:
         raise error(
-            f"{tensorrt.runtime} {tensorrt.version_text} cannot load the plugins of {path}, of "
+            f"{tensorrt.flavour} {tensorrt.version_text} cannot load the plugins of {path}, of "
             f"which {wanted} are needed",
             "the library built for this TensorRT, whose plugins no other library has registered",
             BUILD_IT,

@@ -37,7 +37,7 @@ STAGES = ("decode", "preprocess", "infer", "postprocess", "render", "encode")
 
 @dataclass(frozen=True)
 class VideoSummary:
-    """What `segment_video` did.
+    """What `segment_source` did.
 
     Attributes:
         output: The file.
@@ -69,7 +69,7 @@ class VideoSummary:
         return self.frames / self.seconds if self.seconds > 0 else 0.0
 
 
-def segment_video(
+def segment_source(
     predictor: Predictor,
     source: FrameSource,
     output: str | Path,
@@ -78,7 +78,7 @@ def segment_video(
     *,
     view: View | None = None,
 ) -> VideoSummary:
-    """Segments `source` and writes the result to `output`.
+    """Segments an open `source` and writes the result to `output`.
 
     Decoding, preparing, the network, labelling, drawing and encoding overlap in threads. `output`
     appears when it is complete and was read back. If something stops the work, as Ctrl-C, a source
@@ -136,7 +136,7 @@ class _Work:
         """Does all of it.
 
         Raises:
-            BaseException: What stopped it; see `segment_video`.
+            BaseException: What stopped it; see `segment_source`.
         """
         begin = time.perf_counter()
         try:
@@ -171,7 +171,7 @@ class _Work:
 
     def _total(self) -> int | None:
         facts, options = self._source.facts, self._options
-        bounds = [facts.frames, options.frames]
+        bounds = [facts.frames, options.max_frames]
         if options.seconds is not None and facts.rate and not facts.live:
             bounds.append(math.ceil(options.seconds * facts.rate))
         return min((bound for bound in bounds if bound is not None), default=None)
@@ -201,7 +201,7 @@ class _Work:
 
     def _is_enough(self, count: int, seconds: Fraction) -> bool:
         """Whether the frame number `count`, `seconds` after the first, is one too many."""
-        frames, longest = self._options.frames, self._options.seconds
+        frames, longest = self._options.max_frames, self._options.seconds
         return (frames is not None and count >= frames) or (
             longest is not None and seconds >= longest
         )
@@ -311,7 +311,7 @@ def _require_other_file(source: FrameSource, output: Path) -> None:
     for path in (output, partial_path(output)):
         if os.path.realpath(path) == os.path.realpath(source.path):
             raise OptionError(
-                f"the output {output} would overwrite the source {source.path}",
+                f"the destination {output} would overwrite the source {source.path}",
                 "different files",
-                f"-o {source.path.stem}_segmented.mp4",
+                f"destination={source.path.stem}_segmented.mp4",
             )

@@ -45,7 +45,7 @@ class Renderer:
         Raises:
             OptionError: The view makes no picture, or one of another size than before.
         """
-        pictures = [result.overlay(self._options.overlay)]
+        pictures = [result.overlay(self._options.opacity)]
         if self._options.side_by_side:
             pictures.insert(0, result.image)
         if self._view is not None:

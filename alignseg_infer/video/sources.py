@@ -130,6 +130,15 @@ def open_source(
     return FileSource(Path(source))
 
 
+def drive_seconds(
+    seconds: float | None, max_frames: int | None, rate: Fraction | float | None
+) -> float | None:
+    """Return how long a drawn drive takes: as long as its frames, where only these are given."""
+    if seconds is not None or max_frames is None:
+        return seconds
+    return float(max_frames / (rate or DEFAULT_RATE))
+
+
 def _live_source(text: str, rate: Fraction | None) -> FrameSource:
     from alignseg_infer.video.camera_source import stream_source, webcam_source
 
@@ -167,7 +176,7 @@ def _exact_rate(rate: Fraction | float, text: str) -> Fraction:
     if not (is_number(rate) and SLOWEST <= rate <= FASTEST):
         shown = f"{float(rate):g}" if is_number(rate) else repr(rate)
         raise OptionError(
-            f"{shown} frames per second of {text}", f"{SLOWEST} to {FASTEST}", "--rate 25"
+            f"rate={shown} for {text}", f"{SLOWEST} to {FASTEST} frames per second", "rate=25"
         )
     return Fraction(rate).limit_denominator(FINEST_RATE)
 
@@ -175,7 +184,7 @@ def _exact_rate(rate: Fraction | float, text: str) -> Fraction:
 def _require_no_rate(rate: Fraction | None, text: str) -> None:
     if rate is not None:
         raise OptionError(
-            f"a rate of {float(rate):g} was asked for, but {text} has its own times",
+            f"rate={float(rate):g} was given, but {text} has its own times",
             "a rate with a folder or drawn streets only",
-            "leave out --rate",
+            "leave rate= out",
         )

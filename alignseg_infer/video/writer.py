@@ -152,7 +152,7 @@ def _typed_errors(problem: str) -> Iterator[None]:
         raise OutputError(
             f"{problem}: {error.strerror}",
             "pictures that libx264 takes (at most 16384 pixels per side), and audio as usual",
-            "a smaller source, or --no-audio",
+            "a smaller source, or audio=False",
         ) from error
 
 

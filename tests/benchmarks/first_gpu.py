@@ -228,7 +228,9 @@ def chosen_steps(names: str, steps: Sequence[Step]) -> list[Step]:
 def parser() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
+    parser.add_argument(
+        "-o", "--destination", type=Path, required=True, help="folder of the results"
+    )
     parser.add_argument(
         "--steps", help="names with commas between; kernels and sanitizer name several (all)"
     )
@@ -255,7 +257,7 @@ def main(make_steps: Callable[[Path, int], list[Step]] = all_steps) -> int:
     """Runs what was asked for."""
     options = parser()
     arguments = options.parse_args()
-    folder = arguments.output.resolve()
+    folder = arguments.destination.resolve()
     steps = make_steps(folder, arguments.sanitizer_sample)
     if arguments.steps is not None:
         try:

@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--machine", action="store_true", help="say what this runs on, and stop")
     parser.add_argument("--commit", help="what is measured (default: ALIGNSEG_COMMIT, or git's)")
-    parser.add_argument("-o", "--output", type=Path, help="a file that gets the text too")
+    parser.add_argument("-o", "--destination", type=Path, help="a file that gets the text too")
     return parser
 
 
@@ -127,11 +127,11 @@ def table_names(text: str) -> list[str]:
 def benchmark(rig: Rig, arguments: argparse.Namespace, first: str) -> int:
     """Prints and writes all that was asked for; 1 if something of it is not right."""
     texts, right, shown = [first], True, 0
-    write(texts, arguments.output)
+    write(texts, arguments.destination)
     for text, alright in sections(rig, arguments):
         texts.append(text)
         right, shown = right and alright, shown + 1
-        write(texts, arguments.output)
+        write(texts, arguments.destination)
     if not shown and not arguments.machine:
         print(f"no row is picked by {arguments.only!r}", file=sys.stderr)
         return 1

@@ -17,12 +17,13 @@ from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets.folder import written_streets
 from alignseg_infer.errors import AlignSegError, ModelError, OptionError, VerificationError
 from alignseg_infer.export.int8 import sensitivity as module
-from alignseg_infer.export.int8.calibration import CalibrationOptions, calibrated_ranges
+from alignseg_infer.export.int8.calibration import calibrated_ranges
 from alignseg_infer.export.int8.convolutions import Convolution, Grain, Role, convolutions
 from alignseg_infer.export.int8.effect import Comparison, Effect
-from alignseg_infer.export.int8.from_onnx import Int8Options, int8_from_onnx
+from alignseg_infer.export.int8.from_onnx import int8_from_onnx
 from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
-from alignseg_infer.export.int8.quantize import QuantizationOptions, quantized_model
+from alignseg_infer.export.int8.options import CalibrationOptions, Int8Options, QuantizationOptions
+from alignseg_infer.export.int8.quantize import quantized_model
 from alignseg_infer.export.int8.sensitivity import (
     BlockEffect,
     Sensitivity,
@@ -194,9 +195,9 @@ def test_int8_from_onnx_within_a_budget(streets: Path, tmp_path: Path) -> None:
 
 def test_command(streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of the small network, whose blocks are all of them; with labels and without."""
-    command = ["sensitivity", "demo", "--images", str(streets / "images"), "-o", str(tmp_path)]
-    command += ["--calibration-images", "1", "--calibration-cache", str(tmp_path / "cache")]
-    labels = ["--dataset", "folder", "--root", str(streets), "--limit", "1"]
+    command = ["sensitivity", "demo", "--calibration", str(streets / "images"), "-o", str(tmp_path)]
+    command += ["--max-calibration-images", "1", "--calibration-cache", str(tmp_path / "cache")]
+    labels = ["--dataset", "folder", "--root", str(streets), "--max-images", "1"]
     assert main([*command, *labels]) == 0
     out = capsys.readouterr().out
     assert out == (tmp_path / "sensitivity.md").read_text()
@@ -230,14 +231,18 @@ def test_picture_shows_lengths() -> None:
 
 
 COMMANDS: list[tuple[str, type[AlignSegError], str]] = [
-    ("sensitivity nowhere.onnx --images IMAGES -o out", AlignSegError, "does not exist"),
-    ("sensitivity demo --images nowhere -o out", AlignSegError, "does not exist"),
-    ("sensitivity demo --images IMAGES -o out --dataset folder", OptionError, "only one of"),
-    ("sensitivity demo --images IMAGES -o out --root ROOT", OptionError, "only one of"),
-    ("sensitivity demo --images IMAGES -o out --calibration-images 0", OptionError, "0 images of"),
-    ("sensitivity demo --images IMAGES -o out --calibration-size 8x8", AlignSegError, "8x8"),
+    ("sensitivity nowhere.onnx --calibration IMAGES -o out", AlignSegError, "does not exist"),
+    ("sensitivity demo --calibration nowhere -o out", AlignSegError, "does not exist"),
+    ("sensitivity demo --calibration IMAGES -o out --dataset folder", OptionError, "only one of"),
+    ("sensitivity demo --calibration IMAGES -o out --root ROOT", OptionError, "only one of"),
     (
-        "sensitivity demo --images IMAGES -o out --dataset folder --root IMAGES",
+        "sensitivity demo --calibration IMAGES -o out --max-calibration-images 0",
+        OptionError,
+        "0 images of",
+    ),
+    ("sensitivity demo --calibration IMAGES -o out --calibration-size 8x8", AlignSegError, "8x8"),
+    (
+        "sensitivity demo --calibration IMAGES -o out --dataset folder --root IMAGES",
         AlignSegError,
         "is no folder",
     ),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignseg_infer import Predictor
-from alignseg_infer.export.to_onnx import export_onnx
+from alignseg_infer.export.to_onnx import onnx_from_checkpoint
 from alignseg_infer.inference.tiling import Tiling, sliding_logits
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint
@@ -116,7 +116,7 @@ def official_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def official_onnx(official_checkpoint: Path) -> Path:
     path = official_checkpoint.with_suffix(".onnx")
-    export_onnx(load_checkpoint(official_checkpoint), path)
+    onnx_from_checkpoint(load_checkpoint(official_checkpoint), path)
     return path
 
 

@@ -45,7 +45,7 @@ def _no_windows() -> Iterator[None]:
 
 def test_plot_shows_the_overlay_in_rgb() -> None:
     result = segmentation()
-    axes = result.plot(alpha=0.25)
+    axes = result.plot(opacity=0.25)
     (shown,) = axes.get_images()
     np.testing.assert_array_equal(shown.get_array(), result.overlay(0.25, order="rgb"))
 
@@ -100,7 +100,7 @@ def test_plot_into_given_axes() -> None:
     assert len(key.get_texts()) == 3
     assert not left.get_images()
     with pytest.raises(OptionError):
-        segmentation().plot(right, alpha=2)
+        segmentation().plot(right, opacity=2)
 
 
 def test_classes_as_detections() -> None:

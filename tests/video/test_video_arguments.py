@@ -90,7 +90,7 @@ def test_command_says_what_makes_no_sense(
 
 
 def test_nearly_1000_frames_per_second_are_1000(tmp_path: Path) -> None:
-    arguments = ["--rate", "999.9999999999", "--frames", "2", "--size", "64x128"]
+    arguments = ["--rate", "999.9999999999", "--max-frames", "2", "--size", "64x128"]
     assert video(tmp_path, *arguments) == 0
 
 

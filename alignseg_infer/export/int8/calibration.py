@@ -16,19 +16,15 @@ from numpy.typing import NDArray
 
 from alignseg_infer.backends.onnxruntime_backend import session_options
 from alignseg_infer.datasets.image_sets import CalibrationImages
-from alignseg_infer.errors import ModelFileError, OptionError
+from alignseg_infer.errors import OptionError
 from alignseg_infer.export.graph.plugin_nodes import expanded
-from alignseg_infer.export.int8.histograms import (
-    DEFAULT_METHOD,
-    CalibrationMethod,
-    Histogram,
-    Ranges,
-)
-from alignseg_infer.files import require_file, sha256_of, written_atomically
+from alignseg_infer.export.int8.histograms import Histogram, Ranges
+from alignseg_infer.export.int8.options import CalibrationOptions
+from alignseg_infer.files import written_atomically
 from alignseg_infer.pixels.images import Image
 from alignseg_infer.pixels.preprocess import Size, preprocess, size_policy
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
-from alignseg_infer.spec.onnx_facts import read_onnx_facts
+from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 
 CACHE_VERSION = 1
 
@@ -36,24 +32,6 @@ Progress: TypeAlias = Callable[[int, int], None]
 Tensors: TypeAlias = list[NDArray[np.float32]]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrationOptions:
-    """How a model is calibrated.
-
-    Attributes:
-        method: How ranges are chosen.
-        size: Network input size, as `Predictor` takes it; None for the model's own if it is
-            fixed, else the images'.
-        cache: File that keeps what was seen, after each image; None to keep nothing.
-        threads: CPU threads; None for the runtime's choice.
-    """
-
-    method: CalibrationMethod = DEFAULT_METHOD
-    size: str | int | Size | None = None
-    cache: Path | None = None
-    threads: int | None = None
 
 
 @dataclass
@@ -76,6 +54,7 @@ def calibrated_ranges(
     images: CalibrationImages,
     options: CalibrationOptions | None = None,
     progress: Progress | None = None,
+    facts: OnnxFacts | None = None,
 ) -> Ranges:
     """The ranges of all tensors that convolutions read.
 
@@ -88,6 +67,7 @@ def calibrated_ranges(
         images: From `calibration_images`.
         options: How.
         progress: Called with the number of images counted and their total after each.
+        facts: Those of `model`, if they were read already.
 
     Raises:
         ModelError: The model cannot be used, or computes values that are not finite.
@@ -95,30 +75,31 @@ def calibrated_ranges(
         OutputError: The cache cannot be written.
     """
     options = options or CalibrationOptions()
+    facts = facts or read_onnx_facts(model)
     total = len(images.digests)
-    seen = _cached(options.cache, _key(model, images, options.size))
+    seen = _cached(options.cache, _key(facts, images, options.size))
     if seen.images < total:
-        _see(model, images, options, seen, progress)
+        _see(model, facts.spec, images, options, seen, progress=progress)
     limits = {name: histo.limit(options.method) for name, histo in seen.histograms.items()}
     return Ranges(options.method, total, limits)
 
 
-def _key(model: Path, images: CalibrationImages, size: object) -> str:
+def _key(model: OnnxFacts, images: CalibrationImages, size: object) -> str:
     """What identifies a run: nothing else has an influence on its histograms."""
-    require_file(model, "an ONNX model", ModelFileError)
-    facts = [CACHE_VERSION, sha256_of(model), list(images.digests), size]
+    facts = [CACHE_VERSION, model.sha256, list(images.digests), size]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _see(
     model: Path,
+    spec: ModelSpec,
     images: CalibrationImages,
     options: CalibrationOptions,
     seen: _Seen,
+    *,
     progress: Progress | None,
 ) -> None:
     """Counts the images that `seen` lacks."""
-    spec = read_onnx_facts(model).spec
     session, names = _observed(model, options.threads)
     logger.info("calibrating with %s", images.name)
     for tensors in _batches(images.read(seen.images), spec, options.size):
@@ -151,7 +132,7 @@ def _batches(
     images: Iterable[Image], spec: ModelSpec, size: str | int | Size | None
 ) -> Iterator[Tensors]:
     """Network inputs (1, 3, H, W), as many at a time as the model has a fixed batch, else one."""
-    policy = size_policy(size, spec.export)
+    policy = size_policy(size, spec.export, "calibration_size")
     most = (spec.export and spec.export.batch) or 1
     waiting: Tensors = []
     for image in images:
@@ -185,13 +166,13 @@ def _cached(cache: Path | None, key: str) -> _Seen:
         raise OptionError(
             f"{cache} is no calibration cache: {error}",
             "a file written by a calibration, or one that does not exist yet",
-            f"--calibration-cache {cache.with_suffix('.calibration')}, or remove that file",
+            f"calibration_cache={cache.with_suffix('.calibration')}, or remove that file",
         ) from error
     if seen.key != key:
         raise OptionError(
             f"{cache} holds {seen.images} images calibrated with another model, images or size",
             "the cache of this model, these images and this size; it is not overwritten",
-            f"--calibration-cache {cache.with_name('another-' + cache.name)}, or remove that file",
+            f"calibration_cache={cache.with_name('another-' + cache.name)}, or remove that file",
         )
     logger.info("%s holds %d calibrated images", cache, seen.images)
     return seen

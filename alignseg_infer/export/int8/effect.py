@@ -158,7 +158,7 @@ def _usable_table(labelled: LabelledImages, num_classes: int) -> LabelTable:
         raise ModelError(
             f"the model has {num_classes} classes",
             f"the {expected} of {labelled.name}, and at most {MAX_CLASSES}",
-            "the --dataset that the model was trained for",
+            "dataset= the one that the model was trained for",
         )
     table = label_table(labelled.dataset, num_classes)
     require_usable(labelled, table)

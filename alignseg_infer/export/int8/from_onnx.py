@@ -1,55 +1,24 @@
 """From an FP32 ONNX file to its INT8 graph: calibrate, stay within a budget, quantise."""
 
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import onnx_ir
 
-from alignseg_infer.datasets.image_sets import DEFAULT_LIMIT, calibration_images
-from alignseg_infer.export.int8.calibration import CalibrationOptions, calibrated_ranges
+from alignseg_infer.datasets.image_sets import calibration_images
+from alignseg_infer.export.int8.calibration import calibrated_ranges
 from alignseg_infer.export.int8.effect import Comparison, Effect
 from alignseg_infer.export.int8.histograms import Ranges
+from alignseg_infer.export.int8.options import Int8Options, QuantizationOptions
 from alignseg_infer.export.int8.quantize import (
-    QuantizationOptions,
     chosen_convolutions,
     loaded_graph,
     quantized_model,
 )
-from alignseg_infer.export.int8.sensitivity import require_budget, within_budget
-
-Progress: TypeAlias = Callable[[int, int], None]
-ProgressBars: TypeAlias = Callable[[str], AbstractContextManager[Progress | None]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Int8Options:
-    """How a model becomes INT8.
-
-    Attributes:
-        source: Images to calibrate with, as `calibration_images` takes them.
-        images: So many of them at most.
-        calibration: How ranges are found.
-        quantization: What stays float in any case.
-        budget: Largest share of the pixels of the calibration images, in percent, that may get
-            another label than in FP32; None for no limit. Blocks stay float until it is met.
-
-    Raises:
-        OptionError: The budget is negative.
-    """
-
-    source: Path
-    images: int = DEFAULT_LIMIT
-    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
-    quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
-    budget: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.budget is not None:
-            require_budget(self.budget)
+from alignseg_infer.export.int8.sensitivity import within_budget
+from alignseg_infer.export.progress import ProgressBars, no_bar
+from alignseg_infer.spec.onnx_facts import OnnxFacts
 
 
 @dataclass(frozen=True)
@@ -71,12 +40,12 @@ class Int8Model:
     effect: Effect | None = None
 
 
-def no_bar(what: str) -> AbstractContextManager[None]:
-    """Of what is counted, shows nothing."""
-    return nullcontext()
-
-
-def int8_from_onnx(path: Path, options: Int8Options, bars: ProgressBars = no_bar) -> Int8Model:
+def int8_from_onnx(
+    path: Path,
+    options: Int8Options,
+    bars: ProgressBars = no_bar,
+    facts: OnnxFacts | None = None,
+) -> Int8Model:
     """The INT8 graph of an exported FP32 model.
 
     Args:
@@ -84,6 +53,7 @@ def int8_from_onnx(path: Path, options: Int8Options, bars: ProgressBars = no_bar
         options: How.
         bars: Gives a progress function for what is counted, such as "calibration images"; like
             `cli.progress.progress_bar`.
+        facts: Those of `path`, if they were read already.
 
     Raises:
         ModelError: The model cannot be used, or computes values that are not finite.
@@ -94,9 +64,9 @@ def int8_from_onnx(path: Path, options: Int8Options, bars: ProgressBars = no_bar
     """
     model = loaded_graph(path)
     chosen_convolutions(model, options.quantization)  # refuses before anything takes long
-    images = calibration_images(options.source, options.images)
+    images = calibration_images(options.source, options.max_images)
     with bars("calibration images") as progress:
-        ranges = calibrated_ranges(path, images, options.calibration, progress)
+        ranges = calibrated_ranges(path, images, options.calibration, progress, facts)
     if options.budget is None:
         result = quantized_model(model, ranges, options.quantization)
         return Int8Model(result, ranges, options.quantization)

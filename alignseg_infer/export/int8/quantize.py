@@ -9,7 +9,6 @@ a fraction of a pixel) nor the classifier (its output decides the label).
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +23,10 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from alignseg_infer.errors import ExportError, ModelFileError, OptionError
 from alignseg_infer.export.int8.convolutions import Convolution, Role, blocks, convolutions
 from alignseg_infer.export.int8.histograms import Ranges
+from alignseg_infer.export.int8.options import QuantizationOptions
 from alignseg_infer.files import require_file
 
 _SEPARATED = ".int8"  # ending of a tensor that quantised convolutions read, while it is one
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantizationOptions:
-    """Which convolutions are quantised.
-
-    Attributes:
-        keep_float: Blocks or layers that are not, such as ``stem``, ``layer4`` or ``RRB2b.inner``.
-    """
-
-    keep_float: tuple[str, ...] = ()
 
 
 def loaded_graph(path: Path) -> onnx_ir.Model:
@@ -73,7 +62,7 @@ def chosen_convolutions(
             raise OptionError(
                 f"there is no block {block!r} to keep in float",
                 f"one of {', '.join(blocks(model))}, or a part such as layer3.0",
-                "--keep-float with names of that list; offsets and classifier are float anyway",
+                f"keep_float={[*blocks(model)][:1]}; offsets and classifier are float anyway",
             )
     chosen = tuple(
         conv
@@ -84,7 +73,7 @@ def chosen_convolutions(
         raise OptionError(
             "every convolution is to be kept in float",
             "something to quantise",
-            "fewer blocks after --keep-float, or --precision fp16",
+            "fewer blocks in keep_float=, or precision='fp16'",
         )
     return chosen
 
@@ -138,7 +127,7 @@ def _require_float32(model: onnx_ir.Model) -> None:
         raise ExportError(
             "the graph to quantise is not all float32",
             "the FP32 export: precision is lowered after quantisation",
-            "alignseg export-onnx CHECKPOINT -o MODEL.onnx, without a --precision",
+            "alignseg export-onnx CHECKPOINT -o MODEL.onnx, whose precision is fp32",
         )
 
 
@@ -247,7 +236,7 @@ def _require_quantized(model: onnx_ir.Model, chosen: Collection[Convolution]) ->
         raise ExportError(
             f"{len(missing)} convolutions could not be quantised, the first {missing[0]}",
             "a type for each tensor of the graph",
-            f"--keep-float {missing[0]}, and report this with the command you typed",
+            f"keep_float={[missing[0]]}, and report this with what you typed",
         )
 
 

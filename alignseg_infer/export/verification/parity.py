@@ -1,6 +1,6 @@
 """Compares an exported model with the PyTorch network it was made from, by running both."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,11 +77,11 @@ def _require_close(row: Comparison, what: str, error: float, tolerance: float) -
             f"the exported {what} differ from PyTorch's by {error:.2g} at "
             f"{row.batch}x3x{row.height}x{row.width}",
             f"at most {tolerance:g}",
-            "another --sampler or --opset, or --no-rewrites; nothing was written",
+            "another sampler= or opset=, or rewrites=False; nothing was written",
         )
 
 
-def format_comparisons(rows: list[Comparison], output: OutputKind) -> str:
+def format_comparisons(rows: Sequence[Comparison], output: OutputKind) -> str:
     """The rows as a small table for people."""
     title = "relative L2 error" if output is OutputKind.LOGITS else "share of labels that differ"
     lines = [f"  {'input':>16}  {title}"]

@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 REQUIRED_AGREEMENT = {Precision.FP32: 0.999, Precision.FP16: 0.995, Precision.INT8: 0.98}
 WORST_IMAGE_FACTOR = 2  # so many times the allowed disagreement in a single image
 ALLOWED_MIOU_DROP = 0.5  # percent points
+DEFAULT_IMAGES = 8
 LARGEST_BATCH = 4
 DRAWN_STREETS = 6
 DRAWN_SIZE = (256, 512)
@@ -52,21 +53,22 @@ LONGEST_SIDE = 1024
 
 def verify(
     model: str | Path,
-    reference: str | Path,
+    against: str | Path,
     images: Sequence[Image] | None = None,
     *,
     device: str | None = None,
     sizes: Sequence[Size] = (),
     data: LabelledImages | None = None,
+    against_sha256: str | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Checks that `model` labels images as `reference` does.
+    """Checks that `model` labels images as `against` does.
 
     Float16 and int8 ONNX models on the CPU are rounded as hardware would, see `half_rounding`.
 
     Args:
         model: An ``.onnx`` file or an engine.
-        reference: The float32 ``.onnx`` it came from; runs in ONNX Runtime on the CPU.
+        against: The float32 ``.onnx`` it came from; runs in ONNX Runtime on the CPU.
         images: BGR images (H, W, 3) uint8; they are resized to each size. None for streets drawn
             by `alignseg_infer.demo.streets`.
         device: Where `model` runs; None for what its kind implies.
@@ -74,6 +76,7 @@ def verify(
             the first image, scaled to 1024 pixels at most. Engines are run at the corners of their
             profile.
         data: Labelled images, to compare mean IoU too.
+        against_sha256: Of the file `against`, if it is known already.
         progress: Called with the number of images compared and their total.
 
     Returns:
@@ -84,9 +87,9 @@ def verify(
         ModelError: The two have not the same classes or prepare images differently.
         OptionError: There is no image.
     """
-    path, reference = model_path(model), model_path(reference)
+    path, reference = model_path(model), model_path(against)
     if images is not None and not len(images):
-        raise OptionError("no images to verify with", "one or more", "--images FOLDER")
+        raise OptionError("images= holds no image", "one or more", "images=FOLDER")
     expected = _opened(reference)
     seen = open_for_verification(path, device)
     _require_same_task(seen, expected)
@@ -96,7 +99,7 @@ def verify(
     )
     found = Verification(
         reference=reference.name,
-        reference_sha256=sha256_of(reference),
+        reference_sha256=against_sha256 or sha256_of(reference),
         backend=seen.name,
         images="drawn streets" if images is None else counted(len(images), "image"),
         required_agreement=REQUIRED_AGREEMENT[precision_of(seen)],
@@ -108,9 +111,11 @@ def verify(
 
 def verify_where_possible(
     engine: Path,
-    reference: Path,
+    against: Path,
     images: Sequence[Image] | None = None,
     progress: Progress | None = None,
+    *,
+    against_sha256: str | None = None,
 ) -> Verification | None:
     """`verify`, where there is a GPU that runs the engine; else None, and the log says so.
 
@@ -118,16 +123,16 @@ def verify_where_possible(
         VerificationError, ModelError, OptionError: As `verify` does.
     """
     reason = _why_not_here(read_facts(engine).compute_capabilities)
-    if reason is None and precision_of(_opened(reference)) is not Precision.FP32:
-        reason = f"{reference.name} is not float32"
+    if reason is None and precision_of(_opened(against)) is not Precision.FP32:
+        reason = f"{against.name} is not float32"
     if reason is None:
-        return verify(engine, reference, images, progress=progress)
+        return verify(engine, against, images, against_sha256=against_sha256, progress=progress)
     logger.warning(
         "built, not verified (%s); where it is to run: alignseg verify %s --against %s "
         "--images FOLDER",
         reason,
         engine.name,
-        reference.name,
+        against.name,
     )
     return None
 
@@ -207,12 +212,12 @@ def require_agreement(model: Path, found: Verification) -> None:
         for row in found.rows
     ):
         raise VerificationError(
-            f"{model.name} labels pixels otherwise than {found.reference} "
+            f"{model.name} does not label pixels as {found.reference} does "
             f"({found.backend}, {found.images}):\n{format_rows(found.rows)}",
             f"at least {found.required_agreement:.1%} alike in each row, {worst:.1%} in each image",
-            "if these are not pictures of what the model is for, name such; for int8: more "
-            "calibration images, --int8-budget or --precision fp16; for engines: another "
-            "TensorRT, or --sampler gather",
+            "pictures of what the model is for, if these are none; for int8, more calibration "
+            "images, int8_budget=0.5 or precision='fp16'; for engines, another TensorRT or "
+            "sampler='gather'",
         )
 
 
@@ -229,7 +234,7 @@ def _with_miou(
         raise VerificationError(
             f"mean IoU on {data.name} drops from {before:.2%} to {after:.2%} with {path.name}",
             f"a drop of at most {ALLOWED_MIOU_DROP} percent points",
-            "more calibration images, --int8-budget, or --precision fp16",
+            "more calibration images, int8_budget=0.5, or precision='fp16'",
         )
     return dataclasses.replace(found, miou_drop=drop)
 
@@ -260,9 +265,9 @@ def _shapes(
     if path.suffix.lower() in ENGINE_SUFFIXES:
         if sizes:
             raise OptionError(
-                f"sizes were given for {path.name}, which is run at the corners of its profile",
-                "no sizes for an engine",
-                "leave --sizes out",
+                f"size= was given for {path.name}, which is run at the corners of its profile",
+                "no size for an engine",
+                "leave size= out",
             )
         shapes = profile_shapes(read_facts(path).profile)
     else:
@@ -277,7 +282,7 @@ def _shapes(
                 f"input size {size[0]}x{size[1]}, but model and reference take "
                 f"{' and '.join(_size_text(taken) for taken in fixed)}",
                 "a size that both take",
-                "leave --sizes out, or give a reference of any size",
+                "leave size= out, or give a reference of any size",
             )
     return shapes
 
@@ -318,14 +323,14 @@ def _require_same_task(seen: Backend, expected: Backend) -> None:
         raise ModelError(
             f"the reference is {precision_of(expected)} itself",
             "the float32 model",
-            "--against the float32 .onnx that it was made from",
+            "against= the float32 .onnx that it was made from",
         )
     digests = {spec.source.sha256 if spec.source else None for spec in (one, other)}
     if one.network != other.network or len(digests) > 1:
         raise ModelError(
             f"the model was made from {_origin(one)}, its reference from {_origin(other)}",
             "the same checkpoint and network for both",
-            "--against the float32 .onnx that it was made from",
+            "against= the float32 .onnx that it was made from",
         )
     if one.input != other.input or one.classes != other.classes:
         raise ModelError(
@@ -333,5 +338,5 @@ def _require_same_task(seen: Backend, expected: Backend) -> None:
             f"the model, {other.network.num_classes} ({other.classes.dataset}) and {other.input} "
             "in its reference",
             "the same classes and input preparation in both",
-            "--against the float32 model that it was made from",
+            "against= the float32 .onnx that it was made from",
         )

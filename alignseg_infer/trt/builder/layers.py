@@ -144,7 +144,7 @@ def require_sampling(network: Network, facts: OnnxFacts) -> None:
                 f"TensorRT's layer {layer.name!r} samples with {mode}, {outside}, "
                 f"align_corners={corners}",
                 "LINEAR, FILL (zeros outside), align_corners=False, which the network is made of",
-                "export again with --sampler gather, which needs no such layer; and report this",
+                "export again with sampler='gather', which needs no such layer; and report this",
             )
     rounded = [layer for layer in network.layers if _is_inexact_coordinate(layer)]
     if rounded:
@@ -152,7 +152,7 @@ def require_sampling(network: Network, facts: OnnxFacts) -> None:
             f"TensorRT's layer {rounded[0].name!r}, where features are sampled, computes in "
             f"{rounded[0].data_type}",
             "FLOAT: sampling coordinates in float16 are off by up to 1/16 pixel at width 513",
-            "export the model again: alignseg export-trt CHECKPOINT --precision fp16",
+            "build it from the checkpoint again, with precision='fp16'",
         )
     native = facts.export.sampler is Sampler.NATIVE
     if len(found) != facts.grid_samples or bool(found) != native:
@@ -177,7 +177,7 @@ def require_resizing(network: Network, facts: OnnxFacts) -> None:
             raise BuildError(
                 f"TensorRT's layer {layer.name!r} resizes with {', '.join(layer.resizing or ())}",
                 f"{' and '.join(RESIZING)}, which the network is made of",
-                "export again with --upsampling matrices --output logits, which needs no such "
+                "export again with upsampling='matrices' and output='logits', which needs no such "
                 "layer; and report this",
             )
     if len(found) != facts.resizes:
@@ -234,7 +234,7 @@ def require_precision(network: Network, precision: Precision) -> None:
             f"of a graph said to be {precision}, TensorRT computes {_per_type(convolutions)} "
             f"convolutions{first}",
             f"all of them in {' or '.join(sorted(_SHOWN[kind] for kind in _ALLOWED[precision]))}",
-            f"export the model again: alignseg export-trt CHECKPOINT --precision {precision}",
+            f"build it from the checkpoint again, with precision={precision.value!r}",
         )
 
 

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from alignseg_infer.choices import convert_choices
 from alignseg_infer.errors import OptionError
 from alignseg_infer.pixels.preprocess import require_input_size
 from alignseg_infer.spec.model import ExportSpec
 from alignseg_infer.trt.engine_file import InputShape, Profile
-from alignseg_infer.trt.flavours import Runtime, require_option_of
+from alignseg_infer.trt.flavours import Flavour, require_option_of
 
 MAX_OPTIMIZATION_LEVEL = 5
 MEBIBYTE = 1 << 20
-MAX_WORKSPACE = 1 << 40
+MAX_WORKSPACE = 1 << 20  # MiB
 MAX_BATCH = 1024
 
 
@@ -34,9 +35,9 @@ class BuildOptions:
     """How an engine is built.
 
     Attributes:
-        runtime: Flavour of TensorRT.
+        flavour: Which TensorRT.
         profile: Input shapes it takes; None if the graph takes one only.
-        workspace: Bytes of GPU memory an algorithm may use; None for all there is.
+        workspace: MiB of GPU memory an algorithm may use; None for all there is.
         timing_cache: File of measurements that later builds use again; TensorRT only.
         version_compatible: Whether later versions are to run it; TensorRT only.
         hardware_compatibility: On which other GPUs it is to run; TensorRT only.
@@ -53,7 +54,7 @@ class BuildOptions:
         OptionError, SizeError: A value cannot be used.
     """
 
-    runtime: Runtime = Runtime.TENSORRT
+    flavour: Flavour = Flavour.TENSORRT
     profile: Profile | None = None
     workspace: int | None = None
     timing_cache: Path | None = None
@@ -66,37 +67,38 @@ class BuildOptions:
     embed_plugin: bool = False
 
     def __post_init__(self) -> None:
+        convert_choices(self)
         given = {
-            "--timing-cache": self.timing_cache is not None,
-            "--version-compatible": self.version_compatible,
-            "--hardware-compatibility": (
+            "timing_cache": self.timing_cache is not None,
+            "version_compatible": self.version_compatible,
+            "hardware_compatibility": (
                 self.hardware_compatibility is not HardwareCompatibility.NONE
             ),
-            "--compute-capability": bool(self.compute_capabilities),
-            "--plugin": self.plugin is not None,
-            "--embed-plugin": self.embed_plugin,
+            "compute_capabilities": bool(self.compute_capabilities),
+            "plugin": self.plugin is not None,
+            "embed_plugin": self.embed_plugin,
         }
         for option in filter(given.__getitem__, given):
-            require_option_of(self.runtime, option)
+            require_option_of(self.flavour, option)
         if self.profile is not None:
             _require_ordered(self.profile)
-        if self.workspace is not None and not MEBIBYTE <= self.workspace <= MAX_WORKSPACE:
+        if self.workspace is not None and not 1 <= self.workspace <= MAX_WORKSPACE:
             raise OptionError(
-                f"a workspace of {self.workspace} bytes", "1 MiB to 1 TiB", "--workspace 4096"
+                f"workspace={self.workspace!r}", f"1 to {MAX_WORKSPACE} MiB", "workspace=4096"
             )
         if self.embed_plugin and not self.version_compatible:
             raise OptionError(
-                "--embed-plugin without --version-compatible",
+                "embed_plugin=True without version_compatible=True",
                 "both: TensorRT puts libraries into version-compatible engines only (NvInfer.h, "
                 "setPluginsToSerialize)",
-                "--embed-plugin --version-compatible, or neither",
+                "embed_plugin=True with version_compatible=True, or neither",
             )
         level = self.optimization_level
         if level is not None and not 0 <= level <= MAX_OPTIMIZATION_LEVEL:
             raise OptionError(
-                f"optimization level {level}",
+                f"optimization_level={level!r}",
                 f"0 to {MAX_OPTIMIZATION_LEVEL}",
-                "--optimization-level 3",
+                "optimization_level=3",
             )
 
 
@@ -105,22 +107,43 @@ def _require_ordered(profile: Profile) -> None:
         require_input_size((shape.height, shape.width))
         if not 1 <= shape.batch <= MAX_BATCH:
             raise OptionError(
-                f"a batch of {shape.batch} in {shape}", f"1 to {MAX_BATCH}", f"1{_sides(shape)}"
+                f"a batch of {shape.batch} in {shape}",
+                f"1 to {MAX_BATCH}",
+                f"1x{shape.height}x{shape.width}",
             )
     if profile.optimum not in profile:
         raise OptionError(
-            f"input shapes {_described(profile)}",
-            "images, height and width that do not shrink from --min to --opt to --max",
-            "--min 1x256x512 --opt 1x512x1024 --max 4x1024x2048",
+            _described(profile),
+            "images, height and width that do not shrink from smallest to best to largest",
+            "min_shape=(1, 256, 512) opt_shape=(1, 512, 1024) max_shape=(4, 1024, 2048)",
         )
 
 
-def _sides(shape: InputShape) -> str:
-    return f"x{shape.height}x{shape.width}"
+def profile_from(
+    smallest: InputShape | None, best: InputShape | None, largest: InputShape | None
+) -> Profile | None:
+    """Return the input shapes of an engine; the smallest and largest may be left out.
+
+    Raises:
+        OptionError: Only the smallest or the largest was given.
+    """
+    if best is not None:
+        return Profile(smallest or best, best, largest or best)
+    given = largest or smallest
+    if given is not None:
+        raise OptionError(
+            "min_shape= or max_shape= without opt_shape=",
+            "also the input shape the engine is to be fastest at",
+            f"opt_shape={shape_text(given)}",
+        )
+    return None
 
 
 def _described(profile: Profile) -> str:
-    return f"--min {profile.minimum} --opt {profile.optimum} --max {profile.maximum}"
+    return (
+        f"min_shape={shape_text(profile.minimum)} opt_shape={shape_text(profile.optimum)} "
+        f"max_shape={shape_text(profile.maximum)}"
+    )
 
 
 def profile_for(export: ExportSpec, asked: Profile | None) -> Profile:
@@ -142,7 +165,7 @@ def profile_for(export: ExportSpec, asked: Profile | None) -> Profile:
             raise OptionError(
                 f"input shape {shape} for a graph of {_taken(export)}",
                 "shapes that the graph takes",
-                "another --min, --opt or --max, or export the model for any size",
+                "another min_shape=, opt_shape= or max_shape=, or export the model for any size",
             )
     return asked
 
@@ -153,7 +176,7 @@ def _only_profile(export: ExportSpec) -> Profile:
         raise OptionError(
             f"the graph takes {_taken(export)}, and no input shape was given",
             "the shape an engine is to be fastest at, and perhaps the smallest and largest",
-            f"--opt {export.batch or 1}x{height}x{width}",
+            f"opt_shape=({export.batch or 1}, {height}, {width})",
         )
     shape = InputShape(export.batch, *export.size)
     return Profile(shape, shape, shape)
@@ -162,6 +185,11 @@ def _only_profile(export: ExportSpec) -> Profile:
 def _taken(export: ExportSpec) -> str:
     size = "any size" if export.size is None else f"size {export.size[0]}x{export.size[1]}"
     return f"{size} and " + ("any batch" if export.batch is None else f"batch {export.batch}")
+
+
+def shape_text(shape: InputShape) -> str:
+    """Return `shape` as Python writes it: ``(1, 512, 1024)``."""
+    return str(dataclasses.astuple(shape))
 
 
 def shape_tuple(shape: InputShape) -> tuple[int, int, int, int]:

@@ -41,7 +41,7 @@ def _stored(path: Path) -> bytes:
         raise OptionError(
             f"the timing cache {path} cannot be read: {error.strerror}",
             "a file",
-            "--timing-cache FILE",
+            "timing_cache=FILE",
         ) from error
 
 

@@ -38,7 +38,7 @@ def inspected_layers(information: str) -> tuple[LayerCount, ...]:
         raise EngineError(
             f"TensorRT's inspector says {information[:80]!r} of the engine",
             'JSON with the "Layers" of the engine',
-            "report this with the version of TensorRT; alignseg inspect works without --layers",
+            "report this with the version of TensorRT; the engine runs without it",
         ) from error
     return tuple(
         LayerCount(kind, data_type, count) for (kind, data_type), count in sorted(counts.items())

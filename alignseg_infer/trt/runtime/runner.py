@@ -267,7 +267,7 @@ class EngineRunner:
                 f"TensorRT could not {what}: {self._loaded.log.take_errors()}",
                 f"an engine that runs here; {needed:.0f} MiB of GPU memory for its activations",
                 "nvidia-smi, to see what is free; call from fewer threads; or build it for less: "
-                "python export/to_trt.py MODEL -o ENGINE --opt NxHxW --max NxHxW",
+                "alignseg export-trt MODEL -o ENGINE --opt-shape NxHxW --max-shape NxHxW",
             )
 
 
