@@ -357,7 +357,8 @@ def verify(
         DatasetError: Images cannot be used.
         OptionError: An option cannot be used.
     """
-    from alignseg_infer.export.verification.record import VerificationOptions, verify_and_record
+    from alignseg_infer.export.verification.options import VerificationOptions
+    from alignseg_infer.export.verification.record import verify_and_record
 
     one_size = len(size) == 2 and all(isinstance(side, int) for side in size)
     options = VerificationOptions(

@@ -27,7 +27,7 @@ from alignseg_infer.demo.streets.folder import written_streets
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.int8.options import CalibrationOptions
 from alignseg_infer.export.verification import verify as verification
-from alignseg_infer.export.verification.record import VerificationOptions
+from alignseg_infer.export.verification.options import VerificationOptions
 from alignseg_infer.files import sha256_of
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.spec import onnx_facts

@@ -118,7 +118,7 @@ def _write_models(folder: Path, good: bytes) -> None:
     (folder / "model.tflite").write_bytes(b"TFL3")
     model = onnx.load_from_string(good)
     spec = next(entry for entry in model.metadata_props if entry.key == SPEC_KEY)
-    specs = {"oldspec": '{"version": 0}', "nospec": "{", "wrongspec": '{"version": 1}'}
+    specs = {"oldspec": '{"version": 0}', "nospec": "{", "wrongspec": '{"version": 3}'}
     for name, value in specs.items():
         spec.value = value
         (folder / f"{name}.onnx").write_bytes(model.SerializeToString())

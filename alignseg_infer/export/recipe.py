@@ -25,7 +25,7 @@ from alignseg_infer.export.int8.options import (
     needs_int8,
 )
 from alignseg_infer.export.progress import PhaseBars, ProgressBars, no_bar
-from alignseg_infer.export.verification.verify import DEFAULT_IMAGES, verify_where_possible
+from alignseg_infer.export.verification.options import DEFAULT_IMAGES
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.packages import require_export_packages
 from alignseg_infer.pixels.images import Image
@@ -395,6 +395,7 @@ def _built(
     phases: PhaseBars,
 ) -> "Engine":
     """The engine, written and, where that is possible, compared with the reference."""
+    from alignseg_infer.export.verification.verify import verify_where_possible
     from alignseg_infer.trt.builder.engine import build_engine
 
     def verify(engine: Path) -> Verification | None:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from alignseg_infer.choices import choose
 from alignseg_infer.errors import OptionError, SizeError
 from alignseg_infer.inference.tiling import (
     DEFAULT_OVERLAP,
@@ -147,8 +148,7 @@ def _add_upsampled(total: Floats, logits: Floats) -> None:
 
 
 def _require_choices(mode: str, overlap: float, scales: Sequence[float], flip: bool) -> None:
-    if not (isinstance(mode, str) and mode in list(Mode)):
-        raise OptionError(f"mode={mode!r}", " or ".join(Mode), "mode='slide'")
+    choose(Mode, mode, "mode")
     if not (_is_number(overlap) and 0 <= overlap < 1):
         raise OptionError(f"overlap={overlap!r}", "a share from 0 to below 1", "overlap=1/3")
     is_sequence = isinstance(scales, tuple | list) and len(scales) > 0

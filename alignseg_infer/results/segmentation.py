@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.choices import choose
 from alignseg_infer.datasets.class_tables import label_of
 from alignseg_infer.datasets.labelled import cityscapes_ids
 from alignseg_infer.drawing.masks import blend, colorize, legend, shrunk, stacked
-from alignseg_infer.errors import OptionError
 from alignseg_infer.files import written_atomically
 from alignseg_infer.pixels.images import Image, encoded_image
 from alignseg_infer.pixels.postprocess import Floats, Labels
@@ -314,8 +314,6 @@ class Segmentation:
 
 def _in_order(picture: Image, order: str) -> Image:
     """A BGR picture in another channel order."""
-    if order not in list(ChannelOrder):
-        raise OptionError(f"order={order!r}", '"bgr" or "rgb"', 'order="rgb" for matplotlib')
-    if order == ChannelOrder.RGB:
+    if choose(ChannelOrder, order, "order") is ChannelOrder.RGB:
         return np.ascontiguousarray(picture[..., ::-1])
     return picture

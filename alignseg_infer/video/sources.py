@@ -176,7 +176,7 @@ def _exact_rate(rate: Fraction | float, text: str) -> Fraction:
     if not (is_number(rate) and SLOWEST <= rate <= FASTEST):
         shown = f"{float(rate):g}" if is_number(rate) else repr(rate)
         raise OptionError(
-            f"rate={shown} for {text}", f"{SLOWEST} to {FASTEST} frames per second", "rate=25"
+            f"rate={shown} frames per second of {text}", f"{SLOWEST} to {FASTEST}", "rate=25"
         )
     return Fraction(rate).limit_denominator(FINEST_RATE)
 

@@ -117,7 +117,7 @@ BAD = [
     ("inspect alone.engine", "has no alone.engine.json beside it"),
     ("inspect a.engine --norm batch-norm", "--norm cannot change"),
     ("predict a.engine a.jpg -o out --device cpu", "run on a GPU only"),
-    ("predict a.engine a.jpg -o out --threads 2", "threads=2"),
+    ("predict a.engine a.jpg -o out --threads 2", "--threads 2"),
     ("predict alone.engine a.jpg -o out", "has no alone.engine.json"),
 ]
 

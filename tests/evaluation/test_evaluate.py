@@ -300,7 +300,7 @@ BAD: list[tuple[str, type[AlignSegError], str]] = [
     ("small.onnx --dataset ade20k --root .", DatasetError, "images/validation/**/*.jpg"),
     ("small.onnx --dataset cityscapes --root . --split train", DatasetError, "leftImg8bit/train"),
     ("small.onnx --dataset cityscapes --root . --max-images -1", OptionError, "--max-images -1"),
-    ("small.onnx --dataset folder --root . --split val", OptionError, "split='val'"),
+    ("small.onnx --dataset folder --root . --split val", OptionError, "--split val"),
     ("small.onnx ./small.onnx --dataset cityscapes --root .", OptionError, "given twice"),
     ("small.onnx --dataset ade20k --root ade", ModelError, "small.onnx has 19 classes"),
     ("small.onnx --dataset cityscapes --root . -o small.onnx/x", OutputError, "cannot write"),

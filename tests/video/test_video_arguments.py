@@ -74,7 +74,7 @@ def test_rates_that_are_no_numbers_are_wrong_usage(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--seconds", "inf"], "seconds=inf"),
+        (["--seconds", "inf"], "--seconds inf"),
         (["--rate", "1e-12"], "frames per second"),
         (["--offsets", "cab2.high", "--mode", "slide"], "--mode slide"),
         (["--offsets", "cab2.high", "--scales", "0.5", "1"], "--scales 0.5 1"),

@@ -2,14 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from alignseg_infer.cli.arguments.values import SIZE_HELP, choices_of, fixed_size
 from alignseg_infer.datasets.labelled import Dataset
-from alignseg_infer.export.verification.verify import DEFAULT_IMAGES
-
-if TYPE_CHECKING:
-    from alignseg_infer.export.verification.record import VerificationOptions
+from alignseg_infer.export.verification.options import DEFAULT_IMAGES, VerificationOptions
 
 HELP = "Compare a float16 or int8 model, or an engine, with its float32 ONNX file, on images."
 EXAMPLE = "Example: alignseg verify alignseg_fp16.engine --against alignseg.onnx --images DIR"
@@ -69,14 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def verification_options_from(arguments: argparse.Namespace) -> "VerificationOptions":
+def verification_options_from(arguments: argparse.Namespace) -> VerificationOptions:
     """Return what the arguments say.
 
     Raises:
         OptionError: Something is missing.
     """
-    from alignseg_infer.export.verification.record import VerificationOptions
-
     return VerificationOptions(
         images=arguments.images,
         max_images=arguments.max_images,

@@ -44,7 +44,6 @@ logger = logging.getLogger(__name__)
 REQUIRED_AGREEMENT = {Precision.FP32: 0.999, Precision.FP16: 0.995, Precision.INT8: 0.98}
 WORST_IMAGE_FACTOR = 2  # so many times the allowed disagreement in a single image
 ALLOWED_MIOU_DROP = 0.5  # percent points
-DEFAULT_IMAGES = 8
 LARGEST_BATCH = 4
 DRAWN_STREETS = 6
 DRAWN_SIZE = (256, 512)
