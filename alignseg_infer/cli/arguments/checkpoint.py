@@ -33,18 +33,17 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--classes", help="cityscapes, ade20k, voc, or FILE.json")
 
 
-def require_no_checkpoint_arguments(arguments: argparse.Namespace, model: Path, *more: str) -> None:
+def require_no_checkpoint_arguments(arguments: argparse.Namespace, model: Path) -> None:
     """Checks that nothing of `add_checkpoint_arguments` was given with an exported model.
 
     Args:
         arguments: What was parsed.
         model: The exported model.
-        more: Other arguments, None where not given, that only a checkpoint leaves open.
 
     Raises:
         OptionError: Something was.
     """
-    for name in (*CHECKPOINT_ARGUMENTS, *more):
+    for name in CHECKPOINT_ARGUMENTS:
         if getattr(arguments, name) is not None:
             raise OptionError(
                 f"--{name.replace('_', '-')} cannot change {model}",
