@@ -17,8 +17,8 @@ from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import ClassSpec
 
 if TYPE_CHECKING:
+    from alignseg_infer.export.make import EngineReport, OnnxReport
     from alignseg_infer.export.progress import PhaseBars, ProgressBars
-    from alignseg_infer.export.recipe import EngineReport, OnnxReport
     from alignseg_infer.trt.builder.progress import Phase
     from alignseg_infer.trt.engine_file import Verification
     from alignseg_infer.video.process import VideoSummary
@@ -114,7 +114,8 @@ def export_onnx(
         ExportError: The graph cannot be made as asked, or does not compute what it should.
         OutputError: The file cannot be written.
     """
-    from alignseg_infer.export.recipe import make_onnx, recipe_for
+    from alignseg_infer.export.make import make_onnx
+    from alignseg_infer.export.recipe import recipe_for
 
     recipe = recipe_for(
         precision=precision,
@@ -256,7 +257,8 @@ def export_engine(
         BuildError: TensorRT does not take the graph, or its plugins are not there.
         VerificationError: The engine does not label images as the float32 graph does.
     """
-    from alignseg_infer.export.recipe import make_engine, recipe_for
+    from alignseg_infer.export.make import make_engine
+    from alignseg_infer.export.recipe import recipe_for
     from alignseg_infer.trt.builder.options import BuildOptions, profile_from
     from alignseg_infer.trt.engine_file import InputShape
 

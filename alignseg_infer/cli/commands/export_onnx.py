@@ -5,7 +5,7 @@ from pathlib import Path
 
 from alignseg_infer.cli.arguments.graph import add_recipe_arguments, recipe_from
 from alignseg_infer.cli.arguments.values import add_destination
-from alignseg_infer.export.recipe import make_onnx
+from alignseg_infer.export.make import make_onnx
 
 HELP = "Export a checkpoint to ONNX, or a float32 .onnx to fp16 or int8; compared before it appears"
 EXAMPLE = "Example: alignseg export-onnx CS_scenes.pth -o alignseg.onnx"
