@@ -48,8 +48,8 @@ def export_small(
     small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
     """Exports the small checkpoint with the given `ExportOptions`; each kind once a session."""
-    from alignseg_infer.export.graph.onnx_graph import ExportOptions
-    from alignseg_infer.export.to_onnx import export_onnx
+    from alignseg_infer.export.graph.options import ExportOptions
+    from alignseg_infer.export.to_onnx import onnx_from_checkpoint
     from alignseg_infer.models.checkpoint import load_checkpoint
 
     folder = tmp_path_factory.mktemp("exports")
@@ -59,7 +59,7 @@ def export_small(
         key = ExportOptions(**options)  # type: ignore[arg-type]
         if key not in made:
             path = folder / f"{len(made)}.onnx"
-            export_onnx(load_checkpoint(small_checkpoint), path, key)
+            onnx_from_checkpoint(load_checkpoint(small_checkpoint), path, key)
             made[key] = path
         return made[key]
 

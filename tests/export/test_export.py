@@ -14,8 +14,9 @@ from alignseg_infer import ExportError, OptionError, ParityError, Predictor
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.export import to_onnx
 from alignseg_infer.export.graph import onnx_file, onnx_graph
-from alignseg_infer.export.graph.onnx_graph import ExportOptions, onnx_from_model
-from alignseg_infer.export.to_onnx import export_onnx
+from alignseg_infer.export.graph.onnx_graph import onnx_from_model
+from alignseg_infer.export.graph.options import ExportOptions
+from alignseg_infer.export.to_onnx import onnx_from_checkpoint
 from alignseg_infer.export.verification import parity
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
@@ -261,7 +262,7 @@ def test_wrong_graph_is_refused_and_nothing_is_written(
     target.write_bytes(b"an older file")
     options = ExportOptions(size=(64, 96), batch=1)
     with pytest.raises(ParityError, match="differ from PyTorch"):
-        export_onnx(load_checkpoint(small_checkpoint), target, options)
+        onnx_from_checkpoint(load_checkpoint(small_checkpoint), target, options)
     assert target.read_bytes() == b"an older file"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -290,7 +291,7 @@ def test_exchanged_offsets_are_refused(
     monkeypatch.setattr(onnx_graph._Graph, "forward", exchanged)
     options = ExportOptions(size=(64, 96), batch=1, with_offsets=True)
     with pytest.raises(ParityError, match="exported offsets differ"):
-        export_onnx(load_checkpoint(small_checkpoint), tmp_path / "m.onnx", options)
+        onnx_from_checkpoint(load_checkpoint(small_checkpoint), tmp_path / "m.onnx", options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -304,7 +305,9 @@ def test_large_weights_go_to_a_second_file(
 ) -> None:
     monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_BYTES", 100_000)
     options = ExportOptions(size=(64, 96), batch=1)
-    path = export_onnx(load_checkpoint(small_checkpoint), tmp_path / "big.onnx", options).path
+    path = onnx_from_checkpoint(
+        load_checkpoint(small_checkpoint), tmp_path / "big.onnx", options
+    ).path
     assert sorted(file.name for file in tmp_path.iterdir()) == ["big.onnx", "big.onnx.data"]
     assert path.stat().st_size < 1_000_000 < (tmp_path / "big.onnx.data").stat().st_size
     result = Predictor(path)(probe_image((64, 96), 0))
