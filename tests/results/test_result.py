@@ -16,7 +16,8 @@ from alignseg_infer.drawing.masks import legend, share_text
 from alignseg_infer.errors import OptionError, OutputError
 from alignseg_infer.pixels.postprocess import Labels
 from alignseg_infer.results.saving import SavedFormat, saved_paths
-from alignseg_infer.results.segmentation import Segmentation, StageTimes
+from alignseg_infer.results.segmentation import Segmentation
+from alignseg_infer.results.times import StageTimes
 from alignseg_infer.spec.model import ClassSpec
 
 TIMES = StageTimes(load=1.0, preprocess=2.0, infer=30.0, postprocess=4.5)

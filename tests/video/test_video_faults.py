@@ -17,11 +17,11 @@ import pytest
 from numpy.typing import NDArray
 
 from alignseg_infer import ModelError, OutputError, Predictor, VideoError
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.arrays import Image
+from alignseg_infer.video.frames import Frame, StreamFacts
 from alignseg_infer.video.options import VideoOptions
 from alignseg_infer.video.process import segment_video
 from alignseg_infer.video.render import Renderer
-from alignseg_infer.video.sources import Frame, StreamFacts
 from alignseg_infer.video.writer import VideoWriter
 from tests.support.models import FakeBackend
 from tests.support.video_clips import Clip, picture, probe, write_clip
@@ -32,7 +32,7 @@ STEP = Fraction(1, 25)
 
 
 class Source:
-    """Twenty frames, and an error if one is given."""
+    """A source of twenty frames, followed by an error if one is given."""
 
     name = "fake source"
     damaged = reconnects = 0
@@ -50,7 +50,7 @@ class Source:
             raise self._error
 
     def stop(self) -> None:
-        """Frames come at once; there is nothing to stop."""
+        """Do nothing: frames come at once."""
 
     def close(self) -> None:
         self.closed = True
@@ -80,7 +80,7 @@ def test_what_was_encoded_before_a_source_died_is_kept(
         segment_video(Predictor(FakeBackend()), source, tmp_path / "out.mp4")
     require_nothing_left(tmp_path, "out.partial.mp4")
     after = probe(tmp_path / "out.partial.mp4")
-    assert 5 <= len(after.times) <= 9  # those on their way in the threads may be lost
+    assert 5 <= len(after.times) <= 9  # frames still in the threads may be lost
     assert after.times == [number * STEP for number in range(len(after.times))]
     assert "out.partial.mp4" in caplog.text
     assert source.closed
@@ -98,7 +98,7 @@ def test_each_stage_may_fail(stage: str, tmp_path: Path, monkeypatch: pytest.Mon
         return failing
 
     if stage == "render":
-        monkeypatch.setattr(Renderer, "picture", fail_at_eighth(Renderer.picture, []))
+        monkeypatch.setattr(Renderer, "draw", fail_at_eighth(Renderer.draw, []))
     if stage == "encode":
         monkeypatch.setattr(VideoWriter, "write", fail_at_eighth(VideoWriter.write, []))
     backend = FailingBackend() if stage == "infer" else FakeBackend()
@@ -121,7 +121,7 @@ def test_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_file_that_may_not_grow_leaves_no_file(tmp_path: Path) -> None:
-    """A real error of the operating system, inside FFmpeg."""
+    """The operating system refuses the write inside FFmpeg."""
     noise = np.random.default_rng(0)
 
     class Noise(Source):
@@ -151,13 +151,13 @@ def test_file_that_reads_back_shorter_is_refused(
         mux(self, packets[1:] if len(packets) > 1 else packets)  # type: ignore[arg-type]
 
     monkeypatch.setattr(VideoWriter, "_mux", losing)
-    with pytest.raises(OutputError, match="holds 19 frames, and 20 were"):
+    with pytest.raises(OutputError, match="holds 19 frames, but 20 were"):
         segment_video(Predictor(FakeBackend()), Source(), tmp_path / "out.mp4")
     require_nothing_left(tmp_path)
 
 
 def test_source_without_frames_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="gave no frame"):
+    with pytest.raises(VideoError, match="gave no frames"):
         segment_video(Predictor(FakeBackend()), Source(after=0), tmp_path / "out.mp4")
     require_nothing_left(tmp_path)
 
@@ -167,7 +167,7 @@ import signal, sys, time
 from alignseg_infer.cli import main
 from alignseg_infer.video.render import Renderer
 from alignseg_infer.video import process
-drawn = Renderer.picture
+draw = Renderer.draw
 count = 0
 def slowly(self, result):
     global count
@@ -176,8 +176,8 @@ def slowly(self, result):
         print("well under way", flush=True)
     if count >= 60:  # so that the signal finds it at work, however late it comes
         time.sleep(0.5)
-    return drawn(self, result)
-Renderer.picture = slowly
+    return draw(self, result)
+Renderer.draw = slowly
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as do children of nohup
@@ -195,7 +195,7 @@ def test_interruption_keeps_a_valid_part(number: int, code: int, tmp_path: Path)
     child = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)  # type: ignore[call-overload]
     assert child.stdout.readline() == "well under way\n", child.communicate()
     child.send_signal(number)
-    if number == signal.SIGHUP:  # a terminal that is closed may send it twice
+    if number == signal.SIGHUP:  # a terminal may send it twice when it is closed
         time.sleep(0.02)
         child.send_signal(number)
     _, errors = child.communicate(timeout=PATIENCE)
@@ -210,7 +210,7 @@ def test_interruption_keeps_a_valid_part(number: int, code: int, tmp_path: Path)
 
 
 def test_memory_does_not_grow_with_frames_that_wait(tmp_path: Path) -> None:
-    """The source is not read ahead of a slow network by more than the queues hold."""
+    """The source is read ahead of a slow network only as far as the queues hold."""
     read = 0
 
     class Counted(Source):
@@ -230,3 +230,25 @@ def test_memory_does_not_grow_with_frames_that_wait(tmp_path: Path) -> None:
     output = tmp_path / "out.mp4"
     segment_video(Predictor(FakeBackend()), Counted(after=120), output, progress=progress)
     assert most < 30
+
+
+def test_a_source_may_use_one_buffer(tmp_path: Path) -> None:
+    """The view of each frame gets that frame, though the source fills the same array again."""
+
+    class OneBuffer(Source):
+        def __iter__(self) -> Iterator[Frame]:
+            buffer = np.zeros((*SIZE, 3), np.uint8)
+            for number in range(20):
+                buffer[:] = number
+                yield Frame(buffer, number * STEP, STEP)
+            buffer[:] = 99
+
+    seen: list[set[int]] = []
+
+    def view(image: Image) -> Image:
+        seen.append(set(image.ravel().tolist()))
+        return image
+
+    predictor = Predictor(FakeBackend())
+    segment_video(predictor, OneBuffer(), tmp_path / "out.mp4", VideoOptions(), view=view)
+    assert seen == [{number} for number in range(20)]

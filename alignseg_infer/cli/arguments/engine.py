@@ -4,6 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.cli.arguments.inference import choices_of
 from alignseg_infer.errors import OptionError
 from alignseg_infer.trt.builder.options import (
@@ -12,7 +13,7 @@ from alignseg_infer.trt.builder.options import (
     BuildOptions,
     HardwareCompatibility,
 )
-from alignseg_infer.trt.engine_file import InputShape, Profile
+from alignseg_infer.trt.engine_file import Profile
 from alignseg_infer.trt.flavours import Runtime
 from alignseg_infer.trt.plugin_library import BUILT_LIBRARY, LIBRARY_VARIABLE
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.cli.arguments.inference import (
     choices_of,
     fixed_size,
@@ -14,7 +15,6 @@ from alignseg_infer.cli.arguments.inference import (
 from alignseg_infer.cli.arguments.int8 import add_quantization_arguments, int8_options_from
 from alignseg_infer.cli.commands.verify import add_verification_images
 from alignseg_infer.errors import INSTALL_EXPORT, INSTALL_ONNX, DatasetError, OptionError
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.spec.model import (
     DEFAULT_OPSET,
     OPSETS,

@@ -9,12 +9,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.backends import OnnxRunner
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import MissingDependencyError, OptionError
 from alignseg_infer.inference.averaging import Mode
 from alignseg_infer.inference.tiling import DEFAULT_OVERLAP, DEFAULT_TILE
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import ChannelOrder, NormKind, SamplingConvention
 

@@ -17,7 +17,8 @@ from alignseg_infer.cli.arguments.graph import (
 from alignseg_infer.cli.arguments.inference import add_checkpoint_arguments
 from alignseg_infer.demo import model_path
 from alignseg_infer.spec.model import Precision, Sampler, Upsampling
-from alignseg_infer.trt.engine_file import EngineFacts, Verification
+from alignseg_infer.spec.verification import Verification
+from alignseg_infer.trt.engine_file import EngineFacts
 from alignseg_infer.trt.flavours import load_tensorrt
 
 HELP = "Build a TensorRT engine from a checkpoint or an exported model."

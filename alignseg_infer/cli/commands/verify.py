@@ -10,7 +10,8 @@ from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError, VerificationError
 from alignseg_infer.files import written_atomically
 from alignseg_infer.pixels.images import read_image
-from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, Verification, read_facts, sidecar_path
+from alignseg_infer.spec.verification import Verification
+from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, read_facts, sidecar_path
 
 HELP = "Compare a float16 or int8 model, or an engine, with its float32 ONNX file, on images."
 EXAMPLE = "Example: alignseg verify alignseg_fp16.engine --against alignseg.onnx --images DIR"

@@ -15,8 +15,8 @@ from alignseg_infer.cli.termination import terminated_by_exception
 from alignseg_infer.errors import OptionError
 from alignseg_infer.inference.averaging import Mode
 from alignseg_infer.ops.offset_fields import OffsetField
+from alignseg_infer.video.frames import DEFAULT_RATE
 from alignseg_infer.video.options import VideoOptions
-from alignseg_infer.video.sources import DEFAULT_RATE
 
 if TYPE_CHECKING:
     from alignseg_infer.video.process import VideoSummary
