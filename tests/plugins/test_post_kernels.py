@@ -322,6 +322,7 @@ def test_unknown_types(library: ctypes.CDLL, scalar: int) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sanitizer", "every"),
     [("address,undefined", 1), ("thread", 3)],  # the latter takes a second for each shape
