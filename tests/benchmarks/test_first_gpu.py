@@ -100,7 +100,11 @@ def test_the_summary_is_there_while_a_step_runs(tmp_path: Path) -> None:
     run_steps([step("bad", BAD), step("looks", look), step("last", GOOD)], tmp_path, 60)
     (tmp_path / "summary.md").write_bytes((tmp_path / "looks.txt").read_bytes())
     seen = statuses(tmp_path)
-    assert seen == {"bad": "failed: exit status 3", "looks": "running, or cut", "last": "waiting"}
+    assert seen == {
+        "bad": "failed: exit status 3",
+        "looks": "running, or cut off",
+        "last": "waiting",
+    }
 
 
 def test_being_ended_ends_the_step(tmp_path: Path) -> None:
@@ -120,7 +124,7 @@ sys.exit(first_gpu.main(lambda folder, sample: [step]))
     process.terminate()
     assert process.wait(PATIENCE) == 128 + 15
     assert not is_alive(child)
-    assert statuses(tmp_path) == {"hangs": "running, or cut"}
+    assert statuses(tmp_path) == {"hangs": "running, or cut off"}
 
 
 def test_steps_are_chosen_in_their_order(tmp_path: Path) -> None:
@@ -195,6 +199,7 @@ def collected(command: tuple[str, ...]) -> list[str]:
     return [line for line in done.stdout.splitlines() if "::" in line]
 
 
+@pytest.mark.slow
 def test_pytest_finds_the_tests(tmp_path: Path) -> None:
     commands = {one.name: one.command for one in all_steps(tmp_path, 4)}
     tests, rest = collected(commands["tests"]), collected(commands["rest"])
