@@ -54,9 +54,9 @@ from tests.support.models import half_onnx
 Export = Callable[..., Path]
 
 SOURCES = Path(__file__).parents[2] / "plugins"
-PLUGIN: dict[str, Any] = {"sampler": Sampler.PLUGIN}
-LABELS: dict[str, Any] = {**PLUGIN, "output": OutputKind.LABELS, "opset": 17}
-PROFILE = Profile(InputShape(1, 64, 64), InputShape(1, 96, 160), InputShape(2, 96, 160))
+PLUGIN: dict[str, Any] = {"sampler": Sampler.PLUGIN, "size": (64, 96), "batch": 1}
+LABELS: dict[str, Any] = {"sampler": Sampler.PLUGIN, "output": OutputKind.LABELS, "opset": 17}
+PROFILE = Profile(*[InputShape(1, 64, 96)] * 3)
 NAMES = tuple(PLUGIN_OPS)
 
 
