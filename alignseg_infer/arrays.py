@@ -1,4 +1,4 @@
-"""Names for the arrays and sizes that modules exchange."""
+"""Type names for the arrays and sizes that modules exchange."""
 
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Image: TypeAlias = NDArray[np.uint8]  # (H, W, 3), BGR where nothing else is said, 0..255
+Image: TypeAlias = NDArray[np.uint8]  # (H, W, 3), BGR unless stated otherwise, 0..255
 Floats: TypeAlias = NDArray[np.float32]
 Labels: TypeAlias = NDArray[np.unsignedinteger[Any]]  # (H, W), positions in the class table
 Size: TypeAlias = tuple[int, int]  # height, width
@@ -14,7 +14,7 @@ Size: TypeAlias = tuple[int, int]  # height, width
 
 @dataclass(frozen=True)
 class InputShape:
-    """Images, height and width of the network input; ``str()`` gives ``1x512x1024``."""
+    """Batch size, height and width of the network input; ``str()`` gives ``1x512x1024``."""
 
     batch: int
     height: int

@@ -1,4 +1,4 @@
-"""What the backends have in common: the protocols that a loaded model follows."""
+"""The protocols that backends (loaded models) implement."""
 
 import re
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ from alignseg_infer.spec.model import ModelSpec
 
 
 class Backend(Protocol):
-    """A loaded model. Calls may come from several threads at once.
+    """A loaded model. Several threads may call it at once.
 
     Attributes:
         spec: The model's facts.
-        name: What runs it and where, e.g. ``onnxruntime (CPUExecutionProvider)``.
+        name: What runs the model and where, e.g. ``onnxruntime (CPUExecutionProvider)``.
     """
 
     spec: ModelSpec
     name: str
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
-        """Runs the network.
+        """Run the network.
 
         Args:
             batch: (N, 3, H, W) float32, normalised.
@@ -39,10 +39,10 @@ class Backend(Protocol):
 
 @runtime_checkable
 class OffsetBackend(Backend, Protocol):
-    """A backend that also shows the learned offsets. Predicting does not need it."""
+    """A backend that can also return the learned offsets. Prediction does not need this."""
 
     def offsets(self, batch: NDArray[np.float32]) -> dict[OffsetField, NDArray[np.float32]]:
-        """Runs the network for its offset fields.
+        """Run the network and return its offset fields.
 
         Args:
             batch: (N, 3, H, W) float32, normalised.
@@ -52,30 +52,30 @@ class OffsetBackend(Backend, Protocol):
             in the unit of the model's sampling convention.
 
         Raises:
-            ModelFileError: The model was exported without them.
+            ModelFileError: The model was exported without its offset fields.
         """
         ...
 
 
 @runtime_checkable
 class LimitedBackend(Backend, Protocol):
-    """A backend that takes only some batch sizes.
+    """A backend that accepts only some batch sizes.
 
     Attributes:
-        batch_limits: The smallest and the largest.
+        batch_limits: The smallest and the largest batch size.
     """
 
     batch_limits: tuple[int, int]
 
 
 class LabelledBatch(NamedTuple):
-    """What a backend made of some images.
+    """The results of a batch of images, and the time that each stage took.
 
     Attributes:
-        scores: Labels and confidence of each.
-        preprocess: Milliseconds for all of them, sending them to the device included.
+        scores: Labels and confidence of each image.
+        preprocess: Milliseconds to prepare all images, including the copy to the device.
         infer: Milliseconds in the network.
-        postprocess: Milliseconds for labels, fetching them included.
+        postprocess: Milliseconds to label pixels, including the copy from the device.
     """
 
     scores: list[Scores]
@@ -86,41 +86,41 @@ class LabelledBatch(NamedTuple):
 
 @runtime_checkable
 class ImageBackend(Backend, Protocol):
-    """A backend that can prepare images and label pixels on its GPU, too."""
+    """A backend that can also prepare images and label pixels on its GPU."""
 
     def load_kernels(self) -> None:
-        """Makes `segment` possible. A second call does nothing.
+        """Load the kernels that `segment` needs. A second call does nothing.
 
         Raises:
-            MissingDependencyError: What compiles kernels is not installed.
-            CudaError: They do not compile or load, or give wrong results on this GPU.
-            OptionError: This model is not one whose pixels can be labelled there.
+            MissingDependencyError: The package that compiles kernels is not installed.
+            CudaError: The kernels do not compile or load, or give wrong results on this GPU.
+            OptionError: The pixels of this model cannot be labelled on the GPU.
         """
         ...
 
     def segment(
         self, images: Sequence[Image], input_size: Size, *, confidence: bool
     ) -> LabelledBatch:
-        """Labels images, each at its own size.
+        """Label images, each at its own size.
 
         Args:
             images: (H, W, 3) uint8 BGR, of any sizes; no more than a batch.
-            input_size: Network input (height, width) for all of them.
-            confidence: Whether the result gets the probability of each label, in steps of 1/255.
+            input_size: Network input (height, width) for all images.
+            confidence: Whether to return the probability of each label, in steps of 1/255.
 
         Raises:
             ModelError: The logits are not finite.
-            SizeError: The model does not take this size or so many images.
-            CudaError: The GPU fails, or has too little memory left.
+            SizeError: The model does not accept this size or this number of images.
+            CudaError: The GPU fails or does not have enough free memory.
         """
         ...
 
 
 def parse_device(device: str) -> tuple[str, int]:
-    """Splits ``cuda:1`` into ``("cuda", 1)``.
+    """Split ``cuda:1`` into ``("cuda", 1)``.
 
     Raises:
-        OptionError: It is not ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        OptionError: `device` is not ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     """
     if device in ("auto", "cpu", "cuda"):
         return device, 0

@@ -1,4 +1,4 @@
-"""How long work reports how far it is."""
+"""Types for functions that report their progress."""
 
 import contextlib
 from collections.abc import Callable
@@ -6,10 +6,10 @@ from contextlib import AbstractContextManager
 from typing import TypeAlias
 
 Progress: TypeAlias = Callable[[int, int], None]  # done, total
-FrameProgress: TypeAlias = Callable[[int, int | None], None]  # done, total or None if not known
+FrameProgress: TypeAlias = Callable[[int, int | None], None]  # done, total (None if unknown)
 ProgressBars: TypeAlias = Callable[[str], AbstractContextManager[Progress | None]]
 
 
 def no_bar(what: str) -> AbstractContextManager[None]:
-    """A progress bar that shows nothing."""
+    """Return a progress bar that shows nothing."""
     return contextlib.nullcontext()

@@ -15,7 +15,7 @@ from alignseg_infer.datasets.labelled import cityscapes_ids
 from alignseg_infer.drawing.masks import blend, colorize, legend, share_text, shrunk, stacked
 from alignseg_infer.errors import OptionError
 from alignseg_infer.files import written_atomically
-from alignseg_infer.pixels.images import encoded_image
+from alignseg_infer.pixels.images import encode_image
 from alignseg_infer.pixels.postprocess import Floats, Labels
 from alignseg_infer.results.coco_rle import (
     CocoAnnotation,
@@ -222,7 +222,7 @@ class Segmentation:
         return json.dumps(self.to_dict(rle=rle), indent=2)
 
     def plot(self, ax: "Axes | None" = None, alpha: float = 0.5, legend: bool = True) -> "Axes":
-        """Draws the overlay with Matplotlib.
+        """Draw the overlay with Matplotlib.
 
         Args:
             ax: Where; None for a new figure.
@@ -275,7 +275,7 @@ class Segmentation:
         """What a notebook shows: the overlay above its legend."""
         overlay = shrunk(self.overlay(), MAX_SHEET_SIDE)
         width = max(MIN_SHEET_WIDTH, overlay.shape[1])
-        return encoded_image(stacked(overlay, self.legend(width)), ".png")
+        return encode_image(stacked(overlay, self.legend(width)), ".png")
 
     def save(
         self,
@@ -285,7 +285,7 @@ class Segmentation:
         formats: Sequence[str] = PICTURES,
         tolerance: float = 0.0,
     ) -> list[Path]:
-        """Writes ``STEM_labels.png``, ``STEM_color.png`` and ``STEM_overlay.jpg``, or others.
+        """Write ``STEM_labels.png``, ``STEM_color.png`` and ``STEM_overlay.jpg``, or others.
 
         The labels PNG has one channel with the label of each pixel (8 or 16 bit).
 
@@ -318,13 +318,13 @@ class Segmentation:
         """Return the bytes of one of the files of `save`."""
         match kind:
             case SavedFormat.LABELS:
-                return encoded_image(self.labels, ".png")
+                return encode_image(self.labels, ".png")
             case SavedFormat.COLOR:
-                return encoded_image(self.color(), ".png")
+                return encode_image(self.color(), ".png")
             case SavedFormat.OVERLAY:
-                return encoded_image(self.overlay(alpha), ".jpg")
+                return encode_image(self.overlay(alpha), ".jpg")
             case SavedFormat.LABEL_IDS:
-                return encoded_image(self.label_ids(), ".png")
+                return encode_image(self.label_ids(), ".png")
             case SavedFormat.POLYGONS:
                 height, width = self.size
                 polygons = [polygon.to_dict() for polygon in self.polygons(tolerance)]

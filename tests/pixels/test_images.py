@@ -1,4 +1,4 @@
-"""Images from files, arrays and Pillow, each against pixels known beforehand."""
+"""Images from files, arrays and Pillow, compared with pixels known beforehand."""
 
 import io
 import struct
@@ -41,7 +41,7 @@ def written(folder: Path, data: bytes, name: str = "picture") -> Path:
 
 
 def with_thumbnail(jpeg: bytes) -> bytes:
-    """`jpeg` with an EXIF segment whose second directory points at a small JPEG of its own."""
+    """Add an EXIF segment to `jpeg`, whose second directory points to a small JPEG thumbnail."""
     small = encoded(".jpg", noise(16, 16))
     tiff = b"II*\0" + struct.pack("<IHI", 8, 0, 14)  # an empty first directory, the next at 14
     tiff += struct.pack("<HHHIIHHIII", 2, 0x201, 4, 1, 44, 0x202, 4, 1, len(small), 0)
