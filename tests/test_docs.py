@@ -5,13 +5,13 @@ REASON -->``; their options are parsed and their names looked up all the same. O
 default test command runs what is quick; ``-m slow`` runs all pages.
 """
 
-import importlib.metadata
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -221,7 +221,8 @@ def test_the_readme_has_two_setup_commands() -> None:
 
 
 def test_extras_exist() -> None:
-    extras = importlib.metadata.metadata("alignseg-infer").get_all("Provides-Extra", [])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
     for page in DOCS:
         for names in re.findall(r"'\.\[([\w,-]+)\]'", page.read_text(encoding="utf-8")):
             assert set(names.split(",")) <= set(extras), names
