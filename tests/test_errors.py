@@ -204,7 +204,7 @@ COMMANDS: list[tuple[str, type[AlignSegError], str]] = [
     ("export-onnx good.pth -o out/m.onnx --classes kitti", OptionError, "'kitti'"),
     ("export-onnx good.pth -o out/m.onnx --classes voc", SpecError, "19 classes, but 21"),
     ("export-onnx good.pth -o out/m.onnx --classes names.json", OptionError, "1 names and 0"),
-    ("export-onnx good.pth -o out/m.onnx --classes nojson.json", OptionError, "no class table"),
+    ("export-onnx good.pth -o out/m.onnx --classes nojson.json", OptionError, "not a class table"),
     ("export-onnx good.pth -o out/m.onnx --classes two.json", SpecError, "but 2 names"),
     # checkpoints
     ("inspect empty.pth", CheckpointError, "is empty"),

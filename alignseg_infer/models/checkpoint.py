@@ -98,7 +98,7 @@ class Checkpoint:
 
 
 def load_checkpoint(path: str | Path, options: CheckpointOptions | None = None) -> Checkpoint:
-    """Reads a checkpoint and checks it against the network its shapes describe.
+    """Read a checkpoint and checks it against the network its shapes describe.
 
     Args:
         path: ``.pth``, ``.pt`` (or any ending torch.save was given), or ``.safetensors``;
@@ -123,7 +123,7 @@ def load_checkpoint(path: str | Path, options: CheckpointOptions | None = None) 
 
 
 def save_checkpoint(path: str | Path, model: AlignSeg, spec: ModelSpec) -> None:
-    """Writes the model's weights with its spec, so that nothing has to be assumed later.
+    """Write the model's weights with its spec, so that nothing has to be assumed later.
 
     Args:
         path: ``.safetensors`` for that format, any other ending for ``torch.save``.
@@ -147,7 +147,7 @@ def save_checkpoint(path: str | Path, model: AlignSeg, spec: ModelSpec) -> None:
 
 
 def _network_of(state: State, path: Path) -> NetworkSpec:
-    """Reads backbone, widths and class count from the shapes."""
+    """Read backbone, widths and class count from the shapes."""
     try:
         bottleneck = "layer1.0.conv3.weight" in state
         blocks = [_count_blocks(state, stage) for stage in (1, 2, 3, 4)]
@@ -180,7 +180,7 @@ def _complete_spec(
     options: CheckpointOptions,
     source: SourceSpec,
 ) -> tuple[ModelSpec, tuple[Assumption, ...]]:
-    """Merges shapes, embedded facts and options; what came from none of them is an assumption."""
+    """Merge shapes, embedded facts and options; what came from none of them is an assumption."""
     base = written or ModelSpec(
         network=network, input=InputSpec(), classes=class_table_for(network.num_classes)
     )

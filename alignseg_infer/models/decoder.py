@@ -111,7 +111,7 @@ class RRB(nn.Module):
 
 
 def offset_branch(channels: int, norm: NormKind) -> nn.Sequential:
-    """Predicts (N, 2, H, W) offsets from two concatenated features of `channels` each."""
+    """Predict (N, 2, H, W) offsets from two concatenated features of `channels` each."""
     return nn.Sequential(
         conv(2 * channels, channels, 1),
         Norm(channels, activation=True, kind=norm),

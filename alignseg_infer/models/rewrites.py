@@ -235,7 +235,7 @@ def _activation_of(norm: Norm) -> nn.Module:
 
 
 def _fold_named_pairs(block: nn.Module) -> None:
-    """Folds bn1, bn2, ... into conv1, conv2, ..."""
+    """Fold bn1, bn2, ... into conv1, conv2, ..."""
     for index in (1, 2, 3):
         layer, norm = getattr(block, f"conv{index}", None), getattr(block, f"bn{index}", None)
         if isinstance(layer, nn.Conv2d) and isinstance(norm, Norm):
@@ -244,7 +244,7 @@ def _fold_named_pairs(block: nn.Module) -> None:
 
 
 def _fold_sequence(sequence: nn.Sequential) -> None:
-    """Folds each norm into the convolution right before it."""
+    """Fold each norm into the convolution right before it."""
     for index in range(1, len(sequence)):
         layer, norm = sequence[index - 1], sequence[index]
         if isinstance(layer, nn.Conv2d) and isinstance(norm, Norm):

@@ -58,7 +58,7 @@ def folder(root: Path, stem: str, values: NDArray[np.uint8], ending: str = ".png
 
 
 def stripes(values: list[int]) -> NDArray[np.uint8]:
-    """One column for each value, the last one for the rest."""
+    """Return one column for each value; the last value fills the rest."""
     row = values + values[-1:] * (SIZE[1] - len(values))
     return np.tile(np.array(row, np.uint8), (SIZE[0], 1))
 
@@ -163,7 +163,7 @@ def emptied(root: Path) -> None:
 
 
 UNUSABLE: list[tuple[Callable[[Path], None], str]] = [
-    (broken, "broken.png cannot be decoded as an image: it ends before"),
+    (broken, "broken.png cannot be decoded as an image: the file ends before"),
     (damaged, "labels/damaged.png cannot be decoded"),
     (palette, "palette pixels of 8 bits"),
     (colored, "RGB pixels of 8 bits"),
@@ -223,12 +223,12 @@ def test_values_that_must_not_occur(
 
 
 def test_truth_that_is_no_png(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="no 8-bit gray PNG: its first bytes"):
+    with pytest.raises(ImageError, match="not an 8-bit gray PNG: its first bytes"):
         read_truth(write(tmp_path / "a.jpg", stripes([1])), label_table(Dataset.FOLDER, 3))
 
 
 def test_labels_that_are_all_ignored(tmp_path: Path) -> None:
-    """As in the test split of Cityscapes."""
+    """All pixels are ignored in the test split of Cityscapes."""
     cityscapes(tmp_path, "berlin", "0", stripes([1, 2, 3]))
     data = labelled_images(Dataset.CITYSCAPES, tmp_path)
     with pytest.raises(DatasetError, match="every pixel of the 1 label files"):
@@ -255,12 +255,12 @@ BAD: list[tuple[Callable[[Path], object], Dataset, dict[str, Any], type[AlignSeg
     (unpaired, Dataset.FOLDER, {}, DatasetError, "3 files cannot be paired"),
     (unpaired, Dataset.FOLDER, {}, DatasetError, "images/alone.png has no labels"),
     (unpaired, Dataset.FOLDER, {}, DatasetError, "labels/lost.png has no image"),
-    (unpaired, Dataset.FOLDER, {}, DatasetError, "images/both.png have one name"),
-    (only_images, Dataset.FOLDER, {}, DatasetError, "labels is no folder"),
-    (only_images, Dataset.CITYSCAPES, {}, DatasetError, "leftImg8bit/val is no folder"),
+    (unpaired, Dataset.FOLDER, {}, DatasetError, "images/both.png have the same name"),
+    (only_images, Dataset.FOLDER, {}, DatasetError, "labels is not a folder"),
+    (only_images, Dataset.CITYSCAPES, {}, DatasetError, "leftImg8bit/val is not a folder"),
     (only_images, Dataset.CITYSCAPES, {}, DatasetError, "gtFine/val/**/*_gtFine_labelIds.png"),
-    (only_images, Dataset.ADE20K, {}, DatasetError, "images/validation is no folder"),
-    (empty, Dataset.CITYSCAPES, {}, DatasetError, "holds no labelled images"),
+    (only_images, Dataset.ADE20K, {}, DatasetError, "images/validation is not a folder"),
+    (empty, Dataset.CITYSCAPES, {}, DatasetError, "contains no labelled images"),
     (empty, Dataset.CITYSCAPES, {"split": "train"}, DatasetError, "leftImg8bit/train"),
     (unpaired, Dataset.FOLDER, {"split": "val"}, OptionError, "split='val'"),
     (unpaired, Dataset.FOLDER, {"limit": 0}, OptionError, "limit=0"),

@@ -110,18 +110,18 @@ def _with_labels(folder: Path) -> Path:
 
 
 SOURCES: list[tuple[Callable[[Path], Path], str]] = [
-    (lambda folder: folder, "holds no images"),
+    (lambda folder: folder, "contains no images"),
     (lambda folder: folder / "nowhere", "does not exist"),
     (_with_labels, "looks like a label file"),
     (_cut_png, "2 of 3 images"),
     (_cut_png, "two.png cannot be decoded"),
     (_written(b"a.png\nb.png\n", "list.txt"), "2 of 2 images"),
     (_written(b"a.png\nb.png\n", "list.txt"), "b.png does not exist"),
-    (_written(b"# nothing\n\n", "list.txt"), "holds no images"),
-    (_written(b"\xff\xd8\xff", "list.txt"), "is no text"),
+    (_written(b"# nothing\n\n", "list.txt"), "contains no images"),
+    (_written(b"\xff\xd8\xff", "list.txt"), "is not a text file"),
     (_written(b"", "list.txt"), "is empty"),
-    (_written(b"no video" * 99, "drive.mp4"), "does not open it as a video"),
-    (_written(b"no video" * 99, "drive"), "does not open it as a video"),
+    (_written(b"no video" * 99, "drive.mp4"), "cannot open it as a video"),
+    (_written(b"no video" * 99, "drive"), "cannot open it as a video"),
 ]
 
 

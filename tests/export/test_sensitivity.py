@@ -239,7 +239,7 @@ COMMANDS: list[tuple[str, type[AlignSegError], str]] = [
     (
         "sensitivity demo --images IMAGES -o out --dataset folder --root IMAGES",
         AlignSegError,
-        "is no folder",
+        "is not a folder",
     ),
 ]
 

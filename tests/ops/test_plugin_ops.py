@@ -36,7 +36,7 @@ each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 @pytest.fixture(params=["cpu", "cuda"])
 def door(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Door]:
-    """What computes an operator: the CPU's implementation, or CUDA's with kernels on the CPU."""
+    """Return an operator's implementation: the CPU's, or CUDA's with kernels on the CPU."""
     if request.param == "cpu":
         return operator
     pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
@@ -59,10 +59,12 @@ def cut(axis: int, size: int) -> Change:
 
 
 SHAPES = {
-    OFFSET_GRID_SAMPLE: "pass feature (N, C, h, w), offset (N, 2, H, W): same letter, same size",
+    OFFSET_GRID_SAMPLE: "pass feature (N, C, h, w), offset (N, 2, H, W), "
+    "where the same letter means the same size",
     ALIGNED_ADD: "pass high (N, C, h, w), low (N, C, H, W), high_offset (N, 2, H, W), "
-    "low_offset (N, 2, H, W): same letter, same size",
-    UPSAMPLE_ARGMAX: "pass logits (N, C, h, w), like (N, K, H, W): same letter, same size",
+    "low_offset (N, 2, H, W), where the same letter means the same size",
+    UPSAMPLE_ARGMAX: "pass logits (N, C, h, w), like (N, K, H, W), "
+    "where the same letter means the same size",
 }
 REAL = "FP32 or FP16, on any device"
 # The operator, which input is changed and how; what is said: seen, expected, what to do.
@@ -180,7 +182,7 @@ TAKEN: list[tuple[PluginOp, dict[int, torch.dtype]]] = [
 
 
 def close(op: PluginOp, seen: Tensor, expected: Tensor) -> None:
-    """Fails where `seen` is not `expected`, but for roundings."""
+    """Fail where `seen` differs from `expected` by more than rounding."""
     assert (seen.dtype, seen.shape) == (expected.dtype, expected.shape)
     if op is UPSAMPLE_ARGMAX:
         assert float((seen == expected).float().mean()) > 0.99
@@ -214,7 +216,7 @@ STORED: dict[str, Change] = {
 def test_how_inputs_are_stored_changes_no_number(
     door: Callable[..., Door], op: PluginOp, how: str
 ) -> None:
-    """Each input alone, so that layouts are mixed too."""
+    """Each input changes alone, so that layouts are mixed, too."""
     for index in range(len(op.inputs)):
         inputs = tensors(op)
         inputs[index] = STORED[how](inputs[index])
@@ -283,7 +285,7 @@ def test_the_fine_feature_decides_where_both_differ(door: Callable[..., Door]) -
 def test_operators_behave_as_pytorch_wants_them(
     op: PluginOp, layout: torch.memory_format, dtype: torch.dtype
 ) -> None:
-    """Schemas, aliasing, gradients, and tracing, with sizes known and not."""
+    """Schemas, aliasing, gradients and tracing, with known and unknown sizes."""
     inputs = tensors(op, dtype=dtype, layout=layout)
     torch.library.opcheck(operator(op), (*inputs, *fields(op)))
 
@@ -302,7 +304,7 @@ def test_compiled(op: PluginOp, layout: torch.memory_format, dynamic: bool) -> N
 
 
 def test_sizes_that_only_the_data_decide() -> None:
-    """A batch picked by a mask: its size is no number when it is traced."""
+    """A batch selected by a mask: its size is not a number during tracing."""
     pick = torch.tensor([True, False, True])
     inputs = tensors(OFFSET_GRID_SAMPLE, sizes={"N": 3})
 

@@ -216,8 +216,8 @@ def test_mask(which: str | int) -> None:
         ("xyzzy", "result.classes"),
         (19, "labels 0 to 18"),
         (-1, "labels 0 to 18"),
-        (1.0, "a whole number"),
-        (None, "a whole number"),
+        (1.0, "an integer"),
+        (None, "an integer"),
     ],
 )
 def test_unknown_classes(which: Any, said: str) -> None:
