@@ -5,7 +5,8 @@
     result = Predictor("alignseg.onnx")("street.jpg")
     result.save("out/street")
 
-Importing this loads NumPy and OpenCV, nothing heavier; runtimes are loaded when a model is.
+Importing this loads NumPy and OpenCV, nothing heavier; runtimes are loaded when a model is. It also
+sets ``ORT_DISABLE_TELEMETRY=1`` unless that variable is set, see `alignseg_infer.telemetry`.
 """
 
 from alignseg_infer.errors import (
@@ -34,7 +35,10 @@ from alignseg_infer.results.polygons import Polygon
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.results.times import StageTimes
 from alignseg_infer.spec.model import ModelSpec
+from alignseg_infer.telemetry import disable_onnxruntime_telemetry as _disable_telemetry
 from alignseg_infer.version import __version__ as __version__
+
+_disable_telemetry()
 
 __all__ = [
     "AlignSegError",

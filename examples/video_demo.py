@@ -1,9 +1,9 @@
-"""A segmented video, from a file, a webcam, a stream, a folder, or a drawn street.
+"""Segments a video file, a webcam, a stream, a folder of images, or a drawn street.
 
     python examples/video_demo.py --model demo --source street.mp4 --output out.mp4
     python examples/video_demo.py
 
-The second line draws a drive along a street, which is what the demo model knows.
+The second command draws a drive along a street, which is what the demo model knows.
 """
 
 import argparse
@@ -20,7 +20,7 @@ except AlignSegError as error:  # PyAV is not installed
 
 
 def main() -> int:
-    """Segments the source and prints what it took."""
+    """Segment the source and print how long it took."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo", help="an .onnx, an .engine, or a checkpoint")
     parser.add_argument(
@@ -33,7 +33,7 @@ def main() -> int:
 
     source = open_source(arguments.source)
     height, width = source.facts.size
-    print(f"{source.name}: {height}x{width}, Ctrl-C ends it")
+    print(f"{source.name}: {height}x{width}; press Ctrl-C to stop")
     summary = segment_video(
         Predictor(arguments.model),
         source,
@@ -48,8 +48,8 @@ def main() -> int:
 
 
 def show(done: int, total: int | None) -> None:
-    """Prints how far it is."""
-    print(f"\r{done} of {total or 'as many as come'}", end="", file=sys.stderr)
+    """Show how many frames are done."""
+    print(f"\r{done} of {total or 'an unknown number'}", end="", file=sys.stderr)
 
 
 if __name__ == "__main__":

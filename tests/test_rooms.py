@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "alignseg_infer"
 FLOORS = [
     ["version"],
-    ["errors", "arrays", "progress", "text"],
+    ["errors", "arrays", "progress", "telemetry", "text"],
     ["files"],
     ["spec"],
     ["ops", "pixels"],

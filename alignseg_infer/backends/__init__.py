@@ -1,4 +1,4 @@
-"""Runtimes that execute a model. One module each, loaded on demand."""
+"""What can run a model: one module for each, imported only when a model needs it."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +14,7 @@ ONNX_SUFFIX = ".onnx"
 
 
 class OnnxRunner(StrEnum):
-    """What can run an ``.onnx`` file."""
+    """The packages that can run an ``.onnx`` file."""
 
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
@@ -27,7 +27,7 @@ def open_backend(
     threads: int | None = None,
     runtime: str | None = None,
 ) -> Backend:
-    """Loads a model into the runtime its file ending asks for.
+    """Load a model into the runtime that its file ending calls for.
 
     Args:
         model: ``.onnx`` (ONNX Runtime, or as `runtime` says), a checkpoint ``.pth``, ``.pt``,
@@ -40,9 +40,9 @@ def open_backend(
 
     Raises:
         ModelError: The file cannot be used.
-        DeviceError: The device is not there.
+        DeviceError: The device does not exist.
         MissingDependencyError: The runtime is not installed.
-        OptionError: `device`, `threads` or `runtime` make no sense, or not with this file.
+        OptionError: `device`, `threads` or `runtime` makes no sense, or does not fit this file.
     """
     path = model_path(model)
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
@@ -100,7 +100,7 @@ def _open_engine(path: Path, device: str, threads: int | None) -> Backend:
     if threads is not None:
         raise OptionError(
             f"threads={threads} was given with {path}, which runs on the GPU",
-            "CPU threads only with a model that runs on the CPU",
+            "CPU threads for a model that runs on the CPU only",
             "leave threads, or --threads, out",
         )
     return TensorRTBackend(path, device=device)

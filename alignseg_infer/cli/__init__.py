@@ -25,7 +25,6 @@ from alignseg_infer.cli.commands import (
     video,
 )
 from alignseg_infer.errors import AlignSegError
-from alignseg_infer.version import __version__
 
 Run: TypeAlias = Callable[[argparse.Namespace], int]
 
@@ -47,8 +46,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``alignseg``."""
     parser = argparse.ArgumentParser(prog="alignseg", description="Deploy AlignSeg segmentation.")
-    parser.add_argument("--version", action="version", version=f"alignseg-infer {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_version(parser)
+    commands = parser.add_subparsers(metavar="COMMAND")
     for name, module in COMMANDS.items():
         command = commands.add_parser(
             name, help=module.HELP, description=module.HELP, epilog=module.EXAMPLE
@@ -57,6 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _add_debug(command)
         command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
+    if arguments.version:
+        from alignseg_infer.cli.versions import version_text
+
+        print(version_text(verbose=arguments.verbose))
+        return 0
+    if arguments.verbose:
+        parser.error("--verbose goes with --version")
+    if "run" not in arguments:
+        parser.error("the following arguments are required: COMMAND")
     return run_reporting_errors(arguments.run, arguments)
 
 
@@ -87,6 +95,15 @@ def run_reporting_errors(run: Run, arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="with --version: show the versions of all runtimes, the CPU, the GPU and its driver",
+    )
 
 
 def _add_debug(parser: argparse.ArgumentParser) -> None:

@@ -1,16 +1,16 @@
-"""Opens a GPU through whichever Python package for CUDA is installed."""
+"""Opening a GPU through whichever Python package for CUDA is installed."""
 
 from alignseg_infer.cuda.base import Cuda, CudaPackage, Gpu
 from alignseg_infer.errors import DeviceError, MissingDependencyError, OptionError
 
 
 def open_cuda(index: int = 0, package: str = CudaPackage.AUTO) -> Cuda:
-    """The GPU with number `index`.
+    """Open the GPU with number `index`.
 
     Raises:
-        MissingDependencyError: The package is not installed; for ``auto``, none is.
-        DeviceError: There is no driver, or no such GPU.
-        OptionError: `package` is no `CudaPackage`.
+        MissingDependencyError: The package is not installed; for ``auto``, none of them is.
+        DeviceError: There is no driver, or no GPU with this number.
+        OptionError: `package` is not a value of `CudaPackage`.
     """
     if package not in list(CudaPackage):
         raise OptionError(f"cuda={package!r}", ", ".join(CudaPackage), 'cuda="auto"')
@@ -25,7 +25,7 @@ def open_cuda(index: int = 0, package: str = CudaPackage.AUTO) -> Cuda:
 
 
 def current_gpu() -> Gpu | None:
-    """The first GPU, on which TensorRT builds; None without a driver or GPU.
+    """Return the first GPU, where TensorRT builds, or None without a driver or GPU.
 
     Raises:
         MissingDependencyError: No package to call CUDA through is installed.

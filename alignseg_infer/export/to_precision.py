@@ -1,4 +1,4 @@
-"""From a float32 ONNX file to one in float16 or int8, compared with it before it appears."""
+"""Turns a float32 ONNX file into one in float16 or int8, and compares the two before it appears."""
 
 import logging
 from collections.abc import Sequence
@@ -31,38 +31,38 @@ def onnx_in_precision(
     images: Sequence[Image] | None = None,
     bars: ProgressBars = no_bar,
 ) -> Verification:
-    """Writes the float32 model `source` as `target`, in another precision.
+    """Write the float32 model `source` as `target`, in another precision.
 
     Args:
         source: A float32 ``.onnx`` of this package.
         target: The ``.onnx`` to write.
         precision: ``fp16`` or ``int8``.
         int8: How convolutions are quantised.
-        images: To compare both on, (H, W, 3) uint8 BGR; None for drawn streets.
-        bars: Gives a progress function for what is counted, like `cli.progress.progress_bar`.
+        images: Images to compare both on, (H, W, 3) uint8 BGR; None for drawn streets.
+        bars: Opens a progress bar with the given title, like `cli.progress.progress_bar`.
 
     Returns:
         The comparison, which is also stored in the file.
 
     Raises:
-        OptionError: `target` has another ending or is `source`; ``int8`` without its options.
+        OptionError: `target` does not end in ``.onnx`` or is `source`; ``int8`` without options.
         ModelFileError: `source` is not one of our files.
         ExportError: `source` is not float32, or cannot be converted.
-        VerificationError: Labels differ too much; nothing is written.
+        VerificationError: Too many labels differ; nothing is written.
         OutputError: The file cannot be written.
     """
     require_onnx_ending(target)
     if target.exists() and source.exists() and target.samefile(source):
         raise OptionError(
             f"{target} is the float32 model itself",
-            "another file, since the float32 model is needed to verify and to quantise again",
+            "another file: the float32 model is needed to verify, and to quantise again",
             f"-o {source.stem}_{precision}.onnx",
         )
     facts = read_onnx_facts(source)
     if facts.export.precision is not Precision.FP32 or precision is Precision.FP32:
         raise ExportError(
             f"{source} is {facts.export.precision}, and {precision} was asked for",
-            "a float32 model, to be made fp16 or int8",
+            "a float32 model, and fp16 or int8 as its new precision",
             "start from the float32 file: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
     quantized = precision is Precision.INT8
@@ -83,7 +83,7 @@ def _quantized(source: Path, options: Int8Options | None, bars: ProgressBars) ->
     if options is None:
         raise OptionError(
             "int8 needs images to calibrate with",
-            "some 100 images like those the model will see",
+            "about 100 images like those that the model will see",
             "--calibration FOLDER, LIST.txt or VIDEO",
         )
     result = int8_from_onnx(source, options, bars)

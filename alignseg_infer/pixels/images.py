@@ -1,7 +1,7 @@
 """Reading images from files, arrays and PIL, always as (H, W, 3) uint8 BGR, and writing them."""
 
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import cv2
 import numpy as np
@@ -10,9 +10,16 @@ from numpy.typing import NDArray
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import ImageError, OutputError
 from alignseg_infer.files import require_file, written_atomically
+from alignseg_infer.pixels.value_range import (
+    PNG_SIGNATURE,
+    ValueRange,
+    colors_of_avif,
+    value_range_of,
+)
+from alignseg_infer.pixels.wide_color import color_name, to_bt709
 
 MIN_IMAGE_SIDE = 2
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SIXTEEN_BITS = ValueRange(65535)
 
 
 @runtime_checkable
@@ -26,7 +33,31 @@ class PILImage(Protocol):
         ...
 
 
-ImageSource: TypeAlias = str | Path | NDArray[Any] | PILImage
+class OwnImage(NamedTuple):
+    """An image that belongs to this package: nobody else writes to its pixels.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 BGR.
+    """
+
+    pixels: Image
+
+
+ImageSource: TypeAlias = str | Path | NDArray[Any] | PILImage | OwnImage
+
+
+def take_over(source: ImageSource) -> ImageSource:
+    """Copy the pixels of an array or a PIL image, so that its owner may use the memory again.
+
+    Call it in the thread that received `source`, before the owner goes on. Paths stay paths: what
+    is in the file belongs to nobody.
+
+    Raises:
+        ImageError: As `load_image` does for an array or a PIL image.
+    """
+    if isinstance(source, np.ndarray | PILImage):
+        return OwnImage(load_image(source))
+    return source
 
 
 def load_image(source: ImageSource) -> Image:
@@ -39,14 +70,21 @@ def load_image(source: ImageSource) -> Image:
               channels, alpha is dropped, and 16 bits per channel are scaled to 8;
             * an array (H, W, 3) uint8 in BGR, (H, W, 4) in BGRA, or (H, W) or (H, W, 1) gray;
             * a PIL image. 16 bits are scaled to 8; modes I and F are refused. EXIF rotation is
-              not applied, as in Pillow.
+              not applied, as in Pillow;
+            * what `take_over` returned.
+
+    Returns:
+        Pixels that share no memory with an array or PIL image that was given.
 
     Raises:
         ImageError: The source is none of these, or cannot be decoded.
     """
+    if isinstance(source, OwnImage):
+        return source.pixels
     if isinstance(source, str | Path):
         return read_image(Path(source))
     if isinstance(source, np.ndarray):
+        source = np.asarray(source)  # of np.matrix, whose views have two dimensions always
         image = image_from_array(source)
         # A camera loop may reuse its buffer while results still refer to the image.
         return image.copy() if np.may_share_memory(image, source) else image
@@ -63,11 +101,14 @@ def load_image(source: ImageSource) -> Image:
 def _image_from_pil(source: PILImage) -> Image:
     try:
         return _pixels_from_pil(source)
-    except OSError as error:  # Pillow decodes late
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow decodes late, and says what is wrong in many ways
+        reason = f"{error}" or type(error).__name__
         raise ImageError(
-            f"the PIL image cannot be decoded: {error}",
-            "a complete image",
-            "check the file that it was opened from",
+            f"the PIL image of mode {source.mode!r} cannot be decoded: {reason}",
+            "a complete image that is still open, in a mode that converts to RGB",
+            "image.load() inside the block that opens it; image.convert('RGB') for other modes",
         ) from error
 
 
@@ -83,8 +124,13 @@ def _pixels_from_pil(source: PILImage) -> Image:
     return image_from_array(np.asarray(source.convert("RGB"))[..., ::-1])
 
 
-def _scale_to_8_bits(image: NDArray[np.uint16]) -> Image:
-    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 -> 255
+def _scale_to_8_bits(
+    image: NDArray[np.uint8] | NDArray[np.uint16], values: ValueRange = SIXTEEN_BITS
+) -> Image:
+    """Scale values so that ``values.maximum`` becomes 255, rounding to the nearest."""
+    numbers = np.minimum(image, values.maximum).astype(np.uint32)
+    scaled = ((numbers * 255 + values.maximum // 2) // values.maximum).astype(np.uint8)
+    return 255 - scaled if values.inverted else scaled
 
 
 def image_from_array(array: NDArray[Any]) -> Image:
@@ -143,9 +189,21 @@ def read_image(path: Path) -> Image:
     Raises:
         ImageError: The file is missing, empty or truncated, or OpenCV cannot read it.
     """
-    image = _decode(path, _read_bytes(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    if image.dtype == np.uint16:
-        image = _scale_to_8_bits(image.astype(np.uint16, copy=False))
+    data = _read_bytes(path)
+    values = value_range_of(data)
+    image = _decode(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if image.dtype not in (np.uint8, np.uint16) or (values is None and image.dtype != np.uint8):
+        raise ImageError(
+            f"{path} holds {image.dtype} values, and its header does not say which one is white",
+            "an image of 8 bits per channel, or one whose header tells how many bits it has",
+            "convert it first: scale its values to 0..255 and write them as an 8-bit PNG",
+        )
+    primaries, transfer = colors_of_avif(data)
+    if values is not None and color_name(primaries, transfer):
+        sixteen = np.asarray(image.astype(np.uint32) * 65535 // values.maximum, np.uint16)
+        image = to_bt709(sixteen, primaries, transfer)
+    elif values is not None and values != (255, False):
+        image = _scale_to_8_bits(image, values)
     return image_from_array(image)
 
 

@@ -1,4 +1,4 @@
-"""Videos, cameras, folders and rendered streets in; segmented H.264 videos out."""
+"""Read videos, cameras, folders and drawn streets; write segmented H.264 videos."""
 
 from alignseg_infer.video.frames import Frame, FrameSource, StreamFacts
 from alignseg_infer.video.options import VideoOptions

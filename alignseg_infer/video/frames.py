@@ -1,4 +1,4 @@
-"""What all sources of frames have in common."""
+"""What all sources of frames have in common: frames, facts and the protocol."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,10 +15,11 @@ class Frame:
     """One picture of a video.
 
     Attributes:
-        image: (H, W, 3) uint8 BGR, upright.
+        image: (H, W, 3) uint8 BGR, upright. A source may give the same array again with the next
+            frame: whoever keeps a frame copies it, as `segment_video` does.
         time: Seconds since the video began, a multiple of the source's time base; strictly
             increasing.
-        duration: Seconds it is shown; None where that is not known.
+        duration: Seconds for which it is shown; None if unknown.
     """
 
     image: Image = field(repr=False)
@@ -28,15 +29,15 @@ class Frame:
 
 @dataclass(frozen=True)
 class StreamFacts:
-    """What is known of a source before its first frame.
+    """What is known about a source before its first frame.
 
     Attributes:
-        size: (height, width) of its upright frames.
-        time_base: Seconds; all times of frames are multiples of it.
-        rate: Frames per second, on average; None where that is not known.
-        frames: How many there will be, as its header says; None where that is not known.
-        live: Whether frames come whether or not somebody takes them.
-        pixel_aspect: Width over height of a pixel.
+        size: (height, width) of the upright frames.
+        time_base: Seconds. The times of all frames are multiples of it.
+        rate: Average number of frames per second; None if unknown.
+        frames: How many frames there will be, according to the header; None if unknown.
+        live: Whether frames keep arriving even if nobody takes them.
+        pixel_aspect: Width of a pixel divided by its height.
     """
 
     size: Size
@@ -48,14 +49,14 @@ class StreamFacts:
 
 
 class FrameSource(Protocol):
-    """Gives frames, once.
+    """Something that can be iterated over once, for its frames.
 
     Attributes:
-        name: For people.
+        name: A name to show to people.
         facts: Size, rate and more.
-        damaged: Frames that could not be decoded so far, and were left out.
-        reconnects: How often a live source was lost and came back.
-        notes: What else was unusual, in sentences.
+        damaged: How many frames so far could not be decoded and were left out.
+        reconnects: How often a live source was lost and found again.
+        notes: Sentences about anything else that was unusual.
     """
 
     name: str
@@ -65,17 +66,17 @@ class FrameSource(Protocol):
     notes: list[str]
 
     def __iter__(self) -> Iterator[Frame]:
-        """The frames, in the order they are shown.
+        """Yield the frames in the order in which they are shown.
 
         Raises:
-            VideoError: It cannot be read any further.
+            VideoError: The source cannot be read any further.
         """
         ...
 
     def stop(self) -> None:
-        """Ends the iteration soon; may be called from another thread."""
+        """End the iteration soon; may be called from another thread."""
         ...
 
     def close(self) -> None:
-        """Frees what it holds, once nobody iterates."""
+        """Free what the source holds, once nobody iterates over it."""
         ...

@@ -1,4 +1,4 @@
-"""The sliding window: its layout by hand and as a property, its logits against a plain loop."""
+"""The sliding window: layout by hand and by property tests, logits against a plain loop."""
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -33,7 +33,7 @@ def toy_infer(tiles: Iterable[Floats]) -> Iterator[Floats]:
 
 
 def plain_loop(tensor: Floats, tiling: Tiling) -> Floats:
-    """The authors' loop in float64, one tile after the other."""
+    """Run the authors' loop in float64, one tile after the other."""
     (rows, columns), (height, width) = tiling.tile, tensor.shape[2:]
     total, count = np.zeros((CLASSES, height, width)), np.zeros((height, width))
     for y in tile_starts(height, rows, tiling.overlap):

@@ -189,7 +189,7 @@ def unknown_node(model: onnx.ModelProto) -> None:
 
 
 def int32_bias(model: onnx.ModelProto) -> None:
-    """What ``quantize_static`` writes by default."""
+    """Write an INT8 graph with the defaults of ``quantize_static``."""
     conv = next(node for node in model.graph.node if node.op_type == "Conv" and len(node.input) > 2)
     helper = onnx.helper
     tensors = [

@@ -20,7 +20,7 @@ from tests.video.test_video_faults import SIZE, require_nothing_left
 
 
 class FakeCapture:
-    """A camera that gives some frames and is then gone."""
+    """A camera that gives some frames and then disappears."""
 
     def __init__(self, frames: int, size: tuple[int, int] = SIZE) -> None:
         self.left, self.size = frames, size

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes images, labels, results and an overview, and says how good the masks are."""
-    from alignseg_infer.demo.streets.folder import written_streets
+    from alignseg_infer.demo.streets.folder import write_streets
 
     if arguments.streets < 1:
         raise OptionError(f"--streets {arguments.streets}", "1 or more", "--streets 4")
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     classes = predictor.spec.classes
     confusion: ConfusionMatrix | None = None
     rows: list[Image] = []
-    for files in written_streets(arguments.output, arguments.seed, arguments.streets):
+    for files in write_streets(arguments.output, arguments.seed, arguments.streets):
         result = predictor(files.image)
         result.save(arguments.output / "results" / files.image.stem)
         one = ConfusionMatrix.of(files.scene.labels, result.labels, len(classes.names))

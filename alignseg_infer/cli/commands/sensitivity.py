@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.cli.arguments.graph import require_packages_for
-from alignseg_infer.cli.arguments.inference import choices_of
+from alignseg_infer.cli.arguments.inference import choices_of, require_packages
 from alignseg_infer.cli.arguments.int8 import add_calibration_arguments, calibration_options_from
 from alignseg_infer.cli.reports import write_report
 from alignseg_infer.datasets.labelled import Dataset, LabelledImages, labelled_images
@@ -62,6 +62,7 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measures, prints the table, and writes it with its picture."""
     require_packages_for(model_path(arguments.model))
+    require_packages(("matplotlib",), "pip install matplotlib")  # now, not after measuring
     labelled = _labelled(arguments)
     require_writable_folder(arguments.output)
     sensitivity = _measured(arguments, labelled)
@@ -86,17 +87,17 @@ def _labelled(arguments: argparse.Namespace) -> LabelledImages | None:
 def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) -> "Sensitivity":
     from alignseg_infer.cli.progress import progress_bar
     from alignseg_infer.datasets.image_sets import calibration_images
-    from alignseg_infer.export.int8.calibration import calibrated_ranges
+    from alignseg_infer.export.int8.calibration import calibrate_ranges
     from alignseg_infer.export.int8.convolutions import Grain
     from alignseg_infer.export.int8.effect import EffectMeter
-    from alignseg_infer.export.int8.quantize import loaded_graph
-    from alignseg_infer.export.int8.sensitivity import sensitivity_of
+    from alignseg_infer.export.int8.quantize import load_graph
+    from alignseg_infer.export.int8.sensitivity import measure_sensitivity
 
     path, options = model_path(arguments.model), calibration_options_from(arguments)
-    graph = loaded_graph(path)
+    graph = load_graph(path)
     images = calibration_images(arguments.images, arguments.calibration_images)
     with progress_bar("calibration images") as progress:
-        ranges = calibrated_ranges(path, images, options, progress)
+        ranges = calibrate_ranges(path, images, options, progress)
     with tempfile.TemporaryDirectory() as folder:
         with progress_bar("images in FP32") as progress:
             meter = EffectMeter(
@@ -110,15 +111,16 @@ def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) ->
             )
         with progress_bar("models in INT8") as progress:
             grain = Grain(arguments.blocks)
-            return sensitivity_of(graph, ranges, meter, grain=grain, progress=progress)
+            return measure_sensitivity(graph, ranges, meter, grain=grain, progress=progress)
 
 
 def _write(sensitivity: "Sensitivity", folder: Path) -> None:
-    from alignseg_infer.export.int8.sensitivity_picture import sensitivity_picture
+    from alignseg_infer.drawing.figures import pixels_of
+    from alignseg_infer.export.int8.sensitivity_picture import sensitivity_figure
 
     contents: dict[str, str | Image] = {
         "sensitivity.json": sensitivity.to_json() + "\n",
         "sensitivity.md": sensitivity.to_markdown(),
-        "sensitivity.png": sensitivity_picture(sensitivity),
+        "sensitivity.png": pixels_of(sensitivity_figure(sensitivity)),
     }
     write_report(folder, contents)

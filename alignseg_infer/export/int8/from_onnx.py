@@ -1,4 +1,4 @@
-"""From an FP32 ONNX file to its INT8 graph: calibrate, stay within a budget, quantise."""
+"""Turns an FP32 ONNX file into an INT8 graph: calibrates, meets a budget, quantises."""
 
 import tempfile
 from dataclasses import dataclass, field
@@ -7,16 +7,16 @@ from pathlib import Path
 import onnx_ir
 
 from alignseg_infer.datasets.image_sets import DEFAULT_LIMIT, calibration_images
-from alignseg_infer.export.int8.calibration import CalibrationOptions, calibrated_ranges
+from alignseg_infer.export.int8.calibration import CalibrationOptions, calibrate_ranges
 from alignseg_infer.export.int8.effect import Effect, EffectMeter
 from alignseg_infer.export.int8.histograms import Ranges
 from alignseg_infer.export.int8.quantize import (
     QuantizationOptions,
-    chosen_convolutions,
-    loaded_graph,
-    quantized_model,
+    choose_convolutions,
+    load_graph,
+    quantize_model,
 )
-from alignseg_infer.export.int8.sensitivity import require_budget, within_budget
+from alignseg_infer.export.int8.sensitivity import keep_within_budget, require_budget
 from alignseg_infer.progress import ProgressBars, no_bar
 
 
@@ -26,11 +26,11 @@ class Int8Options:
 
     Attributes:
         source: Images to calibrate with, as `calibration_images` takes them.
-        images: So many of them at most.
+        images: At most this many of them.
         calibration: How ranges are found.
-        quantization: What stays float in any case.
-        budget: Largest share of the pixels of the calibration images, in percent, that may get
-            another label than in FP32; None for no limit. Blocks stay float until it is met.
+        quantization: Which blocks stay float in any case.
+        budget: Largest percentage of the pixels of the calibration images that may get a different
+            label than in FP32; None for no limit. Blocks stay float until it is met.
 
     Raises:
         OptionError: The budget is negative.
@@ -49,13 +49,13 @@ class Int8Options:
 
 @dataclass(frozen=True)
 class Int8Model:
-    """What `int8_from_onnx` made.
+    """The result of `int8_from_onnx`.
 
     Attributes:
         model: The graph, in float32 with Q/DQ.
-        ranges: What it was calibrated to.
-        options: What stays float.
-        excluded: Blocks that stay float for the budget.
+        ranges: The calibrated ranges.
+        options: Which blocks stay float.
+        excluded: The blocks that stay float to meet the budget.
         effect: How far it is from FP32 on the calibration images; None without a budget.
     """
 
@@ -67,34 +67,34 @@ class Int8Model:
 
 
 def int8_from_onnx(path: Path, options: Int8Options, bars: ProgressBars = no_bar) -> Int8Model:
-    """The INT8 graph of an exported FP32 model.
+    """Return the INT8 graph of an exported FP32 model.
 
     Args:
-        path: The ``.onnx``.
-        options: How.
-        bars: Gives a progress function for what is counted, such as "calibration images"; like
+        path: The exported ``.onnx``.
+        options: How to calibrate and quantise.
+        bars: Opens a progress bar with the given title, such as "calibration images"; like
             `cli.progress.progress_bar`.
 
     Raises:
         ModelError: The model cannot be used, or computes values that are not finite.
         DatasetError: The images cannot be used.
         OptionError, SizeError: Options cannot be used with this model.
-        ExportError: It cannot be quantised.
+        ExportError: The model cannot be quantised.
         VerificationError: The budget cannot be met.
     """
-    model = loaded_graph(path)
-    chosen_convolutions(model, options.quantization)  # refuses before anything takes long
+    model = load_graph(path)
+    choose_convolutions(model, options.quantization)  # bad options fail early
     images = calibration_images(options.source, options.images)
     with bars("calibration images") as progress:
-        ranges = calibrated_ranges(path, images, options.calibration, progress)
+        ranges = calibrate_ranges(path, images, options.calibration, progress)
     if options.budget is None:
-        result = quantized_model(model, ranges, options.quantization)
+        result = quantize_model(model, ranges, options.quantization)
         return Int8Model(result, ranges, options.quantization)
     with tempfile.TemporaryDirectory() as folder, bars("models compared with FP32") as progress:
         size, threads = options.calibration.size, options.calibration.threads
         meter = EffectMeter(path, images, Path(folder), size=size, threads=threads)
-        found = within_budget(
+        found = keep_within_budget(
             model, ranges, meter, options.budget, options.quantization, progress=progress
         )
-    result = quantized_model(model, ranges, found.options)
+    result = quantize_model(model, ranges, found.options)
     return Int8Model(result, ranges, found.options, found.excluded, found.effect)
