@@ -80,7 +80,7 @@ class VideoFrames:
 CalibrationImages: TypeAlias = ImageFiles | VideoFrames
 
 
-def calibration_images(source: str | Path, limit: int = DEFAULT_LIMIT) -> CalibrationImages:
+def choose_images(source: str | Path, limit: int = DEFAULT_LIMIT) -> CalibrationImages:
     """Choose images spread evenly over `source`, the same ones each time.
 
     Args:
@@ -112,7 +112,7 @@ def calibration_images(source: str | Path, limit: int = DEFAULT_LIMIT) -> Calibr
     return _choose_frames(source, limit)
 
 
-def evenly_spread(count: int, limit: int) -> list[int]:
+def spread_evenly(count: int, limit: int) -> list[int]:
     """Choose `limit` of the numbers below `count`, from the middle of equal parts, or all."""
     if count <= limit:
         return list(range(count))
@@ -143,7 +143,7 @@ def _read_list(path: Path) -> list[Path]:
 
 
 def _choose_files(source: Path, paths: Sequence[Path], limit: int) -> ImageFiles:
-    chosen = [paths[index] for index in evenly_spread(len(paths), limit)]
+    chosen = [paths[index] for index in spread_evenly(len(paths), limit)]
     if not chosen:
         raise DatasetError(
             f"{source} contains no images",
@@ -184,7 +184,7 @@ def _choose_frames(path: Path, limit: int) -> VideoFrames:
         count += 1
     if not count:
         raise _video_error(path, "none of its frames can be decoded")
-    frames = tuple(evenly_spread(count, limit))
+    frames = tuple(spread_evenly(count, limit))
     digest = sha256_of(path)
     digests = (hashlib.sha256(f"{digest} {frame}".encode()).hexdigest() for frame in frames)
     return VideoFrames(f"{len(frames)} of {count} frames of {path}", path, frames, tuple(digests))

@@ -83,7 +83,7 @@ class _Side:
     endings: tuple[str, ...]
 
 
-def labelled_images(
+def find_labelled_images(
     dataset: Dataset, root: Path, split: str | None = None, limit: int | None = None
 ) -> LabelledImages:
     """Find the images of `dataset` and their labels, without opening any file.

@@ -15,7 +15,7 @@ from torch import Tensor
 from alignseg_infer.datasets.class_tables import class_table_for
 from alignseg_infer.demo import checkpoint_path
 from alignseg_infer.errors import CheckpointError, SpecError
-from alignseg_infer.files import require_file, sha256_of, written_atomically
+from alignseg_infer.files import require_file, sha256_of, write_atomically
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.backbone import BACKBONES
 from alignseg_infer.models.identify import detect_network
@@ -142,7 +142,7 @@ def save_checkpoint(path: str | Path, model: AlignSeg, spec: ModelSpec) -> None:
         buffer = io.BytesIO()
         torch.save({"state_dict": state, SPEC_ENTRY: spec.to_json()}, buffer)
         content = buffer.getvalue()
-    with written_atomically(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_bytes(content)
 
 

@@ -50,7 +50,7 @@ _ENDINGS = {
 PICTURES = (SavedFormat.LABELS, SavedFormat.COLOR, SavedFormat.OVERLAY)
 
 
-def saved_formats(formats: Iterable[str]) -> list[SavedFormat]:
+def parse_formats(formats: Iterable[str]) -> list[SavedFormat]:
     """Return the formats with these names, without duplicates.
 
     Raises:
@@ -78,7 +78,7 @@ def require_savable(formats: Iterable[SavedFormat], classes: ClassSpec) -> None:
         require_cityscapes(classes)
 
 
-def saved_paths(stem: str | Path, formats: Iterable[str] = PICTURES) -> list[Path]:
+def paths_to_save(stem: str | Path, formats: Iterable[str] = PICTURES) -> list[Path]:
     """Return the paths that `Segmentation.save` writes.
 
     Raises:
@@ -91,4 +91,4 @@ def saved_paths(stem: str | Path, formats: Iterable[str] = PICTURES) -> list[Pat
             "a path without ending, to which _labels.png and other endings are added",
             f"save({str(stem / 'street')!r})",
         )
-    return [stem.with_name(stem.name + kind.ending) for kind in saved_formats(formats)]
+    return [stem.with_name(stem.name + kind.ending) for kind in parse_formats(formats)]

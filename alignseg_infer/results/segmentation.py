@@ -21,7 +21,7 @@ from alignseg_infer.drawing.masks import (
     stack_pictures,
 )
 from alignseg_infer.errors import OptionError
-from alignseg_infer.files import written_atomically
+from alignseg_infer.files import write_atomically
 from alignseg_infer.pixels.images import encode_image
 from alignseg_infer.pixels.postprocess import Floats, Labels
 from alignseg_infer.results.coco_rle import (
@@ -35,8 +35,8 @@ from alignseg_infer.results.polygons import Polygon, polygons_of
 from alignseg_infer.results.saving import (
     PICTURES,
     SavedFormat,
-    saved_formats,
-    saved_paths,
+    parse_formats,
+    paths_to_save,
 )
 from alignseg_infer.results.times import StageTimes
 from alignseg_infer.spec.model import ChannelOrder, ClassSpec
@@ -314,13 +314,13 @@ class Segmentation:
             OptionError: An argument is invalid, or cannot be used with these classes.
             OutputError: The files cannot be written.
         """
-        paths = saved_paths(stem, formats)
+        paths = paths_to_save(stem, formats)
         contents = [
             self._encode_file(kind, alpha=alpha, tolerance=tolerance)
-            for kind in saved_formats(formats)
+            for kind in parse_formats(formats)
         ]
         for path, content in zip(paths, contents, strict=True):
-            with written_atomically(path) as temporary:
+            with write_atomically(path) as temporary:
                 temporary.write_bytes(content)
         return paths
 

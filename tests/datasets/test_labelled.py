@@ -14,8 +14,8 @@ from alignseg_infer.datasets.labelled import (
     PROBLEMS_SHOWN,
     Dataset,
     LabelledImages,
+    find_labelled_images,
     label_table,
-    labelled_images,
     read_truth,
     require_usable,
 )
@@ -74,7 +74,7 @@ def test_cityscapes(tmp_path: Path) -> None:
     write(labels / "lindau_000000_000019_gtFine_color.png", picture())
     write(labels / "lindau_000000_000019_gtFine_instanceIds.png", np.zeros(SIZE, np.uint16))
     write(labels / "lindau_000000_000019_gtFine_labelTrainIds.png", stripes([3]))
-    data = labelled_images(Dataset.CITYSCAPES, tmp_path)
+    data = find_labelled_images(Dataset.CITYSCAPES, tmp_path)
     assert data.name == "cityscapes val"
     assert names(data) == [
         (f"{name}_leftImg8bit.png", f"{name}_gtFine_labelIds.png")
@@ -95,7 +95,7 @@ def test_cityscapes(tmp_path: Path) -> None:
 def test_ade20k(split: str | None, below: str, limit: int | None, tmp_path: Path) -> None:
     for number in (3, 1, 2):
         ade20k(tmp_path, number, stripes([0, 1, 2, 13, 150]), below)
-    data = labelled_images(Dataset.ADE20K, tmp_path, split, limit)
+    data = find_labelled_images(Dataset.ADE20K, tmp_path, split, limit)
     assert data.name == "ade20k val" + (", first 2 of 3" if limit else "")
     assert [image for image, _ in names(data)] == [
         f"ADE_val_{number:08}.jpg" for number in (1, 2, 3)[:limit]
@@ -110,7 +110,7 @@ def test_ade20k(split: str | None, below: str, limit: int | None, tmp_path: Path
 def test_ade20k_training_and_full_split_names(tmp_path: Path) -> None:
     ade20k(tmp_path, 1, stripes([1]), "training")
     for split in ("train", "training"):
-        assert len(labelled_images(Dataset.ADE20K, tmp_path, split).pairs) == 1
+        assert len(find_labelled_images(Dataset.ADE20K, tmp_path, split).pairs) == 1
 
 
 def test_folder(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_folder(tmp_path: Path) -> None:
     folder(tmp_path, "sub/a", stripes([2]), ".jpeg")
     write(tmp_path / "images/.hidden.png", picture())
     (tmp_path / "images/notes.txt").write_text("no image")
-    data = labelled_images(Dataset.FOLDER, tmp_path)
+    data = find_labelled_images(Dataset.FOLDER, tmp_path)
     assert data.name == "folder"
     assert names(data) == [("a.png", "a.png"), ("b.JPG", "b.png"), ("a.jpeg", "a.png")]
     table = label_table(Dataset.FOLDER, 3)
@@ -187,7 +187,7 @@ def test_unusable_files(
     monkeypatch.chdir(tmp_path)
     folder(Path(), "good", stripes([0, 1, 2, 255]))
     spoil(Path())
-    data = labelled_images(Dataset.FOLDER, Path())
+    data = find_labelled_images(Dataset.FOLDER, Path())
     with pytest.raises(DatasetError) as caught:
         require_usable(data, label_table(Dataset.FOLDER, 3))
     assert f"1 of {len(data.pairs)} labelled images" in caught.value.problem
@@ -198,7 +198,7 @@ def test_unusable_files(
 def test_every_problem_is_listed_up_to_a_number(tmp_path: Path) -> None:
     for index in range(PROBLEMS_SHOWN + 5):
         folder(tmp_path, f"{index:02}", stripes([200]))
-    data = labelled_images(Dataset.FOLDER, tmp_path)
+    data = find_labelled_images(Dataset.FOLDER, tmp_path)
     with pytest.raises(DatasetError) as caught:
         require_usable(data, label_table(Dataset.FOLDER, 3))
     lines = caught.value.problem.splitlines()
@@ -230,7 +230,7 @@ def test_truth_that_is_no_png(tmp_path: Path) -> None:
 def test_labels_that_are_all_ignored(tmp_path: Path) -> None:
     """All pixels are ignored in the test split of Cityscapes."""
     cityscapes(tmp_path, "berlin", "0", stripes([1, 2, 3]))
-    data = labelled_images(Dataset.CITYSCAPES, tmp_path)
+    data = find_labelled_images(Dataset.CITYSCAPES, tmp_path)
     with pytest.raises(DatasetError, match="every pixel of the 1 label files"):
         require_usable(data, label_table(Dataset.CITYSCAPES, 19))
 
@@ -278,11 +278,11 @@ def test_wrong_tree(
 ) -> None:
     make(tmp_path)
     with pytest.raises(kind) as caught:
-        labelled_images(dataset, tmp_path, **options)
+        find_labelled_images(dataset, tmp_path, **options)
     assert fragment in str(caught.value)
 
 
 def test_hidden_folders_are_left_out(tmp_path: Path) -> None:
     folder(tmp_path, "a", stripes([0]))
     write(tmp_path / "images/.ipynb_checkpoints/a-checkpoint.png", picture())
-    assert names(labelled_images(Dataset.FOLDER, tmp_path)) == [("a.png", "a.png")]
+    assert names(find_labelled_images(Dataset.FOLDER, tmp_path)) == [("a.png", "a.png")]

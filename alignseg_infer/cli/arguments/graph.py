@@ -189,12 +189,12 @@ def in_precision(source: Path, target: Path, arguments: argparse.Namespace) -> N
 
 def verification_images(arguments: argparse.Namespace) -> list[Image] | None:
     """The images of ``--verify-images``, else some of those to calibrate with, else None."""
-    from alignseg_infer.datasets.image_sets import calibration_images
+    from alignseg_infer.datasets.image_sets import choose_images
 
     source = arguments.verify_images or arguments.calibration
     if source is None:
         return None
-    return list(calibration_images(source, arguments.verify_images_limit).read())
+    return list(choose_images(source, arguments.verify_images_limit).read())
 
 
 def require_packages_for(model: Path) -> None:

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from alignseg_infer.cli.arguments.inference import choices_of, fixed_size
-from alignseg_infer.datasets.labelled import Dataset, labelled_images
+from alignseg_infer.datasets.labelled import Dataset, find_labelled_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError, VerificationError
-from alignseg_infer.files import written_atomically
+from alignseg_infer.files import write_atomically
 from alignseg_infer.pixels.images import read_image
 from alignseg_infer.spec.verification import Verification
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, read_facts, sidecar_path
@@ -62,17 +62,17 @@ def add_verification_images(parser: argparse.ArgumentParser, name: str) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compares, prints the table, and notes in an engine's facts that it was verified."""
     from alignseg_infer.cli.progress import progress_bar
-    from alignseg_infer.datasets.image_sets import calibration_images, evenly_spread
+    from alignseg_infer.datasets.image_sets import choose_images, spread_evenly
     from alignseg_infer.export.verification.agreement import format_rows
     from alignseg_infer.export.verification.verify import verify
 
     images = data = None
     if arguments.images:
-        images = list(calibration_images(arguments.images, arguments.images_limit).read())
+        images = list(choose_images(arguments.images, arguments.images_limit).read())
     if arguments.root or arguments.dataset or arguments.split:
-        data = labelled_images(*_dataset_from(arguments), arguments.split)
+        data = find_labelled_images(*_dataset_from(arguments), arguments.split)
         if images is None:
-            pairs = [data.pairs[i] for i in evenly_spread(len(data.pairs), arguments.images_limit)]
+            pairs = [data.pairs[i] for i in spread_evenly(len(data.pairs), arguments.images_limit)]
             images = [read_image(pair.image) for pair in pairs]
     model = model_path(arguments.model)
     with progress_bar("images") as progress:
@@ -114,5 +114,5 @@ def _note(engine: Path, found: Verification | None) -> None:
     if engine.suffix.lower() not in ENGINE_SUFFIXES:
         return
     facts = replace(read_facts(engine), verification=found)
-    with written_atomically(sidecar_path(engine)) as temporary:
+    with write_atomically(sidecar_path(engine)) as temporary:
         temporary.write_text(facts.to_json(), encoding="utf-8")

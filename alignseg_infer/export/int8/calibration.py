@@ -25,7 +25,7 @@ from alignseg_infer.export.int8.histograms import (
     Histogram,
     Ranges,
 )
-from alignseg_infer.files import require_file, sha256_of, written_atomically
+from alignseg_infer.files import require_file, sha256_of, write_atomically
 from alignseg_infer.pixels.preprocess import preprocess, size_policy
 from alignseg_infer.progress import Progress
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
@@ -85,7 +85,7 @@ def calibrate_ranges(
 
     Args:
         model: An exported FP32 ``.onnx``.
-        images: From `calibration_images`.
+        images: From `choose_images`.
         options: How to calibrate.
         progress: Called after each image with the number of images counted and their total.
 
@@ -213,7 +213,7 @@ def _read_cache(cache: Path) -> _Seen:
 
 def _write_cache(cache: Path, seen: _Seen) -> None:
     histograms = list(seen.histograms.values())
-    with written_atomically(cache) as temporary, temporary.open("wb") as file:
+    with write_atomically(cache) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
             key=np.array(seen.key),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx_ir
 
-from alignseg_infer.datasets.image_sets import DEFAULT_LIMIT, calibration_images
+from alignseg_infer.datasets.image_sets import DEFAULT_LIMIT, choose_images
 from alignseg_infer.export.int8.calibration import CalibrationOptions, calibrate_ranges
 from alignseg_infer.export.int8.effect import Effect, EffectMeter
 from alignseg_infer.export.int8.histograms import Ranges
@@ -25,7 +25,7 @@ class Int8Options:
     """How a model becomes INT8.
 
     Attributes:
-        source: Images to calibrate with, as `calibration_images` takes them.
+        source: Images to calibrate with, as `choose_images` takes them.
         images: At most this many of them.
         calibration: How ranges are found.
         quantization: Which blocks stay float in any case.
@@ -84,7 +84,7 @@ def int8_from_onnx(path: Path, options: Int8Options, bars: ProgressBars = no_bar
     """
     model = load_graph(path)
     choose_convolutions(model, options.quantization)  # bad options fail early
-    images = calibration_images(options.source, options.images)
+    images = choose_images(options.source, options.images)
     with bars("calibration images") as progress:
         ranges = calibrate_ranges(path, images, options.calibration, progress)
     if options.budget is None:
