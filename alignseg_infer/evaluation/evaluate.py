@@ -1,6 +1,6 @@
 """Evaluating one or more models on the same labelled images.
 
-    data = labelled_images(Dataset.CITYSCAPES, Path("DATA"), "val")
+    data = find_labelled_images(Dataset.CITYSCAPES, Path("DATA"), "val")
     print(evaluate({"fp32": Predictor("alignseg.onnx")}, data).to_markdown())
 
 Predictions and true labels are compared at the size of the image; neither is resized.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import ImageError, OutputError
-from alignseg_infer.files import require_file, written_atomically
+from alignseg_infer.files import require_file, write_atomically
 from alignseg_infer.pixels.value_range import (
     PNG_SIGNATURE,
     ValueRange,
@@ -323,5 +323,5 @@ def write_image(path: Path, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> N
         OutputError: The file cannot be written, or the image is too large for the format.
     """
     content = encode_image(pixels, path.suffix)
-    with written_atomically(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_bytes(content)

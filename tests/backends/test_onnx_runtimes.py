@@ -30,7 +30,7 @@ from alignseg_infer.backend import Backend, OffsetBackend
 from alignseg_infer.backends import OnnxRunner, open_backend
 from alignseg_infer.backends.onnx_domains import read_opsets
 from alignseg_infer.cli import main
-from alignseg_infer.datasets.image_sets import calibration_images
+from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.demo.streets.folder import write_streets
@@ -200,7 +200,7 @@ def test_lower_precisions_label_alike(precision: Precision, tmp_path: Path) -> N
 def int8_onnx(source: Path, folder: Path) -> Path:
     """`source` in INT8, calibrated on one street."""
     assert len(list(write_streets(folder, 0, 1, (96, 192)))) == 1
-    ranges = calibrate_ranges(source, calibration_images(folder / "images"))
+    ranges = calibrate_ranges(source, choose_images(folder / "images"))
     model = quantize_model(onnx_ir.load(source), ranges)
     return said_to_be(model, Precision.INT8, folder / "int8.onnx")
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from alignseg_infer import Predictor
 from alignseg_infer.cli.arguments.int8 import add_quantization_arguments
 from alignseg_infer.cli.commands import sensitivity
-from alignseg_infer.datasets.image_sets import calibration_images
+from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.demo.streets.folder import write_streets
@@ -62,7 +62,7 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo_ranges(streets: Path) -> Ranges:
-    return calibrate_ranges(model_path("demo"), calibration_images(streets / "images"))
+    return calibrate_ranges(model_path("demo"), choose_images(streets / "images"))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)

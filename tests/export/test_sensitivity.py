@@ -14,8 +14,8 @@ from matplotlib.colors import to_rgba
 from matplotlib.container import BarContainer
 
 from alignseg_infer.cli import main
-from alignseg_infer.datasets.image_sets import calibration_images
-from alignseg_infer.datasets.labelled import Dataset, labelled_images
+from alignseg_infer.datasets.image_sets import choose_images
+from alignseg_infer.datasets.labelled import Dataset, find_labelled_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.drawing.figures import BLUE, GRAY, ORANGE, pixels_of
@@ -51,7 +51,7 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def demo_ranges(streets: Path) -> Ranges:
-    return calibrate_ranges(DEMO, calibration_images(streets / "images"))
+    return calibrate_ranges(DEMO, choose_images(streets / "images"))
 
 
 class FakeMeter:
@@ -60,7 +60,7 @@ class FakeMeter:
     def __init__(self, costs: dict[str, float], miou: float | None = None) -> None:
         self.costs = costs
         self.miou = miou
-        self.images = calibration_images(DEMO.parent.parent.parent / "docs")
+        self.images = choose_images(DEMO.parent.parent.parent / "docs")
         self.measured: list[set[str]] = []
 
     def measure(self, blocks: Collection[str]) -> Effect:
@@ -158,10 +158,10 @@ def test_grain() -> None:
 def test_comparison_counts_pixels(streets: Path, demo_ranges: Ranges, tmp_path: Path) -> None:
     """The reference is the same measurement by hand; the original does not differ from itself."""
     demo = onnx_ir.load(DEMO)
-    data = labelled_images(Dataset.FOLDER, streets)
+    data = find_labelled_images(Dataset.FOLDER, streets)
     counted: list[tuple[int, int]] = []
     meter = EffectMeter(
-        *(DEMO, calibration_images(streets / "images", 1), tmp_path),
+        *(DEMO, choose_images(streets / "images", 1), tmp_path),
         labelled=data,
         progress=lambda done, total: counted.append((done, total)),
     )
@@ -178,7 +178,7 @@ def test_comparison_counts_pixels(streets: Path, demo_ranges: Ranges, tmp_path: 
     assert effect.disagreement > 1
     assert effect.miou_loss == effect.drop
     assert effect.drop > 1
-    unlabelled = EffectMeter(DEMO, calibration_images(streets / "images"), tmp_path)
+    unlabelled = EffectMeter(DEMO, choose_images(streets / "images"), tmp_path)
     assert unlabelled.measure(changed) == Effect(effect.disagreement)
 
 
@@ -276,7 +276,7 @@ COMMANDS: list[tuple[str, type[AlignSegError], str]] = [
     (
         "sensitivity demo --calibration IMAGES -o out --dataset folder --root IMAGES",
         AlignSegError,
-        "is no folder",
+        "is not a folder",
     ),
 ]
 
@@ -304,7 +304,7 @@ def test_bad_commands(
 
 
 def test_labels_of_another_dataset(streets: Path, tmp_path: Path) -> None:
-    ade = labelled_images(Dataset.FOLDER, streets)
+    ade = find_labelled_images(Dataset.FOLDER, streets)
     other = type(ade)(Dataset.ADE20K, ade.name, ade.root, ade.pairs)
     with pytest.raises(ModelError, match="19 classes"):
-        EffectMeter(DEMO, calibration_images(streets / "images"), tmp_path, labelled=other)
+        EffectMeter(DEMO, choose_images(streets / "images"), tmp_path, labelled=other)

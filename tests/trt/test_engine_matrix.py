@@ -9,7 +9,7 @@ import onnx_ir
 import pytest
 
 from alignseg_infer.arrays import InputShape
-from alignseg_infer.datasets.image_sets import calibration_images
+from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.int8.calibration import calibrate_ranges
@@ -75,7 +75,7 @@ def in_precision(
             return path
         model = onnx_ir.load(source)
         if precision is Precision.INT8:
-            ranges = calibrate_ranges(source, calibration_images(images, 2))
+            ranges = calibrate_ranges(source, choose_images(images, 2))
             model = quantize_model(model, ranges)
         to_half_precision(model)
         return said_to_be(model, precision, path)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.cuda.opening import current_gpu
 from alignseg_infer.errors import BuildError, OptionError
-from alignseg_infer.files import written_atomically
+from alignseg_infer.files import write_atomically
 from alignseg_infer.spec.model import OutputKind, Upsampling
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 from alignseg_infer.spec.verification import Verification
@@ -157,7 +157,7 @@ def save_engine(engine: Engine, path: Path, *, verify: Verify | None = None) -> 
         OutputError: A file cannot be written.
     """
     facts = engine.facts
-    with written_atomically(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_bytes(engine.plan)
         sidecar = sidecar_path(temporary)
         sidecar.write_text(facts.to_json(), encoding="utf-8")
