@@ -1,7 +1,7 @@
-"""How much memory a model takes and how long it takes to load, in a process of its own.
+"""Measuring how much memory a model takes and how long it takes to load.
 
-The peak of a process cannot be split among the models it holds; hence one process for each, which
-runs `alignseg_infer.benchmark.probe`.
+The peak memory of a process cannot be split among the models it holds. Each model therefore gets
+its own process, which runs `alignseg_infer.benchmark.probe`.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 PROBE = "alignseg_infer.benchmark.probe"
-STATUS = Path("/proc/self/status")  # of Linux
+STATUS = Path("/proc/self/status")  # only Linux has it
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class Footprint:
     """What one model costs a process that does nothing else.
 
     Attributes:
-        load_ms: Importing the runtime and loading the model, with the file in the system's cache.
-        first_call_ms: The first call, of a whole batch.
-        base_mb: Most memory (resident, 1e6 bytes) before the model was loaded.
-        peak_mb: Most memory at all, the images of the batch among it.
+        load_ms: Time to import the runtime and load the model, with the file in the system's
+            cache.
+        first_call_ms: Time of the first call, with a whole batch.
+        base_mb: Peak of resident memory, in 1e6 bytes, before the model was loaded.
+        peak_mb: Peak of resident memory, in 1e6 bytes, including the images of the batch.
     """
 
     load_ms: float
@@ -35,19 +36,19 @@ class Footprint:
     peak_mb: float
 
 
-def measured_footprint(
+def measure_footprint(
     model: str | Path, images: Sequence[str | Path], options: Mapping[str, object]
 ) -> Footprint | None:
-    """Loads `model` in a new process and calls it twice with all of `images`.
+    """Load `model` in a new process, call it twice with all of `images`, and measure its memory.
 
     Args:
-        model: As `Predictor` takes it.
-        images: Paths.
+        model: A model as `Predictor` takes it.
+        images: Paths of images.
         options: Further arguments of `Predictor`: numbers, texts, and tuples of these.
 
     Returns:
-        None, with a warning in the log, if the process fails, as it does for want of memory; and
-        where there is no ``/proc``.
+        The footprint; None on systems without ``/proc``, and, with a warning in the log, if the
+        process fails, for example because memory runs out.
     """
     if not STATUS.exists():
         return None

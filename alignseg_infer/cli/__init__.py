@@ -1,7 +1,7 @@
-"""The command ``alignseg``: each command parses, calls the library, prints.
+"""The command ``alignseg``. Each of its commands parses, calls the library, and prints.
 
-Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 an `AlignSegError`,
-2 wrong usage, 130 interrupted.
+Results go to stdout; progress and errors go to stderr. The exit code is 0 after success, 1 after an
+`AlignSegError`, 2 after wrong usage, and 130 after Ctrl-C.
 """
 
 import argparse
@@ -45,8 +45,10 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs ``alignseg``."""
-    parser = argparse.ArgumentParser(prog="alignseg", description="Deploy AlignSeg segmentation.")
+    """Run ``alignseg`` and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="alignseg", description="Export, verify and run AlignSeg segmentation models."
+    )
     _add_version(parser)
     commands = parser.add_subparsers(metavar="COMMAND")
     for name, module in COMMANDS.items():
@@ -63,14 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(version_text(verbose=arguments.verbose))
         return 0
     if arguments.verbose:
-        parser.error("--verbose goes with --version")
+        parser.error("--verbose needs --version")
     if "run" not in arguments:
         parser.error("the following arguments are required: COMMAND")
     return run_reporting_errors(arguments.run, arguments)
 
 
 def main_of(module_name: str, argv: Sequence[str] | None = None) -> int:
-    """Runs one command as a script of its own, such as ``export/to_onnx.py``."""
+    """Run one command as a script, such as ``export/to_onnx.py``, and return its exit code."""
     module = COMMANDS[module_name]
     parser = argparse.ArgumentParser(description=module.HELP, epilog=module.EXAMPLE)
     module.add_arguments(parser)
@@ -80,7 +82,7 @@ def main_of(module_name: str, argv: Sequence[str] | None = None) -> int:
 
 
 def run_reporting_errors(run: Run, arguments: argparse.Namespace) -> int:
-    """Runs a command; errors of ours become a message in its words, and exit code 1."""
+    """Run a command; turn an `AlignSegError` into a message in its words, and exit code 1."""
     _log_to_stderr(arguments.parser)
     try:
         code = run(arguments)
@@ -92,7 +94,7 @@ def run_reporting_errors(run: Run, arguments: argparse.Namespace) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # whoever read our output has had enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -105,7 +107,8 @@ def _add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verbose",
         action="store_true",
-        help="with --version: show the versions of all runtimes, the CPU, the GPU and its driver",
+        help="with --version, also show the versions of all runtimes, the CPU, the GPU and its "
+        "driver",
     )
 
 
@@ -113,21 +116,21 @@ def _add_debug(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
-class _ToStderr(logging.Handler):
-    """Writes to what stderr is at the time, in the words of the command that runs."""
+class _StderrHandler(logging.Handler):
+    """Writes to the current `sys.stderr`, in the words of the command that runs."""
 
     parser: argparse.ArgumentParser
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes one message."""
+        """Write one message."""
         print(translate(self.format(record), self.parser), file=sys.stderr)
 
 
 def _log_to_stderr(parser: argparse.ArgumentParser) -> None:
     logger = logging.getLogger("alignseg_infer")
     if not logger.handlers:
-        logger.addHandler(_ToStderr())
+        logger.addHandler(_StderrHandler())
     for handler in logger.handlers:
-        if isinstance(handler, _ToStderr):  # perhaps of an earlier run
+        if isinstance(handler, _StderrHandler):  # may come from an earlier run in this process
             handler.parser = parser
     logger.setLevel(logging.INFO)

@@ -1,4 +1,4 @@
-"""What ``alignseg inspect`` says of a TensorRT engine. Needs neither TensorRT nor a GPU."""
+"""What ``alignseg inspect`` prints about a TensorRT engine. Needs neither TensorRT nor a GPU."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ _SHOWN_LAYERS = ("CONVOLUTION", "GRID_SAMPLE", "PLUGIN_V3")
 
 
 def describe_engine(path: Path, facts: EngineFacts) -> str:
-    """What the engine is, beside its spec, as lines for people."""
+    """Return what the engine is, besides its spec, as lines for people."""
     lines = [
         f"  engine: {facts.flavour} {facts.tensorrt_version}{_portable_text(facts)}, "
-        f"{path.stat().st_size / 1e6:.1f} MB, by {facts.builder}",
+        f"{path.stat().st_size / 1e6:.1f} MB, built by {facts.builder}",
         f"  runs on: {_gpu_text(facts)}",
         f"  inputs: {_profile_text(facts.profile)} (batch x height x width)",
         f"  layers of the parsed network: {_layers_text(facts)}",
@@ -23,7 +23,7 @@ def describe_engine(path: Path, facts: EngineFacts) -> str:
     if facts.plugins:
         place = ", which are in the engine" if facts.plugins_embedded else ""
         lines.append(f"  needs the plugins: {', '.join(facts.plugins)}{place}")
-    lines.append(f"  built from: an .onnx with sha256 {facts.source_sha256}")
+    lines.append(f"  built from: an .onnx file with sha256 {facts.source_sha256}")
     if facts.verification:
         lines += verification_lines(facts.verification)
     else:
@@ -39,7 +39,7 @@ def _gpu_text(facts: EngineFacts) -> str:
     if facts.compute_capabilities:
         return f"compute capability {', '.join(facts.compute_capabilities)}"
     if facts.gpu is None:
-        return "GPUs TensorRT for RTX builds for by default (compute capability 8.0 and higher)"
+        return "GPUs of compute capability 8.0 and higher, the default of TensorRT for RTX"
     built = f"{facts.gpu.name} (compute capability {facts.gpu.compute_capability})"
     if facts.hardware_compatibility == "none":
         return built
@@ -56,11 +56,11 @@ def _layers_text(facts: EngineFacts) -> str:
     shown = [layer for layer in facts.layers if layer.kind in _SHOWN_LAYERS]
     counts = [f"{layer.count} {layer.kind} {layer.data_type}" for layer in shown]
     others = sum(layer.count for layer in facts.layers) - sum(layer.count for layer in shown)
-    return ", ".join([*counts, f"{others} others (--json lists them)"])
+    return ", ".join([*counts, f"{others} others (--json lists all)"])
 
 
 def verification_lines(verification: Verification) -> list[str]:
-    """How the model compares with its reference, for people."""
+    """Return how the model compares with its reference, as lines for people."""
     lines = [
         f"  verified against {verification.reference} with {verification.images} on "
         f"{verification.backend}, required agreement {verification.required_agreement:.2%}:"
@@ -68,9 +68,9 @@ def verification_lines(verification: Verification) -> list[str]:
     for row in verification.rows:
         error = "" if row.logits_error is None else f", logits error {row.logits_error:.1e}"
         lines.append(
-            f"    {row.shape}: {row.agreement:.3%} of pixels alike (worst of {row.images} images "
-            f"{row.worst_agreement:.3%}){error}"
+            f"    {row.shape}: {row.agreement:.3%} of the pixels have the same label (worst of "
+            f"{row.images} images {row.worst_agreement:.3%}){error}"
         )
     if verification.miou_drop is not None:
-        lines.append(f"    mean IoU lower by {verification.miou_drop:.2f} points")
+        lines.append(f"    mean IoU is lower by {verification.miou_drop:.2f} percentage points")
     return lines

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, shared by the commands that take long."""
+"""Progress bars on stderr for the commands that take long."""
 
 import contextlib
 import sys
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 
 LINE_SECONDS = 5.0
-PRINTED_DEPTH = 1  # where there is no terminal, deeper phases are not worth a line
+PRINTED_DEPTH = 1  # without a terminal, deeper phases get no line
 
 
 @contextlib.contextmanager
 def progress_bar(what: str) -> Iterator[Progress]:
-    """Gives a function of (done, total) that shows how far it is and how long it will take.
+    """Open a progress bar; yield a function of (done, total) that updates it.
 
-    On a terminal that is a bar; elsewhere, a line for each tenth.
+    A terminal shows a bar with the remaining time. Elsewhere, a line is printed for each tenth.
 
     Args:
-        what: Is counted, e.g. "images".
+        what: What is counted, such as "images".
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda done, total: _line_for_each_tenth(what, done, total)
+        yield lambda done, total: _print_each_tenth(what, done, total)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -53,9 +53,10 @@ def progress_bar(what: str) -> Iterator[Progress]:
 
 @contextlib.contextmanager
 def frames_bar() -> Iterator[FrameProgress]:
-    """Gives a function of (done, total or None) that shows frames, frames per second, and the rest.
+    """Open a progress bar for frames; yield a function of (done, total or None) that updates it.
 
-    On a terminal that is a bar; elsewhere, a line every few seconds.
+    A terminal shows a bar with frames per second and the remaining time. Elsewhere, a line is
+    printed every few seconds.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -81,37 +82,37 @@ def frames_bar() -> Iterator[FrameProgress]:
 
 
 class _FrameLines:
-    """Progress of a video where there is no terminal."""
+    """Prints the progress of a video where there is no terminal."""
 
     def __init__(self) -> None:
         self._begin = self._last = time.monotonic()
 
     def show(self, done: int, total: int | None) -> None:
-        """Prints a line, unless the last one is not long ago."""
+        """Print a line if the last one is at least `LINE_SECONDS` old."""
         now = time.monotonic()
         if now - self._last < LINE_SECONDS:
             return
         self._last = now
         speed = done / (now - self._begin)
-        rest = "" if total is None else f", about {max(0, total - done) / speed:.0f} s to go"
+        rest = "" if total is None else f", about {max(0, total - done) / speed:.0f} s left"
         of = "" if total is None else f" of {total}"
         print(f"{done}{of} frames, {speed:.1f} fps{rest}", file=sys.stderr)
 
 
-def _line_for_each_tenth(what: str, done: int, total: int) -> None:
+def _print_each_tenth(what: str, done: int, total: int) -> None:
     if done * 10 // total != (done - 1) * 10 // total:
         print(f"{done} of {total} {what}", file=sys.stderr)
 
 
 @contextlib.contextmanager
 def phase_bars() -> Iterator["PhaseProgress"]:
-    """Gives a function that shows TensorRT's phases, one inside the other, each with a bar.
+    """Open progress bars for TensorRT's nested phases; yield a function that updates them.
 
-    Where there is no terminal, it prints a line when an outer phase begins.
+    Where there is no terminal, a line is printed when an outer phase begins.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _line_for_outer_phase
+        yield _print_outer_phase
         return
     columns = (
         TextColumn("{task.description}"),
@@ -133,6 +134,6 @@ def _show_phase(bars: RichProgress, tasks: dict[str, TaskID], phase: "Phase") ->
     bars.update(tasks[phase.name], completed=phase.done)
 
 
-def _line_for_outer_phase(phase: "Phase") -> None:
+def _print_outer_phase(phase: "Phase") -> None:
     if phase.depth <= PRINTED_DEPTH and phase.done == 0 and not phase.ended:
         print("  " * phase.depth + phase.name, file=sys.stderr)

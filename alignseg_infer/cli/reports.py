@@ -1,4 +1,4 @@
-"""Writing what a command found."""
+"""Writing the report of a command."""
 
 import sys
 from collections.abc import Mapping
@@ -10,14 +10,15 @@ from alignseg_infer.pixels.images import write_image
 
 
 def write_report(folder: Path, contents: Mapping[str, str | Image]) -> None:
-    """Writes files into `folder`, each atomically, and then prints their paths on stderr.
+    """Write files into `folder`, each atomically, and then print their paths on stderr.
 
     Args:
-        folder: Exists.
-        contents: By file name: text, or a (H, W, 3) uint8 BGR picture for ``.png``.
+        folder: An existing folder.
+        contents: The content for each file name: text, or, for ``.png``, a (H, W, 3) uint8 BGR
+            picture.
 
     Raises:
-        OutputError: One cannot be written.
+        OutputError: A file cannot be written.
     """
     for name, content in contents.items():
         if isinstance(content, str):

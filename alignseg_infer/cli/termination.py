@@ -1,4 +1,4 @@
-"""What ends a command from outside, as an exception that lets it tidy up."""
+"""Turns signals that end a process into an exception, so that a command can clean up."""
 
 import contextlib
 import signal
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from types import FrameType
 
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-FIRST_EXIT_CODE = 128  # of a process that a signal ended, plus the signal's number
+FIRST_EXIT_CODE = 128  # plus the signal's number: the exit code of a process that a signal ended
 
 
 @contextlib.contextmanager
 def terminated_by_exception() -> Iterator[None]:
-    """In this block SIGTERM and SIGHUP raise SystemExit, so that files are finished and removed.
+    """Raise SystemExit on SIGTERM and SIGHUP in this block, so that files are finished or removed.
 
-    SIGHUP is what a terminal sends that is closed, often twice: only the first one counts. A signal
-    that is ignored, as after ``nohup``, stays so.
+    A terminal sends SIGHUP when it is closed, often twice; only the first one counts. Signals that
+    are ignored, as after ``nohup``, stay ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -28,7 +28,7 @@ def terminated_by_exception() -> Iterator[None]:
         yield
     finally:
         for number in handled:
-            if signal.getsignal(number) == _exit:  # else it came, and the process ends now
+            if signal.getsignal(number) == _exit:  # otherwise it arrived and the process is ending
                 signal.signal(number, before[number])
 
 

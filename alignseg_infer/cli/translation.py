@@ -1,8 +1,8 @@
-"""What the library calls parameters, in the words of a command: ``size=(512, 1024)``.
+"""Translates the library's parameters, such as ``size=(512, 1024)``, into options of a command.
 
 The library names a parameter ``size=`` or, with a value, ``size=(512, 1024)``, as Python writes it.
-A command whose option has that name says ``--size``, or ``--size 512x1024``. Names that are no
-option of the command stay as they are.
+A command that has an option of that name says ``--size``, or ``--size 512x1024``. Names that are
+not options of the command stay as they are.
 """
 
 import argparse
@@ -31,14 +31,14 @@ def translate(text: str, parser: argparse.ArgumentParser) -> str:
 
     def replace(match: re.Match[str]) -> str:
         action = options.get(match["name"])
-        return match[0] if action is None else _typed(action, match["value"])
+        return match[0] if action is None else _write_option(action, match["value"])
 
     return _PARAMETER.sub(replace, text)
 
 
-def _typed(action: argparse.Action, text: str | None) -> str:
-    """The option as it is typed, with the value that Python wrote as `text`."""
-    value = None if text is None else _value(text)
+def _write_option(action: argparse.Action, text: str | None) -> str:
+    """Return the option as a user types it, with the value that Python wrote as `text`."""
+    value = None if text is None else _parse_value(text)
     option = action.option_strings[-1 if value is False else 0]
     if text is None or isinstance(value, bool):
         return option
@@ -48,8 +48,8 @@ def _typed(action: argparse.Action, text: str | None) -> str:
     return f"{option} {value}"
 
 
-def _value(text: str) -> object:
-    """The value, or `text` where it is no literal of Python, such as ``FOLDER`` or ``1/3``."""
+def _parse_value(text: str) -> object:
+    """Return the value, or `text` if it is not a Python literal, such as ``FOLDER`` or ``1/3``."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

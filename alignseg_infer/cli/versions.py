@@ -1,4 +1,4 @@
-"""``alignseg --version``: the version; with ``--verbose``, what a report of a bug should name."""
+"""``alignseg --version``: the version; with ``--verbose``, what a bug report should contain."""
 
 import importlib.metadata
 import platform
@@ -9,7 +9,7 @@ from alignseg_infer.errors import MissingDependencyError
 from alignseg_infer.version import __version__
 
 GIB = 1 << 30
-# Title -> import name. Distributions are found by it, since several may bring the same module.
+# Title -> import name. Distributions are looked up by import name: several may have one module.
 MODULES = {
     "NumPy": "numpy",
     "OpenCV": "cv2",
@@ -46,27 +46,27 @@ def _facts() -> Iterator[tuple[str, str]]:
 
 
 def _providers() -> str:
-    """Return what ONNX Runtime can run on, or why it does not say so."""
+    """Return the providers of ONNX Runtime, or why they are unknown."""
     try:
         from onnxruntime import get_available_providers
-    except ImportError as error:  # of two distributions, the one that was removed broke the other
+    except ImportError as error:  # removing one of two distributions breaks the other
         return f"unknown: {error}"
     return ", ".join(get_available_providers())
 
 
 def _machine_facts() -> Iterator[tuple[str, str]]:
-    """Yield facts about the hardware; a report without the extra `bench` is better than none."""
+    """Yield facts about the hardware, fewer of them where the packages for `bench` are missing."""
     try:
         from alignseg_infer.benchmark import hardware
     except MissingDependencyError as error:
         yield "CPU", f"{platform.processor() or platform.machine()}, {usable_cores()} usable cores"
-        yield "Flags of the CPU, memory, GPU", f"unknown; {error.fix}"
+        yield "CPU flags, memory, GPU", f"unknown; {error.fix}"
         return
-    flags = ", ".join(hardware.cpu_flags()) or "none of those that matter"
+    flags = ", ".join(hardware.cpu_flags()) or "no known flags"
     yield "CPU", f"{hardware.cpu_name()}, {usable_cores()} usable cores, {flags}"
     total, available = hardware.memory_bytes()
     yield "Memory", f"{total / GIB:.1f} GiB, {available / GIB:.1f} GiB available"
     gpus = hardware.gpu_states()
     yield from (("GPU", str(gpu)) for gpu in gpus)
     if not gpus:
-        yield "GPU", "NVIDIA's driver shows none"
+        yield "GPU", "none that NVIDIA's driver shows"

@@ -27,7 +27,7 @@ from alignseg_infer.benchmark import (
     interleave,
     measure,
 )
-from alignseg_infer.benchmark.footprint import Footprint, measured_footprint
+from alignseg_infer.benchmark.footprint import Footprint, measure_footprint
 from alignseg_infer.benchmark.machine import GpuState, Machine
 from alignseg_infer.benchmark.picture import benchmark_figure
 from alignseg_infer.benchmark.report import PARTS, WarmUp, paired_ratio
@@ -463,7 +463,7 @@ def test_picture_of_any_times(times: list[float], name: str) -> None:
 
 def test_footprint(tmp_path: Path, image: Image) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), image)
-    found = measured_footprint("demo", [tmp_path / "a.png"] * 2, {"size": (64, 96), "batch": 2})
+    found = measure_footprint("demo", [tmp_path / "a.png"] * 2, {"size": (64, 96), "batch": 2})
     assert found is not None
     assert 20 < found.base_mb < found.peak_mb < 2000
     assert found.load_ms > 1
@@ -471,7 +471,7 @@ def test_footprint(tmp_path: Path, image: Image) -> None:
 
 
 def test_footprint_that_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert measured_footprint(tmp_path / "none.onnx", [], {}) is None
+    assert measure_footprint(tmp_path / "none.onnx", [], {}) is None
     assert "could not be measured" in caplog.text
 
 
@@ -511,7 +511,7 @@ def no_footprints(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         asked.append({"model": model, "images": len(images), **options})
         return Footprint(1.0, 2.0, 3.0, 4.0)
 
-    monkeypatch.setattr(bench, "measured_footprint", footprint)
+    monkeypatch.setattr(bench, "measure_footprint", footprint)
     return asked
 
 
@@ -642,7 +642,7 @@ def test_interrupt_while_memory_is_measured(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bench, "measured_footprint", interrupted)
+    monkeypatch.setattr(bench, "measure_footprint", interrupted)
     assert main(["bench", "demo", "--size", "64x128", "--rounds", "2"]) == 130
     assert "**partial:** 2 rounds" in capsys.readouterr().out
 

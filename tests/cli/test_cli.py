@@ -139,13 +139,13 @@ def test_inference_arguments_reach_the_predictor(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--scales 0.5 1 street.jpg", "'street.jpg' is no number; put -- between"),
+        ("--scales 0.5 1 street.jpg", "'street.jpg' is not a number; put -- between"),
         ("--scales", "expected at least one argument"),
         ("--mode tiles", "invalid choice: 'tiles'"),
-        ("--tile 64y64", "'64y64' is not HEIGHTxWIDTH"),
-        ("--overlap 1/0", "'1/0' is no number"),
-        ("--overlap 1e999", "'1e999' is no number"),
-        ("--overlap third", "'third' is no number"),
+        ("--tile 64y64", "'64y64' is not a size; write HEIGHTxWIDTH"),
+        ("--overlap 1/0", "'1/0' is not a number"),
+        ("--overlap 1e999", "'1e999' is not a number"),
+        ("--overlap third", "'third' is not a number"),
     ],
 )
 def test_refused_inference_arguments(

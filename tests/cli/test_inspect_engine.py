@@ -66,11 +66,11 @@ SAID: list[tuple[dict[str, Any], list[str]]] = [
     ({"plugins": ("A/1",)}, ["plugins: A/1"]),
     (
         {"verification": VERIFIED},
-        ["with 8 street images on tensorrt 11", "1x32x32: 99.876% of pixels alike"],
+        ["with 8 street images on tensorrt 11", "1x32x32: 99.876% of the pixels"],
     ),
     (
         {"verification": VERIFIED},
-        ["(worst of 8 images 99.345%)\n", "1.5e-03", "agreement 99.00%", "by 0.12 points"],
+        ["(worst of 8 images 99.345%)\n", "1.5e-03", "agreement 99.00%", "lower by 0.12 percent"],
     ),
 ]
 

@@ -90,13 +90,13 @@ sys.exit(main(["--version", "--verbose"]))
     facts = facts_of(done.stdout)
     assert facts["NumPy"].startswith("numpy ")
     assert f"{len(os.sched_getaffinity(0))} usable cores" in facts["CPU"]
-    assert facts["Flags of the CPU, memory, GPU"] == f"unknown; {INSTALL_BENCH}"
+    assert facts["CPU flags, memory, GPU"] == f"unknown; {INSTALL_BENCH}"
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["--verbose"], "--verbose goes with --version"),
+        (["--verbose"], "--verbose needs --version"),
         ([], "the following arguments are required: COMMAND"),
     ],
 )

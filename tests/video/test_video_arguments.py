@@ -68,7 +68,7 @@ def test_rates_that_are_no_numbers_are_wrong_usage(
     with pytest.raises(SystemExit) as caught:
         video(tmp_path, "--rate", rate)
     assert caught.value.code == 2
-    assert "is no number such as" in capsys.readouterr().err
+    assert "is not a number; write 0.5 or 1/3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def test_progress_says_speed_and_rest(
         for done in range(1, 13):
             progress(done, total)
     first = capsys.readouterr().err.splitlines()[0]
-    assert first == ("5 of 100 frames, 1.0 fps, about 95 s to go" if total else "5 frames, 1.0 fps")
+    assert first == ("5 of 100 frames, 1.0 fps, about 95 s left" if total else "5 frames, 1.0 fps")
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""Arguments for what a checkpoint cannot tell."""
+"""Arguments for the facts that a checkpoint does not contain."""
 
 import argparse
 from pathlib import Path
@@ -13,8 +13,11 @@ CHECKPOINT_ARGUMENTS = ("convention", "norm", "channel_order", "mean", "std", "c
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """What a checkpoint cannot tell, and the user may say."""
-    group = parser.add_argument_group("what a checkpoint cannot tell (alignseg inspect shows it)")
+    """Define arguments for the facts that a checkpoint does not contain."""
+    group = parser.add_argument_group(
+        "checkpoint options",
+        "facts that the file does not contain (alignseg inspect shows what is assumed)",
+    )
     group.add_argument(
         "--convention",
         choices=choices_of(SamplingConvention),
@@ -23,37 +26,58 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--norm",
         choices=choices_of(NormKind),
-        help="use of norm weights (default: inplace-abn)",
+        help="use of normalisation weights: inplace-abn takes their absolute value, batch-norm "
+        "the value itself (default: inplace-abn)",
     )
-    group.add_argument("--channel-order", choices=choices_of(ChannelOrder), help="(default: bgr)")
     group.add_argument(
-        "--mean", type=float, nargs=3, metavar="M", help="subtracted from 0..255 pixels"
+        "--channel-order",
+        choices=choices_of(ChannelOrder),
+        help="channel order of the network's input (default: bgr)",
     )
-    group.add_argument("--std", type=float, nargs=3, metavar="S", help="then divided by")
-    group.add_argument("--classes", help="cityscapes, ade20k, voc, or FILE.json")
+    group.add_argument(
+        "--mean",
+        type=float,
+        nargs=3,
+        metavar="M",
+        help="values to subtract from pixels of 0 to 255, one for each channel of the network's "
+        "input (default: the authors')",
+    )
+    group.add_argument(
+        "--std",
+        type=float,
+        nargs=3,
+        metavar="S",
+        help="values to divide by after that, one for each channel (default: the authors')",
+    )
+    group.add_argument(
+        "--classes",
+        metavar="TABLE",
+        help="class names and colours: cityscapes, ade20k, voc, or a .json file (default: the "
+        "table with the network's number of classes)",
+    )
 
 
 def require_no_checkpoint_arguments(arguments: argparse.Namespace, model: Path) -> None:
-    """Checks that nothing of `add_checkpoint_arguments` was given with an exported model.
+    """Check that none of the arguments of `add_checkpoint_arguments` was given.
 
     Args:
-        arguments: What was parsed.
+        arguments: The parsed arguments.
         model: The exported model.
 
     Raises:
-        OptionError: Something was.
+        OptionError: One of them was given.
     """
     for name in CHECKPOINT_ARGUMENTS:
         if getattr(arguments, name) is not None:
             raise OptionError(
                 f"--{name.replace('_', '-')} cannot change {model}",
-                "no such option with an exported model, whose facts are fixed",
+                "none of the checkpoint options, since the facts of an exported model are fixed",
                 "give it to alignseg export-onnx, with the checkpoint",
             )
 
 
 def checkpoint_options_from(arguments: argparse.Namespace) -> CheckpointOptions:
-    """Return what the arguments of `add_checkpoint_arguments` say.
+    """Return the checkpoint options that the arguments of `add_checkpoint_arguments` give.
 
     Raises:
         OptionError: A value cannot be used.

@@ -1,4 +1,4 @@
-"""The arguments of commands that build TensorRT engines."""
+"""Arguments of the command that builds TensorRT engines."""
 
 import argparse
 from pathlib import Path
@@ -15,32 +15,33 @@ from alignseg_infer.trt.plugin_library import BUILT_LIBRARY, LIBRARY_VARIABLE
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `build_options_from` reads."""
-    group = parser.add_argument_group("the engine")
+    """Define the arguments that `build_options_from` reads."""
+    group = parser.add_argument_group("engine options")
     group.add_argument(
         "--flavour",
         choices=choices_of(Flavour),
         default=Flavour.TENSORRT.value,
-        help="tensorrt builds on the GPU that will run the engine; tensorrt-rtx, for consumer "
-        "GPUs, builds anywhere (default: tensorrt)",
+        help="TensorRT to build with: tensorrt builds on the GPU that will run the engine; "
+        "tensorrt-rtx, for consumer GPUs, builds on any machine (default: tensorrt)",
     )
     _add_shape_arguments(group)
     group.add_argument(
         "--workspace",
         type=int,
         metavar="MIB",
-        help="MiB of GPU memory an algorithm may use (default: all there is)",
+        help="GPU memory, in MiB, that one algorithm may use (default: all)",
     )
     group.add_argument(
         "--optimization-level",
         type=int,
         metavar=f"0-{MAX_OPTIMIZATION_LEVEL}",
-        help="0 builds soonest, 5 searches longest (default: TensorRT's, 3)",
+        help="how long to search for fast algorithms: 0 builds fastest, 5 searches longest "
+        "(default: 3, which is TensorRT's)",
     )
     group.add_argument(
         "--tf32",
         action="store_true",
-        help="let float32 convolutions round to 10 bits of mantissa, for speed",
+        help="let float32 convolutions round to 10 bits of mantissa (TF32), which is faster",
     )
     _add_target_arguments(group)
     _add_plugin_arguments(group)
@@ -52,14 +53,15 @@ def _add_shape_arguments(group: argparse._ArgumentGroup) -> None:
             f"--{name}-shape",
             type=input_shape,
             metavar="NxHxW",
-            help=f"{what} images x height x width it takes (default: that of --opt-shape)",
+            help=f"{what} input that the engine accepts, as images x height x width (default: the "
+            "value of --opt-shape)",
         )
     group.add_argument(
         "--opt-shape",
         type=input_shape,
         metavar="NxHxW",
-        help="images x height x width it is fastest at, such as 1x512x1024; can be left out for a "
-        "model of fixed size and batch",
+        help="input that the engine is fastest for, as images x height x width, such as "
+        "1x512x1024 (default: the model's size and batch if both are fixed)",
     )
 
 
@@ -68,25 +70,27 @@ def _add_target_arguments(group: argparse._ArgumentGroup) -> None:
         "--timing-cache",
         type=Path,
         metavar="FILE",
-        help="measurements that later builds use again; tensorrt only",
+        help="file of time measurements that later builds use again; tensorrt only",
     )
     group.add_argument(
         "--version-compatible",
         action="store_true",
-        help="let later versions of TensorRT run it too, slower; tensorrt only",
+        help="let later versions of TensorRT run the engine too, which makes it slower; tensorrt "
+        "only",
     )
     group.add_argument(
         "--hardware-compatibility",
         choices=choices_of(HardwareCompatibility),
         default=HardwareCompatibility.NONE.value,
-        help="other GPUs that are to run it; tensorrt only (default: none)",
+        help="other GPUs that the engine must run on; tensorrt only (default: none)",
     )
     group.add_argument(
         "--compute-capabilities",
         nargs="+",
         default=[],
         metavar="X.Y",
-        help="GPUs it is for, such as 8.9 12.0; tensorrt-rtx only (default: 8.0 and later)",
+        help="compute capabilities of the GPUs to build for, such as 8.9 12.0; tensorrt-rtx only "
+        "(default: 8.0 and higher)",
     )
 
 
@@ -95,19 +99,19 @@ def _add_plugin_arguments(group: argparse._ArgumentGroup) -> None:
         "--plugin",
         type=Path,
         metavar="LIBRARY",
-        help="library of TensorRT plugins, for a model with --sampler plugin (default: "
-        f"${LIBRARY_VARIABLE}, else plugins/build/{BUILT_LIBRARY.name} of a checkout)",
+        help="library of TensorRT plugins, for a model with --sampler plugin (default: the path "
+        f"in ${LIBRARY_VARIABLE}, else plugins/build/{BUILT_LIBRARY.name} in a checkout)",
     )
     group.add_argument(
         "--embed-plugin",
         action="store_true",
-        help="put that library into the engine, which then needs no such file where it runs; with "
-        "--version-compatible",
+        help="store the plugin library in the engine, so that the engine runs without the "
+        "library's file; needs --version-compatible",
     )
 
 
 def build_options_from(arguments: argparse.Namespace) -> BuildOptions:
-    """What the arguments of `add_engine_arguments` say.
+    """Return the build options that the arguments of `add_engine_arguments` ask for.
 
     Raises:
         OptionError, SizeError: A value cannot be used.

@@ -1,11 +1,11 @@
-"""The form and precision of a graph: arguments of the commands that export."""
+"""Arguments for the form and precision of a graph, for the commands that export."""
 
 import argparse
 from pathlib import Path
 
 from alignseg_infer.cli.arguments.checkpoint import CHECKPOINT_ARGUMENTS, add_checkpoint_arguments
 from alignseg_infer.cli.arguments.int8 import INT8_ARGUMENTS, add_quantization_arguments
-from alignseg_infer.cli.arguments.values import SIZE_HELP, choices_of, fixed_size
+from alignseg_infer.cli.arguments.values import IMAGES_HELP, SIZE_HELP, choices_of, fixed_size
 from alignseg_infer.export.recipe import Recipe, recipe_for
 from alignseg_infer.export.verification.options import DEFAULT_IMAGES
 from alignseg_infer.spec.model import (
@@ -31,18 +31,18 @@ GRAPH_ARGUMENTS = (
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define what `recipe_from` reads."""
+    """Define the arguments that `recipe_from` reads."""
     _add_precision_arguments(parser)
     _add_graph_arguments(parser)
     add_checkpoint_arguments(parser)
 
 
 def recipe_from(arguments: argparse.Namespace) -> Recipe:
-    """Return what the arguments of `add_recipe_arguments` say.
+    """Return the recipe that the arguments of `add_recipe_arguments` ask for.
 
     Raises:
         OptionError, SizeError: A value cannot be used.
-        DatasetError: There is nothing where images should be.
+        DatasetError: A source of images does not exist.
     """
     return recipe_for(
         precision=arguments.precision,
@@ -58,72 +58,77 @@ def _add_precision_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=choices_of(Precision),
-        help="fp32; fp16 with exact sampling coordinates; or int8 convolutions in an fp16 graph, "
-        "which needs --calibration (default: what the model is; fp32 for a checkpoint)",
+        help="precision to export: fp32; fp16, with exact sampling coordinates; or int8, with "
+        "int8 convolutions in an fp16 graph, which needs --calibration (default: the precision of "
+        "the model, which is fp32 for a checkpoint)",
     )
     add_quantization_arguments(parser)
     parser.add_argument(
         "--verification",
         type=Path,
         metavar="SOURCE",
-        help="images to compare labels on: a folder, a .txt list, or a video (default: those of "
-        "--calibration if given, else drawn streets, which show gross errors only)",
+        help=f"images to compare labels on: {IMAGES_HELP} (default: those of --calibration if "
+        "given, else drawn streets, which show gross errors only)",
     )
     parser.add_argument(
         "--max-verification-images",
         type=int,
         default=DEFAULT_IMAGES,
         metavar="N",
-        help=f"use at most N of them, spread evenly (default: {DEFAULT_IMAGES})",
+        help="maximum number of images to compare labels on, spread evenly over the source "
+        f"(default: {DEFAULT_IMAGES})",
     )
 
 
 def _add_graph_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define `GRAPH_ARGUMENTS`; all of it None by default."""
-    graph = parser.add_argument_group("the graph, if the model is a checkpoint")
+    """Define `GRAPH_ARGUMENTS`, each with None as its default."""
+    graph = parser.add_argument_group("graph options", "only if the model is a checkpoint")
     graph.add_argument("--size", type=fixed_size, help=f"fixed {SIZE_HELP} (default: any size)")
-    graph.add_argument("--batch", type=int, help="fixed batch size (default: any)")
+    graph.add_argument("--batch", type=int, metavar="N", help="fixed batch size (default: any)")
     graph.add_argument(
         "--output",
         choices=choices_of(OutputKind),
-        help="logits at 1/4 size, or labels at input size (default: logits)",
+        help="output of the graph: logits at 1/4 of the input size, or labels at the input size "
+        "(default: logits)",
     )
     _add_lowering_arguments(graph)
     graph.add_argument(
         "--opset",
         type=int,
-        help=f"{OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET}; int8 is always 19)",
+        metavar="N",
+        help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}; int8 always uses 19 (default: "
+        f"{DEFAULT_OPSET})",
     )
     graph.add_argument(
         "--with-offsets",
         action="store_true",
         default=None,
-        help="also return the learned offset fields, for alignseg offsets",
+        help="also return the learned offset fields, which alignseg offsets draws",
     )
 
 
 def _add_lowering_arguments(graph: argparse._ArgumentGroup) -> None:
-    """Define how sampling, upsampling and what is around them are written."""
+    """Define the arguments for the nodes that sampling and upsampling become."""
     graph.add_argument(
         "--sampler",
         choices=choices_of(Sampler),
-        help="how offset sampling is written: native is GridSample, gather is index arithmetic "
-        "for runtimes whose GridSample is wrong, plugin is nodes for TensorRT with the library "
-        "of plugins/ (default: native)",
+        help="how the graph samples at offsets: native uses GridSample; gather uses index "
+        "arithmetic, for runtimes whose GridSample is wrong; plugin uses TensorRT plugins from "
+        "the library in plugins/ (default: native)",
     )
     graph.add_argument(
         "--no-fuse",
         dest="fuse",
         action="store_false",
         default=None,
-        help="with --sampler plugin: upsampling, sampling and sum of an alignment as nodes of "
-        "their own",
+        help="with --sampler plugin, keep upsampling, sampling and sum of an alignment as "
+        "separate nodes",
     )
     graph.add_argument(
         "--upsampling",
         choices=choices_of(Upsampling),
-        help="how features are upsampled: matrices is products of matrices, for CPUs; resize is "
-        "ONNX Resize, for GPUs (default: resize for TensorRT and with --sampler plugin or "
+        help="how the graph upsamples features: matrices multiplies by matrices, for CPUs; resize "
+        "uses ONNX Resize, for GPUs (default: resize for TensorRT and with --sampler plugin or "
         "--no-rewrites, else matrices)",
     )
     graph.add_argument(
@@ -131,5 +136,5 @@ def _add_lowering_arguments(graph: argparse._ArgumentGroup) -> None:
         dest="rewrites",
         action="store_false",
         default=None,
-        help="leave out the exact rewrites that save work",
+        help="do not apply the exact rewrites that save work",
     )

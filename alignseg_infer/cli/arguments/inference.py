@@ -9,6 +9,7 @@ from typing import Any
 from alignseg_infer.backends import OnnxRunner
 from alignseg_infer.cli.arguments.values import (
     SIZE_POLICY_HELP,
+    THREADS_HELP,
     choices_of,
     fraction,
     scale_value,
@@ -25,55 +26,59 @@ from alignseg_infer.predictor import Predictor
 def add_inference_arguments(
     parser: argparse.ArgumentParser, *, several_batches: bool = False
 ) -> None:
-    """What `predictor_from` reads: sizes, sliding window, scales, flip, batch, what runs it.
+    """Define the arguments that `predictor_from` reads.
+
+    They are the input size, sliding window, scales, flip, batch, device, threads and runtime.
 
     Args:
-        parser: Gets them.
+        parser: The parser to add them to.
         several_batches: Whether ``--batch`` takes several numbers, and its value is a list.
     """
-    parser.add_argument(
-        "--size",
-        type=size_policy_value,
-        help=SIZE_POLICY_HELP,
-    )
+    parser.add_argument("--size", type=size_policy_value, help=SIZE_POLICY_HELP)
     _add_averaging_arguments(parser)
+    each = "; give several to time each of them" if several_batches else ""
     parser.add_argument(
         "--batch",
         type=int,
+        metavar="N",
         nargs="+" if several_batches else None,
         default=[1] if several_batches else 1,
-        help="inputs (images, tiles, mirrored ones) per network call at most (default: 1)",
+        help="maximum number of inputs (images, tiles or mirror images) in one call of the network"
+        f"{each} (default: 1)",
     )
     add_runtime_arguments(parser)
     parser.add_argument(
         "--on-device",
         action=argparse.BooleanOptionalAction,
-        help="prepare images and label pixels on the GPU (default: where the model runs on one)",
+        help="prepare images and label pixels on the GPU (default: yes if the model runs on a GPU "
+        "in TensorRT or PyTorch)",
     )
 
 
 def _add_averaging_arguments(parser: argparse.ArgumentParser) -> None:
-    """Sliding window, scales, flip."""
+    """Define the arguments for the sliding window, the scales and the mirror image."""
     parser.add_argument(
         "--mode",
         choices=choices_of(Mode),
         default=Mode.WHOLE.value,
-        help="the image at once, or a sliding window as the authors evaluate (default: whole)",
+        help="whole segments the image at once; slide moves a window over it, which is how the "
+        "authors evaluate (default: whole)",
     )
     parser.add_argument(
         "--tile",
         type=tile_value,
         metavar="N|HxW",
-        help="the window, with --mode slide "
-        f"(default: the model's size if it is fixed, else {DEFAULT_TILE}); smaller images are "
-        "padded to it, and networks that were trained without padding lose accuracy then",
+        help="size of the window in pixels, with --mode slide; smaller images are padded to it, "
+        "which costs accuracy if the network was trained without padding (default: the model's "
+        f"size if it is fixed, else {DEFAULT_TILE})",
     )
     parser.add_argument(
         "--overlap",
         type=fraction,
         default=DEFAULT_OVERLAP,
         metavar="F",
-        help="share of a tile that the next one covers too, with --mode slide (default: 1/3)",
+        help="share of a window that the next window also covers, from 0 to below 1, with --mode "
+        "slide (default: 1/3)",
     )
     parser.add_argument(
         "--scales",
@@ -81,27 +86,31 @@ def _add_averaging_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[1.0],
         metavar="S",
-        help="average over the input at these factors, such as 0.75 1 1.25; "
-        "if images follow, put -- between (default: 1)",
+        help="scale factors of the input to average over, such as 0.75 1 1.25; put -- between "
+        "them and files that follow (default: 1)",
     )
-    parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
+    parser.add_argument(
+        "--flip", action="store_true", help="average over the image and its mirror image"
+    )
 
 
 def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--device``, ``--threads`` and ``--runtime``."""
+    """Define ``--device``, ``--threads`` and ``--runtime``."""
     parser.add_argument(
-        "--device", help="cpu, cuda, cuda:N, or auto (default: cuda for an engine, else cpu)"
+        "--device",
+        help="device to run the model on: cpu, cuda, cuda:N, or auto for CUDA where it works "
+        "(default: cuda for an engine, else cpu)",
     )
-    parser.add_argument("--threads", type=int, help="CPU threads (default: the runtime's choice)")
+    parser.add_argument("--threads", type=int, metavar="N", help=THREADS_HELP)
     parser.add_argument(
         "--runtime",
         choices=choices_of(OnnxRunner),
-        help="what runs an .onnx (default: onnxruntime)",
+        help="runtime to run an .onnx file with (default: onnxruntime)",
     )
 
 
 def predictor_from(arguments: argparse.Namespace, model: str | Path) -> Predictor:
-    """Loads `model` as the arguments of `add_inference_arguments` say.
+    """Load `model` as the arguments of `add_inference_arguments` say.
 
     Raises:
         AlignSegError: As `Predictor` does.
@@ -110,7 +119,7 @@ def predictor_from(arguments: argparse.Namespace, model: str | Path) -> Predicto
 
 
 def predictor_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What `Predictor` is to be given beside the model, as `add_inference_arguments` has it."""
+    """Return the arguments of `add_inference_arguments` as keyword arguments of `Predictor`."""
     return {
         "device": arguments.device,
         "size": arguments.size,
@@ -127,7 +136,7 @@ def predictor_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def names_of(models: Sequence[Path]) -> dict[str, Path]:
-    """What to call models: by file name, or by path if two share a file name.
+    """Name models after their files, or after their paths if two share a file name.
 
     Raises:
         OptionError: A model is given twice.

@@ -1,4 +1,4 @@
-"""How the values of arguments are parsed."""
+"""Parsers for the values of arguments, and help texts that commands share."""
 
 import argparse
 import re
@@ -9,27 +9,39 @@ from pathlib import Path
 from alignseg_infer.arrays import InputShape, Size
 
 SIZE_HELP = "size of the network's input, HEIGHTxWIDTH"
-SIZE_POLICY_HELP = (
-    f"{SIZE_HELP}; or a number, to which the image's longest side is scaled; or native, the "
-    "image's own size (default: the model's size if it is fixed, else native)"
+OTHER_SIZES_HELP = (
+    "or a number of pixels to scale the image's longest side to; or native for the image's own "
+    "size (default: the model's size if it is fixed, else native)"
 )
+SIZE_POLICY_HELP = f"{SIZE_HELP}; {OTHER_SIZES_HELP}"
+MODEL_HELP = (
+    "model to run: an .onnx file, an engine (.engine, .plan, .trt), a checkpoint (.pth, .pt, "
+    ".safetensors), or demo for the model that comes with the package"
+)
+IMAGES_HELP = "a folder and its subfolders, a .txt list of paths, an image, or a video"
+THREADS_HELP = "number of CPU threads (default: chosen by the runtime)"
+DATASET_HELP = "layout of the dataset's folder"
+ROOT_HELP = "folder of the dataset"
+SPLIT_HELP = "split to use: train, val or test; the layout folder has no splits (default: val)"
 
 
 def choices_of(kind: type[StrEnum]) -> list[str]:
-    """The values of `kind`, as argparse is to show them."""
+    """Return the values of `kind` as argparse should show them."""
     return [member.value for member in kind]
 
 
 def fixed_size(text: str) -> Size:
-    """``512x1024`` as (height, width)."""
+    """Parse ``512x1024`` into (height, width)."""
     height, separator, width = text.lower().partition("x")
     if not (separator and height.isdecimal() and width.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 512x1024")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size; write HEIGHTxWIDTH, such as 512x1024"
+        )
     return int(height), int(width)
 
 
 def size_policy_value(text: str) -> str | int | Size:
-    """``native``, ``512x1024`` (height x width), or ``1024`` (the longest side)."""
+    """Parse ``native``, ``512x1024`` (height x width), or ``1024`` (the longest side)."""
     if text == "native":
         return text
     if text.isdecimal():
@@ -38,45 +50,52 @@ def size_policy_value(text: str) -> str | int | Size:
         return fixed_size(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not native, HEIGHTxWIDTH such as 512x1024, or a longest side such as 1024"
+            f"{text!r} is not a size; write native, HEIGHTxWIDTH such as 512x1024, or a longest "
+            "side such as 1024"
         ) from error
 
 
 def tile_value(text: str) -> int | Size:
-    """``872``, or ``512x1024`` (height x width)."""
+    """Parse ``872``, or ``512x1024`` (height x width)."""
     return int(text) if text.isdecimal() else fixed_size(text)
 
 
 def fraction(text: str) -> float:
-    """``1/3`` or ``0.5``."""
+    """Parse ``1/3`` or ``0.5``."""
     return float(exact_fraction(text))
 
 
 def exact_fraction(text: str) -> Fraction:
-    """``30000/1001`` or ``29.97``."""
+    """Parse ``30000/1001`` or ``29.97`` without rounding it."""
     try:
         _, _, exponent = text.lower().partition("e")
-        value = Fraction(text if len(exponent) < 4 else "")  # 1e999999999 would have all digits
-        float(value)  # not too large for one
+        # Fraction writes out all digits of 1e999999999, so long exponents are refused.
+        value = Fraction(text if len(exponent) < 4 else "")
+        float(value)  # raises OverflowError if it is too large for a float
         return value
     except (ValueError, ArithmeticError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number such as 0.5 or 1/3") from error
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number; write 0.5 or 1/3, for example"
+        ) from error
 
 
 def scale_value(text: str) -> float:
-    """One of the scales; says what to do when it is the next argument that ended up here."""
+    """Parse one of the scales; explain what to do if the next argument was taken for a scale."""
     try:
         return float(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no number; put -- between scales and files: --scales 0.5 1 -- street.jpg"
+            f"{text!r} is not a number; put -- between scales and files: --scales 0.5 1 -- "
+            "street.jpg"
         ) from error
 
 
 def input_shape(text: str) -> InputShape:
-    """``1x512x1024`` as images, height, width."""
+    """Parse ``1x512x1024``, which is images x height x width."""
     if not re.fullmatch(r"\d+x\d+x\d+", text.lower()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not IMAGESxHEIGHTxWIDTH: 1x512x1024")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a shape; write IMAGESxHEIGHTxWIDTH, such as 1x512x1024"
+        )
     return InputShape(*map(int, text.lower().split("x")))
 
 
@@ -87,13 +106,13 @@ def add_destination(
     *,
     required: bool = True,
 ) -> None:
-    """Define ``-o`` or ``--destination``: where results are written.
+    """Define ``-o`` or ``--destination``, which says where results are written.
 
     Args:
-        parser: Gets it.
-        what: What is written there, for people.
-        default: Where it is written if nothing is said.
-        required: Whether it has to be given where there is no default.
+        parser: The parser to add it to.
+        what: The help text.
+        default: The destination if the user gives none.
+        required: Whether the user must give it if there is no default.
     """
     parser.add_argument(
         "-o",

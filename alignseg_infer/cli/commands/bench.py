@@ -1,4 +1,4 @@
-"""``alignseg bench``: how long models take."""
+"""``alignseg bench``: measures how long models take."""
 
 import argparse
 import sys
@@ -11,14 +11,14 @@ from typing import Any
 from alignseg_infer.arrays import Size
 from alignseg_infer.backends import OnnxRunner, open_backend
 from alignseg_infer.benchmark import BenchmarkReport, Variant, benchmark
-from alignseg_infer.benchmark.footprint import measured_footprint
+from alignseg_infer.benchmark.footprint import measure_footprint
 from alignseg_infer.benchmark.machine import usable_cores
 from alignseg_infer.cli.arguments.inference import (
     add_inference_arguments,
     names_of,
     predictor_options,
 )
-from alignseg_infer.cli.arguments.values import add_destination
+from alignseg_infer.cli.arguments.values import IMAGES_HELP, add_destination
 from alignseg_infer.cli.reports import write_report
 from alignseg_infer.cli.termination import terminated_by_exception
 from alignseg_infer.datasets.image_sets import ImageFiles, choose_images
@@ -30,7 +30,7 @@ from alignseg_infer.packages import require_packages
 from alignseg_infer.pixels.images import write_image
 from alignseg_infer.predictor import Predictor
 
-HELP = "Time models: stages, percentiles, images per second, memory; several in turns."
+HELP = "Time one or more models: stages, percentiles, images per second and memory."
 EXAMPLE = "Example: alignseg bench demo alignseg.onnx --size 512x1024 --batch 1 4 -o out/"
 EXIT_INTERRUPTED = 130
 MACHINE_PACKAGES = ("psutil", "cpuinfo", "pynvml")  # the facts about the machine
@@ -44,34 +44,35 @@ RESULTS = ("benchmark.json", "benchmark.md", "benchmark.png")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the command's arguments."""
+    """Define the command's arguments."""
     parser.add_argument(
         "models",
         nargs="+",
         type=Path,
-        help="exported .onnx files, engines, checkpoints, or demo; "
-        "the others are set against the first; demo@openvino is an .onnx in that runtime",
+        help="models to time: .onnx files, engines, checkpoints, or demo; MODEL@RUNTIME, such as "
+        "demo@openvino, sets the runtime of one .onnx file; the others are compared with the first",
     )
     parser.add_argument(
         "--images",
         type=Path,
         metavar="SOURCE",
-        help="a folder, a .txt list of paths, an image, or a video, whose frames are written as "
-        "PNG first (default: drawn streets of the network's size, as PNG)",
+        help=f"images to time with: {IMAGES_HELP}, whose frames are first written as PNG (default: "
+        "drawn streets of the network's size, as PNG)",
     )
     parser.add_argument(
         "--max-images",
         type=int,
         default=DEFAULT_IMAGES,
         metavar="N",
-        help=f"use at most N images, spread evenly over the source (default: {DEFAULT_IMAGES})",
+        help="maximum number of images to time with, spread evenly over the source (default: "
+        f"{DEFAULT_IMAGES})",
     )
     parser.add_argument(
         "--rounds",
         type=int,
         metavar="N",
-        help=f"times to run each model and batch (default: {DEFAULT_ROUNDS}, or as many as "
-        f"{DEFAULT_SECONDS:.0f} seconds allow)",
+        help="number of times to run each model and batch (default: as many as fit in --seconds; "
+        f"without --seconds, {DEFAULT_ROUNDS} or as many as fit in {DEFAULT_SECONDS:.0f} seconds)",
     )
     parser.add_argument(
         "--seconds",
@@ -79,18 +80,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="stop after S seconds, but run at least five rounds",
     )
-    add_destination(parser, f"folder for {', '.join(RESULTS[:2])} and {RESULTS[2]}", required=False)
+    add_destination(
+        parser,
+        f"folder to write {', '.join(RESULTS[:2])} and {RESULTS[2]} into",
+        required=False,
+    )
     add_inference_arguments(parser, several_batches=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measures, prints the table, and writes it with its picture if asked to."""
+    """Measure, print the table, and write it with its chart if there is a destination."""
     names = names_of(arguments.models)
     _require_distinct(arguments.batch)
     if arguments.max_images < 1:
         raise OptionError(
             f"--max-images {arguments.max_images}",
-            "1 or more",
+            "1 image or more",
             f"--max-images {DEFAULT_IMAGES}",
         )
     require_packages(MACHINE_PACKAGES, INSTALL_BENCH)
@@ -98,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         require_packages(("matplotlib",), INSTALL_BENCH)  # now, not after minutes of measuring
         require_writable_folder(arguments.destination)
     with terminated_by_exception(), tempfile.TemporaryDirectory() as folder:
-        report = _measured(arguments, names, Path(folder))
+        report = _measure(arguments, names, Path(folder))
     if report.partial:
         print(f"interrupted after {report.rounds} rounds", file=sys.stderr)
     if report.machine.busy:
@@ -117,20 +122,20 @@ def run(arguments: argparse.Namespace) -> int:
 def _require_distinct(batches: Sequence[int]) -> None:
     if len(set(batches)) < len(batches):
         raise OptionError(
-            f"--batch {' '.join(map(str, batches))}", "each batch once", "--batch 1 4"
+            f"--batch {' '.join(map(str, batches))}", "each batch size once", "--batch 1 4"
         )
 
 
-def _measured(
+def _measure(
     arguments: argparse.Namespace, names: dict[str, Path], folder: Path
 ) -> BenchmarkReport:
-    """Times all models and batches; then, one process each, their memory."""
+    """Time all models and batches; then measure the memory of each in a process of its own."""
     from alignseg_infer.cli.progress import progress_bar
 
     variants = [
         variant for name, path in names.items() for variant in _variants(arguments, name, path)
     ]
-    what, images = _image_files(arguments, variants[0].predictor, folder)
+    what, images = _prepare_images(arguments, variants[0].predictor, folder)
     rounds, seconds = _limits(arguments)
     print(f"warming up, then timing on {what}", file=sys.stderr)
     with progress_bar("rounds") as progress:
@@ -142,20 +147,20 @@ def _measured(
             settings={"images": what, **_settings(arguments)},
             progress=progress,
         )
-    del variants  # what they hold would be in the way of the processes that follow
-    return report if report.partial else _with_footprints(report, arguments, names, images)
+    del variants  # frees the models' memory for the processes that follow
+    return report if report.partial else _add_footprints(report, arguments, names, images)
 
 
 def _limits(arguments: argparse.Namespace) -> tuple[int, float | None]:
-    """Rounds and seconds; where only one of them is given, that alone counts."""
+    """Return the limits of rounds and seconds; if only one was given, the other does not count."""
     if arguments.rounds is None and arguments.seconds is None:
         return DEFAULT_ROUNDS, DEFAULT_SECONDS
     return NO_LIMIT if arguments.rounds is None else arguments.rounds, arguments.seconds
 
 
 def _variants(arguments: argparse.Namespace, name: str, path: Path) -> Iterator[Variant]:
-    """One for each batch. The model is loaded once."""
-    path, options = _loaded_as(path, arguments)
+    """Yield a variant for each batch. The model is loaded once."""
+    path, options = _split_runtime(path, arguments)
     backend = open_backend(path, **{key: options.pop(key) for key in LOADED_ONCE})
     for batch in arguments.batch:
         predictor = Predictor(backend, **{**options, "batch": batch})
@@ -168,42 +173,42 @@ def _variants(arguments: argparse.Namespace, name: str, path: Path) -> Iterator[
         yield Variant(name, predictor)
 
 
-def _loaded_as(model: Path, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
-    """The path of a model such as ``demo@openvino``, and what `Predictor` gets beside it."""
+def _split_runtime(model: Path, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """Return the path in a name such as ``demo@openvino``, and the other `Predictor` arguments."""
     options = predictor_options(arguments)
     path, _, runtime = str(model).rpartition("@")
     if path and runtime in list(OnnxRunner):
         return Path(path), {**options, "runtime": runtime}
     if path and not model.exists():
         raise OptionError(
-            f"{model} is no file, and {runtime!r} no runtime",
-            f"a model, or MODEL.onnx@RUNTIME with {' or '.join(OnnxRunner)}",
+            f"{model} is not a file, and {runtime!r} is not a runtime",
+            f"a model, or MODEL.onnx@RUNTIME with the runtime {' or '.join(OnnxRunner)}",
             f"{path}@{OnnxRunner.OPENVINO}",
         )
     return model, options
 
 
-def _image_files(
+def _prepare_images(
     arguments: argparse.Namespace, first: Predictor, folder: Path
 ) -> tuple[str, list[Path]]:
-    """What to measure with: for people, and as files.
+    """Find or write the images to measure with, and return their description and paths.
 
     Args:
-        arguments: What was parsed.
-        first: Its size is that of streets, if none was given.
-        folder: For files that do not exist yet.
+        arguments: The parsed arguments.
+        first: The predictor whose size drawn streets get if no size was given.
+        folder: Where to write images that are not files yet.
     """
     from alignseg_infer.demo.streets.folder import write_streets
 
     if arguments.images:
-        return _given_images(arguments.images, arguments.max_images, folder)
+        return _choose_files(arguments.images, arguments.max_images, folder)
     size, count = _street_size(arguments.size, first), arguments.max_images
     streets = [files.image for files in write_streets(folder, FIRST_HELD_OUT, count, size)]
     return f"{count} drawn streets of {size[0]}x{size[1]}, PNG", streets
 
 
-def _given_images(source: Path, limit: int, folder: Path) -> tuple[str, list[Path]]:
-    images = choose_images(source, limit)
+def _choose_files(source: Path, max_images: int, folder: Path) -> tuple[str, list[Path]]:
+    images = choose_images(source, max_images)
     if isinstance(images, ImageFiles):
         return images.name, list(images.paths)
     paths = [folder / f"{number}.png" for number in images.frames]
@@ -222,30 +227,30 @@ def _street_size(size: str | int | Size | None, first: Predictor) -> Size:
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, object]:
-    """What the figures depend on, beside models, batches and images."""
+    """Return the settings that the figures depend on, besides models, batches and images."""
     options = predictor_options(arguments)
     averaged = options["mode"] != Mode.WHOLE or options["flip"] or options["scales"] != [1.0]
     shown = ["size", "device", "on_device", *(AVERAGING if averaged else ())]
-    threads = arguments.threads or f"as the runtime chooses (of {usable_cores()} cores)"
+    threads = arguments.threads or f"chosen by the runtime ({usable_cores()} cores)"
     values = {key: options[key] for key in shown}
     sizes = {key: value for key, value in values.items() if isinstance(value, tuple)}
     texts = {key: f"{height}x{width}" for key, (height, width) in sizes.items()}
     return {"threads": threads, **values, **texts}
 
 
-def _with_footprints(
+def _add_footprints(
     report: BenchmarkReport,
     arguments: argparse.Namespace,
     names: dict[str, Path],
     images: Sequence[Path],
 ) -> BenchmarkReport:
-    """Adds what each model and batch takes of memory; as far as it came if interrupted."""
+    """Add the memory that each model and batch takes; after Ctrl-C, add what was measured."""
     try:
         for index, measured in enumerate(report.measured):
-            print(f"memory of {report.label(measured)}", file=sys.stderr)
-            path, options = _loaded_as(names[measured.name], arguments)
+            print(f"measuring the memory of {report.label(measured)}", file=sys.stderr)
+            path, options = _split_runtime(names[measured.name], arguments)
             chosen = [images[number % len(images)] for number in range(measured.batch)]
-            found = measured_footprint(path, chosen, {**options, "batch": measured.batch})
+            found = measure_footprint(path, chosen, {**options, "batch": measured.batch})
             report = report.with_footprint(index, found)
     except KeyboardInterrupt:
         return replace(report, partial=True)

@@ -1,4 +1,4 @@
-"""``alignseg demo``: streets drawn on the spot, segmented with the model in the package."""
+"""``alignseg demo``: draws streets and segments them with the model in the package."""
 
 import argparse
 from pathlib import Path
@@ -16,26 +16,36 @@ from alignseg_infer.pixels.images import write_image
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.results.segmentation import Segmentation
 
-HELP = "Draw streets, segment them with the model that comes with the package, write pictures."
+HELP = "Draw streets, segment them with the model that comes with the package, and write pictures."
 EXAMPLE = "Example: alignseg demo, then alignseg eval demo --dataset folder --root demo-output"
 SHEET_ROWS = 4  # streets in the overview picture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the command's arguments."""
-    add_destination(parser, "folder to write into (default: demo-output)", Path("demo-output"))
-    parser.add_argument("--streets", type=int, default=4, help="how many (default: 4)")
+    """Define the command's arguments."""
+    add_destination(
+        parser, "folder to write the results into (default: demo-output)", Path("demo-output")
+    )
+    parser.add_argument(
+        "--streets",
+        type=int,
+        default=4,
+        metavar="N",
+        help="number of streets to draw (default: 4)",
+    )
     parser.add_argument(
         "--seed",
         type=int,
         default=FIRST_HELD_OUT,
-        help="of the first street; 0 to 3999 were trained on (default: %(default)s)",
+        metavar="N",
+        help="seed of the first street; the model was trained on the seeds 0 to 3999 (default: "
+        "%(default)s)",
     )
     add_runtime_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes images, labels, results and an overview, and says how good the masks are."""
+    """Write images, labels, results and an overview, and print how good the masks are."""
     from alignseg_infer.demo.streets.folder import write_streets
 
     if arguments.streets < 1:
@@ -52,7 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
         one = ConfusionMatrix.of(files.scene.labels, result.labels, len(classes.names))
         confusion = one if confusion is None else confusion + one
         print(
-            f"{files.image}: {one.pixel_accuracy:.1%} of pixels right, {result.times.total:.0f} ms"
+            f"{files.image}: {one.pixel_accuracy:.1%} of pixels correct, "
+            f"{result.times.total:.0f} ms"
         )
         if len(rows) < SHEET_ROWS:
             rows.append(_row(result, files.scene.labels))
@@ -61,14 +72,15 @@ def run(arguments: argparse.Namespace) -> int:
     write_image(path, sheet)
     assert confusion is not None  # there is at least one street
     print(
-        f"mean IoU {confusion.mean_iou:.1%} of {arguments.streets} streets, on {predictor.backend}"
+        f"mean IoU {confusion.mean_iou:.1%} over {arguments.streets} streets, on "
+        f"{predictor.backend}"
     )
     print(path)
     return 0
 
 
 def _row(result: Segmentation, truth: Labels) -> Image:
-    """Street, overlay of what was predicted, and true labels, side by side."""
+    """Put the street, the overlay of the predicted labels, and the true labels side by side."""
     return np.hstack((result.image, result.overlay(0.6), colorize(truth, result.classes)))
 
 

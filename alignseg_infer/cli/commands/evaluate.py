@@ -1,4 +1,4 @@
-"""``alignseg eval``: models against labelled images."""
+"""``alignseg eval``: scores models on labelled images."""
 
 import argparse
 import sys
@@ -9,40 +9,47 @@ from alignseg_infer.cli.arguments.inference import (
     names_of,
     predictor_from,
 )
-from alignseg_infer.cli.arguments.values import add_destination, choices_of
+from alignseg_infer.cli.arguments.values import (
+    DATASET_HELP,
+    ROOT_HELP,
+    SPLIT_HELP,
+    add_destination,
+    choices_of,
+)
 from alignseg_infer.cli.reports import write_report
 from alignseg_infer.datasets.labelled import Dataset, find_labelled_images
 from alignseg_infer.evaluation.evaluate import evaluate
 from alignseg_infer.files import require_writable_folder
 
-HELP = "Score models on labelled images: IoU, accuracy, boundary F1, speed; several side by side."
+HELP = "Score one or more models on labelled images: IoU, accuracy, boundary F1 and speed."
 EXAMPLE = "Example: alignseg eval alignseg.onnx --dataset cityscapes --root DATA -o out/"
 EXIT_INTERRUPTED = 130
-NO_SETTINGS = (
-    "models",
-    "root",
-    "destination",
-    "run",
-    "parser",
-    "debug",
-)  # of no influence on the scores
+# These arguments do not change the scores.
+NO_SETTINGS = ("models", "root", "destination", "run", "parser", "debug")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the command's arguments."""
+    """Define the command's arguments."""
     parser.add_argument(
-        "models", nargs="+", type=Path, help="exported .onnx files, checkpoints, or demo"
+        "models",
+        nargs="+",
+        type=Path,
+        help="models to score: .onnx files, engines, checkpoints, or demo",
     )
-    parser.add_argument("--dataset", choices=choices_of(Dataset), required=True, help="the layout")
-    parser.add_argument("--root", type=Path, required=True, help="the dataset's folder")
-    parser.add_argument("--split", help="train, val or test (default: val; a folder has none)")
-    parser.add_argument("--max-images", type=int, metavar="N", help="use only the first N images")
-    add_destination(parser, "folder for evaluation.json and evaluation.md", required=False)
+    parser.add_argument("--dataset", choices=choices_of(Dataset), required=True, help=DATASET_HELP)
+    parser.add_argument("--root", type=Path, required=True, metavar="FOLDER", help=ROOT_HELP)
+    parser.add_argument("--split", help=SPLIT_HELP)
+    parser.add_argument(
+        "--max-images", type=int, metavar="N", help="use only the first N images (default: all)"
+    )
+    add_destination(
+        parser, "folder to write evaluation.json and evaluation.md into", required=False
+    )
     add_inference_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluates, prints the tables, and writes them if asked to."""
+    """Evaluate, print the tables, and write them if there is a destination."""
     from alignseg_infer.cli.progress import progress_bar
 
     data = find_labelled_images(
@@ -57,7 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
     with progress_bar("images") as progress:
         evaluation = evaluate(predictors, data, settings=settings, progress=progress)
     if evaluation.partial:
-        print(f"interrupted after {evaluation.images} of {evaluation.total}", file=sys.stderr)
+        print(
+            f"interrupted after {evaluation.images} of {evaluation.total} images", file=sys.stderr
+        )
     if arguments.destination:
         contents = {
             "evaluation.json": evaluation.to_json() + "\n",

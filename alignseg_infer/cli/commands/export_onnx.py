@@ -1,4 +1,4 @@
-"""``alignseg export-onnx`` and ``export/to_onnx.py``: checkpoint in, ONNX out."""
+"""``alignseg export-onnx`` and ``export/to_onnx.py``: write a model as an ONNX file."""
 
 import argparse
 from pathlib import Path
@@ -7,23 +7,24 @@ from alignseg_infer.cli.arguments.graph import add_recipe_arguments, recipe_from
 from alignseg_infer.cli.arguments.values import add_destination
 from alignseg_infer.export.make import make_onnx
 
-HELP = "Export a checkpoint to ONNX, or a float32 .onnx to fp16 or int8; compared before it appears"
+HELP = "Export a checkpoint to ONNX, or convert a float32 .onnx to fp16 or int8, and verify it."
 EXAMPLE = "Example: alignseg export-onnx CS_scenes.pth -o alignseg.onnx"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the command's arguments."""
+    """Define the command's arguments."""
     parser.add_argument(
         "model",
         type=Path,
-        help=".pth, .pt or .safetensors; with --precision, also a float32 .onnx",
+        help="model to export: a checkpoint (.pth, .pt, .safetensors), demo, or, with --precision "
+        "fp16 or int8, a float32 .onnx file",
     )
-    add_destination(parser, "the .onnx to write")
+    add_destination(parser, ".onnx file to write")
     add_recipe_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exports and prints what was written."""
+    """Export, and print what was written."""
     from alignseg_infer.cli.progress import progress_bar
 
     recipe = recipe_from(arguments)

@@ -1,4 +1,4 @@
-"""``alignseg export-trt`` and ``export/to_trt.py``: checkpoint or ONNX in, TensorRT engine out."""
+"""``alignseg export-trt`` and ``export/to_trt.py``: build a TensorRT engine from a model."""
 
 import argparse
 from pathlib import Path
@@ -15,15 +15,20 @@ EXAMPLE = "Example: alignseg export-trt CS_scenes.pth -o city.engine --size 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the command's arguments."""
-    parser.add_argument("model", type=Path, help=".onnx of ours, demo, or a checkpoint")
-    add_destination(parser, "the .engine, .plan or .trt to write")
+    """Define the command's arguments."""
+    parser.add_argument(
+        "model",
+        type=Path,
+        help="model to build from: a checkpoint (.pth, .pt, .safetensors), an .onnx file that "
+        "this package exported, or demo",
+    )
+    add_destination(parser, "engine file to write: .engine, .plan or .trt")
     add_engine_arguments(parser)
     add_recipe_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Builds and prints what was written."""
+    """Build the engine, and print what was written."""
     from alignseg_infer.cli.progress import phase_bars, progress_bar
 
     report = make_engine(
@@ -35,11 +40,11 @@ def run(arguments: argparse.Namespace) -> int:
         phases=phase_bars,
     )
     size = report.path.stat().st_size / 1e6
-    print(f"{report.path} ({size:.1f} MB, {_described(report.facts)})")
+    print(f"{report.path} ({size:.1f} MB, {_describe(report.facts)})")
     return 0
 
 
-def _described(facts: EngineFacts) -> str:
+def _describe(facts: EngineFacts) -> str:
     precision = facts.spec.export.precision if facts.spec.export else Precision.FP32
     verified = "verified" if facts.verification else "not verified"
     return (

@@ -1,4 +1,4 @@
-"""``alignseg inspect``: what a model file is, and what was assumed about it."""
+"""``alignseg inspect``: describes a model file, and what was assumed about it."""
 
 import argparse
 import json
@@ -28,28 +28,33 @@ from alignseg_infer.spec.verification import Verification
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, read_facts
 from alignseg_infer.trt.runtime.checks import require_unchanged_plan
 
-HELP = "Say what a checkpoint or an exported model is, and what was assumed."
+HELP = "Describe a checkpoint, an exported model or an engine, and show what was assumed."
 EXAMPLE = "Example: alignseg inspect CS_scenes.pth"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the command's arguments."""
-    parser.add_argument("model", type=Path, help=".pth, .safetensors, .onnx, .engine")
+    """Define the command's arguments."""
+    parser.add_argument(
+        "model",
+        type=Path,
+        help="model to describe: a checkpoint (.pth, .pt, .safetensors), an .onnx file, an engine "
+        "(.engine, .plan, .trt), or demo",
+    )
     parser.add_argument(
         "--json",
         action="store_true",
-        help="print the spec, or all facts of an engine, as JSON, nothing else",
+        help="print only JSON: the spec, or all facts of an engine",
     )
     parser.add_argument(
         "--layers",
         action="store_true",
-        help="for an engine, also what TensorRT made of the layers; needs the GPU it is for",
+        help="also list the layers that TensorRT built, for an engine; needs a GPU that can run it",
     )
     add_checkpoint_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints what the file is."""
+    """Print what the file is."""
     model = model_path(arguments.model)
     suffix = model.suffix.lower()
     if suffix in ENGINE_SUFFIXES:
@@ -57,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _print_engine(model, arguments.json, arguments.layers)
     if arguments.layers:
         raise OptionError(
-            f"--layers with {model}, which is no engine",
+            f"--layers was given with {model}, which is not an engine",
             f"an engine: {', '.join(ENGINE_SUFFIXES)}",
             "leave --layers out",
         )
@@ -68,9 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
         spec, details = _inspect_checkpoint(model, arguments)
     else:
         raise ModelFileError(
-            f"{model} is no model file",
-            f".onnx, an engine ({', '.join(ENGINE_SUFFIXES)}), or a checkpoint: "
-            f"{', '.join(CHECKPOINT_SUFFIXES)}",
+            f"{model} is not a model file",
+            f"an .onnx file, an engine ({', '.join(ENGINE_SUFFIXES)}), or a checkpoint "
+            f"({', '.join(CHECKPOINT_SUFFIXES)})",
             "check the path",
         )
     if arguments.json:
@@ -81,14 +86,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def describe_spec(spec: ModelSpec) -> str:
-    """The spec as lines for people."""
+    """Return the spec as lines for people."""
     network, prepared = spec.network, spec.input
     lines = [
         f"AlignSeg, {network.backbone}, {network.num_classes} classes",
         f"  widths: backbone x{network.width:g}, decoder {network.decoder_channels} channels",
         f"  sampling convention: {network.convention}",
         f"  normalisation layers: {network.norm}",
-        f"  input: {prepared.channel_order} 0..255, minus {prepared.mean}, over {prepared.std}",
+        f"  input: {prepared.channel_order}, 0 to 255, minus {prepared.mean}, divided by "
+        f"{prepared.std}",
         f"  classes: {spec.classes.dataset} ({', '.join(spec.classes.names[:4])}, ...)",
     ]
     if spec.source:
@@ -106,7 +112,7 @@ def describe_spec(spec: ModelSpec) -> str:
 
 
 def _print_engine(path: Path, as_json: bool, with_layers: bool) -> int:
-    """Prints the facts, then checks that they are this plan file's, then asks TensorRT."""
+    """Print the facts, check that they belong to this plan file, then ask TensorRT for layers."""
     facts = read_facts(path)
     if as_json:
         print(facts.to_json(), end="")
@@ -118,7 +124,7 @@ def _print_engine(path: Path, as_json: bool, with_layers: bool) -> int:
 
         with TensorRTBackend(path) as backend:
             rows = [f"    {row.count} {row.kind} {row.data_type}" for row in backend.layers()]
-        print("  layers as built, by kind and type of the first output:", *rows, sep="\n")
+        print("  layers that TensorRT built, by kind and first output's type:", *rows, sep="\n")
     return 0
 
 
@@ -128,20 +134,20 @@ def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
     labels = spec.export is not None and spec.export.output is OutputKind.LABELS
     measure = "share of labels that differ" if labels else "relative L2 error"
     lines += [f"  returns offset fields: {offsets}"]
-    lines += [f"  float32 export compared with PyTorch ({measure}):"]
+    lines += [f"  difference between the float32 export and PyTorch ({measure}):"]
     try:
         rows = json.loads(metadata[VERIFICATION_KEY])
         lines += [f"    {r['batch']}x3x{r['height']}x{r['width']}: {r['error']:.2e}" for r in rows]
     except (KeyError, ValueError, TypeError):
-        lines.append("    no record in the file")
+        lines.append("    not recorded in the file")
     if AGREEMENT_KEY in metadata:
         lines += verification_lines(Verification.from_json(metadata[AGREEMENT_KEY]))
     return spec, "\n".join(lines)
 
 
 def _facts_of_onnx(path: Path) -> tuple[ModelSpec, dict[str, str], bool, list[str]]:
-    """Spec, metadata, whether it returns offset fields, and a line on its plugins if any."""
-    if needs_plugins(path):  # which ONNX Runtime would refuse
+    """Return the spec, metadata, whether offsets are returned, and a line about plugins if any."""
+    if needs_plugins(path):  # ONNX Runtime refuses such files
         require_packages(("onnx",), INSTALL_ONNX)
         from alignseg_infer.spec.onnx_facts import read_onnx_facts
 
@@ -156,7 +162,7 @@ def _facts_of_onnx(path: Path) -> tuple[ModelSpec, dict[str, str], bool, list[st
 
 
 def _inspect_checkpoint(path: Path, arguments: argparse.Namespace) -> tuple[ModelSpec, str]:
-    from alignseg_infer.backends import torch_backend  # noqa: F401  says it if torch is missing
+    from alignseg_infer.backends import torch_backend  # noqa: F401  raises if torch is missing
     from alignseg_infer.models.checkpoint import describe_assumptions, load_checkpoint
 
     checkpoint = load_checkpoint(path, checkpoint_options_from(arguments))

@@ -1,4 +1,4 @@
-"""``alignseg offsets``: where the network's learned offsets point, as a picture."""
+"""``alignseg offsets``: draws where the network's learned offsets point."""
 
 import argparse
 import os
@@ -19,33 +19,31 @@ from alignseg_infer.offsets.pictures import offsets_sheet, pixels_text
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.pixels.images import load_image, write_image
 
-HELP = "Draw the learned offset fields of one image, and print how far they move its pixels."
+HELP = "Draw the learned offset fields of one image, and print how far they move pixels."
 EXAMPLE = "Example: alignseg offsets alignseg.onnx street.jpg -o offsets.png"
 ENDINGS = (".png", ".jpg", ".jpeg")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the command's arguments."""
+    """Define the command's arguments."""
     parser.add_argument(
         "model",
-        help="a checkpoint (.pth, .safetensors), demo, or an .onnx that returns its offsets "
-        "(alignseg export-onnx --with-offsets)",
+        help="model to run: a checkpoint (.pth, .pt, .safetensors), demo, or an .onnx file that "
+        "returns its offsets (alignseg export-onnx --with-offsets)",
     )
-    parser.add_argument("image", type=Path, help="an image file")
-    add_destination(parser, "the picture to write, .png or .jpg")
+    parser.add_argument("image", type=Path, help="image file to run the model on")
+    add_destination(parser, "picture to write, .png or .jpg")
     parser.add_argument(
-        "--field", choices=choices_of(OffsetField), help="one field alone, larger (default: all)"
+        "--field",
+        choices=choices_of(OffsetField),
+        help="draw only this field, larger (default: all fields)",
     )
-    parser.add_argument(
-        "--size",
-        type=size_policy_value,
-        help=SIZE_POLICY_HELP,
-    )
+    parser.add_argument("--size", type=size_policy_value, help=SIZE_POLICY_HELP)
     add_runtime_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Writes the picture and prints the magnitudes."""
+    """Write the picture and print the magnitudes."""
     _require_picture_path(arguments.destination, arguments.image)
     image = load_image(arguments.image)
     backend = open_backend(
@@ -58,14 +56,17 @@ def run(arguments: argparse.Namespace) -> int:
     fields = [OffsetField(arguments.field)] if arguments.field else list(displacements)
     chosen = [displacements[field] for field in fields]
     write_image(arguments.destination, offsets_sheet(seen, chosen))
-    print(f"pixels of the {seen.shape[0]}x{seen.shape[1]} network input, on {backend.name}")
+    print(
+        f"displacements in pixels of the {seen.shape[0]}x{seen.shape[1]} network input, on "
+        f"{backend.name}"
+    )
     print(format_magnitudes(chosen))
     print(arguments.destination)
     return 0
 
 
 def format_magnitudes(displacements: Iterable[Displacement]) -> str:
-    """How far each field moves its pixels, as a table for people."""
+    """Return how far each field moves pixels, as a table for people."""
     lines = [f"  {'field':<9}  {'size':>9}  {'median':>7}  {HIGH_PERCENTILE:>5} %  {'max':>7}"]
     for displacement in displacements:
         rows, columns = displacement.vectors.shape[:2]
@@ -77,8 +78,8 @@ def format_magnitudes(displacements: Iterable[Displacement]) -> str:
 def _require_picture_path(path: Path, image: Path) -> None:
     if path.suffix.lower() not in ENDINGS:
         raise OptionError(
-            f"{path} does not end in {', '.join(ENDINGS)}",
-            "the ending of a picture",
+            f"{path} does not end in {' or '.join(ENDINGS)}",
+            "a file name with the ending of a picture",
             f"-o {path.stem or 'offsets'}.png",
         )
     if os.path.realpath(path) == os.path.realpath(image):

@@ -10,7 +10,7 @@ from alignseg_infer.cli.arguments.inference import (
     add_inference_arguments,
     predictor_from,
 )
-from alignseg_infer.cli.arguments.values import add_destination, choices_of
+from alignseg_infer.cli.arguments.values import MODEL_HELP, add_destination, choices_of
 from alignseg_infer.drawing.masks import require_opacity
 from alignseg_infer.errors import ImageError, OptionError
 from alignseg_infer.files import require_writable_folder
@@ -24,24 +24,23 @@ from alignseg_infer.results.saving import (
 )
 from alignseg_infer.results.segmentation import Segmentation
 
-HELP = "Segment images: writes labels (PNG), colours (PNG), an overlay (JPEG) or others for each."
+HELP = "Segment images, and write labels (PNG), colours (PNG) and an overlay (JPEG) for each."
 EXAMPLE = "Example: alignseg predict alignseg.onnx street.jpg -o out/"
 CLASSES_SHOWN = 3
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the command's arguments."""
-    parser.add_argument(
-        "model", help="an exported .onnx, an .engine, a checkpoint (.pth, .safetensors), or demo"
-    )
-    parser.add_argument("images", nargs="+", type=Path, help="image files")
-    add_destination(parser, "folder to write into")
+    """Define the command's arguments."""
+    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("images", nargs="+", type=Path, help="image files to segment")
+    add_destination(parser, "folder to write the results into")
     parser.add_argument(
         "--opacity",
         type=float,
         default=0.5,
-        help="of the classes' colours over the image, 0 to 1 (default: 0.5)",
+        metavar="F",
+        help="opacity of the class colours in the overlay, from 0 to 1 (default: 0.5)",
     )
     choices = ", ".join(choices_of(SavedFormat))
     parser.add_argument(
@@ -49,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_formats,
         default=list(PICTURES),
         metavar="FORMAT,...",
-        help=f"what to write of each image: some of {choices}, with commas between; label-ids are "
+        help=f"results to write for each image, separated by commas: {choices}; label-ids are "
         f"Cityscapes' own labels (default: {','.join(PICTURES)})",
     )
     parser.add_argument(
@@ -57,13 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="PIXELS",
-        help="by how much simplified polygons may be off, with --formats polygons (default: 0)",
+        help="maximum distance, in pixels, between a simplified polygon and the exact outline, "
+        "with --formats polygons (default: 0)",
     )
     add_inference_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Segments each image; one that fails is reported and the others go on."""
+    """Segment each image; report one that fails, and continue with the others."""
     _require_distinct_names(arguments.images)
     _require_no_image_among_results(arguments.images, arguments.destination, arguments.formats)
     require_opacity(arguments.opacity)
@@ -106,7 +106,7 @@ def _summary(result: Segmentation) -> str:
 
 
 def _formats(text: str) -> list[SavedFormat]:
-    """``overlay,polygons``."""
+    """Parse ``overlay,polygons``."""
     try:
         return parse_formats(text.split(","))
     except OptionError as error:
@@ -117,7 +117,7 @@ def _require_folder_name(output: Path) -> None:
     if output.suffix.lower() in PICTURE_ENDINGS and not output.is_dir():
         raise OptionError(
             f"the destination {output} looks like an image file",
-            "a folder, in which several files are written for each image",
+            "a folder, since several files are written for each image",
             f"-o {output.with_suffix('')}",
         )
 
@@ -125,7 +125,11 @@ def _require_folder_name(output: Path) -> None:
 def _require_no_image_among_results(
     images: list[Path], folder: Path, formats: list[SavedFormat]
 ) -> None:
-    """An earlier result such as ``street_overlay.jpg`` may be given as an image too."""
+    """Check that no result overwrites an image, such as a ``street_overlay.jpg`` of an earlier run.
+
+    Raises:
+        OptionError: A result would overwrite an image.
+    """
     given = {os.path.realpath(image) for image in images}
     for image in images:
         for path in paths_to_save(folder / image.stem, formats):
@@ -138,12 +142,16 @@ def _require_no_image_among_results(
 
 
 def _require_distinct_names(images: list[Path]) -> None:
-    """Results are named after the images; two of one name would overwrite each other."""
+    """Check that names differ: results are named after images, and would overwrite each other.
+
+    Raises:
+        OptionError: Two images have the same name.
+    """
     counts = Counter(path.stem for path in images)
     for stem, count in counts.items():
         if count > 1:
             raise OptionError(
-                f"{count} images are called {stem!r}, and their results would be too",
-                "images whose names without ending differ",
+                f"{count} images have the name {stem!r}, and so would their results",
+                "images whose names differ without their endings",
                 "one command per folder, each with its own -o",
             )

@@ -1,4 +1,4 @@
-"""``alignseg sensitivity``: what INT8 costs, block by block."""
+"""``alignseg sensitivity``: measures what INT8 costs, block by block."""
 
 import argparse
 import tempfile
@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.cli.arguments.int8 import add_calibration_arguments, calibration_options_from
-from alignseg_infer.cli.arguments.values import add_destination, choices_of
+from alignseg_infer.cli.arguments.values import (
+    DATASET_HELP,
+    ROOT_HELP,
+    SPLIT_HELP,
+    THREADS_HELP,
+    add_destination,
+    choices_of,
+)
 from alignseg_infer.cli.reports import write_report
 from alignseg_infer.datasets.labelled import Dataset, LabelledImages, find_labelled_images
 from alignseg_infer.demo import model_path
@@ -18,64 +25,75 @@ from alignseg_infer.packages import require_export_packages, require_packages
 if TYPE_CHECKING:
     from alignseg_infer.export.int8.sensitivity import Sensitivity
 
-HELP = "Quantise one block of a model at a time, and rank the blocks by what that does to labels."
+HELP = "Quantise one block of a model at a time, and rank the blocks by how labels change."
 EXAMPLE = "Example: alignseg sensitivity alignseg.onnx --calibration IMAGES -o out/"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the command's arguments."""
-    parser.add_argument("model", type=Path, help="an exported FP32 .onnx, or demo")
-    add_destination(parser, "folder for sensitivity.json, sensitivity.md and sensitivity.png")
+    """Define the command's arguments."""
+    parser.add_argument(
+        "model", type=Path, help="model to measure: an exported float32 .onnx file, or demo"
+    )
+    add_destination(
+        parser, "folder to write sensitivity.json, sensitivity.md and sensitivity.png into"
+    )
     parser.add_argument(
         "--blocks",
         choices=("stage", "block"),
         default="stage",
-        help="layer3 as one, or each of its residual blocks (default: stage)",
+        help="what to quantise at a time: stage takes the backbone's stages whole, such as "
+        "layer3; block takes each of their residual blocks (default: stage)",
     )
     add_calibration_arguments(
-        parser.add_argument_group("calibration"),
-        "images to calibrate with, and to compare on if there is no --dataset: a folder, a .txt "
-        "list of paths, or a video",
+        parser.add_argument_group("calibration options"),
+        "images to calibrate with, and to compare labels on if there is no --dataset",
         required=True,
     )
     _add_dataset_arguments(parser)
-    parser.add_argument("--threads", type=int, help="CPU threads (default: the runtime's choice)")
+    parser.add_argument("--threads", type=int, metavar="N", help=THREADS_HELP)
 
 
 def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("images with labels to compare on, as for alignseg eval")
-    group.add_argument("--dataset", choices=choices_of(Dataset), help="the layout")
-    group.add_argument("--root", type=Path, help="the dataset's folder")
-    group.add_argument("--split", help="train, val or test (default: val; a folder has none)")
-    group.add_argument("--max-images", type=int, metavar="N", help="use only the first N of them")
+    group = parser.add_argument_group(
+        "dataset options", "labelled images to compare on, as for alignseg eval"
+    )
+    group.add_argument("--dataset", choices=choices_of(Dataset), help=DATASET_HELP)
+    group.add_argument("--root", type=Path, metavar="FOLDER", help=ROOT_HELP)
+    group.add_argument("--split", help=SPLIT_HELP)
+    group.add_argument(
+        "--max-images",
+        type=int,
+        metavar="N",
+        help="use only the first N labelled images (default: all)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measures, prints the table, and writes it with its picture."""
+    """Measure, print the table, and write it with its chart."""
     require_export_packages(model_path(arguments.model))
     require_packages(("matplotlib",), "pip install matplotlib")  # now, not after measuring
-    labelled = _labelled(arguments)
+    labelled = _find_labelled(arguments)
     require_writable_folder(arguments.destination)
-    sensitivity = _measured(arguments, labelled)
+    sensitivity = _measure(arguments, labelled)
     _write(sensitivity, arguments.destination)
     print(sensitivity.to_markdown(), end="")
     return 0
 
 
-def _labelled(arguments: argparse.Namespace) -> LabelledImages | None:
+def _find_labelled(arguments: argparse.Namespace) -> LabelledImages | None:
     if arguments.dataset is None and arguments.root is None:
         return None
     if arguments.dataset is None or arguments.root is None:
         raise OptionError(
             "only one of --dataset and --root was given",
-            "both for labelled images, or none",
+            "both, or neither of them",
             "--dataset cityscapes --root DATA",
         )
     dataset = Dataset(arguments.dataset)
     return find_labelled_images(dataset, arguments.root, arguments.split, arguments.max_images)
 
 
-def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) -> "Sensitivity":
+def _measure(arguments: argparse.Namespace, labelled: LabelledImages | None) -> "Sensitivity":
     from alignseg_infer.cli.progress import progress_bar
     from alignseg_infer.datasets.image_sets import choose_images
     from alignseg_infer.export.int8.calibration import calibrate_ranges
@@ -90,7 +108,7 @@ def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) ->
     with progress_bar("calibration images") as progress:
         ranges = calibrate_ranges(path, images, options, progress)
     with tempfile.TemporaryDirectory() as folder:
-        with progress_bar("images in FP32") as progress:
+        with progress_bar("images segmented in FP32") as progress:
             meter = EffectMeter(
                 path,
                 images,
@@ -100,7 +118,7 @@ def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) ->
                 threads=options.threads,
                 progress=progress,
             )
-        with progress_bar("models in INT8") as progress:
+        with progress_bar("blocks measured in INT8") as progress:
             grain = Grain(arguments.blocks)
             return measure_sensitivity(graph, ranges, meter, grain=grain, progress=progress)
 

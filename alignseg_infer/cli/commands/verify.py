@@ -1,35 +1,48 @@
-"""``alignseg verify``: does a model label images as the float32 one does that it was made from?"""
+"""``alignseg verify``: checks that a model labels images like the float32 model it came from."""
 
 import argparse
 from pathlib import Path
 
-from alignseg_infer.cli.arguments.values import SIZE_HELP, choices_of, fixed_size
+from alignseg_infer.cli.arguments.values import (
+    DATASET_HELP,
+    IMAGES_HELP,
+    ROOT_HELP,
+    SIZE_HELP,
+    SPLIT_HELP,
+    choices_of,
+    fixed_size,
+)
 from alignseg_infer.datasets.labelled import Dataset
 from alignseg_infer.export.verification.options import DEFAULT_IMAGES, VerificationOptions
 
-HELP = "Compare a float16 or int8 model, or an engine, with its float32 ONNX file, on images."
+HELP = "Check that a float16 or int8 model, or an engine, labels images like its float32 .onnx."
 EXAMPLE = "Example: alignseg verify alignseg_fp16.engine --against alignseg.onnx --images DIR"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the command's arguments."""
-    parser.add_argument("model", type=Path, help="an engine or an .onnx file")
+    """Define the command's arguments."""
+    parser.add_argument("model", type=Path, help="model to verify: an engine or an .onnx file")
     parser.add_argument(
-        "--against", type=Path, required=True, help="the float32 .onnx it was made from, or demo"
+        "--against",
+        type=Path,
+        required=True,
+        metavar="REFERENCE",
+        help="float32 .onnx file that the model was made from, or demo",
     )
     parser.add_argument(
         "--images",
         type=Path,
         metavar="SOURCE",
-        help="images to compare labels on: a folder, a .txt list, or a video (default: those of "
-        "--dataset if given, else drawn streets, which show gross errors only)",
+        help=f"images to compare labels on: {IMAGES_HELP} (default: those of --dataset if given, "
+        "else drawn streets, which show gross errors only)",
     )
     parser.add_argument(
         "--max-images",
         type=int,
         default=DEFAULT_IMAGES,
         metavar="N",
-        help=f"use at most N of them, spread evenly (default: {DEFAULT_IMAGES})",
+        help="maximum number of images to compare labels on, spread evenly over the source "
+        f"(default: {DEFAULT_IMAGES})",
     )
     parser.add_argument(
         "--size",
@@ -37,18 +50,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="HxW",
-        help=f"{SIZE_HELP}, or several, for an .onnx that takes any (default: that of the first "
-        "image, its longest side at most 1024; engines are run at the corners of their profile)",
+        help=f"{SIZE_HELP}, or several, for an .onnx file that accepts any size; an engine runs at "
+        "the corners of its profile (default: the first image's size, scaled down to at most "
+        "1024 pixels)",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:N (default: what the model implies)")
-    labels = parser.add_argument_group("labelled images, to compare mean IoU too")
-    labels.add_argument("--dataset", choices=choices_of(Dataset), help="the layout")
-    labels.add_argument("--root", type=Path, help="the dataset's folder")
-    labels.add_argument("--split", help="train, val or test (default: val; a folder has none)")
+    parser.add_argument(
+        "--device",
+        help="device to run the model on: cpu, cuda or cuda:N (default: cuda for an engine, else "
+        "cpu)",
+    )
+    labels = parser.add_argument_group("dataset options", "labelled images to compare mean IoU on")
+    labels.add_argument("--dataset", choices=choices_of(Dataset), help=DATASET_HELP)
+    labels.add_argument("--root", type=Path, metavar="FOLDER", help=ROOT_HELP)
+    labels.add_argument("--split", help=SPLIT_HELP)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compares, prints the table, and records in an engine's facts that it was verified."""
+    """Compare, print the table, and record in an engine's facts that it was verified."""
     from alignseg_infer.cli.progress import progress_bar
     from alignseg_infer.export.verification.agreement import format_rows
     from alignseg_infer.export.verification.record import verify_and_record
@@ -60,16 +78,19 @@ def run(arguments: argparse.Namespace) -> int:
     print(format_rows(found.rows))
     if found.miou_drop is not None:
         change = round(-found.miou_drop, 2) + 0.0  # no "-0.00"
-        print(f"  mean IoU changes by {change:+.2f} percent points")
-    print(f"passed: at least {found.required_agreement:.1%} alike in each row")
+        print(f"  mean IoU changes by {change:+.2f} percentage points")
+    print(
+        f"passed: in each row, at least {found.required_agreement:.1%} of the pixels have the same "
+        "label"
+    )
     return 0
 
 
 def verification_options_from(arguments: argparse.Namespace) -> VerificationOptions:
-    """Return what the arguments say.
+    """Return the options that the arguments ask for.
 
     Raises:
-        OptionError: Something is missing.
+        OptionError: A value cannot be used, or needs another one.
     """
     return VerificationOptions(
         images=arguments.images,

@@ -1,4 +1,4 @@
-"""``alignseg video``: a video, camera, folder or drawn drive in, a segmented video out."""
+"""``alignseg video``: segments a video, camera, stream, folder or drawn drive into a video."""
 
 import argparse
 import contextlib
@@ -8,7 +8,12 @@ from alignseg_infer.cli.arguments.inference import (
     add_inference_arguments,
     predictor_from,
 )
-from alignseg_infer.cli.arguments.values import add_destination, choices_of, exact_fraction
+from alignseg_infer.cli.arguments.values import (
+    MODEL_HELP,
+    add_destination,
+    choices_of,
+    exact_fraction,
+)
 from alignseg_infer.cli.termination import terminated_by_exception
 from alignseg_infer.errors import OptionError
 from alignseg_infer.inference.averaging import Mode
@@ -19,41 +24,42 @@ if TYPE_CHECKING:
     from alignseg_infer.video.process import VideoSummary
     from alignseg_infer.video.render import OffsetView
 
-HELP = "Segment a video, webcam, stream, folder of images, or drawn drive; writes H.264."
+HELP = "Segment a video, webcam, stream, folder of images or drawn drive into an H.264 video."
 EXAMPLE = "Example: alignseg video demo streets -o out.mp4 --legend --side-by-side"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Defines the command's arguments."""
-    parser.add_argument(
-        "model", help="an exported .onnx, an .engine, a checkpoint (.pth, .safetensors), or demo"
-    )
+    """Define the command's arguments."""
+    parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument(
         "source",
-        help="a video file, a folder of images, the index of a webcam (0), rtsp://..., or streets "
-        "(a drawn drive; streets:SEED for another one)",
+        help="video to segment: a video file, a folder of images, the index of a webcam (0), "
+        "rtsp://..., or streets for a drawn drive (streets:SEED for another one)",
     )
-    add_destination(parser, "the video to write: .mp4, .mov or .mkv")
+    add_destination(parser, "video file to write: .mp4, .mov or .mkv")
     _add_picture_arguments(parser)
     parser.add_argument(
         "--smoothing",
         type=float,
         default=0.0,
         metavar="F",
-        help="weight of earlier frames' logits, 0 to below 1 (default: 0, each frame by itself)",
+        help="weight of earlier frames' logits, from 0 to below 1 (default: 0, which segments each "
+        "frame on its own)",
     )
     parser.add_argument(
         "--rate",
         type=exact_fraction,
         metavar="FPS",
-        help="of a folder or drawn drive (default: 25)",
+        help="frames per second of a folder or drawn drive (default: 25)",
     )
-    parser.add_argument("--max-frames", type=int, metavar="N", help="end after N frames")
+    parser.add_argument(
+        "--max-frames", type=int, metavar="N", help="stop after N frames (default: no limit)"
+    )
     parser.add_argument(
         "--seconds",
         type=float,
         metavar="S",
-        help="end after S seconds, which a drawn drive takes (default: 4)",
+        help="stop after S seconds of the source (default: no limit; 4 for a drawn drive)",
     )
     add_inference_arguments(parser)
 
@@ -63,18 +69,27 @@ def _add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         "--opacity",
         type=float,
         default=0.5,
-        help="of the classes' colours over the frame, 0 to 1 (default: 0.5)",
+        metavar="F",
+        help="opacity of the class colours over the frame, from 0 to 1 (default: 0.5)",
     )
-    parser.add_argument("--legend", action="store_true", help="class names and colours below")
-    parser.add_argument("--side-by-side", action="store_true", help="the frame itself at the left")
+    parser.add_argument(
+        "--legend", action="store_true", help="show class names and colours below the frame"
+    )
+    parser.add_argument(
+        "--side-by-side", action="store_true", help="show the original frame on the left"
+    )
     parser.add_argument(
         "--offsets",
         choices=choices_of(OffsetField),
-        help="that learned offset field at the right, as alignseg offsets draws it; the network "
-        "runs twice then (not with --mode slide, --scales, --flip)",
+        help="show this learned offset field on the right, as alignseg offsets draws it; the "
+        "network then runs twice; not with --mode slide, --scales or --flip (default: none)",
     )
     parser.add_argument(
-        "--crf", type=int, default=20, help="H.264 quality, 0 (lossless) to 51 (default: 20)"
+        "--crf",
+        type=int,
+        default=20,
+        metavar="N",
+        help="quality of the H.264 encoder, from 0 (lossless, largest) to 51 (default: 20)",
     )
     parser.add_argument(
         "--no-audio", dest="audio", action="store_false", help="do not copy the audio of a file"
@@ -82,7 +97,7 @@ def _add_picture_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Segments the video and prints a summary."""
+    """Segment the video and print a summary."""
     from alignseg_infer.cli.progress import frames_bar
     from alignseg_infer.video.process import segment_source
     from alignseg_infer.video.sources import drive_seconds, open_source
@@ -107,18 +122,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def summary_text(summary: "VideoSummary") -> str:
-    """What was done, for people."""
+    """Return what was done, as lines for people."""
     stages = ", ".join(f"{stage} {spent:.1f}" for stage, spent in summary.stages.items())
     lines = [
         f"{summary.output}: {summary.frames} frame{'s' * (summary.frames != 1)}, "
         f"{summary.duration:.2f} s",
-        f"  {summary.seconds:.1f} s of work, {summary.fps:.1f} frames/s on {summary.backend}",
-        f"  ms per frame, overlapping: {stages}",
+        f"  processed in {summary.seconds:.1f} s, {summary.fps:.1f} frames/s on {summary.backend}",
+        f"  ms per frame of each stage (they overlap): {stages}",
     ]
     counts = {
         "damaged frames left out": summary.damaged,
         "frames dropped to keep up": summary.dropped,
-        "times the source was lost, and came back": summary.reconnects,
+        "times the source was lost and came back": summary.reconnects,
     }
     lines += [f"  {what}: {count}" for what, count in counts.items() if count]
     return "\n".join([*lines, *(f"  {note}" for note in summary.notes)])
@@ -140,7 +155,11 @@ def _offset_view(arguments: argparse.Namespace) -> "OffsetView | None":
 
 
 def _require_plain_offsets(arguments: argparse.Namespace) -> None:
-    """Offsets are those of one run over the frame; they cannot be averaged as logits are."""
+    """Check that nothing is averaged if offsets are shown: they cannot be averaged like logits.
+
+    Raises:
+        OptionError: Offsets and averaging were both asked for.
+    """
     averaging = {
         f"--mode {arguments.mode}": arguments.mode != Mode.WHOLE,
         f"--scales {' '.join(f'{scale:g}' for scale in arguments.scales)}": (
@@ -152,7 +171,7 @@ def _require_plain_offsets(arguments: argparse.Namespace) -> None:
     if arguments.offsets and given:
         raise OptionError(
             f"--offsets was given with {', '.join(given)}",
-            "offsets of one run of the network over the whole frame",
+            "a single run of the network over the whole frame, whose offsets can be shown",
             f"leave out {given[0]}, or --offsets",
         )
 
