@@ -88,7 +88,7 @@ def export_small(
 
     What the same code has exported before, in whatever process, is not exported again.
     """
-    from alignseg_infer.export.graph.onnx_graph import ExportOptions
+    from alignseg_infer.export.graph.options import ExportOptions
 
     folder = tmp_path_factory.mktemp("exports")
     cache: pytest.Cache | None = getattr(request.config, "cache", None)  # -p no:cacheprovider

@@ -18,7 +18,7 @@ from alignseg_infer.pixels.images import image_from_array, read_image
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 LIST_ENDING = ".txt"
-DEFAULT_LIMIT = 128
+DEFAULT_MAX_IMAGES = 128
 PROBLEMS_SHOWN = 20
 FEWEST_COLORS = 32  # among every 64th pixel
 SMALLEST_JUDGED = 64  # pixels of a side; below, too few are left to judge by
@@ -80,34 +80,40 @@ class VideoFrames:
 CalibrationImages: TypeAlias = ImageFiles | VideoFrames
 
 
-def calibration_images(source: str | Path, limit: int = DEFAULT_LIMIT) -> CalibrationImages:
+def calibration_images(
+    source: str | Path, max_images: int = DEFAULT_MAX_IMAGES
+) -> CalibrationImages:
     """Images spread evenly over `source`, the same ones each time.
 
     Args:
         source: A folder, searched with its sub-folders (hidden ones left out); a ``.txt`` file
             with one path per line, relative to its own folder (blank lines and those with ``#``
             in front are left out); a single image; or a video.
-        limit: So many at most.
+        max_images: How many to use at most.
 
     Raises:
         DatasetError: There are none, files are missing or cannot be decoded (all are listed), or
             the video cannot be read.
-        OptionError: `limit` is below 1.
+        OptionError: `max_images` is below 1.
     """
-    if limit < 1:
+    if max_images < 1:
         raise OptionError(
-            f"{limit} images of {source} were asked for",
-            "1 or more; to calibrate, some 100 are enough",
-            "a higher number, such as --calibration-images 128 or --images-limit 8",
+            f"{max_images} images of {source} were asked for",
+            "1 or more; to calibrate, some 100 are enough, and to compare, 8",
+            f"a number such as {DEFAULT_MAX_IMAGES}",
         )
     source = Path(source)
     if source.is_dir():
-        return _files(source, _in_folder(source), limit)
+        return _files(source, _in_folder(source), max_images)
     require_file(source, "a folder, a list of images, or a video", DatasetError)
     ending = source.suffix.lower()
     if ending == LIST_ENDING:
-        return _files(source, _in_list(source), limit)
-    return _files(source, [source], limit) if ending in IMAGE_ENDINGS else _frames(source, limit)
+        return _files(source, _in_list(source), max_images)
+    return (
+        _files(source, [source], max_images)
+        if ending in IMAGE_ENDINGS
+        else _frames(source, max_images)
+    )
 
 
 def evenly_spread(count: int, limit: int) -> list[int]:

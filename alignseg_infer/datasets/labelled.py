@@ -22,11 +22,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.arrays import Image
+from alignseg_infer.arrays import Image, Labels
+from alignseg_infer.choices import choose
 from alignseg_infer.datasets.class_tables import CITYSCAPES, IGNORED
 from alignseg_infer.errors import AlignSegError, DatasetError, OptionError
 from alignseg_infer.pixels.images import read_gray_png, read_image
-from alignseg_infer.pixels.postprocess import Labels
 from alignseg_infer.spec.model import ClassSpec
 
 NO_LABEL = -1  # in a label table: a value that must not occur
@@ -84,7 +84,7 @@ class _Side:
 
 
 def labelled_images(
-    dataset: Dataset, root: Path, split: str | None = None, limit: int | None = None
+    dataset: Dataset, root: Path, split: str | None = None, max_images: int | None = None
 ) -> LabelledImages:
     """Finds the images of `dataset` and their labels. Opens no file.
 
@@ -92,24 +92,25 @@ def labelled_images(
         dataset: The layout.
         root: The folder that holds its folders.
         split: ``train``, ``val`` or ``test``; None for ``val``. A plain folder has none.
-        limit: Only so many images, the first by name; None for all.
+        max_images: How many images to take at most, the first by name; None for all.
 
     Raises:
         DatasetError: Folders or partners are missing, or there is no image at all.
-        OptionError: `split` or `limit` makes no sense.
+        OptionError: `split` or `max_images` makes no sense.
     """
-    if limit is not None and limit < 1:
-        raise OptionError(f"limit={limit}", "1 or more", "limit=10, or --limit 10")
+    dataset = choose(Dataset, dataset, "dataset")
+    if max_images is not None and max_images < 1:
+        raise OptionError(f"max_images={max_images}", "1 or more", "max_images=10")
     if dataset is Dataset.FOLDER and split is not None:
         raise OptionError(
             f"split={split!r} was given for a plain folder, which has no splits",
             "no split",
-            "leave --split out, and name the folder that holds images/ and labels/ as --root",
+            "leave split= out; root= is the folder that holds images/ and labels/",
         )
     sides = _sides(dataset, split or DEFAULT_SPLIT)
     images, labels = (_files(root, side, sides) for side in sides)
     _require_partners(root, images, labels, sides)
-    stems = list(images)[:limit]
+    stems = list(images)[:max_images]
     name = dataset.value if dataset is Dataset.FOLDER else f"{dataset} {split or DEFAULT_SPLIT}"
     if len(stems) < len(images):
         name += f", first {len(stems)} of {len(images)}"
@@ -189,7 +190,7 @@ def read_truth(path: Path, table: LabelTable) -> Image:
         raise DatasetError(
             f"{path} has the values {_listed(map(str, wrong), ', ')}",
             f"values among {_known_values(table)}",
-            "choose the --dataset whose labels these are, and models with its classes",
+            "dataset= the one whose labels these are, and models with its classes",
         )
     return truth.astype(np.uint8)
 
@@ -216,7 +217,7 @@ def require_usable(data: LabelledImages, table: LabelTable) -> None:
         raise DatasetError(
             f"every pixel of the {len(data.pairs)} label files in {data.root} is ignored",
             "labels to compare with",
-            "a split with public labels, such as --split val",
+            "a split with public labels, such as split='val'",
         )
 
 
@@ -282,7 +283,7 @@ def _not_there(root: Path, problem: str, sides: tuple[_Side, _Side]) -> DatasetE
     return DatasetError(
         problem,
         f"below {root}, images {images}, each with labels {labels}",
-        f"ls {root}; name the folder that holds these as --root, and its --dataset and --split",
+        f"ls {root}; root= is the folder that holds these, dataset= and split= name them",
     )
 
 

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.arrays import Image, Size
+from alignseg_infer.arrays import Floats, Image, Labels, Size
+from alignseg_infer.choices import choose
 from alignseg_infer.datasets.class_tables import label_of
 from alignseg_infer.datasets.labelled import cityscapes_ids
 from alignseg_infer.drawing.masks import blend, colorize, legend, share_text, shrunk, stacked
-from alignseg_infer.errors import OptionError
 from alignseg_infer.files import written_atomically
 from alignseg_infer.pixels.images import encode_image
-from alignseg_infer.pixels.postprocess import Floats, Labels
 from alignseg_infer.results.coco_rle import (
     CocoAnnotation,
     CocoRle,
@@ -84,17 +83,17 @@ class Segmentation:
         """
         return _in_order(colorize(self.labels, self.classes), order)
 
-    def overlay(self, alpha: float = 0.5, order: str = ChannelOrder.BGR) -> Image:
+    def overlay(self, opacity: float = 0.5, order: str = ChannelOrder.BGR) -> Image:
         """(H, W, 3) uint8, the colours over the image.
 
         Args:
-            alpha: Opacity of the colours, 0..1.
+            opacity: Opacity of the colours, 0..1.
             order: ``"bgr"`` (for OpenCV) or ``"rgb"``.
 
         Raises:
-            OptionError: `alpha` or `order` cannot be used.
+            OptionError: `opacity` or `order` cannot be used.
         """
-        return _in_order(blend(self.image, self.color(), alpha), order)
+        return _in_order(blend(self.image, self.color(), opacity), order)
 
     @property
     def size(self) -> Size:
@@ -221,12 +220,12 @@ class Segmentation:
         """`to_dict` as a JSON text."""
         return json.dumps(self.to_dict(rle=rle), indent=2)
 
-    def plot(self, ax: "Axes | None" = None, alpha: float = 0.5, legend: bool = True) -> "Axes":
+    def plot(self, ax: "Axes | None" = None, opacity: float = 0.5, legend: bool = True) -> "Axes":
         """Draw the overlay with Matplotlib.
 
         Args:
             ax: Where; None for a new figure.
-            alpha: Opacity of the colours, 0..1.
+            opacity: Opacity of the colours, 0..1.
             legend: Whether to list the classes of the image with their shares.
 
         Returns:
@@ -234,7 +233,7 @@ class Segmentation:
 
         Raises:
             MissingDependencyError: Matplotlib is not installed.
-            OptionError: `alpha` cannot be used.
+            OptionError: `opacity` cannot be used.
         """
         from alignseg_infer.results.plotting import LegendEntry, plot_of
 
@@ -243,7 +242,7 @@ class Segmentation:
             LegendEntry(f"{name} {share_text(share)}", colors[name])
             for name, share in self.class_share().items()
         ]
-        return plot_of(self.overlay(alpha, order="rgb"), entries if legend else [], ax)
+        return plot_of(self.overlay(opacity, order="rgb"), entries if legend else [], ax)
 
     def to_supervision(self, *, regions: bool = False, min_area: int = 0) -> "Detections":
         """The classes of the image as ``supervision.Detections``, to annotate, filter or count.
@@ -280,7 +279,7 @@ class Segmentation:
     def save(
         self,
         stem: str | Path,
-        alpha: float = 0.5,
+        opacity: float = 0.5,
         *,
         formats: Sequence[str] = PICTURES,
         tolerance: float = 0.0,
@@ -291,7 +290,7 @@ class Segmentation:
 
         Args:
             stem: Path without ending, e.g. ``out/street``; its folder is made if need be.
-            alpha: Opacity of the colours in the overlay.
+            opacity: Opacity of the colours in the overlay.
             formats: Some of ``"labels"``, ``"color"``, ``"overlay"``, ``"label-ids"`` (PNG with
                 Cityscapes' labelIds), ``"polygons"``, ``"coco"`` and ``"summary"`` (JSON; see
                 `saving` for what is in them).
@@ -306,7 +305,7 @@ class Segmentation:
         """
         paths = saved_paths(stem, formats)
         contents = [
-            self._file_content(kind, alpha=alpha, tolerance=tolerance)
+            self._file_content(kind, opacity=opacity, tolerance=tolerance)
             for kind in saved_formats(formats)
         ]
         for path, content in zip(paths, contents, strict=True):
@@ -314,7 +313,7 @@ class Segmentation:
                 temporary.write_bytes(content)
         return paths
 
-    def _file_content(self, kind: SavedFormat, *, alpha: float, tolerance: float) -> bytes:
+    def _file_content(self, kind: SavedFormat, *, opacity: float, tolerance: float) -> bytes:
         """Return the bytes of one of the files of `save`."""
         match kind:
             case SavedFormat.LABELS:
@@ -322,7 +321,7 @@ class Segmentation:
             case SavedFormat.COLOR:
                 return encode_image(self.color(), ".png")
             case SavedFormat.OVERLAY:
-                return encode_image(self.overlay(alpha), ".jpg")
+                return encode_image(self.overlay(opacity), ".jpg")
             case SavedFormat.LABEL_IDS:
                 return encode_image(self.label_ids(), ".png")
             case SavedFormat.POLYGONS:
@@ -338,8 +337,6 @@ class Segmentation:
 
 def _in_order(picture: Image, order: str) -> Image:
     """A BGR picture in another channel order."""
-    if order not in list(ChannelOrder):
-        raise OptionError(f"order={order!r}", '"bgr" or "rgb"', 'order="rgb" for matplotlib')
-    if order == ChannelOrder.RGB:
+    if choose(ChannelOrder, order, "order") is ChannelOrder.RGB:
         return np.ascontiguousarray(picture[..., ::-1])
     return picture

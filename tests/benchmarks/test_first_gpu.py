@@ -163,7 +163,7 @@ def test_the_benchmark_takes_its_options(tmp_path: Path) -> None:
         if "tests.benchmarks.kernels" in one.command:
             arguments = benchmark_kernels.parser().parse_args(one.command[3:])
             tables += [] if arguments.machine else arguments.tables
-            assert arguments.machine or arguments.output == tmp_path / f"{one.name}.md"
+            assert arguments.machine or arguments.destination == tmp_path / f"{one.name}.md"
     assert sorted(tables) == sorted(benchmark_kernels.CHOICES)
 
 
@@ -177,7 +177,7 @@ def test_documented_commands_are_accepted() -> None:
         program, options = words[start], words[start + 1 :]
         if program == "tests.benchmarks.first_gpu":
             given = parser().parse_args(options)
-            assert given.steps is None or choose_steps(given.steps, all_steps(given.output, 4))
+            assert given.steps is None or choose_steps(given.steps, all_steps(given.destination, 4))
         else:
             assert program == "tests.benchmarks.kernels"
             assert benchmark_kernels.parser().parse_args(options).only

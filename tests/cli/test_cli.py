@@ -61,7 +61,7 @@ def test_predict_takes_a_size_and_a_checkpoint(
 
 
 def test_predict_averages(small_onnx: Path, street: Path, tmp_path: Path) -> None:
-    options = ["--protocol", "slide", "--tile", "40x48", "--overlap", "1/4", "--flip", "--batch"]
+    options = ["--mode", "slide", "--tile", "40x48", "--overlap", "1/4", "--flip", "--batch"]
     scales = ["4", "--scales", "0.75", "1", "--"]
     command = ["predict", str(small_onnx), "-o", str(tmp_path), *options, *scales, str(street)]
     assert main(command) == 0
@@ -76,7 +76,7 @@ def test_predict_saves_what_is_asked_for(
     small_onnx: Path, street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    options = ["--save", "polygons,label-ids", "--tolerance", "2", "-o", str(out)]
+    options = ["--formats", "polygons,label-ids", "--tolerance", "2", "-o", str(out)]
     assert main(["predict", *options, str(small_onnx), str(street)]) == 0
     names = ["street_labelIds.png", "street_polygons.json"]
     assert sorted(file.name for file in out.iterdir()) == names
@@ -89,7 +89,7 @@ def test_predict_saves_what_is_asked_for(
 
 def test_predict_names_the_formats_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["predict", "model.onnx", "street.jpg", "-o", "out", "--save", "overlay,geojson"])
+        main(["predict", "model.onnx", "street.jpg", "-o", "out", "--formats", "overlay,geojson"])
     assert stopped.value.code == 2
     said = capsys.readouterr().err
     assert "'geojson'" in said
@@ -104,14 +104,14 @@ def test_label_ids_of_other_classes_are_refused_before_work(
     monkeypatch.setattr(Predictor, "__call__", None)
     command = ["predict", str(small_onnx), str(street), "-o", str(tmp_path), "--debug"]
     with pytest.raises(OptionError, match="labelIds"):
-        main([*command, "--save", "label-ids"])
+        main([*command, "--formats", "label-ids"])
 
 
 INFERENCE = [
     ("", {}),
     ("--size 64x96", {"size": (64, 96)}),
     ("--mode slide", {"mode": "slide"}),
-    ("--protocol slide --tile 97", {"mode": "slide", "tile": 97}),
+    ("--mode slide --tile 97", {"mode": "slide", "tile": 97}),
     ("--mode slide --tile 40x48 --overlap 1/4", {"tile": (40, 48), "overlap": 0.25}),
     ("--overlap 0.5 --mode slide", {"mode": "slide", "overlap": 0.5}),
     ("--scales 0.5 1 --flip", {"scales": [0.5, 1.0], "flip": True}),
@@ -167,7 +167,7 @@ def test_inspect_checkpoint_says_what_it_assumed(
         "resnet18, 19 classes",
         "backbone x0.25",
         "assumed",
-        "--sampling-convention release-2021-12|release-2021-05|standard",
+        "--convention release-2021-12|release-2021-05|standard",
         "--norm inplace-abn|batch-norm",
         "normalisation weights are negative",
     ):

@@ -15,8 +15,8 @@ from alignseg_infer import ExportError, OptionError, ParityError, Predictor
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.export import to_onnx
 from alignseg_infer.export.graph import onnx_file, onnx_graph
-from alignseg_infer.export.graph.onnx_graph import ExportOptions
-from alignseg_infer.export.to_onnx import export_onnx
+from alignseg_infer.export.graph.options import ExportOptions
+from alignseg_infer.export.to_onnx import onnx_from_checkpoint
 from alignseg_infer.export.verification import parity
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
@@ -242,7 +242,7 @@ def test_fixed_size_folds_the_grids(export_small: Export) -> None:
 
 
 def make_exporter_return(graph: onnx_ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `export_onnx` check and write `graph` as if it had just been made."""
+    """Let `onnx_from_checkpoint` check and write `graph` as if it had just been made."""
     monkeypatch.setattr(to_onnx, "onnx_from_model", lambda model, options: graph)
 
 
@@ -258,7 +258,7 @@ def test_wrong_graph_is_refused_and_nothing_is_written(
     target = tmp_path / "model.onnx"
     target.write_bytes(b"an older file")
     with pytest.raises(ParityError, match="differ from PyTorch"):
-        export_onnx(load_checkpoint(small_checkpoint), target, ExportOptions(**FIXED))
+        onnx_from_checkpoint(load_checkpoint(small_checkpoint), target, ExportOptions(**FIXED))
     assert target.read_bytes() == b"an older file"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -286,7 +286,7 @@ def test_exchanged_offsets_are_refused(
     make_exporter_return(graph, monkeypatch)
     options = ExportOptions(**FIXED_OFFSETS)
     with pytest.raises(ParityError, match="exported offsets differ"):
-        export_onnx(load_checkpoint(small_checkpoint), tmp_path / "m.onnx", options)
+        onnx_from_checkpoint(load_checkpoint(small_checkpoint), tmp_path / "m.onnx", options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -301,7 +301,9 @@ def test_large_weights_go_to_a_second_file(
     make_exporter_return(onnx_ir.load(export_small(**FIXED)), monkeypatch)
     monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_BYTES", 100_000)
     options = ExportOptions(**FIXED)
-    path = export_onnx(load_checkpoint(small_checkpoint), tmp_path / "big.onnx", options).path
+    path = onnx_from_checkpoint(
+        load_checkpoint(small_checkpoint), tmp_path / "big.onnx", options
+    ).path
     assert sorted(file.name for file in tmp_path.iterdir()) == ["big.onnx", "big.onnx.data"]
     assert path.stat().st_size < 1_000_000 < (tmp_path / "big.onnx.data").stat().st_size
     result = Predictor(path)(probe_image((65, 98), 0))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from alignseg_infer.export.graph.onnx_graph import ExportOptions
+from alignseg_infer.export.graph.options import ExportOptions
 from tests.support import kept_exports
 from tests.support.kept_exports import (
     EXPORTER,

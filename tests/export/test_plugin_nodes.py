@@ -19,7 +19,7 @@ from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.cli import main
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.demo.streets.folder import write_streets
-from alignseg_infer.export.graph.onnx_graph import ExportOptions
+from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.graph.plugin_nodes import (
     expand_plugin_nodes,
     find_plugin_nodes,
@@ -314,7 +314,7 @@ def test_plugin_models_in_lower_precision(
 ) -> None:
     path = tmp_path / "lower.onnx"
     calibration = f" --calibration {streets}" if precision == "int8" else ""
-    images = f" --verify-images {streets}{calibration}"
+    images = f" --verification {streets}{calibration}"
     assert command(f"export-onnx {demo} -o {path} --precision {precision}{images}") == 0
     facts = read_onnx_facts(path)
     assert facts.export.precision == precision
@@ -341,12 +341,12 @@ def test_a_wrong_expansion_would_be_noticed(
     model.metadata_props["alignseg.spec"] = replace(spec, export=export).to_json()
     ir.save(model, tmp_path / "other.onnx")
     assert command(f"verify {tmp_path}/other.onnx --against demo --images {streets}") == 1
-    assert "labels pixels otherwise" in capsys.readouterr().err
+    assert "does not label pixels as" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_sensitivity_of_a_plugin_model(demo: Path, streets: Path, tmp_path: Path) -> None:
-    line = f"sensitivity {demo} --images {streets} --calibration-images 2 -o {tmp_path}"
+    line = f"sensitivity {demo} --calibration {streets} --max-calibration-images 2 -o {tmp_path}"
     assert command(line) == 0
     assert "CAB2 offsets (stays float)" in (tmp_path / "sensitivity.md").read_text()
 

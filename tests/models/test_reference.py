@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignseg_infer import Predictor
-from alignseg_infer.export.to_onnx import export_onnx
+from alignseg_infer.arrays import Floats
+from alignseg_infer.export.to_onnx import onnx_from_checkpoint
 from alignseg_infer.inference.tiling import Tiling, sliding_logits
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.pixels.postprocess import Floats, upsample_in_bands
+from alignseg_infer.pixels.postprocess import upsample_in_bands
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import InputSpec, NetworkSpec, SamplingConvention
 from tests.support.models import DATA
@@ -116,7 +117,7 @@ def official_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def official_onnx(official_checkpoint: Path) -> Path:
     path = official_checkpoint.with_suffix(".onnx")
-    export_onnx(load_checkpoint(official_checkpoint), path)
+    onnx_from_checkpoint(load_checkpoint(official_checkpoint), path)
     return path
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from alignseg_infer.export.graph.onnx_graph import ExportOptions
+    from alignseg_infer.export.graph.options import ExportOptions
 
 ROOT = Path(__file__).parents[2]
 DOOR = ROOT / "alignseg_infer" / "__init__.py"
@@ -52,10 +52,10 @@ class KeptExports:
 
 def export(checkpoint: Path, path: Path, options: "ExportOptions") -> None:
     """Export `checkpoint`; `path` appears when it is complete."""
-    from alignseg_infer.export.to_onnx import export_onnx
+    from alignseg_infer.export.to_onnx import onnx_from_checkpoint
     from alignseg_infer.models.checkpoint import load_checkpoint
 
-    export_onnx(load_checkpoint(checkpoint), path, options)
+    onnx_from_checkpoint(load_checkpoint(checkpoint), path, options)
 
 
 def hash_of_code(checkpoint: Path) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from alignseg_infer import Predictor, VideoError
 from alignseg_infer.arrays import Image
 from alignseg_infer.video.camera_source import TIME_BASE, CameraSource
-from alignseg_infer.video.process import segment_video
+from alignseg_infer.video.process import segment_source
 from tests.support.models import FakeBackend
 from tests.support.video_clips import picture, probe
 from tests.support.waiting import PATIENCE, eventually
@@ -67,7 +67,7 @@ def test_camera_that_stays_away_is_an_error_after_a_while(tmp_path: Path) -> Non
         "fake", lambda: next(captures, FakeCapture(0)), first_wait=0.01, attempts=3
     )
     with pytest.raises(VideoError, match="after 3 attempts"):
-        segment_video(Predictor(FakeBackend()), source, tmp_path / "out.mp4")
+        segment_source(Predictor(FakeBackend()), source, tmp_path / "out.mp4")
     require_nothing_left(tmp_path, "out.partial.mp4")
 
 
@@ -87,7 +87,7 @@ def test_ctrl_c_is_the_normal_end_of_a_live_source(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     predictor = Predictor(backend)
-    summary = segment_video(predictor, source, tmp_path / "out.mp4", progress=interrupted)
+    summary = segment_source(predictor, source, tmp_path / "out.mp4", progress=interrupted)
     require_nothing_left(tmp_path, "out.mp4")
     assert summary.frames == len(probe(tmp_path / "out.mp4").times) >= 10
     assert summary.dropped > 10
@@ -117,7 +117,7 @@ def test_ctrl_c_while_a_camera_is_away_ends_at_once(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     begin = time.monotonic()
-    segment_video(Predictor(FakeBackend()), source, tmp_path / "out.mp4", progress=interrupted)
+    segment_source(Predictor(FakeBackend()), source, tmp_path / "out.mp4", progress=interrupted)
     assert time.monotonic() - begin < PATIENCE
     require_nothing_left(tmp_path, "out.mp4")
 
@@ -143,7 +143,7 @@ def test_waiting_for_a_camera_can_be_interrupted(tmp_path: Path) -> None:
     stopping = threading.Thread(target=stop)
     stopping.start()
     begin = time.monotonic()
-    summary = segment_video(Predictor(FakeBackend()), source, tmp_path / "out.mp4")
+    summary = segment_source(Predictor(FakeBackend()), source, tmp_path / "out.mp4")
     stopping.join()
     assert summary.frames >= 1
     assert time.monotonic() - begin < PATIENCE

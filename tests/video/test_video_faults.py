@@ -20,7 +20,7 @@ from alignseg_infer import ModelError, OutputError, Predictor, VideoError
 from alignseg_infer.arrays import Image
 from alignseg_infer.video.frames import Frame, StreamFacts
 from alignseg_infer.video.options import VideoOptions
-from alignseg_infer.video.process import segment_video
+from alignseg_infer.video.process import segment_source
 from alignseg_infer.video.render import Renderer
 from alignseg_infer.video.writer import VideoWriter
 from tests.support.models import FakeBackend
@@ -77,7 +77,7 @@ def test_what_was_encoded_before_a_source_died_is_kept(
 ) -> None:
     source = Source(VideoError("the disk was pulled out", "a disk", "put it back"), after=9)
     with pytest.raises(VideoError, match="pulled out"):
-        segment_video(Predictor(FakeBackend()), source, tmp_path / "out.mp4")
+        segment_source(Predictor(FakeBackend()), source, tmp_path / "out.mp4")
     require_nothing_left(tmp_path, "out.partial.mp4")
     after = probe(tmp_path / "out.partial.mp4")
     assert 5 <= len(after.times) <= 9  # frames still in the threads may be lost
@@ -108,7 +108,7 @@ def test_each_stage_may_fail(stage: str, tmp_path: Path, monkeypatch: pytest.Mon
             raise ModelError("progress broke", "none", "none")
 
     with pytest.raises(ModelError, match="broke"):
-        segment_video(Predictor(backend), Source(), tmp_path / "out.mp4", progress=progress)
+        segment_source(Predictor(backend), Source(), tmp_path / "out.mp4", progress=progress)
     require_nothing_left(tmp_path, "out.partial.mp4")
     assert 4 <= len(probe(tmp_path / "out.partial.mp4").times) <= 20
 
@@ -116,7 +116,7 @@ def test_each_stage_may_fail(stage: str, tmp_path: Path, monkeypatch: pytest.Mon
 def test_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(VideoWriter, "_mux", no_space)
     with pytest.raises(OutputError, match="No space left"):
-        segment_video(Predictor(FakeBackend()), Source(), tmp_path / "out.mp4")
+        segment_source(Predictor(FakeBackend()), Source(), tmp_path / "out.mp4")
     require_nothing_left(tmp_path)
 
 
@@ -134,7 +134,7 @@ def test_file_that_may_not_grow_leaves_no_file(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
         with pytest.raises(OutputError, match="File too large"):
-            segment_video(
+            segment_source(
                 Predictor(FakeBackend()), Noise(), tmp_path / "out.mp4", VideoOptions(crf=1)
             )
     finally:
@@ -152,13 +152,13 @@ def test_file_that_reads_back_shorter_is_refused(
 
     monkeypatch.setattr(VideoWriter, "_mux", losing)
     with pytest.raises(OutputError, match="holds 19 frames, but 20 were"):
-        segment_video(Predictor(FakeBackend()), Source(), tmp_path / "out.mp4")
+        segment_source(Predictor(FakeBackend()), Source(), tmp_path / "out.mp4")
     require_nothing_left(tmp_path)
 
 
 def test_source_without_frames_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="gave no frames"):
-        segment_video(Predictor(FakeBackend()), Source(after=0), tmp_path / "out.mp4")
+        segment_source(Predictor(FakeBackend()), Source(after=0), tmp_path / "out.mp4")
     require_nothing_left(tmp_path)
 
 
@@ -228,7 +228,7 @@ def test_memory_does_not_grow_with_frames_that_wait(tmp_path: Path) -> None:
         time.sleep(0.01)
 
     output = tmp_path / "out.mp4"
-    segment_video(Predictor(FakeBackend()), Counted(after=120), output, progress=progress)
+    segment_source(Predictor(FakeBackend()), Counted(after=120), output, progress=progress)
     assert most < 30
 
 
@@ -250,5 +250,5 @@ def test_a_source_may_use_one_buffer(tmp_path: Path) -> None:
         return image
 
     predictor = Predictor(FakeBackend())
-    segment_video(predictor, OneBuffer(), tmp_path / "out.mp4", VideoOptions(), view=view)
+    segment_source(predictor, OneBuffer(), tmp_path / "out.mp4", VideoOptions(), view=view)
     assert seen == [{number} for number in range(20)]

@@ -17,7 +17,7 @@ from alignseg_infer.cli.termination import terminated_by_exception
 from alignseg_infer.video import process
 from alignseg_infer.video.camera_source import CameraSource
 from alignseg_infer.video.file_source import FileSource
-from alignseg_infer.video.process import segment_video
+from alignseg_infer.video.process import segment_source
 from alignseg_infer.video.writer import VideoWriter
 from tests.support.models import FakeBackend
 from tests.support.video_clips import Clip, probe, write_clip
@@ -61,7 +61,7 @@ def test_source_and_view_are_named(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(error, match=message):
-        segment_video(Predictor(FakeBackend()), source, tmp_path / "out.mp4", view=view)
+        segment_source(Predictor(FakeBackend()), source, tmp_path / "out.mp4", view=view)
     assert not (tmp_path / "out.mp4").exists()
 
 
@@ -87,7 +87,7 @@ def test_ctrl_c_does_not_wait_for_a_write_that_hangs(
     monkeypatch.setattr(process, "LONGEST_WRITE", 0.2)
     monkeypatch.setattr("alignseg_infer.inference.pipeline.LONGEST_END", 0.2)
     with pytest.raises(KeyboardInterrupt):
-        segment_video(Predictor(FakeBackend()), Source(), tmp_path / "out.mp4", None, interrupted)
+        segment_source(Predictor(FakeBackend()), Source(), tmp_path / "out.mp4", None, interrupted)
     assert writing[0].is_alive()
     assert "the 4 frames encoded so far are lost: a frame is still being written" in caplog.text
     goes_on.set()
@@ -117,7 +117,7 @@ def test_live_source_is_finished_when_told_to_end(told: BaseException, tmp_path:
     (tmp_path / "out.partial.mp4").write_text("of an earlier run")
     source = CameraSource("fake", lambda: FakeCapture(100_000))
     predictor = Predictor(FakeBackend())
-    summary = segment_video(predictor, source, tmp_path / "out.mp4", progress=interrupted)
+    summary = segment_source(predictor, source, tmp_path / "out.mp4", progress=interrupted)
     require_nothing_left(tmp_path, "out.mp4", "out.partial.mp4")
     assert summary.frames == len(probe(tmp_path / "out.mp4").times) >= 5
     assert summary.notes == (f"{tmp_path / 'out.partial.mp4'} is still there from an earlier run",)
