@@ -11,18 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import ClassSpec
 
 if TYPE_CHECKING:
     from alignseg_infer.export.make import EngineReport, OnnxReport
-    from alignseg_infer.export.progress import PhaseBars, ProgressBars
+    from alignseg_infer.export.progress import PhaseBars
+    from alignseg_infer.progress import ProgressBars
+    from alignseg_infer.spec.verification import Verification
     from alignseg_infer.trt.builder.progress import Phase
-    from alignseg_infer.trt.engine_file import Verification
+    from alignseg_infer.video.frames import FrameSource
     from alignseg_infer.video.process import VideoSummary
-    from alignseg_infer.video.sources import FrameSource
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 Shape: TypeAlias = tuple[int, int, int]
@@ -257,10 +257,10 @@ def export_engine(
         BuildError: TensorRT does not take the graph, or its plugins are not there.
         VerificationError: The engine does not label images as the float32 graph does.
     """
+    from alignseg_infer.arrays import InputShape
     from alignseg_infer.export.make import make_engine
     from alignseg_infer.export.recipe import recipe_for
     from alignseg_infer.trt.builder.options import BuildOptions, profile_from
-    from alignseg_infer.trt.engine_file import InputShape
 
     smallest, best, largest = (
         None if shape is None else InputShape(*shape) for shape in (min_shape, opt_shape, max_shape)

@@ -5,21 +5,21 @@
     AlignSegError
     ├── OptionError              an argument has a value that cannot be used
     ├── MissingDependencyError   an optional package is not installed
-    ├── DeviceError              the device or provider asked for is not there
+    ├── DeviceError              the requested device or provider is not available
     │   └── CudaError                a call into the CUDA driver failed
     ├── ModelError
-    │   ├── CheckpointError      a training checkpoint cannot be read or does not fit
+    │   ├── CheckpointError      a training checkpoint cannot be read or does not fit the network
     │   ├── ModelFileError       an exported model cannot be used
     │   │   └── EngineError          a TensorRT engine cannot be used here
     │   └── SpecError            the facts stored with a model are missing or wrong
-    ├── ExportError              a model cannot be exported as asked
+    ├── ExportError              a model cannot be exported with these options
     │   ├── ParityError          the exported model does not compute what PyTorch computes
-    │   ├── BuildError           TensorRT cannot build an engine as asked
-    │   └── VerificationError    a model's labels differ too much from those of its reference
-    ├── ImageError               an image cannot be read or has the wrong form
-    │   └── SizeError            an image size the model does not accept
+    │   ├── BuildError           TensorRT cannot build the requested engine
+    │   └── VerificationError    a model's labels differ too much from its reference's labels
+    ├── ImageError               an image cannot be read or has the wrong shape or type
+    │   └── SizeError            the model does not accept this image size
     ├── VideoError               a video, camera or stream cannot be read, or ended too early
-    ├── DatasetError             labelled images are missing, unpaired, or not what they should be
+    ├── DatasetError             labelled images are missing, unpaired or invalid
     └── OutputError              a result cannot be written
 
 Each message says what was seen, what was expected, and what to do next.
@@ -49,6 +49,7 @@ __all__ = [
 
 
 INSTALL_ONNX = "pip install onnx onnxscript onnx-ir"
+INSTALL_BENCH = "pip install psutil py-cpuinfo nvidia-ml-py matplotlib"
 INSTALL_EXPORT = "pip install torch==2.13.0 onnx onnxscript onnx-ir safetensors"
 
 
@@ -57,7 +58,7 @@ class AlignSegError(Exception):
 
     Args:
         problem: What failed, with the value seen.
-        expected: What would have been right.
+        expected: What would have worked.
         fix: What to type or do next.
     """
 
@@ -80,7 +81,7 @@ class MissingDependencyError(AlignSegError):
 
 
 class DeviceError(AlignSegError):
-    """The device or execution provider asked for is not there."""
+    """The requested device or execution provider is not available."""
 
 
 class CudaError(DeviceError):
@@ -96,7 +97,7 @@ class CheckpointError(ModelError):
 
 
 class ModelFileError(ModelError):
-    """An exported model cannot be read or is not one of ours."""
+    """An exported model cannot be read or was not exported by this package."""
 
 
 class EngineError(ModelFileError):
@@ -108,7 +109,7 @@ class SpecError(ModelError):
 
 
 class ExportError(AlignSegError):
-    """A model cannot be exported as asked."""
+    """A model cannot be exported with these options."""
 
 
 class ParityError(ExportError):
@@ -116,19 +117,19 @@ class ParityError(ExportError):
 
 
 class BuildError(ExportError):
-    """TensorRT cannot build an engine as asked."""
+    """TensorRT cannot build the requested engine."""
 
 
 class VerificationError(ExportError):
-    """A model's labels differ too much from those of its reference."""
+    """A model's labels differ too much from its reference's labels."""
 
 
 class ImageError(AlignSegError):
-    """An image cannot be read or has the wrong form."""
+    """An image cannot be read or has the wrong shape or type."""
 
 
 class SizeError(ImageError):
-    """An image size that the model does not accept."""
+    """The model does not accept this image size."""
 
 
 class VideoError(AlignSegError):
@@ -136,7 +137,7 @@ class VideoError(AlignSegError):
 
 
 class DatasetError(AlignSegError):
-    """Labelled images are missing, unpaired, or not what they should be."""
+    """Labelled images are missing, unpaired or invalid."""
 
 
 class OutputError(AlignSegError):

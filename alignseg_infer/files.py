@@ -1,4 +1,4 @@
-"""Careful reading and atomic writing of files."""
+"""Checks before reading files, and atomic writing."""
 
 import contextlib
 import hashlib
@@ -14,12 +14,12 @@ HASH_BLOCK = 1 << 20
 
 
 def require_file(path: Path, what: str, error: type[AlignSegError]) -> None:
-    """Raises `error` unless `path` is a file with something in it.
+    """Raise `error` unless `path` is a readable file that is not empty.
 
     Args:
         path: The file.
-        what: What it should be, for the message: "an image".
-        error: Error to raise.
+        what: What the file should be, for the message: "an image".
+        error: Type of the error to raise.
     """
     expected = f"{what} that can be read"
     try:
@@ -27,18 +27,18 @@ def require_file(path: Path, what: str, error: type[AlignSegError]) -> None:
     except (FileNotFoundError, NotADirectoryError) as missing:
         fix = f"check the path: ls {path.parent}"
         raise error(f"{path} does not exist", expected, fix) from missing
-    except (OSError, ValueError) as unusable:  # too long, a NUL in it, no permission
+    except (OSError, ValueError) as unusable:  # name too long or with a NUL, or no permission
         raise error(f"{path} cannot be read: {unusable}", expected, "check the path") from unusable
     if stat.S_ISDIR(status.st_mode):
         raise error(f"{path} is a directory", expected, f"name a file in it: {path / '...'}")
     if status.st_size == 0:
         raise error(f"{path} is empty (0 bytes)", expected, "copy or download it again")
     if not os.access(path, os.R_OK):
-        raise error(f"{path} may not be read", expected, f"chmod +r {path}")
+        raise error(f"no permission to read {path}", expected, f"chmod +r {path}")
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of the file's bytes, in hexadecimal."""
+    """Return the SHA-256 of the file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(HASH_BLOCK):
@@ -47,10 +47,10 @@ def sha256_of(path: Path) -> str:
 
 
 def require_writable_folder(path: Path) -> None:
-    """Makes the folder `path` if need be.
+    """Create the folder `path` if it does not exist, and check that it can be written to.
 
     Raises:
-        OutputError: It cannot be made, or nothing can be written in it.
+        OutputError: The folder cannot be created or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -59,24 +59,24 @@ def require_writable_folder(path: Path) -> None:
     except OSError as error:
         raise OutputError(
             f"cannot write into {path}: {error.strerror}",
-            "a folder that can be made and written to",
+            "a folder that can be created and written to",
             "choose another output with -o",
         ) from error
 
 
 @contextlib.contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`, and moves what was written there to `path` at the end.
+    """Yield a temporary path beside `path`, and move what was written there to `path` at the end.
 
-    If the block raises, nothing appears under `path` and the temporary files go.
+    If the block raises, `path` stays as it was and the temporary files are deleted.
 
     Raises:
         OutputError: The folder cannot be written to, or `path` is a directory.
     """
     try:
-        path = path.resolve()  # a link stays a link to what is written
+        path = path.resolve()  # a symbolic link stays; its target is replaced
         taken = path.is_dir()
-    except (OSError, ValueError, RuntimeError) as error:  # the last: a link to itself
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link to itself
         raise OutputError(f"{path} cannot be written: {error}", "a file name", "-o NAME") from error
     if taken:
         raise OutputError(f"{path} is a directory", "a file name", f"-o {path / 'NAME'}")
@@ -90,6 +90,6 @@ def written_atomically(path: Path) -> Iterator[Path]:
         except OSError as error:
             raise OutputError(
                 f"cannot write {path}: {error.strerror or error}",
-                "room on the disk and permission to write there",
+                "free disk space and permission to write there",
                 f"df -h {path.parent}, or choose another output with -o",
             ) from error

@@ -1,18 +1,20 @@
-"""Predictor: an image in, a segmentation out."""
+"""`Predictor`, which turns images into segmentations."""
 
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
-from alignseg_infer.backends import Backend, ImageBackend, LimitedBackend, open_backend
+from alignseg_infer.arrays import Size
+from alignseg_infer.backend import Backend, ImageBackend, LimitedBackend
+from alignseg_infer.backends import open_backend
 from alignseg_infer.errors import MissingDependencyError, OptionError
 from alignseg_infer.inference.averaging import Mode, averaging_for, require_logits
 from alignseg_infer.inference.stages import Stages, Wanted
 from alignseg_infer.inference.stream import SegmentationStream, require_stream_options
 from alignseg_infer.inference.tiling import DEFAULT_OVERLAP
 from alignseg_infer.pixels.images import ImageSource
-from alignseg_infer.pixels.preprocess import Size, size_policy
+from alignseg_infer.pixels.preprocess import size_policy
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.spec.model import ModelSpec
 
@@ -31,35 +33,36 @@ class Predictor:
     Args:
         model: Path of an exported ``.onnx``, of a TensorRT engine (``.engine``, ``.plan``,
             ``.trt``), or of a checkpoint (runs in PyTorch); or an object with the methods of
-            `backends.Backend`.
-        device: None for what the model needs: ``"cuda"`` for an engine, which runs on a GPU only,
-            ``"cpu"`` for all others. Else ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or ``"auto"`` for
-            CUDA where it works. A device that was asked for and is not there is an error.
-        size: Network input size: None for the model's own if it is fixed, else the image's;
+            `backend.Backend`.
+        device: None for the model's default: ``"cuda"`` for an engine, which runs on a GPU only,
+            and ``"cpu"`` for all others. Otherwise ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or
+            ``"auto"`` for CUDA where it works. Asking for a device that does not exist is an error.
+        size: Network input size: None for the model's own size if it is fixed, else the image's;
             ``"native"`` for the image's; (height, width) to stretch to; or the longest side. With
-            a sliding window, the size of the image it slides over.
-        batch: Inputs per network call at most: images of a list whose sizes agree; with a sliding
-            window or `flip`, the tiles or mirror images of one image.
+            a sliding window, the size of the image that it slides over.
+        batch: The most inputs per network call: images of a list that have the same size; with a
+            sliding window or `flip`, the tiles or mirror images of one image.
         threads: CPU threads for one call; None for the runtime's choice.
-        mode: ``"whole"``, or ``"slide"`` for a sliding window, as the authors evaluate.
+        mode: ``"whole"``, or ``"slide"`` for a sliding window, which the authors use to evaluate.
         tile: Side of the window's square tile, or (height, width); None for the model's size if
-            it is fixed, else the authors' 872. Smaller images are padded to it.
+            it is fixed, else 872, like the authors. Smaller images are padded to the tile.
         overlap: Share of a tile, 0 to below 1, that the next one covers too.
         scales: Factors on the input size; raw logits are averaged over them.
         flip: Whether to average with the mirrored image.
-        on_device: Whether images are prepared and pixels labelled on the GPU, so that only images
-            and labels cross the bus. None: where the model runs on one in TensorRT or PyTorch, and
-            the packages that compile CUDA kernels are there. `on_device` tells afterwards.
+        on_device: Whether the GPU prepares images and labels pixels, so that only images and labels
+            cross the bus. None does so if TensorRT or PyTorch runs the model on a GPU and the
+            packages that compile CUDA kernels are installed; the property `on_device` tells.
         runtime: What runs an ``.onnx``: ``"onnxruntime"`` or ``"openvino"``; None for the former.
 
-    Beside one batch of tiles, a sliding window needs about 4*C bytes per pixel of its image (at the
-    largest scale), several scales another 4*C per pixel of the image itself.
+    Besides one batch of tiles, a sliding window needs about 4*C bytes of memory per pixel of its
+    image (at the largest scale). Several scales need another 4*C bytes per pixel of the original
+    image. C is the number of classes.
 
     Raises:
         ModelError: The model cannot be used.
-        DeviceError: The device is not there.
+        DeviceError: The device does not exist.
         MissingDependencyError: The runtime is not installed.
-        OptionError, SizeError: An argument makes no sense, or not with this model.
+        OptionError, SizeError: An argument makes no sense, or does not fit this model.
     """
 
     def __init__(
@@ -89,12 +92,12 @@ class Predictor:
         fixed_batch = export.batch if export else None
         least_batch = fixed_batch or 1
         if isinstance(model, LimitedBackend) and not fixed_batch:
-            least_batch = _least_batch(model, batch)
+            least_batch = _require_batch(model, batch)
         self._stages = Stages(
             backend=model,
             policy=size_policy(size, None if mode == Mode.SLIDE else export),
             averaging=averaging,
-            image_backend=_image_backend(model, on_device, averaged=averaging is not None),
+            image_backend=_choose_image_backend(model, on_device, averaged=averaging is not None),
             least_batch=least_batch,
             batch=fixed_batch or batch,
         )
@@ -111,14 +114,14 @@ class Predictor:
 
     @property
     def batch(self) -> int:
-        """Images per network call at most."""
+        """The most images per network call."""
         return self._stages.batch
 
     @property
     def on_device(self) -> bool:
-        """Whether images are prepared and pixels labelled on the GPU.
+        """Whether the GPU prepares images and labels pixels.
 
-        With ``probabilities=True``, and when a stream smooths, the host does it all the same.
+        With ``probabilities=True``, and in a stream with smoothing, the CPU does it regardless.
         """
         return self._stages.image_backend is not None
 
@@ -143,28 +146,29 @@ class Predictor:
         confidence: bool = False,
         probabilities: bool = False,
     ) -> Segmentation | list[Segmentation]:
-        """Segments one image, or each of a list.
+        """Segment one image, or each image of a list.
 
         Args:
             image: A path, a (H, W, 3) uint8 BGR array (gray and BGRA too), or a PIL image; or a
-                list or tuple of these.
-            confidence: Whether the result gets the probability of each pixel's label.
-            probabilities: Whether it gets all probabilities: 4*C bytes per pixel.
+                list or tuple of these. Arrays are copied: results share no memory with them.
+            confidence: Whether to compute the probability of each pixel's label.
+            probabilities: Whether to compute the probabilities of all C classes, which take 4*C
+                bytes per pixel.
 
         Returns:
             A `Segmentation` with labels at the image's own size; a list for a list.
 
         Raises:
-            ImageError: An image cannot be read or has the wrong form.
+            ImageError: An image cannot be read, or its shape or dtype is wrong.
             SizeError: An image is too small for the network.
-            OptionError: Probabilities were asked of a model that returns labels.
+            OptionError: Probabilities were asked for, but the model returns labels.
         """
         if confidence or probabilities:
             require_logits(self.spec, "probabilities were")
         wanted = Wanted(confidence, probabilities)
         if isinstance(image, list | tuple):
-            return list(self._stages.segmented(image, wanted, iter, iter))
-        return next(self._stages.segmented([image], wanted, iter, iter))  # type: ignore[list-item]
+            return list(self._stages.segment(image, wanted, iter, iter))
+        return next(self._stages.segment([image], wanted, iter, iter))  # type: ignore[list-item]
 
     def stream(
         self,
@@ -175,34 +179,36 @@ class Predictor:
         depth: int = 2,
         live: bool = False,
     ) -> SegmentationStream:
-        """Segments images as they come, with all stages at work at the same time.
+        """Segment a stream of images, with all stages working at the same time.
 
-        Reading, preparing, the network and labelling run in threads of their own, which wait for
-        each other when one is ahead. Results come one for each image, in order::
+        Reading, preparing, the network and labelling run in their own threads. A thread that is
+        ahead waits for the next one. There is one result for each image, in order::
 
             with predictor.stream(camera_frames(), live=True) as results:
                 for result in results:
                     show(result.overlay())
 
         Args:
-            images: Each as ``predictor(image)`` takes it; may be endless. It is iterated in a
-                thread; a generator is closed at the end.
-            confidence: Whether results get the probability of each pixel's label.
-            smoothing: Weight, 0 to below 1, of the logits before in an exponential average over
-                images; 0 is off. It calms flicker and lags behind movement. An image of another
-                size begins anew. The CPU labels pixels then, also if `on_device`.
-            depth: Images that may wait between two stages. With 0, an image is read when the
-                network is free for it, and not ahead.
-            live: For a source that goes on regardless, such as a camera: images that the network
-                was too slow for are dropped, so that the newest is next; `depth` counts behind the
-                network only.
+            images: Images as ``predictor(image)`` takes them, without end if you like. A thread
+                iterates over them and copies each array before it asks for the next, so a source
+                may use one buffer for all. A generator is closed at the end.
+            confidence: Whether to compute the probability of each pixel's label.
+            smoothing: Weight, 0 to below 1, of the previous images in an exponential average of
+                the logits; 0 turns it off. It calms flicker but lags behind movement. The average
+                starts again when the image size changes. With smoothing, the CPU labels pixels,
+                even if `on_device` is true.
+            depth: The most images that wait between two stages. With 0, an image is read only when
+                the network is free for it.
+            live: Whether the source does not wait, such as a camera. Images that come while the
+                network is busy are dropped, so that the newest is next, and `depth` applies only
+                after the network.
 
         Returns:
-            An iterator, to be left with ``with`` or ``close()`` if it is not run to its end.
-            What `images` or a stage raises is raised by it, after the results before.
+            An iterator. Use it in a ``with`` block, or close it, unless you run it to its end. It
+            raises what `images` or a stage raises, after the results before that.
 
         Raises:
-            OptionError: An argument makes no sense, or not with this model.
+            OptionError: An argument makes no sense, or does not fit this model.
         """
         require_stream_options(images, smoothing, depth)
         if confidence or smoothing:
@@ -211,12 +217,15 @@ class Predictor:
         return SegmentationStream(self._stages, images, wanted, depth=depth, live=live)
 
 
-def _image_backend(model: Backend, wanted: bool | None, *, averaged: bool) -> ImageBackend | None:
-    """`model` if it is to prepare images and label pixels itself.
+def _choose_image_backend(
+    model: Backend, wanted: bool | None, *, averaged: bool
+) -> ImageBackend | None:
+    """Return `model` if it should prepare images and label pixels itself, else None.
 
     Raises:
-        OptionError: That was asked for, and it cannot.
-        MissingDependencyError: That was asked for, and what compiles kernels is not installed.
+        OptionError: The caller asked for this, but the model cannot do it.
+        MissingDependencyError: The caller asked for this, but NVRTC, which compiles the kernels,
+            is not installed.
     """
     if wanted is False:
         return None
@@ -231,29 +240,29 @@ def _image_backend(model: Backend, wanted: bool | None, *, averaged: bool) -> Im
         )
     try:
         model.load_kernels()
-    except OptionError:  # as of every model on the CPU
+    except OptionError:  # every model on the CPU raises this
         if wanted:
             raise
         return None
     except MissingDependencyError as error:
         if wanted:
             raise
-        logger.warning("the CPU prepares images and labels pixels, which takes longer: %s", error)
+        logger.warning("the CPU prepares images and labels pixels, which is slower: %s", error)
         return None
     return model
 
 
-def _least_batch(model: LimitedBackend, batch: int) -> int:
-    """Inputs per call at least.
+def _require_batch(model: LimitedBackend, batch: int) -> int:
+    """Return the fewest inputs per call.
 
     Raises:
-        OptionError: `batch` is not among those the model takes.
+        OptionError: The model does not take `batch` inputs per call.
     """
     least, most = model.batch_limits
     if not least <= batch <= most:
         raise OptionError(
             f"batch={batch}, but this engine takes {least} to {most} inputs per call",
-            f"{least} to {most}, as it was built",
+            f"{least} to {most}, the range that it was built for",
             f"batch={min(max(batch, least), most)}; or build it for more: "
             "alignseg export-trt MODEL -o ENGINE --opt-shape NxHxW --max-shape NxHxW",
         )

@@ -2,8 +2,8 @@
 
     python examples/quickstart.py [PICTURE]
 
-The weights are those of the demo model, which was trained on drawn streets; without a PICTURE one
-is drawn.
+The weights are those of the demo model, which was trained on drawn streets. Without a PICTURE, a
+street is drawn.
 """
 
 import argparse
@@ -18,17 +18,17 @@ except ImportError:
 
 from alignseg_infer import AlignSegError, Predictor
 from alignseg_infer.demo import FIRST_HELD_OUT
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.pixels.images import load_image
 
 OUTPUT = Path("quickstart-output")
 
 
 def main() -> int:
-    """Runs the five steps and prints what each made."""
+    """Run the five steps and print what each of them made."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("picture", nargs="?", type=Path, help="default: a drawn street")
-    picture = parser.parse_args().picture or drawn_street()
+    picture = parser.parse_args().picture or draw_street()
     image = load_image(picture)  # before the export, which takes half a minute
     print(f"1. picture     {picture}")
 
@@ -48,9 +48,9 @@ def main() -> int:
     return 0
 
 
-def drawn_street() -> Path:
-    """A street the demo model was not trained on, as a PNG."""
-    (files,) = written_streets(OUTPUT, FIRST_HELD_OUT, 1)
+def draw_street() -> Path:
+    """Draw a street that the demo model was not trained on, and return its path."""
+    (files,) = write_streets(OUTPUT, FIRST_HELD_OUT, 1)
     return files.image
 
 

@@ -1,10 +1,11 @@
-r"""Trains the demo model: a small AlignSeg on made-up streets.
+r"""Trains the demo model: a small AlignSeg on drawn streets.
 
     python examples/train_demo.py -o demo-training                      # the model that is shipped
     python examples/train_demo.py -o demo-training --frozen-offsets     # the same without alignment
 
-Interrupted at any time, the same command goes on from the last saved iteration. At the end the
-model is exported and scored on streets it has not seen; ``alignseg eval`` compares the two::
+If the training is interrupted, the same command continues from the last saved iteration. At the
+end the model is exported and scored on streets that it has not seen. ``alignseg eval`` compares the
+two models::
 
     alignseg eval demo-training/aligned/demo.onnx demo-training/frozen/demo.onnx \
         --dataset folder --root demo-training/held-out
@@ -37,7 +38,7 @@ from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.datasets.labelled import Dataset, labelled_images
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.evaluation.evaluate import evaluate
 from alignseg_infer.evaluation.report import Evaluation
 from alignseg_infer.export.graph.options import ExportOptions
@@ -54,7 +55,7 @@ from alignseg_infer.spec.model import (
 )
 
 SCENE_SIZE = (256, 512)
-# Odd, so that every other pixel of the upsampled logits falls on every other pixel of the labels.
+# Sides are odd, so that every other pixel of the upsampled logits lies on one of the labels.
 CROPS = ((193, 385), (255, 511))
 INPUT = InputSpec(mean=(110.0, 115.0, 120.0), std=(60.0, 60.0, 60.0))
 NETWORK = NetworkSpec(
@@ -64,23 +65,23 @@ NETWORK = NetworkSpec(
     convention=SamplingConvention.STANDARD,
     norm=NormKind.BATCH_NORM,
 )
-HARD_PROBABILITY = 0.7  # OHEM: pixels whose own class is less probable than this are learned from,
-HARD_SHARE = 0.15  # and at least this share of all pixels
+HARD_PROBABILITY = 0.7  # OHEM learns from pixels whose true class is less probable than this,
+HARD_SHARE = 0.15  # and from at least this share of all pixels
 AUXILIARY_WEIGHT = 0.4
 WARM_UP = 100  # iterations
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the weights, besides this file, the drawing of streets and the machine.
+    """What determines the weights, besides this file, the drawn streets and the machine.
 
     Attributes:
-        scenes: Streets in the training set, seeds 0, 1, 2, ...
+        scenes: How many streets are in the training set; their seeds are 0, 1, 2, ...
         iterations: Steps of the optimizer.
         batch: Crops per step.
         rate: Highest learning rate.
-        seed: Of weights, crops and augmentation.
-        frozen_offsets: Whether all offsets stay zero: no alignment.
+        seed: Seed of weights, crops and augmentation.
+        frozen_offsets: Whether all offsets stay zero, which means no alignment.
     """
 
     scenes: int
@@ -92,11 +93,15 @@ class Recipe:
 
 
 def render_scenes(path: Path, count: int) -> NDArray[np.uint8]:
-    """The training set, (count, 256, 512, 4) uint8: BGR and label; made once, kept in `path`."""
+    """Draw the training set, unless `path` holds it already, and return it.
+
+    Returns:
+        (count, 256, 512, 4) uint8: BGR and label.
+    """
     if not path.exists():
         with written_atomically(path) as temporary, ProcessPoolExecutor() as pool:
             scenes = np.lib.format.open_memmap(temporary, "w+", np.uint8, (count, *SCENE_SIZE, 4))
-            for index, scene in enumerate(pool.map(_rendered, range(count), chunksize=16)):
+            for index, scene in enumerate(pool.map(_render, range(count), chunksize=16)):
                 scenes[index] = scene
                 progress(f"street {index + 1}/{count}", (index + 1) / count)
             scenes.flush()
@@ -105,20 +110,20 @@ def render_scenes(path: Path, count: int) -> NDArray[np.uint8]:
     return rendered
 
 
-def _rendered(seed: int) -> NDArray[np.uint8]:
+def _render(seed: int) -> NDArray[np.uint8]:
     cv2.setNumThreads(1)
     scene = Street(seed).scene(size=SCENE_SIZE)
     return np.dstack((scene.image, scene.labels))
 
 
 def progress(text: str, share: float) -> None:
-    """Redraws one line with a bar on stderr."""
+    """Redraw one line with a bar on stderr."""
     filled = round(24 * share)
     print(f"\r[{'#' * filled}{'.' * (24 - filled)}] {text}   ", end="", file=sys.stderr, flush=True)
 
 
 def new_model(recipe: Recipe) -> AlignSeg:
-    """The network with fresh weights; all offsets are zero to begin with, as the authors do."""
+    """Return a network with fresh weights, in which all offsets are zero, as the authors do."""
     torch.manual_seed(recipe.seed)
     model = AlignSeg(NETWORK)
     for module in model.modules():
@@ -130,29 +135,30 @@ def new_model(recipe: Recipe) -> AlignSeg:
     return model
 
 
-def crops(scenes: NDArray[np.uint8], recipe: Recipe, iteration: int) -> tuple[Tensor, Tensor]:
-    """The crops of one iteration: images (N, 3, h, w) float32 and labels (N, h, w) int64."""
+def take_crops(scenes: NDArray[np.uint8], recipe: Recipe, iteration: int) -> tuple[Tensor, Tensor]:
+    """Take the crops of one iteration: images (N, 3, h, w) float32, labels (N, h, w) int64."""
     rng = np.random.default_rng([recipe.seed, iteration])
     height, width = CROPS[iteration >= 0.8 * recipe.iterations]  # whole pictures at the end
     images, labels = [], []
     for index in rng.integers(len(scenes), size=recipe.batch):
         top = rng.integers(SCENE_SIZE[0] - height + 1)
         left = rng.integers(SCENE_SIZE[1] - width + 1)
-        crop = scenes[index, top : top + height, left : left + width]
+        crop = scenes[index, top : top + height, left : left + width]  # (h, w, 4)
         if rng.random() < 0.5:
             crop = crop[:, ::-1]
         gain, shift = rng.uniform(0.85, 1.15), rng.uniform(-15, 15, 3)
         images.append((crop[..., :3] * gain + shift - INPUT.mean) / INPUT.std)
         labels.append(crop[..., 3])
-    pixels = torch.from_numpy(np.stack(images).astype(np.float32).transpose(0, 3, 1, 2).copy())
-    return pixels, torch.from_numpy(np.stack(labels).astype(np.int64))
+    pixels = np.stack(images).astype(np.float32)  # (N, h, w, 3)
+    planes = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())  # (N, 3, h, w)
+    return planes, torch.from_numpy(np.stack(labels).astype(np.int64))
 
 
 def hard_example_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy over hard pixels only (OHEM, Shrivastava et al. 2016).
+    """Return the cross entropy over hard pixels only (OHEM, Shrivastava et al. 2016).
 
     Args:
-        logits: (N, C, h, w).
+        logits: (N, C, h, w) of any float type.
         labels: (N, h, w) int64.
     """
     losses = F.cross_entropy(logits.float(), labels, reduction="none").flatten()
@@ -163,10 +169,10 @@ def hard_example_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def loss_of(model: AlignSeg, images: Tensor, labels: Tensor) -> Tensor:
-    """Loss of both heads, on every other pixel (the auxiliary one: at its own resolution)."""
+    """Return the loss of both heads: on every other pixel, and at the auxiliary resolution."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=has_bfloat16(images.device)):
         outputs = model(images)
-    labels = labels[:, ::2, ::2]
+    labels = labels[:, ::2, ::2]  # (N, (h + 1) / 2, (w + 1) / 2)
     logits = F.interpolate(
         outputs.logits.float(), size=labels.shape[1:], mode="bilinear", align_corners=True
     )
@@ -176,25 +182,25 @@ def loss_of(model: AlignSeg, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is computed in hardware there."""
+    """Return whether the device computes bfloat16 in hardware."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def rate_at(recipe: Recipe, iteration: int) -> float:
-    """Learning rate: linear warm-up, then (1 - share)**0.9 (poly)."""
+    """Return the learning rate: linear warm-up, then (1 - share)**0.9 (poly)."""
     warm = min(1.0, (iteration + 1) / WARM_UP)
     return float(recipe.rate * warm * (1 - iteration / recipe.iterations) ** 0.9)
 
 
 class Trainer:
-    """The network and its optimizer, which go from iteration to iteration and file to file.
+    """The network and its optimizer, with a state that can be saved and continued.
 
     Args:
-        recipe: What to do.
-        path: Where the state is kept.
-        device: Where to compute.
+        recipe: How to train.
+        path: File that holds the state.
+        device: Device to compute on.
 
     Raises:
         OptionError: The state at `path` comes from another recipe.
@@ -213,18 +219,18 @@ class Trainer:
         state = torch.load(self.path, map_location=self.device, weights_only=True)
         if state["recipe"] != dataclasses.asdict(self.recipe):
             raise OptionError(
-                f"{self.path} was begun with {state['recipe']}",
-                f"the same as now: {dataclasses.asdict(self.recipe)}",
-                f"the options it was begun with, another folder with -o, or rm {self.path}",
+                f"{self.path} was started with {state['recipe']}",
+                f"the current recipe: {dataclasses.asdict(self.recipe)}",
+                f"use the options it was started with, another folder with -o, or rm {self.path}",
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration = state["iteration"]
         self._random_numbers().set_rng_state(state["random"].cpu())
-        print(f"going on from iteration {self.iteration}", file=sys.stderr)
+        print(f"continuing from iteration {self.iteration}", file=sys.stderr)
 
     def save(self) -> None:
-        """Writes the state, from which the same command goes on."""
+        """Write the state, from which the same command can continue."""
         state = {
             "recipe": dataclasses.asdict(self.recipe),
             "model": self.model.state_dict(),
@@ -236,14 +242,14 @@ class Trainer:
             torch.save(state, temporary)
 
     def _random_numbers(self) -> ModuleType:
-        """Where dropout takes its random numbers from."""
+        """Return the module that gives dropout its random numbers."""
         return torch.cuda if self.device.type == "cuda" else torch.random
 
     def step(self, scenes: NDArray[np.uint8]) -> float:
-        """One iteration; returns the loss."""
+        """Run one iteration and return its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.recipe, self.iteration)
-        images, labels = crops(scenes, self.recipe, self.iteration)
+        images, labels = take_crops(scenes, self.recipe, self.iteration)
         loss = loss_of(self.model, images.to(self.device), labels.to(self.device))
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -254,7 +260,7 @@ class Trainer:
 
 
 def train(trainer: Trainer, scenes: NDArray[np.uint8], every: int) -> None:
-    """Trains to the end of the recipe; saves the state every `every` iterations."""
+    """Train to the end of the recipe, saving the state every `every` iterations."""
     recipe, first, smooth = trainer.recipe, trainer.iteration, math.nan
     start = time.perf_counter()
     while trainer.iteration < recipe.iterations:
@@ -270,7 +276,7 @@ def train(trainer: Trainer, scenes: NDArray[np.uint8], every: int) -> None:
 
 
 def save_model(model: AlignSeg, folder: Path) -> Path:
-    """Writes ``demo.pth`` (float16, without auxiliary head) and, from that, ``demo.onnx``."""
+    """Write ``demo.pth`` (float16, without the auxiliary head) and export it as ``demo.onnx``."""
     model.dsn = None
     spec = ModelSpec(network=NETWORK, input=INPUT, classes=CITYSCAPES)
     save_checkpoint(folder / "demo.pth", model.cpu().half().eval(), spec)
@@ -281,8 +287,8 @@ def save_model(model: AlignSeg, folder: Path) -> Path:
 
 
 def score(model: Path, folder: Path, count: int) -> Evaluation:
-    """Scores an exported model on `count` streets that were not trained on, kept in `folder`."""
-    for number, _ in enumerate(written_streets(folder, FIRST_HELD_OUT, count), 1):
+    """Score an exported model on `count` streets that it was not trained on, kept in `folder`."""
+    for number, _ in enumerate(write_streets(folder, FIRST_HELD_OUT, count), 1):
         progress(f"held-out street {number}/{count}", number / count)
     print(file=sys.stderr)
     data = labelled_images(
@@ -292,8 +298,8 @@ def score(model: Path, folder: Path, count: int) -> Evaluation:
 
 
 def main() -> int:
-    """Renders, trains, exports, scores."""
-    arguments = parsed_arguments()
+    """Draw the streets, train, export and score."""
+    arguments = parse_arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     _require_usable(arguments)
@@ -326,7 +332,7 @@ def _require_usable(arguments: argparse.Namespace) -> None:
             option = f"--{name.replace('_', '-')}"
             raise OptionError(f"{option} {value}", "1 or more", f"leave {option} out")
     if arguments.seed < 0:
-        raise OptionError(f"--seed {arguments.seed}", "a number from 0 on", "--seed 0")
+        raise OptionError(f"--seed {arguments.seed}", "a whole number, 0 or more", "--seed 0")
     try:
         torch.zeros(1, device=arguments.device)
     except (RuntimeError, AssertionError) as error:
@@ -338,8 +344,8 @@ def _require_usable(arguments: argparse.Namespace) -> None:
         ) from error
 
 
-def parsed_arguments() -> argparse.Namespace:
-    """The command line."""
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--destination", type=Path, required=True, help="folder to work in")
     parser.add_argument("--frozen-offsets", action="store_true", help="keep all offsets at zero")

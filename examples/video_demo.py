@@ -1,9 +1,9 @@
-"""A segmented video, from a file, a webcam, a stream, a folder, or a drawn street.
+"""Segments a video file, a webcam, a stream, a folder of images, or a drawn street.
 
     python examples/video_demo.py --model demo --source street.mp4 --destination out.mp4
     python examples/video_demo.py
 
-The second line draws a drive along a street, which is what the demo model knows.
+The second command draws a drive along a street, which is what the demo model knows.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from alignseg_infer import AlignSegError, segment_video
 
 
 def main() -> int:
-    """Segments the source and prints what it took."""
+    """Segment the source and print how long it took."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo", help="an .onnx, an .engine, or a checkpoint")
     parser.add_argument(
@@ -27,7 +27,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
 
-    print(f"{arguments.source}: Ctrl-C ends it")
+    print(f"{arguments.source}: press Ctrl-C to stop")
     summary = segment_video(
         arguments.model,
         arguments.source,
@@ -43,8 +43,8 @@ def main() -> int:
 
 
 def show(done: int, total: int | None) -> None:
-    """Prints how far it is."""
-    print(f"\r{done} of {total or 'as many as come'}", end="", file=sys.stderr)
+    """Show how many frames are done."""
+    print(f"\r{done} of {total or 'an unknown number'}", end="", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.arrays import Image
 from tests.support.models import SMALL_SPEC, write_seeded_checkpoint
 
 

@@ -23,7 +23,7 @@ from alignseg_infer.backends import OnnxRunner
 from alignseg_infer.choices import choose
 from alignseg_infer.cli import COMMANDS
 from alignseg_infer.demo import FIRST_HELD_OUT
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.int8.options import CalibrationOptions
 from alignseg_infer.export.verification import verify as verification
@@ -132,7 +132,7 @@ def test_shapes_of_an_engine_go_together(tmp_path: Path) -> None:
 def test_a_build_reads_each_graph_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the demo's float32 graph to an int8 engine: two graphs, each read and hashed once."""
     pytest.importorskip("tensorrt_rtx", reason="builds an engine with TensorRT for RTX")
-    list(written_streets(tmp_path / "streets", FIRST_HELD_OUT, 1, size=(64, 96)))
+    list(write_streets(tmp_path / "streets", FIRST_HELD_OUT, 1, size=(64, 96)))
     images = tmp_path / "streets" / "images"
     hashed: Counter[str] = Counter()
 

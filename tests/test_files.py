@@ -1,4 +1,4 @@
-"""Reading with care and writing all or nothing."""
+"""Checks before reading, and writes that are complete or do not happen."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ from alignseg_infer.files import (
 
 
 def write_half(path: Path, error: BaseException) -> None:
-    """Fails after two files were begun."""
+    """Start writing two files, then fail."""
     with written_atomically(path) as temporary:
         temporary.write_text("half")
         temporary.with_name("second").write_text("half")
@@ -109,7 +109,7 @@ def test_directory_is_no_target(tmp_path: Path) -> None:
 
 
 def test_target_below_a_file(tmp_path: Path) -> None:
-    """A folder nobody can make, not even root."""
+    """Nobody can create this folder, not even root."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError), written_atomically(tmp_path / "file" / "below" / "new"):
         pytest.fail("the block must not run")
@@ -118,7 +118,7 @@ def test_target_below_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [240, 255])
 def test_long_name(length: int, tmp_path: Path) -> None:
-    """255 bytes are what Linux file systems take."""
+    """Linux file systems accept names of 255 bytes."""
     path = tmp_path / ("n" * length)
     with written_atomically(path) as temporary:
         temporary.write_text("new")
@@ -142,7 +142,7 @@ def test_writable_folder(tmp_path: Path) -> None:
 def test_second_file_arrives_before_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader that finds the model must find its weights."""
+    """A reader that finds the model must also find its weights."""
     moved: list[str] = []
     replace = os.replace
 

@@ -1,4 +1,4 @@
-"""Predictor over a backend that gives each pixel's class by its blue value."""
+"""Predictor over a fake backend in which a pixel's blue value is its class."""
 
 import itertools
 import math
@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.datasets.class_tables import class_table_for
 from alignseg_infer.errors import ImageError, OptionError, SizeError
 from alignseg_infer.export.verification.parity import probe_image
-from alignseg_infer.pixels.images import Image, ImageSource
-from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.pixels.images import ImageSource
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import ExportSpec, NetworkSpec, OutputKind, Sampler
 from tests.support.models import SMALL_SPEC, FakeBackend, FakeLabelBackend
@@ -44,7 +44,7 @@ def backend_with(export: ExportSpec) -> FakeBackend:
 
 
 class WideLabelBackend(FakeLabelBackend):
-    """300 classes as uint16: 200 above the blue value."""
+    """A backend of 300 classes as uint16; a label is the blue value plus 200."""
 
     def __init__(self) -> None:
         super().__init__(LABELS)
@@ -182,7 +182,7 @@ def test_label_model(image: Image) -> None:
 
 
 def test_label_model_of_another_size() -> None:
-    """Halved exactly, since pixels come in blocks of 2x2; labels in between would be wrong."""
+    """Pixels come in blocks of 2x2, so halving is exact; labels in between would be wrong."""
     blocks = np.random.default_rng(0).integers(0, 19, (32, 40)).astype(np.uint8)
     pixels = blocks.repeat(2, axis=0).repeat(2, axis=1)
     backend = FakeLabelBackend(replace(LABELS, size=(32, 40)))

@@ -1,4 +1,4 @@
-"""What the backends of exported ``.onnx`` files share: the checks, and outputs by name."""
+"""The base of the backends for exported ``.onnx`` files: checks, and outputs by name."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from alignseg_infer.spec.model import INPUT_NAME, SPEC_KEY, ModelSpec, OutputKin
 
 
 class OnnxBackend(ABC):
-    """A `Backend` and `OffsetBackend` of a file that some runtime has read.
+    """A `Backend` and `OffsetBackend` for a file that some runtime has read.
 
     Args:
         path: The file, for messages.
-        metadata: What the file says of itself; kept as `metadata`.
+        metadata: The metadata in the file; kept as `metadata`.
         inputs: Names of the graph's inputs.
-        outputs: Names of its outputs, in its order.
+        outputs: Names of its outputs, in the graph's order.
 
     Raises:
-        ModelFileError: The file is not one of ours.
+        ModelFileError: This package did not export the file.
         SpecError: Its spec cannot be read.
     """
 
@@ -41,11 +41,11 @@ class OnnxBackend(ABC):
 
     @abstractmethod
     def _run(self, names: Sequence[str], batch: NDArray[np.float32]) -> list[NDArray[Any]]:
-        """The outputs `names` for `batch`, which nothing changes later."""
+        """Return the outputs `names` for `batch`, in arrays that no later call changes."""
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
-        """See `backends.Backend.infer`."""
-        # By name: offsets, where the graph returns them too, are not copied out.
+        """See `backend.Backend.infer`."""
+        # Asking by name avoids copying the offsets, if the graph returns them too.
         output: NDArray[np.generic] = self._run(self._outputs[:1], batch)[0]
         return output
 
@@ -55,7 +55,7 @@ class OnnxBackend(ABC):
         return len(self._outputs) > 1
 
     def offsets(self, batch: NDArray[np.float32]) -> dict[OffsetField, NDArray[np.float32]]:
-        """See `backends.OffsetBackend.offsets`."""
+        """See `backend.OffsetBackend.offsets`."""
         if not self.has_offsets:
             raise ModelFileError(
                 f"{self._path} was exported without its offset fields",
@@ -66,26 +66,26 @@ class OnnxBackend(ABC):
 
 
 def require_runnable(path: Path, runtime: str) -> None:
-    """Checks, before the runtime called `runtime` reads it, that `path` is for such a runtime.
+    """Check, before a runtime reads `path`, that it can run the file.
 
     Raises:
-        ModelFileError: It is no file, or its graph has nodes that only TensorRT plugins compute.
+        ModelFileError: The file does not exist, or has nodes that only TensorRT plugins compute.
     """
     require_file(path, "an ONNX model", ModelFileError)
     if needs_plugins(path):
         raise ModelFileError(
-            f"{path} was exported for TensorRT plugins, and {runtime} has no such plugins",
-            "a model of ONNX's own operators; one with plugins is for building a TensorRT engine",
-            "alignseg export-onnx CHECKPOINT -o MODEL.onnx --sampler native, or for this file: "
-            "alignseg export-trt MODEL.onnx -o MODEL.engine",
+            f"{path} was exported for TensorRT plugins, and {runtime} has none",
+            "a model made of ONNX's own operators; only TensorRT runs one with plugins",
+            "export it for this runtime: alignseg export-onnx CHECKPOINT -o MODEL.onnx --sampler "
+            "native; or build an engine: alignseg export-trt MODEL.onnx -o MODEL.engine",
         )
 
 
 def not_loaded(path: Path, runtime: str, reason: str) -> ModelFileError:
-    """The error for a file that `runtime` cannot load, with what it said."""
+    """Return the error for a file that `runtime` cannot load, with the reason it gave."""
     return ModelFileError(
         f"{path} cannot be loaded: {reason}",
-        f"an ONNX model that {runtime} reads, with its .data file beside it if any",
+        f"an ONNX model that {runtime} reads, with its .data file, if any, beside it",
         "copy it again, or export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
     )
 
@@ -97,7 +97,7 @@ def _spec_of(
         raise ModelFileError(
             f"{path} is an ONNX model without the metadata {SPEC_KEY!r}; "
             f"its inputs are {', '.join(inputs)}",
-            "a model exported by this package, which records how images are to be prepared",
+            "a model exported by this package, which records how to prepare images",
             "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
     spec = ModelSpec.from_json(metadata[SPEC_KEY])
@@ -107,7 +107,7 @@ def _spec_of(
     if not fits or others not in ([], fields):
         raise ModelFileError(
             f"the spec of {path} does not fit its outputs, {', '.join(outputs)}",
-            f"{' or '.join(OutputKind)}, as the spec's export says; then all offsets or none",
+            f"{' or '.join(OutputKind)} first, as the spec says; then all offsets or none",
             "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
     return spec

@@ -1,7 +1,7 @@
-"""Which operator sets an ONNX file declares, read without its graph and without any package.
+"""Reads the operator sets that an ONNX file declares, without its graph and without any package.
 
-A file is a protobuf message ``ModelProto``: fields one after the other, each with a tag that holds
-its number and kind. All but the declarations are stepped over, whatever their size.
+The file is a protobuf message ``ModelProto``: a sequence of fields, each with a tag that holds its
+number and kind. The reader skips every field but the declarations, whatever its size.
 """
 
 import io
@@ -21,57 +21,59 @@ _VARINT_BITS = 64
 def needs_plugins(path: Path) -> bool:
     """Whether the ONNX file at `path` has nodes that only TensorRT plugins compute.
 
-    Of what is no ONNX file, or cannot be read, it says False; whoever loads it says what is wrong.
+    The answer is False for a file that cannot be read or is not ONNX; loading it tells what is
+    wrong.
     """
-    return DOMAIN in declared_operators(path)
+    return DOMAIN in read_opsets(path)
 
 
-def declared_operators(path: Path) -> dict[str, int]:
-    """The versions of the operator sets that the ONNX file at `path` declares, by domain.
+def read_opsets(path: Path) -> dict[str, int]:
+    """Return the version of each operator set that the ONNX file at `path` declares, by domain.
 
-    ONNX's own domain is the empty one. Of what is no ONNX file, or cannot be read, nothing.
+    ONNX's own domain is the empty string. The result is empty for a file that cannot be read or is
+    not ONNX.
     """
     try:
         with path.open("rb") as file:
-            return _declared(file, os.fstat(file.fileno()).st_size)
+            return _read_declarations(file, os.fstat(file.fileno()).st_size)
     except (OSError, ValueError):
         return {}
 
 
-def _declared(file: BinaryIO, end: int) -> dict[str, int]:
+def _read_declarations(file: BinaryIO, end: int) -> dict[str, int]:
     found: dict[str, int] = {}
     while file.tell() < end:
-        field, kind = divmod(_varint(file), 8)
-        length = _varint(file) if kind == _BYTES else {_FIXED64: 8, _FIXED32: 4}.get(kind, 0)
+        field, kind = divmod(_read_varint(file), 8)
+        length = _read_varint(file) if kind == _BYTES else {_FIXED64: 8, _FIXED32: 4}.get(kind, 0)
         if kind == _VARINT:
-            _varint(file)
+            _read_varint(file)
         elif field == _OPSET_IMPORT and kind == _BYTES and length < _LONGEST_DECLARATION:
-            domain, version = _declaration(file.read(length))
+            domain, version = _parse_declaration(file.read(length))
             found[domain] = version
         elif length or kind == _BYTES:
             file.seek(length, os.SEEK_CUR)
         else:
-            break  # no protobuf message
+            break  # not a protobuf message
     return found
 
 
-def _declaration(content: bytes) -> tuple[str, int]:
-    """Domain and version of one operator set; ONNX leaves the domain out where it is its own."""
+def _parse_declaration(content: bytes) -> tuple[str, int]:
+    """Return domain and version of one operator set; ONNX leaves out the domain of its own set."""
     domain, version = b"", 0
     fields = io.BytesIO(content)
     while fields.tell() < len(content):
-        field, kind = divmod(_varint(fields), 8)
+        field, kind = divmod(_read_varint(fields), 8)
         if (field, kind) == (_NAME, _BYTES):
-            domain = fields.read(_varint(fields))
+            domain = fields.read(_read_varint(fields))
         elif (field, kind) == (_VERSION, _VARINT):
-            version = _varint(fields)
+            version = _read_varint(fields)
         else:
             break
     return "" if domain == b"ai.onnx" else domain.decode("utf-8", "replace"), version
 
 
-def _varint(file: BinaryIO) -> int:
-    """A number in groups of 7 bits, the lowest first; 0 where the file ends."""
+def _read_varint(file: BinaryIO) -> int:
+    """Read a number in groups of 7 bits, the lowest first; 0 at the end of the file."""
     number = 0
     for shift in range(0, _VARINT_BITS, 7):
         byte = file.read(1)

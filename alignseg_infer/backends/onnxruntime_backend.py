@@ -1,4 +1,4 @@
-"""ONNX Runtime, the default backend."""
+"""Runs ``.onnx`` files in ONNX Runtime, the default."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from alignseg_infer.backends import parse_device
+from alignseg_infer.backend import parse_device
 from alignseg_infer.backends.onnx_backend import OnnxBackend, not_loaded, require_runnable
 from alignseg_infer.errors import DeviceError
 from alignseg_infer.spec.model import INPUT_NAME
@@ -33,23 +33,23 @@ _LOAD_ERRORS = (
 
 
 class OnnxRuntimeBackend(OnnxBackend):
-    """An exported ``.onnx`` file in ONNX Runtime. `metadata` is what the file says of itself.
+    """An exported ``.onnx`` file in ONNX Runtime. `metadata` is the metadata in the file.
 
     Args:
-        path: A file written by this package's export.
+        path: A file that this package exported.
         device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``.
         threads: CPU threads for one call; None for one per core.
 
     Raises:
-        ModelFileError: The file is damaged, not one of ours, or needs TensorRT plugins.
-        DeviceError: CUDA was asked for and is not there.
+        ModelFileError: The file is damaged, not from this package, or needs TensorRT plugins.
+        DeviceError: CUDA was asked for but is not available.
     """
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
         require_runnable(path, RUNTIME)
         try:
             self._session = onnxruntime.InferenceSession(
-                path, session_options(threads), providers=_providers(device)
+                path, session_options(threads), providers=_choose_providers(device)
             )
             metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
         except _LOAD_ERRORS as error:
@@ -67,11 +67,12 @@ class OnnxRuntimeBackend(OnnxBackend):
 
 
 def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
-    """How every session of this package is opened.
+    """Return the options with which this package opens every session.
 
-    INT8 kernels on x86-64 processors without VNNI saturate in 16 bits unless told not to (a
-    quantised demo model was off by 0.57 instead of 0.058). Graphs in FP32 have no such kernel: the
-    demo gives the same bits in the same time with and without (median of 12 runs 268 and 260 ms).
+    On x86-64 processors without VNNI, INT8 kernels saturate in 16 bits by default (a quantised demo
+    model was off by 0.57 instead of 0.058). The entry ``session.x64quantprecision`` prevents that.
+    It does not affect FP32 graphs, which have no INT8 kernels: the demo gives the same bits in the
+    same time with and without it (median of 12 runs 268 and 260 ms).
 
     Args:
         threads: CPU threads for one call; None for one per core.
@@ -84,13 +85,17 @@ def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
     return options
 
 
-def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
-    """What to ask ONNX Runtime for; CUDA is refused here if this build does not have it."""
+def _choose_providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
+    """Return the providers to ask ONNX Runtime for.
+
+    Raises:
+        DeviceError: CUDA was asked for, and this build does not have it.
+    """
     kind, index = parse_device(device)
     cuda_built_in = CUDA_PROVIDER in onnxruntime.get_available_providers()
     if kind == "cuda" and not cuda_built_in:
         raise DeviceError(
-            f"device={device!r}, but this ONNX Runtime has only "
+            f"device={device!r} was asked for, but this ONNX Runtime has only "
             f"{', '.join(onnxruntime.get_available_providers())}",
             f"a build with {CUDA_PROVIDER}",
             "pip uninstall -y onnxruntime && pip install onnxruntime-gpu (never both), "
@@ -102,10 +107,11 @@ def _providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
 
 
 def _require_provider(provider: str, device: str) -> None:
-    """ONNX Runtime falls back to the CPU without an error when CUDA cannot be initialised."""
+    """Raise DeviceError if ONNX Runtime silently fell back to the CPU because CUDA failed."""
     if parse_device(device)[0] == "cuda" and provider != CUDA_PROVIDER:
         raise DeviceError(
             f"device={device!r} was asked for, but ONNX Runtime fell back to {provider}",
-            "a working CUDA driver, CUDA and cuDNN of the versions this build wants",
-            "nvidia-smi; then the CUDA table of the ONNX Runtime documentation; or device='cpu'",
+            "a working CUDA driver, and CUDA and cuDNN in the versions that this build needs",
+            "run nvidia-smi, and compare versions with the CUDA table in ONNX Runtime's "
+            "documentation; or device='cpu'",
         )

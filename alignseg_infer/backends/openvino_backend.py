@@ -1,4 +1,4 @@
-"""OpenVINO, which runs ``.onnx`` files on the CPU. Figures here are those of OpenVINO 2026.4.1."""
+"""Runs ``.onnx`` files on the CPU in OpenVINO. The figures here are from OpenVINO 2026.4.1."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -9,17 +9,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.backends import parse_device
+from alignseg_infer.backend import parse_device
 from alignseg_infer.backends.onnx_backend import OnnxBackend, not_loaded, require_runnable
-from alignseg_infer.backends.onnx_domains import declared_operators
+from alignseg_infer.backends.onnx_domains import read_opsets
 from alignseg_infer.errors import DeviceError, MissingDependencyError, ModelFileError
 from alignseg_infer.spec.model import INPUT_NAME, OPSETS, ModelSpec, Precision
+from alignseg_infer.telemetry import without_openvino_telemetry
 
 try:
-    import openvino
+    with without_openvino_telemetry():
+        import openvino
 except ImportError as error:
     raise MissingDependencyError(
-        "runtime='openvino' was asked for, and OpenVINO is not installed",
+        "runtime='openvino' was asked for, but OpenVINO is not installed",
         "the package openvino",
         "pip install 'alignseg-infer[openvino]', or leave runtime= out",
     ) from error
@@ -28,21 +30,21 @@ RUNTIME = "OpenVINO"
 _CPU = "CPU"
 _METADATA = "framework"  # where OpenVINO keeps the metadata of an ONNX file
 _AVX512_VNNI = 23  # OpenCV's number for these instructions, which its Python module does not name
-# How the lines of an OpenVINO error begin that say where in its source it arose.
+# Beginnings of the lines in an OpenVINO error that only name a place in OpenVINO's source.
 _NO_REASON = ("Exception from ", "Check '", "FrontEnd API failed")
 _REASON_LINES = 3
 
 
 class OpenVinoBackend(OnnxBackend):
-    """An exported ``.onnx`` file in OpenVINO. `metadata` is what the file says of itself.
+    """An exported ``.onnx`` file in OpenVINO. `metadata` is the metadata in the file.
 
     Args:
-        path: A file written by this package's export.
+        path: A file that this package exported.
         device: ``cpu`` or ``auto``; nothing else has been tried.
-        threads: CPU threads for one call; None for one per core, which is also the most.
+        threads: CPU threads for one call; None for one per core, which is also the maximum.
 
     Raises:
-        ModelFileError: The file is damaged, not one of ours, or needs TensorRT plugins.
+        ModelFileError: The file is damaged, not from this package, or needs TensorRT plugins.
         DeviceError: Another device was asked for.
     """
 
@@ -53,29 +55,29 @@ class OpenVinoBackend(OnnxBackend):
         require_runnable(path, RUNTIME)
         _require_known_opset(path)
         core = openvino.Core()
-        with _load_errors(path):
+        with _translate_errors(path):
             model = core.read_model(path)
         inputs = [value.get_any_name() for value in model.inputs]
         outputs = [value.get_any_name() for value in model.outputs]
-        super().__init__(path, _metadata_of(model), inputs, outputs)
-        with _load_errors(path):
-            self._model = core.compile_model(model, _CPU, _settings(self.spec, threads))
+        super().__init__(path, _read_metadata(model), inputs, outputs)
+        with _translate_errors(path):
+            self._model = core.compile_model(model, _CPU, _choose_settings(self.spec, threads))
 
     def _run(self, names: Sequence[str], batch: NDArray[np.float32]) -> list[NDArray[Any]]:
-        # A request has one caller at a time; one of its own for each call takes 0.08 ms to make.
+        # A request serves one caller at a time. Creating one for each call takes 0.08 ms.
         request = self._model.create_infer_request()
         request.infer({INPUT_NAME: batch}, share_inputs=True)
         return [request.get_tensor(name).data.copy() for name in names]
 
 
-def _settings(spec: ModelSpec, threads: int | None) -> dict[str, Any]:
+def _choose_settings(spec: ModelSpec, threads: int | None) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",  # all threads for one image
-        # Unless told so, OpenVINO computes FP32 models in bfloat16 where the processor has it.
+        # By default, OpenVINO computes FP32 models in bfloat16 if the processor supports it.
         "INFERENCE_PRECISION_HINT": "f32",
-        # What is prepared for one size of images is kept: 5000 kernels unless told so, 2 GB after
-        # 200 sizes of the demo model. With 256 it stays at 430 MB, and two sizes in turns run as
-        # fast as before.
+        # OpenVINO keeps the kernels that it prepares for each image size, 5000 of them by default:
+        # 2 GB after 200 sizes with the demo model. With 256 it stays at 430 MB, and two sizes in
+        # turns run as fast as before.
         "CPU_RUNTIME_CACHE_CAPACITY": 256,
     }
     if threads is not None:
@@ -83,14 +85,14 @@ def _settings(spec: ModelSpec, threads: int | None) -> dict[str, Any]:
     precision = spec.export.precision if spec.export else Precision.FP32
     if precision is Precision.INT8 and not cv2.checkHardwareSupport(_AVX512_VNNI):
         # Without VNNI, OpenVINO's INT8 kernels saturate in 16 bits: the demo's labels agree with
-        # ONNX Runtime's in 98.77 % of the pixels, and with Q/DQ computed in FP32, as this says, in
-        # 99.70 % (with weights of 7 bits, which cannot saturate, both ways agree in 99.84 %). It
-        # takes 0.90 of the time of FP32 (quartiles 0.87-0.99) instead of 0.72 (0.70-0.76).
+        # ONNX Runtime's in 98.77 % of the pixels. This setting computes Q/DQ in FP32 instead, and
+        # 99.70 % agree. (With weights of 7 bits, which cannot saturate, 99.84 % agree both ways.)
+        # It takes 0.90 of the time of FP32 (quartiles 0.87-0.99) instead of 0.72 (0.70-0.76).
         settings["LP_TRANSFORMS_MODE"] = "NO"
     return settings
 
 
-def _metadata_of(model: Any) -> dict[str, str]:
+def _read_metadata(model: Any) -> dict[str, str]:
     if not model.has_rt_info(_METADATA):
         return {}
     entries = model.get_rt_info(_METADATA).astype(dict)
@@ -98,8 +100,8 @@ def _metadata_of(model: Any) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _load_errors(path: Path) -> Iterator[None]:
-    """OpenVINO raises RuntimeError for everything, and says in several lines where and what."""
+def _translate_errors(path: Path) -> Iterator[None]:
+    """Turn OpenVINO's RuntimeErrors, which have several lines, into our error with the reason."""
     try:
         yield
     except (RuntimeError, UnicodeDecodeError) as error:
@@ -109,20 +111,21 @@ def _load_errors(path: Path) -> Iterator[None]:
 
 
 def _require_known_opset(path: Path) -> None:
-    """OpenVINO up to 2026.2 cannot read GridSample of opset 20 (openvino#33531); 2026.3 can.
+    """Check that the file has an opset that this package exports.
 
-    We export up to 19, and have compared no other.
+    OpenVINO up to 2026.2 cannot read GridSample of opset 20 (openvino#33531); 2026.3 can. This
+    package exports up to 19, and only these were compared.
 
     Raises:
-        ModelFileError: The file's operators are later ones, or it declares none, as do files that
-            are no ONNX; OpenVINO would try those in each format it knows.
+        ModelFileError: The file's opset is newer, or the file declares none because it is not ONNX.
+            OpenVINO would try to read such a file in every format that it knows.
     """
-    opset = declared_operators(path).get("")
+    opset = read_opsets(path).get("")
     if opset is None:
         raise not_loaded(path, RUNTIME, "it declares no ONNX operators")
     if opset > max(OPSETS):
         raise ModelFileError(
-            f"{path} has ONNX opset {opset}, whose GridSample not every OpenVINO reads",
+            f"{path} has ONNX opset {opset}, whose GridSample some OpenVINO versions cannot read",
             f"opset {min(OPSETS)} to {max(OPSETS)}, as this package exports",
             f"alignseg export-onnx CHECKPOINT -o MODEL.onnx --opset {max(OPSETS)}, or "
             "runtime='onnxruntime'",
@@ -132,13 +135,13 @@ def _require_known_opset(path: Path) -> None:
 def _require_cpu(device: str) -> None:
     if str(device).lower().startswith("gpu"):
         raise DeviceError(
-            f"device={device!r}, but OpenVINO on Intel GPUs has not been tried with this package",
+            f"device={device!r} was asked for, but this package has not been tried on Intel GPUs",
             "cpu or auto with OpenVINO",
             "device='cpu'",
         )
     if parse_device(device)[0] == "cuda":
         raise DeviceError(
-            f"device={device!r}, but OpenVINO does not run on CUDA",
+            f"device={device!r} was asked for, but OpenVINO does not run on CUDA",
             "cpu or auto with OpenVINO; CUDA with ONNX Runtime, PyTorch or TensorRT",
             "device='cpu', or runtime='onnxruntime'",
         )

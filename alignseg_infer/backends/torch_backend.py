@@ -1,4 +1,4 @@
-"""PyTorch: runs a checkpoint directly, without export."""
+"""Runs a checkpoint in PyTorch, without export."""
 
 import logging
 import threading
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.backends import LabelledBatch, parse_device
+from alignseg_infer.arrays import Image, Size
+from alignseg_infer.backend import LabelledBatch, parse_device
 from alignseg_infer.cuda.device_images import require_right_results
 from alignseg_infer.cuda.kernels import IMAGE_KERNELS
 from alignseg_infer.errors import (
@@ -18,8 +19,6 @@ from alignseg_infer.errors import (
     MissingDependencyError,
     OptionError,
 )
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.spec.model import ModelSpec, Sampler, Upsampling
 
 try:
@@ -28,7 +27,7 @@ except ImportError as error:
     raise MissingDependencyError(
         "reading a checkpoint needs PyTorch, which is not installed",
         "the package torch",
-        f"{INSTALL_EXPORT}, or give an exported .onnx model",
+        f"{INSTALL_EXPORT}, or use an exported .onnx model",
     ) from error
 
 from alignseg_infer.models.alignseg import AlignSeg
@@ -41,16 +40,17 @@ from alignseg_infer.models.rewrites import (
 )
 from alignseg_infer.ops.offset_fields import OffsetField
 
-if TYPE_CHECKING:  # needs CUDA from Python
+if TYPE_CHECKING:  # the module needs CUDA from Python
     from alignseg_infer.backends.torch_kernels import TorchImages
 
 logger = logging.getLogger(__name__)
 
 
 class TorchBackend:
-    """A checkpoint in PyTorch, float32. `spec.export` is None; the output is logits.
+    """A checkpoint in PyTorch, in float32. `spec.export` is None; the output is logits.
 
-    What the file cannot tell is assumed, with a warning in the log; export takes options for it.
+    Facts that the file does not tell are assumed, with a warning in the log. The export commands
+    have options for them.
 
     Args:
         path: A checkpoint.
@@ -59,11 +59,11 @@ class TorchBackend:
 
     Raises:
         CheckpointError: The file cannot be used.
-        DeviceError: CUDA was asked for and is not there.
+        DeviceError: CUDA was asked for but is not available.
     """
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
-        self._device = _torch_device(device)
+        self._device = _parse_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
         checkpoint = load_checkpoint(path)
@@ -71,36 +71,36 @@ class TorchBackend:
             logger.warning("%s: %s", path, assumption)
         self.spec: ModelSpec = checkpoint.spec
         self.name = f"torch ({self._device})"
-        self._model = _prepared(checkpoint.model(), self._device)
+        self._model = _prepare(checkpoint.model(), self._device)
         if self._device.type == "cuda":
             self._use_kernels()
         self._lock = threading.Lock()
         self._images: TorchImages | None = None
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
-        """See `backends.Backend.infer`."""
+        """See `backend.Backend.infer`."""
         with torch.inference_mode():
             logits = self._model(torch.from_numpy(batch).to(self._device)).logits
         output: NDArray[np.generic] = logits.contiguous().cpu().numpy()
         return output
 
     def _use_kernels(self) -> None:
-        """Upsamples and samples with our kernels, if they can be compiled."""
+        """Switch to our kernels for upsampling and sampling, if they can be compiled."""
         try:
             from alignseg_infer.backends.torch_kernels import torch_kernels
 
             torch_kernels(self._device.index).require_right_sampling()
         except MissingDependencyError as error:
-            logger.warning("sampling takes longer than need be: %s", error)
+            logger.warning("sampling is slower than it could be: %s", error)
             return
         _use_plugin_ops(self._model)
 
     def load_kernels(self) -> None:
-        """See `backends.ImageBackend.load_kernels`."""
+        """See `backend.ImageBackend.load_kernels`."""
         if self._device.type != "cuda":
             raise OptionError(
                 "the model runs on the CPU",
-                "a model on CUDA, for its GPU to prepare images and label pixels",
+                "a model on CUDA, whose GPU can prepare images and label pixels",
                 'device="cuda", or leave on_device out',
             )
         from alignseg_infer.backends.torch_kernels import TorchImages, torch_kernels
@@ -115,7 +115,7 @@ class TorchBackend:
     def segment(
         self, images: Sequence[Image], input_size: Size, *, confidence: bool
     ) -> LabelledBatch:
-        """See `backends.ImageBackend.segment`."""
+        """See `backend.ImageBackend.segment`."""
         self.load_kernels()
         assert self._images is not None
         with self._lock, torch.inference_mode():
@@ -124,18 +124,18 @@ class TorchBackend:
             )
 
     def offsets(self, batch: NDArray[np.float32]) -> dict[OffsetField, NDArray[np.float32]]:
-        """See `backends.OffsetBackend.offsets`."""
+        """See `backend.OffsetBackend.offsets`."""
         with torch.inference_mode():
             image = torch.from_numpy(batch).to(self._device)
             _, offsets = self._model.forward_with_offsets(image)
         return {field: offset.contiguous().cpu().numpy() for field, offset in offsets.items()}
 
 
-def _prepared(model: AlignSeg, device: torch.device) -> AlignSeg:
-    """A copy of `model` on `device`, without the auxiliary head.
+def _prepare(model: AlignSeg, device: torch.device) -> AlignSeg:
+    """Copy `model` to `device`, without the auxiliary head.
 
-    On a GPU all rewrites are made, and channels are stored last: convolutions are faster so, and
-    our kernels reach most of the memory's bandwidth.
+    On a GPU, the copy gets all rewrites and stores channels last: convolutions are faster that way,
+    and our kernels reach most of the memory's bandwidth.
     """
     if device.type == "cpu":
         return without_auxiliary_head(model)
@@ -144,7 +144,7 @@ def _prepared(model: AlignSeg, device: torch.device) -> AlignSeg:
 
 
 def _use_plugin_ops(model: AlignSeg) -> None:
-    """Lets a rewritten network upsample and sample by `ops.plugin_ops`."""
+    """Make a rewritten network upsample and sample with `ops.plugin_ops`."""
     for module in model.modules():
         if isinstance(module, OffsetSampler):
             module.sampler = Sampler.PLUGIN
@@ -152,12 +152,12 @@ def _use_plugin_ops(model: AlignSeg) -> None:
             module.fuse = True
 
 
-def _torch_device(device: str) -> torch.device:
+def _parse_device(device: str) -> torch.device:
     kind, index = parse_device(device)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "cuda" and index >= count:
         raise DeviceError(
-            f"device={device!r}, but PyTorch sees {count} CUDA devices",
+            f"device={device!r} was asked for, but PyTorch sees {count} CUDA devices",
             "a CUDA build of PyTorch and a working driver",
             "python -c 'import torch; print(torch.__version__, torch.cuda.is_available())', "
             "or device='cpu'",

@@ -1,7 +1,7 @@
 """Our CUDA kernels on PyTorch's tensors, in PyTorch's streams.
 
-Importing it makes them the CUDA implementation of the operators in `ops.plugin_ops`. PyTorch and
-our launches share the GPU's primary context, so that an address means the same to both.
+Importing this module makes them the CUDA implementation of the operators in `ops.plugin_ops`.
+PyTorch and our launches share the GPU's primary context, so an address means the same to both.
 """
 
 import functools
@@ -15,29 +15,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignseg_infer.backends import LabelledBatch
+from alignseg_infer.arrays import Image, Size
+from alignseg_infer.backend import LabelledBatch
+from alignseg_infer.cuda.base import Cuda, CudaPackage
 from alignseg_infer.cuda.device_images import DeviceImages
-from alignseg_infer.cuda.kernels import (
-    DeviceTensor,
-    Kernels,
-    Launch,
-    aligned_add_plan,
-    is_aligned,
-    offset_grid_sample_plan,
-    upsample_argmax_launch,
-)
-from alignseg_infer.cuda.opening import Cuda, CudaPackage, open_cuda
+from alignseg_infer.cuda.kernels import Kernels
+from alignseg_infer.cuda.launches import DeviceTensor, upsample_argmax_launch
+from alignseg_infer.cuda.opening import open_cuda
+from alignseg_infer.cuda.plans import Launch, aligned_add_plan, is_aligned, offset_grid_sample_plan
 from alignseg_infer.errors import CudaError
 from alignseg_infer.ops import plugin_ops
 from alignseg_infer.ops.plugin_checks import convention_of
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.spec.model import ModelSpec, SamplingConvention
 from alignseg_infer.spec.plugin_contract import ALIGNED_ADD, OFFSET_GRID_SAMPLE
 
 LARGEST_DISTANCE = 1e-4
 _FORMATS = (torch.contiguous_format, torch.channels_last)
-_TRIED_SIZES = ((9, 13), (11, 13))  # in the first, 5 x 7 pixels nest
+_TRIED_SIZES = ((9, 13), (11, 13))  # 5 x 7 pixels nest in the first, not in the second
 Operator = Callable[..., Tensor]
 _DTYPES: dict[torch.dtype, np.dtype[np.generic]] = {
     torch.float32: np.dtype(np.float32),
@@ -70,11 +64,11 @@ class TorchKernels:
         self.kernels.load(*sources)
 
     def require_right_sampling(self) -> None:
-        """Samples and aligns small features on the GPU, and compares with the CPU.
+        """Sample and align small features on the GPU, and compare the results with the CPU's.
 
         Raises:
-            MissingDependencyError: What compiles kernels is not installed.
-            CudaError: They do not compile or load, or give something else.
+            MissingDependencyError: NVRTC, which compiles the kernels, is not installed.
+            CudaError: The kernels do not compile or load, or give other results.
         """
         self.load("offset_grid_sample", "aligned_add")
 
@@ -82,30 +76,30 @@ class TorchKernels:
             moved = [one.to(self._device) if isinstance(one, Tensor) else one for one in arguments]
             return operator(*moved).cpu()
 
-        distance = sampling_distance(on_gpu)
+        distance = measure_sampling_distance(on_gpu)
         if not distance <= LARGEST_DISTANCE:
             raise CudaError(
-                f"on {self.cuda.gpu.name} our sampling kernels are off by {distance:.3g}",
-                f"at most {LARGEST_DISTANCE} from the CPU",
-                'device="cpu"; and report this',
+                f"the sampling kernels are off by {distance:.3g} on {self.cuda.gpu.name}",
+                f"a difference of at most {LARGEST_DISTANCE} from the CPU",
+                'pass device="cpu", and report the problem',
             )
 
     def run(self, launch: Launch) -> None:
-        """Starts a kernel in PyTorch's current stream of this GPU."""
+        """Start a kernel in PyTorch's current stream of this GPU."""
         with self.cuda.current():
             self.kernels.run(launch, torch.cuda.current_stream(self.index).cuda_stream)
 
 
-def sampling_distance(compute: Callable[..., Tensor]) -> float:
-    """How far the sampling operators are from those of the CPU, in float32; NaN counts as infinity.
+def measure_sampling_distance(compute: Callable[..., Tensor]) -> float:
+    """Measure how far sampling operators are from the CPU's, in float32; NaN counts as infinity.
 
     Args:
-        compute: Called with an operator of `ops.plugin_ops` and its arguments, on the CPU. Between
-            them the calls take every kernel that a network does: both operators, both memory
-            formats, coarse features that nest in fine ones and others.
+        compute: Called with an operator of `ops.plugin_ops` and its arguments, on the CPU. The
+            calls cover every kernel that a network uses: both operators, both memory formats, and
+            coarse features that nest in fine ones or do not.
 
     Returns:
-        The largest difference of any value.
+        The largest difference between any two values.
     """
     random = torch.Generator().manual_seed(0)
     distances = [0.0]
@@ -127,15 +121,15 @@ def sampling_distance(compute: Callable[..., Tensor]) -> float:
 
 @functools.cache
 def torch_kernels(index: int) -> TorchKernels:
-    """The kernels on GPU `index`; they stay loaded until the process ends."""
+    """Return the kernels on GPU `index`; they stay loaded until the process ends."""
     return TorchKernels(index)
 
 
 class TorchImages:
-    """Images to labels around a PyTorch network, in a stream of its own, for one caller at a time.
+    """Turns images into labels with a PyTorch network, in its own stream, for one caller at a time.
 
     Args:
-        kernels: Of the network's GPU.
+        kernels: The kernels on the network's GPU.
         spec: The model's facts.
     """
 
@@ -143,11 +137,11 @@ class TorchImages:
         self._device = torch.device("cuda", kernels.index)
         self._cuda = kernels.cuda
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize(self._device)  # the weights came in another stream
+        torch.cuda.synchronize(self._device)  # the weights were copied in another stream
         with self._cuda.current():
             stream = self._stream.cuda_stream
             self._images = DeviceImages(self._cuda, kernels.kernels, spec, stream)
-        # Not at the end of the process, when PyTorch may have gone before.
+        # Do not run this at the end of the process, when PyTorch may already be gone.
         weakref.finalize(self, _close, self._cuda, self._images).atexit = False
 
     def segment(
@@ -157,15 +151,15 @@ class TorchImages:
         network: Callable[[Tensor], Tensor],
         confidence: bool,
     ) -> LabelledBatch:
-        """See `backends.ImageBackend.segment`; `network` makes logits of its input."""
+        """See `backend.ImageBackend.segment`; `network` turns its input into logits."""
         sizes = [(image.shape[0], image.shape[1]) for image in images]
         with torch.cuda.stream(self._stream), self._cuda.current():
-            batch = torch.empty((len(images), 3, *input_size), device=self._device)
-            self._images.prepare(images, _stored(batch))
-            logits = network(batch).contiguous()
-            self._images.label(_stored(logits), sizes, confidence)
+            batch = torch.empty((len(images), 3, *input_size), device=self._device)  # (N, 3, H, W)
+            self._images.prepare(images, _device_tensor(batch))
+            logits = network(batch).contiguous()  # (N, C, h, w)
+            self._images.label(_device_tensor(logits), sizes, confidence)
             self._stream.synchronize()
-            return self._images.results()
+            return self._images.read_results()
 
 
 def _close(cuda: Cuda, images: DeviceImages) -> None:
@@ -176,7 +170,7 @@ def _close(cuda: Cuda, images: DeviceImages) -> None:
 def _offset_grid_sample(feature: Tensor, offset: Tensor, convention: str) -> Tensor:
     output = plugin_ops.new_sampled(feature, offset, convention)
     stored = plugin_ops.memory_format(feature)
-    # Held by name: the memory must not go to another tensor before the launch.
+    # Keep names for these: their memory must not go to another tensor before the launch.
     feature, offset = feature.contiguous(memory_format=stored), offset.contiguous()
     plan = offset_grid_sample_plan(
         feature.shape,
@@ -214,12 +208,17 @@ def _aligned_add(
 def _upsample_argmax(logits: Tensor, like: Tensor) -> Tensor:
     labels = plugin_ops.new_labels(logits, like)
     logits = logits.contiguous()
-    torch_kernels(logits.device.index).run(upsample_argmax_launch(_stored(logits), _stored(labels)))
+    torch_kernels(logits.device.index).run(
+        upsample_argmax_launch(_device_tensor(logits), _device_tensor(labels))
+    )
     return labels
 
 
-def _stored(tensor: Tensor) -> DeviceTensor:
-    """Where `tensor` is; it must be dense in one of the two formats and outlive what reads it."""
+def _device_tensor(tensor: Tensor) -> DeviceTensor:
+    """Describe where `tensor` lies.
+
+    It must be dense in one of the two memory formats, and outlive whatever reads it.
+    """
     return DeviceTensor(tensor.data_ptr(), tuple(tensor.shape), _DTYPES[tensor.dtype])
 
 

@@ -3,10 +3,10 @@
     report = benchmark([Variant("fp32", Predictor("alignseg.onnx"))], ["street.jpg"])
     print(report.to_markdown())
 
-What is measured goes through `Predictor`, as it does for everybody.
+Models are measured through `Predictor`, which is how everybody uses them.
 """
 
-from alignseg_infer.benchmark.measure import Variant, benchmark, interleaved
+from alignseg_infer.benchmark.measure import Variant, benchmark, interleave
 from alignseg_infer.benchmark.report import BenchmarkReport, Measured, Ratio, Stage
 
 __all__ = [
@@ -16,5 +16,5 @@ __all__ = [
     "Stage",
     "Variant",
     "benchmark",
-    "interleaved",
+    "interleave",
 ]

@@ -1,4 +1,4 @@
-"""The measuring: models in turns, warm-up, rest between calls."""
+"""Measuring models in turns, after a warm-up, with a rest before each call."""
 
 import contextlib
 import gc
@@ -7,39 +7,38 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from alignseg_infer.benchmark.machine import MachineWatch
+from alignseg_infer.arrays import Size
 from alignseg_infer.benchmark.report import BenchmarkReport, Floats64, Measured, WarmUp
 from alignseg_infer.errors import OptionError
 from alignseg_infer.pixels.images import ImageSource
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.predictor import Predictor
+from alignseg_infer.progress import Progress
 
 T = TypeVar("T")
-Progress: TypeAlias = Callable[[int, int], None]
 
-DEFAULT_ROUNDS = 100  # the fewest that have a 99th percentile
+DEFAULT_ROUNDS = 100  # the fewest rounds that have a 99th percentile
 DEFAULT_WARM_UP = 10
-LEAST_ROUNDS = 5  # whatever the time limit
-WARM_UP_SHARE = 1 / 3  # of the time limit, which warm-up may take beside it; two rounds in any case
-SETTLED = 1.1  # times the fastest call of a model: what its last two calls may take
-# ONNX Runtime's threads spin for some 30 ms of processor time after a call, PyTorch's and
-# OpenVINO's for longer. Alternating two sessions of the demo model at 128x256 without a pause, on
-# two cores, made both 1.35 times as slow (median of 40 rounds) as each is alone.
+LEAST_ROUNDS = 5  # no matter how short the time limit is
+WARM_UP_SHARE = 1 / 3  # of the time limit, which warm-up may take on top; at least two rounds
+SETTLED = 1.1  # the last two calls of a model may take this times as long as its fastest call
+# ONNX Runtime's threads spin for about 30 ms of processor time after a call; those of PyTorch and
+# OpenVINO spin for longer. Two sessions of the demo model at 128x256 that alternated without a
+# pause, on two cores, were each 1.35 times as slow as alone (median of 40 rounds).
 REST_SLICE = 0.02  # s
-REST_SHARE = 0.05  # of a slice: below, the threads sleep
+REST_SHARE = 0.05  # of a slice; if less processor time is used, the threads sleep
 REST_LIMIT = 0.5  # s
 
 
 class Variant(NamedTuple):
-    """What is measured: a model, called with as many images as its batch.
+    """A model to measure; each call gets as many images as its batch size.
 
     Attributes:
-        name: The model; the same for its variants of other batches.
-        predictor: Runs it.
+        name: Name of the model. Variants with other batch sizes share it.
+        predictor: The predictor that runs it.
     """
 
     name: str
@@ -57,40 +56,43 @@ def benchmark(
     settings: Mapping[str, object] | None = None,
     progress: Progress | None = None,
 ) -> BenchmarkReport:
-    """Times all variants, each once per round, in an order drawn anew for each round.
+    """Time all variants once per round, in a new random order for each round.
 
-    Rounds before the times settle are not counted. Before each call the threads of the call before
-    come to rest. Python's garbage collector runs between rounds only. An interrupt (Ctrl-C) ends
-    it early: whole rounds until then are returned, marked as partial.
+    Rounds are not counted until the times have settled. Before each call, the threads of the
+    previous call come to rest. Python's garbage collector runs only between rounds. Ctrl-C ends the
+    benchmark early: the complete rounds until then are returned, marked as partial.
 
     Args:
-        variants: The first one is what the others are set against.
-        images: Paths, to have decoding in it; or arrays. Call k takes those from number k on, as
-            many as the variant's batch, from the start again after the last.
-        rounds: How many to count.
-        seconds: Ends after the round in which so much time is over, but not before the fifth.
-            Warm-up, which is not in it, ends after a third of that.
-        warm_up: Rounds that are not counted, at most.
-        seed: Of the orders.
-        settings: Anything to keep with the result; values go into JSON.
-        progress: Called with the number of rounds counted and their expected total after each.
+        variants: What to measure. The other variants are compared with the first.
+        images: Paths, to include decoding in the times, or arrays. Call k takes the images from
+            number k on, as many as the variant's batch size, and starts again after the last.
+        rounds: How many rounds to count.
+        seconds: Stop after this many seconds, but count at least five rounds. The warm-up is extra;
+            it stops after a third of this time.
+        warm_up: Largest number of rounds that are not counted.
+        seed: Seed of the random orders.
+        settings: Anything to keep with the result. Its values are written to JSON.
+        progress: Called after each round with the number of rounds counted and the expected total.
 
     Raises:
-        OptionError: There are no variants or images, or two variants of one name and batch; or a
-            number makes no sense.
+        MissingDependencyError: A package that describes the machine is not installed.
+        OptionError: There are no variants or no images, two variants have the same name and batch
+            size, or a number is out of range.
         AlignSegError: A predictor fails.
-        KeyboardInterrupt: Before the end of the first round that counts.
+        KeyboardInterrupt: Ctrl-C was pressed before the first counted round was complete.
     """
+    from alignseg_infer.benchmark.watch import MachineWatch
+
     _require_usable(variants, images, rounds, seconds, warm_up)
     calls = [_TimedCall(variant.predictor, images) for variant in variants]
-    turns = interleaved(calls, seed)
+    turns = interleave(calls, seed)
     counted: list[list[Floats64]] = []
     interrupted = False
-    with _collection_between_rounds():
+    with _pause_garbage_collection():
         try:
-            warmed_up = _warmed_up(turns, warm_up, seconds)
+            warmed_up = _warm_up(turns, warm_up, seconds)
             watch = MachineWatch()
-            for row in _limited(turns, rounds, seconds, progress):
+            for row in _take_counted(turns, rounds, seconds, progress):
                 counted.append(row)
         except KeyboardInterrupt:
             if not counted:
@@ -116,17 +118,18 @@ def benchmark(
     )
 
 
-def interleaved(calls: Sequence[Callable[[], T]], seed: int = 0) -> Iterator[list[T]]:
-    """Calls all of `calls` once per round, each round in an order of its own, without an end.
+def interleave(calls: Sequence[Callable[[], T]], seed: int = 0) -> Iterator[list[T]]:
+    """Call all of `calls` once per round, in a new random order for each round, endlessly.
 
-    So what slows the machine for a while hits all of them alike, and none always follows the same.
+    If something slows the machine for a while, it thus affects all of them alike, and none of them
+    always follows the same other one.
 
     Args:
-        calls: Called without arguments.
-        seed: Of the orders.
+        calls: Functions, called without arguments.
+        seed: Seed of the random orders.
 
     Yields:
-        For each round what the calls returned, in the order of `calls`.
+        For each round, what the calls returned, in the order of `calls`.
     """
     for number in itertools.count():
         order = np.random.default_rng([seed, number]).permutation(len(calls))
@@ -135,7 +138,7 @@ def interleaved(calls: Sequence[Callable[[], T]], seed: int = 0) -> Iterator[lis
 
 
 def come_to_rest() -> None:
-    """Waits until this process has stopped working, for half a second at most."""
+    """Wait until the threads of this process have stopped working, for at most half a second."""
     for _ in range(round(REST_LIMIT / REST_SLICE)):
         spent = time.process_time()
         time.sleep(REST_SLICE)
@@ -144,7 +147,7 @@ def come_to_rest() -> None:
 
 
 class _TimedCall:
-    """Calls a predictor with the next images; gives ms per image in the order of `Stage`."""
+    """Calls a predictor with the next images and returns ms per image in the order of `Stage`."""
 
     input_size: Size = (0, 0)  # until the first call
 
@@ -161,12 +164,12 @@ class _TimedCall:
         milliseconds = 1e3 * (time.perf_counter() - start)
         self.input_size = results[0].input_size
         self._window = [*self._window[1:], next(self._next)]
-        stages = np.mean([astuple(result.times) for result in results], axis=0)
-        return np.append(stages, milliseconds / len(results))
+        stages = np.mean([astuple(result.times) for result in results], axis=0)  # (4,)
+        return np.append(stages, milliseconds / len(results))  # (5,)
 
 
 @contextlib.contextmanager
-def _collection_between_rounds() -> Iterator[None]:
+def _pause_garbage_collection() -> Iterator[None]:
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -176,8 +179,8 @@ def _collection_between_rounds() -> Iterator[None]:
             gc.enable()
 
 
-def _warmed_up(turns: Iterator[list[Floats64]], most: int, seconds: float | None) -> WarmUp:
-    """Takes rounds until the last two of every variant are close to its fastest."""
+def _warm_up(turns: Iterator[list[Floats64]], most: int, seconds: float | None) -> WarmUp:
+    """Run rounds until the last two calls of every variant are close to its fastest."""
     ends: list[list[float]] = []
     start = time.perf_counter()
     for row in itertools.islice(turns, most):
@@ -191,10 +194,10 @@ def _warmed_up(turns: Iterator[list[Floats64]], most: int, seconds: float | None
     return WarmUp(len(ends), settled=False)
 
 
-def _limited(
+def _take_counted(
     turns: Iterator[list[Floats64]], rounds: int, seconds: float | None, progress: Progress | None
 ) -> Iterator[list[Floats64]]:
-    """The rounds that count."""
+    """Yield the rounds that count, until there are enough or the time is over."""
     start = time.perf_counter()
     for done, row in enumerate(itertools.islice(turns, rounds), 1):
         yield row
@@ -217,15 +220,15 @@ def _require_usable(
 ) -> None:
     if rounds < 1 or warm_up < 0 or not (seconds is None or 0 < seconds < math.inf):
         raise OptionError(
-            f"{rounds} rounds, {warm_up} before them, {seconds} seconds",
-            "1 round or more, 0 or more before them, and more than 0 seconds, or no limit",
-            f"rounds={DEFAULT_ROUNDS} seconds=120",
+            f"rounds={rounds}, warm_up={warm_up}, seconds={seconds}",
+            "at least 1 round, 0 or more rounds of warm-up, and more than 0 seconds or None",
+            f"rounds={DEFAULT_ROUNDS}, seconds=120",
         )
     names = [(variant.name, variant.predictor.batch) for variant in variants]
     if not names or not images or len(set(names)) < len(names):
         listed = ", ".join(f"{name} (batch {batch})" for name, batch in names)
         raise OptionError(
-            f"variants {listed or 'none'}; {len(images)} images",
-            "one variant or more, each with a name or batch of its own, and one image or more",
+            f"the variants are {listed or 'none'}, with {len(images)} images",
+            "at least one variant, no two with the same name and batch, and at least one image",
             "benchmark([Variant('mine', Predictor('alignseg.onnx'))], ['street.jpg'])",
         )

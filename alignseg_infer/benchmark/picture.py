@@ -1,11 +1,12 @@
-"""A benchmark as a picture: for each variant its times, and what they are made of."""
+"""A benchmark as a chart: for each variant its times, and what they are made of."""
 
-import math
+import textwrap
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import cv2
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
 from alignseg_infer.benchmark.report import (
     PARTS,
@@ -14,80 +15,87 @@ from alignseg_infer.benchmark.report import (
     Stage,
     milliseconds_text,
 )
-from alignseg_infer.drawing.charts import (
+from alignseg_infer.drawing.figures import (
     BLACK,
     BLUE,
     GRAY,
     GREEN,
     ORANGE,
     PURPLE,
-    Color,
-    blank_chart,
-    fill_bar,
-    write_text,
+    new_figure,
+    wrapped_label,
 )
-from alignseg_infer.pixels.images import Image
 
-WIDTH = 1100
-MARGIN = 24
-ROW = 30
-NAMES, TIMES, VALUES, GAP = 220, 330, 150, 24  # widths, from left to right; the shares get the rest
-STAGE_COLORS: dict[Stage, Color] = dict(zip(PARTS, (GREEN, ORANGE, BLUE, PURPLE), strict=True))
-MARKS = (1, 2, 5)
-MOST_TICKS = 6
-FEW_TIMES = 5  # an axis that ends at less than so many times its start has ticks at equal steps
-MARKED_POWERS = 2.5  # an axis over more powers of ten has ticks at these only
+WIDTH = 11.0  # inches
+ROW, LINE = 0.3, 0.17  # inches: of a row with a label of one line, and of each further line
+AROUND = 1.4  # inches of title, legend and axes
+TITLE_LINE = 140  # characters
+STAGE_COLORS: dict[Stage, str] = dict(zip(PARTS, (GREEN, ORANGE, BLUE, PURPLE), strict=True))
+FEW_TIMES = 5  # an axis whose end is less than this many times its start has equal steps
+WIDE = 300  # one whose end is more than this many times its start has powers of ten only
 
 
-class _Axis(NamedTuple):
-    """Milliseconds on a logarithmic axis, of which models 20 times apart both show."""
+def benchmark_figure(report: BenchmarkReport) -> Figure:
+    """Draw one row for each variant: its end to end time with the spread, and the stages' shares.
 
-    low: float
-    high: float
-
-    def x(self, milliseconds: float) -> int:
-        share = math.log(milliseconds / self.low) / math.log(self.high / self.low)
-        return MARGIN + NAMES + round(share * TIMES)
-
-    def ticks(self) -> list[float]:
-        """Round numbers on the axis, some two to six."""
-        if self.high / self.low < FEW_TIMES:
-            power = 10.0 ** math.floor(math.log10((self.high - self.low) / MOST_TICKS))
-            steps = [power * factor for factor in (*MARKS, 10)]
-            step = next(step for step in steps if (self.high - self.low) / step <= MOST_TICKS)
-            return [step * n for n in range(math.ceil(self.low / step), int(self.high / step) + 1)]
-        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)))
-        wide = self.high / self.low > 10**MARKED_POWERS
-        marks = (1,) if wide else MARKS
-        values = [mark * 10.0**power for power in powers for mark in marks]
-        return [value for value in values if self.low <= value <= self.high]
-
-
-def benchmark_picture(report: BenchmarkReport) -> Image:
-    """One row for each variant: end to end time with its spread, and the shares of the stages.
-
-    The line goes from the fastest call to the one that 9 of 10 do not exceed (where there are
-    fewer than ten, to the slowest), the dot is the median.
-
-    Returns:
-        (height, WIDTH, 3) uint8 BGR.
+    The line goes from the fastest call to the 90th percentile, or to the slowest call where there
+    are fewer than ten; the dot is the median.
     """
-    top = MARGIN + 2 * ROW
-    picture = blank_chart(top + ROW * (len(report.measured) + 1) + MARGIN, WIDTH)
-    axis = _axis(report.measured)
-    _write_headings(picture, report)
-    bottom = top + ROW * len(report.measured)
-    _draw_ticks(picture, axis, top, bottom)
-    for index, measured in enumerate(report.measured):
-        y = top + ROW * index
-        write_text(picture, report.label(measured), (MARGIN, y + 20), NAMES - 12)
-        _draw_times(picture, measured, axis, y)
-        _draw_shares(picture, measured, y)
-    return picture
+    labels = [wrapped_label(report.label(measured)) for measured in report.measured]
+    lines = sum(label.count("\n") for label in labels)
+    figure = new_figure(WIDTH, AROUND + ROW * len(labels) + LINE * lines)
+    times, shares = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1))
+    _draw_times(times, report.measured)
+    _draw_shares(shares, report.measured)
+    times.set_yticks(range(len(labels)), labels)
+    times.set_ylim(len(labels) - 0.4, -0.6)  # the first on top
+    figure.suptitle(_title(report), x=0.01, ha="left", fontsize="medium")
+    figure.legend(loc="outside lower right", ncols=len(STAGE_COLORS), frameon=False)
+    return figure
+
+
+def _title(report: BenchmarkReport) -> str:
+    machine = report.machine
+    partial = " (interrupted)" if report.partial else ""
+    busy = ", while other work was running" if machine.busy else ""
+    cores = f"{machine.cores} core{'s' if machine.cores > 1 else ''}"
+    gpus = "".join(f", {gpu.name}" for gpu in machine.gpus)
+    text = f"Time per image on {machine.cpu}, {cores}{gpus}: {report.rounds} rounds{partial}{busy}"
+    return "\n".join(textwrap.wrap(text, TITLE_LINE))
+
+
+def _draw_times(axes: Axes, variants: Sequence[Measured]) -> None:
+    low, middle, high = np.array([_spread(measured) for measured in variants]).T
+    rows = range(len(variants))
+    axes.hlines(rows, low, high, color=BLUE, linewidth=4)
+    axes.plot(middle, rows, "o", color=BLACK, markersize=7)
+    for row, measured in enumerate(variants):
+        rate = measured.images_per_second
+        per_second = f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
+        text = f"{milliseconds_text(middle[row])} ms, {per_second}/s"
+        axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center")
+    first, last = low.min() / 1.2, high.max() * 1.2
+    axes.set_xscale("log")
+    axes.set_xlim(first, last)
+    axes.xaxis.set_major_locator(_locator(last / first))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(axis="x", color=GRAY, linewidth=0.6)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    slow = "slowest" if variants[0].quantile(0.9) is None else "90th percentile"
+    axes.set_xlabel(f"ms, end to end: fastest, median, {slow}")
+
+
+def _locator(ratio: float) -> Locator:
+    """Return what places ticks on a logarithmic axis whose end is `ratio` times its start."""
+    if ratio < FEW_TIMES:
+        return MaxNLocator(6, steps=[1, 2, 5, 10])
+    return LogLocator(subs=(1.0,) if ratio > WIDE else (1.0, 2.0, 5.0))
 
 
 def _spread(measured: Measured) -> tuple[float, float, float]:
-    """Fastest, median, slow."""
+    """Return the times of the fastest, the median and a slow call."""
     low, middle = measured.quantile(0.0), measured.quantile(0.5)
     high = measured.quantile(0.9) or float(measured.of(Stage.END_TO_END).max())
     assert low is not None  # of any number of calls
@@ -95,51 +103,14 @@ def _spread(measured: Measured) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def _axis(variants: Sequence[Measured]) -> _Axis:
-    spreads = [_spread(measured) for measured in variants]
-    return _Axis(min(low for low, _, _ in spreads) / 1.2, max(high for *_, high in spreads) * 1.2)
-
-
-def _write_headings(picture: Image, report: BenchmarkReport) -> None:
-    machine, y = report.machine, MARGIN + 8
-    partial = ", partial" if report.partial else ""
-    busy = ", other work was running" if machine.busy else ""
-    where = f"{machine.cpu}, {machine.cores} cores, {report.rounds} rounds{partial}{busy}"
-    write_text(picture, f"Time per image on {where}", (MARGIN, y), WIDTH - 2 * MARGIN)
-    spread = "ms (log scale), end to end: fastest, median, p90"
-    if report.measured[0].quantile(0.9) is None:
-        spread = "ms (log scale), end to end: fastest, median, slowest"
-    write_text(picture, spread, (MARGIN + NAMES, y + ROW), TIMES + VALUES - GAP)
-    x = MARGIN + NAMES + TIMES + VALUES
-    step = (WIDTH - MARGIN - x) // len(STAGE_COLORS)
-    for stage, color in STAGE_COLORS.items():
-        fill_bar(picture, (x, y + ROW - 10), (x + 10, y + ROW), color)
-        write_text(picture, stage, (x + 14, y + ROW), step - 18)
-        x += step
-
-
-def _draw_ticks(picture: Image, axis: _Axis, top: int, bottom: int) -> None:
-    for value in axis.ticks():
-        x = axis.x(value)
-        cv2.line(picture, (x, top - 4), (x, bottom), GRAY, 1)
-        write_text(picture, f"{value:g}", (x - 4 * len(f"{value:g}"), bottom + 20), 60)
-
-
-def _draw_times(picture: Image, measured: Measured, axis: _Axis, y: int) -> None:
-    low, middle, high = _spread(measured)
-    fill_bar(picture, (axis.x(low), y + 13), (axis.x(high), y + 17), BLUE)
-    cv2.circle(picture, (axis.x(middle), y + 15), 6, BLACK, cv2.FILLED, cv2.LINE_AA)
-    text = f"{milliseconds_text(middle)} ({measured.images_per_second:.3g}/s)"
-    write_text(picture, text, (MARGIN + NAMES + TIMES + 8, y + 20), VALUES - GAP)
-
-
-def _draw_shares(picture: Image, measured: Measured, y: int) -> None:
-    """A bar of the whole width, divided as the medians of the stages are."""
-    left, right = MARGIN + NAMES + TIMES + VALUES, WIDTH - MARGIN
-    medians = np.array([np.median(measured.of(stage)) for stage in STAGE_COLORS])
-    if medians.sum() <= 0:
-        return
-    edges = left + np.round(np.cumsum([0, *medians]) / medians.sum() * (right - left)).astype(int)
-    for start, end, color in zip(edges[:-1], edges[1:], STAGE_COLORS.values(), strict=True):
-        if end > start:
-            fill_bar(picture, (int(start), y + 5), (int(end) - 1, y + ROW - 5), color)
+def _draw_shares(axes: Axes, variants: Sequence[Measured]) -> None:
+    """Draw bars of equal length, divided as the medians of the stages are."""
+    medians = np.array([[np.median(one.of(stage)) for one in variants] for stage in STAGE_COLORS])
+    shares = 100 * medians / np.maximum(medians.sum(axis=0), np.finfo(float).tiny)
+    starts = np.cumsum(shares, axis=0) - shares
+    for (stage, color), share, start in zip(STAGE_COLORS.items(), shares, starts, strict=True):
+        axes.barh(range(len(variants)), share, left=start, height=0.6, color=color, label=stage)
+    axes.set_xlim(0, 100)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("share of each stage, %")

@@ -1,4 +1,4 @@
-"""The process whose memory is measured: reads what to do from stdin, prints a `Footprint`."""
+"""The process whose memory is measured. It reads its task from stdin and prints a `Footprint`."""
 
 import json
 import re
@@ -10,11 +10,11 @@ from typing import Any
 from alignseg_infer.benchmark.footprint import STATUS, Footprint
 from alignseg_infer.predictor import Predictor
 
-CALLS = 2  # the second finds the memory of the first, and shows whether it takes more
+CALLS = 2  # the second can reuse the memory of the first, and shows whether it takes more
 
 
 def main() -> None:
-    """Loads the model and calls it."""
+    """Load the model and call it."""
     task = json.load(sys.stdin)
     options: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value  # JSON has no tuples
@@ -33,9 +33,10 @@ def main() -> None:
 
 
 def _peak_mb() -> float:
-    """Most resident memory of this process so far, in 1e6 bytes.
+    """Return the most resident memory that this process has had so far, in 1e6 bytes.
 
-    Not from getrusage: what that gives for a child includes the parent's memory at the fork.
+    This does not come from getrusage, whose value for a child includes the memory that its parent
+    had at the fork. psutil tells the peak only on Windows.
     """
     (kibibytes,) = re.findall(r"VmHWM:\s+(\d+) kB", STATUS.read_text(encoding="utf-8"))
     return int(kibibytes) * 1024 / 1e6

@@ -1,4 +1,4 @@
-"""What a benchmark found: times of models side by side, as JSON and as Markdown."""
+"""The results of a benchmark: times of models side by side, as JSON and as Markdown."""
 
 import json
 import math
@@ -10,21 +10,21 @@ from typing import Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.benchmark.footprint import Footprint
 from alignseg_infer.benchmark.machine import Machine
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.text import markdown_table
 
 Floats64: TypeAlias = NDArray[np.float64]
 
-FEWEST_CALLS = {0.9: 10, 0.99: 100}  # of which one is beyond the quantile
+FEWEST_CALLS = {0.9: 10, 0.99: 100}  # so that one call is beyond the quantile
 RESAMPLES = 1000
-FEWEST_RESAMPLED = 5  # rounds; of fewer, resamples say nothing
+FEWEST_RESAMPLED = 5  # rounds; resampling fewer says nothing
 NONE = "-"
 
 
 class Stage(StrEnum):
-    """What an image goes through; the columns of `Measured.calls`."""
+    """The stages that an image goes through; the columns of `Measured.calls`."""
 
     DECODE = "decode"
     PREPROCESS = "preprocess"
@@ -38,11 +38,11 @@ PARTS = tuple(stage for stage in Stage if stage is not Stage.END_TO_END)
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What ran before the rounds that count.
+    """The rounds that ran before the counted ones.
 
     Attributes:
-        rounds: How many were run.
-        settled: Whether the times were steady in the end.
+        rounds: How many there were.
+        settled: Whether the times were steady at the end.
     """
 
     rounds: int
@@ -51,13 +51,13 @@ class WarmUp:
 
 @dataclass(frozen=True)
 class Ratio:
-    """The time of one variant divided by that of another, in the same rounds.
+    """The time of one variant divided by the time of another in the same rounds.
 
     Attributes:
-        median: Of the rounds.
-        quartiles: A quarter of the rounds is below the first, a quarter above the second.
-        interval: Holds the median of 95 % of bootstrap resamples of the rounds; None for fewer
-            than five rounds.
+        median: Median over the rounds.
+        quartiles: A quarter of the rounds is below the first value, a quarter above the second.
+        interval: The medians of 95 % of bootstrap resamples of the rounds lie within it; None for
+            fewer than five rounds.
     """
 
     median: float
@@ -76,14 +76,14 @@ class Measured:
     """How long one variant took.
 
     Attributes:
-        name: The model.
+        name: Name of the model.
         batch: Images per call of the `Predictor`.
         backend: What ran it, e.g. ``onnxruntime (CPUExecutionProvider)``.
         input_size: (height, width) the network saw; with a sliding window, the tile.
-        calls: (rounds, 5) float64, ms per image in the order of `Stage`: a call's time divided by
-            its images. The end to end time is by the clock around the call, the others are what
-            `Segmentation.times` says.
-        footprint: Memory and loading; None where they were not measured.
+        calls: (rounds, 5) float64, ms per image in the order of `Stage`: the time of a call divided
+            by its number of images. The end-to-end time is measured around the call; the others
+            come from `Segmentation.times`.
+        footprint: Memory and loading time; None if they were not measured.
     """
 
     name: str
@@ -94,13 +94,13 @@ class Measured:
     footprint: Footprint | None = None
 
     def of(self, stage: Stage) -> Floats64:
-        """The times of one stage: (rounds,) float64, ms per image."""
+        """Return the times of one stage, (rounds,) float64, ms per image."""
         return self.calls[:, list(Stage).index(stage)]
 
     def quantile(self, share: float, stage: Stage = Stage.END_TO_END) -> float | None:
-        """What `share` of the calls do not exceed, ms per image; None if they are too few for it.
+        """Return the ms per image that `share` of the calls do not exceed; None for too few calls.
 
-        The 99th percentile of fewer than 100 calls would be little else than the slowest one.
+        The 99th percentile of fewer than 100 calls would be little more than the slowest call.
         """
         times = self.of(stage)
         if len(times) < FEWEST_CALLS.get(share, 1):
@@ -109,21 +109,21 @@ class Measured:
 
     @property
     def images_per_second(self) -> float:
-        """Of the median end to end time."""
+        """Images per second according to the median end-to-end time."""
         return 1e3 / float(np.median(self.of(Stage.END_TO_END)))
 
     def ratio_to(self, other: Self) -> Ratio:
-        """End to end time per image divided by that of `other`, round by round."""
+        """Return the end-to-end time per image divided by that of `other`, round by round."""
         return paired_ratio(self.of(Stage.END_TO_END), other.of(Stage.END_TO_END))
 
 
 def paired_ratio(times: Floats64, reference: Floats64, seed: int = 0) -> Ratio:
-    """The ratio of two times.
+    """Return the ratio of two series of times.
 
     Args:
-        times: (rounds,) float64, any unit.
-        reference: (rounds,) float64, the same unit; of the same rounds.
-        seed: Of the resamples.
+        times: (rounds,) float64, in any unit.
+        reference: (rounds,) float64, in the same unit, from the same rounds.
+        seed: Seed of the bootstrap resamples.
     """
     ratios, rng = times / reference, np.random.default_rng(seed)
     low, middle, high = map(float, np.quantile(ratios, (0.25, 0.5, 0.75)))
@@ -136,15 +136,15 @@ def paired_ratio(times: Floats64, reference: Floats64, seed: int = 0) -> Ratio:
 
 @dataclass(frozen=True, eq=False)
 class BenchmarkReport:
-    """What `benchmark` found.
+    """The result of `benchmark`.
 
     Attributes:
-        measured: One for each variant, in their order.
-        machine: Where it ran.
-        images: How many different images there were.
-        warm_up: What ran before.
-        partial: Whether it was interrupted.
-        settings: What the caller wants to have on record.
+        measured: The times of each variant, in the order given.
+        machine: The machine it ran on.
+        images: How many different images were used.
+        warm_up: The rounds that ran before the counted ones.
+        partial: Whether the benchmark was interrupted.
+        settings: What the caller wants to record.
     """
 
     measured: tuple[Measured, ...]
@@ -156,22 +156,22 @@ class BenchmarkReport:
 
     @property
     def rounds(self) -> int:
-        """Rounds counted."""
+        """How many rounds were counted."""
         return len(self.measured[0].calls)
 
     def label(self, measured: Measured) -> str:
-        """The name, with the batch if there are several of that name."""
+        """Return the name, with the batch if several variants have that name."""
         same = sum(measured.name == other.name for other in self.measured)
         return f"{measured.name}, batch {measured.batch}" if same > 1 else measured.name
 
     def with_footprint(self, index: int, footprint: Footprint | None) -> Self:
-        """The same, with what variant `index` takes of memory."""
+        """Return a copy with the memory and loading time of variant `index`."""
         measured = list(self.measured)
         measured[index] = replace(measured[index], footprint=footprint)
         return replace(self, measured=tuple(measured))
 
     def to_json(self) -> str:
-        """Everything as one JSON object, times of all calls included; null for what is unknown."""
+        """Return everything, with the times of all calls, as one JSON object; unknowns are null."""
         facts = {
             "rounds": self.rounds,
             "partial": self.partial,
@@ -184,18 +184,18 @@ class BenchmarkReport:
         return json.dumps(facts, default=str)
 
     def to_markdown(self) -> str:
-        """One table with a row for each variant, and what one must know to read it."""
+        """Return a table with a row for each variant, and notes that explain it."""
         count = f"{'**partial:** ' if self.partial else ''}{self.rounds} rounds"
         said = [f"{key}: {value}" for key, value in self.settings.items() if value is not None]
         machine = self.machine
         blocks = [
             f"# Benchmark: {count}",
             *(["; ".join(said) + "."] if said else []),
-            _machine_line(machine),
+            _describe_machine(machine),
             *(f"GPU after the last round: {gpu}." for gpu in machine.gpus),
             *([f"**Other work was running:** {machine.busy}."] if machine.busy else []),
-            self._table(),
-            self._notes(),
+            self._format_table(),
+            self._write_notes(),
         ]
         return "\n\n".join(blocks) + "\n"
 
@@ -208,13 +208,13 @@ class BenchmarkReport:
             "backend": measured.backend,
             "input_size": list(measured.input_size),
             "images_per_second": measured.images_per_second,
-            "milliseconds": {stage: _statistics(measured, stage) for stage in Stage},
+            "milliseconds": {stage: _list_quantiles(measured, stage) for stage in Stage},
             "ratio_to_first": ratio,
             "footprint": measured.footprint and asdict(measured.footprint),
             "calls": {stage: measured.of(stage).round(4).tolist() for stage in Stage},
         }
 
-    def _table(self) -> str:
+    def _format_table(self) -> str:
         first, several = self.measured[0], len(self.measured) > 1
         header = [
             *("model", "input", "batch"),
@@ -223,9 +223,11 @@ class BenchmarkReport:
             *([f"time / {self.label(first)}"] if several else []),
             *("peak MB", "load s", "on"),
         ]
-        return markdown_table(header, [self._row(measured, several) for measured in self.measured])
+        return markdown_table(
+            header, [self._format_row(measured, several) for measured in self.measured]
+        )
 
-    def _row(self, measured: Measured, several: bool) -> list[str]:
+    def _format_row(self, measured: Measured, several: bool) -> list[str]:
         first, footprint = self.measured[0], measured.footprint
         ratio = "1" if measured is first else str(measured.ratio_to(first))
         return [
@@ -239,17 +241,17 @@ class BenchmarkReport:
             measured.backend,
         ]
 
-    def _notes(self) -> str:
+    def _write_notes(self) -> str:
         warm_up = "steady by then" if self.warm_up.settled else "**not steady by then**"
         notes = [
-            "Milliseconds per image: the time of a call of the Predictor divided by its batch. "
-            "Stages are medians; min, p90 and p99 are of end to end.",
+            "Times are milliseconds per image: the time of a call of the Predictor divided by its "
+            "batch. Stages are medians; min, p90 and p99 are of the end-to-end time.",
             f"Each round ran every row once, in random order, after {self.warm_up.rounds} rounds "
             f"of warm-up ({warm_up}).",
         ]
         if len(self.measured) > 1:
             notes.append(
-                "Ratios are of end to end times of the same round: median (quartiles"
+                "Ratios compare end-to-end times of the same round: median (quartiles"
                 + ("; 95 % bootstrap interval)." if self.rounds >= FEWEST_RESAMPLED else ").")
             )
         first = self.measured[0]
@@ -262,8 +264,9 @@ class BenchmarkReport:
             notes.append(f"{NONE}: {', '.join(needs)}.")
         if any(measured.footprint for measured in self.measured):
             notes.append(
-                "Peak MB: most resident memory of a process that only loads this model and calls "
-                f"it twice ({self._base_mb():.0f} before loading); load s: until it is loaded."
+                "Peak MB is the most resident memory of a process that only loads this model and "
+                f"calls it twice ({self._base_mb():.0f} before loading); load s is the time to "
+                "load it."
             )
         return " ".join(notes)
 
@@ -272,12 +275,12 @@ class BenchmarkReport:
         return max(bases, default=math.nan)
 
 
-def _statistics(measured: Measured, stage: Stage) -> dict[str, float | None]:
+def _list_quantiles(measured: Measured, stage: Stage) -> dict[str, float | None]:
     shares = {"min": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99}
     return {name: measured.quantile(share, stage) for name, share in shares.items()}
 
 
-def _machine_line(machine: Machine) -> str:
+def _describe_machine(machine: Machine) -> str:
     flags = f" ({', '.join(machine.flags)})" if machine.flags else ""
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     cores = f"{machine.cores} core{'s' if machine.cores > 1 else ''}"
@@ -290,7 +293,7 @@ def _machine_line(machine: Machine) -> str:
 
 
 def milliseconds_text(milliseconds: float | None) -> str:
-    """With three figures or so; a dash for None."""
+    """Return milliseconds with about three digits, and a dash for None."""
     if milliseconds is None:
         return NONE
     return f"{milliseconds:.0f}" if milliseconds >= 100 else f"{milliseconds:.1f}"

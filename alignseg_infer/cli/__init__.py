@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from alignseg_infer import __version__
 from alignseg_infer.cli.commands import (
     bench,
     demo,
@@ -48,8 +47,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs ``alignseg``."""
     parser = argparse.ArgumentParser(prog="alignseg", description="Deploy AlignSeg segmentation.")
-    parser.add_argument("--version", action="version", version=f"alignseg-infer {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_version(parser)
+    commands = parser.add_subparsers(metavar="COMMAND")
     for name, module in COMMANDS.items():
         command = commands.add_parser(
             name, help=module.HELP, description=module.HELP, epilog=module.EXAMPLE
@@ -58,6 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _add_debug(command)
         command.set_defaults(run=module.run, parser=command)
     arguments = parser.parse_args(argv)
+    if arguments.version:
+        from alignseg_infer.cli.versions import version_text
+
+        print(version_text(verbose=arguments.verbose))
+        return 0
+    if arguments.verbose:
+        parser.error("--verbose goes with --version")
+    if "run" not in arguments:
+        parser.error("the following arguments are required: COMMAND")
     return run_reporting_errors(arguments.run, arguments)
 
 
@@ -90,6 +98,15 @@ def run_reporting_errors(run: Run, arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="with --version: show the versions of all runtimes, the CPU, the GPU and its driver",
+    )
 
 
 def _add_debug(parser: argparse.ArgumentParser) -> None:

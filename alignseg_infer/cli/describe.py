@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from alignseg_infer.trt.engine_file import EngineFacts, Profile, Verification
+from alignseg_infer.spec.verification import Verification
+from alignseg_infer.trt.engine_file import EngineFacts, Profile
 
 _SHOWN_LAYERS = ("CONVOLUTION", "GRID_SAMPLE", "PLUGIN_V3")
 

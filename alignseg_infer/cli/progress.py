@@ -3,8 +3,8 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -17,11 +17,11 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
+from alignseg_infer.progress import FrameProgress, Progress
+
 if TYPE_CHECKING:
     from alignseg_infer.trt.builder.progress import Phase, PhaseProgress
 
-Progress: TypeAlias = Callable[[int, int], None]
-FrameProgress: TypeAlias = Callable[[int, int | None], None]
 
 LINE_SECONDS = 5.0
 PRINTED_DEPTH = 1  # where there is no terminal, deeper phases are not worth a line

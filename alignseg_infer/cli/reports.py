@@ -4,8 +4,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.files import written_atomically
-from alignseg_infer.pixels.images import Image, write_image
+from alignseg_infer.pixels.images import write_image
 
 
 def write_report(folder: Path, contents: Mapping[str, str | Image]) -> None:

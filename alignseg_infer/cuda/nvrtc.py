@@ -1,7 +1,7 @@
 """Compiles the CUDA kernels in ``plugins/kernels`` at run time, with NVIDIA's NVRTC.
 
-They are the files that the TensorRT plugin is built from. NVRTC needs no compiler, no CUDA toolkit
-and no GPU; a kernel takes it about a second. Calls follow the NVRTC documentation, 12 and 13.
+The TensorRT plugin is built from the same files. NVRTC needs no compiler, no CUDA toolkit and no
+GPU, and takes about a second for a kernel. Calls follow the NVRTC documentation, 12 and 13.
 """
 
 import functools
@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import alignseg_infer
 from alignseg_infer.errors import CudaError, MissingDependencyError
 
 try:
@@ -20,7 +19,7 @@ try:
         from cuda import nvrtc
 except ImportError as error:
     raise MissingDependencyError(
-        f"the CUDA kernels are compiled when they are needed, which cannot be done: {error}",
+        f"the CUDA kernels cannot be compiled: {error}",
         "the packages cuda-python and nvidia-cuda-nvrtc",
         "pip install cuda-python nvidia-cuda-nvrtc",
     ) from error
@@ -29,26 +28,26 @@ logger = logging.getLogger(__name__)
 
 
 def kernel_folder() -> Path:
-    """Where the kernels' sources are: in the package, or beside it in a checkout."""
-    package = Path(alignseg_infer.__file__).parent
+    """Return the folder of the kernels' sources: in the package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
     installed = package / "plugins" / "kernels"
     return installed if installed.is_dir() else package.parent / "plugins" / "kernels"
 
 
 @functools.cache
-def compiled_kernel(name: str, compute_capability: str) -> bytes:
-    """The kernels of one source file, for `Cuda.load_module`.
+def compile_kernel(name: str, compute_capability: str) -> bytes:
+    """Compile the kernels of one source file, for `Cuda.load_module`.
 
     Args:
-        name: Of the file, e.g. ``upsample_argmax`` for ``upsample_argmax_kernel.cu``.
-        compute_capability: Of the GPU, e.g. ``8.9``.
+        name: The file, e.g. ``upsample_argmax`` for ``upsample_argmax_kernel.cu``.
+        compute_capability: The GPU's, e.g. ``8.9``.
 
     Returns:
-        A cubin; PTX for a GPU that is newer than the installed NVRTC.
+        A cubin, or PTX for a GPU that is newer than the installed NVRTC.
 
     Raises:
-        MissingDependencyError: NVRTC's library is not installed, or too old for this GPU.
-        CudaError: It cannot compile the file.
+        MissingDependencyError: NVRTC's library is not installed, or does not support this GPU.
+        CudaError: NVRTC cannot compile the file.
     """
     folder = kernel_folder()
     program = _call(
@@ -57,44 +56,45 @@ def compiled_kernel(name: str, compute_capability: str) -> bytes:
         *((folder / f"{name}_kernel.cu").read_bytes(), f"{name}_kernel.cu".encode(), 0, [], []),
     )
     try:
-        return _compiled(program, folder, compute_capability)
+        return _compile(program, folder, compute_capability)
     finally:
         nvrtc.nvrtcDestroyProgram(program)
 
 
-def _compiled(program: Any, folder: Path, compute_capability: str) -> bytes:
-    target = _target(compute_capability)
+def _compile(program: Any, folder: Path, compute_capability: str) -> bytes:
+    target = _choose_target(compute_capability)
     options = [f"--gpu-architecture={target}", f"--include-path={folder}", "--std=c++17"]
     encoded = [option.encode() for option in options]
     (status,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         raise CudaError(
-            f"NVRTC cannot compile the kernels for {target}: {_log(program)}",
+            f"NVRTC cannot compile the kernels for {target}: {_read_log(program)}",
             "kernels that compile",
-            "another version: pip install --upgrade nvidia-cuda-nvrtc; and report this",
+            "try another version: pip install --upgrade nvidia-cuda-nvrtc; and report this",
         )
     if target.startswith("sm_"):
-        return _read(program, nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
-    return _read(program, nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX)
+        return _read_image(program, nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
+    return _read_image(program, nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX)
 
 
-def _target(compute_capability: str) -> str:
-    """``sm_89`` where NVRTC knows it, else the newest ``compute_XX`` that is older."""
+def _choose_target(compute_capability: str) -> str:
+    """Return ``sm_89`` if NVRTC knows it, else the newest older one, as ``compute_XX``."""
     wanted = int(compute_capability.replace(".", ""))
-    # The architectures it knows, like 90; of a family with variants, the plain one.
-    known = [int(number) for number in _call("listing architectures", _supported)]
+    # The architectures that NVRTC knows, such as 90; for a family with variants, the plain one.
+    known = [int(number) for number in _call("listing architectures", _list_architectures)]
     older = [number for number in known if number <= wanted]
     if not older:
         raise MissingDependencyError(
             f"the installed NVRTC compiles for compute capability {min(known) / 10} and newer, "
-            f"and this GPU has {compute_capability}",
-            "an NVRTC that knows the GPU",
-            "pip install nvidia-cuda-nvrtc-cu12, which knows older ones; or on_device=False",
+            f"but this GPU has {compute_capability}",
+            "an NVRTC that supports the GPU",
+            "pip install nvidia-cuda-nvrtc-cu12, which supports older GPUs; or pass "
+            "on_device=False to keep this on the CPU",
         )
     return f"sm_{wanted}" if wanted in older else f"compute_{max(older)}"
 
 
-def _supported() -> tuple[Any, ...]:
+def _list_architectures() -> tuple[Any, ...]:
     status, count = nvrtc.nvrtcGetNumSupportedArchs()
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         return status, count
@@ -105,9 +105,9 @@ def _supported() -> tuple[Any, ...]:
 def _call(doing: str, function: Callable[..., tuple[Any, ...]], *arguments: object) -> Any:
     try:
         status, *results = function(*arguments)
-    except RuntimeError as error:  # cuda-python is there, NVRTC's library is not
+    except RuntimeError as error:  # cuda-python is installed, NVRTC's library is not
         raise MissingDependencyError(
-            f"the CUDA kernels are compiled by NVRTC, whose library cannot be loaded: {error}",
+            f"NVRTC compiles the CUDA kernels, but its library cannot be loaded: {error}",
             "libnvrtc of CUDA 12 or 13",
             "pip install nvidia-cuda-nvrtc (nvidia-cuda-nvrtc-cu12 for CUDA 12)",
         ) from error
@@ -117,14 +117,14 @@ def _call(doing: str, function: Callable[..., tuple[Any, ...]], *arguments: obje
     return results[0]
 
 
-def _read(program: Any, size: Callable[..., Any], read: Callable[..., Any]) -> bytes:
+def _read_image(program: Any, size: Callable[..., Any], read: Callable[..., Any]) -> bytes:
     content = bytearray(_call("asking for the size of a kernel", size, program))
     (status,) = read(program, content)
     assert status == nvrtc.nvrtcResult.NVRTC_SUCCESS, status
     return bytes(content)
 
 
-def _log(program: Any) -> str:
+def _read_log(program: Any) -> str:
     content = bytearray(_call("asking for the log", nvrtc.nvrtcGetProgramLogSize, program))
     nvrtc.nvrtcGetProgramLog(program, content)
     return content.rstrip(b"\0").decode(errors="replace").strip()

@@ -1,8 +1,8 @@
-"""CUDA through NVIDIA's cuda-python 12 and 13, over the driver API.
+"""CUDA through the driver API of NVIDIA's cuda-python 12 and 13.
 
-The runtime API is linked into cuda-python and refuses drivers older than its own release; the
-driver API works with every driver that has the functions. Signatures: cuda-python documentation,
-"cuda.bindings.driver".
+The runtime API is linked into cuda-python and refuses drivers older than its own release. The
+driver API works with every driver that has the functions. The signatures are in the documentation
+of cuda-python, "cuda.bindings.driver".
 """
 
 import contextlib
@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.cuda.opening import (
+from alignseg_infer.cuda.base import (
     CudaPackage,
+    Gpu,
     call_failed,
     no_driver,
     no_such_gpu,
     not_installed,
     out_of_memory,
 )
-from alignseg_infer.trt.engine_file import Gpu
 
 try:
     try:
@@ -37,7 +37,7 @@ _NAME_LENGTH = 256
 
 
 class CudaPython:
-    """See `cuda.Cuda`.
+    """See `Cuda`.
 
     Args:
         index: Number of the GPU.
@@ -50,27 +50,27 @@ class CudaPython:
 
     def __init__(self, index: int) -> None:
         _initialise()
-        self.name = f"cuda-python {_installed_version()}"
+        self.name = f"cuda-python {_read_version()}"
         count = _call("counting GPUs", driver.cuDeviceGetCount)
         if index >= count:
             raise no_such_gpu(index, count)
         self._device = _call("opening the GPU", driver.cuDeviceGet, index)
-        self.gpu = _describe(self._device)
+        self.gpu = _describe_gpu(self._device)
         self._context = _call(
             "taking the primary context", driver.cuDevicePrimaryCtxRetain, self._device
         )
         self._functions: dict[int, dict[str, Any]] = {}  # by module and name
 
     def current(self) -> AbstractContextManager[None]:
-        """See `cuda.Cuda.current`."""
+        """See `Cuda.current`."""
         return _Current(self._context)
 
     def close(self) -> None:
-        """See `cuda.Cuda.close`."""
+        """See `Cuda.close`."""
         _call("giving the context back", driver.cuDevicePrimaryCtxRelease, self._device)
 
     def allocate(self, size: int) -> int:
-        """See `cuda.Cuda.allocate`."""
+        """See `Cuda.allocate`."""
         status, address = driver.cuMemAlloc(size)
         if status == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
             free, _ = _call("reading free memory", driver.cuMemGetInfo)
@@ -79,11 +79,11 @@ class CudaPython:
         return int(address)
 
     def free(self, address: int) -> None:
-        """See `cuda.Cuda.free`."""
+        """See `Cuda.free`."""
         _call("freeing device memory", driver.cuMemFree, address)
 
-    def pinned(self, size: int) -> NDArray[np.uint8]:
-        """See `cuda.Cuda.pinned`."""
+    def allocate_pinned(self, size: int) -> NDArray[np.uint8]:
+        """See `Cuda.allocate_pinned`."""
         status, address = driver.cuMemHostAlloc(size, driver.CU_MEMHOSTALLOC_PORTABLE)
         if status == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
             raise out_of_memory("page-locked host memory", size)
@@ -93,58 +93,58 @@ class CudaPython:
         )
 
     def free_pinned(self, memory: NDArray[np.uint8]) -> None:
-        """See `cuda.Cuda.free_pinned`."""
+        """See `Cuda.free_pinned`."""
         _call("freeing page-locked memory", driver.cuMemFreeHost, memory.ctypes.data)
 
     def copy_to_device(self, address: int, source: NDArray[Any], stream: int) -> None:
-        """See `cuda.Cuda.copy_to_device`."""
+        """See `Cuda.copy_to_device`."""
         arguments = (address, source.ctypes.data, source.nbytes, stream)
         _call("copying to the GPU", driver.cuMemcpyHtoDAsync, *arguments)
 
     def copy_to_host(self, target: NDArray[Any], address: int, stream: int) -> None:
-        """See `cuda.Cuda.copy_to_host`."""
+        """See `Cuda.copy_to_host`."""
         arguments = (target.ctypes.data, address, target.nbytes, stream)
         _call("copying from the GPU", driver.cuMemcpyDtoHAsync, *arguments)
 
     def new_stream(self) -> int:
-        """See `cuda.Cuda.new_stream`."""
+        """See `Cuda.new_stream`."""
         flags = driver.CUstream_flags.CU_STREAM_NON_BLOCKING.value
         return int(_call("making a stream", driver.cuStreamCreate, flags))
 
     def free_stream(self, stream: int) -> None:
-        """See `cuda.Cuda.free_stream`."""
+        """See `Cuda.free_stream`."""
         _call("destroying a stream", driver.cuStreamDestroy, stream)
 
     def synchronize(self, stream: int) -> None:
-        """See `cuda.Cuda.synchronize`."""
+        """See `Cuda.synchronize`."""
         _call("waiting for the GPU", driver.cuStreamSynchronize, stream)
 
     def new_event(self) -> int:
-        """See `cuda.Cuda.new_event`."""
+        """See `Cuda.new_event`."""
         flags = driver.CUevent_flags.CU_EVENT_DEFAULT.value
         return int(_call("making an event", driver.cuEventCreate, flags))
 
     def free_event(self, event: int) -> None:
-        """See `cuda.Cuda.free_event`."""
+        """See `Cuda.free_event`."""
         _call("destroying an event", driver.cuEventDestroy, event)
 
     def record(self, event: int, stream: int) -> None:
-        """See `cuda.Cuda.record`."""
+        """See `Cuda.record`."""
         _call("recording an event", driver.cuEventRecord, event, stream)
 
     def elapsed(self, start: int, end: int) -> float:
-        """See `cuda.Cuda.elapsed`."""
+        """See `Cuda.elapsed`."""
         _call("waiting for an event", driver.cuEventSynchronize, end)
         return float(_call("measuring time", driver.cuEventElapsedTime, start, end))
 
     def begin_capture(self, stream: int) -> None:
-        """See `cuda.Cuda.begin_capture`."""
+        """See `Cuda.begin_capture`."""
         # In the default mode, GLOBAL, an allocation on another thread would spoil the capture.
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         _call("starting a graph capture", driver.cuStreamBeginCapture, stream, mode)
 
     def end_capture(self, stream: int) -> int:
-        """See `cuda.Cuda.end_capture`."""
+        """See `Cuda.end_capture`."""
         template = _call("ending a graph capture", driver.cuStreamEndCapture, stream)
         try:
             return int(_call("making a graph", driver.cuGraphInstantiate, template, 0))
@@ -152,23 +152,23 @@ class CudaPython:
             _call("destroying a graph's template", driver.cuGraphDestroy, template)
 
     def launch_graph(self, graph: int, stream: int) -> None:
-        """See `cuda.Cuda.launch_graph`."""
+        """See `Cuda.launch_graph`."""
         _call("launching a graph", driver.cuGraphLaunch, graph, stream)
 
     def free_graph(self, graph: int) -> None:
-        """See `cuda.Cuda.free_graph`."""
+        """See `Cuda.free_graph`."""
         _call("destroying a graph", driver.cuGraphExecDestroy, graph)
 
     def load_module(self, image: bytes) -> int:
-        """See `cuda.Cuda.load_module`."""
-        terminated = np.frombuffer(image + b"\0", np.uint8)  # as PTX must be; others may
+        """See `Cuda.load_module`."""
+        terminated = np.frombuffer(image + b"\0", np.uint8)  # PTX must end with a zero byte
         module = int(_call("loading kernels", driver.cuModuleLoadData, terminated.ctypes.data))
         self._functions[module] = {}
         return module
 
     def free_module(self, module: int) -> None:
-        """See `cuda.Cuda.free_module`."""
-        del self._functions[module]  # its handle may be given to another module
+        """See `Cuda.free_module`."""
+        del self._functions[module]  # CUDA may give the same handle to another module
         _call("unloading kernels", driver.cuModuleUnload, module)
 
     def launch(
@@ -181,16 +181,17 @@ class CudaPython:
         block: tuple[int, int, int],
         stream: int,
     ) -> None:
-        """See `cuda.Cuda.launch`."""
+        """See `Cuda.launch`."""
         function = self._functions[module].get(kernel)
-        if function is None:  # two threads may both ask; they get the same
+        if function is None:  # two threads may both look it up; they get the same function
             function = _call(
                 *(f"finding the kernel {kernel}", driver.cuModuleGetFunction),
                 *(module, kernel.encode()),
             )
             self._functions[module][kernel] = function
         values = [one if isinstance(one, bytes) else one.tobytes() for one in arguments]
-        pointers = (ctypes.c_char_p * len(values))(*values)  # of this call, as threads launch too
+        # Made anew for each call, since several threads may launch at once.
+        pointers = (ctypes.c_char_p * len(values))(*values)
         (status,) = driver.cuLaunchKernel(
             *(function, *grid, *block, 0, stream, ctypes.addressof(pointers), 0)
         )
@@ -199,10 +200,12 @@ class CudaPython:
 
 
 class _Current:
-    """A context, pushed and popped; a third of the time of a generator's context manager.
+    """A context manager that pushes and pops a CUDA context.
+
+    A class takes a third of the time of a context manager made from a generator.
 
     Args:
-        context: A handle.
+        context: The handle of the CUDA context.
     """
 
     def __init__(self, context: object) -> None:
@@ -218,13 +221,13 @@ class _Current:
 def _initialise() -> None:
     try:
         (status,) = driver.cuInit(0)
-    except RuntimeError as error:  # libcuda is not there
+    except RuntimeError as error:  # libcuda is missing
         raise no_driver(error) from error
     if status != driver.CUresult.CUDA_SUCCESS:
-        raise no_driver(_text(status))
+        raise no_driver(_describe_status(status))
 
 
-def _describe(device: object) -> Gpu:
+def _describe_gpu(device: object) -> Gpu:
     attributes = driver.CUdevice_attribute
     numbers = [
         _call("reading the compute capability", driver.cuDeviceGetAttribute, attribute, device)
@@ -237,18 +240,18 @@ def _describe(device: object) -> Gpu:
     return Gpu(name.split(b"\0")[0].decode(), "{}.{}".format(*numbers))
 
 
-def _installed_version() -> str:
+def _read_version() -> str:
     for package in ("cuda-bindings", "cuda-python"):
-        with contextlib.suppress(ImportError):  # PackageNotFoundError is one
+        with contextlib.suppress(ImportError):  # PackageNotFoundError is a subclass
             return version(package)
     return "of unknown version"
 
 
 def _call(doing: str, function: Callable[..., tuple[Any, ...]], *arguments: object) -> Any:
-    """Calls CUDA; its one result, a tuple of several, or None.
+    """Call CUDA and return its result, a tuple of several results, or None.
 
     Raises:
-        CudaError: It reports an error.
+        CudaError: CUDA reports an error.
     """
     status, *results = function(*arguments)
     _check(doing, status)
@@ -257,11 +260,11 @@ def _call(doing: str, function: Callable[..., tuple[Any, ...]], *arguments: obje
 
 def _check(doing: str, status: Any) -> None:
     if status != driver.CUresult.CUDA_SUCCESS:
-        raise call_failed(doing, _text(status))
+        raise call_failed(doing, _describe_status(status))
 
 
-def _text(status: Any) -> str:
-    """E.g. ``CUDA_ERROR_INVALID_VALUE (invalid argument)``."""
+def _describe_status(status: Any) -> str:
+    """Describe a status, e.g. ``CUDA_ERROR_INVALID_VALUE (invalid argument)``."""
     found, text = driver.cuGetErrorString(status)
     known = found == driver.CUresult.CUDA_SUCCESS and text
     return f"{status.name} ({text.decode()})" if known else str(status.name)

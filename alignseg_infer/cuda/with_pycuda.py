@@ -1,13 +1,15 @@
-"""CUDA through PyCUDA 2022.1 and newer, for applications that hold it already.
+"""CUDA through PyCUDA 2022.1 and newer, for applications that already use it.
 
-Written after PyCUDA's documentation ("Device Interface Reference") and its source; PyCUDA needs a
-compiler and a driver to install, so where it ran is in the README's table. What it does by itself:
+The calls follow PyCUDA's documentation ("Device Interface Reference") and its source. PyCUDA needs
+a compiler and a driver to install, so the README's table says where this code ran. Three habits of
+PyCUDA shape it:
 
-- It knows the stack of current contexts only where it pushed them itself, and frees an object from
-  another thread only while that object's `Context` is current there. `current` sees to both.
-- Giving the primary context back leaves it current on that thread. So there is one `Context` per
-  GPU and process, kept to the end; it costs nothing where TensorRT holds the primary context too.
-- It does not wrap stream capture (as of 2026.1), so there are no graphs.
+- PyCUDA tracks only the contexts that it pushed itself, and it frees an object from another thread
+  only while that object's `Context` is current there. `current` takes care of both.
+- When PyCUDA releases the primary context, it leaves it current on that thread. So there is one
+  `Context` per GPU and process, kept to the end. That costs nothing while TensorRT holds the
+  primary context too.
+- PyCUDA does not wrap stream capture (as of 2026.1), so there are no graphs.
 """
 
 import contextlib
@@ -19,15 +21,15 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.cuda.opening import (
+from alignseg_infer.cuda.base import (
     CudaPackage,
+    Gpu,
     call_failed,
     no_driver,
     no_such_gpu,
     not_installed,
     out_of_memory,
 )
-from alignseg_infer.trt.engine_file import Gpu
 
 try:
     import pycuda
@@ -42,7 +44,7 @@ _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 
 
 class PyCuda:
-    """See `cuda.Cuda`.
+    """See `Cuda`.
 
     Args:
         index: Number of the GPU.
@@ -55,41 +57,41 @@ class PyCuda:
 
     def __init__(self, index: int) -> None:
         self.name = f"pycuda {pycuda.VERSION_TEXT}"
-        self._context, self.gpu = _primary_context(index)
+        self._context, self.gpu = _take_primary_context(index)
         self._owned: dict[int, Any] = {}  # PyCUDA's objects, by address or handle
         self._pinned: dict[int, NDArray[np.uint8]] = {}
         self._functions: dict[int, dict[str, Any]] = {}  # by module and name
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """See `cuda.Cuda.current`."""
-        with _checked("making the context current"):
+        """See `Cuda.current`."""
+        with _translate_errors("making the context current"):
             self._context.push()
         try:
             yield
         finally:
-            with _checked("restoring the context"):
+            with _translate_errors("restoring the context"):
                 self._context.pop()
 
     def close(self) -> None:
-        """See `cuda.Cuda.close`; the primary context stays until the process ends."""
+        """See `Cuda.close`; the primary context stays until the process ends."""
 
     def allocate(self, size: int) -> int:
-        """See `cuda.Cuda.allocate`."""
-        with _checked("allocating device memory"):
+        """See `Cuda.allocate`."""
+        with _translate_errors("allocating device memory"):
             try:
                 return self._own(driver.mem_alloc(size))
             except driver.MemoryError as error:
                 raise out_of_memory("device memory", size, driver.mem_get_info()[0]) from error
 
     def free(self, address: int) -> None:
-        """See `cuda.Cuda.free`."""
-        with _checked("freeing device memory"):
+        """See `Cuda.free`."""
+        with _translate_errors("freeing device memory"):
             self._owned.pop(address).free()
 
-    def pinned(self, size: int) -> NDArray[np.uint8]:
-        """See `cuda.Cuda.pinned`."""
-        with _checked("allocating page-locked memory"):
+    def allocate_pinned(self, size: int) -> NDArray[np.uint8]:
+        """See `Cuda.allocate_pinned`."""
+        with _translate_errors("allocating page-locked memory"):
             try:
                 memory: NDArray[np.uint8]
                 memory = driver.pagelocked_empty(size, np.uint8, mem_flags=_PORTABLE)
@@ -99,85 +101,85 @@ class PyCuda:
         return memory
 
     def free_pinned(self, memory: NDArray[np.uint8]) -> None:
-        """See `cuda.Cuda.free_pinned`."""
+        """See `Cuda.free_pinned`."""
         owner: Any = self._pinned.pop(memory.ctypes.data).base
-        with _checked("freeing page-locked memory"):
+        with _translate_errors("freeing page-locked memory"):
             owner.free()
 
     def copy_to_device(self, address: int, source: NDArray[Any], stream: int) -> None:
-        """See `cuda.Cuda.copy_to_device`."""
-        with _checked("copying to the GPU"):
+        """See `Cuda.copy_to_device`."""
+        with _translate_errors("copying to the GPU"):
             driver.memcpy_htod_async(address, source, self._owned[stream])
 
     def copy_to_host(self, target: NDArray[Any], address: int, stream: int) -> None:
-        """See `cuda.Cuda.copy_to_host`."""
-        with _checked("copying from the GPU"):
+        """See `Cuda.copy_to_host`."""
+        with _translate_errors("copying from the GPU"):
             driver.memcpy_dtoh_async(target, address, self._owned[stream])
 
     def new_stream(self) -> int:
-        """See `cuda.Cuda.new_stream`."""
-        with _checked("making a stream"):
+        """See `Cuda.new_stream`."""
+        with _translate_errors("making a stream"):
             stream = driver.Stream(_NON_BLOCKING)
         self._owned[stream.handle] = stream
         return int(stream.handle)
 
     def free_stream(self, stream: int) -> None:
-        """See `cuda.Cuda.free_stream`."""
+        """See `Cuda.free_stream`."""
         del self._owned[stream]  # its destructor destroys it
 
     def synchronize(self, stream: int) -> None:
-        """See `cuda.Cuda.synchronize`."""
-        with _checked("waiting for the GPU"):
+        """See `Cuda.synchronize`."""
+        with _translate_errors("waiting for the GPU"):
             self._owned[stream].synchronize()
 
     def new_event(self) -> int:
-        """See `cuda.Cuda.new_event`."""
-        with _checked("making an event"):
+        """See `Cuda.new_event`."""
+        with _translate_errors("making an event"):
             event = driver.Event()
-        self._owned[id(event)] = event  # PyCUDA does not tell its handle
+        self._owned[id(event)] = event  # PyCUDA does not expose the event's handle
         return id(event)
 
     def free_event(self, event: int) -> None:
-        """See `cuda.Cuda.free_event`."""
+        """See `Cuda.free_event`."""
         del self._owned[event]
 
     def record(self, event: int, stream: int) -> None:
-        """See `cuda.Cuda.record`."""
-        with _checked("recording an event"):
+        """See `Cuda.record`."""
+        with _translate_errors("recording an event"):
             self._owned[event].record(self._owned[stream])
 
     def elapsed(self, start: int, end: int) -> float:
-        """See `cuda.Cuda.elapsed`."""
-        with _checked("measuring time"):
+        """See `Cuda.elapsed`."""
+        with _translate_errors("measuring time"):
             last = self._owned[end].synchronize()
             return float(last.time_since(self._owned[start]))
 
     def begin_capture(self, stream: int) -> None:
-        """Not with PyCUDA."""
-        _no_graphs()
+        """Raise CudaError: PyCUDA does not support graphs."""
+        _refuse_graphs()
 
     def end_capture(self, stream: int) -> int:
-        """Not with PyCUDA."""
-        _no_graphs()
+        """Raise CudaError: PyCUDA does not support graphs."""
+        _refuse_graphs()
 
     def launch_graph(self, graph: int, stream: int) -> None:
-        """Not with PyCUDA."""
-        _no_graphs()
+        """Raise CudaError: PyCUDA does not support graphs."""
+        _refuse_graphs()
 
     def free_graph(self, graph: int) -> None:
-        """Not with PyCUDA."""
-        _no_graphs()
+        """Raise CudaError: PyCUDA does not support graphs."""
+        _refuse_graphs()
 
     def load_module(self, image: bytes) -> int:
-        """See `cuda.Cuda.load_module`."""
-        with _checked("loading kernels"):
+        """See `Cuda.load_module`."""
+        with _translate_errors("loading kernels"):
             module = driver.module_from_buffer(image + b"\0")
         self._owned[id(module)] = module
         self._functions[id(module)] = {}
         return id(module)
 
     def free_module(self, module: int) -> None:
-        """See `cuda.Cuda.free_module`."""
+        """See `Cuda.free_module`."""
         del self._functions[module]  # PyCUDA's functions keep their module
         del self._owned[module]
 
@@ -191,10 +193,10 @@ class PyCuda:
         block: tuple[int, int, int],
         stream: int,
     ) -> None:
-        """See `cuda.Cuda.launch`."""
-        with _checked(f"launching the kernel {kernel}"):
+        """See `Cuda.launch`."""
+        with _translate_errors(f"launching the kernel {kernel}"):
             function = self._functions[module].get(kernel)
-            if function is None:  # two threads may both ask; they get the same
+            if function is None:  # two threads may both look it up; they get the same function
                 function = self._owned[module].get_function(kernel)
                 self._functions[module][kernel] = function
             values = (np.void(one) if isinstance(one, bytes) else one for one in arguments)
@@ -207,7 +209,7 @@ class PyCuda:
 
 
 @functools.cache
-def _primary_context(index: int) -> tuple[Any, Gpu]:
+def _take_primary_context(index: int) -> tuple[Any, Gpu]:
     try:
         driver.init()
         count = driver.Device.count()
@@ -215,24 +217,24 @@ def _primary_context(index: int) -> tuple[Any, Gpu]:
         raise no_driver(error) from error
     if index >= count:
         raise no_such_gpu(index, count)
-    with _checked("taking the primary context"):
+    with _translate_errors("taking the primary context"):
         device = driver.Device(index)
         gpu = Gpu(device.name(), "{}.{}".format(*device.compute_capability()))
         context = device.retain_primary_context()
-    # Left to its destructor, PyCUDA would detach it as if it were no primary context. Finalizers
-    # run latest first, so engines that are still open are closed before.
+    # PyCUDA's destructor would detach the context as if it were not the primary one. Finalizers
+    # run in reverse order, so engines that are still open are closed before this.
     weakref.finalize(driver, context.detach)
     return context, gpu
 
 
 @contextlib.contextmanager
-def _checked(doing: str) -> Iterator[None]:
-    """Turns PyCUDA's errors into ours; they name the call that failed."""
+def _translate_errors(doing: str) -> Iterator[None]:
+    """Turn PyCUDA's errors into ours. PyCUDA's texts name the call that failed."""
     try:
         yield
     except driver.Error as error:
         raise call_failed(doing, f"{type(error).__name__}: {error}") from error
 
 
-def _no_graphs() -> NoReturn:
+def _refuse_graphs() -> NoReturn:
     raise call_failed("capturing a graph", "PyCUDA has no stream capture; cuda-python does")

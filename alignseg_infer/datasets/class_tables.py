@@ -202,3 +202,6 @@ def voc_color(label: int) -> tuple[int, int, int]:
     for bit in range(24):
         channels[bit % 3] |= ((label >> bit) & 1) << (7 - bit // 3)
     return channels[0], channels[1], channels[2]
+
+
+IGNORED = 255  # true label of pixels that do not count

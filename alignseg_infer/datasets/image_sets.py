@@ -11,9 +11,10 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import AlignSegError, DatasetError, OptionError
 from alignseg_infer.files import require_file, sha256_of
-from alignseg_infer.pixels.images import Image, image_from_array, read_image
+from alignseg_infer.pixels.images import image_from_array, read_image
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 LIST_ENDING = ".txt"

@@ -22,12 +22,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image, Labels
 from alignseg_infer.choices import choose
-from alignseg_infer.datasets.class_tables import CITYSCAPES
+from alignseg_infer.datasets.class_tables import CITYSCAPES, IGNORED
 from alignseg_infer.errors import AlignSegError, DatasetError, OptionError
-from alignseg_infer.evaluation.metrics import IGNORED
-from alignseg_infer.pixels.images import Image, read_gray_png, read_image
-from alignseg_infer.pixels.postprocess import Labels
+from alignseg_infer.pixels.images import read_gray_png, read_image
 from alignseg_infer.spec.model import ClassSpec
 
 NO_LABEL = -1  # in a label table: a value that must not occur

@@ -1,1 +1,1 @@
-"""Pictures of masks."""
+"""How pictures are drawn: masks, the text in them, and charts."""

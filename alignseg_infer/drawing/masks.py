@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
+from alignseg_infer.arrays import Image, Labels
+from alignseg_infer.drawing.writing import SCALE, text_width, write_text
 from alignseg_infer.errors import OptionError
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.postprocess import Labels
 from alignseg_infer.spec.model import ChannelOrder, ClassSpec
 
 
@@ -57,7 +57,6 @@ def blend(image: Image, color: Image, opacity: float) -> Image:
 LEGEND_ENTRY = (24, 130)  # pixels: height and least width
 LEGEND_MARGIN = 36  # pixels of an entry that are not text: the box and what is around it
 MIN_LEGEND_WIDTH = 64
-TEXT_SCALE = 0.45
 
 
 def legend(classes: ClassSpec, width: int, shares: Mapping[str, float] | None = None) -> Image:
@@ -83,16 +82,16 @@ def legend(classes: ClassSpec, width: int, shares: Mapping[str, float] | None = 
     if shares is not None:
         texts = {name: f"{name} {share_text(share)}" for name, share in shares.items()}
     row_height, least = LEGEND_ENTRY
-    longest = max((_text_width(text) for text in texts.values()), default=0)
+    longest = max((text_width(text) for text in texts.values()), default=0)
     columns = max(1, width // max(least, longest + LEGEND_MARGIN))
-    scale = TEXT_SCALE * min(1.0, (width // columns - LEGEND_MARGIN) / max(1, longest))
+    scale = SCALE * min(1.0, (width // columns - LEGEND_MARGIN) / max(1, longest))
     rows = -(-len(texts) // columns)
     picture: Image = np.full((rows * row_height + 8, width, 3), 255, np.uint8)
     for place, (name, text) in enumerate(texts.items()):
         row, column = divmod(place, columns)
         left, top = column * (width // columns) + 6, row * row_height + 6
         cv2.rectangle(picture, (left, top), (left + 18, top + 16), colors[name][::-1], cv2.FILLED)
-        _write(picture, text, (left + 24, top + 13), scale)
+        write_text(picture, text, (left + 24, top + 13), scale=scale)
     return picture
 
 
@@ -125,13 +124,5 @@ def shrunk(picture: Image, longest: int) -> Image:
 def titled(picture: Image, title: str) -> Image:
     """`picture` with a line of text above it."""
     strip: Image = np.full((LEGEND_ENTRY[0] + 4, picture.shape[1], 3), 255, np.uint8)
-    _write(strip, title, (6, LEGEND_ENTRY[0] - 5))
+    write_text(strip, title, (6, LEGEND_ENTRY[0] - 5))
     return np.vstack((strip, picture))
-
-
-def _text_width(text: str) -> int:
-    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, TEXT_SCALE, 1)[0][0])
-
-
-def _write(picture: Image, text: str, place: tuple[int, int], scale: float = TEXT_SCALE) -> None:
-    cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (30, 30, 30), 1, cv2.LINE_AA)

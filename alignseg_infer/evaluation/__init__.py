@@ -1,1 +1,1 @@
-"""How good the labels are: mean IoU and its kin, on labelled images."""
+"""How good predicted labels are: mean IoU and other scores on labelled images."""

@@ -1,18 +1,19 @@
-"""Evaluation of one or several models on the same labelled images.
+"""Evaluating one or more models on the same labelled images.
 
     data = labelled_images(Dataset.CITYSCAPES, Path("DATA"), "val")
     print(evaluate({"fp32": Predictor("alignseg.onnx")}, data).to_markdown())
 
-Predictions are compared at the size of the image and its labels, never resized.
+Predictions and true labels are compared at the size of the image; neither is resized.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import Self, TypeAlias
+from typing import Self
 
 import numpy as np
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.datasets.class_tables import class_table
 from alignseg_infer.datasets.labelled import (
     Dataset,
@@ -32,22 +33,21 @@ from alignseg_infer.evaluation.metrics import (
     Floats64,
 )
 from alignseg_infer.evaluation.report import Evaluation, ModelScores
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.predictor import Predictor
-from alignseg_infer.results.segmentation import Segmentation, StageTimes
-
-Progress: TypeAlias = Callable[[int, int], None]
+from alignseg_infer.progress import Progress
+from alignseg_infer.results.segmentation import Segmentation
+from alignseg_infer.results.times import StageTimes
 
 
 @dataclass(frozen=True, eq=False)
 class _Tally:
-    """Counts of some images for all models, so that no model is ever an image ahead."""
+    """Counts for some images, for all models at once, so that all have seen the same images."""
 
     images: int
     confusions: tuple[ConfusionMatrix, ...]
     boundaries: tuple[BoundaryMatches, ...]
-    times: Floats64  # (models, stages), sums of ms
-    alike: Counts  # (pairs of models,), pixels
+    times: Floats64  # (models, stages), ms, summed over the images
+    alike: Counts  # (pairs of models,), pixels with the same label
     pixels: int
 
     def __add__(self, other: Self) -> Self:
@@ -69,36 +69,36 @@ def evaluate(
     settings: Mapping[str, object] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Runs every predictor on every image and compares with the labels.
+    """Run every predictor on every image and compare the results with the true labels.
 
-    An interrupt (Ctrl-C) ends it early: what was counted until then is returned, marked as partial.
+    Ctrl-C ends the evaluation early. The images counted until then are returned, marked as partial.
 
     Args:
-        predictors: By name.
-        data: The images.
-        tolerance: Distance in pixels at which boundaries match.
-        settings: Anything to keep with the result; values go into JSON.
-        progress: Called with the number of images counted and their total after each.
+        predictors: The predictors by name.
+        data: The labelled images.
+        tolerance: Largest distance, in pixels, at which boundary pixels match.
+        settings: Anything to keep with the result. Its values are written to JSON.
+        progress: Called after each image with the number of images counted and their total.
 
     Raises:
-        ModelError: A model has not the classes of the data, or the models not the same.
-        DatasetError: The data cannot be used. Every file is read to find this out at the start.
+        ModelError: A model does not have the classes of the data or of the other models.
+        DatasetError: The data cannot be used. Every file is read at the start to find this out.
         OptionError: There are no predictors, or `tolerance` is negative.
-        KeyboardInterrupt: Before the first image was counted.
+        KeyboardInterrupt: Ctrl-C was pressed before the first image was counted.
     """
     if not predictors or tolerance < 0:
         raise OptionError(
-            f"{len(predictors)} models, tolerance {tolerance}",
-            "one model or more, and a tolerance of 0 or more pixels",
+            f"{len(predictors)} models and a tolerance of {tolerance}",
+            "at least one model, and a tolerance of 0 or more pixels",
             "evaluate({'mine': Predictor('alignseg.onnx')}, data)",
         )
-    classes = _common_classes(predictors, data.dataset)
+    classes = _require_common_classes(predictors, data.dataset)
     table = label_table(data.dataset, len(classes))
     require_usable(data, table)
     tally: _Tally | None = None
     try:
-        for truth, results in _results(list(predictors.values()), data, table):
-            one = _tally(truth, results, len(classes), tolerance)
+        for truth, results in _predict(list(predictors.values()), data, table):
+            one = _count(truth, results, len(classes), tolerance)
             tally = one if tally is None else tally + one
             if progress:
                 progress(tally.images, len(data.pairs))
@@ -112,14 +112,16 @@ def evaluate(
         images=tally.images,
         total=len(data.pairs),
         tolerance=tolerance,
-        models=_models(predictors, tally),
-        agreement=_agreement(predictors, tally),
+        models=_score_models(predictors, tally),
+        agreement=_compare_models(predictors, tally),
         settings=settings or {},
     )
 
 
-def _common_classes(predictors: Mapping[str, Predictor], dataset: Dataset) -> tuple[str, ...]:
-    """The class names that all models must have."""
+def _require_common_classes(
+    predictors: Mapping[str, Predictor], dataset: Dataset
+) -> tuple[str, ...]:
+    """Return the class names of the data, after checking that all models have them."""
     first, *_ = predictors
     expected, whose = predictors[first].spec.classes.names, first
     if dataset is not Dataset.FOLDER:
@@ -128,22 +130,23 @@ def _common_classes(predictors: Mapping[str, Predictor], dataset: Dataset) -> tu
         found = predictor.spec.classes.names
         if found != expected or len(found) > MAX_CLASSES:
             raise ModelError(
-                f"{name} has {len(found)} classes ({_start(found)})",
-                f"the {len(expected)} of {whose} ({_start(expected)}), at most {MAX_CLASSES}",
-                "models of one dataset, and dataset= of the same; if only the names differ, export "
-                "again with the right classes",
+                f"{name} has {len(found)} classes ({_first_names(found)})",
+                f"the {len(expected)} classes of {whose} ({_first_names(expected)}), "
+                f"and at most {MAX_CLASSES}",
+                "models of one dataset, and dataset= of the same; if only the class names differ, "
+                "export again with the right classes",
             )
     return expected
 
 
-def _start(names: tuple[str, ...]) -> str:
+def _first_names(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _results(
+def _predict(
     predictors: Sequence[Predictor], data: LabelledImages, table: LabelTable
 ) -> Iterator[tuple[Image, tuple[Segmentation, ...]]]:
-    """The true labels of each image, and what each predictor makes of it."""
+    """Yield the true labels of each image, and the result of each predictor."""
     chunk = max(predictor.batch for predictor in predictors)
     for start in range(0, len(data.pairs), chunk):
         pairs = data.pairs[start : start + chunk]
@@ -152,10 +155,10 @@ def _results(
             yield read_truth(pair.labels, table), results
 
 
-def _tally(
+def _count(
     truth: Image, results: Sequence[Segmentation], num_classes: int, tolerance: int
 ) -> _Tally:
-    """Counts of one image."""
+    """Count the pixels of one image."""
     labels = [result.labels for result in results]
     pairs = itertools.combinations(labels, 2)
     return _Tally(
@@ -168,7 +171,7 @@ def _tally(
     )
 
 
-def _models(predictors: Mapping[str, Predictor], tally: _Tally) -> tuple[ModelScores, ...]:
+def _score_models(predictors: Mapping[str, Predictor], tally: _Tally) -> tuple[ModelScores, ...]:
     times = tally.times / tally.images
     return tuple(
         ModelScores(name, predictor.backend, confusion, boundary, StageTimes(*map(float, mean)))
@@ -178,7 +181,7 @@ def _models(predictors: Mapping[str, Predictor], tally: _Tally) -> tuple[ModelSc
     )
 
 
-def _agreement(
+def _compare_models(
     predictors: Mapping[str, Predictor], tally: _Tally
 ) -> tuple[tuple[str, str, float], ...]:
     names = itertools.combinations(predictors, 2)

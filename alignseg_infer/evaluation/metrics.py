@@ -1,7 +1,7 @@
 """How well predicted labels fit the true ones: confusion matrix and boundary F1.
 
-Both are counts of pixels: those of several images are added with ``+``, in any order and grouping,
-and the scores of the sum are those of the whole dataset.
+Both are counts of pixels. Counts of several images are added with ``+``, in any order and
+grouping; the scores of the sum are the scores of the whole dataset.
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,10 @@ from typing import Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image, Labels
+from alignseg_infer.datasets.class_tables import IGNORED
 from alignseg_infer.errors import OptionError
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.postprocess import Labels
 
-IGNORED = 255  # true label of pixels that do not count
 MAX_CLASSES = IGNORED
 BOUNDARY_TOLERANCE = 3
 
@@ -24,12 +23,12 @@ Floats64: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class ConfusionMatrix:
-    """How many pixels of each class were given each label.
+    """How many pixels of each true class were given each label.
 
     The scores follow cityscapesScripts (``evalPixelLevelSemanticLabeling.py``): pixels whose true
-    label is ignored count nowhere, and a class that occurs neither in the truth nor in the
-    prediction has no score (NaN) and stays out of the means. AlignSeg's own ``evaluate.py``
-    counts such a class as 0 instead; the two agree when every class occurs, as on Cityscapes val.
+    label is ignored are not counted, and a class that occurs neither in the truth nor in the
+    prediction has no score (NaN) and is left out of the means. AlignSeg's own ``evaluate.py``
+    counts such a class as 0 instead. The two agree when every class occurs, as on Cityscapes val.
 
     Attributes:
         counts: (C, C) int64; rows are true classes, columns predicted ones.
@@ -39,7 +38,7 @@ class ConfusionMatrix:
 
     @classmethod
     def of(cls, truth: Image, prediction: Labels, num_classes: int) -> Self:
-        """The matrix of one image.
+        """Return the matrix of one image.
 
         Args:
             truth: (H, W) uint8, each below `num_classes`, or 255 for ignored.
@@ -47,13 +46,14 @@ class ConfusionMatrix:
             num_classes: 1 to 255.
 
         Raises:
-            OptionError: The arrays are not such.
+            OptionError: The arrays are not as described above.
         """
         _require_labels(truth, prediction, num_classes)
-        # At most 255 * 255 + 254, which fits 16 bits and is 3 times as fast as 64.
-        pairs = truth.astype(np.uint16) * np.uint16(num_classes) + prediction
-        table = np.bincount(pairs.ravel(), minlength=(IGNORED + 1) * num_classes)
-        return cls(table.reshape(-1, num_classes)[:num_classes].astype(np.int64))
+        # Values are at most 255 * 255 + 254, which fits 16 bits; these are 3 times as fast as 64.
+        pairs = truth.astype(np.uint16) * np.uint16(num_classes) + prediction  # (H, W)
+        table = np.bincount(pairs.ravel(), minlength=(IGNORED + 1) * num_classes)  # (256 * C,)
+        counts = table.reshape(-1, num_classes)[:num_classes]  # (256, C), then (C, C)
+        return cls(counts.astype(np.int64))
 
     def __add__(self, other: Self) -> Self:
         return type(self)(self.counts + other.counts)
@@ -66,12 +66,12 @@ class ConfusionMatrix:
 
     @property
     def mean_iou(self) -> float:
-        """Mean of `class_iou` over classes that occur in truth or prediction; NaN if none does."""
+        """Mean of `class_iou` over the classes in truth or prediction; NaN if there are none."""
         return _mean(self.class_iou)
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of the labelled pixels whose label is right; NaN if there are none."""
+        """Share of the labelled pixels that were given the right label; NaN if there are none."""
         return float(_ratio(np.trace(self.counts), self.counts.sum()))
 
     @property
@@ -87,28 +87,28 @@ class ConfusionMatrix:
 
 @dataclass(frozen=True, eq=False)
 class BoundaryMatches:
-    """Boundary pixels of each class, and how many have a partner on the other side.
+    """Boundary pixels of each class, and how many of them match a boundary on the other side.
 
-    The measure of Csurka, Larlus and Perronnin, "What is a good evaluation measure for semantic
-    segmentation?", BMVC 2013: for each class, precision is the share of predicted boundary pixels
-    within a distance of the true boundary, recall the share of true ones within that distance of
-    the predicted boundary, F1 their harmonic mean. Exactly:
+    This is the measure of Csurka, Larlus and Perronnin, "What is a good evaluation measure for
+    semantic segmentation?", BMVC 2013. For each class, precision is the share of predicted boundary
+    pixels that are near the true boundary, recall is the share of true boundary pixels that are
+    near the predicted boundary, and F1 is their harmonic mean. In detail:
 
-    * A boundary pixel of class c has label c, and one of its four neighbours has another label.
-      The image's border is no boundary.
-    * Where the truth is ignored, so is the prediction; a neighbour that is ignored makes no
-      boundary, and ignored pixels have none.
-    * Near is a Euclidean distance between pixel centres of at most `tolerance` pixels, at the
-      image's own size. Several pixels may be near the same one.
-    * Counts are pooled over all images, then divided: large images and classes with long
-      boundaries weigh by their pixels. Csurka et al., and MATLAB's ``bfscore``, average per-image
-      scores instead, with a tolerance of 0.75 % of the diagonal; the figures do not compare.
+    * A boundary pixel of class c has label c and a neighbour, one of four, with another label. The
+      border of the image is not a boundary.
+    * Pixels that the truth ignores are ignored in the prediction too. They are not boundary
+      pixels, and they do not make boundary pixels of their neighbours.
+    * Two pixels are near each other if their centres are at most `tolerance` pixels apart
+      (Euclidean distance), at the size of the image. Several pixels may be near the same one.
+    * Counts are added over all images before they are divided, so large images and long boundaries
+      have more weight. Csurka et al. and MATLAB's ``bfscore`` average the scores of the images
+      instead, with a tolerance of 0.75 % of the diagonal; their figures cannot be compared.
 
     Attributes:
         predicted: (C,) int64, boundary pixels in the prediction.
-        predicted_near: (C,) int64, those of them near the true boundary.
+        predicted_near: (C,) int64, how many of `predicted` are near the true boundary.
         true: (C,) int64, boundary pixels in the truth.
-        true_near: (C,) int64, those of them near the predicted boundary.
+        true_near: (C,) int64, how many of `true` are near the predicted boundary.
     """
 
     predicted: Counts
@@ -124,7 +124,7 @@ class BoundaryMatches:
         num_classes: int,
         tolerance: int = BOUNDARY_TOLERANCE,
     ) -> Self:
-        """The counts of one image.
+        """Return the counts of one image.
 
         Args:
             truth: (H, W) uint8, each below `num_classes`, or 255 for ignored.
@@ -133,7 +133,7 @@ class BoundaryMatches:
             tolerance: Pixels, 0 or more.
 
         Raises:
-            OptionError: The arrays are not such, or `tolerance` is negative.
+            OptionError: The arrays are not as described above, or `tolerance` is negative.
         """
         _require_labels(truth, prediction, num_classes)
         if tolerance < 0:
@@ -142,8 +142,8 @@ class BoundaryMatches:
         true = _boundary_map(truth, ignored, tolerance)
         predicted = _boundary_map(prediction, ignored, tolerance)
         return cls(
-            *_counted(predicted, true, num_classes, tolerance),
-            *_counted(true, predicted, num_classes, tolerance),
+            *_count_near(predicted, true, num_classes, tolerance),
+            *_count_near(true, predicted, num_classes, tolerance),
         )
 
     def __add__(self, other: Self) -> Self:
@@ -156,17 +156,17 @@ class BoundaryMatches:
 
     @property
     def precision(self) -> Floats64:
-        """(C,) float64; NaN for a class without predicted boundary."""
+        """(C,) float64; NaN for a class without a predicted boundary."""
         return _ratio(self.predicted_near, self.predicted)
 
     @property
     def recall(self) -> Floats64:
-        """(C,) float64; NaN for a class without true boundary."""
+        """(C,) float64; NaN for a class without a true boundary."""
         return _ratio(self.true_near, self.true)
 
     @property
     def class_f1(self) -> Floats64:
-        """(C,) float64; 0 for a class with a boundary on one side only, NaN with none at all."""
+        """(C,) float64; 0 for a class with a boundary on one side only, NaN if on neither."""
         precision, recall = np.nan_to_num(self.precision), np.nan_to_num(self.recall)
         f1 = np.nan_to_num(_ratio(2 * precision * recall, precision + recall))
         f1[self.predicted + self.true == 0] = np.nan
@@ -174,7 +174,7 @@ class BoundaryMatches:
 
     @property
     def mean_f1(self) -> float:
-        """Mean of `class_f1` over classes with a boundary in truth or prediction, else NaN."""
+        """Mean of `class_f1` over classes with a boundary on either side; NaN if there are none."""
         return _mean(self.class_f1)
 
 
@@ -191,20 +191,29 @@ def _require_labels(truth: Image, prediction: Labels, num_classes: int) -> None:
         and prediction.max(initial=0) < num_classes
     ):
         raise OptionError(
-            f"{_described('truth', truth)} and {_described('prediction', prediction)} "
+            f"{_describe('truth', truth)} and {_describe('prediction', prediction)} "
             f"for {num_classes} classes",
-            f"unsigned (H, W) labels below the number of classes, which is {MAX_CLASSES} at most; "
-            f"the truth as uint8, {IGNORED} where it is to be ignored",
-            "map label values to 0..C-1 and 255 first",
+            f"unsigned (H, W) labels below the number of classes, which is at most {MAX_CLASSES}; "
+            f"the truth as uint8, with {IGNORED} for pixels to ignore",
+            "first map the label values to 0..C-1 and 255",
         )
 
 
-def _described(name: str, labels: Labels) -> str:
+def _describe(name: str, labels: Labels) -> str:
     return f"{name} {labels.shape} {labels.dtype} up to {labels.max(initial=0)}"
 
 
 def _boundary_map(labels: Labels, ignored: NDArray[np.bool_], pad: int) -> NDArray[np.int16]:
-    """The label of each boundary pixel, elsewhere -1; `pad` pixels of -1 are put around it."""
+    """Return the label of each boundary pixel, and -1 elsewhere, with a margin of `pad` pixels.
+
+    Args:
+        labels: (H, W).
+        ignored: (H, W), pixels that have and make no boundary.
+        pad: Width of the margin, in pixels.
+
+    Returns:
+        (H + 2 * pad, W + 2 * pad) int16.
+    """
     edge = np.zeros(labels.shape, np.bool_)
     for near, far in (
         (np.s_[1:], np.s_[:-1]),
@@ -219,38 +228,38 @@ def _boundary_map(labels: Labels, ignored: NDArray[np.bool_], pad: int) -> NDArr
     return boundary
 
 
-def _counted(
+def _count_near(
     boundary: NDArray[np.int16], other: NDArray[np.int16], num_classes: int, tolerance: int
 ) -> tuple[Counts, Counts]:
-    """Pixels of `boundary` by class, and those of them near the same class in `other`.
+    """Count the pixels of `boundary` by class, and those near the same class in `other`.
 
-    Looks along the offsets of a disc, nearest first, and only for pixels that found nothing yet:
-    the time depends on the length of boundaries, not on the number of classes.
+    The offsets of a disc are tried, nearest first, for pixels without a match so far. The time thus
+    depends on the length of the boundaries, not on the number of classes.
     """
-    places = np.flatnonzero(boundary >= 0)
-    labels = boundary.ravel()[places]
+    places = np.flatnonzero(boundary >= 0)  # (P,), indices into the flat map
+    labels = boundary.ravel()[places]  # (P,)
     total = np.bincount(labels, minlength=num_classes).astype(np.int64)
     flat = other.ravel()
-    for dy, dx in _disc(tolerance):
+    for dy, dx in _list_disc_offsets(tolerance):
         missing = flat[places + (dy * boundary.shape[1] + dx)] != labels
         places, labels = places[missing], labels[missing]
     return total, total - np.bincount(labels, minlength=num_classes)
 
 
-def _disc(radius: int) -> list[tuple[int, int]]:
-    """Offsets (dy, dx) of length `radius` at most, shortest first."""
+def _list_disc_offsets(radius: int) -> list[tuple[int, int]]:
+    """Return the offsets (dy, dx) of length at most `radius`, shortest first."""
     reach = range(-radius, radius + 1)
     inside = [(dy, dx) for dy in reach for dx in reach if dy * dy + dx * dx <= radius * radius]
     return sorted(inside, key=lambda offset: offset[0] ** 2 + offset[1] ** 2)
 
 
 def _ratio(part: NDArray[np.generic], whole: NDArray[np.generic]) -> Floats64:
-    """`part` over `whole`, NaN where that is 0."""
+    """Return `part / whole`, with NaN where `whole` is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.true_divide(part, whole), np.float64)
 
 
 def _mean(scores: Floats64) -> float:
-    """Mean of the scores that are numbers; NaN if none is."""
+    """Return the mean of the scores that are not NaN; NaN if there are none."""
     numbers = scores[~np.isnan(scores)]
     return float(numbers.mean()) if numbers.size else float("nan")

@@ -1,4 +1,4 @@
-"""What an evaluation found: scores of models side by side, as JSON and as Markdown."""
+"""The results of an evaluation: scores of models side by side, as JSON and as Markdown."""
 
 import json
 import math
@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field
 
 from alignseg_infer.evaluation.metrics import BoundaryMatches, ConfusionMatrix
-from alignseg_infer.results.segmentation import StageTimes
+from alignseg_infer.results.times import StageTimes
 from alignseg_infer.text import markdown_table
 
 
 @dataclass(frozen=True, eq=False)
 class ModelScores:
-    """How one model did.
+    """The scores of one model.
 
     Attributes:
-        name: What it was called.
+        name: Name of the model.
         backend: What ran it, e.g. ``onnxruntime (CPUExecutionProvider)``.
         confusion: Pixels by true and predicted class.
         boundary: Boundary pixels by class.
-        times: Mean milliseconds per image, the first ones included.
+        times: Mean milliseconds per image, including the first images.
     """
 
     name: str
@@ -30,23 +30,23 @@ class ModelScores:
 
     @property
     def images_per_second(self) -> float:
-        """Images per second of `times`; reading labels and scoring are not in it."""
+        """Images per second according to `times`, without reading labels and scoring."""
         return 1e3 / self.times.total
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What `evaluate.evaluate` found.
+    """The result of `evaluate.evaluate`.
 
     Attributes:
-        data: Which images: "cityscapes val".
+        data: Which images were used, such as "cityscapes val".
         classes: Class names by label.
         images: How many images were counted.
         total: How many there are; more than `images` if the evaluation was interrupted.
-        tolerance: Of the boundaries, in pixels.
-        models: One for each predictor, in its order.
-        agreement: Names of two models, and the share of all pixels that they label alike.
-        settings: What the caller wants to have on record, such as how images were tiled.
+        tolerance: Largest distance at which boundary pixels match, in pixels.
+        models: The scores of each predictor, in the order given.
+        agreement: Names of two models, and the share of all pixels to which both give one label.
+        settings: What the caller wants to record, such as how images were tiled.
     """
 
     data: str
@@ -64,7 +64,7 @@ class Evaluation:
         return self.images < self.total
 
     def to_json(self) -> str:
-        """Everything as one JSON object; scores are 0..1, those that do not exist are null."""
+        """Return everything as one JSON object; scores are 0..1, and null if they do not exist."""
         facts = {
             "data": self.data,
             "images": self.images,
@@ -81,7 +81,7 @@ class Evaluation:
         return json.dumps(facts, default=str)
 
     def to_markdown(self) -> str:
-        """Tables for people; scores in percent, "-" for those that do not exist."""
+        """Return tables for people; scores are in percent, and "-" if they do not exist."""
         count = f"{self.images} images"
         if self.partial:
             count = f"**partial: {self.images} of {self.total} images**"

@@ -1,1 +1,1 @@
-"""Build time: from a checkpoint to an ONNX file that is checked before it appears."""
+"""How does a checkpoint become a file? Each file is checked before it appears."""

@@ -1,16 +1,17 @@
-"""Float16 in the graph, as TensorRT's strongly typed networks want it.
+"""Converts a graph to float16 in the form that TensorRT's strongly typed networks require.
 
 Everything that is computed from the image becomes float16, except
 
-* sampling coordinates: what lies between a learned offset and the grid of GridSample, or the
+* sampling coordinates: the nodes between a learned offset and the grid of GridSample, or the
   indices and weights of the gather lowering. A normalised float16 coordinate is off by up to 1/16
-  pixel at width 513 (``tests/benchmarks/precision.py`` measures what that does to labels);
-* GridSample itself, since TensorRT wants feature and grid of one type: a float32 island;
-* what depends on shapes alone: pooling and interpolation matrices are computed in float32 and then
-  rounded once.
+  pixel at width 513 (``tests/benchmarks/precision.py`` measures the effect on labels);
+* GridSample itself, which stays a float32 island because TensorRT requires feature and grid to have
+  the same type;
+* values that depend on shapes only: pooling and interpolation matrices are computed in float32 and
+  then rounded once.
 
-Plugin nodes take float16 features and float16 offsets as they are: the plugins compute coordinates
-in float32, from integer indices, and no node of the graph holds one.
+Plugin nodes take float16 features and float16 offsets directly: the plugins compute coordinates in
+float32, from integer indices, so no node of the graph holds a coordinate.
 
 The image and the logits stay float32, so a float16 model is used like any other.
 """
@@ -28,33 +29,33 @@ from alignseg_infer.spec.model import INPUT_NAME
 from alignseg_infer.spec.plugin_contract import PLUGIN_OPS
 
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
-QUANTIZER_OPSET = 19  # the first whose QuantizeLinear takes float16
-QUANTIZER_IR_VERSION = 9  # of ONNX 1.14, which brought opset 19
+QUANTIZER_OPSET = 19  # the first opset whose QuantizeLinear takes float16
+QUANTIZER_IR_VERSION = 9  # of ONNX 1.14, which introduced opset 19
 _SHAPE_READERS = frozenset({"Shape", "Size"})
 _FEATURE_MAKERS = frozenset({"Conv", "MatMul", "GridSample", "ConvTranspose", "Gemm"})
-# Inputs that are no features: region and scales, and the image where its size alone is wanted.
+# Inputs that are not features: region and scales, and the image where only its size is read.
 _ALWAYS_FLOAT32 = {"Resize": {1, 2}}
 _ALWAYS_FLOAT32 |= {op.name: set(op.shapes) for op in PLUGIN_OPS.values()}
 SMALLEST_HALF = 2.0**-24
 
 
 def to_half_precision(model: ir.Model) -> None:
-    """Turns a float32 graph, quantised or not, into float16 where that is safe; in place.
+    """Convert a float32 graph, quantised or not, to float16 where that is safe; in place.
 
     Args:
-        model: A graph of `onnx_graph.onnx_from_model`, or that with Q/DQ around convolutions. Its
-            values have types.
+        model: A graph made by `onnx_graph.onnx_from_model`, with or without Q/DQ around
+            convolutions. All its values must have types.
 
     Raises:
-        ExportError: A weight is too large for float16, or the graph holds float16 already.
+        ExportError: A weight is too large for float16, or the graph already contains float16.
     """
     _type_quantizers(model)
     _require_float32(model)
     if any(node.op_type in QUANTIZERS for node in model.graph):
         _raise_opset(model)
         _fit_weights_to_half_scales(model)
-    half = _half_nodes(model)
-    # A shape is the same in both types, and a cast to read it would move the whole tensor.
+    half = _find_half_nodes(model)
+    # Shapes need no cast: they are the same in both types, and a cast would copy the tensor.
     others = [
         node for node in model.graph if node not in half and node.op_type not in _SHAPE_READERS
     ]
@@ -66,52 +67,54 @@ def to_half_precision(model: ir.Model) -> None:
     onnx_ir.passes.common.RemoveUnusedNodesPass()(model)
 
 
-def coordinate_nodes(model: ir.Model) -> set[ir.Node]:
-    """The nodes that compute sampling coordinates from learned offsets: none for plugins.
+def find_coordinate_nodes(model: ir.Model) -> set[ir.Node]:
+    """Return the nodes that compute sampling coordinates from learned offsets; none with plugins.
 
-    They begin behind the convolution that predicts the offsets, and end where a feature comes in:
-    at GridSample, at Gather, at the product with a gathered feature.
+    They begin after the convolution that predicts the offsets. They end where a feature comes in:
+    at GridSample, at Gather, or at the product with a gathered feature.
     """
-    from_image = _values_from_image(model)
+    from_image = _find_values_from_image(model)
     found: set[ir.Node] = set()
-    waiting = [value for value in _coordinate_ends(model) if value in from_image]
+    waiting = [value for value in _find_coordinate_ends(model) if value in from_image]
     while waiting:
         node = waiting.pop().producer()
         if node is None or node in found or node.op_type in _FEATURE_MAKERS:
             continue
         found.add(node)
         waiting += [value for value in node.inputs if value in from_image]
-    return found | _computed_from_coordinates(model, found, from_image)
+    return found | _find_readers_of_coordinates(model, found, from_image)
 
 
 def require_exact_coordinates(model: ir.Model) -> None:
-    """Checks that a float16 graph samples at float32 coordinates.
+    """Raise ExportError unless a float16 graph samples at float32 coordinates.
+
+    Comparing labels does not replace this check: they may agree well enough to hide the error.
 
     Raises:
-        ExportError: One of them is float16; labels may still agree well enough to hide it.
+        ExportError: A coordinate is float16.
     """
     grids = [node.inputs[1] for node in model.graph if node.op_type == "GridSample"]
-    values = [*grids, *(value for node in coordinate_nodes(model) for value in node.outputs)]
+    values = [*grids, *(value for node in find_coordinate_nodes(model) for value in node.outputs)]
     half = [value.name for value in values if value and value.dtype == ir.DataType.FLOAT16]
     if half:
         raise ExportError(
-            f"{len(half)} values of sampling coordinates are float16, the first {half[0]!r}",
-            "coordinates in float32: in float16 they are off by up to 1/16 pixel at width 513",
+            f"{len(half)} sampling coordinates are float16, the first {half[0]!r}",
+            "float32 coordinates: float16 ones are off by up to 1/16 pixel at width 513",
             "alignseg export-onnx FLOAT32.onnx -o MODEL.onnx --precision fp16",
         )
 
 
-def _coordinate_ends(model: ir.Model) -> Iterable[ir.Value]:
-    """Grids and indices."""
+def _find_coordinate_ends(model: ir.Model) -> Iterable[ir.Value]:
+    """Yield the grids of GridSample and the indices of Gather."""
     for node in model.graph:
         if node.op_type in ("GridSample", "Gather") and node.inputs[1] is not None:
             yield node.inputs[1]
 
 
-def _computed_from_coordinates(
+def _find_readers_of_coordinates(
     model: ir.Model, coordinates: set[ir.Node], from_image: set[ir.Value]
 ) -> set[ir.Node]:
-    """Nodes, such as those of bilinear weights, that of all image values read coordinates only."""
+    """Return the nodes whose only inputs from the image are coordinates: bilinear weights, say."""
     found: set[ir.Node] = set()
     for node in model.graph:  # in topological order
         producers = {value.producer() for value in node.inputs if value in from_image}
@@ -120,8 +123,8 @@ def _computed_from_coordinates(
     return found
 
 
-def _values_from_image(model: ir.Model) -> set[ir.Value]:
-    """Values that depend on pixels, and not only on the image's shape."""
+def _find_values_from_image(model: ir.Model) -> set[ir.Value]:
+    """Return the values that depend on pixels, not only on the image's shape."""
     found = {value for value in model.graph.inputs if value.name == INPUT_NAME}
     for node in model.graph:
         if node.op_type not in _SHAPE_READERS and not found.isdisjoint(node.inputs):
@@ -129,10 +132,10 @@ def _values_from_image(model: ir.Model) -> set[ir.Value]:
     return found
 
 
-def _half_nodes(model: ir.Model) -> dict[ir.Node, None]:
-    """The nodes that are to compute in float16, in the graph's order."""
-    from_image = _values_from_image(model)
-    coordinates = coordinate_nodes(model)
+def _find_half_nodes(model: ir.Model) -> dict[ir.Node, None]:
+    """Return the nodes that should compute in float16, in the graph's order."""
+    from_image = _find_values_from_image(model)
+    coordinates = find_coordinate_nodes(model)
     return {
         node: None
         for node in model.graph
@@ -149,7 +152,7 @@ class _Conversion:
     """Rewires a graph so that some of its nodes compute in float16.
 
     Args:
-        model: The graph.
+        model: The graph to change.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -157,11 +160,11 @@ class _Conversion:
         self._casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
 
     def convert(self, node: ir.Node) -> None:
-        """Makes one node read and return float16."""
+        """Make one node read and return float16."""
         kept = _ALWAYS_FLOAT32.get(node.op_type, set())
         for index, value in enumerate(node.inputs):
             if value is not None and value.dtype == ir.DataType.FLOAT and index not in kept:
-                node.replace_input_with(index, self._as_half(value))
+                node.replace_input_with(index, self._make_half(value))
         if node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT:
             node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT16)
         for output in node.outputs:
@@ -169,21 +172,21 @@ class _Conversion:
                 output.dtype = ir.DataType.FLOAT16
 
     def cast_back(self, nodes: Iterable[ir.Node]) -> None:
-        """Gives nodes that stay in float32 float32 inputs again."""
+        """Give `nodes`, which stay in float32, float32 inputs again."""
         for node in nodes:
             for index, value in enumerate(node.inputs):
                 if value is not None and value.dtype == ir.DataType.FLOAT16:
                     node.replace_input_with(index, self._cast(value, ir.DataType.FLOAT))
 
     def cast_outputs(self) -> None:
-        """Gives the graph float32 outputs again, under their names."""
+        """Give the graph float32 outputs again, under the same names."""
         for index, value in enumerate(self._graph.outputs):
             if value.dtype == ir.DataType.FLOAT16:
                 name, value.name = value.name, f"{value.name}_half"
                 self._graph.outputs[index] = self._cast(value, ir.DataType.FLOAT)
                 self._graph.outputs[index].name = name
 
-    def _as_half(self, value: ir.Value) -> ir.Value:
+    def _make_half(self, value: ir.Value) -> ir.Value:
         constant = value.const_value
         if value.producer() is not None or constant is None:
             return self._cast(value, ir.DataType.FLOAT16)
@@ -191,7 +194,7 @@ class _Conversion:
         if key not in self._casts:
             half = ir.Value(
                 name=f"{value.name}_half",
-                const_value=ir.tensor(_rounded(constant.numpy(), str(value.name))),
+                const_value=ir.tensor(_round_weights(constant.numpy(), str(value.name))),
                 type=ir.TensorType(ir.DataType.FLOAT16),
                 shape=value.shape,
             )
@@ -215,20 +218,20 @@ class _Conversion:
         return self._casts[key]
 
 
-def _rounded(weights: NDArray[np.float32], name: str) -> NDArray[np.float16]:
+def _round_weights(weights: NDArray[np.float32], name: str) -> NDArray[np.float16]:
     with np.errstate(over="ignore"):
         half = weights.astype(np.float16)
     if not np.isfinite(half).all():
         raise ExportError(
             f"the weight {name} has values up to {np.abs(weights).max():.3g}",
-            f"at most {np.finfo(np.float16).max}, which float16 can hold",
-            "precision='fp32'; or look at the checkpoint: such weights are seldom meant",
+            f"at most {np.finfo(np.float16).max}, the largest float16",
+            "precision='fp32'; or check the checkpoint: weights this large are usually a mistake",
         )
     return half
 
 
 def _type_quantizers(model: ir.Model) -> None:
-    """Says what Q/DQ return, which ONNX Runtime's tool leaves out."""
+    """Set the types and shapes of Q/DQ results, which ONNX Runtime's tool leaves out."""
     for node in model.graph:
         if node.op_type not in QUANTIZERS:
             continue
@@ -244,7 +247,7 @@ def _require_float32(model: ir.Model) -> None:
     held = {value.dtype for node in model.graph for value in node.outputs}
     if untyped or ir.DataType.FLOAT16 in held:
         raise ExportError(
-            f"the graph has float16 values already, or values without a type ({len(untyped)})",
+            f"the graph already has float16 values, or values without a type ({len(untyped)})",
             "a float32 model of this package",
             "start from the float32 file: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
@@ -257,10 +260,10 @@ def _raise_opset(model: ir.Model) -> None:
 
 
 def _fit_weights_to_half_scales(model: ir.Model) -> None:
-    """Makes all scales float16 values above 0, and int8 weights fit their new scales.
+    """Round all scales to float16 values above 0, and adapt int8 weights to their new scales.
 
-    Scales are rounded up, so that no weight is clipped. Small ones, of float16's few bits below
-    6e-5, would otherwise change weights by more than quantising did.
+    Scales are rounded up, so that no weight is clipped. Without new weights, small scales, for
+    which float16 has few bits below 6e-5, would change weights by more than quantising did.
     """
     scales: dict[ir.Value, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
     done: set[ir.Value] = set()
@@ -272,7 +275,7 @@ def _fit_weights_to_half_scales(model: ir.Model) -> None:
             continue
         if scale not in scales:
             exact = scale.const_value.numpy().astype(np.float32)
-            scales[scale] = exact, _half_not_below(exact)
+            scales[scale] = exact, _round_up_to_half(exact)
         old, new = scales[scale]
         scale.const_value = ir.tensor(new, name=scale.name)
         if node.op_type != "DequantizeLinear" or weight.const_value is None:
@@ -285,8 +288,8 @@ def _fit_weights_to_half_scales(model: ir.Model) -> None:
         weight.const_value = ir.tensor(np.rint(values).astype(np.int8), name=weight.name)
 
 
-def _half_not_below(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The smallest float16 value that is not below each of `values`, and not 0, as float32."""
+def _round_up_to_half(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return, for each of `values`, the smallest float16 above 0 that is not below it; float32."""
     nearest = np.maximum(values, np.float32(SMALLEST_HALF)).astype(np.float16)
     above = np.nextafter(nearest, np.float16(np.inf))
     return np.where(nearest < values, above, nearest).astype(np.float32)

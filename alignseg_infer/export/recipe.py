@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.choices import choose, convert_choices
 from alignseg_infer.datasets.class_tables import class_table_named
 from alignseg_infer.datasets.image_sets import calibration_images
@@ -18,7 +19,6 @@ from alignseg_infer.export.int8.options import (
 )
 from alignseg_infer.export.verification.options import DEFAULT_IMAGES
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.spec.model import Precision
 
 

@@ -1,4 +1,4 @@
-"""The export a user asks for: checkpoint in, verified ONNX file out."""
+"""Turns a checkpoint into an ONNX file that has been compared with PyTorch."""
 
 import json
 import logging
@@ -8,14 +8,17 @@ from pathlib import Path
 import onnx_ir
 import torch
 
-from alignseg_infer import __version__
 from alignseg_infer.export.graph.onnx_file import require_onnx_ending, save_onnx
 from alignseg_infer.export.graph.onnx_graph import onnx_from_model
 from alignseg_infer.export.graph.options import ExportOptions
-from alignseg_infer.export.verification.parity import Comparison, compare_with_model
+from alignseg_infer.export.verification.parity import (
+    Comparison,
+    compare_with_pytorch,
+)
 from alignseg_infer.files import written_atomically
 from alignseg_infer.models.checkpoint import Checkpoint
 from alignseg_infer.spec.model import SPEC_KEY, VERIFICATION_KEY, ExportSpec, ModelSpec
+from alignseg_infer.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -38,18 +41,18 @@ class ExportReport:
 def onnx_from_checkpoint(
     checkpoint: Checkpoint, path: str | Path, options: ExportOptions | None = None
 ) -> ExportReport:
-    """Writes `checkpoint` as an ONNX file, after comparing it with PyTorch in ONNX Runtime.
+    """Write `checkpoint` as an ONNX file, after comparing it with PyTorch in ONNX Runtime.
 
     Weights above 1.9 GB go to ``PATH.data`` beside it.
 
     Args:
         checkpoint: From `models.checkpoint.load_checkpoint`.
         path: The ``.onnx`` file to write.
-        options: What the graph is to be.
+        options: What the graph should contain.
 
     Raises:
-        OptionError: `path` has another ending.
-        ExportError: The graph cannot be made as asked.
+        OptionError: `path` does not end in ``.onnx``.
+        ExportError: The graph cannot be made with these options.
         ParityError: The graph does not compute what PyTorch computes; nothing is written.
         OutputError: The file cannot be written.
     """
@@ -63,7 +66,7 @@ def onnx_from_checkpoint(
         _describe(exported, spec)
         save_onnx(exported, temporary)
         logger.info("comparing with PyTorch in ONNX Runtime")
-        comparisons = compare_with_model(temporary, model)
+        comparisons = compare_with_pytorch(temporary, model)
         exported.metadata_props[VERIFICATION_KEY] = json.dumps([asdict(c) for c in comparisons])
         save_onnx(exported, temporary)
     return ExportReport(path, spec, comparisons)
@@ -87,6 +90,6 @@ def _describe(model: onnx_ir.Model, spec: ModelSpec) -> None:
     model.producer_version = __version__
     model.graph.name = f"alignseg-{spec.network.backbone}"
     model.metadata_props[SPEC_KEY] = spec.to_json()
-    # The exporter leaves the Python source lines of every node in the file; nobody needs them.
+    # Remove the Python source lines that the exporter stores with every node.
     for node in model.graph.all_nodes():
         node.metadata_props.clear()

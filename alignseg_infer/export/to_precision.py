@@ -1,4 +1,4 @@
-"""From a float32 ONNX file to one in float16 or int8, compared with it before it appears."""
+"""Turns a float32 ONNX file into one in float16 or int8, and compares the two before it appears."""
 
 import logging
 from collections.abc import Sequence
@@ -7,18 +7,18 @@ from pathlib import Path
 
 import onnx_ir
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import ExportError, OptionError
 from alignseg_infer.export.graph.onnx_file import require_onnx_ending, save_onnx
 from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.int8.from_onnx import int8_from_onnx
 from alignseg_infer.export.int8.options import Int8Options, needs_calibration
-from alignseg_infer.export.progress import ProgressBars, no_bar
 from alignseg_infer.export.verification.verify import verify
 from alignseg_infer.files import written_atomically
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.progress import ProgressBars, no_bar
 from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, Precision
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
-from alignseg_infer.trt.engine_file import Verification
+from alignseg_infer.spec.verification import Verification
 
 logger = logging.getLogger(__name__)
 
@@ -33,39 +33,39 @@ def onnx_in_precision(
     bars: ProgressBars = no_bar,
     facts: OnnxFacts | None = None,
 ) -> Verification:
-    """Writes the float32 model `source` as `target`, in another precision.
+    """Write the float32 model `source` as `target`, in another precision.
 
     Args:
         source: A float32 ``.onnx`` of this package.
         target: The ``.onnx`` to write.
         precision: ``fp16`` or ``int8``.
         int8: How convolutions are quantised.
-        images: To compare both on, (H, W, 3) uint8 BGR; None for drawn streets.
-        bars: Gives a progress function for what is counted, like `cli.progress.progress_bar`.
+        images: Images to compare both on, (H, W, 3) uint8 BGR; None for drawn streets.
         facts: Those of `source`, if they were read already.
+        bars: Opens a progress bar with the given title, like `cli.progress.progress_bar`.
 
     Returns:
         The comparison, which is also stored in the file.
 
     Raises:
-        OptionError: `target` has another ending or is `source`; ``int8`` without its options.
+        OptionError: `target` does not end in ``.onnx`` or is `source`; ``int8`` without options.
         ModelFileError: `source` is not one of our files.
         ExportError: `source` is not float32, or cannot be converted.
-        VerificationError: Labels differ too much; nothing is written.
+        VerificationError: Too many labels differ; nothing is written.
         OutputError: The file cannot be written.
     """
     require_onnx_ending(target)
     if target.exists() and source.exists() and target.samefile(source):
         raise OptionError(
             f"{target} is the float32 model itself",
-            "another file, since the float32 model is needed to verify and to quantise again",
+            "another file: the float32 model is needed to verify, and to quantise again",
             f"destination={source.stem}_{precision}.onnx",
         )
     facts = facts or read_onnx_facts(source)
     if facts.export.precision is not Precision.FP32 or precision is Precision.FP32:
         raise ExportError(
             f"{source} is {facts.export.precision}, and {precision} was asked for",
-            "a float32 model, to be made fp16 or int8",
+            "a float32 model, and fp16 or int8 as its new precision",
             "start from the float32 file: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
     quantized = precision is Precision.INT8

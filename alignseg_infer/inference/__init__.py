@@ -1,1 +1,1 @@
-"""How images flow through a network."""
+"""The way of images through a network."""

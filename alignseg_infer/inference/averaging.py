@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from alignseg_infer.arrays import Floats, Size
 from alignseg_infer.choices import choose
 from alignseg_infer.errors import OptionError, SizeError
 from alignseg_infer.inference.tiling import (
@@ -17,17 +18,17 @@ from alignseg_infer.inference.tiling import (
     Tiling,
     sliding_logits,
 )
-from alignseg_infer.pixels.postprocess import Floats, upsampled_bands
-from alignseg_infer.pixels.preprocess import Size, require_input_size
+from alignseg_infer.pixels.postprocess import upsample_in_bands
+from alignseg_infer.pixels.preprocess import require_input_size
 from alignseg_infer.spec.model import MAX_INPUT_SIDE, MIN_INPUT_SIDE, ModelSpec, OutputKind
 
-MAX_SCALE = MAX_INPUT_SIDE // MIN_INPUT_SIDE  # above it no image fits
+MAX_SCALE = MAX_INPUT_SIDE // MIN_INPUT_SIDE  # no image fits a larger scale
 
 Prepare: TypeAlias = Callable[[Size], Floats]  # the network input (1, 3, H, W) at a size (H, W)
 
 
 class Mode(StrEnum):
-    """How the network sees an image: ``whole``, or in tiles of a sliding window (``slide``)."""
+    """How the network sees an image: ``whole``, or in the tiles of a sliding window (``slide``)."""
 
     WHOLE = "whole"
     SLIDE = "slide"
@@ -35,13 +36,13 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True)
 class Averaging:
-    """What the logits of an image are the mean of.
+    """The network outputs whose mean is the logits of an image.
 
     Attributes:
         classes: C, the number of classes.
-        tiling: The sliding window; None when images are taken whole.
+        tiling: The sliding window; None if the network sees whole images.
         scales: Factors on the input size.
-        flip: Whether the mirrored image takes part too.
+        flip: Whether to include the mirrored image.
     """
 
     classes: int
@@ -49,16 +50,16 @@ class Averaging:
     scales: tuple[float, ...]
     flip: bool
 
-    def logits(
+    def mean_logits(
         self, input_sizes: Sequence[Size], size: Size, prepare: Prepare, infer: Infer
     ) -> Floats:
-        """The mean logits of one image.
+        """Return the mean logits of one image.
 
-        Beside one batch of tiles this holds one input (3, H, W) and, with a sliding window, one sum
-        (C, H, W), both float32 and of the scale in hand; with several scales also one sum
-        (C, height, width). Nothing grows with the number of scales, nor with that of tiles but a
-        list of their places. Inputs of one tile are run whole, with `flip` in one batch if it has
-        room for two.
+        Besides one batch of tiles, memory holds one input (3, H, W) and, with a sliding window, one
+        sum (C, H, W), both float32 and at the current scale. Several scales need another sum,
+        (C, height, width). Memory does not grow with the number of scales; with the number of
+        tiles, only a list of their places grows. An input no larger than one tile is run whole,
+        with `flip` as one batch if a batch has room for two.
 
         Args:
             input_sizes: (H, W) of the input at each scale.
@@ -67,23 +68,23 @@ class Averaging:
             infer: Runs the network.
 
         Returns:
-            (C, height, width) float32 for several scales; for one of any size, to be upsampled to
-            `size` with ``align_corners=True``.
+            (C, height, width) float32 for several scales. For one scale (C, h, w) float32, for the
+            caller to upsample to `size` with ``align_corners=True``.
         """
         if len(input_sizes) == 1:
-            return self._at_one_scale(prepare(input_sizes[0]), infer)
+            return self._average_one_scale(prepare(input_sizes[0]), infer)
         total = np.zeros((self.classes, *size), np.float32)
         for input_size in input_sizes:
-            _add_upsampled(total, self._at_one_scale(prepare(input_size), infer))
+            _add_upsampled(total, self._average_one_scale(prepare(input_size), infer))
         total /= len(input_sizes)
         return total
 
-    def _at_one_scale(self, tensor: Floats, infer: Infer) -> Floats:
-        if self.tiling and tensor.shape[2:] != self.tiling.tile:  # an image of one tile is whole
+    def _average_one_scale(self, tensor: Floats, infer: Infer) -> Floats:
+        if self.tiling and tensor.shape[2:] != self.tiling.tile:  # one tile is run whole below
             return sliding_logits(tensor, self.tiling, infer, classes=self.classes, flip=self.flip)
         if not self.flip:
-            return next(infer([tensor]))
-        plain, mirrored = infer([tensor, tensor[..., ::-1]])
+            return next(infer([tensor]))  # (C, h, w)
+        plain, mirrored = infer([tensor, tensor[..., ::-1]])  # each (C, h, w)
         mean: Floats = (plain + mirrored[..., ::-1]) * np.float32(0.5)
         return mean
 
@@ -97,7 +98,7 @@ def averaging_for(
     scales: Sequence[float],
     flip: bool,
 ) -> Averaging | None:
-    """What is to be averaged; None when one output of the network is the result.
+    """Return what to average, or None if one output of the network is the result.
 
     Args:
         spec: The model's facts.
@@ -109,14 +110,14 @@ def averaging_for(
         flip: Whether to average with the mirrored image.
 
     Raises:
-        OptionError: An argument makes no sense, alone or with this model.
-        SizeError: The tile is not one that the network, or this export of it, takes.
+        OptionError: An argument makes no sense, or does not fit this model.
+        SizeError: The network, or this export of it, does not take tiles of this size.
     """
     _require_choices(mode, overlap, scales, flip)
     fixed = spec.export.size if spec.export else None
     tiling = None
     if mode == Mode.SLIDE:
-        tiling = Tiling(_tile_size(tile, fixed), overlap)
+        tiling = Tiling(_parse_tile(tile, fixed), overlap)
     else:
         _require_no_window(tile, overlap)
     averaging = Averaging(spec.network.num_classes, tiling, tuple(scales), flip)
@@ -133,17 +134,17 @@ def averaging_for(
 
 
 def require_logits(spec: ModelSpec, asked: str) -> None:
-    """Raises OptionError if the model returns labels; `asked` begins the message."""
+    """Raise OptionError if the model returns labels; `asked` begins the message."""
     if spec.export and spec.export.output is OutputKind.LABELS:
         raise OptionError(
-            f"{asked} asked of a model that returns labels",
+            f"{asked} asked for, but the model returns labels",
             "a model that was exported to return logits",
             "alignseg export-onnx CHECKPOINT -o MODEL.onnx --output logits",
         )
 
 
 def _add_upsampled(total: Floats, logits: Floats) -> None:
-    for rows, band in upsampled_bands(logits, (total.shape[1], total.shape[2])):
+    for rows, band in upsample_in_bands(logits, (total.shape[1], total.shape[2])):
         total[:, rows] += band
 
 
@@ -171,12 +172,12 @@ def _require_no_window(tile: int | Size | None, overlap: float) -> None:
     if tile is not None or overlap != DEFAULT_OVERLAP:
         raise OptionError(
             f"{given} was given without a sliding window",
-            'tile and overlap with mode="slide"',
+            'tile and overlap only with mode="slide"',
             f"mode='slide' with {given}",
         )
 
 
-def _tile_size(tile: object, fixed: Size | None) -> Size:
+def _parse_tile(tile: object, fixed: Size | None) -> Size:
     if tile is None:
         return fixed or (DEFAULT_TILE, DEFAULT_TILE)
     height, width = tile if isinstance(tile, tuple) and len(tile) == 2 else (tile, tile)

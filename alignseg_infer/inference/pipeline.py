@@ -1,4 +1,4 @@
-"""Stages of work in overlapping threads, joined by bounded queues.
+"""Stages of work in overlapping threads, connected by bounded queues.
 
 ::
 
@@ -8,8 +8,9 @@
         for result in results:
             ...
 
-Order is kept. An exception of a stage arrives where its items do, after those that came before it.
-A stage that is ahead waits. Leaving the block, in whatever way, stops all threads.
+Items keep their order. If a stage raises, the consumer of its items gets the exception, after the
+items that came before it. A stage that is ahead waits for the next one. Leaving the block, in any
+way, stops all threads.
 """
 
 import logging
@@ -26,16 +27,16 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-LONGEST_END = 5.0  # seconds that a stage gets to return once everything was stopped
-_LONGEST_WAIT = 0.5  # seconds; waiting without end cannot be interrupted on Windows
+LONGEST_END = 5.0  # seconds that a stage has to return after everything was stopped
+_LONGEST_WAIT = 0.5  # seconds; on Windows, Ctrl-C cannot interrupt an endless wait
 
 
-class PipelineStopped(Exception):  # noqa: N818 - no error: the pipeline was left
-    """Ends a stage that waits, and whoever takes items of a pipeline that was left."""
+class PipelineStopped(Exception):  # noqa: N818 - this is not an error
+    """Ends the stages and consumers that still wait after a pipeline was stopped."""
 
 
 class _Queue(Generic[T]):
-    """What one stage has made and the next has not taken yet."""
+    """The items that one stage has made and the next has not taken yet."""
 
     def __init__(self, depth: int, drop_old: bool) -> None:
         self.depth, self.drop_old = depth, drop_old
@@ -45,10 +46,10 @@ class _Queue(Generic[T]):
 
 
 class Pipeline:
-    """Runs iterables in threads of their own. To be used in a ``with`` block.
+    """Runs iterables in their own threads. Use it in a ``with`` block.
 
     Attributes:
-        dropped: Items thrown away because newer ones had come.
+        dropped: Number of items thrown away in favour of newer ones.
     """
 
     def __init__(self) -> None:
@@ -69,13 +70,13 @@ class Pipeline:
         self.stop()
 
     def thread(self, items: Iterable[T], *, depth: int = 2, drop_old: bool = False) -> Iterator[T]:
-        """Iterates `items` in a thread that starts now.
+        """Iterate `items` in a thread that starts now.
 
         Args:
-            items: What the stage makes. A generator is closed at the end, in the same thread.
-            depth: Items that may wait to be taken, 1 or more; one more may be in the making.
-            drop_old: Whether, instead of waiting when `depth` are there, the oldest is dropped and
-                counted: for sources that go on regardless, such as cameras.
+            items: The items of the stage. A generator is closed at the end, in the same thread.
+            depth: The most items that wait to be taken, 1 or more; one more may be in the making.
+            drop_old: Whether to drop and count the oldest item, instead of waiting, when `depth`
+                items wait. This is for sources that do not wait, such as cameras.
 
         Returns:
             The same items in the same order. It raises what iterating `items` raised.
@@ -92,13 +93,13 @@ class Pipeline:
         )
         thread.start()
         self._threads.append(thread)
-        return self._taken(queue)
+        return self._take(queue)
 
     def stop(self) -> None:
-        """Ends all threads; a stage that is computing ends when its item is done.
+        """End all threads. A stage that is computing ends when its item is done.
 
-        A stage that does not return within 5 s, as a camera driver that hangs, is left alone and
-        logged.
+        If a stage does not return within 5 s, for example because a camera driver hangs, it is
+        logged and left running.
         """
         with self._changed:
             self._stopped = True
@@ -117,7 +118,7 @@ class Pipeline:
         try:
             for item in items:
                 self._put(queue, item)
-        except BaseException as raised:  # goes to whoever takes the items
+        except BaseException as raised:  # passed on to the consumer of the items
             error = raised
         try:
             if isinstance(items, Generator):
@@ -141,7 +142,7 @@ class Pipeline:
             queue.items.append(item)
             self._changed.notify_all()
 
-    def _taken(self, queue: _Queue[T]) -> Iterator[T]:
+    def _take(self, queue: _Queue[T]) -> Iterator[T]:
         while True:
             with self._changed:
                 while not (queue.items or queue.ended or self._stopped):
@@ -153,6 +154,6 @@ class Pipeline:
                 item = queue.items.popleft()
                 self._changed.notify_all()
             yield item
-            del item  # no longer ours while the next is awaited
+            del item  # do not keep it alive while waiting for the next one
         if queue.error is not None:
             raise queue.error

@@ -1,6 +1,6 @@
-"""How images become segmentations: stages, each an iterator over what the one before makes.
+"""The stages that turn images into segmentations. Each iterates over the items of the one before.
 
-They can be joined as they are, one image or batch at a time, or by threads (`pipeline`).
+They can run one after the other, one image or batch at a time, or in threads (`pipeline`).
 """
 
 import time
@@ -13,12 +13,14 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.backends import Backend, ImageBackend
+from alignseg_infer.arrays import Floats, Image, Size
+from alignseg_infer.backend import Backend, ImageBackend
 from alignseg_infer.inference.averaging import Averaging
-from alignseg_infer.pixels.images import Image, ImageSource, load_image
-from alignseg_infer.pixels.postprocess import Floats, Scores, resized_labels, scores_from_logits
-from alignseg_infer.pixels.preprocess import Size, SizePolicy, preprocess
-from alignseg_infer.results.segmentation import Segmentation, StageClock, StageTimes
+from alignseg_infer.pixels.images import ImageSource, load_image
+from alignseg_infer.pixels.postprocess import Scores, resize_labels, scores_from_logits
+from alignseg_infer.pixels.preprocess import SizePolicy, preprocess
+from alignseg_infer.results.segmentation import Segmentation
+from alignseg_infer.results.times import StageClock, StageTimes
 
 T = TypeVar("T")
 
@@ -27,17 +29,17 @@ class Join(Protocol):
     """Hands the items of one stage to the next."""
 
     def __call__(self, items: Iterable[T], /) -> Iterator[T]:
-        """The same items."""
+        """Return the same items."""
         ...
 
 
 class Wanted(NamedTuple):
-    """What results shall have.
+    """What the results should contain.
 
     Attributes:
-        confidence: The probability of each pixel's label.
-        probabilities: All probabilities.
-        smoothing: Weight of the logits before, 0 to below 1.
+        confidence: Whether to include the probability of each pixel's label.
+        probabilities: Whether to include the probabilities of all classes.
+        smoothing: Weight of the previous images' logits, 0 to below 1.
     """
 
     confidence: bool = False
@@ -46,7 +48,7 @@ class Wanted(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """One image on its way to the network; times in ms."""
+    """One image and its network input (1, 3, H, W); times in ms."""
 
     image: Image
     tensor: NDArray[np.float32]
@@ -55,7 +57,7 @@ class _Prepared(NamedTuple):
 
 
 class _Loaded(NamedTuple):
-    """One image and the network input size it gets; time in ms."""
+    """One image and the size of its network input; time in ms."""
 
     image: Image
     input_size: Size
@@ -63,7 +65,7 @@ class _Loaded(NamedTuple):
 
 
 class _Output(NamedTuple):
-    """What the network said of one image: logits (C, h, w), or labels (h, w)."""
+    """The network's output for one image: logits (C, h, w), or labels (h, w)."""
 
     image: Image
     output: NDArray[np.generic]
@@ -77,11 +79,11 @@ class Stages:
 
     Attributes:
         backend: Runs the network.
-        policy: The network input size of each image.
-        averaging: What logits are the mean of, if they are.
-        image_backend: Prepares images and labels pixels on the GPU; None: the CPU does.
-        least_batch: Inputs per network call at least; copies fill it up.
-        batch: Inputs per network call at most.
+        policy: Chooses the network input size of each image.
+        averaging: Which outputs to average; None for none.
+        image_backend: Prepares images and labels pixels on the GPU; None for the CPU.
+        least_batch: The fewest inputs per network call; copies fill smaller batches up.
+        batch: The most inputs per network call.
     """
 
     backend: Backend
@@ -91,37 +93,37 @@ class Stages:
     least_batch: int
     batch: int
 
-    def segmented(
+    def segment(
         self, sources: Iterable[ImageSource], wanted: Wanted, before: Join, after: Join
     ) -> Iterator[Segmentation]:
-        """Segments images, in their order.
+        """Segment images, in their order.
 
         Args:
-            sources: As `images.load_image` takes them.
-            wanted: What results shall have.
+            sources: Images as `images.load_image` takes them.
+            wanted: What the results should contain.
             before: Joins the stages before the network.
             after: Joins the network and the stages behind it.
 
         Raises:
-            AlignSegError: As `Predictor` does.
+            AlignSegError: An error that `Predictor` documents.
         """
         plain = not (wanted.probabilities or wanted.smoothing)
         if self.image_backend is not None and plain:
             loaded = before(map(self._load, sources))
-            return after(self._labelled(self.image_backend, loaded, wanted.confidence))
+            return after(self._label(self.image_backend, loaded, wanted.confidence))
         if self.averaging is not None:
-            outputs = after(map(partial(self._averaged, self.averaging), sources))
+            outputs = after(map(partial(self._average, self.averaging), sources))
         else:
-            outputs = after(self._inferred(before(map(self._prepare, sources))))
+            outputs = after(self._infer_batches(before(map(self._prepare, sources))))
         if wanted.smoothing:
-            outputs = _smoothed(outputs, np.float32(wanted.smoothing))
-        return after(map(partial(self._finished, wanted), outputs))
+            outputs = _smooth(outputs, np.float32(wanted.smoothing))
+        return after(map(partial(self._finish, wanted), outputs))
 
     def _load(self, source: ImageSource) -> _Loaded:
         start = time.perf_counter()
         image = load_image(source)
         milliseconds = 1e3 * (time.perf_counter() - start)
-        return _Loaded(image, self.policy.input_size(_size(image)), milliseconds)
+        return _Loaded(image, self.policy.input_size(_size_of(image)), milliseconds)
 
     def _prepare(self, source: ImageSource) -> _Prepared:
         loaded = self._load(source)
@@ -129,8 +131,8 @@ class Stages:
         tensor = preprocess(loaded.image, loaded.input_size, self.backend.spec.input)
         return _Prepared(loaded.image, tensor, loaded.load, 1e3 * (time.perf_counter() - start))
 
-    def _inferred(self, images: Iterable[_Prepared]) -> Iterator[_Output]:
-        for batch in _batches(images, self.batch, lambda prepared: prepared.tensor.shape):
+    def _infer_batches(self, images: Iterable[_Prepared]) -> Iterator[_Output]:
+        for batch in _group(images, self.batch, lambda prepared: prepared.tensor.shape):
             start = time.perf_counter()
             outputs = self._infer([prepared.tensor for prepared in batch])
             infer = 1e3 * (time.perf_counter() - start) / len(batch)
@@ -140,18 +142,18 @@ class Stages:
                 yield _Output(prepared.image, output, (height, width), times)
 
     def _infer(self, tensors: list[Floats]) -> NDArray[np.generic]:
-        """The outputs of equally sized inputs (1, 3, H, W)."""
+        """Run the network on inputs (1, 3, H, W) of one size, and return one output for each."""
         count = len(tensors)
-        # Fill up with copies, whose outputs nobody reads.
+        # Fill the batch up with copies, whose outputs nobody reads.
         tensors = tensors + tensors[-1:] * (self.least_batch - count)
-        stacked = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
+        stacked = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)  # (N, 3, H, W)
         return self.backend.infer(np.ascontiguousarray(stacked))[:count]
 
-    def _averaged(self, averaging: Averaging, source: ImageSource) -> _Output:
+    def _average(self, averaging: Averaging, source: ImageSource) -> _Output:
         clock = StageClock()
         image = load_image(source)
         clock.lap("load")
-        input_sizes = [self.policy.input_size(_size(image), scale) for scale in averaging.scales]
+        input_sizes = [self.policy.input_size(_size_of(image), scale) for scale in averaging.scales]
 
         def prepare(input_size: Size) -> Floats:
             clock.lap("postprocess")
@@ -167,17 +169,17 @@ class Stages:
                 clock.lap("infer")
                 yield from outputs.astype(np.float32, copy=False)
 
-        logits = averaging.logits(input_sizes, _size(image), prepare, infer)
+        logits = averaging.mean_logits(input_sizes, _size_of(image), prepare, infer)
         clock.lap("postprocess")
         seen = averaging.tiling.tile if averaging.tiling else max(input_sizes)
         return _Output(image, logits, seen, clock.times())
 
-    def _finished(self, wanted: Wanted, found: _Output) -> Segmentation:
+    def _finish(self, wanted: Wanted, found: _Output) -> Segmentation:
         start = time.perf_counter()
-        size, output = _size(found.image), found.output
+        size, output = _size_of(found.image), found.output
         if output.ndim == 2:
             labels = output if output.dtype == np.uint16 else output.astype(np.uint8, copy=False)
-            scores = Scores(resized_labels(labels, size), None, None)  # type: ignore[arg-type]
+            scores = Scores(resize_labels(labels, size), None, None)  # type: ignore[arg-type]
         else:
             scores = scores_from_logits(
                 output.astype(np.float32, copy=False),
@@ -187,21 +189,21 @@ class Stages:
             )
         spent = found.times.postprocess + 1e3 * (time.perf_counter() - start)
         times = replace(found.times, postprocess=spent)
-        return self._segmentation(found.image, scores, found.input_size, times)
+        return self._make_segmentation(found.image, scores, found.input_size, times)
 
-    def _labelled(
+    def _label(
         self, backend: ImageBackend, images: Iterable[_Loaded], confidence: bool
     ) -> Iterator[Segmentation]:
-        """Batches on the device, images to labels."""
-        for batch in _batches(images, self.batch, lambda loaded: loaded.input_size):
+        """Segment images in batches, all on the device."""
+        for batch in _group(images, self.batch, lambda loaded: loaded.input_size):
             size, count = batch[0].input_size, len(batch)
             done = backend.segment([loaded.image for loaded in batch], size, confidence=confidence)
             spent = (done.preprocess / count, done.infer / count, done.postprocess / count)
             for loaded, scores in zip(batch, done.scores, strict=True):
                 times = StageTimes(loaded.load, *spent)
-                yield self._segmentation(loaded.image, scores, size, times)
+                yield self._make_segmentation(loaded.image, scores, size, times)
 
-    def _segmentation(
+    def _make_segmentation(
         self, image: Image, scores: Scores, input_size: Size, times: StageTimes
     ) -> Segmentation:
         return Segmentation(
@@ -216,31 +218,31 @@ class Stages:
         )
 
 
-def _size(image: Image) -> Size:
+def _size_of(image: Image) -> Size:
     return image.shape[0], image.shape[1]
 
 
-def _batches(
+def _group(
     items: Iterable[T], limit: int, kind: Callable[[T], tuple[int, ...]]
 ) -> Iterator[list[T]]:
-    """Up to `limit` items of one kind that follow each other."""
+    """Group consecutive items of one kind, up to `limit` of them."""
     waiting: list[T] = []
     for item in items:
         if waiting and kind(waiting[0]) != kind(item):
             yield waiting
             waiting = []
         waiting.append(item)
-        if len(waiting) == limit:  # not when the next comes: a stream may pause
+        if len(waiting) == limit:  # do not wait for the next item: a stream may pause
             yield waiting
             waiting = []
     if waiting:
         yield waiting
 
 
-def _smoothed(outputs: Iterable[_Output], weight: np.float32) -> Iterator[_Output]:
-    """Logits averaged exponentially: ``weight`` times what it was, the rest what it is now.
+def _smooth(outputs: Iterable[_Output], weight: np.float32) -> Iterator[_Output]:
+    """Average logits exponentially: ``weight`` times the mean so far, plus the rest of the new.
 
-    An image of another size, or another number of classes, begins anew.
+    The average starts again when the shape (C, h, w) of the logits changes.
     """
     mean: Floats | None = None
     for found in outputs:

@@ -1,8 +1,8 @@
-"""A stream of images, segmented by stages in overlapping threads."""
+"""Segmentation of a stream of images, by stages in overlapping threads."""
 
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from numbers import Real
 from pathlib import Path
@@ -14,14 +14,14 @@ import numpy as np
 from alignseg_infer.errors import OptionError
 from alignseg_infer.inference.pipeline import Pipeline, PipelineStopped
 from alignseg_infer.inference.stages import Join, Stages, Wanted
-from alignseg_infer.pixels.images import ImageSource, PILImage
+from alignseg_infer.pixels.images import ImageSource, PILImage, take_over
 from alignseg_infer.results.segmentation import Segmentation
 
 
 class SegmentationStream(Iterator[Segmentation]):
-    """Segmentations of images as they come; made by `Predictor.stream`.
+    """An iterator over the segmentations of a stream of images; `Predictor.stream` creates it.
 
-    Several threads may take from it; each result goes to one of them.
+    Several threads may iterate it at once; each result goes to one of them.
     """
 
     def __init__(
@@ -35,16 +35,17 @@ class SegmentationStream(Iterator[Segmentation]):
     ) -> None:
         self._pipeline = Pipeline()
         self._taking = threading.Lock()
-        weakref.finalize(self, self._pipeline.stop)  # for a loop that was left with break
+        weakref.finalize(self, self._pipeline.stop)  # for loops that end with a break
         thread: Join = partial(self._pipeline.thread, depth=max(depth, 1))
         before: Join = iter if live or depth == 0 else thread
+        owned = _take_over_each(images)
         if live:
-            images = self._pipeline.thread(images, depth=1, drop_old=True)
-        self._results = stages.segmented(before(images), wanted, before, thread)
+            owned = self._pipeline.thread(owned, depth=1, drop_old=True)
+        self._results = stages.segment(before(owned), wanted, before, thread)
 
     @property
     def dropped(self) -> int:
-        """Images of a live source that were not segmented because newer ones had come."""
+        """Number of images of a live source that were skipped in favour of newer ones."""
         return self._pipeline.dropped
 
     def __next__(self) -> Segmentation:
@@ -53,12 +54,12 @@ class SegmentationStream(Iterator[Segmentation]):
                 return next(self._results)
         except PipelineStopped as stopped:  # closed
             raise StopIteration from stopped
-        except BaseException:  # the end is one, too
+        except BaseException:  # includes StopIteration at the end
             self.close()
             raise
 
     def close(self) -> None:
-        """Stops all threads. A second call does nothing."""
+        """Stop all threads. A second call does nothing."""
         self._pipeline.stop()
 
     def __enter__(self) -> Self:
@@ -73,19 +74,32 @@ class SegmentationStream(Iterator[Segmentation]):
         self.close()
 
 
+def _take_over_each(images: Iterable[ImageSource]) -> Iterator[ImageSource]:
+    """Take over each image in the thread that iterates, before the source makes the next.
+
+    Cameras and shared memory return the same array again and again.
+    """
+    try:
+        yield from map(take_over, images)
+    finally:
+        if isinstance(images, Generator):
+            images.close()
+
+
 def require_stream_options(images: object, smoothing: object, depth: object) -> None:
-    """Checks arguments of `Predictor.stream`, which documents them.
+    """Check the arguments of `Predictor.stream`, which documents them.
 
     Raises:
-        OptionError: One makes no sense.
+        OptionError: An argument makes no sense.
     """
     if isinstance(images, str | Path | np.ndarray | PILImage) or not isinstance(images, Iterable):
         raise OptionError(
             f"images is one {type(images).__name__}",
             "an iterable of images",
-            "predictor(image) for one; for a video: alignseg video MODEL VIDEO -o OUTPUT.mp4",
+            "for one image: predictor(image); for a video: alignseg video MODEL VIDEO -o "
+            "OUTPUT.mp4",
         )
     if not (isinstance(smoothing, Real) and 0 <= float(smoothing) < 1):
         raise OptionError(f"smoothing={smoothing!r}", "0 to below 1", "smoothing=0.6")
     if type(depth) is not int or depth < 0:
-        raise OptionError(f"depth={depth!r}", "a whole number from 0 on", "depth=2")
+        raise OptionError(f"depth={depth!r}", "a whole number, 0 or more", "depth=2")

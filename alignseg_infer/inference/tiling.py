@@ -1,9 +1,10 @@
 """A sliding window: where its tiles lie, and the mean of their logits.
 
-As in the authors' ``predict_sliding`` (evaluate.py of github.com/speedinghzl/AlignSeg): tiles
-overlap by a third, the last ones are moved back to the border, an image smaller than the tile is
-padded below and to the right with zeros after normalisation, each tile's logits are upsampled to
-the tile with ``align_corners=True``, and raw logits are averaged where tiles overlap.
+The window works like the authors' ``predict_sliding`` (evaluate.py of
+github.com/speedinghzl/AlignSeg). Tiles overlap by a third, and the last ones are moved back to the
+border. An image smaller than the tile is padded below and to the right with zeros, after
+normalisation. Each tile's logits are upsampled to the tile with ``align_corners=True``, and raw
+logits are averaged where tiles overlap.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,13 +14,13 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from alignseg_infer.pixels.postprocess import Floats, upsampled_bands
-from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.arrays import Floats, Size
+from alignseg_infer.pixels.postprocess import upsample_in_bands
 
 DEFAULT_TILE = 872  # the authors' on Cityscapes
 DEFAULT_OVERLAP = 1 / 3
 
-# Runs inputs (1, 3, H, W) of one size; gives the logits (C, h, w) of each, in the same order.
+# Runs inputs (1, 3, H, W) of one size, and yields the logits (C, h, w) of each, in the same order.
 Infer: TypeAlias = Callable[[Iterable[Floats]], Iterator[Floats]]
 
 
@@ -41,7 +42,7 @@ class Span(NamedTuple):
 
     Attributes:
         place: The pixels of the image it covers.
-        share: (pixels,) float32, 1 over the number of tiles that cover each of them.
+        share: (pixels,) float32, for each pixel 1 over the number of tiles that cover it.
     """
 
     place: slice
@@ -56,26 +57,27 @@ class Window(NamedTuple):
 
 
 def tile_starts(side: int, tile: int, overlap: float) -> list[int]:
-    """Where tiles begin along one axis: every ``ceil(tile * (1 - overlap))`` pixels.
+    """Return where tiles begin along one axis: every ``ceil(tile * (1 - overlap))`` pixels.
 
-    Three tiles of 97 over 200 pixels have stride 65 and begin at 0, 65 and 103: the third is moved
-    back from 130.
+    For example, three tiles of 97 over 200 pixels have stride 65 and begin at 0, 65 and 103: the
+    third is moved back from 130.
 
     Args:
         side: Pixels of the image.
         tile: Pixels of a tile.
         overlap: Share of a tile that the next one covers too.
     """
-    # In floats 99 * (1 - 1/3) is 66.00000000000001, and its ceiling one too many.
+    # In floats 99 * (1 - 1/3) is 66.00000000000001, whose ceiling is one too large.
     stride = max(1, ceil(round(tile * (1 - overlap), 6)))
     count = max(1, ceil((side - tile) / stride) + 1)
     return [max(0, min(index * stride, side - tile)) for index in range(count)]
 
 
 def tile_windows(size: Size, tiling: Tiling) -> list[Window]:
-    """The tiles of an image of `size` (height, width), row by row."""
+    """Return the tiles of an image of `size` (height, width), row by row."""
     rows, columns = (
-        _spans(side, tile, tiling.overlap) for side, tile in zip(size, tiling.tile, strict=True)
+        _list_spans(side, tile, tiling.overlap)
+        for side, tile in zip(size, tiling.tile, strict=True)
     )
     return [Window(row, column) for row in rows for column in columns]
 
@@ -83,11 +85,11 @@ def tile_windows(size: Size, tiling: Tiling) -> list[Window]:
 def sliding_logits(
     tensor: Floats, tiling: Tiling, infer: Infer, *, classes: int, flip: bool = False
 ) -> Floats:
-    """The mean of the logits of all tiles, at the size of the input.
+    """Return the mean of the logits of all tiles, at the size of the input.
 
-    Tiles are cut as `infer` asks for them, and each output is added to one sum and dropped. With
-    `flip`, the window slides over the mirrored image too; its logits are mirrored back and the two
-    results averaged.
+    Tiles are cut when `infer` asks for them, and each output is added to one sum and then dropped.
+    With `flip`, the window also slides over the mirrored image; its logits are mirrored back, and
+    the two results are averaged.
 
     Args:
         tensor: (1, 3, H, W) float32, the normalised image.
@@ -112,7 +114,7 @@ def sliding_logits(
     return total
 
 
-def _spans(side: int, tile: int, overlap: float) -> list[Span]:
+def _list_spans(side: int, tile: int, overlap: float) -> list[Span]:
     starts = tile_starts(side, tile, overlap)
     places = [slice(start, min(start + tile, side)) for start in starts]
     count = np.zeros(side, np.float32)
@@ -122,22 +124,22 @@ def _spans(side: int, tile: int, overlap: float) -> list[Span]:
 
 
 def _cut(image: Floats, window: Window, tile: Size) -> Floats:
-    """(1, 3, height, width) of `image`, filled up with zeros below and to the right."""
-    part = image[..., window.rows.place, window.columns.place]
+    """Cut one tile (1, 3, height, width) from `image`, padded with zeros below and at the right."""
+    part = image[..., window.rows.place, window.columns.place]  # (1, 3, rows, columns)
     if part.shape[2:] == tile:
         return part
-    padded = np.zeros((*part.shape[:2], *tile), np.float32)
+    padded = np.zeros((*part.shape[:2], *tile), np.float32)  # (1, 3, height, width)
     padded[..., : part.shape[2], : part.shape[3]] = part
     return padded
 
 
 def _add(total: Floats, logits: Floats, window: Window, tile: Size) -> None:
-    """Adds the logits (C, h, w) of one tile to the part of `total` (C, H, W) it covers."""
-    target = total[:, window.rows.place, window.columns.place]
+    """Add the logits (C, h, w) of one tile to the part of `total` (C, H, W) that it covers."""
+    target = total[:, window.rows.place, window.columns.place]  # (C, rows, columns)
     height, width = target.shape[1:]
-    for rows, band in upsampled_bands(logits, tile):
+    for rows, band in upsample_in_bands(logits, tile):
         if rows.start >= height:  # the rest is padding
             break
         kept = slice(rows.start, min(rows.stop, height))
-        share = window.rows.share[kept, np.newaxis] * window.columns.share
+        share = window.rows.share[kept, np.newaxis] * window.columns.share  # (rows, columns)
         target[:, kept] += band[:, : kept.stop - kept.start, :width] * share

@@ -35,11 +35,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.backends import Backend, OffsetBackend
+from alignseg_infer.arrays import Image, Size
+from alignseg_infer.backend import Backend, OffsetBackend
 from alignseg_infer.errors import ModelError, OptionError
 from alignseg_infer.ops.offset_fields import OffsetField, axis_terms
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size, preprocess, size_policy
+from alignseg_infer.pixels.preprocess import preprocess, size_policy
 from alignseg_infer.spec.model import SamplingConvention
 
 Vectors = NDArray[np.float32]

@@ -12,10 +12,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.drawing.masks import blend
+from alignseg_infer.drawing.writing import text_width, write_text
 from alignseg_infer.offsets.displacement import HIGH_PERCENTILE, Displacement, Vectors
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.pixels.images import Image
 
 SHEET_WIDTH = 1840
 BEYOND_LIMIT = 0.75  # brightness of vectors that are longer than the limit
@@ -28,18 +29,17 @@ DIMMED = 0.35  # how much black lies over the image below arrows
 MARGIN = 16
 CAPTION = 48  # height below each picture; its wheel is as high
 LINE = 20
-FONT = cv2.FONT_HERSHEY_SIMPLEX
 LEGEND_HEIGHT = 180
 LEGEND = (
-    "Colour and arrow: where a",
-    "pixel reads its feature,",
-    "seen from the pixel.",
-    "White: in place. Rim of a",
-    f"wheel: {HIGH_PERCENTILE} % of the pixels",
-    "stay below. Darker: beyond.",
-    "px: of the network input.",
+    "Colours and arrows point to",
+    "where a pixel reads its",
+    "feature. White = in place.",
+    f"Wheel radius = {HIGH_PERCENTILE}th",
+    "percentile of displacement;",
+    "longer vectors are darker.",
+    "px = network input pixels.",
 )
-WHITE, GRAY, BLACK = (255, 255, 255), (160, 160, 160), (0, 0, 0)
+WHITE, GRAY = (255, 255, 255), (160, 160, 160)
 
 
 def direction_colors(vectors: Vectors, limit: float) -> Image:
@@ -159,12 +159,12 @@ def _resized(image: Image, size: tuple[int, int]) -> Image:
 
 
 class _Cell(NamedTuple):
-    """One picture of the sheet, two lines below it, and what the rim of its wheel stands for."""
+    """One picture of the sheet, two lines below it, and what the radius of its wheel is."""
 
     picture: Image
     title: str
     note: str
-    rim: str = ""
+    radius: str = ""
 
 
 class _Layout(NamedTuple):
@@ -201,19 +201,19 @@ def offsets_sheet(image: Image, fields: Sequence[Displacement]) -> Image:
 def _map_cell(field: Displacement, size: tuple[int, int]) -> _Cell:
     rows, columns = field.vectors.shape[:2]
     median, high, largest = map(pixels_text, field.magnitudes)
-    note = f"median {median}, {HIGH_PERCENTILE} % {high}, max {largest} px"
-    rim = f"rim {pixels_text(color_limit(field))} px"
+    note = f"median {median}, {HIGH_PERCENTILE}th percentile {high}, max {largest} px"
+    radius = f"radius {pixels_text(color_limit(field))} px"
     title = f"{field.field}, {rows}x{columns}"
     if field.field is OffsetField.CAM:
         title += ", into the 3x3 context map"
-    return _Cell(color_map(field, size), title, note, rim)
+    return _Cell(color_map(field, size), title, note, radius)
 
 
 def _arrow_cell(image: Image, field: Displacement, size: tuple[int, int]) -> _Cell:
     arrows = arrow_map(image, field, size)
-    title = f"{field.field}, arrows {pixels_text(arrows.zoom)} times as long"
-    every = "at each pixel" if arrows.step == 1 else f"at every {arrows.step} pixels"
-    note = f"{every} of the field, cut at {pixels_text(color_limit(field))} px"
+    title = f"{field.field}, arrows scaled {pixels_text(arrows.zoom)}x"
+    every = "every pixel" if arrows.step == 1 else f"every {arrows.step} pixels"
+    note = f"one arrow {every} of the field, clipped at {pixels_text(color_limit(field))} px"
     return _Cell(arrows.picture, title, note)
 
 
@@ -236,13 +236,13 @@ def _legend(layout: _Layout) -> Image:
         ("left", left - 2 * line, middle + line // 3),
         ("right", left + diameter + line // 2, middle + line // 3),
     ):
-        _write(canvas, text, (x, y), layout.text, layout.width)
+        write_text(canvas, text, (x, y), scale=layout.text)
     x = left + diameter + 3 * line
-    widest = max(cv2.getTextSize(text, FONT, layout.text, 1)[0][0] for text in LEGEND)
+    widest = max(text_width(text, layout.text) for text in LEGEND)
     scale = layout.text * min(1, (layout.width - x) / widest)
     for index, text in enumerate(LEGEND):
         y = middle + round((index - len(LEGEND) / 2 + 0.8) * line)
-        _write(canvas, text, (x, y), scale, layout.width - x)
+        write_text(canvas, text, (x, y), scale=scale)
     return canvas
 
 
@@ -268,23 +268,17 @@ def _draw_cell(canvas: Image, cell: _Cell, place: tuple[int, int], layout: _Layo
         return
     cv2.rectangle(canvas, (x - 1, bottom - height - 1), (x + width, bottom), GRAY)
     room = beside = layout.width
-    if cell.rim:
+    if cell.radius:
         diameter = CAPTION - 6
         _paste(canvas, color_wheel(diameter), (bottom + 4, left + layout.width - diameter))
         room -= diameter + 6
-        beside = room - cv2.getTextSize(cell.rim, FONT, layout.text, 1)[0][0]
-        _write(canvas, cell.rim, (left + beside, bottom + LINE), layout.text, room)
-    _write(canvas, cell.title, (left, bottom + LINE), layout.text, beside - 6)
-    _write(canvas, cell.note, (left, bottom + 2 * LINE), layout.text, room)
+        beside = room - text_width(cell.radius, layout.text)
+        write_text(canvas, cell.radius, (left + beside, bottom + LINE), scale=layout.text)
+    title, note = (left, bottom + LINE), (left, bottom + 2 * LINE)
+    write_text(canvas, cell.title, title, scale=layout.text, room=beside - 6)
+    write_text(canvas, cell.note, note, scale=layout.text, room=room)
 
 
 def _paste(canvas: Image, picture: Image, place: tuple[int, int]) -> None:
     height, width = picture.shape[:2]
     canvas[place[0] : place[0] + height, place[1] : place[1] + width] = picture
-
-
-def _write(canvas: Image, text: str, place: tuple[int, int], scale: float, room: int) -> None:
-    """Writes `text` from `place` (x, y of its baseline) on, smaller if it would exceed `room`."""
-    width, _ = cv2.getTextSize(text, FONT, scale, 1)[0]
-    scale *= min(1, room / max(width, 1))
-    cv2.putText(canvas, text, place, FONT, scale, BLACK, 1, cv2.LINE_AA)

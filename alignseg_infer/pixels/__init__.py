@@ -1,1 +1,1 @@
-"""Pixels in and out: reading images, the network's input, labels from its output."""
+"""From image files to the network's input, and from its output to labels."""

@@ -1,14 +1,13 @@
-"""From image to network input. This happens in one place and everybody calls it."""
+"""From image to network input. All other code calls this module."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.errors import OptionError, SizeError
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.spec.model import (
     MAX_INPUT_SIDE,
     MIN_INPUT_SIDE,
@@ -17,45 +16,44 @@ from alignseg_infer.spec.model import (
     InputSpec,
 )
 
-Size: TypeAlias = tuple[int, int]
-
 
 def require_input_size(size: Size) -> None:
-    """Raises SizeError if the network does not take inputs of `size` (height, width)."""
+    """Raise SizeError unless the network accepts inputs of `size` (height, width)."""
     if min(size) < MIN_INPUT_SIDE or max(size) > MAX_INPUT_SIDE:
         raise SizeError(
             f"the network input would be {size[0]}x{size[1]} (height x width)",
             f"{MIN_INPUT_SIDE} to {MAX_INPUT_SIDE} pixels per side",
-            "another size, tile or scale, such as size=(512, 1024)",
+            "choose another size, tile or scale: size=(512, 1024)",
         )
 
 
 @dataclass(frozen=True)
 class SizePolicy:
-    """Which network input size an image gets.
+    """How the network input size of an image is chosen.
 
     Attributes:
-        fixed: Always this (height, width); the image is stretched to it.
-        longest_side: Scale so that the longer side has this many pixels, aspect kept.
+        fixed: Stretch every image to this (height, width).
+        longest_side: Scale images so that the longer side has this many pixels, and keep the
+            aspect ratio.
 
-    With neither, images are taken at their own size.
+    With neither, images keep their own size.
     """
 
     fixed: Size | None = None
     longest_side: int | None = None
 
     def input_size(self, image_size: Size, scale: float = 1.0) -> Size:
-        """The network input (height, width) for an image of (height, width), times `scale`.
+        """Return the network input (height, width) for an image of `image_size`, times `scale`.
 
         Raises:
-            SizeError: It is below or above what the network takes.
+            SizeError: The result is smaller or larger than the network accepts.
         """
-        height, width = self._chosen_size(image_size)
+        height, width = self._choose_size(image_size)
         size = (round(height * scale), round(width * scale))
         require_input_size(size)
         return size
 
-    def _chosen_size(self, image_size: Size) -> Size:
+    def _choose_size(self, image_size: Size) -> Size:
         if self.fixed is not None:
             return self.fixed
         if self.longest_side is None:
@@ -67,11 +65,11 @@ class SizePolicy:
 def size_policy(
     size: str | int | Size | None, export: ExportSpec | None, name: str = "size"
 ) -> SizePolicy:
-    """The policy that `size` asks for, which a fixed-size model may restrict.
+    """Return the policy that `size` asks for, and check that the model allows it.
 
     Args:
-        size: ``None`` for the model's own size if it is fixed, else the image's; ``"native"`` for
-            the image's size; (height, width); or one number, the longest side.
+        size: ``None`` for the model's own size if it is fixed, and the image's size otherwise;
+            ``"native"`` for the image's size; (height, width); or one number, the longest side.
         export: The model's export facts, if it was exported.
         name: Of the parameter, for messages.
 
@@ -82,7 +80,7 @@ def size_policy(
     fixed = export.size if export else None
     if size is None:
         return SizePolicy(fixed=fixed)
-    policy = _policy_of(size, name)
+    policy = _parse_size(size, name)
     if fixed is not None and policy.fixed != fixed:
         raise SizeError(
             f"{name}={size!r} was asked for, but the model was exported for {fixed[0]}x{fixed[1]}",
@@ -92,7 +90,7 @@ def size_policy(
     return policy
 
 
-def _policy_of(size: object, name: str) -> SizePolicy:
+def _parse_size(size: object, name: str) -> SizePolicy:
     if size == "native":
         return SizePolicy()
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
@@ -109,10 +107,10 @@ def _policy_of(size: object, name: str) -> SizePolicy:
 
 
 def preprocess(image: Image, size: Size, spec: InputSpec) -> NDArray[np.float32]:
-    """The network input for one image.
+    """Return the network input for one image.
 
-    Resizes with OpenCV's INTER_LINEAR when sizes differ, brings channels into the spec's order,
-    and computes ``(pixel - mean) / std``.
+    The image is resized with OpenCV's INTER_LINEAR if its size differs, its channels are put into
+    the spec's order, and ``(pixel - mean) / std`` is computed.
 
     Args:
         image: (H, W, 3) uint8, BGR, 0..255.
@@ -125,10 +123,10 @@ def preprocess(image: Image, size: Size, spec: InputSpec) -> NDArray[np.float32]
     if image.shape[:2] != size:
         resized = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
         image = np.asarray(resized, np.uint8)
-    planes = cv2.split(image)
+    planes = cv2.split(image)  # three of (height, width)
     if spec.channel_order is ChannelOrder.RGB:
         planes = planes[::-1]
-    tensor = np.empty((1, 3, *size), np.float32)
+    tensor = np.empty((1, 3, *size), np.float32)  # (1, 3, height, width)
     for channel, plane in enumerate(planes):
         mean, std = np.float32(spec.mean[channel]), np.float32(spec.std[channel])
         np.subtract(plane, mean, out=tensor[0, channel], dtype=np.float32)

@@ -1,10 +1,10 @@
 """A result drawn with Matplotlib, which is loaded with this module."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from alignseg_infer.drawing.masks import share_text
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import MissingDependencyError
-from alignseg_infer.pixels.images import Image
 
 try:
     import matplotlib.pyplot as plt
@@ -18,9 +18,6 @@ except ImportError as error:
         "pip install matplotlib; without it, result.overlay() and result.legend() are pictures",
     ) from error
 
-if TYPE_CHECKING:
-    from alignseg_infer.results.segmentation import Segmentation
-
 FIGURE_WIDTH = 10.0  # inches, with the legend
 LEGEND_WIDTH = 1.5  # inches of it, for a column
 LEGEND_ROWS = 20
@@ -29,12 +26,22 @@ LEGEND_STYLE: dict[str, Any] = {"frameon": False, "fontsize": "small", "borderax
 ROW_HEIGHT = 0.19  # inches, of small text
 
 
-def plot_of(
-    result: "Segmentation", ax: Axes | None = None, opacity: float = 0.5, legend: bool = True
-) -> Axes:
-    """The overlay in `ax`; see `Segmentation.plot`."""
-    overlay = result.overlay(opacity, order="rgb")
-    patches = _patches(result) if legend else []
+class LegendEntry(NamedTuple):
+    """A text of the legend, and its (red, green, blue), 0..255."""
+
+    text: str
+    color: tuple[int, int, int]
+
+
+def plot_of(overlay: Image, entries: Sequence[LegendEntry], ax: Axes | None) -> Axes:
+    """Draw a picture and its legend; see `Segmentation.plot`.
+
+    Args:
+        overlay: (H, W, 3) uint8 RGB.
+        entries: Of the legend, the most important first; none for no legend.
+        ax: Where to draw; None for a new figure.
+    """
+    patches = _patches(entries)
     if ax is None:
         place: dict[str, Any] = {"loc": "outside right upper"}
         owner: Axes | Figure
@@ -64,13 +71,12 @@ def _columns(entries: int) -> int:
     return -(-entries // LEGEND_ROWS)
 
 
-def _patches(result: "Segmentation") -> list[Patch]:
-    """A legend entry for each class of the image, the largest first; as many as there is room."""
-    colors = dict(zip(result.classes.names, result.classes.colors, strict=True))
+def _patches(entries: Sequence[LegendEntry]) -> list[Patch]:
+    """Return as many entries as there is room for, and a last one that counts the others."""
     patches = []
-    for name, share in result.class_share().items():
-        red, green, blue = (channel / 255 for channel in colors[name])
-        patches.append(Patch(facecolor=(red, green, blue), label=f"{name} {share_text(share)}"))
+    for text, color in entries:
+        red, green, blue = (channel / 255 for channel in color)
+        patches.append(Patch(facecolor=(red, green, blue), label=text))
     room = LEGEND_ROWS * LEGEND_COLUMNS
     if len(patches) > room:
         left_out = len(patches) - room + 1

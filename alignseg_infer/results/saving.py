@@ -9,21 +9,13 @@ with the outlines of `polygons.Polygon`. ``STEM_coco.json`` is a COCO dataset of
 ``STEM_summary.json`` what ``Segmentation.to_dict`` gives.
 """
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from alignseg_infer.datasets.labelled import require_cityscapes
 from alignseg_infer.errors import OptionError
-from alignseg_infer.pixels.images import encoded_image
-from alignseg_infer.results.coco_rle import coco_dataset
 from alignseg_infer.spec.model import ClassSpec
-
-if TYPE_CHECKING:
-    from alignseg_infer.results.segmentation import Segmentation
 
 
 class SavedFormat(StrEnum):
@@ -100,72 +92,3 @@ def saved_paths(stem: str | Path, formats: Iterable[str] = PICTURES) -> list[Pat
             f"save({str(stem / 'street')!r})",
         )
     return [stem.with_name(stem.name + kind.ending) for kind in saved_formats(formats)]
-
-
-def summary_of(result: "Segmentation", *, rle: bool) -> dict[str, Any]:
-    """Sizes, times and classes as JSON values; see `Segmentation.to_dict`."""
-    height, width = result.size
-    shares = result.class_share()
-    masks = {part["category_id"]: part["segmentation"] for part in result.to_coco()} if rle else {}
-    classes = []
-    for name, pixels in result.pixel_counts().items():
-        label = result.classes.names.index(name)
-        facts = {
-            "label": label,
-            "name": name,
-            "color": list(result.classes.colors[label]),
-            "pixels": pixels,
-            "share": shares[name],
-        }
-        classes.append({**facts, "rle": masks[label]} if rle else facts)
-    return {
-        "height": height,
-        "width": width,
-        "input_size": list(result.input_size),
-        "backend": result.backend,
-        "times_ms": {**asdict(result.times), "total": result.times.total},
-        "dataset": result.classes.dataset,
-        "classes": classes,
-    }
-
-
-def file_content(
-    result: "Segmentation", kind: SavedFormat, *, opacity: float, tolerance: float
-) -> bytes:
-    """The bytes of one file.
-
-    Args:
-        result: What to save.
-        kind: How.
-        opacity: Opacity of the overlay, 0..1.
-        tolerance: Pixels by which polygons may be off.
-
-    Raises:
-        OptionError: `opacity` or `tolerance` cannot be used, or the result cannot be saved so.
-        OutputError: The format does not hold so many pixels.
-    """
-    match kind:
-        case SavedFormat.LABELS:
-            return encoded_image(result.labels, ".png")
-        case SavedFormat.COLOR:
-            return encoded_image(result.color(), ".png")
-        case SavedFormat.OVERLAY:
-            return encoded_image(result.overlay(opacity), ".jpg")
-        case SavedFormat.LABEL_IDS:
-            return encoded_image(result.label_ids(), ".png")
-        case SavedFormat.POLYGONS:
-            return _json(_polygons(result, tolerance))
-        case SavedFormat.COCO:
-            return _json(coco_dataset(result.labels, result.classes.names))
-        case SavedFormat.SUMMARY:
-            return result.to_json().encode()
-
-
-def _polygons(result: "Segmentation", tolerance: float) -> dict[str, Any]:
-    height, width = result.size
-    polygons = [polygon.to_dict() for polygon in result.polygons(tolerance)]
-    return {"height": height, "width": width, "polygons": polygons}
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return json.dumps(content).encode()

@@ -1,32 +1,36 @@
 """What a segmented image is."""
 
 import json
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Floats, Image, Labels, Size
 from alignseg_infer.choices import choose
 from alignseg_infer.datasets.class_tables import label_of
 from alignseg_infer.datasets.labelled import cityscapes_ids
-from alignseg_infer.drawing.masks import blend, colorize, legend, shrunk, stacked
+from alignseg_infer.drawing.masks import blend, colorize, legend, share_text, shrunk, stacked
 from alignseg_infer.files import written_atomically
-from alignseg_infer.pixels.images import Image, encoded_image
-from alignseg_infer.pixels.postprocess import Floats, Labels
-from alignseg_infer.pixels.preprocess import Size
-from alignseg_infer.results.coco_rle import CocoAnnotation, CocoRle, coco_annotations, coco_rle
+from alignseg_infer.pixels.images import encode_image
+from alignseg_infer.results.coco_rle import (
+    CocoAnnotation,
+    CocoRle,
+    coco_annotations,
+    coco_dataset,
+    coco_rle,
+)
 from alignseg_infer.results.polygons import Polygon, polygons_of
 from alignseg_infer.results.saving import (
     PICTURES,
-    file_content,
+    SavedFormat,
     saved_formats,
     saved_paths,
-    summary_of,
 )
+from alignseg_infer.results.times import StageTimes
 from alignseg_infer.spec.model import ChannelOrder, ClassSpec
 
 if TYPE_CHECKING:
@@ -35,48 +39,6 @@ if TYPE_CHECKING:
 
 MIN_SHEET_WIDTH = 320  # pixels of a legend
 MAX_SHEET_SIDE = 1024  # pixels of what a notebook shows
-
-
-@dataclass(frozen=True)
-class StageTimes:
-    """Milliseconds spent on one image; for a batch, the batch's time divided by its images.
-
-    With a sliding window, scales or flip, each stage is the sum of all its parts.
-
-    Attributes:
-        load: Reading and decoding a file; for an array, checking it.
-        preprocess: Resizing and normalising.
-        infer: The network.
-        postprocess: Logits to labels; cutting tiles and averaging too.
-    """
-
-    load: float
-    preprocess: float
-    infer: float
-    postprocess: float
-
-    @property
-    def total(self) -> float:
-        """Sum of all stages."""
-        return self.load + self.preprocess + self.infer + self.postprocess
-
-
-class StageClock:
-    """Adds up the milliseconds of each stage of one image."""
-
-    def __init__(self) -> None:
-        self._spent = dict.fromkeys(("load", "preprocess", "infer", "postprocess"), 0.0)
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """What passed since the last lap was spent on `stage`."""
-        now = time.perf_counter()
-        self._spent[stage] += 1e3 * (now - self._last)
-        self._last = now
-
-    def times(self) -> StageTimes:
-        """All laps so far."""
-        return StageTimes(**self._spent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,14 +187,41 @@ class Segmentation:
         Args:
             rle: Whether each class gets its mask too, as `coco_rle` gives it.
         """
-        return summary_of(self, rle=rle)
+        height, width = self.size
+        return {
+            "height": height,
+            "width": width,
+            "input_size": list(self.input_size),
+            "backend": self.backend,
+            "times_ms": {**asdict(self.times), "total": self.times.total},
+            "dataset": self.classes.dataset,
+            "classes": self._class_facts(rle=rle),
+        }
+
+    def _class_facts(self, *, rle: bool) -> list[dict[str, Any]]:
+        shares = self.class_share()
+        masks = (
+            {part["category_id"]: part["segmentation"] for part in self.to_coco()} if rle else {}
+        )
+        classes = []
+        for name, pixels in self.pixel_counts().items():
+            label = self.classes.names.index(name)
+            facts = {
+                "label": label,
+                "name": name,
+                "color": list(self.classes.colors[label]),
+                "pixels": pixels,
+                "share": shares[name],
+            }
+            classes.append({**facts, "rle": masks[label]} if rle else facts)
+        return classes
 
     def to_json(self, *, rle: bool = False) -> str:
         """`to_dict` as a JSON text."""
         return json.dumps(self.to_dict(rle=rle), indent=2)
 
     def plot(self, ax: "Axes | None" = None, opacity: float = 0.5, legend: bool = True) -> "Axes":
-        """Draws the overlay with Matplotlib.
+        """Draw the overlay with Matplotlib.
 
         Args:
             ax: Where; None for a new figure.
@@ -246,9 +235,14 @@ class Segmentation:
             MissingDependencyError: Matplotlib is not installed.
             OptionError: `opacity` cannot be used.
         """
-        from alignseg_infer.results.plotting import plot_of
+        from alignseg_infer.results.plotting import LegendEntry, plot_of
 
-        return plot_of(self, ax, opacity, legend)
+        colors = dict(zip(self.classes.names, self.classes.colors, strict=True))
+        entries = [
+            LegendEntry(f"{name} {share_text(share)}", colors[name])
+            for name, share in self.class_share().items()
+        ]
+        return plot_of(self.overlay(opacity, order="rgb"), entries if legend else [], ax)
 
     def to_supervision(self, *, regions: bool = False, min_area: int = 0) -> "Detections":
         """The classes of the image as ``supervision.Detections``, to annotate, filter or count.
@@ -266,13 +260,21 @@ class Segmentation:
         """
         from alignseg_infer.results.supervision_detections import detections_of
 
-        return detections_of(self, regions=regions, min_area=min_area)
+        if regions:
+            polygons = self.polygons(min_area=min_area)
+            labels = [polygon.label for polygon in polygons]
+            masks = [polygon.mask(self.size) for polygon in polygons]
+        else:
+            found = [name for name, count in self.pixel_counts().items() if count >= min_area]
+            labels = [self.classes.names.index(name) for name in found]
+            masks = [self.mask(label) for label in labels]
+        return detections_of(masks, labels, self.classes.names, self.size, self.confidence)
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows: the overlay above its legend."""
         overlay = shrunk(self.overlay(), MAX_SHEET_SIDE)
         width = max(MIN_SHEET_WIDTH, overlay.shape[1])
-        return encoded_image(stacked(overlay, self.legend(width)), ".png")
+        return encode_image(stacked(overlay, self.legend(width)), ".png")
 
     def save(
         self,
@@ -282,7 +284,7 @@ class Segmentation:
         formats: Sequence[str] = PICTURES,
         tolerance: float = 0.0,
     ) -> list[Path]:
-        """Writes ``STEM_labels.png``, ``STEM_color.png`` and ``STEM_overlay.jpg``, or others.
+        """Write ``STEM_labels.png``, ``STEM_color.png`` and ``STEM_overlay.jpg``, or others.
 
         The labels PNG has one channel with the label of each pixel (8 or 16 bit).
 
@@ -303,13 +305,34 @@ class Segmentation:
         """
         paths = saved_paths(stem, formats)
         contents = [
-            file_content(self, kind, opacity=opacity, tolerance=tolerance)
+            self._file_content(kind, opacity=opacity, tolerance=tolerance)
             for kind in saved_formats(formats)
         ]
         for path, content in zip(paths, contents, strict=True):
             with written_atomically(path) as temporary:
                 temporary.write_bytes(content)
         return paths
+
+    def _file_content(self, kind: SavedFormat, *, opacity: float, tolerance: float) -> bytes:
+        """Return the bytes of one of the files of `save`."""
+        match kind:
+            case SavedFormat.LABELS:
+                return encode_image(self.labels, ".png")
+            case SavedFormat.COLOR:
+                return encode_image(self.color(), ".png")
+            case SavedFormat.OVERLAY:
+                return encode_image(self.overlay(opacity), ".jpg")
+            case SavedFormat.LABEL_IDS:
+                return encode_image(self.label_ids(), ".png")
+            case SavedFormat.POLYGONS:
+                height, width = self.size
+                polygons = [polygon.to_dict() for polygon in self.polygons(tolerance)]
+                content = {"height": height, "width": width, "polygons": polygons}
+                return json.dumps(content).encode()
+            case SavedFormat.COCO:
+                return json.dumps(coco_dataset(self.labels, self.classes.names)).encode()
+            case SavedFormat.SUMMARY:
+                return self.to_json().encode()
 
 
 def _in_order(picture: Image, order: str) -> Image:

@@ -1,9 +1,11 @@
-"""A result as ``supervision.Detections``; supervision is loaded with this module."""
+"""Masks as ``supervision.Detections``; supervision is loaded with this module."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Floats, Size
 from alignseg_infer.errors import MissingDependencyError
 
 try:
@@ -15,29 +17,31 @@ except ImportError as error:
         "pip install 'supervision>=0.30'",
     ) from error
 
-if TYPE_CHECKING:
-    from alignseg_infer.results.segmentation import Segmentation
 
+def detections_of(
+    masks: Sequence[NDArray[np.bool_]],
+    labels: Sequence[int],
+    names: Sequence[str],
+    size: Size,
+    confidence: Floats | None,
+) -> sv.Detections:
+    """Return one detection for each mask; see `Segmentation.to_supervision`.
 
-def detections_of(result: "Segmentation", *, regions: bool, min_area: int) -> sv.Detections:
-    """One detection for each class or region; see `Segmentation.to_supervision`."""
-    names = result.classes.names
-    if regions:
-        polygons = result.polygons(min_area=min_area)
-        labels = [polygon.label for polygon in polygons]
-        masks = [polygon.mask(result.size) for polygon in polygons]
-    else:
-        counts = result.pixel_counts()
-        labels = [names.index(name) for name, count in counts.items() if count >= min_area]
-        masks = [result.mask(label) for label in labels]
-    stacked = np.array(masks, np.bool_).reshape(-1, *result.size)
-    confidence = None
-    if result.confidence is not None:
-        confidence = np.array([result.confidence[mask].mean() for mask in masks], np.float32)
+    Args:
+        masks: (H, W) bool each.
+        labels: The class of each mask.
+        names: Of all classes, by label.
+        size: (H, W).
+        confidence: (H, W) float32 in 0..1, or None.
+    """
+    stacked = np.array(masks, np.bool_).reshape(-1, *size)  # (N, H, W), also where N is 0
+    means = None
+    if confidence is not None:
+        means = np.array([confidence[mask].mean() for mask in masks], np.float32)
     return sv.Detections(
         xyxy=sv.mask_to_xyxy(stacked).astype(np.float32),
         mask=stacked,
-        confidence=confidence,
+        confidence=means,
         class_id=np.array(labels, np.int64),
         data={"class_name": np.array([names[label] for label in labels])},
     )

@@ -7,16 +7,13 @@ is the metadata entry ``alignseg.spec``, in our checkpoints the entry ``alignseg
 import dataclasses
 import json
 import math
-import types
-import typing
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Self, TypeVar
+from typing import Self
 
 from alignseg_infer.errors import SpecError
-
-_T = TypeVar("_T")
+from alignseg_infer.spec.from_json import dataclass_from_json, unreadable_spec
 
 SPEC_VERSION = 3
 SPEC_KEY = "alignseg.spec"
@@ -122,7 +119,7 @@ class NetworkSpec:
     def __post_init__(self) -> None:
         counts = (self.decoder_channels, self.num_classes)
         if not (math.isfinite(self.width) and self.width > 0 and min(counts) > 0):
-            raise _unreadable(f"no network has width {self.width:g} and channels {counts}")
+            raise unreadable_spec(f"no network has width {self.width:g} and channels {counts}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,9 +204,11 @@ class ExportSpec:
         sides = self.size or (MIN_INPUT_SIDE,)
         fits = min(sides) >= MIN_INPUT_SIDE and max(sides) <= MAX_INPUT_SIDE
         if not fits or self.opset not in OPSETS or (self.batch is not None and self.batch < 1):
-            raise _unreadable(f"size {self.size}, batch {self.batch}, opset {self.opset}")
+            raise unreadable_spec(f"size {self.size}, batch {self.batch}, opset {self.opset}")
         if not self.rewrites and self.upsampling is not Upsampling.RESIZE:
-            raise _unreadable(f"upsampling {self.upsampling} without the rewrites that bring it")
+            raise unreadable_spec(
+                f"upsampling {self.upsampling} without the rewrites that bring it"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +261,7 @@ class ModelSpec:
             facts = json.loads(text)
             version = facts.pop("version")
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
-            raise _unreadable(f"not a JSON object with a version ({error!r})") from error
+            raise unreadable_spec(f"not a JSON object with a version ({error!r})") from error
         if type(version) is not int or version != SPEC_VERSION:
             raise SpecError(
                 f"the model's spec has version {version!r}",
@@ -270,61 +269,3 @@ class ModelSpec:
                 "export the model again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
             )
         return dataclass_from_json(cls, facts, "spec")
-
-
-def _unreadable(reason: str) -> SpecError:
-    return SpecError(
-        f"the model's spec cannot be read: {reason}",
-        "the JSON this package writes at export",
-        "export the model again with: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
-    )
-
-
-def dataclass_from_json(cls: type[_T], facts: object, where: str) -> _T:
-    """Builds a dataclass of this package from JSON values.
-
-    Args:
-        cls: A dataclass of numbers, texts, enums, tuples and such dataclasses.
-        facts: What ``json.loads`` gave.
-        where: What it is, for the message.
-
-    Raises:
-        SpecError: Fields are unknown, missing, or of another type.
-    """
-    if not isinstance(facts, dict):
-        raise _unreadable(f"{where} is {type(facts).__name__}, not an object")
-    hints = typing.get_type_hints(cls)
-    if set(facts) != set(hints):
-        raise _unreadable(f"{where} has fields {sorted(facts)}, not {sorted(hints)}")
-    return cls(**{name: _value_from(hints[name], facts[name], f"{where}.{name}") for name in hints})
-
-
-def _value_from(hint: Any, value: object, where: str) -> object:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
-        return None if value is None else _value_from(arguments[0], value, where)
-    if origin is tuple:
-        return _tuple_from(arguments, value, where)
-    if dataclasses.is_dataclass(hint):
-        return dataclass_from_json(typing.cast(type[object], hint), value, where)
-    if issubclass(hint, StrEnum):
-        if value not in list(hint):
-            raise _unreadable(f"{where} is {value!r}, not one of {', '.join(hint)}")
-        return hint(value)
-    if hint is float and type(value) is int and abs(value) < 2**53:
-        return float(value)
-    if type(value) is not hint:
-        raise _unreadable(f"{where} is {value!r}, not {hint.__name__}")
-    return value
-
-
-def _tuple_from(arguments: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:
-    if not isinstance(value, list):
-        raise _unreadable(f"{where} is {type(value).__name__}, not a list")
-    if arguments[-1] is Ellipsis:
-        return tuple(_value_from(arguments[0], item, where) for item in value)
-    if len(value) != len(arguments):
-        raise _unreadable(f"{where} has {len(value)} values, not {len(arguments)}")
-    return tuple(
-        _value_from(kind, item, where) for kind, item in zip(arguments, value, strict=True)
-    )

@@ -1,1 +1,1 @@
-"""TensorRT and TensorRT-RTX: how an engine is built and run."""
+"""Building and running engines with TensorRT and TensorRT-RTX."""

@@ -1,6 +1,6 @@
-"""What a TensorRT engine is, as JSON beside its plan file: ``alignseg.engine.json``.
+"""The facts of a TensorRT engine, in a JSON file beside its plan file: ``alignseg.engine.json``.
 
-The plan itself stays what TensorRT wrote, so that trtexec reads it too.
+The plan file holds exactly what TensorRT wrote, so trtexec can read it too.
 """
 
 import dataclasses
@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from alignseg_infer.arrays import InputShape
+from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.errors import EngineError, SpecError
 from alignseg_infer.files import require_file
-from alignseg_infer.spec.model import ModelSpec, dataclass_from_json
+from alignseg_infer.spec.from_json import dataclass_from_json
+from alignseg_infer.spec.model import ModelSpec
+from alignseg_infer.spec.verification import Verification
 from alignseg_infer.trt.flavours import Flavour
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
@@ -19,20 +23,8 @@ SIDECAR_VERSION = 4
 
 
 @dataclass(frozen=True)
-class InputShape:
-    """Images, height and width of the network input; ``str()`` gives ``1x512x1024``."""
-
-    batch: int
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        return f"{self.batch}x{self.height}x{self.width}"
-
-
-@dataclass(frozen=True)
 class Profile:
-    """Input shapes an engine takes, from `minimum` to `maximum`; it is fastest at `optimum`."""
+    """The input shapes of an engine, from `minimum` to `maximum`; it is fastest at `optimum`."""
 
     minimum: InputShape
     optimum: InputShape
@@ -44,87 +36,19 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """A GPU by name, and its compute capability such as ``8.9``."""
-
-    name: str
-    compute_capability: str
-
-
-@dataclass(frozen=True)
 class LayerCount:
-    """How many layers of the parsed network have this kind and output type.
+    """The number of layers in the parsed network that have this kind and output type.
 
     Attributes:
         kind: TensorRT's layer type, e.g. ``CONVOLUTION``.
-        data_type: Of its first output, e.g. ``HALF``; ``INT8`` for a convolution that reads
-            dequantised values.
-        count: Layers.
+        data_type: The type of the first output, e.g. ``HALF``; ``INT8`` for a convolution that
+            reads dequantised values.
+        count: Number of layers.
     """
 
     kind: str
     data_type: str
     count: int
-
-
-@dataclass(frozen=True)
-class VerifiedRow:
-    """Comparison with the reference at one input shape.
-
-    Attributes:
-        shape: Input shape.
-        images: Images compared.
-        agreement: Share of pixels labelled alike, 0..1, over all of them.
-        worst_agreement: The same for the worst image.
-        logits_error: Relative L2 error of the logits; None where labels are all there is.
-    """
-
-    shape: InputShape
-    images: int
-    agreement: float
-    worst_agreement: float
-    logits_error: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verification:
-    """That a model labels images as its reference does.
-
-    Attributes:
-        reference: File name of the reference.
-        reference_sha256: SHA-256 of the reference.
-        backend: What ran the model.
-        images: On what, e.g. "128 images".
-        required_agreement: Threshold that every row met.
-        rows: One for each input shape.
-        miou_drop: Mean IoU of the reference minus that of the model, in percent points; None
-            without labels.
-    """
-
-    reference: str
-    reference_sha256: str
-    backend: str
-    images: str
-    required_agreement: float
-    rows: tuple[VerifiedRow, ...]
-    miou_drop: float | None = None
-
-    def to_json(self) -> str:
-        """The record as one JSON object."""
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Reads what `to_json` wrote.
-
-        Raises:
-            SpecError: The text is something else.
-        """
-        try:
-            facts = json.loads(text)
-        except (ValueError, RecursionError):
-            facts = text
-        return dataclass_from_json(cls, facts, "verification")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,21 +57,21 @@ class EngineFacts:
 
     Attributes:
         spec: The model's facts; ``spec.export.precision`` is what the engine computes in.
-        sha256: Of the plan file.
+        sha256: SHA-256 of the plan file.
         flavour: Which TensorRT it is for.
         tensorrt_version: That built it, e.g. ``11.4.0.106``.
         version_compatible: Whether newer versions of TensorRT run it too.
         hardware_compatibility: ``none``, ``ampere-plus`` or ``same-compute-capability``.
-        compute_capabilities: Those it was built for, where TensorRT for RTX was told; else empty.
-        gpu: The GPU it was built on; None for TensorRT for RTX, whose engines depend on none.
+        compute_capabilities: The ones that TensorRT for RTX was asked to build for, if any.
+        gpu: The GPU that built it; None for TensorRT for RTX, which builds without a GPU.
         profile: Input shapes it takes.
-        plugins: Plugins it needs, ``name/version``.
-        layers: What the parsed network consists of.
-        source_sha256: Of the ONNX file it was built from.
-        verification: None: built, not verified.
-        builder: Versions that wrote it.
+        plugins: Plugins it needs, as ``name/version``.
+        layers: The layers of the parsed network.
+        source_sha256: SHA-256 of the ONNX file it was built from.
+        verification: Result of the verification; None for an engine that was not verified.
+        builder: Versions of this package and TensorRT that wrote it.
         tf32: Whether float32 convolutions may round their inputs to 10 bits of mantissa.
-        plugins_embedded: Whether the library of plugins is in the plan file.
+        plugins_embedded: Whether the plan file contains the library of plugins.
     """
 
     spec: ModelSpec
@@ -168,16 +92,17 @@ class EngineFacts:
     plugins_embedded: bool = False
 
     def to_json(self) -> str:
-        """The facts as one indented JSON object."""
+        """Return the facts as one indented JSON object."""
         facts = {"version": SIDECAR_VERSION, **dataclasses.asdict(self)}
         return json.dumps(facts, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Reads what `to_json` wrote.
+        """Read what `to_json` wrote.
 
         Raises:
-            EngineError: The text is something else, or of a version this package does not know.
+            EngineError: The text is something else, or has a version that this package does not
+                know.
         """
         try:
             facts = json.loads(text)
@@ -199,30 +124,29 @@ class EngineFacts:
 
 
 def sidecar_path(engine: Path) -> Path:
-    """Where the facts of the plan file `engine` are: ``alignseg.engine.json``."""
+    """Return where the facts of the plan file `engine` lie: ``alignseg.engine.json``."""
     return engine.with_name(engine.name + ".json")
 
 
 def read_facts(engine: Path) -> EngineFacts:
-    """The facts beside the plan file `engine`. The plan itself is not opened.
+    """Read the facts beside the plan file `engine`, without opening the plan itself.
 
     Raises:
-        EngineError: There is no such file, or no facts beside it that can be read.
+        EngineError: The plan file does not exist, or its facts are missing or cannot be read.
     """
     require_file(engine, "a TensorRT engine", EngineError)
     path = sidecar_path(engine)
     if not path.is_file():
         raise EngineError(
             f"{engine} has no {path.name} beside it",
-            "the facts that this package writes beside an engine; they say how images are to "
-            "be prepared",
+            "the facts that this package writes beside an engine; they say how to prepare images",
             f"copy {path.name} into {engine.parent} too, or build the engine again: "
             "alignseg export-trt MODEL -o ENGINE",
         )
     try:
         return EngineFacts.from_json(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
-        raise _unreadable(f"{path} is no text") from error
+        raise _unreadable(f"{path} is not a text file") from error
 
 
 def _unreadable(reason: str) -> EngineError:

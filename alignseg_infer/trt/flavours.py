@@ -1,10 +1,10 @@
-"""TensorRT comes in two flavours with nearly the same Python API; this is where they differ.
+"""The two flavours of TensorRT, which have nearly the same Python API, and their differences.
 
 ``tensorrt`` builds on the GPU that will run the engine. ``tensorrt_rtx`` (TensorRT for RTX) is for
 consumer GPUs; it builds engines without any GPU, and has no plugins.
 
-Sources, of NVIDIA's documentation: "Migrating from TensorRT 10.x to 11.x" (networks are strongly
-typed in 11; the flag that asks for it is needed in 10 and ignored in 11, so it is always given),
+The sources are pages of NVIDIA's documentation: "Migrating from TensorRT 10.x to 11.x" (networks
+are strongly typed in 11; 10 needs a flag for it, which 11 ignores, so the flag is always set),
 "Engine Compatibility" (version and hardware compatibility), and for TensorRT for RTX "Timing Cache
 Migration" and "CPU-Only AOT and TensorRT-RTX Engines".
 """
@@ -47,15 +47,15 @@ class TensorRT(NamedTuple):
 
     @property
     def version_text(self) -> str:
-        """E.g. ``11.4.0.106``."""
+        """The version as text, e.g. ``11.4.0.106``."""
         return ".".join(map(str, self.version))
 
 
 def load_tensorrt(flavour: Flavour) -> TensorRT:
-    """Imports TensorRT.
+    """Import TensorRT.
 
     Raises:
-        MissingDependencyError: It is not installed, or too old.
+        MissingDependencyError: TensorRT is not installed, or is too old.
     """
     name = flavour.value.replace("-", "_")
     try:
@@ -79,26 +79,27 @@ def load_tensorrt(flavour: Flavour) -> TensorRT:
 def captures_graphs_itself(tensorrt: TensorRT) -> bool:
     """Whether contexts from `new_context` already run as CUDA graphs.
 
-    TensorRT-RTX does from 1.2 on. It swaps kernels in the background after a shape was first seen,
-    so a graph captured around it would keep the slow ones ("Working with RTX CUDA Graphs").
+    TensorRT-RTX does so since 1.2. After the first call with a shape, it replaces kernels in the
+    background, so a graph captured around it would keep the slow ones ("Working with RTX CUDA
+    Graphs").
     """
     return hasattr(tensorrt.module, "CudaGraphStrategy")
 
 
 def new_runtime_cache(tensorrt: TensorRT, engine: Any) -> Any | None:
-    """An empty cache for the kernels that TensorRT-RTX compiles at run time; else None."""
+    """Return an empty cache for kernels that TensorRT-RTX compiles at run time, or None."""
     if tensorrt.flavour is not Flavour.TENSORRT_RTX:
         return None
     return engine.create_runtime_config().create_runtime_cache()
 
 
 def new_context(tensorrt: TensorRT, engine: Any, cache: Any | None) -> Any:
-    """An execution context with its memory, or None, with a message in TensorRT's log.
+    """Create an execution context with its memory; None on failure, with a message in the log.
 
     Args:
-        tensorrt: What `engine` belongs to.
+        tensorrt: The TensorRT that `engine` belongs to.
         engine: The engine.
-        cache: From `new_runtime_cache`; must live until the context is gone.
+        cache: From `new_runtime_cache`; it must outlive the context.
     """
     if tensorrt.flavour is not Flavour.TENSORRT_RTX:
         return engine.create_execution_context()
@@ -112,14 +113,14 @@ def new_context(tensorrt: TensorRT, engine: Any, cache: Any | None) -> Any:
 
 
 def context_memory(tensorrt: TensorRT, engine: Any) -> int:
-    """Bytes of GPU memory that one execution context needs for activations."""
+    """Return the bytes of GPU memory that one execution context needs for activations."""
     if tensorrt.flavour is Flavour.TENSORRT and tensorrt.version < (10, 1):
         return int(engine.device_memory_size)
     return int(engine.device_memory_size_v2)
 
 
 class _Only(NamedTuple):
-    """Who takes a build option, and why the other does not."""
+    """The flavour that takes a build option, and why the other one does not."""
 
     flavour: Flavour
     reason: str
@@ -147,10 +148,10 @@ _ONLY = {
 
 
 def require_option_of(flavour: Flavour, option: str) -> None:
-    """Check that `flavour` knows a build option, by the name of its parameter.
+    """Check that a flavour takes a build option, given by the name of its parameter.
 
     Raises:
-        OptionError: It would ignore it, or fail.
+        OptionError: This flavour would ignore the option, or fail.
     """
     only = _ONLY.get(option)
     if only is not None and only.flavour is not flavour:
@@ -162,23 +163,23 @@ def require_option_of(flavour: Flavour, option: str) -> None:
 
 
 def typed_network(tensorrt: TensorRT, builder: Any) -> Any:
-    """An empty network whose tensors keep the types that the graph says."""
+    """Create an empty network whose tensors keep the types that the graph gives them."""
     flag = tensorrt.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     return builder.create_network(1 << int(flag))
 
 
 def compute_capability(tensorrt: TensorRT, text: str) -> Any:
-    """``8.9`` as TensorRT for RTX's ``ComputeCapability.SM89``.
+    """Turn ``8.9`` into ``ComputeCapability.SM89`` of TensorRT for RTX.
 
     Raises:
-        OptionError: It cannot build for that.
+        OptionError: TensorRT for RTX cannot build for this compute capability.
     """
     members = tensorrt.module.ComputeCapability.__members__
     numbers = {name[2:-1] + "." + name[-1]: name for name in members if name.startswith("SM")}
     if text not in numbers:
         raise OptionError(
             f"compute_capabilities={[text]}",
-            f"those {tensorrt.flavour} {tensorrt.version_text} builds for: {', '.join(numbers)}",
+            f"one that {tensorrt.flavour} {tensorrt.version_text} supports: {', '.join(numbers)}",
             f"compute_capabilities={list(numbers)[-1:]}",
         )
     return members[numbers[text]]

@@ -1,7 +1,8 @@
-"""The library of TensorRT plugins: where it is, and how TensorRT gets to know it.
+"""Finds the library of TensorRT plugins and loads it.
 
 Calls follow TensorRT's Python API reference, IPluginRegistry. With the bindings of 11.4 they load
-the library and create its plugins (tests/trt/test_engine_classic_api.py); no engine was run so yet.
+the library and create its plugins (tests/trt/test_engine_classic_api.py). No engine has run with
+them yet.
 """
 
 import os
@@ -24,16 +25,16 @@ WITHOUT_PLUGINS = (
 )
 
 
-def plugin_library(asked: Path | None, what: str, error: type[AlignSegError]) -> Path:
-    """The library file: what was asked for, else ``$ALIGNSEG_PLUGIN``, else that of a checkout.
+def find_plugin_library(asked: Path | None, what: str, error: type[AlignSegError]) -> Path:
+    """Return the library file: `asked`, else ``$ALIGNSEG_PLUGIN``, else the one in a checkout.
 
     Args:
-        asked: What was asked for, if anything.
-        what: What needs it, for the message.
-        error: Class of what is raised.
+        asked: The file that the user asked for, if any.
+        what: What needs the library, for the message.
+        error: Class of the error to raise.
 
     Raises:
-        AlignSegError: There is no such file; of the class `error`.
+        AlignSegError: The file does not exist. The error is of the class `error`.
     """
     said = os.environ.get(LIBRARY_VARIABLE)
     chosen = asked or (Path(said) if said else BUILT_LIBRARY)
@@ -48,19 +49,19 @@ def plugin_library(asked: Path | None, what: str, error: type[AlignSegError]) ->
 
 
 def require_plugins_of(flavour: Flavour, what: str, error: type[AlignSegError]) -> None:
-    """Checks that `flavour` has plugins at all.
+    """Check that a flavour of TensorRT supports plugins.
 
     Args:
         flavour: Which TensorRT.
-        what: What needs them, for the message.
-        error: Class of what is raised.
+        what: What needs plugins, for the message.
+        error: Class of the error to raise.
 
     Raises:
-        AlignSegError: It has none; of the class `error`.
+        AlignSegError: This flavour has no plugins. The error is of the class `error`.
     """
     if flavour is Flavour.TENSORRT_RTX:
         raise error(
-            f"{what} needs TensorRT plugins, and TensorRT for RTX has none",
+            f"{what} needs TensorRT plugins, which TensorRT for RTX does not support",
             "a model without plugins, or classic TensorRT",
             WITHOUT_PLUGINS,
         )
@@ -69,42 +70,42 @@ def require_plugins_of(flavour: Flavour, what: str, error: type[AlignSegError]) 
 def provide_plugins(
     tensorrt: TensorRT, needed: Collection[str], library: Path | None, error: type[AlignSegError]
 ) -> None:
-    """Loads the library into TensorRT's registry, unless what is needed is there already.
+    """Load the library into TensorRT's registry, unless the plugins are already registered.
 
     Args:
-        tensorrt: Where to.
+        tensorrt: The TensorRT to load it into.
         needed: Plugins as ``name/version``.
-        library: As `plugin_library` takes it.
-        error: Class of what is raised.
+        library: As `find_plugin_library` takes it.
+        error: Class of the error to raise.
 
     Raises:
-        AlignSegError: The library is not there, cannot be loaded, or lacks a plugin; of the class
-            `error`.
+        AlignSegError: The library does not exist, cannot be loaded, or lacks a plugin. The error
+            is of the class `error`.
     """
     wanted = ", ".join(sorted(needed))
     what = f"a network with the plugins {wanted}"
     require_plugins_of(tensorrt.flavour, what, error)
     registry = tensorrt.module.get_plugin_registry()
-    if not _missing(registry, needed):
+    if not _find_missing(registry, needed):
         return
-    path = plugin_library(library, what, error)
+    path = find_plugin_library(library, what, error)
     if registry.load_library(str(path)) is None:
         raise error(
-            f"{tensorrt.flavour} {tensorrt.version_text} cannot load the plugins of {path}, of "
-            f"which {wanted} are needed",
-            "the library built for this TensorRT, whose plugins no other library has registered",
+            f"{tensorrt.flavour} {tensorrt.version_text} cannot load {path}, which should provide "
+            f"the plugins {wanted}",
+            "the library built for this TensorRT, with plugins that no other library registered",
             BUILD_IT,
         )
-    if missing := _missing(registry, needed):
+    if missing := _find_missing(registry, needed):
         raise error(
             f"{path} does not provide the TensorRT plugins {', '.join(missing)}",
-            f"a library with {wanted}, of the namespace {NAMESPACE!r}",
+            f"a library with {wanted} in the namespace {NAMESPACE!r}",
             BUILD_IT,
         )
 
 
-def _missing(registry: Any, needed: Collection[str]) -> list[str]:
-    """Which of `needed` the registry does not have; asking it for one would log an error."""
+def _find_missing(registry: Any, needed: Collection[str]) -> list[str]:
+    """Return the needed plugins that the registry lacks, without a query, which logs an error."""
     present = {
         f"{creator.name}/{creator.plugin_version}"
         for creator in registry.all_creators

@@ -1,4 +1,4 @@
-"""The audio of a video file, copied into another file as it is."""
+"""Copying the audio of a video file into another file without encoding it again."""
 
 import io
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
-from alignseg_infer.video.file_source import FileSource, opened
+from alignseg_infer.video.file_source import FileSource, open_video
 from alignseg_infer.video.pyav import av
 
 Packet: TypeAlias = "av.Packet[av.stream.Stream]"
@@ -17,66 +17,67 @@ PACKETS_TRIED = 4
 
 
 class AudioCopy:
-    """Copies the packets of a file's audio streams, without decoding them.
+    """Copies the packets of a file's audio streams without decoding them.
 
-    The file is opened once more, so that audio is read where it is written, however far the
-    frames are. Where its clock jumps back, it is shifted as the frames are. Matroska, which has no
-    times before 0, gets no packets from there; in MP4 they are the encoder's delay.
+    The file is opened a second time, so that audio is read as far as it is needed, no matter how
+    far ahead the frames have been read. Where the clock of the file jumps back, the audio is
+    shifted in the same way as the frames. Packets with times before 0, which in MP4 hold the
+    encoder's delay, are not written to Matroska, which cannot store such times.
 
     Attributes:
-        notes: What was left out, and why, in sentences.
+        notes: Sentences that say what was left out, and why.
 
     Args:
-        source: The file; its `start` becomes 0.
-        output: A container whose streams have not been written to yet.
+        source: The file. Its `start` becomes time 0.
+        output: A container to which nothing has been written yet.
     """
 
     def __init__(self, source: FileSource, output: av.container.OutputContainer) -> None:
         self.notes: list[str] = []
         self._source = source
-        self._container = opened(source.path)
+        self._container = open_video(source.path)
         self._outputs: dict[int, av.AudioStream] = {}
         self._last: dict[int, int] = {}
         self._own_shifts: dict[tuple[int, int], Fraction] = {}
         self._output = output
         for stream in self._container.streams:
-            if isinstance(stream, av.AudioStream) and self._accepted(source.path, stream):
+            if isinstance(stream, av.AudioStream) and self._accepts(source.path, stream):
                 self._outputs[stream.index] = output.add_stream_from_template(stream)
         self._packets = self._read() if self._outputs else iter(())
         self._next = next(self._packets, None)
 
     def copy(self, until: Fraction | None = None) -> None:
-        """Copies what begins before `until` (seconds), or all that is left.
+        """Copy the packets that begin before `until` (seconds), or all that are left.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The output cannot be written.
         """
         while self._next is not None:
             packet, jumps = self._next
-            shift = self._shift(packet, jumps, at_end=until is None)
+            shift = self._find_shift(packet, jumps, at_end=until is None)
             if shift is None or (until is not None and _time(packet) + shift >= until):
                 return
             self._write(packet, shift)
             self._next = next(self._packets, None)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._container.close()
 
-    def _accepted(self, path: Path, stream: av.AudioStream) -> bool:
-        """Whether the output takes such audio, as a try in memory with some of it shows."""
+    def _accepts(self, path: Path, stream: av.AudioStream) -> bool:
+        """Return whether the output can hold this stream, by writing some of it in memory."""
         try:
             _try_in_memory(path, stream.index, self._output.format.name)
         except (av.FFmpegError, ValueError):
             codec = stream.codec_context.name if stream.codec_context else "of an unknown kind"
             self.notes.append(
-                f"audio ({codec}) was left out: {self._output.format.name} does not take it so"
+                f"audio ({codec}) was left out: {self._output.format.name} cannot hold it"
             )
             return False
         return True
 
     def _read(self) -> Iterator[tuple[Packet, int]]:
-        """Packets, and how often the clock of their stream has jumped back."""
+        """Yield each packet, and how often the clock of its stream has jumped back so far."""
         streams = [self._container.streams[index] for index in self._outputs]
         jumps, last = dict.fromkeys(self._outputs, 0), dict[int, Fraction]()
         try:
@@ -88,10 +89,10 @@ class AudioCopy:
                 last[index] = time
                 yield packet, jumps[index]
         except av.FFmpegError as error:
-            self.notes.append(f"audio ends where the file cannot be read: {error.strerror}")
+            self.notes.append(f"the audio ends where the file cannot be read: {error.strerror}")
 
-    def _shift(self, packet: Packet, jumps: int, *, at_end: bool) -> Fraction | None:
-        """Seconds to add to the file's clock; None before the frames have jumped too."""
+    def _find_shift(self, packet: Packet, jumps: int, *, at_end: bool) -> Fraction | None:
+        """Return the seconds to add to the file's clock; None until the frames have jumped too."""
         start, shifts = self._source.start, self._source.shifts
         if jumps <= len(shifts):
             return shifts[jumps - 1] - start if jumps else -start
@@ -108,9 +109,9 @@ class AudioCopy:
         packet.dts += shift
         packet.pts = packet.dts if packet.pts is None else packet.pts + shift
         if packet.dts <= self._last.get(index, packet.dts - 1):
-            return  # a small step back in time, which no container takes
+            return  # containers refuse even a small step back in time
         if packet.pts < 0 and self._output.format.name == MATROSKA:
-            return  # else FFmpeg moves the times of all streams
+            return  # otherwise FFmpeg shifts the times of all streams
         self._last[index] = packet.dts
         packet.stream = self._outputs[index]
         self._output.mux(packet)
@@ -121,13 +122,13 @@ def _time(packet: Packet) -> Fraction:
 
 
 def _try_in_memory(path: Path, index: int, container_format: str) -> None:
-    """Copies the first packets. Some audio is refused at the beginning, some not before the end.
+    """Copy the first packets. Containers refuse some audio at the beginning, some at the end.
 
     Raises:
-        av.FFmpegError, ValueError: It cannot be copied.
+        av.FFmpegError, ValueError: The audio cannot be copied.
     """
     with (
-        opened(path) as container,
+        open_video(path) as container,
         av.open(io.BytesIO(), "w", format=container_format) as trial,
     ):
         stream = container.streams[index]

@@ -1,4 +1,4 @@
-"""Live frames of a webcam or a network stream, which may go away and come back."""
+"""Live frames from a webcam or a network stream, which may go away and come back."""
 
 import logging
 import re
@@ -11,55 +11,57 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import VideoError
-from alignseg_infer.pixels.images import Image, image_from_array
-from alignseg_infer.video.pictures import resized_to
-from alignseg_infer.video.sources import Frame, StreamFacts
+from alignseg_infer.pixels.images import image_from_array
+from alignseg_infer.video.frames import Frame, StreamFacts
+from alignseg_infer.video.pictures import resize_to
 
 logger = logging.getLogger(__name__)
 
-TIME_BASE = Fraction(1, 90_000)  # as in RTP; live frames have the time they arrived at
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a new attempt; doubled after each
-ATTEMPTS = 8  # one after the other; about a minute
-TIMEOUT_MS = 4_000  # of opening and of reading
-LONGEST_CALL = 10.0  # seconds that `close` waits for one of these
-FASTEST = 1000  # frames per second that are believed
+TIME_BASE = Fraction(1, 90_000)  # as in RTP; a live frame gets the time at which it arrived
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before an attempt; doubled after each one
+ATTEMPTS = 8  # in a row; they take about a minute
+TIMEOUT_MS = 4_000  # for opening, and for reading
+LONGEST_CALL = 10.0  # seconds that `close` waits for such a call
+FASTEST = 1000  # frames per second; higher rates that a camera claims are not believed
 
 
 class Capture(Protocol):
-    """What is used of ``cv2.VideoCapture``."""
+    """The part of ``cv2.VideoCapture`` that is used here."""
 
     def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
-        """Whether it gives frames."""
+        """Return whether frames can be read."""
         ...
 
     def read(self) -> tuple[bool, Any]:
-        """Whether there was a frame, and the frame."""
+        """Return whether there was a frame, and the frame."""
         ...
 
     def get(self, prop: int, /) -> float:
-        """A property."""
+        """Return the value of a property."""
         ...
 
     def release(self) -> None:
-        """Closes it."""
+        """Close the camera or stream."""
         ...
 
 
 class CameraSource:
-    """Frames as they arrive, as `FrameSource` has it.
+    """A `FrameSource` that gives live frames as they arrive.
 
-    When no frame comes any more, it is opened again after half a second, a second, and so on up to
-    half a minute; frames that come back with another size are resized to the first one's.
+    When no more frames arrive, the camera is opened again after half a second, one second, and so
+    on up to half a minute. If its frames then have another size, they are resized to the size of
+    the first frame.
 
     Args:
-        name: For people.
-        opener: Opens it.
-        attempts: Ends with an error after so many that failed one after the other.
-        first_wait: Seconds before the first of them.
+        name: A name to show to people.
+        opener: Opens the camera or stream.
+        attempts: How many attempts to open it again may fail in a row before it is an error.
+        first_wait: Seconds before the first of these attempts.
 
     Raises:
-        VideoError: It cannot be opened, or gives no frame.
+        VideoError: The camera cannot be opened, or gives no frame.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class CameraSource:
             self.close()
             raise VideoError(
                 f"{name} cannot be opened, or gives no frame",
-                "a camera that is there and free, or the address of a stream that runs",
+                "a camera that is connected and not in use, or the address of a running stream",
                 f"ffplay {name}" if "://" in name else "ls /dev/video*, and close what uses it",
             )
         self._first = first
@@ -97,19 +99,19 @@ class CameraSource:
         image: Image | None = self._first
         while not self._stopped.is_set():
             if image is None:
-                image = self._reconnected()
+                image = self._reconnect()
                 continue
             arrived = round((time.monotonic() - begin) / TIME_BASE) * TIME_BASE
             last = max(arrived, last + TIME_BASE)
-            yield Frame(resized_to(image, self.facts.size), last)
+            yield Frame(resize_to(image, self.facts.size), last)
             image = self._read()
 
     def stop(self) -> None:
-        """Ends the iteration at the next frame, or while it waits to connect again."""
+        """End the iteration at the next frame, or at once if it is waiting to reconnect."""
         self._stopped.set()
 
     def close(self) -> None:
-        """Lets go of the camera, unless it hangs in a call: to free it there would crash."""
+        """Release the camera, unless it hangs in a call: releasing it then would crash."""
         if self._using.acquire(timeout=LONGEST_CALL):
             self._capture.release()
             self._using.release()
@@ -121,11 +123,13 @@ class CameraSource:
             done, pixels = self._capture.read()
         return image_from_array(np.asarray(pixels)) if done and pixels is not None else None
 
-    def _reconnected(self) -> Image | None:
-        """The first frame after a new attempt succeeded; None if it was told to stop."""
+    def _reconnect(self) -> Image | None:
+        """Open the camera again and return its first frame; None if told to stop meanwhile."""
         wait = self._first_wait
         for attempt in range(1, self._attempts + 1):
-            logger.warning("%s gives no frame; attempt %d in %.1f s", self.name, attempt, wait)
+            logger.warning(
+                "%s gives no frame; trying again in %.1f s (attempt %d)", self.name, wait, attempt
+            )
             if self._stopped.wait(wait):
                 return None
             with self._using:
@@ -137,26 +141,26 @@ class CameraSource:
                 return image
             wait = min(2 * wait, LONGEST_WAIT)
         raise VideoError(
-            f"{self.name} gives no frame any more, after {self._attempts} attempts",
-            "a camera or stream that stays, or comes back",
-            "look at the camera, its cable and the network",
+            f"{self.name} no longer gives frames, after {self._attempts} attempts to open it again",
+            "a camera or stream that stays connected, or comes back",
+            "check the camera, its cable and the network",
         )
 
 
-def webcam_source(index: int) -> CameraSource:
-    """The webcam number `index`.
+def open_webcam(index: int) -> CameraSource:
+    """Open the webcam with this index.
 
     Raises:
-        VideoError: It is not there, or gives no frame.
+        VideoError: There is no such webcam, or it gives no frame.
     """
     return CameraSource(f"webcam {index}", lambda: cv2.VideoCapture(index))
 
 
-def stream_source(address: str) -> CameraSource:
-    """A network stream, read by OpenCV's FFmpeg.
+def open_stream(address: str) -> CameraSource:
+    """Open a network stream, which OpenCV reads with FFmpeg.
 
     Raises:
-        VideoError: It cannot be opened, or gives no frame.
+        VideoError: The stream cannot be opened, or gives no frame.
     """
     timeouts = [
         *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS),

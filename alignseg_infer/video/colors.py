@@ -1,20 +1,19 @@
-"""Frames of FFmpeg as upright BGR pictures, and pictures as frames for H.264."""
+"""Converting FFmpeg's frames into upright BGR pictures, and pictures into H.264 frames."""
 
 from typing import cast
 
 import cv2
 import numpy as np
 
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.video.pyav import av
 
 reformatter = av.video.reformatter
 
-LARGEST_SD = 576  # rows; what is larger and says nothing is BT.709, as players have it
+LARGEST_SD = 576  # rows; like players, take larger frames for BT.709 if they name no matrix
 UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED; also AVCOL_PRI_ and AVCOL_TRC_
-# Without these flags swscale drops fractions: a round trip loses 2 of 255 on average, with a tint,
-# instead of 0.1 (bikes.mp4, FFmpeg 8).
+# Without these flags swscale drops fractions: a round trip then loses 2 of 255 on average and tints
+# the picture, instead of losing 0.1 (bikes.mp4, FFmpeg 8).
 EXACT = (
     reformatter.Interpolation.BILINEAR
     | reformatter.Interpolation.ACCURATE_RND
@@ -23,11 +22,11 @@ EXACT = (
 
 
 class BgrFrames:
-    """Turns decoded frames into pictures, all of the size and rotation of the first.
+    """Turns decoded frames into pictures that all have the size and rotation of the first one.
 
     Attributes:
         size: (height, width) of the pictures.
-        turned: Whether rows of the file are columns of the picture.
+        turned: Whether rows in the file become columns of the picture.
 
     Args:
         first: The first frame.
@@ -41,7 +40,7 @@ class BgrFrames:
         self.size: Size = self._stored[::-1] if self.turned else self._stored
 
     def image(self, frame: av.VideoFrame) -> Image:
-        """(H, W, 3) uint8 BGR; matrix and range of the colours are those of the frame."""
+        """Return the frame as (H, W, 3) uint8 BGR, decoded with its own colour matrix and range."""
         unknown_hd = frame.colorspace == UNSPECIFIED and self._stored[0] > LARGEST_SD
         bgr = self._reformatter.reformat(
             frame,
@@ -51,11 +50,11 @@ class BgrFrames:
             src_colorspace=reformatter.Colorspace.ITU709 if unknown_hd else None,
             interpolation=EXACT,
         )
-        return upright(np.asarray(bgr.to_ndarray(), np.uint8), self._matrix)
+        return turn_upright(np.asarray(bgr.to_ndarray(), np.uint8), self._matrix)
 
 
-def upright(image: Image, matrix: tuple[int, ...]) -> Image:
-    """The picture as a display matrix wants it shown: one of eight turns and mirrorings.
+def turn_upright(image: Image, matrix: tuple[int, ...]) -> Image:
+    """Turn or mirror a picture as its display matrix says; there are eight ways.
 
     Args:
         image: (H, W, 3) uint8.
@@ -76,17 +75,17 @@ def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return (1, 0, 0, 0, 1, 0, 0, 0, 1)
-    return tuple(np.frombuffer(cast(bytes, data), np.int32).tolist())
+    return tuple(np.frombuffer(cast("bytes", data), np.int32).tolist())
 
 
 class H264Frames:
-    """Turns pictures into frames as H.264 has them: YUV 4:2:0, BT.709, 16..235, even sides."""
+    """Turns pictures into frames for H.264: YUV 4:2:0, BT.709, 16..235, even sides."""
 
     def __init__(self) -> None:
         self._reformatter = reformatter.VideoReformatter()
 
     def frame(self, image: Image) -> av.VideoFrame:
-        """The picture, with its last row or column repeated where a side is odd.
+        """Return the picture as a frame; where a side is odd, its last row or column is repeated.
 
         Args:
             image: (H, W, 3) uint8 BGR.

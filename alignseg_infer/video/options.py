@@ -1,4 +1,4 @@
-"""What a segmented video is to look like."""
+"""Options for segmenting and drawing a video."""
 
 import numbers
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ class VideoOptions:
 
     Attributes:
         opacity: Of the classes' colours over the frame, 0..1.
-        legend: Whether class names and colours stand below.
-        side_by_side: Whether the frame itself stands to the left.
-        smoothing: Weight of earlier frames' logits, 0 (none) to below 1.
-        crf: Quality of the H.264 encoder, 0 (lossless, largest) to 51.
-        audio: Whether the audio of a file is copied.
-        max_frames: How many frames to write at most; None for all.
-        seconds: From the first frame to the end, at most; None for all.
+        legend: Whether to show a legend of the classes below the frame.
+        side_by_side: Whether to show the original frame on the left.
+        smoothing: Weight of the logits of earlier frames, from 0 (none) to below 1.
+        crf: Quality setting of the H.264 encoder, 0 (lossless, largest) to 51.
+        audio: Whether to copy the audio of a file.
+        max_frames: Stop after this many frames; None for all.
+        seconds: Stop this many seconds after the first frame; None for all.
 
     Raises:
-        OptionError: One has a value that makes no sense.
+        OptionError: A value is of the wrong type or out of range.
     """
 
     opacity: float = 0.5
@@ -61,19 +61,19 @@ class VideoOptions:
 
 
 def require_seconds(seconds: object) -> None:
-    """Checks a length in seconds; None is one too.
+    """Raise OptionError unless `seconds` is None or a usable length.
 
     Raises:
-        OptionError: It is no number, or not between 0 and `MOST_SECONDS`.
+        OptionError: It is not a number above 0 and up to `MOST_SECONDS`.
     """
     _require(
         seconds is None or (is_number(seconds) and 0 < seconds <= MOST_SECONDS),
-        *("seconds", seconds, "more than 0, at most 1e9; none for all", "10"),
+        *("seconds", seconds, "more than 0 and at most 1e9; None for all", "10"),
     )
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a number, also one of numpy's, and no truth value."""
+    """Return whether `value` is a real number, numpy's included, and not a bool."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 

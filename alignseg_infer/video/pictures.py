@@ -1,4 +1,4 @@
-"""Frames that are no video: the images of a folder, and a drive that is drawn."""
+"""Frames that do not come from a video: images of a folder, and a drawn drive."""
 
 import math
 import re
@@ -9,29 +9,29 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.datasets.image_sets import IMAGE_ENDINGS
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.errors import ImageError, VideoError
-from alignseg_infer.pixels.images import Image, read_image
-from alignseg_infer.pixels.preprocess import Size
-from alignseg_infer.video.sources import Frame, StreamFacts
+from alignseg_infer.pixels.images import read_image
+from alignseg_infer.video.frames import Frame, StreamFacts
 
 STREET_SIZE = (256, 512)  # what the demo model was trained on
 STREET_SECONDS = 4.0
 
 
 class FolderSource:
-    """The images of one folder in the order of their names, as `FrameSource` has it.
+    """A `FrameSource` that reads the images of one folder in the order of their names.
 
-    Numbers in names count as numbers: ``2.png`` comes before ``10.png``. Images that cannot be
-    read are counted and left out, others resized to the first one's size.
+    Numbers in names are compared as numbers: ``2.png`` comes before ``10.png``. Images that cannot
+    be read are counted and left out. Images of other sizes are resized to the size of the first.
 
     Args:
-        folder: The folder; those in it are not searched.
+        folder: The folder. Its subfolders are not searched.
         rate: Images per second.
 
     Raises:
-        VideoError: It holds no image that can be read.
+        VideoError: The folder holds no image that can be read.
     """
 
     def __init__(self, folder: Path, rate: Fraction) -> None:
@@ -50,8 +50,8 @@ class FolderSource:
         )
         if first is None:
             raise VideoError(
-                f"{folder} holds {len(self._paths)} images, and none that can be read",
-                f"files that end in {', '.join(IMAGE_ENDINGS)}",
+                f"{folder} holds {len(self._paths)} images, of which none can be read",
+                f"image files that end in {', '.join(IMAGE_ENDINGS)}",
                 f"ls {folder}",
             )
         self.damaged = 0
@@ -71,16 +71,16 @@ class FolderSource:
             image = self._read(path)
             if image is not None:
                 resized += image.shape[:2] != self.facts.size
-                yield Frame(resized_to(image, self.facts.size), number * step, step)
+                yield Frame(resize_to(image, self.facts.size), number * step, step)
         if resized:
             self.notes.append(f"{resized} images were resized to the first one's size")
 
     def stop(self) -> None:
-        """Ends the iteration after the present image."""
+        """End the iteration after the current image."""
         self._stopped = True
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to free."""
 
     def _read(self, path: Path) -> Image | None:
         try:
@@ -91,12 +91,12 @@ class FolderSource:
 
 
 class StreetSource:
-    """A drive along a drawn street, as `FrameSource` has it.
+    """A `FrameSource` that draws a drive along a street.
 
     Args:
-        seed: Of the street; 0 to 3999 were trained on.
+        seed: Seed of the street. The demo model was trained on 0 to 3999.
         rate: Frames per second.
-        seconds: How long it takes.
+        seconds: How long the drive takes.
     """
 
     def __init__(self, seed: int, rate: Fraction, seconds: float = STREET_SECONDS) -> None:
@@ -118,15 +118,15 @@ class StreetSource:
             yield Frame(scene.image, number * step, step)
 
     def stop(self) -> None:
-        """Ends the iteration after the present frame."""
+        """End the iteration after the current frame."""
         self._stopped = True
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to free."""
 
 
-def resized_to(image: Image, size: Size) -> Image:
-    """`image` at `size`, (height, width); itself if it has it."""
+def resize_to(image: Image, size: Size) -> Image:
+    """Resize `image` to `size`, (height, width); return it as it is if it has that size."""
     if image.shape[:2] == size:
         return image
     return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)

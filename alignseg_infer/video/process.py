@@ -1,4 +1,4 @@
-"""Segments a video: frames in, a playable H.264 file out."""
+"""Segmenting a video: frames in, a playable H.264 file out."""
 
 import contextlib
 import logging
@@ -8,30 +8,31 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import AlignSegError, OptionError, OutputError, VideoError
 from alignseg_infer.files import written_atomically
 from alignseg_infer.inference.pipeline import Pipeline
 from alignseg_infer.inference.stream import SegmentationStream
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.pixels.images import OwnImage, load_image
 from alignseg_infer.predictor import Predictor
+from alignseg_infer.progress import FrameProgress
 from alignseg_infer.video.file_source import FileSource
+from alignseg_infer.video.frames import Frame, FrameSource
 from alignseg_infer.video.options import VideoOptions
 from alignseg_infer.video.render import Renderer
-from alignseg_infer.video.sources import Frame, FrameSource
 from alignseg_infer.video.writer import VideoWriter, require_video_ending
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Progress: TypeAlias = Callable[[int, int | None], None]
 View: TypeAlias = Callable[[Image], Image]
-LONGEST_WRITE = 5.0  # seconds that the end waits for a frame that is being written
+LONGEST_WRITE = 5.0  # seconds to wait at the end for a frame that is still being written
 STAGES = ("decode", "preprocess", "infer", "postprocess", "render", "encode")
 
 
@@ -40,16 +41,17 @@ class VideoSummary:
     """What `segment_source` did.
 
     Attributes:
-        output: The file.
-        frames: How many it holds.
-        duration: Seconds from the first frame to the end of the last.
-        damaged: Frames of the source that could not be decoded, and were left out.
-        dropped: Frames of a live source that came while earlier ones were at work.
-        reconnects: How often a live source was lost and came back.
-        seconds: What it took.
-        stages: Mean ms per frame of each of `STAGES`. They overlap: their sum is more than it took.
+        output: The file that was written.
+        frames: How many frames it holds.
+        duration: Seconds from the start of the first frame to the end of the last.
+        damaged: How many frames of the source could not be decoded and were left out.
+        dropped: How many frames of a live source were skipped because earlier ones were at work.
+        reconnects: How often a live source was lost and found again.
+        seconds: How long the work took.
+        stages: Mean ms per frame for each of `STAGES`. Stages overlap, so their sum is more than
+            the time that the work took.
         backend: What ran the network.
-        notes: What else was unusual, in sentences.
+        notes: Sentences about anything else that was unusual.
     """
 
     output: Path
@@ -65,7 +67,7 @@ class VideoSummary:
 
     @property
     def fps(self) -> float:
-        """Frames per second that were segmented."""
+        """Frames segmented per second."""
         return self.frames / self.seconds if self.seconds > 0 else 0.0
 
 
@@ -74,31 +76,33 @@ def segment_source(
     source: FrameSource,
     output: str | Path,
     options: VideoOptions | None = None,
-    progress: Progress | None = None,
+    progress: FrameProgress | None = None,
     *,
     view: View | None = None,
 ) -> VideoSummary:
-    """Segments an open `source` and writes the result to `output`.
+    """Segment an open `source` and write the result to `output`.
 
-    Decoding, preparing, the network, labelling, drawing and encoding overlap in threads. `output`
-    appears when it is complete and was read back. If something stops the work, as Ctrl-C, a source
-    that fails or a full disk, what was encoded so far is kept as ``NAME.partial.mp4`` where that is
-    possible, logged, and the exception goes on; a live source ends with Ctrl-C, or with SystemExit
-    as of a signal handler, as if it were over. Such a file of an earlier run stays, and is noted.
+    Decoding, preprocessing, the network, postprocessing, drawing and encoding overlap in threads.
+    `output` appears only when it is complete and has been read back.
+
+    If Ctrl-C, a failing source, a full disk or anything else stops the work, the frames encoded so
+    far are kept as ``NAME.partial.mp4`` if possible, this is logged, and the exception is raised
+    again. For a live source, Ctrl-C is the normal end, and so is SystemExit, which a signal handler
+    may raise. A partial file of an earlier run is left alone and mentioned in the notes.
 
     Args:
         predictor: The model.
-        source: From `open_source`; it is closed at the end.
+        source: From `open_source`. It is closed at the end.
         output: The video to write: .mp4, .mov, .m4v, or .mkv.
-        options: What it is to look like.
-        progress: Is called with how many frames are done, and of how many (None: not known).
-        view: Makes another picture of each frame, for the right side, such as a
+        options: How to segment and draw.
+        progress: Called with the number of frames done, and their total (None if unknown).
+        view: Makes another picture of each frame to show on the right, such as a
             `render.OffsetView`; (H, W, 3) uint8 BGR in and out.
 
     Raises:
         VideoError: The source cannot be read to its end.
         OutputError: The output cannot be written.
-        OptionError: The output is the source, or no video by its name; or `view` failed.
+        OptionError: The output is the source, or is not named like a video; or `view` failed.
         SizeError: The frames are too small for the network.
     """
     output, options = Path(output), options or VideoOptions()
@@ -107,11 +111,11 @@ def segment_source(
         _require_other_file(source, output)
         with written_atomically(output) as temporary:
             work = _Work(predictor, source, temporary, options, view)
-            return work.done(output, progress)
+            return work.run(output, progress)
 
 
 class _Work:
-    """One video on its way; the generators run in threads of their own."""
+    """The work on one video. Each generator runs in a thread of its own."""
 
     def __init__(
         self,
@@ -126,156 +130,158 @@ class _Work:
         self._renderer = Renderer(predictor.spec.classes, options, view)
         self._writer: VideoWriter | None = None
         self._writing = threading.Lock()
-        self._waiting: deque[Frame] = deque()  # frames whose results are not there yet
+        self._waiting: deque[Frame] = deque()  # frames that wait for their results
         self._read = 0
-        self._spent = dict.fromkeys(STAGES, 0.0)  # seconds; each entry is written by one thread
+        self._spent = dict.fromkeys(STAGES, 0.0)  # seconds; only one thread writes to each entry
         self._cut = False
         self._dropped = 0
 
-    def done(self, output: Path, progress: Progress | None) -> VideoSummary:
-        """Does all of it.
+    def run(self, output: Path, progress: FrameProgress | None) -> VideoSummary:
+        """Do all of the work.
 
         Raises:
-            BaseException: What stopped it; see `segment_source`.
+            BaseException: Whatever stopped the work; see `segment_source`.
         """
         begin = time.perf_counter()
         try:
-            self._run(progress)
+            self._run_pipeline(progress)
         except BaseException as error:
             told = isinstance(error, (KeyboardInterrupt, SystemExit))
             if not (told and self._source.facts.live):
                 self._keep_partial(output)
                 raise
-        with self._nobody_writing():
-            writer = self._required_writer()
+        with self._lock_writer():
+            writer = self._require_writer()
             writer.finish(with_rest_of_audio=not self._cut)
-        return self._summary(output, writer, time.perf_counter() - begin)
+        return self._summarise(output, writer, time.perf_counter() - begin)
 
-    def _run(self, progress: Progress | None) -> None:
-        live, total = self._source.facts.live, self._total()
+    def _run_pipeline(self, progress: FrameProgress | None) -> None:
+        live, total = self._source.facts.live, self._count_expected()
         with Pipeline() as pipeline:
             try:
-                decoded = pipeline.thread(self._decoded(), depth=1 if live else 2, drop_old=live)
+                decoded = pipeline.thread(self._decode(), depth=1 if live else 2, drop_old=live)
                 results = self._predictor.stream(
-                    self._images(decoded),
+                    self._take_images(decoded),
                     smoothing=self._options.smoothing,
                     depth=0 if live else 2,
                 )
-                drawn = pipeline.thread(self._drawn(results))
-                for count in pipeline.thread(self._encoded(drawn)):
+                drawn = pipeline.thread(self._draw(results))
+                for count in pipeline.thread(self._encode(drawn)):
                     if progress:
                         progress(count, total)
             finally:
                 self._source.stop()
                 self._dropped = pipeline.dropped
 
-    def _total(self) -> int | None:
+    def _count_expected(self) -> int | None:
         facts, options = self._source.facts, self._options
         bounds = [facts.frames, options.max_frames]
         if options.seconds is not None and facts.rate and not facts.live:
             bounds.append(math.ceil(options.seconds * facts.rate))
         return min((bound for bound in bounds if bound is not None), default=None)
 
-    def _decoded(self) -> Iterator[Frame]:
+    def _decode(self) -> Iterator[Frame]:
         frames = iter(self._source)
         try:
-            while (frame := self._timed("decode", lambda: next(frames, None))) is not None:
+            while (frame := self._time("decode", lambda: next(frames, None))) is not None:
                 self._read += 1
-                yield frame
-        except OSError as error:  # it would be taken for one of the disk that is written to
+                yield replace(frame, image=load_image(frame.image))  # the source may reuse it
+        except OSError as error:  # otherwise it would look like an error of the output disk
             raise VideoError(
                 f"{self._source.name} cannot be read: {error.strerror or error}",
                 "a video, folder or camera that can be read to its end",
-                "look at its disk or network, and try again",
+                "check its disk or network, then try again",
             ) from error
 
-    def _images(self, frames: Iterable[Frame]) -> Iterator[Image]:
+    def _take_images(self, frames: Iterable[Frame]) -> Iterator[OwnImage]:
         begin: Fraction | None = None
         for count, frame in enumerate(frames):
             begin = frame.time if begin is None else begin
-            if self._is_enough(count, frame.time - begin):
+            if self._is_beyond_end(count, frame.time - begin):
                 self._cut = True
                 return
             self._waiting.append(frame)
-            yield frame.image
+            yield OwnImage(frame.image)
 
-    def _is_enough(self, count: int, seconds: Fraction) -> bool:
-        """Whether the frame number `count`, `seconds` after the first, is one too many."""
+    def _is_beyond_end(self, count: int, seconds: Fraction) -> bool:
+        """Return whether frame `count`, `seconds` after the first, is beyond the options' end."""
         frames, longest = self._options.max_frames, self._options.seconds
         return (frames is not None and count >= frames) or (
             longest is not None and seconds >= longest
         )
 
-    def _drawn(self, results: SegmentationStream) -> Iterator[tuple[Image, Frame]]:
+    def _draw(self, results: SegmentationStream) -> Iterator[tuple[Image, Frame]]:
         with results:
             for result in results:
                 frame = self._waiting.popleft()
                 self._spent["preprocess"] += (result.times.load + result.times.preprocess) / 1e3
                 self._spent["infer"] += result.times.infer / 1e3
                 self._spent["postprocess"] += result.times.postprocess / 1e3
-                yield self._timed("render", partial(self._renderer.picture, result)), frame
+                yield self._time("render", partial(self._renderer.draw, result)), frame
 
-    def _encoded(self, drawn: Iterable[tuple[Image, Frame]]) -> Iterator[int]:
+    def _encode(self, drawn: Iterable[tuple[Image, Frame]]) -> Iterator[int]:
         for picture, frame in drawn:
             with self._writing:
-                writer = self._writer = self._writer or self._new_writer()
-                self._timed("encode", partial(writer.write, picture, frame.time, frame.duration))
+                writer = self._writer = self._writer or self._open_writer()
+                self._time("encode", partial(writer.write, picture, frame.time, frame.duration))
             yield writer.frames
 
-    def _timed(self, stage: str, work: Callable[[], T]) -> T:
+    def _time(self, stage: str, work: Callable[[], T]) -> T:
         start = time.perf_counter()
         done = work()
         self._spent[stage] += time.perf_counter() - start
         return done
 
-    def _new_writer(self) -> VideoWriter:
+    def _open_writer(self) -> VideoWriter:
         source = self._source
         audio_from = source if self._options.audio and isinstance(source, FileSource) else None
         return VideoWriter(
             self._temporary, source.facts, crf=self._options.crf, audio_from=audio_from
         )
 
-    def _required_writer(self) -> VideoWriter:
+    def _require_writer(self) -> VideoWriter:
         if self._writer is None:
             raise VideoError(
-                f"{self._source.name} gave no frame",
-                "a video, folder or camera that gives at least one",
-                "try it again; with a camera, for longer",
+                f"{self._source.name} gave no frames",
+                "a video, folder or camera that gives at least one frame",
+                "try again; a camera may need more time",
             )
         return self._writer
 
     def _keep_partial(self, output: Path) -> None:
-        """Makes what was encoded so far a file of its own, if that can be done."""
+        """Keep the frames encoded so far in a file of their own, if that is possible."""
         try:
-            with self._nobody_writing():
+            with self._lock_writer():
                 if self._writer is None:
                     return
                 self._writer.finish(with_rest_of_audio=False)
                 os.replace(self._temporary, partial_path(output))
         except (OSError, AlignSegError) as error:
-            logger.warning("the %d frames so far are lost: %s", self._frames_written, error)
+            logger.warning("the %d frames encoded so far are lost: %s", self._frames_written, error)
         else:
             kept = partial_path(output)
-            logger.warning("the %d frames so far are kept in %s", self._frames_written, kept)
+            logger.warning(
+                "the %d frames encoded so far are kept in %s", self._frames_written, kept
+            )
 
     @property
     def _frames_written(self) -> int:
         return self._writer.frames if self._writer else 0
 
     @contextlib.contextmanager
-    def _nobody_writing(self) -> Iterator[None]:
+    def _lock_writer(self) -> Iterator[None]:
         if not self._writing.acquire(timeout=LONGEST_WRITE):
             raise OutputError(
                 f"a frame is still being written after {LONGEST_WRITE:g} s",
-                "a disk that takes what is written",
-                "look at the disk or network that the output is on",
+                "a disk that can be written to",
+                "check the disk or network that holds the output",
             )
         try:
             yield
         finally:
             self._writing.release()
 
-    def _summary(self, output: Path, writer: VideoWriter, seconds: float) -> VideoSummary:
+    def _summarise(self, output: Path, writer: VideoWriter, seconds: float) -> VideoSummary:
         source = self._source
         return VideoSummary(
             output=output,
@@ -286,7 +292,7 @@ class _Work:
             reconnects=source.reconnects,
             seconds=seconds,
             stages={
-                # Frames that were read ahead, and are not in the file, took their time as well.
+                # Frames that were read ahead took time as well, though they are not in the file.
                 stage: 1e3 * spent / (self._read if stage == "decode" else writer.frames)
                 for stage, spent in self._spent.items()
             },
@@ -296,13 +302,13 @@ class _Work:
 
 
 def partial_path(output: Path) -> Path:
-    """Where an unfinished `output` is kept: ``out.partial.mp4`` for ``out.mp4``."""
+    """Return where an unfinished `output` is kept: ``out.partial.mp4`` for ``out.mp4``."""
     return output.with_name(f"{output.stem}.partial{output.suffix}")
 
 
 def _partial_note(output: Path) -> list[str]:
     path = partial_path(output)
-    return [f"{path} of an earlier run is still there"] if path.exists() else []
+    return [f"{path} is still there from an earlier run"] if path.exists() else []
 
 
 def _require_other_file(source: FrameSource, output: Path) -> None:
@@ -312,6 +318,6 @@ def _require_other_file(source: FrameSource, output: Path) -> None:
         if os.path.realpath(path) == os.path.realpath(source.path):
             raise OptionError(
                 f"the destination {output} would overwrite the source {source.path}",
-                "different files",
+                "an output that is not the source",
                 f"destination={source.path.stem}_segmented.mp4",
             )

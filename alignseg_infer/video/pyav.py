@@ -1,4 +1,4 @@
-"""PyAV, or what to install; the one place that imports it."""
+"""The only place that imports PyAV, with an error that says what to install."""
 
 from alignseg_infer.errors import MissingDependencyError
 
@@ -8,7 +8,7 @@ try:
     import av
 except ImportError as error:
     raise MissingDependencyError(
-        f"videos are read and written with PyAV, which cannot be imported: {error}",
+        f"PyAV, which reads and writes videos, cannot be imported: {error}",
         "the package av",
         INSTALL,
     ) from error

@@ -1,30 +1,29 @@
-"""What a frame of the output looks like."""
+"""Drawing the frames of the output."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-from alignseg_infer.backends import Backend
+from alignseg_infer.arrays import Image, Size
+from alignseg_infer.backend import Backend
 from alignseg_infer.drawing.masks import legend
 from alignseg_infer.errors import OptionError
 from alignseg_infer.offsets.displacement import offsets_of_image
 from alignseg_infer.offsets.pictures import color_limit, direction_colors
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.spec.model import ClassSpec
 from alignseg_infer.video.options import VideoOptions
-from alignseg_infer.video.pictures import resized_to
+from alignseg_infer.video.pictures import resize_to
 
 
 class Renderer:
-    """Draws results: colours over the frame, others beside it, a legend below.
+    """Draws results: class colours over the frame, other pictures beside it, a legend below.
 
     Args:
-        classes: Names and colours.
-        options: What is wanted.
-        view: Makes another picture of a frame, of the frame's size, for the right side.
+        classes: Names and colours of the classes.
+        options: What to draw.
+        view: Makes another picture of a frame, with the same height, to show on the right.
     """
 
     def __init__(
@@ -39,17 +38,19 @@ class Renderer:
         self._legend: Image | None = None
         self._view_shape: tuple[int, ...] | None = None
 
-    def picture(self, result: Segmentation) -> Image:
-        """(height, width, 3) uint8 BGR; the size depends on the result's only.
+    def draw(self, result: Segmentation) -> Image:
+        """Return the output frame, (height, width, 3) uint8 BGR.
+
+        Its size depends only on the size of the result.
 
         Raises:
-            OptionError: The view makes no picture, or one of another size than before.
+            OptionError: The view returns something else than a picture, or changes its size.
         """
         pictures = [result.overlay(self._options.opacity)]
         if self._options.side_by_side:
             pictures.insert(0, result.image)
         if self._view is not None:
-            pictures.append(self._viewed(self._view, result.image))
+            pictures.append(self._call_view(self._view, result.image))
         picture = np.hstack(pictures)
         if not self._options.legend:
             return picture
@@ -57,19 +58,19 @@ class Renderer:
             self._legend = legend(self._classes, picture.shape[1])
         return np.vstack((picture, self._legend))
 
-    def _viewed(self, view: Callable[[Image], Image], image: Image) -> Image:
+    def _call_view(self, view: Callable[[Image], Image], image: Image) -> Image:
         fix = "call it with one frame: view(image).shape"
         try:
             seen = view(image)
-        except OSError as error:  # it would be taken for one of the disk that is written to
+        except OSError as error:  # otherwise it would look like an error of the output disk
             problem = f"the view of a frame failed: {error}"
-            raise OptionError(problem, "a view that makes a picture", fix) from error
+            raise OptionError(problem, "a view that returns a picture", fix) from error
         shape, dtype = np.shape(seen), getattr(seen, "dtype", type(seen).__name__)
         expected = self._view_shape or (image.shape[0], shape[1] if len(shape) > 1 else 0, 3)
         if shape != expected or dtype != np.uint8:
             raise OptionError(
                 f"the view of a frame is {dtype} of shape {shape}",
-                f"uint8 of shape {expected}, the same for all frames",
+                f"uint8 of shape {expected}, as for every other frame",
                 fix,
             )
         self._view_shape = shape
@@ -77,15 +78,15 @@ class Renderer:
 
 
 class OffsetView:
-    """Draws where a learned offset field points, in colours that all frames share.
+    """Draws where a learned offset field points, with the same colours for all frames.
 
-    Colours are those of `offset_pictures`; the first frame's limit stays, so that a colour means
-    the same length all along. The network runs once more for each frame.
+    The colours are those of `offsets.pictures`. The limit of the first frame is kept, so that a
+    colour always means the same length. The network runs once more for each frame.
 
     Args:
-        backend: From `backends.open_backend`, of a model that shows its offsets.
+        backend: From `backends.open_backend`, for a model that outputs its offsets.
         field: Which field.
-        size: Network input size, as `Predictor` takes it.
+        size: Input size of the network, given as for `Predictor`.
     """
 
     def __init__(
@@ -95,13 +96,13 @@ class OffsetView:
         self._limit: float | None = None
 
     def __call__(self, image: Image) -> Image:
-        """(H, W, 3) uint8 BGR, of the size of `image`.
+        """Return the picture, (H, W, 3) uint8 BGR, with the size of `image`.
 
         Raises:
-            OptionError, ModelError: The model does not show its offsets.
+            OptionError, ModelError: The model does not output its offsets.
         """
         displacement = offsets_of_image(self._backend, image, self._size).fields[self._field]
         if self._limit is None:
             self._limit = color_limit(displacement)
         size = (image.shape[0], image.shape[1])
-        return resized_to(direction_colors(displacement.vectors, self._limit), size)
+        return resize_to(direction_colors(displacement.vectors, self._limit), size)

@@ -1,43 +1,43 @@
-"""Pictures into an H.264 file, at exact times."""
+"""Writing pictures to an H.264 file at exact times."""
 
 import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import OptionError, OutputError
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.video.audio import AudioCopy
 from alignseg_infer.video.colors import H264Frames
 from alignseg_infer.video.file_source import FileSource
+from alignseg_infer.video.frames import DEFAULT_RATE, StreamFacts
 from alignseg_infer.video.pyav import av
-from alignseg_infer.video.sources import DEFAULT_RATE, StreamFacts
 
 MATROSKA = ".mkv"
 ENDINGS = (".mp4", ".mov", ".m4v", MATROSKA)
-FINE_SCALE = 10_000  # per second, at least; FFmpeg does the same to the times of MP4 tracks
+FINE_SCALE = 10_000  # ticks per second, at least; FFmpeg does the same for the tracks of an MP4
 ENCODER = "libx264"
 PRESET = "veryfast"
 BT709, LIMITED = 1, 1  # AVCOL_SPC_BT709, also AVCOL_PRI_ and AVCOL_TRC_; AVCOL_RANGE_MPEG
 
 
 class VideoWriter:
-    """Encodes pictures as H.264, YUV 4:2:0 in BT.709, with the times of the source.
+    """Encodes pictures as H.264, in YUV 4:2:0 and BT.709, with the times of the source.
 
-    MP4, MOV and M4V keep times exactly; Matroska has whole milliseconds, and its audio begins at 0:
-    the encoder's delay that AAC in MP4 has before 0, 21 ms mostly, is left out. Odd sides become
-    even: the last row or column is there twice.
+    MP4, MOV and M4V keep times exactly. Matroska rounds them to whole milliseconds, and its audio
+    begins at 0: the encoder's delay, which AAC in MP4 stores before 0 and which is usually 21 ms,
+    is left out. Odd sides are made even by repeating the last row or column.
 
     Attributes:
-        frames: How many were written.
-        begin: Seconds at which the first of them is shown.
-        end: Seconds at which the last of them ends.
+        frames: How many frames were written.
+        begin: Seconds at which the first frame is shown.
+        end: Seconds at which the last frame ends.
 
     Args:
-        path: What to write; its ending says the container.
-        facts: Of the source: time base, rate, and the form of its pixels.
+        path: The file to write. Its ending decides the container.
+        facts: Time base, rate and pixel aspect of the source.
         crf: Quality, 0 (lossless) to 51.
-        audio_from: A file whose audio is copied.
+        audio_from: A file whose audio is copied, if any.
     """
 
     def __init__(
@@ -50,9 +50,11 @@ class VideoWriter:
         self._step = 1 / (facts.rate or DEFAULT_RATE)
         self._durations: dict[int, int] = {}
         self._frames = H264Frames()
-        self._container = av.open(str(path), "w", options=_muxer_options(path, facts.time_base))
+        self._container = av.open(
+            str(path), "w", options=_choose_muxer_options(path, facts.time_base)
+        )
         try:
-            self._stream = self._video_stream(facts, crf)
+            self._stream = self._add_video_stream(facts, crf)
             self._audio = AudioCopy(audio_from, self._container) if audio_from else None
         except BaseException:
             self._container.close()
@@ -60,20 +62,20 @@ class VideoWriter:
 
     @property
     def notes(self) -> list[str]:
-        """What was left out, in sentences."""
+        """Sentences that say what was left out."""
         return self._audio.notes if self._audio else []
 
     def write(self, image: Image, time: Fraction, duration: Fraction | None) -> None:
-        """Adds a picture.
+        """Add a picture.
 
         Args:
-            image: (H, W, 3) uint8 BGR, always of one size.
-            time: Seconds, later than the last one's.
-            duration: Seconds it is shown; None for as long as frames usually are.
+            image: (H, W, 3) uint8 BGR. All pictures must have the same size.
+            time: Seconds at which it is shown; later than the one before.
+            duration: Seconds for which it is shown; None for the usual time between frames.
 
         Raises:
-            OSError: It cannot be written.
-            OutputError: It cannot be encoded.
+            OSError: The picture cannot be written.
+            OutputError: The picture cannot be encoded.
         """
         frame = self._frames.frame(image)
         if not self.frames:
@@ -83,40 +85,40 @@ class VideoWriter:
         frame.pts = round(time / self._time_base)
         shown = max(1, round((duration or self._step) / self._time_base))
         self._durations[frame.pts] = shown
-        self._mux(self._encoded(frame))
+        self._mux(self._encode(frame))
         self.frames += 1
         self.end = time + shown * self._time_base
         if self._audio:
-            with _typed_errors("the audio cannot be copied"):
+            with _translate_errors("the audio cannot be copied"):
                 self._audio.copy(until=time)
 
     def finish(self, *, with_rest_of_audio: bool = True) -> None:
-        """Writes what is still in the encoder, and the index.
+        """Write the frames that are still in the encoder, then the index, and check the file.
 
         Args:
-            with_rest_of_audio: Whether all of it is copied, or what begins before the last frame
-                ends.
+            with_rest_of_audio: Whether to copy all of the audio, or only the packets that begin
+                before the last frame ends.
 
         Raises:
-            OSError: It cannot be written.
-            OutputError: The file turned out other than it was written.
+            OSError: The file cannot be written.
+            OutputError: The file does not hold the frames that were written to it.
         """
-        self._mux(self._encoded(None))
+        self._mux(self._encode(None))
         if self._audio:
-            with _typed_errors("the audio cannot be copied"):
+            with _translate_errors("the audio cannot be copied"):
                 self._audio.copy(until=None if with_rest_of_audio else self.end)
         self.close()
         require_playable(self._path, self.frames)
 
     def close(self) -> None:
-        """Closes the files. What was written is of use only after `finish`."""
+        """Close the files. The video is usable only if `finish` was called before."""
         if self._audio:
             self._audio.close()
-        with _typed_errors("the end of the video cannot be written"):
+        with _translate_errors("the end of the video cannot be written"):
             self._container.close()
 
-    def _video_stream(self, facts: StreamFacts, crf: int) -> av.VideoStream:
-        # With B-frames, FFmpeg makes an MP4 of variable rate shorter than its frames are.
+    def _add_video_stream(self, facts: StreamFacts, crf: int) -> av.VideoStream:
+        # With B-frames, FFmpeg makes an MP4 with a variable rate shorter than its frames.
         options = {"crf": str(crf), "preset": PRESET, "bf": "0"}
         stream = self._container.add_stream(ENCODER, rate=1 / self._step, options=options)
         assert isinstance(stream, av.VideoStream)
@@ -129,21 +131,21 @@ class VideoWriter:
             context.sample_aspect_ratio = facts.pixel_aspect
         return stream
 
-    def _encoded(self, frame: av.VideoFrame | None) -> list["av.Packet[av.VideoStream]"]:
-        with _typed_errors(f"frame {self.frames} cannot be encoded as H.264"):
+    def _encode(self, frame: av.VideoFrame | None) -> list["av.Packet[av.VideoStream]"]:
+        with _translate_errors(f"frame {self.frames} cannot be encoded as H.264"):
             return self._stream.encode(frame)
 
     def _mux(self, packets: list["av.Packet[av.VideoStream]"]) -> None:
         for packet in packets:
             if packet.pts is not None:
                 packet.duration = self._durations.pop(packet.pts, packet.duration)
-            with _typed_errors(f"a packet of frame {self.frames} cannot be written"):
+            with _translate_errors(f"a packet of frame {self.frames} cannot be written"):
                 self._container.mux(packet)
 
 
 @contextlib.contextmanager
-def _typed_errors(problem: str) -> Iterator[None]:
-    """Makes FFmpeg's own errors ours; those of the operating system stay what they are."""
+def _translate_errors(problem: str) -> Iterator[None]:
+    """Turn FFmpeg's own errors into OutputError; pass on errors of the operating system."""
     try:
         yield
     except av.FFmpegError as error:
@@ -151,13 +153,13 @@ def _typed_errors(problem: str) -> Iterator[None]:
             raise
         raise OutputError(
             f"{problem}: {error.strerror}",
-            "pictures that libx264 takes (at most 16384 pixels per side), and audio as usual",
+            "pictures that libx264 can encode (at most 16384 pixels per side), and common audio",
             "a smaller source, or audio=False",
         ) from error
 
 
-def _muxer_options(path: Path, time_base: Fraction) -> dict[str, str]:
-    """Makes FFmpeg count an MP4's length in units of the frames' times, not of milliseconds."""
+def _choose_muxer_options(path: Path, time_base: Fraction) -> dict[str, str]:
+    """Return options that make FFmpeg store an MP4's length in frame ticks, not milliseconds."""
     if path.suffix.lower() == MATROSKA:
         return {}
     scale = time_base.denominator
@@ -167,7 +169,7 @@ def _muxer_options(path: Path, time_base: Fraction) -> dict[str, str]:
 
 
 def require_video_ending(path: Path) -> None:
-    """Checks that the name says which container to write.
+    """Raise OptionError unless the ending of `path` names a container that can be written.
 
     Raises:
         OptionError: It does not.
@@ -181,10 +183,10 @@ def require_video_ending(path: Path) -> None:
 
 
 def require_playable(path: Path, frames: int) -> None:
-    """Reads a video back: it opens, its first frame decodes, and none is missing.
+    """Read a video back, and raise OutputError unless it is complete.
 
     Raises:
-        OutputError: It is not so.
+        OutputError: It does not open, its first frame cannot be decoded, or frames are missing.
     """
     try:
         with av.open(str(path)) as container:
@@ -192,14 +194,14 @@ def require_playable(path: Path, frames: int) -> None:
             container.seek(0)
             seen = sum(1 for packet in container.demux(video=0) if packet.size)
     except (av.FFmpegError, StopIteration) as error:
-        raise _unplayable(path, f"cannot be read back: {error}") from error
+        raise _unplayable_error(path, f"cannot be read back: {error}") from error
     if seen != frames:
-        raise _unplayable(path, f"holds {seen} frames, and {frames} were written")
+        raise _unplayable_error(path, f"holds {seen} frames, but {frames} were written")
 
 
-def _unplayable(path: Path, reason: str) -> OutputError:
+def _unplayable_error(path: Path, reason: str) -> OutputError:
     return OutputError(
         f"the video written as {path.name} {reason}",
-        "a file that plays",
-        f"df -h {path.parent.parent}, and once more",
+        "a file that can be played",
+        f"df -h {path.parent.parent}, then try again",
     )

@@ -1,5 +1,5 @@
-# Sets ALIGNSEG_TENSORRT_HEADERS to the folder of NvInferRuntime.h: of TENSORRT_ROOT if that is
-# given, else of the system, else fetched. The libraries are not needed: TensorRT loads the plugin.
+# Sets ALIGNSEG_TENSORRT_HEADERS to the folder of NvInferRuntime.h: in TENSORRT_ROOT if that is given,
+# else in the system's folders, else fetched. TensorRT's libraries are not needed: they load the plugin.
 
 set(suffixes include include/${CMAKE_LIBRARY_ARCHITECTURE} targets/${CMAKE_SYSTEM_PROCESSOR}-linux-gnu/include)
 unset(ALIGNSEG_TENSORRT_HEADERS CACHE)
@@ -9,8 +9,8 @@ if(TENSORRT_ROOT)
     PATHS ${TENSORRT_ROOT} PATH_SUFFIXES ${suffixes} NO_DEFAULT_PATH)
   if(NOT ALIGNSEG_TENSORRT_HEADERS)
     message(FATAL_ERROR
-      "TENSORRT_ROOT is ${TENSORRT_ROOT}, but NvInferRuntime.h is in none of its ${suffixes}.\n"
-      "Give the folder that holds TensorRT's include/: -DTENSORRT_ROOT=/opt/TensorRT-10.14")
+      "TENSORRT_ROOT is ${TENSORRT_ROOT}, but none of its ${suffixes} contains NvInferRuntime.h.\n"
+      "Give the folder that contains TensorRT's include/: -DTENSORRT_ROOT=/opt/TensorRT-10.14")
   endif()
 else()
   find_path(ALIGNSEG_TENSORRT_HEADERS NvInferRuntime.h
@@ -23,7 +23,7 @@ if(NOT ALIGNSEG_TENSORRT_HEADERS)
   if(Git_FOUND AND NOT EXISTS ${folder}/include/NvInferRuntime.h)
     message(STATUS "No TensorRT headers found; fetching those of ${TENSORRT_VERSION} from ${TENSORRT_REPOSITORY}")
     file(REMOVE_RECURSE ${folder})
-    # Not FetchContent, which would check out the whole repository: include/ alone is 1 MB.
+    # FetchContent would check out the whole repository; include/ alone is 1 MB.
     execute_process(
       COMMAND ${GIT_EXECUTABLE} -c advice.detachedHead=false clone --quiet --depth 1 --filter=blob:none --sparse
         --branch v${TENSORRT_VERSION} ${TENSORRT_REPOSITORY} ${folder}
@@ -37,14 +37,14 @@ if(NOT ALIGNSEG_TENSORRT_HEADERS)
     message(FATAL_ERROR
       "TensorRT's headers were not found. Looked for NvInferRuntime.h in TENSORRT_ROOT (not given), in the system's "
       "folders, and in tag v${TENSORRT_VERSION} of ${TENSORRT_REPOSITORY}: ${reason}\n"
-      "Say where TensorRT is: -DTENSORRT_ROOT=/opt/TensorRT-10.14\n"
-      "or which version to fetch, spelt as its tag: -DTENSORRT_VERSION=11.1\n"
-      "or build the kernels alone: -DALIGNSEG_BUILD_TENSORRT=OFF")
+      "Give TensorRT's folder: -DTENSORRT_ROOT=/opt/TensorRT-10.14\n"
+      "or the version to fetch, spelt as in its tag: -DTENSORRT_VERSION=11.1\n"
+      "or build only the kernels: -DALIGNSEG_BUILD_TENSORRT=OFF")
   endif()
   set(ALIGNSEG_TENSORRT_HEADERS ${folder}/include CACHE PATH "Folder of NvInferRuntime.h" FORCE)
 endif()
 
-# Macros named TRT_MAJOR_ENTERPRISE in newer versions, NV_TENSORRT_MAJOR in 10.10 and before.
+# The macros are named TRT_MAJOR_ENTERPRISE in newer versions, NV_TENSORRT_MAJOR in 10.10 and before.
 file(STRINGS ${ALIGNSEG_TENSORRT_HEADERS}/NvInferVersion.h lines
   REGEX "define (TRT_(MAJOR|MINOR)_ENTERPRISE|NV_TENSORRT_(MAJOR|MINOR)) +[0-9]+")
 list(JOIN lines " " lines)
@@ -55,7 +55,7 @@ string(STRIP "${major}.${minor}" version)
 string(REPLACE " " "" version "${version}")
 if(version VERSION_LESS 10.0)
   message(FATAL_ERROR
-    "The headers in ${ALIGNSEG_TENSORRT_HEADERS} are TensorRT ${version}; expected 10.0 or newer, with IPluginV3.\n"
-    "Give another: -DTENSORRT_ROOT=/opt/TensorRT-10.14")
+    "The headers in ${ALIGNSEG_TENSORRT_HEADERS} are TensorRT ${version}; expected 10.0 or newer, for IPluginV3.\n"
+    "Give another folder: -DTENSORRT_ROOT=/opt/TensorRT-10.14")
 endif()
 message(STATUS "TensorRT headers: ${version}, ${ALIGNSEG_TENSORRT_HEADERS}")

@@ -1,5 +1,5 @@
-// Kernels of AlignedAdd: the fine feature sampled, plus the coarse one upsampled and sampled, which
-// is one step, since both are linear. Neither the upsampled nor a sampled tensor is written.
+// Kernels of AlignedAdd: the sampled fine feature plus the upsampled and sampled coarse one. Upsampling
+// and sampling are one step here, since both are linear. Only the sum is written to memory.
 
 #ifndef __CUDACC_RTC__
 #include "aligned_add_kernel.h"
@@ -13,9 +13,10 @@ namespace alignseg
 namespace
 {
 
-//! Blocks with channels last that fit a multiprocessor: it lets a thread have 64 registers. An H100 then
-//! takes 65 us. Without it nvcc 13.0 takes 54 registers, loads fewer pixels before the first sum, and
-//! the H100 takes 86 us. Planar blocks are faster without: 140 us in 48 registers, 145 in 62.
+//! How many channels-last blocks must fit on a multiprocessor: a thread may then use 64 registers, and an
+//! H100 takes 65 us. Without this bound nvcc 13.0 uses 54 registers and loads fewer pixels before the
+//! first sum, and the H100 takes 86 us. Planar blocks are faster without it: 140 us with 48 registers, 145
+//! with 62.
 constexpr int32_t kLastBlocks = 4;
 
 //! What AlignedAdd reads for one output pixel: K x K coarse pixels and 2 x 2 fine ones.
@@ -33,7 +34,7 @@ struct AlignedPixel
         Values<T, 2, V, 2> low;
     };
 
-    //! Of three taps one often has no weight, so that both ways would be taken.
+    //! One of three taps often has weight 0, so that a warp would take both branches.
     ALIGNSEG_HD bool isWhole() const
     {
         return K == 2 && high.isWhole() && low.isWhole();
@@ -53,7 +54,7 @@ struct AlignedPixel
         low.add(loaded.low, 0, sums);
     }
 
-    //! Of two taps all loads come first, which takes 64 registers; of three, row by row.
+    //! With two taps all loads come first, which takes 64 registers; with three it goes row by row.
     template <int V>
     ALIGNSEG_HD void addAll(float (&sums)[V]) const
     {
@@ -83,14 +84,14 @@ struct AlignedPixel
     }
 };
 
-//! Both axes' corners of one output pixel on the fine grid.
+//! The corners of one output pixel on the fine grid, along both axes.
 struct FineCorners
 {
     Taps<2> rows;
     Taps<2> columns;
 };
 
-//! Terms and exact positions that both offsets of an output pixel share.
+//! The terms and exact positions that both offsets of an output pixel share.
 struct FineBase
 {
     AxisTerms alongY;
@@ -124,11 +125,11 @@ ALIGNSEG_HD FineCorners fineCorners(
         cornersBeside(base.x, movedX, base.alongX.shift, static_cast<int32_t>(params.width))};
 }
 
-//! Taps whose kernel takes every size, pitch and address.
+//! The number of taps whose kernel takes every size, pitch and address.
 constexpr int32_t kAnyTaps = 4;
 
-//! Coarse pixels along each axis that the two sizes ask for. Each number has its kernel, so that one
-//! with few taps needs few registers.
+//! How many coarse pixels along each axis the two sizes need. Each number has its own kernel, so that a
+//! kernel with few taps needs few registers.
 ALIGNSEG_HD int32_t alignedAddTaps(AlignedAddParams const& params)
 {
     int32_t const tall = composedTaps(static_cast<int32_t>(params.highHeight), static_cast<int32_t>(params.height));
@@ -157,7 +158,7 @@ ALIGNSEG_HD Coordinates coordinatesOf(AlignedAddParams const& params, Place cons
         coarsePair(high.columns, coarseColumns, static_cast<int32_t>(params.width), taps)};
 }
 
-//! \param high, low Strides of the two features, of which `place.channel` is the first that is read.
+//! \param high, low Strides of the two features; `place.channel` is the first channel that is read.
 template <typename T, int K>
 ALIGNSEG_HD AlignedPixel<T, K> alignedPixel(AlignedAddParams const& params, Place const& place,
     Coordinates const& at, Layout const& high, Layout const& low)
@@ -184,8 +185,8 @@ ALIGNSEG_HD void addPlanar(AlignedAddParams const& params, uint32_t block, uint3
         alignedPixel<T, K>(params, place, at, high, low));
 }
 
-//! Writes the channels that lane `lane` has of one pixel in no vectors: for pitches that allow none,
-//! and for four taps, whose sizes no network has.
+//! Writes the channels that lane `lane` computes of one pixel one by one: for pitches that allow no
+//! vectors, and for four taps, whose sizes occur in no network.
 template <typename T>
 ALIGNSEG_HD void writeOneByOne(
     T* output, int32_t lane, AlignedAddParams const& params, AlignedPixel<T, 4> const& pixel)
@@ -199,7 +200,7 @@ ALIGNSEG_HD void writeOneByOne(
     }
 }
 
-//! One thread computes a pixel's coordinates and puts them down for the eight that share it.
+//! One thread computes a pixel's coordinates and stores them for the eight threads that share the pixel.
 template <typename T, typename Offset, int K>
 __device__ __forceinline__ void addChannelsLast(AlignedAddParams const& params, uint32_t block, uint32_t thread)
 {

@@ -9,11 +9,11 @@
 namespace alignseg
 {
 
-//! sample(upsample(high), highOffset) + sample(low, lowOffset), with neither written to memory.
+//! Computes sample(upsample(high), highOffset) + sample(low, lowOffset); writes only the sum to memory.
 //!
 //! \param feature Type of features and output.
 //! \param offset Type of both offsets.
-//! \return cudaErrorInvalidValue for sizes or a convention that make no sense.
+//! \return cudaErrorInvalidValue for invalid sizes or an invalid convention.
 cudaError_t launchAlignedAdd(AlignedAddParams const& params, Scalar feature, Scalar offset, cudaStream_t stream);
 
 } // namespace alignseg

@@ -1,4 +1,4 @@
-// Arguments of AlignedAdd's kernels. Every field has 8 bytes, so that Python packs the same.
+// Arguments of AlignedAdd's kernels. Every field has 8 bytes, so that Python can pack them.
 
 #ifndef ALIGNSEG_ALIGNED_ADD_PARAMS_H
 #define ALIGNSEG_ALIGNED_ADD_PARAMS_H
@@ -21,7 +21,7 @@ struct AlignedAddParams
     int64_t highWidth;      //!< w
     int64_t height;         //!< H
     int64_t width;          //!< W
-    int64_t channelPitch;   //!< 0: planar, NCHW. Else channels last, with so many per pixel
+    int64_t channelPitch;   //!< 0: planar, NCHW. Else channels last, with this many per pixel
     int64_t convention;     //!< a Convention
 };
 

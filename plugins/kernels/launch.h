@@ -1,4 +1,4 @@
-// Starts a kernel, or says why not. Not for NVRTC, which compiles no host code.
+// Starts a kernel and returns CUDA's status. Not for NVRTC, which compiles no host code.
 
 #ifndef ALIGNSEG_LAUNCH_H
 #define ALIGNSEG_LAUNCH_H
@@ -14,14 +14,14 @@
 namespace alignseg
 {
 
-//! Whether threads of a block wait for each other. Only the host's stand-in for CUDA asks.
+//! Whether threads of a block wait for each other. Only the stand-in for CUDA on the host uses it.
 enum class Threads
 {
     kIndependent,
     kSynchronised,
 };
 
-//! Starts `blocks` blocks of `threads` threads. Allocates and synchronises nothing.
+//! Starts `blocks` blocks of `threads` threads. It does not allocate or synchronise.
 template <Threads threading = Threads::kIndependent, typename Params>
 cudaError_t launch(void (*kernel)(Params), Params params, int64_t blocks, int32_t threads, cudaStream_t stream)
 {
@@ -36,7 +36,7 @@ cudaError_t launch(void (*kernel)(Params), Params params, int64_t blocks, int32_
     dim3 const grid(static_cast<unsigned int>(blocks));
     dim3 const block(static_cast<unsigned int>(threads));
 #ifdef ALIGNSEG_HOST_CUDA
-    static_cast<void>(stream); // one thing after the other here
+    static_cast<void>(stream); // the host runs everything in order
     return hostLaunch(kernel, params, grid, block, threading == Threads::kSynchronised);
 #else
     void* arguments[] = {&params};

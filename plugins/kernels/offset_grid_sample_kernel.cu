@@ -1,5 +1,5 @@
-// Kernels of OffsetGridSample. One thread has one output pixel and many channels, so that its
-// coordinates are computed once; sampling_grid.h says which.
+// Kernels of OffsetGridSample. One thread computes many channels of one output pixel, so that its
+// coordinates are computed once; sampling_grid.h says which pixel and channels.
 
 #ifndef __CUDACC_RTC__
 #include "offset_grid_sample_kernel.h"
@@ -62,7 +62,7 @@ struct SampledPixel
     }
 };
 
-//! The four pixels of the feature that the output pixel at `place` reads, `channel` elements on.
+//! The four pixels of the feature that the output pixel at `place` reads, `channel` elements further on.
 template <typename T, typename Offset>
 ALIGNSEG_HD SampledPixel<T> sampledPixel(
     OffsetGridSampleParams const& params, Place const& place, Layout const& layout, int64_t channel)
@@ -97,7 +97,7 @@ ALIGNSEG_HD void samplePlanar(OffsetGridSampleParams const& params, uint32_t blo
     writePlanar(output, to.channel, channelsHere(params.channels, place.channel), pixel);
 }
 
-//! Writes the channels of one pixel that lane `lane` has.
+//! Writes the channels of one pixel that lane `lane` computes.
 template <typename T>
 ALIGNSEG_HD void writeSampled(
     OffsetGridSampleParams const& params, Place const& place, int32_t lane, SampledPixel<T> const& pixel)

@@ -13,7 +13,7 @@ namespace alignseg
 //!
 //! \param feature Type of feature and output.
 //! \param offset Type of the offset.
-//! \return cudaErrorInvalidValue for sizes or a convention that make no sense.
+//! \return cudaErrorInvalidValue for invalid sizes or an invalid convention.
 cudaError_t launchOffsetGridSample(
     OffsetGridSampleParams const& params, Scalar feature, Scalar offset, cudaStream_t stream);
 

@@ -1,4 +1,4 @@
-// Arguments of OffsetGridSample's kernels. Every field has 8 bytes, so that Python packs the same.
+// Arguments of OffsetGridSample's kernels. Every field has 8 bytes, so that Python can pack them.
 
 #ifndef ALIGNSEG_OFFSET_GRID_SAMPLE_PARAMS_H
 #define ALIGNSEG_OFFSET_GRID_SAMPLE_PARAMS_H
@@ -19,7 +19,7 @@ struct OffsetGridSampleParams
     int64_t featureWidth; //!< w
     int64_t height;       //!< H
     int64_t width;        //!< W
-    int64_t channelPitch; //!< 0: planar, NCHW. Else channels last, with so many per pixel
+    int64_t channelPitch; //!< 0: planar, NCHW. Else channels last, with this many per pixel
     int64_t convention;   //!< a Convention
 };
 

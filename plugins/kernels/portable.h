@@ -1,7 +1,7 @@
-// What kernels need of their surroundings, for nvcc, NVRTC and a plain C++ compiler alike.
+// What kernels need from their environment, for nvcc, NVRTC and a plain C++ compiler alike.
 //
-// Includes nothing of CUDA's: NVRTC has no headers unless told where, and a C++ compiler that
-// builds the arithmetic for a test has none at all. So float16 is a struct of its bits here.
+// This file includes nothing from CUDA: NVRTC finds no headers unless told where they are, and a C++
+// compiler that builds the arithmetic for a test has none. Therefore float16 is a struct of its bits.
 
 #ifndef ALIGNSEG_PORTABLE_H
 #define ALIGNSEG_PORTABLE_H
@@ -25,15 +25,16 @@ using uint64_t = unsigned long long;
 #define ALIGNSEG_HD inline
 #endif
 
-// After `void` of a kernel: the threads of a block, and how many blocks must fit a multiprocessor. The
-// blocks would fit without it; it changes how many registers ptxas takes, and so the order of loads.
+// Stands after `void` of a kernel: the threads of a block, and how many blocks must fit on a
+// multiprocessor. They would fit without it, but it changes how many registers ptxas uses, and with
+// them the order of loads.
 #ifdef __CUDACC__
 #define ALIGNSEG_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 #else
 #define ALIGNSEG_BOUNDS(threads, blocks)
 #endif
 
-// Unrolls the loop that follows, so that so many of its loads are under way at once.
+// Unrolls the loop that follows, so that `count` of its loads are in flight at once.
 #ifdef __CUDACC__
 #define ALIGNSEG_PRAGMA(text) _Pragma(#text)
 #define ALIGNSEG_UNROLL(count) ALIGNSEG_PRAGMA(unroll count)
@@ -44,7 +45,7 @@ using uint64_t = unsigned long long;
 namespace alignseg
 {
 
-//! A float16 as its bits. Arithmetic happens in float.
+//! A float16, stored as its bits. Arithmetic happens in float.
 struct Half
 {
     uint16_t bits;
@@ -61,7 +62,7 @@ enum class Scalar : int32_t
 namespace host
 {
 
-//! The float of float16 bits; exact.
+//! Converts float16 bits to float; exact.
 inline float floatOf(uint16_t bits)
 {
     uint32_t const sign = static_cast<uint32_t>(bits & 0x8000U) << 16;
@@ -79,7 +80,7 @@ inline float floatOf(uint16_t bits)
     return value;
 }
 
-//! The nearest float16; ties to even, as GPUs round.
+//! Converts to the nearest float16; ties go to even, as on GPUs.
 inline uint16_t halfOf(float value)
 {
     uint32_t word;
@@ -124,7 +125,7 @@ ALIGNSEG_HD float toFloat(Half value)
 #endif
 }
 
-//! `value` in the type that it is stored in, rounded to nearest even.
+//! Converts `value` to the type it is stored in, rounded to nearest even.
 template <typename T>
 ALIGNSEG_HD T fromFloat(float value);
 
@@ -168,8 +169,9 @@ ALIGNSEG_HD float floatOfBits(uint32_t bits)
 #endif
 }
 
-//! `dividend / divisor` of sizes: non-negative numbers below 2^64, none of them tiny. A GPU's `/`
-//! prepares for all others too, which takes a branch and a call; this is as exact but for rare ties.
+//! Computes `dividend / divisor` of sizes: non-negative numbers below 2^64, none of them tiny. A GPU's
+//! `/` handles all other numbers too, which takes a branch and a call; this is as exact except for
+//! rare ties.
 ALIGNSEG_HD float quotient(float dividend, float divisor)
 {
 #if defined(__CUDA_ARCH__)
@@ -182,7 +184,8 @@ ALIGNSEG_HD float quotient(float dividend, float divisor)
 #endif
 }
 
-//! e^value, off by 2^-16 of it where value is above -90: for confidences, which have 8 bits.
+//! Computes e^value with a relative error of 2^-16 for values above -90: for confidences, which have 8
+//! bits.
 ALIGNSEG_HD float exponential(float value)
 {
 #if defined(__CUDA_ARCH__)
@@ -201,8 +204,8 @@ struct Position
     float rest;
 };
 
-//! `index * numerator / denominator`, exact but for the one rounding of `rest`. A float product
-//! would be off by up to 2^-12 pixel at index 4096.
+//! Computes `index * numerator / denominator`, exact except for the one rounding of `rest`. A float
+//! product would be off by up to 2^-12 pixel at index 4096.
 ALIGNSEG_HD Position positionOf(int64_t index, int64_t numerator, int64_t denominator)
 {
     uint64_t const product = static_cast<uint64_t>(index) * static_cast<uint64_t>(numerator);

@@ -1,12 +1,12 @@
 // Preprocessing: a block resizes and normalises a tile of the network's input.
 //
-// The floor is memory, for a float32 input of a 1024x2048 image:
+// Memory sets the lower bound. For a float32 input of a 1024x2048 image:
 //   at its own size    6.3 MB image + 25.2 MB input = 31.5 MB
 //   at 512x1024        6.3 MB image +  6.3 MB input = 12.6 MB
-// which takes 9.4 and 3.8 us at an H100's 3.35 TB/s. Instructions for each value, counted along what
-// nvcc 13.0 makes for sm_90: 20 at its own size, 46 at another, and 12 more where std is not 1. They
-// would take 4.2 and 2.5 us (132 SMs, 4 x 32 a cycle, 1.755 GHz). An H100 took 13.2 and 8.3 us, 95 and
-// 74 % of a copy's bandwidth.
+// which takes 9.4 and 3.8 us at an H100's 3.35 TB/s. The code that nvcc 13.0 generates for sm_90 runs 20
+// instructions for each value at the image's own size, 46 at another size, and 12 more if std is not 1.
+// They would take 4.2 and 2.5 us (132 SMs, 4 x 32 a cycle, 1.755 GHz). An H100 took 13.2 and 8.3 us, which
+// is 95 and 74 % of a copy's bandwidth.
 
 #include "preprocess_math.h"
 
@@ -24,7 +24,7 @@ constexpr int32_t kTileHeight = kPreprocessTileHeight;
 constexpr int32_t kTileWidth = kPreprocessTileWidth;
 constexpr int32_t kRowQuads = kTileWidth / 4;
 
-//! A row of the tile: where its two rows of the image begin, in bytes, and their weights.
+//! A row of the tile: where the two rows of the image that it reads begin, in bytes, and their weights.
 struct RowTap
 {
     int64_t upper;
@@ -33,8 +33,8 @@ struct RowTap
     int32_t lowerWeight;
 };
 
-//! Taps are found once per tile, and scales by one thread each: both take arithmetic in double,
-//! which most GPUs are slow at.
+//! Taps are computed once per tile, and scales by one thread each, since both need arithmetic in double,
+//! which is slow on most GPUs.
 struct Taps
 {
     double scales[2]; //!< of rows, of columns
@@ -42,17 +42,17 @@ struct Taps
     ResizeTap columns[kTileWidth];
 };
 
-//! Where the three channels of an image go, in its order, and what normalises them.
+//! Where the three channels of an image go, in the image's order, and the numbers that normalise them.
 template <typename T>
 struct Planes
 {
     T* output[3];
     float mean[3];
     float std[3];
-    bool divides; //!< Not by 1, which the published networks have: it changes nothing
+    bool divides; //!< Whether std is not 1; in the published networks it is 1, which changes nothing
 
-    //! (level - mean) / std. A division that rounds as a CPU's does takes a GPU twelve instructions,
-    //! two of them at an eighth of the others' rate, so all of them stand behind one branch.
+    //! Computes (level - mean) / std. A division that rounds like a CPU's takes a GPU twelve instructions,
+    //! two of them at an eighth of the others' rate, so one branch skips them all.
     template <int32_t kCount>
     __device__ void normalise(float (&values)[3][kCount]) const
     {
@@ -133,7 +133,7 @@ __device__ void copyTile(
     }
 }
 
-//! One scale, then one column or row, per thread.
+//! Computes one scale, then one column or row, per thread.
 __device__ void findTaps(PreprocessParams const& params, Tile const& tile, Taps& taps)
 {
     static_assert(kThreads >= kTileWidth + kTileHeight, "each thread finds one tap");
@@ -158,9 +158,9 @@ __device__ void findTaps(PreprocessParams const& params, Tile const& tile, Taps&
     __syncthreads();
 }
 
-//! Resizes and normalises. Neighbouring threads have neighbouring columns: what a warp reads or
-//! writes at once lies in few lines of memory. With four neighbouring pixels per thread, what it
-//! reads of an image twice as wide lies in three times as many.
+//! Resizes and normalises. Neighbouring threads compute neighbouring columns, so that a warp reads and
+//! writes few lines of memory at a time. With four neighbouring pixels per thread it would read three
+//! times as many lines of an image twice as wide.
 template <typename T>
 __device__ void resizeTile(
     PreprocessParams const& params, uint8_t const* image, Tile const& tile, Planes<T> const& planes)
@@ -229,7 +229,7 @@ bool isEmpty(PreprocessParams const& params)
     return params.batch == 0 || params.height == 0 || params.width == 0;
 }
 
-//! Something to read, somewhere to write it, and not more blocks than a launch takes.
+//! Whether there is something to read and somewhere to write, and a launch can take all blocks.
 bool isComplete(PreprocessParams const& params)
 {
     bool const hasImage = params.imageHeight > 0 && params.imageWidth > 0 && params.images != nullptr;

@@ -9,10 +9,10 @@
 namespace alignseg
 {
 
-//! Resizes as OpenCV's INTER_LINEAR does, orders channels and computes (pixel - mean) / std.
+//! Resizes like OpenCV's INTER_LINEAR, orders channels and computes (pixel - mean) / std.
 //!
 //! \param output Type of the output.
-//! \return cudaErrorInvalidValue for sizes that make no sense.
+//! \return cudaErrorInvalidValue for invalid sizes.
 cudaError_t launchPreprocess(PreprocessParams const& params, Scalar output, cudaStream_t stream);
 
 } // namespace alignseg

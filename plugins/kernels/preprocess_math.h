@@ -1,9 +1,10 @@
-// Resizing and normalising of images as alignseg_infer/pixels/preprocess.py does; for host and device.
+// Resizes and normalises images like alignseg_infer/pixels/preprocess.py; for host and device.
 //
-// Resizing is OpenCV's INTER_LINEAR of 8-bit images, bit for bit: half-pixel centres, coefficients
-// of 11 bits, and sums cut as its vector code cuts them. At a border one pixel is read twice. There
-// OpenCV gives a column's first pixel all the weight, which comes to the same, as both weights add
-// up to 2048; rows keep two weights, as here, and two cut halves may be a level below the whole.
+// Resizing equals OpenCV's INTER_LINEAR of 8-bit images, bit for bit: half-pixel centres, coefficients
+// of 11 bits, and sums truncated as in its vector code. At a border one pixel is read twice. There
+// OpenCV gives the first pixel of a column tap all the weight, which has the same result, since both
+// weights add up to 2048. Its rows keep two weights, as here: the sum of two truncated halves may be
+// one level below the whole.
 
 #ifndef ALIGNSEG_PREPROCESS_MATH_H
 #define ALIGNSEG_PREPROCESS_MATH_H
@@ -18,13 +19,13 @@ constexpr int32_t kPreprocessThreads = 256;
 constexpr int32_t kPreprocessTileHeight = 8; // four pixels per thread
 constexpr int32_t kPreprocessTileWidth = 128;
 
-//! Blocks of kPreprocessThreads threads that cover N inputs of HxW.
+//! How many blocks of kPreprocessThreads threads cover N inputs of HxW.
 ALIGNSEG_HD int64_t preprocessBlocks(int64_t batch, int64_t height, int64_t width)
 {
     return batch * tilesAlong(height, kPreprocessTileHeight) * tilesAlong(width, kPreprocessTileWidth);
 }
 
-//! Where an output row or column reads, with weights in units of 1/2048.
+//! Where an output row or column reads, and the weights, in units of 1/2048.
 struct ResizeTap
 {
     int32_t first;
@@ -33,23 +34,23 @@ struct ResizeTap
     int32_t secondWeight;
 };
 
-//! Input pixels per output pixel; inverted twice, as OpenCV rounds it.
+//! Input pixels per output pixel; inverted twice to round as OpenCV does.
 ALIGNSEG_HD double resizeScale(int64_t input, int64_t output)
 {
     return 1.0 / (static_cast<double>(output) / static_cast<double>(input));
 }
 
-//! (index + 1/2) * scale - 1/2, with both operations rounded.
+//! Computes (index + 1/2) * scale - 1/2 and rounds after both operations.
 ALIGNSEG_HD float resizePosition(int64_t index, double scale)
 {
-#ifdef __CUDA_ARCH__ // a compiler for GPUs would fuse them
+#ifdef __CUDA_ARCH__ // or a GPU compiler would fuse them
     return static_cast<float>(__dadd_rn(__dmul_rn(static_cast<double>(index) + 0.5, scale), -0.5));
 #else
     return static_cast<float>((static_cast<double>(index) + 0.5) * scale - 0.5);
 #endif
 }
 
-//! `index` in 0..size-1, or the nearest that is.
+//! Clamps `index` to 0..size-1.
 ALIGNSEG_HD int32_t clamped(int64_t index, int64_t size)
 {
     return static_cast<int32_t>(index < 0 ? 0 : index < size ? index : size - 1);
@@ -70,13 +71,13 @@ ALIGNSEG_HD ResizeTap resizeTap(int64_t index, double scale, int64_t size)
     return tap;
 }
 
-//! Two pixels of a row, times 2048.
+//! The weighted sum of two pixels of a row, times 2048.
 ALIGNSEG_HD int32_t blendColumns(int32_t first, int32_t second, ResizeTap const& tap)
 {
     return first * tap.firstWeight + second * tap.secondWeight;
 }
 
-//! Two such sums, as a grey level 0..255.
+//! The weighted sum of two such sums, as a grey level 0..255.
 ALIGNSEG_HD int32_t blendRows(int32_t first, int32_t second, int32_t firstWeight, int32_t secondWeight)
 {
     int32_t const upper = firstWeight * (first >> 4) >> 16;

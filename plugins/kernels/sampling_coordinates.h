@@ -1,7 +1,7 @@
-// Where an output pixel reads a feature: pixels along each axis, and their weights.
+// Where an output pixel reads a feature: the pixels along each axis and their weights.
 //
 // Positions are exact integers plus a small float (positionOf), so their error does not grow with
-// the width; a normalised float32 grid is off by 1e-4 pixel at width 2048, a float16 one by 1/4.
+// the width. A normalised float32 grid is off by 1e-4 pixel at width 2048, a float16 one by 1/4.
 
 #ifndef ALIGNSEG_SAMPLING_COORDINATES_H
 #define ALIGNSEG_SAMPLING_COORDINATES_H
@@ -41,13 +41,13 @@ ALIGNSEG_HD AxisTerms axisTerms(Convention convention, int64_t feature, int64_t 
     return {size, last, 0.5F, -0.5F};
 }
 
-//! Pixels along one axis and their weights; a pixel of weight 0 may lie outside and is not read.
-//! Up to three follow one another; four are two pairs.
+//! Pixels along one axis and their weights. A pixel of weight 0 may lie outside and is not read. Up to
+//! three pixels are consecutive; four are two pairs.
 template <int K>
 struct Taps
 {
     int32_t first;
-    int32_t second; //!< Where the second pair begins, of four
+    int32_t second; //!< Where the second pair of four pixels begins
     float weight[K];
 
     ALIGNSEG_HD int32_t index(int32_t tap) const
@@ -56,16 +56,16 @@ struct Taps
     }
 };
 
-//! The two pixels beside `base + moved + shift` along an axis of `size` pixels.
+//! Finds the two pixels around `base + moved + shift` along an axis of `size` pixels.
 //!
-//! \param moved The offset in pixels. NaN, infinity and whatever is 2^29 or farther is outside.
+//! \param moved The offset in pixels. NaN, infinity and anything from 2^29 on count as outside.
 ALIGNSEG_HD Taps<2> cornersBeside(Position base, float moved, float shift, int32_t size)
 {
     constexpr float kFarthest = 536870912.0F; // sizes have 30 bits: no sum below has more than 31
     bool const near = moved > -kFarthest && moved < kFarthest;
     float const usable = near ? moved : 0.0F;
     float const steps = floorf(usable);
-    float const rest = (usable - steps) + (base.rest + shift); // -0.5 to 2: nothing is lost to size
+    float const rest = (usable - steps) + (base.rest + shift); // -0.5 to 2: size costs no precision
     float const carry = floorf(rest);
     float const fraction = rest - carry;
     int32_t const below = static_cast<int32_t>(base.whole) + static_cast<int32_t>(steps) + static_cast<int32_t>(carry);
@@ -77,14 +77,14 @@ ALIGNSEG_HD Taps<2> cornersBeside(Position base, float moved, float shift, int32
     return corners;
 }
 
-//! Whether every pixel of the fine axis and its next lie between the same two of the coarse one.
-//! So it is in the network at 1024 x 2048, whose features have 2^k + 1 pixels.
+//! Whether every two neighbours on the fine axis lie between the same two pixels of the coarse one.
+//! This holds in the network at 1024 x 2048, whose features have 2^k + 1 pixels.
 ALIGNSEG_HD bool nested(int32_t coarse, int32_t size)
 {
     return coarse == 1 || size == 1 || static_cast<uint32_t>(size - 1) % static_cast<uint32_t>(coarse - 1) == 0;
 }
 
-//! Pixels along one axis that sampling after upsampling reads of the coarse feature: two where
+//! How many pixels of the coarse feature sampling after upsampling reads along one axis: two if
 //! coarse pixels nest, three in any upsampling, four in general.
 ALIGNSEG_HD int32_t composedTaps(int32_t coarse, int32_t size)
 {
@@ -95,17 +95,17 @@ ALIGNSEG_HD int32_t composedTaps(int32_t coarse, int32_t size)
     return coarse <= size ? 3 : 4;
 }
 
-//! Where two neighbours on the fine axis lie on the coarse one.
+//! The positions of two fine neighbours on the coarse axis.
 struct CoarsePair
 {
     int32_t first;  //!< Coarse pixel at or before the lower neighbour
-    int32_t second; //!< With four taps, at or before the upper one; else `first` again
+    int32_t second; //!< With four taps, the coarse pixel at or before the upper neighbour; else `first` again
     float below;    //!< The lower neighbour's distance from `first`, 0 to 1
     float above;    //!< The upper neighbour's distance from `second`: 0 to 1, or to 2 with three taps
 };
 
-//! \param corners The neighbours; one that is outside counts as being where the other is.
-//! \param coarse Pixels of the coarse axis, spread over `size` fine ones with aligned ends.
+//! \param corners The neighbours; one that is outside takes the position of the other.
+//! \param coarse Pixels of the coarse axis, which span `size` fine ones with aligned ends.
 //! \param taps composedTaps(coarse, size), or more.
 ALIGNSEG_HD CoarsePair coarsePair(Taps<2> const& corners, int32_t coarse, int32_t size, int32_t taps)
 {
@@ -120,15 +120,15 @@ ALIGNSEG_HD CoarsePair coarsePair(Taps<2> const& corners, int32_t coarse, int32_
         Position const above = positionOf(upper, coarse - 1, divisor);
         return {first, static_cast<int32_t>(above.whole), below.rest, above.rest};
     }
-    // Rounding may see it just beside a coarse pixel that it has reached, which moves its weight by
-    // no more than that rounding: interpolation is continuous.
+    // Rounding may place the neighbour just beside a coarse pixel that it lies on. This moves its weight
+    // by no more than that rounding, since interpolation is continuous.
     float const step = quotient(static_cast<float>(coarse - 1), static_cast<float>(divisor));
     return {first, first, below.rest, upper > lower ? below.rest + step : below.rest};
 }
 
-//! The coarse pixels behind two fine ones, in one step: linear maps compose.
+//! Finds the coarse pixels that two fine ones depend on, in one step, since linear maps compose.
 //!
-//! \param corners The fine pixels; those outside have lost their weight already.
+//! \param corners The fine pixels; those outside already have weight 0.
 //! \param coarse Pixels of the coarse axis.
 template <int K>
 ALIGNSEG_HD Taps<K> composed(Taps<2> const& corners, CoarsePair const& pair, int32_t coarse)
@@ -144,7 +144,7 @@ ALIGNSEG_HD Taps<K> composed(Taps<2> const& corners, CoarsePair const& pair, int
         taps.weight[3] = corners.weight[1] * pair.above;
         return taps;
     }
-    bool const third = K == 3 && pair.first + 2 < coarse; // or rounding could reach past the end
+    bool const third = K == 3 && pair.first + 2 < coarse; // else rounding could reach past the end
     float const inFirst = fmaxf(1.0F - pair.above, 0.0F);
     float const inThird = third ? fmaxf(pair.above - 1.0F, 0.0F) : 0.0F;
     taps.weight[0] += corners.weight[1] * inFirst;

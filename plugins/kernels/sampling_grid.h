@@ -1,5 +1,5 @@
 // Which thread of OffsetGridSample and AlignedAdd computes which output pixel, in either layout.
-// Python computes the same numbers, to launch what NVRTC compiled.
+// Python computes the same numbers when it launches kernels compiled by NVRTC.
 
 #ifndef ALIGNSEG_SAMPLING_GRID_H
 #define ALIGNSEG_SAMPLING_GRID_H
@@ -17,17 +17,17 @@ namespace alignseg
 //! Threads of a block, in every layout.
 constexpr int32_t kSampleThreads = 256;
 
-//! Planar: a block has 32 columns of a strip of 8 rows, a thread one pixel of them and 16 channels,
-//! over which its coordinates are computed once. The tile is 2-D so that most second rows are read by
-//! the same block and come from its L1 cache. Side by side on an H100, in an earlier form of these kernels,
+//! Planar: a block computes 32 columns of a strip of 8 rows; a thread computes one of these pixels in 16
+//! channels, which share its coordinates. The tile is 2-D so that the same block reads most second rows
+//! and finds them in its L1 cache. Compared on an H100, in an earlier form of these kernels,
 //! OffsetGridSample took 84 us with 16 channels, 95 with 32 and 119 with 64; AlignedAdd 129, 126 and 155.
 constexpr int32_t kPlanarTileWidth = 32;
 constexpr int32_t kPlanarTileHeight = kSampleThreads / kPlanarTileWidth;
 constexpr int32_t kPlanarChannels = 16;
 
-//! Channels last: a block has a tile of 8 x 4 output pixels. One thread computes a pixel's
-//! coordinates, for 8 that share them: these read 16 bytes each, one line of 128 bytes, then the
-//! next line until all channels are done.
+//! Channels last: a block computes a tile of 8 x 4 output pixels. One thread computes the coordinates of
+//! a pixel, and 8 threads share them. These read 16 bytes each, a line of 128 bytes together, then the
+//! next line, until all channels are done.
 constexpr int32_t kLastLanes = 8;
 constexpr int32_t kLastTileWidth = 8;
 constexpr int32_t kLastTileHeight = 4;
@@ -39,9 +39,9 @@ ALIGNSEG_HD int64_t ceilDivide(int64_t value, int64_t by)
     return (value + by - 1) / by;
 }
 
-//! Blocks of kSampleThreads threads for an output of (N, C, H, W); 0 where that is empty.
+//! How many blocks of kSampleThreads threads compute an output of (N, C, H, W); 0 if it is empty.
 //!
-//! \param channelPitch 0: planar. Else channels last, whatever the pitch is.
+//! \param channelPitch 0: planar. Any other value: channels last.
 ALIGNSEG_HD int64_t sampleBlocks(int64_t batch, int64_t channels, int64_t height, int64_t width, int64_t channelPitch)
 {
     if (channels <= 0)
@@ -71,9 +71,9 @@ ALIGNSEG_HD uint32_t tiles(int64_t size, uint32_t tile)
     return (static_cast<uint32_t>(size) + tile - 1) / tile;
 }
 
-//! The place of a thread among planar tiles. The strips of an image stand one behind the other, and
-//! tiles run along them: a width of 2^k + 1 costs no tile of one column. Then come channels, then
-//! images: blocks that run together read few planes, which stay in the L2 cache.
+//! The place of a thread among planar tiles. The strips of an image are joined end to end, and tiles run
+//! along them, so that a width of 2^k + 1 costs no tile of one column. Then come channels, then images:
+//! blocks that run at the same time read few planes, which stay in the L2 cache.
 ALIGNSEG_HD Place planarPlace(uint32_t block, uint32_t thread, int64_t channels, int64_t height, int64_t width)
 {
     uint32_t const strips = tiles(height, kPlanarTileHeight);
@@ -92,7 +92,7 @@ ALIGNSEG_HD Place planarPlace(uint32_t block, uint32_t thread, int64_t channels,
     return place;
 }
 
-//! The first pixel of a tile where channels are last. Tiles run along x, then y, then images.
+//! The first pixel of a tile with channels last. Tiles run along x, then y, then images.
 ALIGNSEG_HD Place channelsLastTile(uint32_t block, int64_t height, int64_t width)
 {
     uint32_t const columns = tiles(width, kLastTileWidth);
@@ -120,7 +120,7 @@ ALIGNSEG_HD bool isInside(Place const& place, int64_t height, int64_t width)
     return place.y < height && place.x < width;
 }
 
-//! Channels that a planar thread has from `first` on.
+//! How many channels a planar thread computes from `first` on.
 ALIGNSEG_HD int32_t channelsHere(int64_t channels, int64_t first)
 {
     int64_t const left = channels - first;
@@ -128,7 +128,7 @@ ALIGNSEG_HD int32_t channelsHere(int64_t channels, int64_t first)
 }
 
 #ifndef __CUDACC_RTC__
-//! Whether all sizes are 0 to 2^30 - 1, a plane has at most 34 bits of pixels, all of it 60.
+//! Whether all sizes are 0 to 2^30 - 1, and pixel counts fit 34 bits for a plane and 60 for all of it.
 inline bool countable(int64_t batch, int64_t channels, int64_t height, int64_t width)
 {
     int64_t count = 1;
@@ -148,7 +148,7 @@ inline bool countable(int64_t batch, int64_t channels, int64_t height, int64_t w
     return height * width <= int64_t{1} << 34;
 }
 
-//! Whether `convention` is one, and `channelPitch` fits the channels.
+//! Whether `convention` is valid and `channelPitch` fits the channels.
 inline bool understood(int64_t convention, int64_t channels, int64_t channelPitch)
 {
     bool const known = convention >= 0 && convention <= static_cast<int64_t>(Convention::kStandard);

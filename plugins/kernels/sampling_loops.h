@@ -1,6 +1,6 @@
-// The loops over channels, where the time goes. There is one for each layout: look for "THE LOOP". Each
-// turn loads the pixels around the position that was computed before, blends them in float, and
-// writes; what a pixel loads, a SampledPixel or an AlignedPixel, is in the kernel's own file.
+// The loops over channels, which take most of the time. There is one for each layout: look for "THE LOOP".
+// Each turn loads the pixels around the position that was computed before, blends them in float, and
+// writes the result. What a pixel loads, a SampledPixel or an AlignedPixel, is in the kernel's own file.
 
 #ifndef ALIGNSEG_SAMPLING_LOOPS_H
 #define ALIGNSEG_SAMPLING_LOOPS_H
@@ -10,7 +10,7 @@
 namespace alignseg
 {
 
-//! `count` planar channels of one pixel; their loads stand before the first sum.
+//! Computes `count` planar channels of one pixel; all loads come before the first sum.
 template <int count, bool guarded, typename T, typename Pixel>
 ALIGNSEG_HD void writePlanes(T* output, int64_t plane, Pixel const& pixel)
 {
@@ -29,12 +29,12 @@ ALIGNSEG_HD void writePlanes(T* output, int64_t plane, Pixel const& pixel)
     }
 }
 
-//! `count` planar channels of one pixel, however many.
+//! Computes any number `count` of planar channels of one pixel.
 template <bool guarded, typename T, typename Pixel>
 ALIGNSEG_HD void writeAllPlanes(T* output, int64_t plane, int32_t count, Pixel pixel)
 {
     constexpr int32_t kAtOnce = Pixel::kUnroll;
-    // THE LOOP of planes: a turn has kAtOnce channels.
+    // THE LOOP of planes: each turn computes kAtOnce channels.
 #pragma unroll 1
     for (; count >= kAtOnce; count -= kAtOnce)
     {
@@ -51,10 +51,10 @@ ALIGNSEG_HD void writeAllPlanes(T* output, int64_t plane, int32_t count, Pixel p
     }
 }
 
-//! Planar: `count` channels of one pixel. Away from edges loads need no guard, which saves a fifth
-//! of all instructions (counted in what nvcc 13.0 makes for sm_90).
+//! Planar: computes `count` channels of one pixel. Away from edges loads need no guard, which saves a
+//! fifth of all instructions (counted in the code that nvcc 13.0 generates for sm_90).
 //!
-//! \param output Where the first of them goes; the next is `plane` elements on.
+//! \param output Where the first channel goes; the next is `plane` elements further on.
 template <typename T, typename Pixel>
 ALIGNSEG_HD void writePlanar(T* output, int64_t plane, int32_t count, Pixel const& pixel)
 {
@@ -68,8 +68,8 @@ ALIGNSEG_HD void writePlanar(T* output, int64_t plane, int32_t count, Pixel cons
     }
 }
 
-//! Channels last: every kLastLanes-th vector of V channels of one pixel; zeros in the channels that
-//! pad `channels` to `pitch`.
+//! Channels last: computes every kLastLanes-th vector of V channels of one pixel, and writes zeros to the
+//! channels that pad `channels` to `pitch`.
 //!
 //! \param output Where channel 0 of the pixel goes.
 template <int V, typename T, typename Pixel>
@@ -77,7 +77,7 @@ ALIGNSEG_HD void writeChannelsLast(T* output, int32_t lane, int32_t channels, in
 {
     pixel.setChannelsLast(pitch);
     pixel.advance(lane * V);
-    // THE LOOP of channels last: in a turn eight threads have 128 bytes of a pixel's channels.
+    // THE LOOP of channels last: in each turn eight threads compute 128 bytes of a pixel's channels.
 #pragma unroll 1
     for (int32_t channel = lane * V; channel < pitch; channel += kLastLanes * V)
     {

@@ -1,4 +1,4 @@
-// Reading a feature around one output pixel, and blending what was read.
+// Reads a feature around one output pixel and blends what it read.
 
 #ifndef ALIGNSEG_SAMPLING_WINDOW_H
 #define ALIGNSEG_SAMPLING_WINDOW_H
@@ -10,7 +10,7 @@
 namespace alignseg
 {
 
-//! V neighbouring values as they are stored, moved by one instruction: 16 bytes, or one value.
+//! V neighbouring stored values, moved by one instruction: 16 bytes, or one value.
 template <typename T, int V>
 struct alignas(16) Stored
 {
@@ -64,10 +64,10 @@ ALIGNSEG_HD Stored<Half, 8> storedOf(Half*, float const (&values)[8])
     return stored;
 }
 
-// How features are read. Nobody writes them meanwhile, so loads may pass stores. The L2 cache is asked
-// for 256 bytes at once, where the GPU can (8.0 and newer), of which neighbouring threads or blocks
-// read the rest: on an H100 AlignedAdd takes 65 us with that and 71 without, OffsetGridSample 53 and 57
-// (channels last).
+// How features are read. Nothing writes them meanwhile, so loads may be reordered with stores. If the GPU
+// supports it (8.0 and newer), a load asks the L2 cache for 256 bytes at once; neighbouring threads or
+// blocks read the rest. On an H100, AlignedAdd takes 65 us with this and 71 without, OffsetGridSample 53
+// and 57 (channels last).
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 750
 #define ALIGNSEG_READ "ld.global.nc"
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
@@ -115,7 +115,7 @@ ALIGNSEG_HD void writeStored(T* to, Stored<T, V> const& stored)
     }
 }
 
-//! V channels of a row, or of several, of the pixels that a window sees.
+//! V channels of the pixels in one or several rows of a window.
 template <typename T, int K, int V, int rows>
 struct Values
 {
@@ -124,15 +124,15 @@ struct Values
 
 //! A feature as one output pixel sees it: K x K pixels and their weights.
 //!
-//! It holds pointers that move on, not indices: compilers then add one number per row and channel,
-//! where they would compute each address anew (seen in what nvcc 13.0 makes for sm_90).
+//! It holds pointers that advance, not indices: compilers then add one number per row and channel instead
+//! of computing each address again (seen in the code that nvcc 13.0 generates for sm_90).
 template <typename T, int K>
 struct Window
 {
     T const* row[K];    //!< The first pixel of each row
     int64_t step;       //!< Elements from one channel to the next
     int64_t pixel;      //!< Elements from one column to the next
-    int64_t gap;        //!< Elements from the first column to the third, of four
+    int64_t gap;        //!< Elements from the first of four columns to the third
     float weight[K][K]; //!< Pixels of weight 0 may lie outside and are not read
 
     ALIGNSEG_HD int64_t column(int32_t x) const
@@ -140,7 +140,7 @@ struct Window
         return K == 4 && x >= 2 ? gap + (x - 2) * pixel : x * pixel;
     }
 
-    //! Whether all pixels have a weight, hence lie inside.
+    //! Whether no pixel has weight 0, so that all lie inside.
     ALIGNSEG_HD bool isWhole() const
     {
         bool whole = true;
@@ -152,7 +152,7 @@ struct Window
         return whole;
     }
 
-    //! Loads V channels of the rows from `first` on, `channels` channels on.
+    //! Loads V channels of the rows from `first` on, starting `channels` channels further on.
     //!
     //! \tparam guarded Whether there may be pixels of weight 0.
     template <bool guarded, int V, int rows>
@@ -188,7 +188,7 @@ struct Window
         }
     }
 
-    //! Loads and adds row by row: more rows at once would take more registers than they save time.
+    //! Loads and adds row by row: more rows at once would cost registers and gain too little time.
     template <int V>
     ALIGNSEG_HD void addRows(float (&sums)[V]) const
     {
@@ -201,7 +201,8 @@ struct Window
         }
     }
 
-    //! One channel, pixel by pixel: slow, but in few registers if the window is in shared memory.
+    //! Computes one channel, pixel by pixel: slow, but with few registers if the window is in shared
+    //! memory.
     ALIGNSEG_HD float sumOf(int32_t channel) const
     {
         float sum = 0.0F;
@@ -227,8 +228,8 @@ struct Window
         }
     }
 
-    //! Says again what a compiler cannot know of a window that comes from shared memory: that
-    //! channels are neighbours.
+    //! Repeats what a compiler cannot know about a window that comes from shared memory: that channels
+    //! are neighbours.
     ALIGNSEG_HD void setChannelsLast(int64_t pitch)
     {
         step = 1;
@@ -236,11 +237,11 @@ struct Window
     }
 };
 
-//! The strides of a feature of (N, C, h, w), planar or channels last.
+//! The strides of a feature (N, C, h, w), planar or channels last.
 struct Layout
 {
     int64_t image;   //!< Elements from one image to the next
-    int64_t channel; //!< from one channel to the next
+    int64_t channel; //!< Elements from one channel to the next
     int64_t row;
     int64_t pixel;
 };
@@ -261,7 +262,7 @@ ALIGNSEG_HD int64_t pixelOf(Layout const& layout, Place const& place)
     return place.batch * layout.image + place.y * layout.row + place.x * layout.pixel;
 }
 
-//! Elements before a place, its channel included.
+//! Elements before a place, including its channel.
 ALIGNSEG_HD int64_t elementOf(Layout const& layout, Place const& place)
 {
     return pixelOf(layout, place) + place.channel * layout.channel;
@@ -292,7 +293,7 @@ ALIGNSEG_HD Window<T, K> windowOf(
     return window;
 }
 
-//! Whether vectors of 16 bytes can be read and written: rows of channels and pointers on multiples.
+//! Whether vectors of 16 bytes can be read and written: channel pitch and pointers are multiples of it.
 template <typename T>
 ALIGNSEG_HD bool vectorised(int64_t channelPitch, uint64_t addresses)
 {

@@ -1,5 +1,5 @@
-// Images cut into tiles, one per block, and rows of a tile into groups of four pixels, one per
-// thread: what the kernels before and after the network share.
+// Cuts images into tiles, one per block, and rows of a tile into groups of four pixels, one per thread.
+// The kernels before and after the network share this.
 
 #ifndef ALIGNSEG_TILE_H
 #define ALIGNSEG_TILE_H
@@ -19,20 +19,20 @@ struct Tile
     int32_t width;
 };
 
-//! Whether kernels take `size` as a batch, a side or a number of classes.
+//! Whether kernels accept `size` as a batch, a side or a number of classes.
 ALIGNSEG_HD bool isSide(int64_t size)
 {
     return size >= 0 && size <= 0x7FFFFFFF;
 }
 
-//! Tiles of `tile` pixels that cover `size`.
+//! How many tiles of `tile` pixels cover `size`.
 ALIGNSEG_HD int64_t tilesAlong(int64_t size, int32_t tile)
 {
     return (size + tile - 1) / tile;
 }
 
-//! The tile of a block: columns of tiles first, then rows, then images. No side reaches 2^31, nor do
-//! blocks, so 32 bits hold all of it: a division of 64 costs a GPU five times as much.
+//! The tile of a block: columns of tiles first, then rows, then images. Sides and blocks are below 2^31,
+//! so 32 bits are enough; a 64-bit division costs a GPU five times as much.
 ALIGNSEG_HD Tile tileOf(uint32_t block, int64_t height, int64_t width, uint32_t tileHeight, uint32_t tileWidth)
 {
     uint32_t const imageHeight = static_cast<uint32_t>(height);
@@ -54,18 +54,18 @@ ALIGNSEG_HD Tile tileOf(uint32_t block, int64_t height, int64_t width, uint32_t 
     return tile;
 }
 
-//! Values of `kCount` neighbours, in the alignment that lets them move as whole words.
+//! Values of `kCount` neighbours, aligned so that they move as whole words.
 template <typename T, int32_t kCount, int32_t kAlignment>
 struct alignas(kAlignment) Packed
 {
     T values[kCount];
 };
 
-//! One value of four neighbouring pixels: moves at once.
+//! One value for each of four neighbouring pixels: moves in one step.
 template <typename T>
 using Quad = Packed<T, 4, 4 * sizeof(T)>;
 
-//! Three bytes of four neighbouring pixels: moves as three words.
+//! Three bytes for each of four neighbouring pixels: moves as three words.
 using ColorQuad = Packed<uint8_t, 12, 4>;
 
 template <typename P>
@@ -74,8 +74,8 @@ ALIGNSEG_HD bool isAligned(void const* address)
     return reinterpret_cast<uint64_t>(address) % alignof(P) == 0;
 }
 
-//! Writes `packed` to global memory by one instruction, or three for a ColorQuad. On a GPU it says
-//! which: for sm_87, 89 and 90 nvcc 13.0 splits a plain assignment into one store per value.
+//! Writes `packed` to global memory by one instruction, or three for a ColorQuad. On a GPU it names the
+//! instruction: for sm_87, 89 and 90 nvcc 13.0 splits a plain assignment into one store per value.
 template <typename T, int32_t kCount, int32_t kAlignment>
 ALIGNSEG_HD void storeWords(Packed<T, kCount, kAlignment> const& packed, Packed<T, kCount, kAlignment>* to)
 {
@@ -83,7 +83,7 @@ ALIGNSEG_HD void storeWords(Packed<T, kCount, kAlignment> const& packed, Packed<
     constexpr int32_t kWords = kCount * static_cast<int32_t>(sizeof(T)) / 4;
     static_assert(kAlignment == 4 || kAlignment == 4 * kWords, "words move alone, or all at once");
     uint32_t word[kWords];
-    memcpy(word, packed.values, sizeof word); // in registers: there is nothing to copy
+    memcpy(word, packed.values, sizeof word); // in registers: copies nothing
     if constexpr (kAlignment == 16)
     {
         asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
@@ -110,7 +110,7 @@ ALIGNSEG_HD void storeWords(Packed<T, kCount, kAlignment> const& packed, Packed<
 #endif
 }
 
-//! Writes the first `count` values: as whole words where all are wanted and the address allows it.
+//! Writes the first `count` values: as whole words if all are wanted and the address allows it.
 template <typename T, int32_t kCount, int32_t kAlignment>
 ALIGNSEG_HD void store(Packed<T, kCount, kAlignment> const& packed, T* to, int32_t count)
 {
@@ -129,8 +129,8 @@ ALIGNSEG_HD void store(Packed<T, kCount, kAlignment> const& packed, T* to, int32
     }
 }
 
-//! Reads the first `count` bytes: as words where all are wanted and the address allows it. Others
-//! are 0.
+//! Reads the first `count` bytes: as words if all are wanted and the address allows it. The other
+//! bytes are 0.
 template <int32_t kCount, int32_t kAlignment>
 ALIGNSEG_HD void load(Packed<uint8_t, kCount, kAlignment>& packed, uint8_t const* from, int32_t count)
 {

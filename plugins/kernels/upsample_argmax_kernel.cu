@@ -1,9 +1,10 @@
 // UpsampleArgmax: a block labels a tile of the image.
 //
-// It finds the label at each corner of the logits that its tile touches, and keeps these logits in
-// shared memory if they fit. It fills the cells whose four corners agree, and computes all classes only for pixels of
-// the other cells, about a tenth of an image of things. Logits are read once (1.4 times with the
-// tiles' edges, which the L2 cache has), labels written once: 10 + 2 MB at 19x257x513 -> 1024x2048.
+// It finds the label at each corner of the logits that its tile touches, and keeps these logits in shared
+// memory if they fit. It fills the cells whose four corners agree, and computes all classes only for
+// pixels of the other cells, about a tenth of an image of things. Logits are read once (1.4 times with
+// the tiles' edges, which are in the L2 cache), and labels are written once: 10 + 2 MB at
+// 19x257x513 -> 1024x2048.
 
 #include "upsample_argmax_math.h"
 
@@ -21,27 +22,27 @@ constexpr int32_t kTileWidth = kUpsampleArgmaxTileWidth;
 constexpr int32_t kTileHeight = kUpsampleArgmaxTileHeight;
 constexpr int32_t kTilePixels = kTileHeight * kTileWidth;
 constexpr int32_t kRowQuads = kTileWidth / 4;
-constexpr int32_t kMixed = -1; // in place of a cell's label: its corners disagree
+constexpr int32_t kMixed = -1; // instead of a cell's label: its corners disagree
 
-//! What a block's threads share. Pixels are numbered row * kTileWidth + column within the tile.
+//! The memory that a block's threads share. Pixels are numbered row * kTileWidth + column within the tile.
 template <typename T, typename L, bool kConfidence>
 struct Shared
 {
     alignas(16) L labels[kTilePixels];
     alignas(4) uint8_t confidences[kConfidence ? kTilePixels : 4];
-    T logits[kUpsampleArgmaxKept]; //!< of the region, class by class, if they fit
+    T logits[kUpsampleArgmaxKept]; //!< logits of the region, class by class, if they fit
     Tap rows[kTileHeight];
     Tap columns[kTileWidth];
     int32_t corners[kUpsampleArgmaxCorners]; //!< label at each corner
-    int32_t cells[kUpsampleArgmaxCorners];   //!< label of the cell right below each corner
+    int32_t cells[kUpsampleArgmaxCorners];   //!< label of the cell to the lower right of each corner
     uint16_t mixed[kTilePixels];             //!< where runs begin in cells whose corners disagree
     int32_t mixedCount;
-    uint8_t runs[kTileWidth];   //!< how many columns from each on are computed together
+    uint8_t runs[kTileWidth];   //!< how many columns, starting at each, are computed together
     uint8_t starts[kTileWidth]; //!< columns where runs begin
     int32_t runCount;
 };
 
-//! The corners that a tile's pixels lie between.
+//! The corners of the cells that a tile's pixels lie in.
 struct Region
 {
     int32_t top;
@@ -56,7 +57,7 @@ struct Region
     }
 };
 
-//! The logits of a tile's region, in global memory or where they are kept.
+//! The logits of a tile's region, in global or in shared memory.
 template <typename T>
 struct View
 {
@@ -65,8 +66,8 @@ struct View
     int64_t plane;   //!< elements from one class to the next
 };
 
-//! Where the tile's columns and rows read, one per thread. Quads may reach beyond the last column,
-//! and read as that one does.
+//! Computes where the tile's columns and rows read, one per thread. Quads may reach beyond the last column;
+//! those columns read like the last one.
 template <typename S>
 __device__ void findTaps(UpsampleArgmaxParams const& params, Tile const& tile, S& shared)
 {
@@ -106,7 +107,7 @@ __device__ Region regionOf(Tile const& tile, S const& shared)
     return region;
 }
 
-//! Says that some logit is not finite.
+//! Reports that a logit is not finite.
 __device__ void reportFinite(UpsampleArgmaxParams const& params, bool finite)
 {
     if (!finite && params.notFinite != nullptr)
@@ -115,7 +116,7 @@ __device__ void reportFinite(UpsampleArgmaxParams const& params, bool finite)
     }
 }
 
-//! Labels the region's corners, and keeps their logits if `kept` says that they fit.
+//! Labels the region's corners, and stores their logits if `kept` says that they fit.
 template <typename T, typename S>
 __device__ void labelCorners(
     View<T> const& logits, UpsampleArgmaxParams const& params, Region const& region, bool kept, S& shared)
@@ -133,8 +134,8 @@ __device__ void labelCorners(
     }
 }
 
-//! The label that the four corners of each cell agree on. At the region's far edges a cell has
-//! two corners or one: only pixels that lie on these read it.
+//! Finds the label that the four corners of each cell agree on. At the region's far edges a cell has two
+//! corners or one: only pixels that lie on these corners read it.
 template <typename S>
 __device__ void labelCells(Region const& region, S& shared)
 {
@@ -151,9 +152,9 @@ __device__ void labelCells(Region const& region, S& shared)
     }
 }
 
-//! Labels four pixels where the corners of their cells agree.
+//! Labels those of four pixels whose cells have corners that agree.
 //!
-//! \return A bit for each of the others that begins a run.
+//! \return A bit for each of the other pixels that begins a run.
 template <typename L, typename S>
 __device__ int32_t fillQuad(int32_t row, int32_t left, Region const& region, S& shared)
 {
@@ -170,7 +171,7 @@ __device__ int32_t fillQuad(int32_t row, int32_t left, Region const& region, S& 
     return mixed;
 }
 
-//! Appends pixels after `pixel` whose bit is set to the list of runs to compute.
+//! Appends to the list of runs to compute those pixels from `pixel` on whose bit is set.
 template <typename S>
 __device__ void listMixed(int32_t mixed, int32_t pixel, S& shared)
 {
@@ -214,7 +215,7 @@ __device__ Cell<T> cellOfPixel(View<T> const& logits, Region const& region, int3
     return {top, top + row.step() * logits.pitch, column.step(), row.weight(), column.weight()};
 }
 
-//! Weights of a run's columns; a run of fewer repeats its first.
+//! The weights of a run's columns; a shorter run repeats its first.
 template <typename S>
 __device__ void weightsOf(int32_t column, int32_t count, S const& shared, float (&weights)[kUpsampleArgmaxRun])
 {
@@ -263,7 +264,7 @@ __device__ void labelPixels(
     }
 }
 
-//! Confidences of all pixels, run by run.
+//! Computes the confidences of all pixels, run by run.
 template <typename T, typename S>
 __device__ void findConfidences(
     View<T> const& logits, int32_t classes, Tile const& tile, Region const& region, S& shared)
@@ -300,7 +301,7 @@ __device__ ColorQuad colorsOf(Quad<L> const& labels, int32_t count, uint8_t cons
     ColorQuad colors;
     for (int32_t index = 0; index < 4; ++index)
     {
-        int64_t const label = index < count ? labels.values[index] : 0; // others hold anything
+        int64_t const label = index < count ? labels.values[index] : 0; // the other values are undefined
         for (int32_t channel = 0; channel < 3; ++channel)
         {
             colors.values[3 * index + channel] = palette[3 * label + channel];
@@ -309,7 +310,7 @@ __device__ ColorQuad colorsOf(Quad<L> const& labels, int32_t count, uint8_t cons
     return colors;
 }
 
-//! Writes labels, and what is asked for besides.
+//! Writes labels, and confidences and colors if wanted.
 template <typename L, bool kConfidence, typename S>
 __device__ void writeTile(UpsampleArgmaxParams const& params, Tile const& tile, S const& shared)
 {
@@ -338,13 +339,13 @@ __device__ void writeTile(UpsampleArgmaxParams const& params, Tile const& tile, 
     }
 }
 
-//! Labels of all pixels, and their confidences, in shared memory.
+//! Computes the labels of all pixels, and their confidences, in shared memory.
 template <typename T, typename L, bool kConfidence, typename S>
 __device__ void computeTile(View<T> const& logits, UpsampleArgmaxParams const& params, Tile const& tile,
     Region const& region, S& shared)
 {
     int32_t const classes = static_cast<int32_t>(params.classes);
-    if (region.isLabelled()) // the same for all threads: they may wait inside
+    if (region.isLabelled()) // the same for all threads, so they may synchronise inside
     {
         labelRuns<T, L>(logits, classes, region, shared);
     }
@@ -360,8 +361,8 @@ __device__ void computeTile(View<T> const& logits, UpsampleArgmaxParams const& p
     }
 }
 
-//! What one block does. Confidence needs every class of every pixel, and registers for it: those
-//! who do not ask for it get a kernel without.
+//! What one block does. Confidence needs every class of every pixel, and registers for that; if it is not
+//! wanted, a kernel without it runs.
 template <typename T, typename L, bool kConfidence>
 __device__ void labelTile(UpsampleArgmaxParams const& params)
 {
@@ -428,7 +429,7 @@ bool isEmpty(UpsampleArgmaxParams const& params)
     return params.batch == 0 || params.height == 0 || params.width == 0;
 }
 
-//! Something to read, somewhere to write it, and not more blocks than a launch takes.
+//! Whether there is something to read and somewhere to write, and a launch can take all blocks.
 bool isComplete(UpsampleArgmaxParams const& params)
 {
     bool const hasLogits = params.classes > 0 && params.logitsHeight > 0 && params.logitsWidth > 0;

@@ -17,11 +17,11 @@ enum class Label : int32_t
     kInt32 = 2,
 };
 
-//! argmax over classes of bilinear upsampling with aligned corners, without the upsampled logits.
+//! Computes the argmax over classes of bilinear upsampling with aligned corners; stores no upsampled logits.
 //!
 //! \param logits Type of the logits.
 //! \param label Type of the labels.
-//! \return cudaErrorInvalidValue for sizes that make no sense, or more classes than `label` holds.
+//! \return cudaErrorInvalidValue for invalid sizes, or more classes than `label` can hold.
 cudaError_t launchUpsampleArgmax(UpsampleArgmaxParams const& params, Scalar logits, Label label, cudaStream_t stream);
 
 } // namespace alignseg

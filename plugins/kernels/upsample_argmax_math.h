@@ -1,13 +1,13 @@
 // Bilinear upsampling with aligned corners, and its argmax over classes; for host and device.
 //
-// Output row i reads input row i*(h-1)/(H-1), as alignseg_infer/pixels/postprocess.py does. Logits are
-// interpolated as u*a + v*b with u, v >= 0: however rounded, that never falls when a or b rises.
-// So a class that is highest at all four corners of a cell is highest in all of it, in float as
-// in exact arithmetic, and the rest of the cell needs no logits at all.
+// Output row i reads input row i*(h-1)/(H-1), as in alignseg_infer/pixels/postprocess.py. Logits are
+// interpolated as u*a + v*b with u, v >= 0. However this is rounded, it never falls when a or b rises.
+// Therefore a class that is highest at all four corners of a cell is highest everywhere inside it, in
+// float as in exact arithmetic, and the rest of the cell needs no logits.
 //
-// Logits may be infinite or NaN: the label is the lowest class among those whose interpolated logit
-// is highest. NaN never wins, what has no weight is not read, and where no class is above minus
-// infinity the label is 0.
+// Logits may be infinite or NaN. The label is the lowest of the classes whose interpolated logit is
+// highest. NaN never wins, and logits of weight 0 are not read. If no class is above minus infinity, the
+// label is 0.
 
 #ifndef ALIGNSEG_UPSAMPLE_ARGMAX_MATH_H
 #define ALIGNSEG_UPSAMPLE_ARGMAX_MATH_H
@@ -18,23 +18,23 @@
 namespace alignseg
 {
 
-// At 257x513 -> 1024x2048 a tile reads 10x18 corners: one per thread.
+// At 257x513 -> 1024x2048 a tile reads 10x18 corners: at most one per thread.
 constexpr int32_t kUpsampleArgmaxThreads = 256;
 constexpr int32_t kUpsampleArgmaxTileHeight = 32;
 constexpr int32_t kUpsampleArgmaxTileWidth = 64;
 
-//! Corners of a tile that are labelled; with more, as when an image shrinks, none are.
+//! How many corners of a tile can be labelled; if it has more, as when an image shrinks, none are.
 constexpr int32_t kUpsampleArgmaxCorners = 640;
 
-//! Logits of a tile that are kept in shared memory: 19 classes of 10x18 corners. With more, as in
-//! networks of 150 classes, they are read from global memory again.
+//! How many logits of a tile fit in shared memory: 19 classes of 10x18 corners. If there are more, as in
+//! networks with 150 classes, they are read from global memory again.
 constexpr int32_t kUpsampleArgmaxKept = 3500;
 
-//! Logits of a corner that a thread reads before it compares any: memory takes as long for one as
-//! for all. Two rounds for the 19 classes of Cityscapes.
+//! How many logits of a corner a thread reads before it compares any: one takes memory as long as all.
+//! The 19 classes of Cityscapes take two rounds.
 constexpr int32_t kUpsampleArgmaxAtOnce = 10;
 
-//! Blocks of kUpsampleArgmaxThreads threads that cover N images of HxW.
+//! How many blocks of kUpsampleArgmaxThreads threads cover N images of HxW.
 ALIGNSEG_HD int64_t upsampleArgmaxBlocks(int64_t batch, int64_t height, int64_t width)
 {
     return batch * tilesAlong(height, kUpsampleArgmaxTileHeight) * tilesAlong(width, kUpsampleArgmaxTileWidth);
@@ -51,8 +51,8 @@ struct Tap
         return rest > 0.0F ? 1 : 0;
     }
 
-    //! Weight of the second. With a step of 0 it is the first as well: two halves make a whole,
-    //! of infinity too, while 0 * infinity would make NaN.
+    //! Weight of the second. With a step of 0, first and second are the same: then each weighs one half,
+    //! which is right for infinity too, while 0 * infinity would give NaN.
     ALIGNSEG_HD float weight() const
     {
         return rest > 0.0F ? rest : 0.5F;
@@ -63,21 +63,21 @@ struct Tap
 ALIGNSEG_HD Tap upsampleTap(int64_t index, int64_t input, int64_t output)
 {
     Position const position = positionOf(index, input - 1, output > 1 ? output - 1 : 1);
-    if (position.rest >= 1.0F) // 1 - 1/2^25 and above round to it
+    if (position.rest >= 1.0F) // 1 - 1/2^25 and above round to 1
     {
         return {static_cast<int32_t>(position.whole + 1), 0.0F};
     }
     return {static_cast<int32_t>(position.whole), position.rest};
 }
 
-//! Columns that are computed together, as the upper and lower logits of a cell serve them all.
+//! How many columns are computed together, since the upper and lower logits of a cell serve them all.
 constexpr int32_t kUpsampleArgmaxRun = 4;
 
-//! How many columns of [left, right) from `index` on are computed together: they lie inside one
-//! cell. 0: `index` is among those of a column before it. `tap` is that of `index`.
+//! How many columns of [left, right) from `index` on are computed together, because they lie inside one
+//! cell. 0: `index` belongs to the run of an earlier column. `tap` is the tap of `index`.
 ALIGNSEG_HD int32_t runAt(int64_t index, Tap tap, int64_t left, int64_t right, int64_t input, int64_t output)
 {
-    if (tap.step() == 0 || output > 1 << 24) // beyond, the rest may round to the next cell
+    if (tap.step() == 0 || output > 1 << 24) // beyond that, the rest may round to the next cell
     {
         return 1;
     }
@@ -93,14 +93,14 @@ ALIGNSEG_HD int32_t runAt(int64_t index, Tap tap, int64_t left, int64_t right, i
     return static_cast<int32_t>(end - index < kUpsampleArgmaxRun ? end - index : kUpsampleArgmaxRun);
 }
 
-//! (1 - weight)*first + weight*second, rounded the same wherever it is computed: the difference of two
-//! must be 0 where their arguments are equal, however large these are.
+//! Computes (1 - weight)*first + weight*second, rounded the same everywhere: two results with equal
+//! arguments must differ by 0, however large the arguments are.
 ALIGNSEG_HD float between(float first, float second, float weight)
 {
     return fmaf(weight, second, (1.0F - weight) * first);
 }
 
-//! The four logits of a class around an output pixel, and where between them it lies.
+//! The four logits of a class around an output pixel, and where the pixel lies between them.
 template <typename T>
 struct Cell
 {
@@ -116,13 +116,13 @@ struct Cell
         return {top + elements, bottom + elements, right, y, x};
     }
 
-    //! The logit at the left side, or `column` elements beyond.
+    //! The logit at the left side, or `column` elements further right.
     ALIGNSEG_HD float side(int32_t column) const
     {
         return between(toFloat(top[column]), toFloat(bottom[column]), y);
     }
 
-    //! The logit inside.
+    //! The logit inside the cell.
     ALIGNSEG_HD float logit() const
     {
         return between(side(0), side(right), x);
@@ -134,11 +134,11 @@ struct Best
 {
     float value;
     int32_t label;
-    bool finite; //!< whether all of them are
+    bool finite; //!< whether all logits so far are finite
 
     ALIGNSEG_HD void offer(float other, int32_t otherLabel)
     {
-        finite = finite && other - other == 0.0F; // not so for NaN and infinity
+        finite = finite && other - other == 0.0F; // false for NaN and infinity
         if (other > value)
         {
             value = other;
@@ -147,7 +147,7 @@ struct Best
     }
 };
 
-//! No class yet: minus infinity, which every number but itself is above.
+//! No class yet: minus infinity, which all other numbers exceed.
 ALIGNSEG_HD Best noClass()
 {
 #ifdef __CUDA_ARCH__
@@ -157,9 +157,9 @@ ALIGNSEG_HD Best noClass()
 #endif
 }
 
-//! The best at a corner. `logit` is that of class 0; classes are `plane` elements apart.
+//! The best class at a corner. `logit` points to class 0; classes are `plane` elements apart.
 //!
-//! \param kept Null, or where the logits go, `keptPlane` elements apart.
+//! \param kept Where to store the logits, `keptPlane` elements apart; null: nowhere.
 template <typename T>
 ALIGNSEG_HD Best bestAtCorner(T const* logit, int32_t classes, int64_t plane, T* kept, int32_t keptPlane)
 {
@@ -170,7 +170,7 @@ ALIGNSEG_HD Best bestAtCorner(T const* logit, int32_t classes, int64_t plane, T*
         for (int32_t index = 0; index < kUpsampleArgmaxAtOnce; ++index)
         {
             values[index] = *logit;
-            logit += first + index + 1 < classes ? plane : 0; // the last again and again wins nothing
+            logit += first + index + 1 < classes ? plane : 0; // repeating the last class changes nothing
         }
         for (int32_t index = 0; index < kUpsampleArgmaxAtOnce; ++index)
         {
@@ -184,7 +184,7 @@ ALIGNSEG_HD Best bestAtCorner(T const* logit, int32_t classes, int64_t plane, T*
     return best;
 }
 
-//! The best inside a cell. `cell` is that of class 0; classes are `plane` elements apart.
+//! The best class inside a cell. `cell` is the cell of class 0; classes are `plane` elements apart.
 template <typename T>
 ALIGNSEG_HD Best bestInside(Cell<T> cell, int32_t classes, int64_t plane)
 {
@@ -198,7 +198,7 @@ ALIGNSEG_HD Best bestInside(Cell<T> cell, int32_t classes, int64_t plane)
     return best;
 }
 
-//! The labels of a run of columns inside a cell, with these weights of its right side.
+//! Labels a run of columns inside a cell, given the weights of its right side.
 template <typename T>
 ALIGNSEG_HD void labelRun(Cell<T> cell, int32_t classes, int64_t plane, float const (&weights)[kUpsampleArgmaxRun],
     int32_t (&labels)[kUpsampleArgmaxRun])
@@ -208,7 +208,7 @@ ALIGNSEG_HD void labelRun(Cell<T> cell, int32_t classes, int64_t plane, float co
     {
         one = noClass();
     }
-    // The loop that costs most where labels border on others.
+    // The most expensive loop where different labels meet.
     ALIGNSEG_UNROLL(2) // the kernel takes 17.5 us on an H100; 18.2 with 1
     for (int32_t label = 0; label < classes; ++label)
     {
@@ -226,8 +226,8 @@ ALIGNSEG_HD void labelRun(Cell<T> cell, int32_t classes, int64_t plane, float co
     }
 }
 
-//! round(255 * softmax probability) of the labels of a run of columns inside a cell, with these
-//! weights of its right side; 0 where that is NaN.
+//! Computes round(255 * softmax probability) of the labels of a run of columns inside a cell, given the
+//! weights of its right side; 0 for NaN.
 template <typename T>
 ALIGNSEG_HD void confidenceOfRun(Cell<T> cell, int32_t classes, int64_t plane,
     float const (&weights)[kUpsampleArgmaxRun], int32_t const (&labels)[kUpsampleArgmaxRun],
@@ -255,7 +255,7 @@ ALIGNSEG_HD void confidenceOfRun(Cell<T> cell, int32_t classes, int64_t plane,
     for (int32_t index = 0; index < kUpsampleArgmaxRun; ++index)
     {
         float const level = rintf(255.0F / total[index]);
-        levels[index] = level <= 255.0F ? static_cast<uint8_t>(level) : uint8_t{0}; // NaN is not
+        levels[index] = level <= 255.0F ? static_cast<uint8_t>(level) : uint8_t{0}; // false for NaN
     }
 }
 

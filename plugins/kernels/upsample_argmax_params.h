@@ -1,4 +1,4 @@
-// Arguments of UpsampleArgmax's kernels. Every field has 8 bytes, so that Python packs the same.
+// Arguments of UpsampleArgmax's kernels. Every field has 8 bytes, so that Python can pack them.
 
 #ifndef ALIGNSEG_UPSAMPLE_ARGMAX_PARAMS_H
 #define ALIGNSEG_UPSAMPLE_ARGMAX_PARAMS_H
@@ -15,7 +15,7 @@ struct UpsampleArgmaxParams
     uint8_t* confidence;  //!< (N, H, W): round(255 * softmax probability of the label); null: none
     uint8_t* color;       //!< (N, H, W, 3) BGR; null: none
     uint8_t const* palette; //!< (C, 3) BGR; null without color
-    int32_t* notFinite;   //!< Becomes 1 if a logit that is read is NaN or infinite; null: unwanted
+    int32_t* notFinite;   //!< Becomes 1 if a logit that is read is NaN or infinite; null: not checked
     int64_t batch;        //!< N
     int64_t classes;      //!< C
     int64_t logitsHeight; //!< h

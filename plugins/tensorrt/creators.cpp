@@ -1,5 +1,5 @@
-// The two functions that TensorRT looks for in a library of plugins. Nothing is registered when
-// the library is loaded, so it needs no part of TensorRT to load.
+// The two functions that TensorRT looks for in a library of plugins. Loading the library registers
+// nothing, so it loads without TensorRT.
 
 #include "creators.h"
 
@@ -34,13 +34,13 @@ nvinfer1::IPluginCreatorInterface* const* alignseg::allCreators(int32_t& count)
     return creators;
 }
 
-//! All creators; `count` becomes how many they are.
+//! Returns all creators, and their number in `count`.
 extern "C" ALIGNSEG_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count)
 {
     return alignseg::allCreators(count);
 }
 
-//! Gives the library TensorRT's logger. Null takes it away.
+//! Gives the library TensorRT's logger; null removes it.
 extern "C" ALIGNSEG_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder)
 {
     alignseg::useLoggerFinder(finder);

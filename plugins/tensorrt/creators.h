@@ -8,7 +8,7 @@
 namespace alignseg
 {
 
-//! All creators; `count` becomes how many they are. They live as long as the library.
+//! Returns all creators, and their number in `count`. They live as long as the library.
 nvinfer1::IPluginCreatorInterface* const* allCreators(int32_t& count);
 
 } // namespace alignseg

@@ -17,7 +17,7 @@ namespace
 
 constexpr int32_t kSuccess = 0;
 constexpr int32_t kFailure = 1;
-constexpr size_t kMessageBytes = 1024; // TensorRT's own messages are no longer
+constexpr size_t kMessageBytes = 1024; // TensorRT's own messages are not longer
 
 std::atomic<ILoggerFinder*> loggerFinder{nullptr};
 
@@ -32,7 +32,7 @@ ILogger* findLogger() noexcept
     {
         return finder->findLogger();
     }
-    catch (...) // findLogger is TensorRT's and not declared noexcept
+    catch (...) // TensorRT does not declare findLogger noexcept
     {
         return nullptr;
     }
@@ -90,7 +90,7 @@ bool isEmpty(Dims const& dims) noexcept
     return false;
 }
 
-//! Length of a field's characters without zeros at the end, which may or may not be there.
+//! Length of a field's text, without the zeros that may follow it.
 int32_t textLength(PluginField const& field) noexcept
 {
     auto const* text = static_cast<char const*>(field.data);
@@ -102,12 +102,12 @@ int32_t textLength(PluginField const& field) noexcept
     return length;
 }
 
-//! Reads a Convention; logs and returns false if the field holds none.
+//! Reads a Convention; logs and returns false if the field does not hold one.
 bool readConvention(PluginContract const& contract, PluginField const& field, Convention& convention) noexcept
 {
     if (field.type != PluginFieldType::kCHAR || field.data == nullptr || field.length <= 0)
     {
-        logError("%s: field '%s' has type %d and length %d%s; expected a string (kCHAR) that is not empty; give "
+        logError("%s: field '%s' has type %d and length %d%s; expected a non-empty string (kCHAR); give "
                  "one of release-2021-12, release-2021-05, standard",
             contract.name, field.name, static_cast<int>(field.type), static_cast<int>(field.length),
             field.data == nullptr ? " and no data" : "");
@@ -135,7 +135,7 @@ bool isField(PluginContract const& contract, char const* name) noexcept
     return contract.field != nullptr && std::strcmp(name, contract.field) == 0;
 }
 
-//! Reads one field, the only one of its name so far if not `again`.
+//! Reads one field; `again` says that its name has already been read.
 bool readField(PluginContract const& contract, PluginField const& field, bool again, Convention& convention) noexcept
 {
     if (field.name == nullptr || !isField(contract, field.name))
@@ -153,7 +153,7 @@ bool readField(PluginContract const& contract, PluginField const& field, bool ag
     return readConvention(contract, field, convention);
 }
 
-//! Reads all fields; logs and returns false for one that is missing, doubled, unknown or wrong.
+//! Reads all fields; logs and returns false if one is missing, duplicate, unknown or wrong.
 bool readFields(PluginContract const& contract, PluginFieldCollection const& fields, Convention& convention) noexcept
 {
     if (fields.nbFields < 0 || (fields.nbFields > 0 && fields.fields == nullptr))
@@ -389,7 +389,7 @@ int32_t Plugin::getOutputDataTypes(
     for (int32_t index = 0; index < nbInputs; ++index)
     {
         inputs[index].type = inputTypes[index];
-        inputs[index].format = TensorFormat::kLINEAR; // which all types may have
+        inputs[index].format = TensorFormat::kLINEAR; // allowed for all types
     }
     if (!acceptsAll(tensorsOf<PluginTensorDesc>(inputs, nbInputs, nullptr, nbInputs), nbInputs))
     {
@@ -489,7 +489,7 @@ int32_t Plugin::onShapeChange(
 
 char const* Plugin::getTimingCacheID() noexcept
 {
-    return getMetadataString(); // TensorRT itself adds shapes and formats
+    return getMetadataString(); // TensorRT adds shapes and formats itself
 }
 
 char const* Plugin::getMetadataString() noexcept
@@ -516,7 +516,7 @@ int32_t Plugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc cons
     void const* const* inputs, void* const* outputs, void* /*workspace*/, cudaStream_t stream) noexcept
 {
     int32_t const nbInputs = mContract.inputCount();
-    // Again, for a few nanoseconds: what is launched must not depend on who called onShapeChange.
+    // Check again, for a few nanoseconds: a launch must not rely on onShapeChange having been called.
     if (checked("enqueue", inputDesc, nbInputs, outputDesc, 1, Sizes::kKnown) != kSuccess)
     {
         return kFailure;

@@ -1,7 +1,7 @@
 // What the three plugins share: TensorRT's interfaces, logging, fields and checks of shapes.
 //
-// For TensorRT 10 and 11. Nothing here throws, and nothing but a plugin object is allocated:
-// messages are written into buffers on the stack.
+// For TensorRT 10 and 11. Nothing here throws, and only plugin objects are allocated: messages are
+// written into buffers on the stack.
 
 #ifndef ALIGNSEG_PLUGIN_SUPPORT_H
 #define ALIGNSEG_PLUGIN_SUPPORT_H
@@ -21,7 +21,7 @@
 namespace alignseg
 {
 
-//! Namespace in TensorRT's registry, and domain of the nodes in an ONNX file.
+//! The namespace in TensorRT's registry, and the domain of the nodes in an ONNX file.
 inline constexpr char const* kPluginNamespace = "alignseg";
 
 //! Strings of the field `convention`; the index is a Convention.
@@ -30,14 +30,14 @@ inline constexpr char const* kConventionNames[] = {"release-2021-12", "release-2
 inline constexpr int32_t kMaxInputs = 4;
 inline constexpr int32_t kMaxTensors = kMaxInputs + 1; // all plugins have one output
 
-//! What the outside calls a plugin and its parts.
+//! The names by which others know a plugin and its parts.
 struct PluginContract
 {
     char const* name;
     char const* version;
-    char const* inputs[kMaxInputs]; //!< those that are not there are null
-    char const* field;              //!< null: it has none
-    char const* types;              //!< what it takes, for messages
+    char const* inputs[kMaxInputs]; //!< unused ones are null
+    char const* field;              //!< null: no field
+    char const* types;              //!< the types it accepts, for messages
 
     constexpr int32_t inputCount() const
     {
@@ -50,13 +50,13 @@ struct PluginContract
     }
 };
 
-//! Logs an error through TensorRT; to stderr as long as TensorRT gave no logger.
+//! Logs an error through TensorRT; to stderr if TensorRT has given no logger.
 void logError(char const* format, ...) noexcept ALIGNSEG_PRINTF;
 
-//! Where to find TensorRT's logger from now on; null forgets it.
+//! Sets where to find TensorRT's logger from now on; null forgets it.
 void useLoggerFinder(nvinfer1::ILoggerFinder* finder) noexcept;
 
-//! Descriptions of a plugin's tensors: inputs, then the output. Some may be unknown, and null.
+//! Descriptions of a plugin's tensors: inputs, then the output. Unknown ones are null.
 struct Tensors
 {
     nvinfer1::PluginTensorDesc const* at[kMaxTensors]{};
@@ -74,17 +74,17 @@ enum class Sizes
     kMaybeUnknown,
 };
 
-//! Compares sizes and logs the first one that does not fit. A size not known yet fits.
+//! Compares sizes and logs the first one that does not fit. A size that is not known yet fits.
 class ShapeCheck
 {
 public:
     ShapeCheck(PluginContract const& contract, Tensors const& tensors, Sizes sizes) noexcept;
 
-    //! `tensor` must have `rank` dimensions. Comes before all else that is asked of it.
+    //! `tensor` must have `rank` dimensions. Call this before any other check of it.
     ShapeCheck& rank(int32_t tensor, int32_t rank) noexcept;
-    //! Size `axis` of `tensor`, in words `what`, must be `expected`.
+    //! Size `axis` of `tensor`, called `what` in messages, must be `expected`.
     ShapeCheck& equals(char const* what, int32_t tensor, int32_t axis, int64_t expected) noexcept;
-    //! Size `axis` of `tensor` must be size `otherAxis` of `other`.
+    //! Size `axis` of `tensor` must equal size `otherAxis` of `other`.
     ShapeCheck& same(char const* what, int32_t tensor, int32_t axis, int32_t other, int32_t otherAxis) noexcept;
     //! Batch, channels, height and width of two tensors of rank 4 must be the same.
     ShapeCheck& sameShape(int32_t tensor, int32_t other) noexcept;
@@ -105,13 +105,13 @@ private:
     bool mPassed{true};
 };
 
-//! FP32 or FP16.
+//! Whether the type is FP32 or FP16.
 bool isReal(nvinfer1::DataType type) noexcept;
 
-//! Linear, FP16 in kHWC8, or FP32 in kHWC if the channels fill vectors of four.
+//! Whether the tensor is linear, FP16 in kHWC8, or FP32 in kHWC with channels in multiples of four.
 bool isFeature(nvinfer1::PluginTensorDesc const& tensor) noexcept;
 
-//! FP32 or FP16, and linear.
+//! Whether the tensor is FP32 or FP16, and linear.
 bool isLinearReal(nvinfer1::PluginTensorDesc const& tensor) noexcept;
 
 bool sameTypeAndFormat(nvinfer1::PluginTensorDesc const& left, nvinfer1::PluginTensorDesc const& right) noexcept;
@@ -119,7 +119,7 @@ bool sameTypeAndFormat(nvinfer1::PluginTensorDesc const& left, nvinfer1::PluginT
 //! The kernels' name for FP32 or FP16.
 Scalar scalarOf(nvinfer1::DataType type) noexcept;
 
-//! Elements from one pixel to the next; 0 for the linear format, as kernels expect it.
+//! Elements from one pixel to the next; 0 for the linear format, as the kernels expect.
 int64_t channelPitchOf(nvinfer1::PluginTensorDesc const& feature) noexcept;
 
 //! The part of a plugin that does not depend on what it computes.
@@ -163,14 +163,14 @@ public:
 protected:
     Plugin(Plugin const&) noexcept = default;
 
-    //! Whether tensor `pos` may have its type and format. Only 0..pos are known.
+    //! Whether the plugin accepts the type and format of tensor `pos`. Only tensors 0..pos are known.
     virtual bool accepts(int32_t pos, Tensors const& tensors) const noexcept = 0;
-    //! Asks of `check` what the tensors' shapes must be.
+    //! Tells `check` what the tensors' shapes must be.
     virtual void checkShapes(ShapeCheck& check) const noexcept = 0;
-    //! The output's type and sizes. All inputs are of rank 4.
+    //! The output's type and sizes. All inputs have rank 4.
     virtual nvinfer1::DataType outputType(nvinfer1::DataType const* inputTypes) const noexcept = 0;
     virtual nvinfer1::DimsExprs outputShape(nvinfer1::DimsExprs const* inputs) const noexcept = 0;
-    //! Starts the kernel. Everything is checked.
+    //! Starts the kernel. Everything has been checked.
     virtual cudaError_t start(
         Tensors const& tensors, void const* const* inputs, void* output, cudaStream_t stream) const noexcept = 0;
 
@@ -198,7 +198,7 @@ private:
     nvinfer1::PluginFieldCollection mFields;
 };
 
-//! A copy, or null and a logged reason.
+//! Returns a copy; or null, and logs the reason.
 template <typename Concrete>
 nvinfer1::IPluginV3* cloneOf(Concrete const& plugin, PluginContract const& contract) noexcept
 {
@@ -210,11 +210,11 @@ nvinfer1::IPluginV3* cloneOf(Concrete const& plugin, PluginContract const& contr
     return copy;
 }
 
-//! Makes plugins from fields and refuses fields that it does not know.
+//! Makes plugins from fields and refuses unknown fields.
 class Creator : public nvinfer1::IPluginCreatorV3One
 {
 public:
-    //! Makes a plugin, null without memory.
+    //! Makes a plugin; null if there is no memory.
     using Make = nvinfer1::IPluginV3* (*) (Convention);
 
     Creator(PluginContract const& contract, Make make) noexcept;

@@ -1,5 +1,5 @@
-// Registers the plugins as soon as the library is loaded, for programs that load a library of
-// plugins and do no more with it; Triton is one. Part of libalignseg_plugin_at_load.so alone.
+// Registers the plugins as soon as the library is loaded, for programs that load a library of plugins
+// and do nothing else with it, such as Triton. Only libalignseg_plugin_at_load.so contains this.
 
 #include "creators.h"
 
@@ -12,15 +12,15 @@
 namespace
 {
 
-//! Of the major version that this was compiled for: another's registry has other methods.
+//! The library of the major version that this was compiled for: other registries have other methods.
 constexpr char const* kTensorRt = "libnvinfer.so." ALIGNSEG_TEXT(NV_TENSORRT_MAJOR);
 
-//! TensorRT's registry; null and a message if it cannot be had. Found by name, not linked, so that
-//! the library builds where TensorRT is not.
+//! Returns TensorRT's registry; or null, and prints why. Finds it by name, without linking, so that the
+//! library builds without TensorRT.
 nvinfer1::IPluginRegistry* findRegistry()
 {
     using GetRegistry = nvinfer1::IPluginRegistry* (*) ();
-    void* const library = dlopen(kTensorRt, RTLD_NOW); // the one of this process, if it has one
+    void* const library = dlopen(kTensorRt, RTLD_NOW); // the one that this process has loaded, if any
     void* const function = library == nullptr ? nullptr : dlsym(library, "getPluginRegistry");
     if (function == nullptr)
     {
@@ -35,14 +35,14 @@ __attribute__((constructor)) void registerAtLoad()
 {
     nvinfer1::IPluginRegistry* const registry = findRegistry();
     int32_t count = 0;
-    // Not getCreators: another library's of that name might answer.
+    // getCreators might resolve to another library's function of that name.
     nvinfer1::IPluginCreatorInterface* const* const creators = alignseg::allCreators(count);
     for (int32_t index = 0; registry != nullptr && index < count; ++index)
     {
         auto* const creator = static_cast<nvinfer1::IPluginCreatorV3One*>(creators[index]);
         if (!registry->registerCreator(*creator, creator->getPluginNamespace()))
         {
-            std::fprintf(stderr, "alignseg plugin: %s is registered already; load one library of plugins, not two\n",
+            std::fprintf(stderr, "alignseg plugin: %s is already registered; load one library of plugins, not two\n",
                 creator->getPluginName());
         }
     }

@@ -31,7 +31,7 @@ IPluginV3* UpsampleArgmaxPlugin::clone() noexcept
 
 bool UpsampleArgmaxPlugin::accepts(int32_t pos, Tensors const& tensors) const noexcept
 {
-    if (pos == kLabels) // a plugin of TensorRT's cannot return UINT8
+    if (pos == kLabels) // a TensorRT plugin cannot return UINT8
     {
         return tensors[kLabels].type == DataType::kINT32 && tensors[kLabels].format == TensorFormat::kLINEAR;
     }

@@ -9,12 +9,8 @@ import pytest
 import torch
 
 from alignseg_infer import DeviceError, ModelFileError, Predictor
-from alignseg_infer.backends import (
-    onnxruntime_backend,
-    open_backend,
-    parse_device,
-    torch_backend,
-)
+from alignseg_infer.backend import parse_device
+from alignseg_infer.backends import onnxruntime_backend, open_backend, torch_backend
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend, session_options
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.alignseg import AlignSeg
@@ -27,7 +23,7 @@ from tests.support.models import SMALL
 def test_cuda_that_falls_back_to_the_cpu_is_an_error(
     small_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A CUDA build without a working driver gives a CPU session and no error of its own."""
+    """A CUDA build without a working driver silently gives a CPU session."""
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: [onnxruntime_backend.CUDA_PROVIDER]
     )
@@ -62,7 +58,7 @@ def test_both_give_the_same_labels(small_onnx: Path, small_checkpoint: Path) -> 
 def test_on_a_gpu_pytorch_runs_the_rewritten_network(
     small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it is there, its plugin operators included, but computed here."""
+    """The network is the GPU's, including plugin operators, but the CPU computes it here."""
     moved = torch.nn.Module.to
 
     def moved_here(module: torch.nn.Module, *arguments: object, **options: object) -> object:
@@ -70,7 +66,7 @@ def test_on_a_gpu_pytorch_runs_the_rewritten_network(
 
     monkeypatch.setattr(torch.nn.Module, "to", moved_here)
     model = load_checkpoint(small_checkpoint).model()
-    here, there = (torch_backend._prepared(model, torch.device(d)) for d in ("cpu", "cuda"))
+    here, there = (torch_backend._prepare(model, torch.device(d)) for d in ("cpu", "cuda"))
     assert [type(one.CAB2).__name__ for one in (here, there)] == ["CAB", "SplitCAB"]
     torch_backend._use_plugin_ops(there)
     assert there.CAB2.sample.fuses

@@ -1,4 +1,4 @@
-"""What runs an ``.onnx``: ONNX Runtime and OpenVINO keep one contract."""
+"""ONNX Runtime and OpenVINO run an ``.onnx`` file under the same contract."""
 
 import subprocess
 import sys
@@ -25,23 +25,25 @@ from alignseg_infer import (
     Predictor,
     SpecError,
 )
-from alignseg_infer.backends import Backend, OffsetBackend, OnnxRunner, open_backend
-from alignseg_infer.backends.onnx_domains import declared_operators
+from alignseg_infer.arrays import Size
+from alignseg_infer.backend import Backend, OffsetBackend
+from alignseg_infer.backends import OnnxRunner, open_backend
+from alignseg_infer.backends.onnx_domains import read_opsets
 from alignseg_infer.cli import main
 from alignseg_infer.datasets.image_sets import calibration_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.demo.streets.folder import written_streets
-from alignseg_infer.export.int8.calibration import calibrated_ranges
-from alignseg_infer.export.int8.quantize import quantized_model
+from alignseg_infer.demo.streets.folder import write_streets
+from alignseg_infer.export.int8.calibration import calibrate_ranges
+from alignseg_infer.export.int8.quantize import quantize_model
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.pixels.postprocess import scores_from_logits
-from alignseg_infer.pixels.preprocess import Size, preprocess
+from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import OPSETS, SPEC_KEY, OutputKind, Precision, Sampler
 from tests.support.models import half_onnx, said_to_be
 
-# As in test_export, so that each is exported once.
+# The same as in test_export, so that each is exported only once.
 NATIVE: dict[str, Any] = {}
 GATHER: dict[str, Any] = {"sampler": Sampler.GATHER, "opset": 16}
 LABELS: dict[str, Any] = {"output": OutputKind.LABELS, "opset": 17}
@@ -203,13 +205,13 @@ def test_lower_precisions_label_alike(precision: Precision, tmp_path: Path) -> N
 
 def int8_onnx(source: Path, folder: Path) -> Path:
     """`source` in INT8, calibrated on one street."""
-    assert len(list(written_streets(folder, 0, 1, (96, 192)))) == 1
-    ranges = calibrated_ranges(source, calibration_images(folder / "images"))
-    model = quantized_model(onnx_ir.load(source), ranges)
+    assert len(list(write_streets(folder, 0, 1, (96, 192)))) == 1
+    ranges = calibrate_ranges(source, calibration_images(folder / "images"))
+    model = quantize_model(onnx_ir.load(source), ranges)
     return said_to_be(model, Precision.INT8, folder / "int8.onnx")
 
 
-# How OpenVINO is set
+# Settings of OpenVINO
 
 
 @pytest.fixture
@@ -258,7 +260,7 @@ def test_openvino_saturates_in_no_int8_kernel(
 
 
 def test_openvino_keeps_little_of_sizes_seen_before() -> None:
-    """By itself it would keep all: 530 MB more after the last 60 sizes of the demo model."""
+    """By default it keeps all: 530 MB more after the last 60 sizes of the demo model."""
     program = """
 import numpy as np
 from alignseg_infer.backends import open_backend
@@ -282,7 +284,7 @@ def test_openvino_loads_no_framework() -> None:
     assert set(done.stdout.split()).isdisjoint({"torch", "onnx", "onnxruntime", "tensorflow"})
 
 
-# What is refused
+# Refusals
 
 
 @pytest.fixture(scope="module")
@@ -438,7 +440,7 @@ def test_missing_package_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) 
 def test_commands_take_the_runtime(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    list(written_streets(tmp_path, 0, 1, (64, 96)))
+    list(write_streets(tmp_path, 0, 1, (64, 96)))
     image = next((tmp_path / "images").iterdir())
     words = {
         "predict": f"predict demo {image} -o {tmp_path}",
@@ -465,13 +467,13 @@ def test_commands_take_the_runtime(
         (b"\x42\x00", {"": 0}),
     ],
 )
-def test_declared_operators(content: bytes, expected: dict[str, int], tmp_path: Path) -> None:
+def test_read_opsets(content: bytes, expected: dict[str, int], tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(content)
-    assert declared_operators(path) == expected
+    assert read_opsets(path) == expected
 
 
-def test_declared_operators_of_an_export(export_small: Export, files: Path, tmp_path: Path) -> None:
-    assert declared_operators(export_small(**GATHER)) == {"": 16}
-    assert declared_operators(files / "plugin.onnx") == {"": 19, "alignseg": 1}
-    assert declared_operators(tmp_path / "nowhere.onnx") == {}
+def test_read_opsets_of_an_export(export_small: Export, files: Path, tmp_path: Path) -> None:
+    assert read_opsets(export_small(**GATHER)) == {"": 16}
+    assert read_opsets(files / "plugin.onnx") == {"": 19, "alignseg": 1}
+    assert read_opsets(tmp_path / "nowhere.onnx") == {}

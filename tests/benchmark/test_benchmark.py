@@ -1,4 +1,4 @@
-"""The benchmark: its statistics by hand, its order, and the command."""
+"""The benchmark: its statistics compared with hand-made ones, its order, and the command."""
 
 import gc
 import json
@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -16,26 +15,28 @@ import pytest
 from numpy.typing import NDArray
 
 from alignseg_infer import AlignSegError, OptionError, Predictor, SizeError
-from alignseg_infer.backends import Backend, open_backend
+from alignseg_infer.arrays import Image
+from alignseg_infer.backend import Backend
+from alignseg_infer.backends import open_backend
 from alignseg_infer.benchmark import (
     BenchmarkReport,
     Measured,
     Stage,
     Variant,
     benchmark,
-    interleaved,
-    machine,
+    interleave,
     measure,
 )
 from alignseg_infer.benchmark.footprint import Footprint, measured_footprint
-from alignseg_infer.benchmark.machine import Gpu, Machine, parsed_gpus
-from alignseg_infer.benchmark.picture import STAGE_COLORS, benchmark_picture
-from alignseg_infer.benchmark.report import WarmUp, paired_ratio
+from alignseg_infer.benchmark.machine import GpuState, Machine
+from alignseg_infer.benchmark.picture import benchmark_figure
+from alignseg_infer.benchmark.report import PARTS, WarmUp, paired_ratio
 from alignseg_infer.cli import main
 from alignseg_infer.cli.commands import bench
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.drawing.figures import pixels_of
+from alignseg_infer.errors import INSTALL_BENCH
 from alignseg_infer.spec.model import ExportSpec, OutputKind, Sampler
 from tests.support.models import FakeBackend, FakeLabelBackend
 
@@ -54,7 +55,7 @@ MACHINE = Machine(
 
 
 class Slow(FakeBackend):
-    """Takes a time of its own, in seconds of `Clock`, on each call."""
+    """Takes a given time for each call, in seconds of `Clock`."""
 
     def __init__(self, clock: "Clock", seconds: Sequence[float]) -> None:
         super().__init__()
@@ -67,7 +68,7 @@ class Slow(FakeBackend):
 
 
 class Interrupted(FakeBackend):
-    """Ctrl-C comes in the given call."""
+    """Raises KeyboardInterrupt in the given call."""
 
     def __init__(self, call: int) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class Interrupted(FakeBackend):
 
 
 class Clock:
-    """Stands still unless it is set."""
+    """A clock that stands still unless it is set."""
 
     now = 0.0
 
@@ -131,7 +132,7 @@ def test_quantiles_that_too_few_calls_cannot_tell(calls: int, share: float, know
 
 
 def test_ratio_is_paired() -> None:
-    """Rounds differ by a factor of 8, the variants by one of 2, but for one round."""
+    """Rounds differ by a factor of 8, and variants by a factor of 2 in all rounds but one."""
     reference = np.array([1.0, 2, 4, 8, 1, 2, 4, 8, 1])
     times = 2 * reference
     times[0] = 5
@@ -156,7 +157,7 @@ def test_interval_of_the_ratio() -> None:
 
 def test_every_round_calls_each_once_in_an_order_of_its_own() -> None:
     called: list[int] = []
-    turns = interleaved([lambda n=n: called.append(n) or -n for n in range(4)])  # type: ignore[misc,func-returns-value]
+    turns = interleave([lambda n=n: called.append(n) or -n for n in range(4)])  # type: ignore[misc,func-returns-value]
     rounds = [next(turns) for _ in range(12)]
     assert rounds == [[0, -1, -2, -3]] * 12
     orders = [tuple(called[start : start + 4]) for start in range(0, 48, 4)]
@@ -166,7 +167,7 @@ def test_every_round_calls_each_once_in_an_order_of_its_own() -> None:
 
 
 def test_times_per_image(clock: Clock, image: Image) -> None:
-    """A call of two images that takes 10 s is 5 s each; warm-up is over at the third round."""
+    """A call of two images takes 10 s, which is 5 s each; warm-up ends in the third round."""
     backend = Slow(clock, [30, 10])
     found = benchmark([Variant("a", Predictor(backend, batch=2))], [image], rounds=6)
     (one,) = found.measured
@@ -183,7 +184,7 @@ def test_times_per_image(clock: Clock, image: Image) -> None:
 def test_time_limit_of_warm_up(
     seconds: float | None, rounds: int, clock: Clock, image: Image
 ) -> None:
-    """Calls that do not settle, of 10, 8, 6.4, ... s: five of them take 33.6."""
+    """The calls take 10, 8, 6.4, ... s and do not settle; the first five take 33.6 s."""
     backend = Slow(clock, [10 * 0.8**number for number in range(20)])
     found = benchmark([Variant("a", Predictor(backend))], [image], rounds=1, seconds=seconds)
     assert found.warm_up == WarmUp(rounds, settled=False)
@@ -260,7 +261,7 @@ def test_threads_rest_before_each_call(image: Image, monkeypatch: pytest.MonkeyP
 
 
 def test_each_call_takes_the_next_images(image: Image) -> None:
-    """And all variants the same in one round."""
+    """All variants start with the same image in each round."""
     images = [np.full_like(image, value) for value in range(3)]
     seen: dict[int, list[list[int]]] = {1: [], 2: []}
 
@@ -273,7 +274,7 @@ def test_each_call_takes_the_next_images(image: Image) -> None:
 
 
 def test_interrupt_keeps_whole_rounds(image: Image) -> None:
-    """Warm-up takes two rounds; then `b` is interrupted in the fourth round that counts."""
+    """After two rounds of warm-up, `b` is interrupted in the fourth round that counts."""
     variants = [
         Variant("a", Predictor(FakeBackend())),
         Variant("b", Predictor(Interrupted(5))),
@@ -326,7 +327,7 @@ def test_bad_options(options: dict[str, Any], image: Image) -> None:
 
 
 def test_rest_ends_when_the_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After two slices in which they worked, and a limit where they always do."""
+    """The rest ends after two slices of work, or at its limit if the work never ends."""
     monkeypatch.undo()
     slept: list[float] = []
     monkeypatch.setattr("time.sleep", slept.append)
@@ -413,93 +414,10 @@ def test_other_work_is_told(load: float | None, others: float | None, reason: st
     assert ("**Other work was running:**" in found) == (reason is not None)
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        (
-            "NVIDIA H100 80GB HBM3, 570.86.15, P0, 1980, 1980, 2619, 1543, 81559\n",
-            Gpu("NVIDIA H100 80GB HBM3", "570.86.15", "P0", 1980, 1980, 2619, 1543, 81559),
-        ),
-        (
-            "Orin (nvgpu), 540.3.0, [N/A], [N/A], [N/A], [Not Supported], [N/A], [N/A]\n",
-            Gpu("Orin (nvgpu)", "540.3.0", "[N/A]", None, None, None, None, None),
-        ),
-    ],
-)
-def test_gpus(line: str, expected: Gpu) -> None:
-    assert parsed_gpus(line) == (expected,)
-    assert parsed_gpus(line * 2) == (expected, expected)
-
-
-@pytest.mark.parametrize("text", ["", "No devices were found\n", "a, b\n"])
-def test_no_gpu(text: str) -> None:
-    assert parsed_gpus(text) == ()
-
-
-def test_nvidia_smi_is_asked_for_what_is_parsed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text('#!/bin/sh\necho "$@" > "$0.asked"\necho "X, 1, P0, 1, 2, 3, 4, 5"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert machine.found_gpus() == (Gpu("X", "1", "P0", 1, 2, 3, 4, 5),)
-    asked = program.with_suffix(".asked").read_text()
-    assert "--query-gpu=name,driver_version,pstate,clocks.sm" in asked
-    assert "noheader,nounits" in asked
-    program.write_text("#!/bin/sh\nexit 9\n")
-    assert machine.found_gpus() == ()
-    program.unlink()
-    assert machine.found_gpus() == ()
-
-
 def test_gpu_is_in_the_report() -> None:
-    gpu = Gpu("X", "570", "P0", 1980, 1980, 2619, 1543, 81559)
+    gpu = GpuState("X", "570", "9.0", "P0", 1980, 1980, 2619, 1543, 81559)
     text = report(measured("a", [1.0]), machine=replace(MACHINE, gpus=(gpu,))).to_markdown()
-    assert "X, driver 570, P0, 1980 of 1980 MHz" in text
-    assert "1543 of 81559 MiB used" in text
-
-
-def test_processor(tmp_path: Path) -> None:
-    x86 = tmp_path / "x86"
-    x86.write_text(
-        "processor : 0\nmodel : 1\nmodel name : A CPU\nflags : fpu avx2 avx512f\n\n"
-        "processor : 1\nmodel name : Another\nflags : fpu\n"
-    )
-    assert machine.cpu_name(x86) == "A CPU"
-    assert machine.cpu_flags(x86) == ("avx2", "avx512f")
-    arm = tmp_path / "arm"
-    arm.write_text("processor : 0\nFeatures : fp asimd\n\nModel : Raspberry Pi 5\n")
-    assert (machine.cpu_name(arm), machine.cpu_flags(arm)) == ("Raspberry Pi 5", ("asimd",))
-    assert machine.cpu_name(tmp_path / "none")
-    assert machine.cpu_flags(tmp_path / "none") == ()
-
-
-def test_share_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 20 s on two cores 11 were busy, 8 of them ours."""
-    everything = iter([(100.0, 500.0), (111.0, 520.0)])
-    own = iter([50.0, 58.0])
-    monkeypatch.setattr(machine, "processor_seconds", lambda: next(everything))
-    monkeypatch.setattr(machine, "own_seconds", lambda: next(own))
-    assert machine.MachineWatch().facts().others == pytest.approx(3 / 20)
-
-
-def test_processor_seconds(tmp_path: Path) -> None:
-    stat = tmp_path / "stat"
-    stat.write_text("cpu  100 200 300 4000 50 6 7 8 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n")
-    found = machine.processor_seconds(stat)
-    assert found is not None
-    assert found == pytest.approx((6.21, 46.71))  # at 100 ticks a second
-    assert machine.processor_seconds(tmp_path / "none") is None
-
-
-def test_versions_of_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    openvino = SimpleNamespace(__version__="2026.4.1-22982-e213a147257-releases/2026/4")
-    with monkeypatch.context() as patched:  # pytest needs its modules again to report a failure
-        patched.setattr(sys, "modules", {"numpy": np, "cv2": cv2, "openvino": openvino})
-        found = machine.loaded_versions()
-    assert found.keys() == {"alignseg-infer", "numpy", "opencv", "openvino"}
-    assert (found["numpy"], found["openvino"]) == (np.__version__, "2026.4.1")
+    assert f"GPU after the last round: {gpu}." in text
 
 
 def test_picture_shows_each_variant() -> None:
@@ -508,22 +426,39 @@ def test_picture_shows_each_variant() -> None:
         measured(name, [sum(part)] * 12, parts=part)
         for name, part in zip(("a", "b"), parts, strict=True)
     ]
-    one, two = (benchmark_picture(report(*variants[:count])) for count in (1, 2))
-    assert two.shape[0] > one.shape[0]
-    for stage, color in STAGE_COLORS.items():
-        area = [
-            np.count_nonzero((two == color).all(axis=2)[rows, -400:])
-            for rows in (slice(84, 114), slice(114, 144))
-        ]
-        shares = [part[list(STAGE_COLORS).index(stage)] / sum(part) for part in parts]
-        assert area[0] / area[1] == pytest.approx(shares[0] / shares[1], rel=0.3), stage
+    figure = benchmark_figure(report(*variants))
+    times, shares = figure.axes
+    assert [label.get_text() for label in times.get_yticklabels()] == ["a", "b"]
+    (medians,) = times.lines
+    np.testing.assert_array_equal(medians.get_xdata(), [100, 100])
+    for stage, bars, *expected in zip(PARTS, shares.containers, *parts, strict=True):
+        assert bars.get_label() == stage
+        assert [bar.get_width() for bar in bars] == pytest.approx(expected)
+    texts = [text.get_text() for text in times.texts]
+    assert texts == ["100 ms, 10/s"] * 2
+
+
+def test_picture_of_many_rows_is_higher() -> None:
+    one, six = (
+        pixels_of(benchmark_figure(report(*(measured(str(n), [1.0]) for n in range(count)))))
+        for count in (1, 6)
+    )
+    assert six.shape[0] > 1.5 * one.shape[0]
+    assert six.shape[1] == one.shape[1]
 
 
 @pytest.mark.parametrize("times", [[0.001], [1.0] * 100, [1e6, 1e6 + 1], [3, 3, 4, 40]])
-def test_picture_of_any_times(times: list[float]) -> None:
-    picture = benchmark_picture(report(measured("a" * 99, times), measured("b", [7.0])))
+@pytest.mark.parametrize("name", ["a", "a" * 99, "a-long-name-" * 9])
+def test_picture_of_any_times(times: list[float], name: str) -> None:
+    """Nothing is cut at the borders, and there are ticks to read."""
+    busy = replace(MACHINE, others=0.5, cpu="A CPU " * 30)
+    figure = benchmark_figure(report(measured(name, times), measured("b", [7.0]), machine=busy))
+    picture = pixels_of(figure)
     assert picture.dtype == np.uint8
-    assert len(np.unique(picture)) > 20
+    border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    assert (border == 255).all()
+    low, high = figure.axes[0].get_xlim()
+    assert sum(low <= tick <= high for tick in figure.axes[0].get_xticks()) >= 2
 
 
 def test_footprint(tmp_path: Path, image: Image) -> None:
@@ -549,7 +484,7 @@ def other_onnx(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fixed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the path ``fixed.onnx`` names takes two images of 64x96."""
+    """Make ``fixed.onnx`` name a model that takes two images of 64x96."""
     export = ExportSpec(
         output=OutputKind.LABELS,
         sampler=Sampler.NATIVE,
@@ -569,7 +504,7 @@ def fixed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_footprints(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """A new process takes a second; one test has real ones."""
+    """Replace footprints, which take a second each; one test measures real ones."""
     asked: list[dict[str, Any]] = []
 
     def footprint(model: Path, images: list[Path], options: dict[str, Any]) -> Footprint:
@@ -625,7 +560,7 @@ def test_two_runtimes(
 
 
 def test_command_with_images_and_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In a sliding window."""
+    """The command works with a sliding window."""
     cv2.imwrite(str(tmp_path / "a.png"), Street(0).scene(size=(96, 128)).image)
     options = f"--images {tmp_path} --mode slide --tile 64x96 --rounds 1".split()
     assert main(["bench", "demo", *options]) == 0
@@ -655,12 +590,43 @@ def test_command_with_a_video(
     assert rows(printed)[2][1] == "64x96"
 
 
+@pytest.mark.parametrize(
+    ("package", "options"), [("matplotlib", "-o out"), ("psutil", ""), ("pynvml", "-o out")]
+)
+def test_package_that_is_missing(
+    package: str,
+    options: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The command says so before a model is opened."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(bench, "open_backend", None)
+    assert main(["bench", "demo", *options.split()]) == 1
+    errors = capsys.readouterr().err
+    assert f"needs the package {package}, which is not installed" in errors
+    assert f"try: {INSTALL_BENCH}" in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_table_alone_needs_no_charts(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    no_footprints: list[dict[str, Any]],
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["bench", "demo", "--size", "64x128", "--rounds", "1"]) == 0
+    assert "# Benchmark: 1 rounds" in capsys.readouterr().out
+
+
 def test_interrupted_command(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Warm-up takes ten rounds at most."""
+    """Warm-up takes at most ten rounds."""
     monkeypatch.setattr(bench, "open_backend", lambda *_, **__: Interrupted(12))
     command = ["bench", "demo", "--size", "64x128", "-o", str(tmp_path)]
     assert main(command) == 130
@@ -690,8 +656,8 @@ def test_interrupt_while_memory_is_measured(
         ("demo@tensorflow", "'tensorflow' no runtime"),
         ("demo --batch 1 1", "--batch 1 1"),
         ("demo --batch 0", "--batch 0"),
-        ("demo --rounds 0", "0 rounds"),
-        ("demo --seconds -1", "-1.0 seconds"),
+        ("demo --rounds 0", "--rounds 0"),
+        ("demo --seconds -1", "--seconds -1.0"),
         ("demo --threads 0", "--threads 0"),
         ("demo --device tpu", "--device tpu"),
         ("demo --device cpu --on-device", "--on-device was asked for"),
@@ -714,7 +680,7 @@ def test_bad_command(
     capsys: pytest.CaptureFixture[str],
     no_footprints: list[dict[str, Any]],
 ) -> None:
-    """Before anything is measured."""
+    """The error comes before anything is measured."""
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
     Path("model.tflite").write_text("x")

@@ -1,10 +1,11 @@
-"""What alignment is worth on drawn streets, and how sure that is.
+"""Measures what alignment gains on drawn streets, and how certain that is.
 
     python -m tests.benchmarks.alignment demo-training
 
-Compares ``aligned/demo.onnx`` with ``frozen/demo.onnx``, both of ``examples/train_demo.py``, on the
-streets in ``held-out``: differences of mean IoU and boundary F1, and the range of 95 % of 2000
-bootstrap resamples of the streets. How much trainings differ from each other is not in it.
+Compares ``aligned/demo.onnx`` with ``frozen/demo.onnx``, both from ``examples/train_demo.py``, on
+the streets in ``held-out``. It prints the differences of mean IoU and boundary F1, and the range of
+95 % of 2000 bootstrap resamples of the streets. This does not include how much two trainings differ
+from each other.
 """
 
 import sys
@@ -20,8 +21,8 @@ from alignseg_infer.evaluation.metrics import BoundaryMatches, ConfusionMatrix
 RESAMPLES = 2000
 
 
-def counts_of(model: Path, folder: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Confusion (streets, C, C) and boundary counts (streets, 4, C) of every street."""
+def count_streets(model: Path, folder: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Count the confusion (streets, C, C) and boundaries (streets, 4, C) of every street."""
     predictor, confusions, boundaries = Predictor(model), [], []
     for path in sorted((folder / "images").glob("*.png")):
         truth = np.asarray(cv2.imread(str(folder / "labels" / path.name), -1), np.uint8)
@@ -33,10 +34,10 @@ def counts_of(model: Path, folder: Path) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 def main() -> int:
-    """Prints both differences."""
+    """Print both differences."""
     folder = Path(sys.argv[1])
     models = [folder / name / "demo.onnx" for name in ("aligned", "frozen")]
-    counts = [counts_of(model, folder / "held-out") for model in models]
+    counts = [count_streets(model, folder / "held-out") for model in models]
     streets = len(counts[0][0])
     rng = np.random.default_rng(0)
     picks = [np.arange(streets), *rng.integers(streets, size=(RESAMPLES, streets))]

@@ -1,9 +1,9 @@
-"""Builds TensorRT for RTX engines of full-width networks; prints Markdown. Needs no GPU.
+"""Builds TensorRT for RTX engines of full-width networks and prints Markdown. Needs no GPU.
 
     python -m tests.benchmarks.engines [--backbones resnet101 resnet18] [--opt-shape 1x512x1024]
 
-Weights are seeded, not trained. Every engine is built in a process of its own; times include
-neither the export nor the parsing, and depend on the machine's CPU.
+Weights are seeded, not trained. Every engine is built in a process of its own. Times depend on the
+CPU, and include neither the export nor the parsing.
 """
 
 import argparse
@@ -19,12 +19,13 @@ from pathlib import Path
 import cv2
 import onnx_ir
 
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.cli.arguments.values import input_shape
 from alignseg_infer.datasets.image_sets import calibration_images
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.half_precision import to_half_precision
-from alignseg_infer.export.int8.calibration import calibrated_ranges
-from alignseg_infer.export.int8.quantize import quantized_model
+from alignseg_infer.export.int8.calibration import calibrate_ranges
+from alignseg_infer.export.int8.quantize import quantize_model
 from alignseg_infer.export.to_onnx import onnx_from_checkpoint
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
@@ -32,7 +33,7 @@ from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, Sampler
 from alignseg_infer.trt.builder.engine import engine_from_onnx
 from alignseg_infer.trt.builder.layer_report import working_layers
 from alignseg_infer.trt.builder.options import BuildOptions
-from alignseg_infer.trt.engine_file import InputShape, Profile
+from alignseg_infer.trt.engine_file import Profile
 from alignseg_infer.trt.flavours import Flavour
 from tests.benchmarks.export import write_checkpoint
 
@@ -42,11 +43,11 @@ SMALLEST = InputShape(1, 256, 512)
 
 
 def write_variant(source: Path, target: Path, precision: Precision, images: Path) -> None:
-    """`source` in another precision, without the comparison that seeded weights need not pass."""
+    """Write `source` in another precision, unchecked: seeded weights need not pass the checks."""
     model = onnx_ir.load(source)
     if precision is Precision.INT8:
         found = calibration_images(images, CALIBRATION_IMAGES)
-        model = quantized_model(model, calibrated_ranges(source, found))
+        model = quantize_model(model, calibrate_ranges(source, found))
     if precision is not Precision.FP32:
         to_half_precision(model)
     spec = ModelSpec.from_json(model.metadata_props[SPEC_KEY])
@@ -56,8 +57,8 @@ def write_variant(source: Path, target: Path, precision: Precision, images: Path
     onnx_ir.save(model, target)
 
 
-def variants(backbone: str, folder: Path) -> dict[str, Path]:
-    """ONNX files by precision and lowering."""
+def write_variants(backbone: str, folder: Path) -> dict[str, Path]:
+    """Write ONNX files, and return them by precision and lowering."""
     checkpoint = folder / f"{backbone}.pth"
     write_checkpoint(backbone, checkpoint)
     files = {}
@@ -72,7 +73,7 @@ def variants(backbone: str, folder: Path) -> dict[str, Path]:
 
 
 def measure(path: Path, profile: Profile) -> None:
-    """Builds one engine and prints what it is as JSON."""
+    """Build one engine and print facts about it as JSON."""
     engine = engine_from_onnx(path, BuildOptions(flavour=Flavour.TENSORRT_RTX, profile=profile))
     layers = engine.facts.layers
     types = {one.data_type: one.count for one in layers if one.kind == "CONVOLUTION"}
@@ -88,7 +89,7 @@ def measure(path: Path, profile: Profile) -> None:
 
 
 def table_row(name: str, path: Path, best: InputShape, dynamic: bool) -> str:
-    """One Markdown row, measured in a child process."""
+    """Return one Markdown row, measured in a child process."""
     program = [sys.executable, "-m", "tests.benchmarks.engines"]
     command = [*program, "--measure", str(path), "--opt-shape", str(best)]
     if dynamic:
@@ -107,7 +108,7 @@ def table_row(name: str, path: Path, best: InputShape, dynamic: bool) -> str:
 
 
 def main() -> None:
-    """Builds everything and prints a table."""
+    """Build everything and print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -130,7 +131,7 @@ def main() -> None:
                 cv2.imwrite(str(images / f"{seed}.png"), probe_image(CALIBRATION_SIZE, seed))
             print(f"| {backbone} | shapes | build s | engine MB | ONNX MB | convolutions | FP16 |")
             print("|---|---|---|---|---|---|---|")
-            for name, path in variants(backbone, Path(folder)).items():
+            for name, path in write_variants(backbone, Path(folder)).items():
                 for dynamic in (False, True):
                     print(table_row(name, path, best, dynamic), flush=True)
         print()

@@ -1,9 +1,10 @@
-"""Times the exported network against PyTorch, interleaved in one run; prints Markdown.
+"""Times the exported network against PyTorch, interleaved in one run, and prints Markdown.
 
     python -m tests.benchmarks.export [--size 256x512] [--rounds 31] [--threads 2]
 
 Every round runs all variants once, in random order; the first rounds are not counted. Weights are
-seeded, not trained, which changes no timing. Not part of the tests: times depend on the machine.
+seeded, not trained, which does not change the times. This is not one of the tests, because times
+depend on the machine.
 """
 
 import argparse
@@ -23,15 +24,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
-from alignseg_infer.benchmark import interleaved
+from alignseg_infer.benchmark import interleave
 from alignseg_infer.cli.arguments.values import fixed_size
 from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.to_onnx import onnx_from_checkpoint
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint, save_checkpoint
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.spec.model import InputSpec, ModelSpec, NetworkSpec, Upsampling
 from tests.support.seeded import seeded_state_dict
 
@@ -40,7 +41,7 @@ BASELINE = "ONNX, any size"
 
 
 def write_checkpoint(backbone: str, path: Path) -> None:
-    """Seeded weights as a checkpoint."""
+    """Write seeded weights as a checkpoint."""
     spec = NetworkSpec(backbone=backbone)
     model = AlignSeg(spec)
     shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
@@ -49,8 +50,8 @@ def write_checkpoint(backbone: str, path: Path) -> None:
     save_checkpoint(path, model, ModelSpec(network=spec, input=InputSpec(), classes=CITYSCAPES))
 
 
-def variants(checkpoint: Path, size: Size, threads: int) -> dict[str, Callable[[], object]]:
-    """What is timed, by name."""
+def make_calls(checkpoint: Path, size: Size, threads: int) -> dict[str, Callable[[], object]]:
+    """Return the calls to time, by name."""
     loaded = load_checkpoint(checkpoint)
     model = loaded.model()
     tensor = torch.randn(1, 3, *size) * 60
@@ -70,11 +71,9 @@ def variants(checkpoint: Path, size: Size, threads: int) -> dict[str, Callable[[
     return calls
 
 
-def interleaved_times(
-    calls: dict[str, Callable[[], object]], rounds: int
-) -> dict[str, list[float]]:
-    """Milliseconds per call, one list per variant, round by round."""
-    turns = interleaved([partial(milliseconds, call) for call in calls.values()])
+def time_interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Return the milliseconds per call for each variant, round by round."""
+    turns = interleave([partial(milliseconds, call) for call in calls.values()])
     counted = itertools.islice(turns, WARM_UP_ROUNDS, WARM_UP_ROUNDS + rounds)
     return {
         name: list(times) for name, times in zip(calls, zip(*counted, strict=True), strict=True)
@@ -82,14 +81,14 @@ def interleaved_times(
 
 
 def milliseconds(call: Callable[[], object]) -> float:
-    """How long `call` takes."""
+    """Return how long `call` takes."""
     start = time.perf_counter()
     call()
     return 1e3 * (time.perf_counter() - start)
 
 
-def table(network: str, times: dict[str, list[float]]) -> str:
-    """One Markdown row per variant; ratios are of times of the same round."""
+def format_table(network: str, times: dict[str, list[float]]) -> str:
+    """Return one Markdown row per variant; ratios compare times of the same round."""
     lines = [
         f"| {network} | median ms | min ms | time / {BASELINE}: median (quartiles) |",
         "|---|---|---|---|",
@@ -117,7 +116,7 @@ def table(network: str, times: dict[str, list[float]]) -> str:
 
 
 def export_peak_gigabytes(checkpoint: Path) -> float:
-    """Peak memory of a process that exports `checkpoint` for any size; needs Linux."""
+    """Return the peak memory of a process that exports `checkpoint` for any size; on Linux."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["export-onnx", str(checkpoint), "-o", f"{folder}/model.onnx"]
         program = (
@@ -127,13 +126,13 @@ def export_peak_gigabytes(checkpoint: Path) -> float:
         )
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-    # Not getrusage: what that gives for a child includes the parent's memory at the fork.
+    # Not getrusage: its value for a child includes the memory that its parent had at the fork.
     (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", done.stdout)
     return int(kilobytes) / 1e6
 
 
 def help_seconds() -> float:
-    """How long ``alignseg predict --help`` takes: the median of five."""
+    """Return how long ``alignseg predict --help`` takes: the median of five runs."""
     command = [sys.executable, "-m", "alignseg_infer", "predict", "--help"]
     times = []
     for _ in range(5):
@@ -144,7 +143,7 @@ def help_seconds() -> float:
 
 
 def main() -> None:
-    """Runs everything and prints it."""
+    """Run everything and print the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -162,9 +161,9 @@ def main() -> None:
         for backbone in ("resnet101", "resnet18"):
             checkpoint = Path(folder) / f"{backbone}.pth"
             write_checkpoint(backbone, checkpoint)
-            calls = variants(checkpoint, arguments.size, arguments.threads)
-            everything[backbone] = interleaved_times(calls, arguments.rounds)
-            print(table(backbone, everything[backbone]), "\n", flush=True)
+            calls = make_calls(checkpoint, arguments.size, arguments.threads)
+            everything[backbone] = time_interleaved(calls, arguments.rounds)
+            print(format_table(backbone, everything[backbone]), "\n", flush=True)
         peak = export_peak_gigabytes(Path(folder) / "resnet101.pth")
     print(
         f"export of resnet101: peak {peak:.2f} GB; alignseg predict --help: {help_seconds():.2f} s"

@@ -1,11 +1,11 @@
-"""First contact with a GPU: tests, benchmark, sanitizer runs, in the order of their worth.
+"""First contact with a GPU: tests, benchmarks and sanitizer runs, most valuable first.
 
     python3 -m tests.benchmarks.first_gpu -o DIR [--steps tests,kernels] [--minutes 15]
 
-Each step is a process with a time limit of its own; one that hangs is killed with all it started,
-and the next begins. DIR gets one file for each step while it runs, and a summary.md that is written
-again after every step, so that what was reached stays if this is cut. The exit status is 1 if a
-step failed, was killed, or was not reached. What must be installed: docs/gpu-results.md.
+Each step is a process with a time limit of its own. A step that hangs is killed with everything it
+started, and the next one begins. Each step writes to a file in DIR while it runs, and summary.md is
+written again after every step, so results are kept if the run is cut off. The exit status is 1 if a
+step failed, was killed, or was not reached. docs/gpu-results.md says what must be installed.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 ROOT = Path(__file__).parents[2]
-FARE_WELL = 5.0  # s between asking a step to end and killing it: pytest prints what it knows
+FARE_WELL = 5.0  # s between asking a step to end and killing it, in which pytest prints its results
 LAST_LINES, LINE_LENGTH, TAIL = 12, 200, 8192
 KERNEL_TESTS = "tests/gpu/test_gpu_kernels.py"
 ALL_KERNELS = "test_sampling or test_labels or test_network_inputs"
@@ -36,12 +36,12 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Step:
-    """One process.
+    """A step, which is one process.
 
     Attributes:
-        name: Of the step and of its files.
-        command: What is run.
-        limit: Seconds it may take.
+        name: Name of the step and of its files.
+        command: The command that runs.
+        limit: Seconds that it may take.
     """
 
     name: str
@@ -51,11 +51,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Result:
-    """How far a step came.
+    """How far a step got.
 
     Attributes:
-        step: Which.
-        status: ``ok``, or what is the matter, or ``waiting``.
+        step: The step.
+        status: ``ok``, ``waiting``, or what went wrong.
         seconds: How long it ran.
     """
 
@@ -65,11 +65,11 @@ class Result:
 
 
 def all_steps(folder: Path, sample: int) -> list[Step]:
-    """Every step, in order.
+    """Return every step, in order.
 
     Args:
-        folder: Where files go.
-        sample: N, of which one in N of the kernels' tests runs under a sanitizer.
+        folder: Where files are written.
+        sample: N, if one in N of the tests of the kernels is to run under a sanitizer.
     """
     rest = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/gpu/test_*.py"))
     rest.remove(KERNEL_TESTS)
@@ -93,12 +93,12 @@ def benchmark(*options: str) -> tuple[str, ...]:
 
 
 def tables(output: Path, names: str, *options: str) -> tuple[str, ...]:
-    """Some tables of the benchmark."""
+    """Return the command for some tables of the benchmark."""
     return benchmark("--tables", names, *options, "-o", str(output))
 
 
 def gpu_tests(*arguments: str) -> tuple[str, ...]:
-    """pytest with the reasons of skips, and stacks of what hangs."""
+    """Return a pytest command that prints reasons of skips, and stacks of what hangs."""
     options = (
         "-m",
         "gpu",
@@ -113,13 +113,13 @@ def gpu_tests(*arguments: str) -> tuple[str, ...]:
 
 
 def sanitized(tool: str, chosen: str, sample: int) -> tuple[str, ...]:
-    """The kernels' tests that are `chosen`, one in `sample`, under compute-sanitizer."""
+    """Return a command for one in `sample` of the `chosen` tests, under compute-sanitizer."""
     tests = gpu_tests(KERNEL_TESTS, "-k", chosen, "--sample", str(sample))
     return ("compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *tests)
 
 
 def run_steps(steps: Sequence[Step], folder: Path, seconds: float) -> int:
-    """Runs them in order within that many seconds; 0 if all are ok."""
+    """Run the steps in order, for at most `seconds`; return 0 if all are ok."""
     folder.mkdir(parents=True, exist_ok=True)
     results = [Result(step) for step in steps]
     end = time.monotonic() + seconds
@@ -133,14 +133,14 @@ def run_steps(steps: Sequence[Step], folder: Path, seconds: float) -> int:
         if left <= 0:
             note(index, Result(step, "not started: no time left"))
             continue
-        note(index, Result(step, "running, or cut"))
+        note(index, Result(step, "running, or cut off"))
         note(index, run_step(dataclasses.replace(step, limit=min(step.limit, left)), folder))
         print(f"{step.name}: {results[index].status}, {results[index].seconds:.0f} s", flush=True)
     return 0 if all(result.status == "ok" for result in results) else 1
 
 
 def run_step(step: Step, folder: Path) -> Result:
-    """Runs one step; what it prints goes to its file at once."""
+    """Run one step; its output is written to its file at once."""
     start = time.monotonic()
     with (folder / f"{step.name}.txt").open("wb") as log:
         try:
@@ -166,7 +166,7 @@ def run_step(step: Step, folder: Path) -> Result:
 
 
 def environment() -> dict[str, str]:
-    """Of a step: it finds our package, and CUDA's programs where they usually are."""
+    """Return the environment of a step, with our package and the usual place of CUDA."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     programs = [*filter(None, [os.environ.get("PATH")]), "/usr/local/cuda/bin"]
     found = {"PYTHONPATH": os.pathsep.join(paths), "PATH": os.pathsep.join(programs)}
@@ -174,18 +174,18 @@ def environment() -> dict[str, str]:
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:
-    """Ends a step and all it started, which are one process group."""
+    """End a step and everything it started, which are one process group."""
     with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(FARE_WELL)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(FARE_WELL)  # not for ever: a driver may hold it
+        process.wait(FARE_WELL)  # not for ever, since a driver may hold it
 
 
 def write_summary(results: Sequence[Result], folder: Path) -> None:
-    """Replaces summary.md."""
+    """Replace summary.md."""
     lines = ["| step | status | seconds | limit |", "|---|---|---|---|"]
     lines += [
         f"| {one.step.name} | {one.status} | {one.seconds:.0f} | {one.step.limit:.0f} |"
@@ -202,7 +202,7 @@ def write_summary(results: Sequence[Result], folder: Path) -> None:
 
 
 def last_lines(path: Path) -> list[str]:
-    """The end of what a step printed."""
+    """Return the last lines that a step printed."""
     if not path.exists():
         return []
     with path.open("rb") as file:
@@ -211,8 +211,8 @@ def last_lines(path: Path) -> list[str]:
     return [line[:LINE_LENGTH] for line in text.splitlines() if line.strip()][-LAST_LINES:]
 
 
-def chosen_steps(names: str, steps: Sequence[Step]) -> list[Step]:
-    """Those that are named, or whose group is, in the order of `steps`.
+def choose_steps(names: str, steps: Sequence[Step]) -> list[Step]:
+    """Return the steps that are named, directly or by their group, in their usual order.
 
     Raises:
         ValueError: There is no such step.
@@ -221,21 +221,21 @@ def chosen_steps(names: str, steps: Sequence[Step]) -> list[Step]:
     unknown = wanted - {step.name for step in steps}
     if unknown:
         known = ", ".join([*(step.name for step in steps), *GROUPS])
-        raise ValueError(f"no step {', '.join(sorted(unknown))}: there are {known}")
+        raise ValueError(f"unknown step {', '.join(sorted(unknown))}; choose from {known}")
     return [step for step in steps if step.name in wanted]
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Return the parser of the options."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "-o", "--destination", type=Path, required=True, help="folder of the results"
+        "-o", "--destination", type=Path, required=True, help="folder for the results"
     )
     parser.add_argument(
-        "--steps", help="names with commas between; kernels and sanitizer name several (all)"
+        "--steps", help="comma-separated names; kernels and sanitizer name groups (default: all)"
     )
     parser.add_argument(
-        "--minutes", type=float, default=45.0, help="for all steps together (default: 45)"
+        "--minutes", type=float, default=45.0, help="time for all steps together (default: 45)"
     )
     parser.add_argument(
         "--sanitizer-sample",
@@ -249,19 +249,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def stop(number: int, frame: FrameType | None) -> None:
-    """On SIGTERM: ends the step that runs."""
+    """Exit on SIGTERM, which also ends the running step."""
     raise SystemExit(128 + number)
 
 
 def main(make_steps: Callable[[Path, int], list[Step]] = all_steps) -> int:
-    """Runs what was asked for."""
+    """Run what was asked for."""
     options = parser()
     arguments = options.parse_args()
     folder = arguments.destination.resolve()
     steps = make_steps(folder, arguments.sanitizer_sample)
     if arguments.steps is not None:
         try:
-            steps = chosen_steps(arguments.steps, steps)
+            steps = choose_steps(arguments.steps, steps)
         except ValueError as error:
             options.error(str(error))
     signal.signal(signal.SIGTERM, stop)

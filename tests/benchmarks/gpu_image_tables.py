@@ -1,4 +1,4 @@
-"""Tables of what is around the network: labels, confidence and colour from logits; its input."""
+"""Tables of the work around the network: labels, confidence and colour, and its input."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -10,29 +10,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alignseg_infer.cuda.kernels import (
-    UPSAMPLE_ARGMAX,
-    DeviceTensor,
-    preprocess_launch,
-    upsample_argmax_launch,
-)
+from alignseg_infer.cuda.launches import DeviceTensor, preprocess_launch, upsample_argmax_launch
+from alignseg_infer.cuda.params import UPSAMPLE_ARGMAX
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import InputSpec
 from tests.benchmarks.gpu_sampling_tables import LAYOUTS, baselines, by, nbytes, normal, stored_as
 from tests.benchmarks.gpu_timing import Rig, Row, Size, Table, Tensors, copy_row
 
-EXACT_LABELS = 1e-4  # share of pixels; kernels compute in float32
-HALF_LABELS = 2e-2  # where PyTorch rounds upsampled logits to float16
-LEVELS = 1.0  # of 255 of confidence
-GREY = 0.6  # levels: OpenCV rounds what it resizes, PyTorch does not
+EXACT_LABELS = 1e-4  # share of pixels, since kernels compute in float32
+HALF_LABELS = 2e-2  # share of pixels if PyTorch rounds upsampled logits to float16
+LEVELS = 1.0  # levels of confidence, out of 255
+GREY = 0.6  # grey levels: OpenCV rounds after resizing, PyTorch does not
 SPEC = InputSpec()
 
 
 class Labels:
-    """Logits of an image, and what makes labels of them.
+    """Logits of an image, and ways to turn them into labels.
 
     Args:
-        rig: What it runs on.
+        rig: The rig to run on.
         image: Size of the labels.
         logits: Size of the logits.
     """
@@ -41,28 +37,28 @@ class Labels:
         self.rig, self.image = rig, image
         self.shape = (1, rig.sizes.classes, *logits)
         self.palette = normal(rig, 0, (rig.sizes.classes, 3)).mul(50).abs().to(torch.uint8)
-        self.like = torch.zeros((1, 1, *image), device=rig.device)  # its size alone counts
+        self.like = torch.zeros((1, 1, *image), device=rig.device)  # only its size matters
         self.logits = functools.cache(self._logits)
         self.exact = functools.cache(self._exact)
 
     def _logits(self, dtype: torch.dtype, layout: str, number: int) -> Tensors:
-        """Regions of a label, like those of a trained network."""
+        """Make logits with regions of one label, like those of a trained network."""
         coarse = normal(self.rig, number, (1, self.shape[1], 17, 33)) * 4
         smooth = F.interpolate(coarse, self.shape[2:], mode="bicubic", align_corners=True)
         return (stored_as(layout, smooth.to(dtype)),)
 
     def _exact(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Labels and confidence of set 0, from float64."""
-        scores = upsampled(self.logits(dtype, "planar", 0)[0].double(), self.image).softmax(1)
+        """Compute labels and confidence of set 0 in float64."""
+        scores = upsample(self.logits(dtype, "planar", 0)[0].double(), self.image).softmax(1)
         best = scores.max(1)
         return best.indices, (255 * best.values).round()
 
     def needed(self, *outputs: int, width: int = 2) -> int:
-        """Bytes of logits, and of outputs with that many bytes per pixel."""
+        """Return the bytes of the logits, and of outputs with these numbers of bytes per pixel."""
         return nbytes(self.shape, width=width) + sum(outputs) * self.image[0] * self.image[1]
 
     def kernel(self, logits: Tensor, dtype: torch.dtype) -> Tensor:
-        """Labels, by a launch."""
+        """Compute labels with a launch of the kernel."""
         labels = logits.new_empty((1, *self.image), dtype=dtype)
         self.rig.launch(upsample_argmax_launch(stored(logits), stored(labels)))
         return labels
@@ -90,14 +86,14 @@ class Labels:
         return result
 
     def unlike(self, dtype: torch.dtype, labels: Tensor) -> float:
-        """Share of pixels whose label is another."""
+        """Return the share of pixels with another label."""
         exact = self.exact(dtype)[0]
         if labels.shape != exact.shape:
             raise ValueError(f"labels are {tuple(labels.shape)}, not {tuple(exact.shape)}")
         return float((labels.long() != exact).double().mean())
 
     def levels(self, dtype: torch.dtype, outputs: Tensors) -> float:
-        """Largest difference of confidence; infinite if too many labels are others."""
+        """Return the largest difference of confidence; infinite if too many labels differ."""
         labels, confidence = outputs
         if self.unlike(dtype, labels) > HALF_LABELS:
             return float("inf")
@@ -106,24 +102,24 @@ class Labels:
         return float((confidence.double() - exact)[alike].abs().max())
 
     def miscolored(self, dtype: torch.dtype, outputs: Tensors) -> float:
-        """As `unlike`; infinite if the colour is not the label's."""
+        """Return `unlike`, or infinity if a colour is not the colour of its label."""
         labels, color = outputs
         same = torch.equal(color, self.palette[labels.long()])
         return self.unlike(dtype, labels) if same else float("inf")
 
 
 def stored(tensor: Tensor) -> DeviceTensor:
-    """Where a dense tensor is."""
+    """Describe where a dense tensor is stored."""
     dtype = torch.empty(0, dtype=tensor.dtype).numpy().dtype
     return DeviceTensor(tensor.data_ptr(), tuple(tensor.shape), dtype)
 
 
-def upsampled(logits: Tensor, image: Size) -> Tensor:
+def upsample(logits: Tensor, image: Size) -> Tensor:
     return F.interpolate(logits, image, mode="bilinear", align_corners=True)
 
 
 def label_tables(rig: Rig) -> Iterator[Table]:
-    """Labels and colour, then confidence, for each size of image."""
+    """Yield the tables of labels and colour, then confidence, for each size of image."""
     for image, logits in rig.sizes.images:
         given = Labels(rig, image, logits)
         yield label_table(rig, given)
@@ -151,7 +147,7 @@ def label_row(
 
 def label_table(rig: Rig, given: Labels) -> Table:
     def plain(logits: Tensor) -> Tensor:
-        return upsampled(logits, given.image).argmax(1)
+        return upsample(logits, given.image).argmax(1)
 
     row, ours, wide = partial(label_row, given), "UpsampleArgmax", torch.float32
     bytes_out, words_out = (
@@ -177,7 +173,7 @@ def label_table(rig: Rig, given: Labels) -> Table:
 
 def confidence_table(rig: Rig, given: Labels) -> Table:
     def plain(logits: Tensor) -> Tensors:
-        best = upsampled(logits.float(), given.image).softmax(1).max(1)
+        best = upsample(logits.float(), given.image).softmax(1).max(1)
         return best.indices, (255 * best.values).round().to(torch.uint8)
 
     functions = [("UpsampleArgmax, uint8 and confidence", given.with_confidence, "planar")]
@@ -202,7 +198,7 @@ def confidence_table(rig: Rig, given: Labels) -> Table:
 
 
 def input_tables(rig: Rig) -> Iterator[Table]:
-    """The network's input, at the image's size, and the large image's at the small one's."""
+    """Yield the tables of the network's input: at each image's size, then large to small."""
     sizes = [image for image, _ in rig.sizes.images]
     for image, size in (*((size, size) for size in sizes), (sizes[0], sizes[-1])):
         for dtype in (torch.float32, torch.float16):
@@ -210,13 +206,13 @@ def input_tables(rig: Rig) -> Iterator[Table]:
 
 
 class Inputs:
-    """Images, and what makes the network's input of them.
+    """Images, and ways to turn them into the network's input.
 
     Args:
-        rig: What it runs on.
+        rig: The rig to run on.
         image: Size of the images.
         size: Size of the input.
-        dtype: Of the input.
+        dtype: Type of the input.
     """
 
     def __init__(self, rig: Rig, image: Size, size: Size, dtype: torch.dtype) -> None:
@@ -236,7 +232,7 @@ class Inputs:
         return output
 
     def plain(self, pixels: Tensor) -> Tensor:
-        """In PyTorch's operators; stored like the image, channels last."""
+        """Preprocess with PyTorch's operators; the result is channels last, like the image."""
         planes = pixels.permute(2, 0, 1).unsqueeze(0).float()
         if self.image != self.size:
             planes = F.interpolate(planes, self.size, mode="bilinear", align_corners=False)
@@ -246,14 +242,14 @@ class Inputs:
         return self.plain(pixels).contiguous()
 
     def difference(self, seen: Tensor) -> float:
-        """Largest, in grey levels, from what the CPU does with set 0."""
+        """Return the largest difference, in grey levels, from the CPU's result for set 0."""
         exact = preprocess(self.make(0)[0].cpu().numpy(), self.size, SPEC)
         return float(np.abs(seen.float().cpu().numpy() - exact).max())
 
 
 def input_table(rig: Rig, image: Size, size: Size, dtype: torch.dtype) -> Table:
     given = Inputs(rig, image, size, dtype)
-    rounding = 0.07 if dtype is torch.float16 else 0.001  # of 150, in float16
+    rounding = 0.07 if dtype is torch.float16 else 0.001  # of values up to 150, in float16
     functions = {"preprocess": given.kernel}
     functions |= baselines(rig, given.planar, "planar") | baselines(rig, given.plain, "NHWC")
     needed = 3 * image[0] * image[1] + nbytes((3, *size), width=torch.finfo(dtype).bits // 8)

@@ -1,6 +1,6 @@
-"""Tables of whole networks, with seeded weights, in float16: the authors' graph, and ours in steps.
+"""Tables of whole networks with seeded weights, in float16.
 
-Each way of upsampling is a row of its own.
+They compare the authors' graph with ours, step by step; each way of upsampling has its own row.
 """
 
 import copy
@@ -25,15 +25,15 @@ from tests.benchmarks.gpu_sampling_tables import LAYOUTS, by, normal, relative_e
 from tests.benchmarks.gpu_timing import Rig, Row, Size, Table, Tensors
 from tests.support.seeded import seeded_state_dict
 
-LOGITS = 0.04  # relative L2 of float16, of seeded weights; 0.012 was seen on a CPU
-LABELS = 0.03  # share of pixels with another label; 0.004 was seen
+LOGITS = 0.04  # relative L2 of float16 with seeded weights; 0.012 was measured on a CPU
+LABELS = 0.03  # share of pixels with another label; 0.004 was measured
 AUTHORS = "authors' network, both heads"
 FUSED = "rewritten, upsampled and sampled by our kernels"
-Make = Callable[[str], nn.Module]  # in a layout
+Make = Callable[[str], nn.Module]  # takes the layout
 
 
 def network_tables(rig: Rig) -> Iterator[Table]:
-    """Logits, then labels at the image's size; small images first."""
+    """Yield the tables of logits, then of labels at the image's size; small images first."""
     makes = networks(rig)
     for image, _ in reversed(rig.sizes.images):
         yield logits_table(rig, image, makes)
@@ -41,7 +41,7 @@ def network_tables(rig: Rig) -> Iterator[Table]:
 
 
 def networks(rig: Rig) -> dict[str, Make]:
-    """By name; each is made once a layout, when it is needed."""
+    """Return the networks by name; each is made when it is needed, once for each layout."""
     official = functools.cache(partial(seeded_model, rig.sizes.network))
     makes: dict[str, Callable[[], AlignSeg]] = {
         AUTHORS: official,
@@ -64,7 +64,7 @@ def seeded_model(network: NetworkSpec) -> AlignSeg:
 
 
 def with_kernels(model: AlignSeg, *, fuse: bool = False) -> AlignSeg:
-    """Sampled by our kernels, and with `fuse` upsampled for the offsets by them too."""
+    """Let our kernels sample and, with `fuse`, also upsample for the offsets."""
     for module in model.modules():
         if isinstance(module, OffsetSampler):
             module.sampler = Sampler.PLUGIN
@@ -74,7 +74,7 @@ def with_kernels(model: AlignSeg, *, fuse: bool = False) -> AlignSeg:
 
 
 def on_rig(rig: Rig, make: Callable[[], AlignSeg], layout: str) -> nn.Module:
-    """A copy of its own: what a graph has captured must stay where it is."""
+    """Copy the model to the rig: what a graph has captured must stay where it is."""
     model = copy.deepcopy(make()).half().to(rig.device)
     return model.to(memory_format=LAYOUTS[layout])  # type: ignore[call-overload,no-any-return]
 
@@ -91,7 +91,7 @@ def run(make: Make, layout: str, image: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def reference(rig: Rig, size: Size) -> Tensor:
-    """Logits of the authors' network in float64."""
+    """Compute the logits of the authors' network in float64."""
     model = seeded_model(rig.sizes.network).double().to(rig.device)
     with torch.backends.cudnn.flags(enabled=True, benchmark=False):
         outputs: Outputs = model(images(rig, size, "planar", 0)[0].double())
@@ -116,7 +116,7 @@ def logits_table(rig: Rig, size: Size, makes: dict[str, Make]) -> Table:
 
 
 def labels_table(rig: Rig, size: Size, makes: dict[str, Make]) -> Table:
-    """With the labels stage: as PyTorch does it, and as our kernel does."""
+    """Return the table of networks followed by labelling: PyTorch's, and our kernel's."""
 
     @functools.cache
     def exact() -> Tensor:

@@ -1,4 +1,4 @@
-"""The rig on a real GPU: CUDA graphs, events, clocks; and what machine it is."""
+"""The rig on a real GPU: CUDA graphs, events, clocks, and facts about the machine."""
 
 import functools
 import importlib.metadata
@@ -23,10 +23,10 @@ from tests.benchmarks.gpu_timing import Rig, Sizes, Work
 GPU = torch.device("cuda", 0)
 REAL = Sizes(
     levels=(
-        ((129, 257), (257, 513)),  # of 1024 x 2048
+        ((129, 257), (257, 513)),  # for 1024 x 2048
         ((65, 129), (257, 513)),
         ((33, 65), (257, 513)),  # twice
-        ((65, 129), (129, 257)),  # of 512 x 1024, the largest
+        ((65, 129), (129, 257)),  # the largest for 512 x 1024
     ),
     context=((3, 3), (33, 65)),
     channels=256,
@@ -44,26 +44,26 @@ ROOT = Path(__file__).parents[2]
 
 
 def cuda_rig(*, rounds: int, warm_seconds: float) -> Rig:
-    """The first GPU; the sets of a row are four times as large as its L2 cache."""
+    """Return a rig for the first GPU; the sets of a row are four times as large as its L2."""
     cache = torch.cuda.get_device_properties(0).L2_cache_size
     return Rig(
         device=GPU,
         sizes=replace(REAL, bytes_per_graph=max(REAL.bytes_per_graph, 4 * cache)),
         rounds=rounds,
         warm_seconds=warm_seconds,
-        capture=captured,
+        capture=capture_graph,
         clock=Clock(),
         launch=lambda launch: kernels.torch_kernels(0).run(launch),
-        compiled=compiled,
-        watched=watched,
+        compiled=compile_shape,
+        watched=watch,
         state=state,
         release=release,
         resources=resources,
     )
 
 
-def captured(work: Work) -> Work:
-    """A CUDA graph of `work`; its first run, which compiles and tunes, is none."""
+def capture_graph(work: Work) -> Work:
+    """Capture `work` in a CUDA graph, after a first run outside it, which compiles and tunes."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -79,16 +79,16 @@ def captured(work: Work) -> Work:
 
 @dataclass
 class Clock:
-    """Times captured work between two events, both queued before the GPU reaches the first.
+    """Times captured work between two events that are queued before the GPU reaches the first.
 
     Attributes:
-        cycles: How long the GPU sleeps before; doubled until that is long enough.
+        cycles: How long the GPU sleeps first; doubled until that is long enough.
     """
 
     cycles: int = FIRST_SLEEP
 
     def __call__(self, work: Work) -> float:
-        """Microseconds."""
+        """Return the time in microseconds."""
         while self.cycles <= LONGEST_SLEEP:
             start, end = (torch.cuda.Event(enable_timing=True) for _ in "ab")  # type: ignore[no-untyped-call]
             torch.cuda._sleep(self.cycles)  # type: ignore[no-untyped-call]
@@ -103,21 +103,21 @@ class Clock:
         raise RuntimeError("the work could not be queued while the GPU slept")
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``torch.compile`` for one shape at a time; it raises where it would fall back to eager."""
+def compile_shape(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile for one shape at a time; raise an error instead of falling back to eager."""
     result: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=True)
     return result
 
 
 def release() -> None:
-    """Forgets what was compiled, which allows eight shapes of a function, and frees memory."""
+    """Forget compiled code, of which torch keeps eight shapes per function, and free memory."""
     torch.compiler.reset()
     torch.cuda.empty_cache()
 
 
 @contextmanager
-def watched(name: str) -> Iterator[None]:
-    """Between cudaProfilerStart and cudaProfilerStop, in an NVTX range."""
+def watch(name: str) -> Iterator[None]:
+    """Run the block between cudaProfilerStart and cudaProfilerStop, in an NVTX range."""
     torch.cuda.synchronize()
     with torch.cuda.profiler.profile(), torch.cuda.nvtx.range(name):
         yield
@@ -125,7 +125,7 @@ def watched(name: str) -> Iterator[None]:
 
 
 def resources(source: str, name: str, threads: int) -> list[int]:
-    """See `Rig.resources`."""
+    """Return the resources of a kernel; see `Rig.resources`."""
     attribute = driver.CUfunction_attribute
     wanted = (
         attribute.CU_FUNC_ATTRIBUTE_NUM_REGS,
@@ -134,14 +134,16 @@ def resources(source: str, name: str, threads: int) -> list[int]:
     )
     cuda = kernels.torch_kernels(0)
     with cuda.cuda.current():
-        function = value(driver.cuModuleGetFunction(cuda.kernels._module(source), name.encode()))
+        function = value(
+            driver.cuModuleGetFunction(cuda.kernels.load_module(source), name.encode())
+        )
         values = [value(driver.cuFuncGetAttribute(one, function)) for one in wanted]
         occupancy = driver.cuOccupancyMaxActiveBlocksPerMultiprocessor
         return [*values, value(occupancy(function, threads, 0))]
 
 
 def value(answer: tuple[Any, ...]) -> Any:
-    """What a call into CUDA gave."""
+    """Return the result of a call into CUDA, or raise RuntimeError."""
     status, result = answer
     if status != driver.CUresult.CUDA_SUCCESS:
         raise RuntimeError(str(status))
@@ -150,7 +152,7 @@ def value(answer: tuple[Any, ...]) -> Any:
 
 @functools.cache
 def nvml() -> tuple[Any, Any]:
-    """The module and the GPU's handle."""
+    """Return the module pynvml and the handle of the GPU."""
     import pynvml
 
     pynvml.nvmlInit()
@@ -162,7 +164,7 @@ def nvml() -> tuple[Any, Any]:
 
 
 def state() -> str:
-    """Clocks, power and temperature, at this moment."""
+    """Return the present clocks, power and temperature as text."""
     try:
         module, handle = nvml()
         sm, memory = (
@@ -172,12 +174,12 @@ def state() -> str:
         watts = module.nvmlDeviceGetPowerUsage(handle) / 1e3
         degrees = module.nvmlDeviceGetTemperature(handle, module.NVML_TEMPERATURE_GPU)
     except Exception as error:
-        return f"Clocks are not known: {type(error).__name__} {error}."
+        return f"Clocks are unknown: {type(error).__name__} {error}."
     return f"After it: SM {sm} MHz, memory {memory} MHz, {watts:.0f} W, {degrees} C."
 
 
 def limits() -> str:
-    """Power limit, highest clocks and version of the driver."""
+    """Return the power limit, highest clocks and driver version as text."""
     try:
         module, handle = nvml()
         watts = module.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3
@@ -187,12 +189,12 @@ def limits() -> str:
         )
         version = module.nvmlSystemGetDriverVersion()
     except Exception as error:
-        return f"limits are not known: {type(error).__name__} {error}"
+        return f"limits are unknown: {type(error).__name__} {error}"
     return f"power limit {watts:.0f} W, SM up to {sm} MHz, memory {memory} MHz, driver {version}"
 
 
 def machine(commit: str | None) -> str:
-    """What the figures were measured on, as lines of Markdown."""
+    """Describe the machine of the measurements, as lines of Markdown."""
     properties = torch.cuda.get_device_properties(0)
     gpu = (
         f"{properties.name}, compute capability {properties.major}.{properties.minor}, "
@@ -214,7 +216,7 @@ def version_of(package: str) -> str:
 
 
 def commit_here() -> str:
-    """What ALIGNSEG_COMMIT says, else git."""
+    """Return ALIGNSEG_COMMIT if it is set, otherwise what git says."""
     given = os.environ.get("ALIGNSEG_COMMIT")
     git = shutil.which("git")
     if given or git is None:

@@ -1,8 +1,8 @@
-"""Tables of the alignments: AlignedAdd, OffsetGridSample, and the offset branch's upsampling.
+"""Tables of the alignments: AlignedAdd, OffsetGridSample, and upsampling for the offsets.
 
-What PyTorch does instead is timed as eager operators and through ``torch.compile``. Inductor
-writes two small grids and makes one kernel of upsampling, both samples and the sum, so the four
-steps of plugins/README.md are the traffic of eager PyTorch, not of a compiled one.
+The PyTorch equivalent is timed as eager operators and through ``torch.compile``. Inductor writes
+two small grids and puts upsampling, both samples and the sum into one kernel, so the four steps of
+plugins/README.md describe the traffic of eager PyTorch, not of compiled PyTorch.
 """
 
 import functools
@@ -28,7 +28,7 @@ OFFSETS = ("smooth", "steps", "noise")
 
 
 def add_tables(rig: Rig) -> Iterator[Table]:
-    """``sample(up(high)) + sample(low)``, at the sizes of the network."""
+    """Yield the tables of ``sample(up(high)) + sample(low)``, at the sizes of the network."""
     for coarse, fine in rig.sizes.levels:
         yield add_table(rig, coarse, fine)
 
@@ -62,7 +62,7 @@ def rows_of(
     needed: int,
     tolerance: float,
 ) -> list[Row]:
-    """One row for each function, memory format and kind of offsets."""
+    """Return one row for each function, memory format and kind of offsets."""
     return [
         Row(
             name=f"{name}, {layout}, {kind}",
@@ -79,7 +79,7 @@ def rows_of(
 
 
 def sample_tables(rig: Rig) -> Iterator[Table]:
-    """One sample at learned offsets: of the alignments, and of the context module's summary."""
+    """Yield the tables of one sample at offsets: of the context's summary, then of a feature."""
     fine = rig.sizes.levels[0][1]
     for size in (rig.sizes.context, (fine, fine)):
         yield sample_table(rig, *size, torch.float16)
@@ -111,7 +111,7 @@ def sample_table(rig: Rig, size: Size, output: Size, dtype: torch.dtype) -> Tabl
 def given_grid_rows(
     rig: Rig, size: Size, output: Size, dtype: torch.dtype, needed: int
 ) -> list[Row]:
-    """F.grid_sample alone, its grid given in the feature's type: no answer, a time to know."""
+    """Return rows that only time F.grid_sample, with a given grid in the feature's type."""
 
     def make(layout: str, number: int) -> Tensors:
         feature = normal(rig, number, (1, rig.sizes.channels, *size), dtype=dtype)
@@ -128,7 +128,7 @@ def given_grid_rows(
 
 
 def form_tables(rig: Rig) -> Iterator[Table]:
-    """The hidden features of the two offset branches: ``lrelu(low + up(high))``."""
+    """Yield the tables of hidden features of both offset branches, ``lrelu(low + up(high))``."""
     for coarse, fine in rig.sizes.levels:
         yield form_table(rig, coarse, fine)
 
@@ -168,7 +168,7 @@ def form_table(rig: Rig, coarse: Size, fine: Size) -> Table:
 
 
 def baselines(rig: Rig, function: Callable[..., Any], name: str) -> dict[str, Callable[..., Any]]:
-    """The same as eager operators, and compiled."""
+    """Return `function` as eager operators, and compiled."""
     return {f"{name}, eager": function, f"{name}, torch.compile": rig.compiled(function)}
 
 
@@ -179,7 +179,7 @@ def fused(high: Tensor, low: Tensor, high_offset: Tensor, low_offset: Tensor) ->
 
 
 def unfused(high: Tensor, low: Tensor, high_offset: Tensor, low_offset: Tensor) -> Tensor:
-    """The same in PyTorch's operators: upsample, two samples of a grid, a sum."""
+    """Compute the same with PyTorch's operators: upsample, sample two grids, add."""
     up = F.interpolate(high, size=low.shape[-2:], mode="bilinear", align_corners=True)
     return defined(up, high_offset) + defined(low, low_offset)
 
@@ -190,12 +190,12 @@ def sampled(feature: Tensor, offset: Tensor) -> Tensor:
 
 
 def defined(feature: Tensor, offset: Tensor) -> Tensor:
-    """By the definition; in float16 it samples in float32."""
+    """Sample by the definition, which computes in float32 for float16 features."""
     return offset_grid_sample(feature, offset, CONVENTION)
 
 
 def hidden_by_matrices(high: Tensor, low: Tensor) -> Tensor:
-    """As `rewrites.SplitOffsets` does with matrices."""
+    """Compute as `rewrites.SplitOffsets` does with matrices."""
     up = upsample_by_matrices(high, (low.shape[-2], low.shape[-1]))
     return F.leaky_relu(low + up, LEAKY_SLOPE)
 
@@ -206,7 +206,7 @@ def hidden_by_resize(high: Tensor, low: Tensor) -> Tensor:
 
 
 def offsets_of(rig: Rig, kind: str, size: Size, number: int, dtype: torch.dtype) -> Tensor:
-    """Offsets of a few pixels: smooth waves, plateaus with sharp edges, or noise."""
+    """Make offsets of a few pixels: smooth waves, plateaus with sharp edges, or noise."""
     if kind == "noise":
         return normal(rig, number, (1, 2, *size), dtype=dtype) * 3
     if kind == "steps":
@@ -219,7 +219,7 @@ def offsets_of(rig: Rig, kind: str, size: Size, number: int, dtype: torch.dtype)
 def normal(
     rig: Rig, number: int, shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Random numbers, the same for the same shape and number."""
+    """Make random numbers, which are the same for the same shape and number."""
     random = torch.Generator(rig.device).manual_seed(number)
     return torch.randn(shape, generator=random, device=rig.device).to(dtype)
 
@@ -229,12 +229,12 @@ def stored_as(layout: str, tensor: Tensor) -> Tensor:
 
 
 def nbytes(*shapes: tuple[int, ...], width: int = 2) -> int:
-    """Of tensors of these shapes, `width` bytes an element."""
+    """Return the bytes of tensors of these shapes, with `width` bytes per element."""
     return width * sum(math.prod(shape) for shape in shapes)
 
 
 def relative_error(seen: Tensor, exact: Tensor) -> float:
-    """Relative L2 error against float64."""
+    """Return the relative L2 error against float64."""
     if seen.shape != exact.shape:
         raise ValueError(f"the shape is {tuple(seen.shape)}, not {tuple(exact.shape)}")
     return float((seen.double() - exact).norm() / exact.norm())

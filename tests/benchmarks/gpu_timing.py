@@ -1,9 +1,9 @@
-"""Times the rows of a table on a GPU and checks what they computed; knows nothing of our kernels.
+"""Times the rows of a table on a GPU and checks their results; knows nothing of our kernels.
 
-A row's calls run from a CUDA graph, so that no row pays for Python. The GPU sleeps until all work
-is queued, so that the gap before a launch is not timed. Calls go through enough sets of inputs and
-of outputs to leave the L2 cache. All rows of a table are interleaved. A row that fails costs no
-other row.
+The calls of a row run from a CUDA graph, so that no row pays for Python. The GPU sleeps until all
+work is queued, so that the gap before a launch is not timed. Calls use enough different sets of
+inputs and outputs to leave the L2 cache. All rows of a table are interleaved. If a row fails, the
+others still run.
 """
 
 import itertools
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alignseg_infer.cuda.kernels import Launch
+from alignseg_infer.cuda.plans import Launch
 from alignseg_infer.spec.model import NetworkSpec
 
 Work: TypeAlias = Callable[[], object]
@@ -32,18 +32,18 @@ Size: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How large everything is.
+    """The sizes of everything.
 
     Attributes:
-        levels: Of alignments: sizes of the coarse and of the fine feature.
-        context: Of the context module: its summary and what that is sampled to.
-        channels: Of the decoder.
-        classes: Of the logits.
-        images: Each a size of an image and of its logits.
-        network: Which network.
-        bytes_per_graph: How much the sets of a row hold at least; several times an L2 cache.
-        calls: How many calls are timed together, at least.
-        network_calls: Of a network, each of which passes more memory than an L2 cache has.
+        levels: Sizes of the coarse and the fine feature of each alignment.
+        context: Size of the context module's summary, and the size it is sampled to.
+        channels: Channels of the decoder.
+        classes: Classes of the logits.
+        images: Sizes of each image and its logits.
+        network: The network.
+        bytes_per_graph: Least number of bytes in the sets of a row; several times an L2 cache.
+        calls: Least number of calls that are timed together.
+        network_calls: The same for networks, whose calls each use more memory than an L2 cache.
     """
 
     levels: tuple[tuple[Size, Size], ...]
@@ -59,20 +59,20 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Rig:
-    """What a benchmark runs on.
+    """The device and functions that a benchmark runs on.
 
     Attributes:
-        device: Where tensors are.
+        device: Where tensors are stored.
         sizes: How large they are.
         rounds: How often each row is timed.
-        warm_seconds: How long all rows of a table run before.
-        capture: Runs the work once and returns what repeats it, fast.
-        clock: Runs a captured work; microseconds.
+        warm_seconds: How long all rows of a table run before they are timed.
+        capture: Runs the work once and returns a function that repeats it fast.
+        clock: Runs captured work and returns microseconds.
         launch: Starts one of our kernels.
-        compiled: ``torch.compile``.
-        watched: A profiler looks at what runs inside, under that name.
-        state: Of clocks and power, at this moment.
-        release: Gives back memory that no tensor holds.
+        compiled: Compiles a function with ``torch.compile``.
+        watched: Lets a profiler record the block under a name.
+        state: Describes the present clocks and power.
+        release: Frees memory that no tensor holds.
         resources: Registers, local bytes, shared bytes and blocks per multiprocessor of a kernel,
             given its source, its name and its threads.
     """
@@ -96,12 +96,12 @@ class Row:
     """One way to compute something.
 
     Attributes:
-        name: In the table.
-        make: Set of inputs number i.
-        call: Computes it from one set; returns what it wrote.
-        needed: Bytes that must be read and written once; 0: not told.
-        error: How wrong an output of set 0 is; None: it is no answer.
-        tolerance: The largest error that is right.
+        name: Name in the table.
+        make: Makes the set of inputs with a number.
+        call: Computes the result from one set and returns what it wrote.
+        needed: Bytes that must be read and written once; 0 if unknown.
+        error: Returns how wrong an output for set 0 is; None if it is not to be checked.
+        tolerance: Largest error that counts as right.
     """
 
     name: str
@@ -114,13 +114,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows that are compared.
+    """Rows to compare.
 
     Attributes:
-        title: What is computed.
-        rows: In the order in which they are shown.
-        base: Name of the row that speed-ups are over.
-        calls: How many calls are timed together, at least; None: as `Sizes.calls` says.
+        title: What the rows compute.
+        rows: The rows, in the order in which they are shown.
+        base: Name of the row that speed-ups are relative to.
+        calls: Least number of calls that are timed together; None for `Sizes.calls`.
     """
 
     title: str
@@ -135,8 +135,8 @@ class Outcome:
 
     Attributes:
         spent: Microseconds per call, one for each round.
-        error: How wrong its output was; None: not known.
-        failure: Why it did not run to its end; empty: it did.
+        error: How wrong its output was; None if unknown.
+        failure: Why it did not run to its end; empty if it did.
     """
 
     spent: list[float] = field(default_factory=list)
@@ -148,7 +148,7 @@ COPY = "device copy"
 
 
 def copy_row(rig: Rig, needed: int) -> Row:
-    """A device copy that reads and writes `needed` bytes together."""
+    """Return a row for a device copy that reads and writes `needed` bytes in total."""
 
     def make(number: int) -> Tensors:
         return (torch.full((needed // 2,), number % 256, dtype=torch.uint8, device=rig.device),)
@@ -157,7 +157,7 @@ def copy_row(rig: Rig, needed: int) -> Row:
 
 
 class Prepared:
-    """A row whose calls are captured; `held` are the outputs of its last pass, set 0 first."""
+    """A row whose calls are captured; `held` has the outputs of its last pass, set 0 first."""
 
     def __init__(self, rig: Rig, row: Row, least_calls: int) -> None:
         self.row = row
@@ -175,12 +175,12 @@ class Prepared:
 
 
 def set_count(rig: Rig, needed: int) -> int:
-    """How many sets hold `Sizes.bytes_per_graph`; one where the bytes are not told."""
+    """Return how many sets hold `Sizes.bytes_per_graph`; one if the bytes are unknown."""
     return max(2, math.ceil(rig.sizes.bytes_per_graph / needed)) if needed else 1
 
 
-def outcomes(rig: Rig, table: Table) -> dict[str, Outcome]:
-    """Runs, times and checks all rows of a table."""
+def run_rows(rig: Rig, table: Table) -> dict[str, Outcome]:
+    """Run, time and check all rows of a table."""
     results = {row.name: Outcome() for row in table.rows}
     ready: dict[str, Prepared] = {}
 
@@ -188,7 +188,7 @@ def outcomes(rig: Rig, table: Table) -> dict[str, Outcome]:
         try:
             action()
         except Exception as error:
-            results[name].failure = described(error)
+            results[name].failure = describe(error)
             ready.pop(name, None)
 
     def prepare(row: Row) -> None:
@@ -211,7 +211,7 @@ def outcomes(rig: Rig, table: Table) -> dict[str, Outcome]:
 
 
 def turns(rounds: int, ready: Mapping[str, object]) -> Iterator[str]:
-    """Whose turn it is: in each round every row that is still ready, in random order."""
+    """Yield whose turn it is: in each round every row still ready, in random order."""
     shuffle = random.Random(0)
     for _ in range(rounds):
         for name in shuffle.sample(list(ready), len(ready)):
@@ -220,27 +220,27 @@ def turns(rounds: int, ready: Mapping[str, object]) -> Iterator[str]:
 
 
 def check(one: Prepared, result: Outcome) -> None:
-    """Sets the error of what the timed calls wrote."""
+    """Set the error of what the timed calls wrote."""
     if one.row.error is not None:
         result.error = float(one.row.error(one.held[0]))
 
 
-def described(error: Exception) -> str:
-    """In one cell of a table."""
+def describe(error: Exception) -> str:
+    """Describe an error in one cell of a table."""
     text = " ".join(str(error).split()).replace("|", "/")
     return f"{type(error).__name__}: {text[:160]}"
 
 
 def is_right(row: Row, result: Outcome) -> bool:
-    """Whether a row ran and its answer is within its tolerance; NaN is not."""
+    """Return whether a row ran and its error is within the tolerance; NaN is not."""
     if result.failure:
         return False
     return result.error is None or result.error <= row.tolerance
 
 
 def report(rig: Rig, table: Table) -> tuple[str, bool]:
-    """The table in Markdown, and whether all its rows are right."""
-    results = outcomes(rig, table)
+    """Return the table in Markdown, and whether all of its rows are right."""
+    results = run_rows(rig, table)
     told = any(row.needed for row in table.rows)
     heads = [table.title, "median us", "min us"]
     heads += ["MB needed", "GB/s", "of the copy's (quartiles)"] if told else []
@@ -254,7 +254,7 @@ def report(rig: Rig, table: Table) -> tuple[str, bool]:
 
 
 def row_cells(table: Table, row: Row, results: Mapping[str, Outcome]) -> list[str]:
-    """What is shown of one row after its name."""
+    """Return the cells of one row after its name."""
     result = results[row.name]
     if result.failure:
         return [f"FAILED {result.failure}"]
@@ -270,7 +270,7 @@ def row_cells(table: Table, row: Row, results: Mapping[str, Outcome]) -> list[st
 
 
 def quartiles(base: Outcome | None, spent: NDArray[np.float64], form: str) -> str:
-    """Median and quartiles of the base's time over `spent`, round by round."""
+    """Return median and quartiles of the base's time divided by `spent`, round by round."""
     if base is None or base.failure:
         return "-"
     low, middle, high = np.percentile(np.array(base.spent) / spent, (25, 50, 75))
@@ -285,8 +285,8 @@ def error_cell(row: Row, result: Outcome) -> str:
     return f"WRONG {result.error:.1e}, allowed {row.tolerance:.0e}"
 
 
-def once(rig: Rig, table: Table) -> tuple[str, bool]:
-    """Runs each row once after one call to warm up, for a profiler; what ran, and whether all."""
+def run_once(rig: Rig, table: Table) -> tuple[str, bool]:
+    """Run each row once for a profiler, after a warm-up; return what ran, and whether all did."""
     lines, right = [], True
     for row in table.rows:
         try:
@@ -296,6 +296,6 @@ def once(rig: Rig, table: Table) -> tuple[str, bool]:
                 row.call(*tensors)
             lines.append(f"{table.title}: {row.name}")
         except Exception as error:
-            lines.append(f"{table.title}: {row.name}: FAILED {described(error)}")
+            lines.append(f"{table.title}: {row.name}: FAILED {describe(error)}")
             right = False
     return "\n".join(lines), right

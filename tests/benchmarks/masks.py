@@ -1,11 +1,11 @@
-"""Times what is around the network, interleaved in one run; prints Markdown.
+"""Times the work around the network, interleaved in one run, and prints Markdown.
 
     python -m tests.benchmarks.masks [--rounds 31]
 
-Labels of the demo model's logits of two streets, 19x257x513 to 1024x2048, against PyTorch and
-OpenCV; preprocessing against what OpenCV has for it; colours and overlay. How long labels take
-depends on how many cells between logits must be computed. Not part of the tests: times depend on
-the machine.
+It times labels from the demo model's logits for two streets, 19x257x513 to 1024x2048, against
+PyTorch and OpenCV; preprocessing against OpenCV's; and colours and overlay. The time for labels
+depends on how many cells between logits must be computed. This is not one of the tests, because
+times depend on the machine.
 """
 
 import argparse
@@ -20,21 +20,21 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from alignseg_infer.benchmark import interleaved
+from alignseg_infer.arrays import Floats, Image, Labels, Size
+from alignseg_infer.benchmark import interleave
 from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.drawing.masks import blend, colorize
-from alignseg_infer.pixels.cell_labels import _unsure_cells
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.postprocess import Floats, Labels, scores_from_logits
-from alignseg_infer.pixels.preprocess import Size, preprocess
+from alignseg_infer.pixels.cell_labels import _find_unsure_cells
+from alignseg_infer.pixels.postprocess import scores_from_logits
+from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import InputSpec
 
 SIZE: Size = (1024, 2048)
 HALF: Size = (512, 1024)
-STREETS = ((FIRST_HELD_OUT + 3, 1.0), (FIRST_HELD_OUT, 0.0))  # seed, and seconds on the way
+STREETS = ((FIRST_HELD_OUT + 3, 1.0), (FIRST_HELD_OUT, 0.0))  # seed, and seconds into the drive
 WARM_UP_ROUNDS = 2
 
 
@@ -45,7 +45,7 @@ def with_torch(logits: Floats) -> Labels:
 
 
 def with_opencv(logits: Floats) -> Labels:
-    """Without align_corners, which OpenCV has not; so the labels differ a little."""
+    """Compute labels without align_corners, which OpenCV lacks, so they differ a little."""
     upsampled = [cv2.resize(plane, SIZE[::-1], interpolation=cv2.INTER_LINEAR) for plane in logits]
     return np.asarray(np.stack(upsampled).argmax(0), np.uint8)
 
@@ -66,7 +66,7 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 
 def peak_megabytes(call: Callable[[], object]) -> float:
-    """Most memory of NumPy's at once, beside what was there before."""
+    """Return the most memory that NumPy uses at once, on top of what it used before."""
     tracemalloc.start()
     call()
     _, peak = tracemalloc.get_traced_memory()
@@ -75,8 +75,8 @@ def peak_megabytes(call: Callable[[], object]) -> float:
 
 
 def rows(title: str, calls: dict[str, Callable[[], object]], rounds: int) -> str:
-    """A Markdown row for each; ratios are of times of the same round."""
-    turns = interleaved([partial(milliseconds, call) for call in calls.values()])
+    """Return a Markdown row for each call; ratios compare times of the same round."""
+    turns = interleave([partial(milliseconds, call) for call in calls.values()])
     times = np.array(list(itertools.islice(turns, WARM_UP_ROUNDS, WARM_UP_ROUNDS + rounds)))
     lines = []
     for index, name in enumerate(calls):
@@ -89,7 +89,7 @@ def rows(title: str, calls: dict[str, Callable[[], object]], rounds: int) -> str
 
 
 def main() -> None:
-    """Runs everything and prints it."""
+    """Run everything and print the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -103,7 +103,7 @@ def main() -> None:
         tensor = preprocess(image, SIZE, predictor.spec.input)
         logits = np.asarray(predictor._stages.backend.infer(tensor)[0], np.float32)
         labels = ours(logits)
-        share = _unsure_cells(logits, labels.dtype)[1].mean()
+        share = _find_unsure_cells(logits, labels.dtype)[1].mean()
         print(f"street {seed}, {share:.0%} of cells computed; labels alike: ", end="")
         print(f"PyTorch {np.mean(labels == with_torch(logits)):.4%}, ", end="")
         print(f"OpenCV {np.mean(labels == with_opencv(logits)):.2%}; peak memory: ", end="")

@@ -1,8 +1,9 @@
-"""What float16 sampling coordinates cost, in pixels and in labels: the reason they stay float32.
+"""Measures what float16 sampling coordinates would cost, in pixels and labels.
 
     python -m tests.benchmarks.precision --streets 2
 
-The demo model on drawn streets, rounded as float16 hardware rounds. Prints Markdown.
+The result is the reason why they stay float32. It runs the demo model on drawn streets, rounded as
+float16 hardware rounds, and prints Markdown.
 """
 
 import argparse
@@ -27,15 +28,15 @@ GRID = "grid of the finest sampling"
 
 
 def half_model() -> ir.Model:
-    """As exported: coordinates in float32."""
+    """Convert the demo model as the export does, with coordinates in float32."""
     model = ir.load(model_path("demo"))
     precision.to_half_precision(model)
     return model
 
 
 def model_with_half_coordinates() -> ir.Model:
-    """As a converter makes it that knows nothing of coordinates."""
-    with mock.patch.object(precision, "coordinate_nodes", return_value=set()):
+    """Convert the demo model as a converter does that knows nothing about coordinates."""
+    with mock.patch.object(precision, "find_coordinate_nodes", return_value=set()):
         return half_model()
 
 
@@ -47,7 +48,7 @@ VARIANTS: dict[str, Callable[[], ir.Model]] = {
 
 
 def session(model: ir.Model) -> onnxruntime.InferenceSession:
-    """Rounds as hardware does, and returns the logits and the grid of the last GridSample."""
+    """Make a session that rounds like hardware and returns logits and the last sampling grid."""
     round_like_hardware(model)
     samplers = [node for node in model.graph if node.op_type == "GridSample"]
     grid = samplers[-1].inputs[1]
@@ -61,16 +62,16 @@ def session(model: ir.Model) -> onnxruntime.InferenceSession:
 
 
 def grid_error(grid: NDArray[np.float32], exact: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Distance along each axis in pixels of the feature."""
+    """Return the distance along each axis, in pixels of the feature."""
     height, width = grid.shape[1:3]
     scale = np.array([width / 2, height / 2], np.float32)
     return np.asarray(np.abs(grid - exact) * scale, np.float32)
 
 
-def measured(
+def measure(
     sessions: dict[str, onnxruntime.InferenceSession], spec: ModelSpec, seed: int, width: int
 ) -> dict[str, tuple[float, float, float]]:
-    """Mean and largest error of the grid, and share of labels alike, of each variant."""
+    """Measure the mean and largest error of the grid, and the share of equal labels, by variant."""
     size = (width // 2, width)
     tensor = preprocess(Street(FIRST_HELD_OUT + seed).scene(size=size).image, size, spec.input)
     found = {name: run.run(None, {"image": tensor}) for name, run in sessions.items()}
@@ -84,7 +85,7 @@ def measured(
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure everything and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streets", type=int, default=2)
     streets = parser.parse_args().streets
@@ -95,7 +96,7 @@ def main() -> None:
         header += [f"{kind}: mean error, px", "largest", "labels alike"]
     print(f"| {' | '.join(header)} |\n{'|---' * len(header)}|")
     for width in WIDTHS:
-        rows = [measured(sessions, spec, seed, width) for seed in range(streets)]
+        rows = [measure(sessions, spec, seed, width) for seed in range(streets)]
         cells = [np.array([row[name] for row in rows]) for name in ("half coordinates", "half")]
         text = [
             f"{c[:, 0].mean():.4f} | {c[:, 1].max():.3f} | {100 * c[:, 2].mean():.3f} %"

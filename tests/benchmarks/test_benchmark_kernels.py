@@ -1,4 +1,4 @@
-"""A dry run of the GPU benchmark on the CPU: small sizes, a clock that is told what to say."""
+"""A dry run of the GPU benchmark on the CPU, with small sizes and a clock that is set."""
 
 import contextlib
 import itertools
@@ -12,11 +12,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignseg_infer.cuda.kernels import Launch
+from alignseg_infer.cuda.plans import Launch
 from tests.benchmarks import kernels as benchmark_kernels
 from tests.benchmarks.gpu_sampling_tables import add_table
-from tests.benchmarks.gpu_timing import COPY, Rig, Row, Sizes, Table, Work, copy_row, once, report
-from tests.benchmarks.kernels import CHOICES, TABLES, benchmark, parser, picked
+from tests.benchmarks.gpu_timing import (
+    COPY,
+    Rig,
+    Row,
+    Sizes,
+    Table,
+    Work,
+    copy_row,
+    report,
+    run_once,
+)
+from tests.benchmarks.kernels import CHOICES, TABLES, benchmark, parser, pick_rows
 from tests.support.host_entries import ENTRIES, run_kernel
 from tests.support.models import SMALL
 
@@ -36,7 +46,7 @@ CPU = torch.device("cpu")
 
 @dataclass
 class Told:
-    """What the stubs were asked.
+    """What the stubs were asked to do.
 
     Attributes:
         clocked: How often each captured work was timed.
@@ -50,7 +60,7 @@ class Told:
 
 
 def dry_rig(told: Told, clock: Callable[[Work], float] | None = None) -> Rig:
-    """Runs each captured work once; our launches run on the CPU."""
+    """Make a rig that runs each captured work once, and our launches on the CPU."""
 
     def captured(work: Work) -> Work:
         work()
@@ -90,7 +100,7 @@ def run(rig: Rig, *options: str) -> int:
 
 
 def rows_of(text: str) -> dict[str, list[str]]:
-    """Cells of each row, by its first."""
+    """Return the cells of each row, by its first cell."""
     lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
     return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
 
@@ -152,7 +162,7 @@ def raises(*tensors: Tensor) -> Tensor:
 
 
 def test_figures_come_from_the_clock() -> None:
-    """Times per call, bytes over time, ratios in pairs."""
+    """Times are per call, bandwidth is bytes over time, and ratios are paired."""
     said = {"fast": itertools.cycle([30.0, 60.0]), "slow": itertools.cycle([120.0, 180.0])}
     names = iter(said)
     works: dict[Work, str] = {}
@@ -167,7 +177,7 @@ def test_figures_come_from_the_clock() -> None:
     table = Table(title="t", rows=[simple("fast"), simple("slow")], base="slow")
     text, right = report(replace(rig, capture=capture), table)
     assert right
-    # Two sets of 6000 bytes are enough for 1e4; four calls, at least three.
+    # Two sets of 6000 bytes are enough for 1e4; at least three calls means four.
     fast = ["11.25", "7.50", "0.0", "1", "-", "3.50 (3.00-4.00)", "-"]
     assert rows_of(text)["fast"] == fast
     assert rows_of(text)["slow"][:2] == ["37.50", "30.00"]
@@ -175,11 +185,11 @@ def test_figures_come_from_the_clock() -> None:
 
 
 def test_bandwidth_is_that_of_the_copy() -> None:
-    rig = dry_rig(Told())  # every row takes 600 us for its calls
+    rig = dry_rig(Told())  # the calls of every row take 600 us
     table = Table(title="t", rows=[copy_row(rig, 6000), simple("half", needed=3000)], base=COPY)
     rows = rows_of(report(rig, table)[0])
     assert rows[COPY][4] == "100% (100%-100%)"
-    # Four sets of 3000 bytes are needed, so four calls for both; half the bytes in the same time.
+    # Four sets of 3000 bytes are needed, so both make four calls: half the bytes in the same time.
     assert rows["half"][4] == "50% (50%-50%)"
 
 
@@ -206,7 +216,7 @@ def test_a_row_that_fails_while_it_is_timed() -> None:
     assert not right
     failed = [cells[0].startswith("FAILED") for cells in rows_of(text).values()]
     assert failed.count(True) == 1
-    assert next(count) == 3 * 4 - 2  # rounds 3 and 4 go on with two rows
+    assert next(count) == 3 * 4 - 2  # rounds 3 and 4 continue with two rows
 
 
 @pytest.mark.parametrize(("error", "right"), [(0.5, True), (2.0, False), (float("nan"), False)])
@@ -225,7 +235,7 @@ def test_errors_are_of_the_first_set() -> None:
 
 
 def test_outputs_rotate_like_inputs() -> None:
-    """No two calls in a row write to the same memory: as many outputs live as there are sets."""
+    """Consecutive calls write to different memory: as many outputs live as there are sets."""
     written: list[int] = []
     alive: list[Tensor] = []
 
@@ -241,7 +251,7 @@ def test_outputs_rotate_like_inputs() -> None:
 
 
 def test_a_wrong_kernel_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tables' own checks see an answer that is off in one of many pixels."""
+    """The checks of the tables notice an answer that is wrong in one of many pixels."""
     from tests.benchmarks import gpu_sampling_tables
 
     honest = gpu_sampling_tables.fused
@@ -280,23 +290,23 @@ def test_a_table_that_cannot_be_made(
 def test_only_picks_rows_and_keeps_the_copy() -> None:
     rig = dry_rig(Told())
     table = add_table(rig, (5, 9), (9, 17))
-    chosen = picked(table, "AlignedAdd, NHWC", copy=True)
+    chosen = pick_rows(table, "AlignedAdd, NHWC", copy=True)
     assert chosen is not None
     kinds = ("smooth", "steps", "noise")
     assert [row.name for row in chosen.rows] == [COPY, *(f"AlignedAdd, NHWC, {k}" for k in kinds)]
-    assert picked(table, "nothing like it", copy=True) is None
+    assert pick_rows(table, "nothing like it", copy=True) is None
     assert rows_of(report(rig, chosen)[0])["AlignedAdd, NHWC, noise"][-2] == "-"  # no base
 
 
 def test_only_picking_nothing_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(dry_rig(Told()), "--tables", "add", "--only", "zzz") == 1
-    assert "no row is picked by 'zzz'" in capsys.readouterr().err
+    assert "no row matches 'zzz'" in capsys.readouterr().err
 
 
 def test_once_shows_each_row_to_a_profiler(capsys: pytest.CaptureFixture[str]) -> None:
     told = Told()
     options = ("--tables", "add", "--only", "9x17: AlignedAdd.*smooth", "--once")
-    # The title ends in the type, so that pattern picks nothing; with it, two rows.
+    # The title ends in the type, so this pattern matches nothing; with the type, two rows match.
     assert run(dry_rig(told), *options) == 1
     options = ("--tables", "add", "--only", "9x17, float16: AlignedAdd.*smooth", "--once")
     assert run(dry_rig(told), *options) == 0
@@ -308,17 +318,17 @@ def test_once_shows_each_row_to_a_profiler(capsys: pytest.CaptureFixture[str]) -
 def test_once_goes_on_after_a_failure() -> None:
     calls: list[int] = []
     rows = [simple("bad", raises), simple("good", lambda source: calls.append(1))]
-    text, right = once(dry_rig(Told()), Table(title="t", rows=rows, base="good"))
+    text, right = run_once(dry_rig(Told()), Table(title="t", rows=rows, base="good"))
     assert not right
     assert text.splitlines() == ["t: bad: FAILED RuntimeError: an / illegal address", "t: good"]
-    assert len(calls) == 2  # one to warm up
+    assert len(calls) == 2  # one is for warming up
 
 
 @pytest.mark.parametrize("names", ["add,nothing", "", "all"])
 def test_unknown_tables_are_refused(names: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         parser().parse_args(["--tables", names])
-    assert re.search("no table .*: of add, forms", capsys.readouterr().err)
+    assert re.search("unknown table .*; choose from add, forms", capsys.readouterr().err)
 
 
 def test_by_default_all_but_networks() -> None:

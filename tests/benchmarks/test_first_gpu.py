@@ -1,4 +1,4 @@
-"""First contact with a GPU, rehearsed: failing, hanging, printing a lot; and the real commands."""
+"""First contact with a GPU, rehearsed with steps that fail, hang or print a lot."""
 
 import os
 import shlex
@@ -11,11 +11,11 @@ import pytest
 
 from tests.benchmarks import first_gpu
 from tests.benchmarks import kernels as benchmark_kernels
-from tests.benchmarks.first_gpu import ROOT, Step, all_steps, chosen_steps, parser, run_steps
+from tests.benchmarks.first_gpu import ROOT, Step, all_steps, choose_steps, parser, run_steps
 
 GOOD, BAD = "print('it works')", "import sys; print('why'); sys.exit(3)"
 MUCH = "for number in range(200_000): print('line', number, 'x' * 300)"
-# A child of its own, which must die too; it says where it is.
+# It starts a child, which must die too, and prints its process id.
 HANGING = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -30,14 +30,14 @@ def step(name: str, program: str, limit: float = 60) -> Step:
 
 
 def statuses(folder: Path) -> dict[str, str]:
-    """The table of summary.md."""
+    """Read the table of summary.md."""
     lines = (folder / "summary.md").read_text(encoding="utf-8").splitlines()
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
     return {row[0]: row[1] for row in rows[1:]}
 
 
 def is_alive(pid: int) -> bool:
-    """Whether it runs; a zombie whose parent died is none."""
+    """Return whether a process runs; a zombie whose parent died does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -97,7 +97,7 @@ def test_no_time_left(tmp_path: Path) -> None:
 
 
 def test_the_summary_is_there_while_a_step_runs(tmp_path: Path) -> None:
-    """A step reads it: what came before is in it, and so is what will come."""
+    """A step reads the summary, which holds the steps before it and after it."""
     look = f"print(open({str(tmp_path / 'summary.md')!r}).read())"
     run_steps([step("bad", BAD), step("looks", look), step("last", GOOD)], tmp_path, 60)
     (tmp_path / "summary.md").write_bytes((tmp_path / "looks.txt").read_bytes())
@@ -128,10 +128,12 @@ sys.exit(first_gpu.main(lambda folder, sample: [step]))
 
 def test_steps_are_chosen_in_their_order(tmp_path: Path) -> None:
     steps = all_steps(tmp_path, 4)
-    chosen = [one.name for one in chosen_steps("sanitizer,kernels,tests", steps)]
+    chosen = [one.name for one in choose_steps("sanitizer,kernels,tests", steps)]
     assert chosen == ["tests", "add", "forms", "labels", "sample", *first_gpu.GROUPS["sanitizer"]]
-    with pytest.raises(ValueError, match=r"no step none: there are machine, tests, .*sanitizer"):
-        chosen_steps("tests,none", steps)
+    with pytest.raises(
+        ValueError, match=r"unknown step none; choose from machine, tests, .*sanitizer"
+    ):
+        choose_steps("tests,none", steps)
 
 
 def test_an_unknown_step_is_refused(
@@ -141,7 +143,7 @@ def test_an_unknown_step_is_refused(
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit, match="2"):
         first_gpu.main()
-    assert "no step kernles" in capsys.readouterr().err
+    assert "unknown step kernles" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
 
 
@@ -154,7 +156,7 @@ def test_the_order_is_that_of_worth(tmp_path: Path) -> None:
 
 
 def test_the_benchmark_takes_its_options(tmp_path: Path) -> None:
-    """And all its tables are in some step."""
+    """The benchmark accepts the options of the steps, which together run all tables."""
     tables: list[str] = []
     for one in all_steps(tmp_path, 4):
         if "tests.benchmarks.kernels" in one.command:
@@ -165,7 +167,7 @@ def test_the_benchmark_takes_its_options(tmp_path: Path) -> None:
 
 
 def test_documented_commands_are_accepted() -> None:
-    """Those of docs/gpu-results.md."""
+    """The commands in docs/gpu-results.md are accepted."""
     text = (ROOT / "docs" / "gpu-results.md").read_text(encoding="utf-8")
     lines = [shlex.split(line) for line in text.splitlines() if "python3 -m tests." in line]
     assert len(lines) == 5
@@ -174,15 +176,15 @@ def test_documented_commands_are_accepted() -> None:
         program, options = words[start], words[start + 1 :]
         if program == "tests.benchmarks.first_gpu":
             given = parser().parse_args(options)
-            assert given.steps is None or chosen_steps(given.steps, all_steps(given.destination, 4))
+            assert given.steps is None or choose_steps(given.steps, all_steps(given.destination, 4))
         else:
             assert program == "tests.benchmarks.kernels"
             assert benchmark_kernels.parser().parse_args(options).only
 
 
 def collected(command: tuple[str, ...]) -> list[str]:
-    """Which tests a step's pytest would run."""
-    start = command.index("-m") - 1  # after the sanitizer and its options
+    """Return the tests that the pytest of a step would run."""
+    start = command.index("-m") - 1  # skip the sanitizer and its options
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command[start:], "--collect-only"],

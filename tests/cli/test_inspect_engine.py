@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.cli import main
 from alignseg_infer.errors import EngineError
+from alignseg_infer.spec.verification import Verification, VerifiedRow
 from alignseg_infer.trt.engine_file import (
     EngineFacts,
-    InputShape,
     LayerCount,
     Profile,
-    Verification,
-    VerifiedRow,
     read_facts,
     sidecar_path,
 )

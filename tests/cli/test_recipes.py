@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from alignseg_infer import OptionError
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.cli import COMMANDS
 from alignseg_infer.cli.arguments.engine import build_options_from
 from alignseg_infer.cli.arguments.graph import recipe_from
@@ -26,7 +27,7 @@ from alignseg_infer.spec.model import (
     Upsampling,
 )
 from alignseg_infer.trt.builder.options import BuildOptions, HardwareCompatibility
-from alignseg_infer.trt.engine_file import InputShape, Profile
+from alignseg_infer.trt.engine_file import Profile
 from alignseg_infer.trt.flavours import Flavour
 
 ROOT = Path(__file__).parents[2]

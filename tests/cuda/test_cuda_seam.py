@@ -1,4 +1,4 @@
-"""The CUDA seam where there is no GPU: which package, what is said, and that its calls exist.
+"""The CUDA seam without a GPU: the choice of package, its errors, and that its calls exist.
 
 tests/gpu/test_gpu_cuda.py runs the calls.
 """
@@ -17,7 +17,8 @@ import pytest
 
 from alignseg_infer import CudaError, DeviceError, MissingDependencyError, OptionError
 from alignseg_infer.cuda import opening as seam
-from alignseg_infer.cuda.opening import Cuda, CudaPackage, open_cuda
+from alignseg_infer.cuda.base import Cuda, CudaPackage
+from alignseg_infer.cuda.opening import open_cuda
 
 driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
 
@@ -43,14 +44,14 @@ def test_no_driver(package: str) -> None:
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *packages: CudaPackage) -> None:
-    """Makes packages not importable, also to modules that were imported before."""
+    """Make packages impossible to import, even for modules that were imported before."""
     names = {CudaPackage.CUDA_PYTHON: ("cuda", "cuda_python"), CudaPackage.PYCUDA: ("pycuda",)}
     for package in packages:
         for name in [name for name in sys.modules if name.split(".")[0] == names[package][0]]:
             monkeypatch.setitem(sys.modules, name, None)
         monkeypatch.setitem(sys.modules, names[package][0], None)
-    for module in ("cuda_python", "cuda_pycuda"):
-        name = f"alignseg_infer.backends.{module}"
+    for module in ("with_cuda_python", "with_pycuda"):
+        name = f"alignseg_infer.cuda.{module}"
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -95,7 +96,7 @@ ARRAY = np.zeros(4, np.float32)
 CALLS: dict[str, tuple[Any, ...]] = {
     "allocate": (16,),
     "free": (4096,),
-    "pinned": (16,),
+    "allocate_pinned": (16,),
     "free_pinned": (np.zeros(4, np.uint8),),
     "copy_to_device": (4096, ARRAY, 1),
     "copy_to_host": (ARRAY, 4096, 1),
@@ -119,7 +120,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
 @pytest.mark.skipif(has_driver(), reason="this machine has an NVIDIA driver")
 @pytest.mark.parametrize("name", CALLS)
 def test_cuda_python_takes_these_arguments(name: str) -> None:
-    """It converts them before it looks for the driver: a wrong one would be a TypeError."""
+    """cuda-python converts them before it loads the driver, so a wrong one is a TypeError."""
     gpu = object.__new__(CudaPython)
     gpu._device = driver.CUdevice(0)
     gpu._context = driver.CUcontext(1)
@@ -139,7 +140,7 @@ Answer = tuple[Any, ...] | Callable[..., tuple[Any, ...]]
 
 
 class Statuses:
-    """A driver that answers what it is told, or does it; all else is that of cuda-python."""
+    """A driver with given answers or functions; everything else comes from cuda-python."""
 
     def __init__(self, **answers: Answer) -> None:
         self._answers = answers
@@ -167,7 +168,7 @@ def test_out_of_memory_says_how_much(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CudaError, match=r"OUT_OF_MEMORY: 30.0 MiB of device memory .* 5 MiB are"):
         gpu.allocate(30 << 20)
     with pytest.raises(CudaError, match=r"OUT_OF_MEMORY: 30.0 MiB of page-locked host memory"):
-        gpu.pinned(30 << 20)
+        gpu.allocate_pinned(30 << 20)
 
 
 def test_error_names_what_was_done_and_cudas_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +191,7 @@ def test_no_gpu_behind_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pycuda_without_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its import fails then, and not for want of the package."""
+    """The import of an installed PyCUDA fails then."""
     without(monkeypatch, CudaPackage.PYCUDA)
     monkeypatch.delitem(sys.modules, "pycuda")
     (tmp_path / "pycuda").mkdir()
@@ -202,10 +203,12 @@ def test_pycuda_without_a_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         open_cuda(0, CudaPackage.PYCUDA)
 
 
-@pytest.mark.parametrize("name", ["cuda", "engine_checks", "engine_runner", "tensorrt_backend"])
+@pytest.mark.parametrize(
+    "name", ["cuda.opening", "trt.runtime.checks", "trt.runtime.runner", "trt.runtime.backend"]
+)
 def test_importing_makes_no_context(name: str) -> None:
     code = (
-        f"import sys, alignseg_infer.backends.{name}; "
+        f"import sys, alignseg_infer.{name}; "
         "print([m for m in ('cuda', 'pycuda', 'tensorrt', 'tensorrt_rtx') if m in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -213,7 +216,7 @@ def test_importing_makes_no_context(name: str) -> None:
 
 
 def test_a_function_is_looked_up_once_per_module_and_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And again when its module is gone, whose handle another may have."""
+    """It is looked up again after its module was freed, since another may get the same handle."""
     found: list[tuple[int, bytes]] = []
     ran: list[int] = []
 
@@ -277,7 +280,7 @@ def test_current_is_given_back_when_its_block_fails(monkeypatch: pytest.MonkeyPa
 
 
 def test_threads_that_launch_at_once_keep_their_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CUDA reads them during the launch, in which another thread may begin its own."""
+    """CUDA reads them during the launch, while another thread may start its own launch."""
     inside = threading.Barrier(2)
     kept: list[tuple[int, bytes]] = []
 

@@ -1,4 +1,4 @@
-"""Images to labels on the GPU: real kernels and launches, on a CUDA of NumPy; see fake_tensorrt."""
+"""Images to labels on the GPU: real kernels and launches, on a fake CUDA; see fake_tensorrt."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,10 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from alignseg_infer import CudaError, MissingDependencyError, ModelError, OptionError, Predictor
-from alignseg_infer.cuda.opening import Cuda
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.arrays import Image, InputShape
+from alignseg_infer.cuda.base import Cuda
 from alignseg_infer.spec.model import ChannelOrder, InputSpec, OutputKind
-from alignseg_infer.trt.engine_file import InputShape
 from alignseg_infer.trt.runtime import backend as tensorrt_backend
 from alignseg_infer.trt.runtime.backend import TensorRTBackend
 from tests.support.fake_tensorrt import (
@@ -93,12 +92,12 @@ def test_smaller_images_after_larger_ones_allocate_nothing(
 ) -> None:
     predictor = Predictor(backend, size=(32, 32))
     predictor(picture(100, 120))
-    before = cuda.counts["allocate"], cuda.counts["pinned"]
+    before = cuda.counts["allocate"], cuda.counts["allocate_pinned"]
     first = predictor(picture(50, 60, 1)).labels
     predictor(picture(90, 60, 2))
-    assert (cuda.counts["allocate"], cuda.counts["pinned"]) == before
+    assert (cuda.counts["allocate"], cuda.counts["allocate_pinned"]) == before
     expected = Predictor(backend, size=(32, 32), on_device=False)(picture(50, 60, 1)).labels
-    np.testing.assert_array_equal(first, expected)  # and it is memory of its own
+    np.testing.assert_array_equal(first, expected)  # the result is a copy
 
 
 def test_an_engine_of_two_images_and_more_gets_one(cuda: FakeCuda, tmp_path: Path) -> None:
@@ -184,7 +183,7 @@ def test_kernels_that_are_wrong_here_are_not_used(
 
     monkeypatch.setattr(FakeCuda, "_run_kernel", run)
     for wanted in (True, None):
-        with pytest.raises(CudaError, match=r"our kernels prepare images .* label .* alike"):
+        with pytest.raises(CudaError, match=r"images differ .* grey levels, and .* labels agree"):
             Predictor(backend, on_device=wanted)
     assert not Predictor(backend, on_device=False).on_device
 

@@ -1,4 +1,4 @@
-"""What Python says of the kernels against what their sources say; and NVRTC takes them."""
+"""Compares Python's facts about the kernels with their sources, which NVRTC must compile."""
 
 import ctypes
 import itertools
@@ -12,26 +12,24 @@ import numpy as np
 import pytest
 
 from alignseg_infer import CudaError, MissingDependencyError, OptionError
-from alignseg_infer.cuda import kernels, nvrtc
-from alignseg_infer.cuda.kernels import (
-    ANY_TAPS,
+from alignseg_infer.cuda import nvrtc, params
+from alignseg_infer.cuda.launches import (
     DeviceTensor,
-    Launch,
     aligned_add_launch,
-    aligned_add_taps,
     offset_grid_sample_launch,
     preprocess_launch,
     upsample_argmax_launch,
 )
+from alignseg_infer.cuda.plans import ANY_TAPS, Launch, aligned_add_taps
 from alignseg_infer.spec.model import ChannelOrder, InputSpec, SamplingConvention
 from tests.support.host_entries import ENTRIES, host_size
 from tests.support.host_kernels import KERNELS, host_library
 
 STRUCTURES = {
-    "offset_grid_sample": kernels.OFFSET_GRID_SAMPLE,
-    "aligned_add": kernels.ALIGNED_ADD,
-    "upsample_argmax": kernels.UPSAMPLE_ARGMAX,
-    "preprocess": kernels.PREPROCESS,
+    "offset_grid_sample": params.OFFSET_GRID_SAMPLE,
+    "aligned_add": params.ALIGNED_ADD,
+    "upsample_argmax": params.UPSAMPLE_ARGMAX,
+    "preprocess": params.PREPROCESS,
 }
 HALF, FLOAT = np.dtype(np.float16), np.dtype(np.float32)
 UINT8 = np.dtype(np.uint8)
@@ -80,7 +78,7 @@ def tensor(
 
 
 def fields(launch: Launch) -> list[Any]:
-    """The fields of the structure that a kernel gets."""
+    """Return the fields of the structure that a kernel gets."""
     (one,) = np.frombuffer(launch.params, STRUCTURES[launch.source])
     return list(one.tolist())
 
@@ -117,7 +115,7 @@ def test_blocks_of_sampling(geometry: ctypes.CDLL, shape: tuple[int, ...], last:
 
 
 def expected_taps(shape: tuple[int, ...], last: bool) -> int:
-    """Of a coarse feature of 3 x 3, in float32."""
+    """Return the taps for a coarse feature of 3 x 3, in float32."""
     if last and shape[1] % 4:
         return ANY_TAPS
     return 2 if all(size == 1 or size % 2 for size in shape[2:]) else 3
@@ -155,7 +153,7 @@ def test_taps_are_those_of_the_source(geometry: ctypes.CDLL) -> None:
 
 @pytest.mark.parametrize("which", range(3))
 def test_addresses_between_vectors_get_the_kernel_for_any(which: int) -> None:
-    """Channels last, where 16 bytes are read at once."""
+    """Kernels for channels last read 16 bytes at once."""
     addresses = [1 << 20, 1 << 21, 1 << 22]
     addresses[which] += 4
     high, low, output = (
@@ -205,7 +203,7 @@ def test_conventions_have_the_numbers_of_the_source(geometry: ctypes.CDLL) -> No
 @pytest.mark.parametrize("source", ENTRIES)
 @pytest.mark.parametrize("capability", ["9.0", "99.9"])
 def test_nvrtc_compiles_every_kernel(source: str, capability: str) -> None:
-    image = nvrtc.compiled_kernel(source, capability)
+    image = nvrtc.compile_kernel(source, capability)
     if capability == "99.9":  # newer than NVRTC: the driver goes on from PTX
         assert b".version" in image
     else:
@@ -216,14 +214,14 @@ def test_nvrtc_compiles_every_kernel(source: str, capability: str) -> None:
 
 def test_a_gpu_older_than_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingDependencyError, match=r"this GPU has 6\.1"):
-        nvrtc.compiled_kernel("preprocess", "6.1")
+        nvrtc.compile_kernel("preprocess", "6.1")
 
 
 def test_a_kernel_that_does_not_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_kernel.cu").write_text("this is no C++", encoding="utf-8")
     monkeypatch.setattr(nvrtc, "kernel_folder", lambda: tmp_path)
     with pytest.raises(CudaError, match=r"NVRTC cannot compile the kernels for sm_90: .*error"):
-        nvrtc.compiled_kernel("broken", "9.0")
+        nvrtc.compile_kernel("broken", "9.0")
 
 
 @pytest.mark.parametrize("missing", ["cuda.bindings", "library"])
@@ -234,7 +232,7 @@ def test_without_nvrtc(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
             raise RuntimeError("libnvrtc.so.13 not found")
 
         monkeypatch.setattr("cuda.bindings.nvrtc.nvrtcCreateProgram", fails)
-        call: Callable[[], object] = lambda: nvrtc.compiled_kernel("preprocess", "8.7")  # noqa: E731
+        call: Callable[[], object] = lambda: nvrtc.compile_kernel("preprocess", "8.7")  # noqa: E731
     else:
         monkeypatch.delitem(sys.modules, "alignseg_infer.cuda.nvrtc")
         monkeypatch.setitem(sys.modules, "cuda.bindings", None)
@@ -250,7 +248,7 @@ def test_sources_are_beside_the_package_or_in_it() -> None:
 
 
 def test_launches_that_differ_share_nothing() -> None:
-    """Plans are kept: each thing they depend on must be part of what they are kept by."""
+    """Plans are cached, so everything that they depend on must be part of the key."""
     feature, offset, output = tensor(1, 8, 5, 6), tensor(1, 2, 9, 7), tensor(1, 8, 9, 7)
     half = tensor(1, 8, 5, 6, dtype=HALF), tensor(1, 2, 9, 7, dtype=HALF)
     sizes, later = (tensor(1, 8, 6, 5), tensor(1, 8, 7, 9)), output._replace(address=16)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from alignseg_infer.datasets.class_tables import ADE20K, CITYSCAPES
+from alignseg_infer.datasets.class_tables import ADE20K, CITYSCAPES, IGNORED
 from alignseg_infer.datasets.labelled import (
     PROBLEMS_SHOWN,
     Dataset,
@@ -20,7 +20,6 @@ from alignseg_infer.datasets.labelled import (
     require_usable,
 )
 from alignseg_infer.errors import AlignSegError, DatasetError, ImageError, OptionError
-from alignseg_infer.evaluation.metrics import IGNORED
 
 # id and name of every evaluated class in cityscapesScripts helpers/labels.py
 CITYSCAPES_IDS = {

@@ -12,7 +12,7 @@ from alignseg_infer.cli import main
 from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.demo import FIRST_HELD_OUT, checkpoint_path, model_path
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.evaluation.metrics import BoundaryMatches, ConfusionMatrix
 from alignseg_infer.files import sha256_of
 from alignseg_infer.models.checkpoint import load_checkpoint
@@ -40,7 +40,7 @@ def test_demo_is_what_its_spec_says() -> None:
 
 
 def test_demo_is_good_on_streets_it_was_not_trained_on() -> None:
-    """These 20 give 84.9 % mean IoU and 88.2 % boundary F1, all 200 give 83.5 % and 86.7 %."""
+    """These 20 give 84.9 % mean IoU and 88.2 % boundary F1; all 200 give 83.5 % and 86.7 %."""
     predictor, classes = Predictor("demo"), len(CITYSCAPES.names)
     confusions, boundaries = [], []
     for seed in range(FIRST_HELD_OUT, FIRST_HELD_OUT + 20):
@@ -74,11 +74,11 @@ def test_flip_of_a_mirrored_street_gives_mirrored_labels() -> None:
     image = Street(FIRST_HELD_OUT).scene(size=(96, 161)).image
     mirrored = np.ascontiguousarray(image[:, ::-1])
     same = predictor(image).labels == predictor(mirrored).labels[:, ::-1]
-    assert same.mean() > 0.999  # not all: sums are rounded in another order
+    assert same.mean() > 0.999  # not all, since sums are rounded in another order
 
 
-def test_written_streets_are_what_was_drawn(tmp_path: Path) -> None:
-    (files,) = written_streets(tmp_path, 5, 1, (64, 128))
+def test_files_hold_the_streets_that_were_drawn(tmp_path: Path) -> None:
+    (files,) = write_streets(tmp_path, 5, 1, (64, 128))
     np.testing.assert_array_equal(cv2.imread(str(files.image)), files.scene.image)
     np.testing.assert_array_equal(cv2.imread(str(files.labels), -1), files.scene.labels)
     np.testing.assert_array_equal(files.scene.image, Street(5).scene(size=(64, 128)).image)
@@ -102,7 +102,7 @@ def test_demo_command_writes_pictures_and_a_dataset(
     assert sheet.shape[0] > 2 * 256
     assert sheet.shape[1] == 3 * 512
     assert len(list((folder / "results").glob("*_overlay.jpg"))) == 2
-    # The folder is a dataset, on which the evaluation finds the same.
+    # The folder is a dataset, for which `alignseg eval` finds the same scores.
     arguments = ["eval", "demo", "--dataset", "folder", "--root", str(folder)]
     assert main([*arguments, "-o", str(folder)]) == 0
     capsys.readouterr()
@@ -123,7 +123,7 @@ def test_demo_command_writes_pictures_and_a_dataset(
 def test_every_command_knows_the_demo(
     arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (files,) = written_streets(tmp_path, 3, 1, (128, 256))
+    (files,) = write_streets(tmp_path, 3, 1, (128, 256))
     places = {"IMAGE": str(files.image), "OUT": str(tmp_path)}
     filled = [places.get(text, text.replace("OUT", str(tmp_path))) for text in arguments]
     assert main(filled) == 0
@@ -174,7 +174,7 @@ def test_readme_states_the_scores_of_both_trainings() -> None:
 def test_a_link_to_itself_is_an_error_of_ours(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (files,) = written_streets(tmp_path, 3, 1, (64, 128))
+    (files,) = write_streets(tmp_path, 3, 1, (64, 128))
     loop = tmp_path / "loop.png"
     loop.symlink_to(loop)
     places = {"LOOP": str(loop), "IMAGE": str(files.image), "ROOT": str(tmp_path)}

@@ -1,4 +1,4 @@
-"""The made-up streets: same seed same picture, exact labels, a drive that goes on."""
+"""Drawn streets: the same seed gives the same picture, labels are exact, and drives go on."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.demo.streets.layout import Layer, Thing
-from alignseg_infer.demo.streets.street import photographed
+from alignseg_infer.demo.streets.street import photograph
 from alignseg_infer.demo.streets.view import Atmosphere, Camera, Label, View
 from alignseg_infer.errors import AlignSegError, OptionError, SizeError
 
@@ -24,7 +24,7 @@ STRAIGHT = Camera(x=0.0, height=2.0, focal=1.0, horizon=0.5, bend=0.0)
 
 @pytest.fixture
 def view() -> View:
-    """A 100x200 view: a canvas of 200x400, 400 px of focal length, horizon in row 100."""
+    """Make a 100x200 view: canvas 200x400, focal length 400 px, horizon in row 100."""
     return View((100, 200), STRAIGHT, PLAIN)
 
 
@@ -66,7 +66,7 @@ def test_every_class_occurs_and_no_other() -> None:
 
 
 def test_edges_of_the_labels_are_edges_of_the_image() -> None:
-    """Labels drawn elsewhere than the image, such as mirrored ones, would lose the contrast."""
+    """Labels that are not drawn where the image is, such as mirrored ones, lose the contrast."""
     for seed in range(6):
         image, labels = Street(seed).scene()
         gray = image.astype(np.float32).mean(axis=-1)
@@ -86,7 +86,7 @@ def test_near_things_hide_far_ones_of_their_layer(monkeypatch: pytest.MonkeyPatc
     near, far = thing(Layer.ROAD, 5.0, Label.CAR, 250.0), thing(Layer.ROAD, 9.0, Label.BUS, 9.0)
     wall = thing(Layer.BORDER, 4.0, Label.WALL, 100.0)  # further to the side, though nearer
     for things in ([near, far, wall], [far, wall, near], [wall, near, far]):
-        monkeypatch.setattr(Street, "_things", lambda _, __, things=things: things)
+        monkeypatch.setattr(Street, "_gather_things", lambda _, __, things=things: things)
         labels = Street(0).scene(size=(128, 256)).labels
         assert labels[100, 128] == Label.CAR
         assert Label.BUS not in labels
@@ -95,7 +95,7 @@ def test_near_things_hide_far_ones_of_their_layer(monkeypatch: pytest.MonkeyPatc
 def test_a_label_is_that_of_the_lower_right_sub_pixel(view: View) -> None:
     for place, label in (((0, 0), 1), ((0, 1), 2), ((1, 0), 3), ((1, 1), 4)):
         view.labels[place[0] :: 2, place[1] :: 2] = label
-    scene = photographed(view, np.random.default_rng(0))
+    scene = photograph(view, np.random.default_rng(0))
     assert (scene.labels == 4).all()
 
 

@@ -1,4 +1,4 @@
-"""Evaluation end to end: on a backend that is no network, and through the command."""
+"""Evaluation end to end: with a backend that is not a network, and through the command."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ ROAD, CAR, IGNORED_ID = 7, 26, 4  # labelIds of labels 0, 13 and none
 
 
 class Shifted(FakeBackend):
-    """Takes label 0 for 13, and knows nothing else."""
+    """Gives label 13 where `FakeBackend` gives 0."""
 
     name = "shifted"
 
@@ -45,7 +45,7 @@ class Shifted(FakeBackend):
 
 
 class Interrupted(FakeBackend):
-    """Ctrl-C during the third call."""
+    """Raises KeyboardInterrupt in the third call."""
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
         if len(self.batches) == 2:
@@ -65,7 +65,7 @@ def write_pair(root: Path, frame: int, image: NDArray[np.uint8], ids: NDArray[np
 
 @pytest.fixture
 def roads(tmp_path: Path) -> Path:
-    """Five images that a `FakeBackend` takes for road; a quarter is car and a quarter ignored."""
+    """Write five images that a `FakeBackend` labels road; a quarter is car, a quarter ignored."""
     ids = np.full(SIZE, ROAD, np.uint8)
     ids[:20, :32] = CAR
     ids[20:, :32] = IGNORED_ID
@@ -76,7 +76,7 @@ def roads(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def street(tmp_path: Path) -> Path:
-    """Three images with something in them, and random labelIds in blocks."""
+    """Write three probe images, and random labelIds in blocks."""
     random = np.random.default_rng(0)
     for frame in range(3):
         blocks = random.integers(0, 34, (8, 12)).astype(np.uint8)
@@ -240,7 +240,7 @@ def eval_command(root: Path, *models: Path) -> list[str]:
 def test_command(
     small_onnx: Path, street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Against labels of the same predictor, counted by scikit-learn."""
+    """Compare with scikit-learn's counts of the same predictor's labels."""
     out = tmp_path / "out"
     assert main([*eval_command(street, small_onnx), "--split", "val", "-o", str(out)]) == 0
     captured = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Scores against scikit-learn, brute force, and counts by hand."""
+"""Scores compared with scikit-learn, brute force, and counts made by hand."""
 
 import math
 from typing import Any
@@ -11,16 +11,17 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
+from alignseg_infer.arrays import Image
+from alignseg_infer.datasets.class_tables import IGNORED
 from alignseg_infer.errors import OptionError
-from alignseg_infer.evaluation.metrics import IGNORED, BoundaryMatches, ConfusionMatrix
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.evaluation.metrics import BoundaryMatches, ConfusionMatrix
 
 CLASSES = 4
 SIZE = (40, 60)
 
 
 def labels(seed: int, classes: int, size: tuple[int, int] = SIZE, ignored: float = 0.0) -> Image:
-    """Random labels in blocks of 5x5 pixels, a share of which is ignored."""
+    """Make random labels in blocks of 5x5 pixels, and ignore a share of them."""
     random = np.random.default_rng(seed)
     blocks = random.integers(0, classes, (size[0] // 5, size[1] // 5)).astype(np.uint8)
     blocks[random.random(blocks.shape) < ignored] = IGNORED
@@ -28,7 +29,7 @@ def labels(seed: int, classes: int, size: tuple[int, int] = SIZE, ignored: float
 
 
 def square(left: int, top: int = 10, side: int = 20) -> Image:
-    """A square of class 1 on class 0."""
+    """Make a square of class 1 on class 0."""
     picture = np.zeros(SIZE, np.uint8)
     picture[top : top + side, left : left + side] = 1
     return picture
@@ -76,7 +77,7 @@ def assert_same(found: float, expected: float) -> None:
 
 
 def test_scores_by_hand() -> None:
-    """Class 2 is only predicted, class 3 nowhere but below an ignored pixel."""
+    """Class 2 is only predicted; class 3 is predicted only where the truth is ignored."""
     truth = np.array([[0, 0, 0, 1], [1, 1, IGNORED, IGNORED]], np.uint8)
     found = np.array([[0, 0, 1, 1], [1, 2, 3, 0]], np.uint8)
     matrix = ConfusionMatrix.of(truth, found, CLASSES)
@@ -96,7 +97,7 @@ def test_large_counts_do_not_overflow() -> None:
 
 @pytest.mark.parametrize("kind", [ConfusionMatrix, BoundaryMatches])
 def test_counts_of_images_add_up(kind: type[ConfusionMatrix] | type[BoundaryMatches]) -> None:
-    """One below the other, with an ignored row between, so that no boundary is made or hidden."""
+    """One image below the other; an ignored row between them keeps boundaries as they are."""
     gap = np.full((4, SIZE[1]), IGNORED, np.uint8)
     pairs = [(labels(seed, CLASSES, ignored=0.2), labels(seed + 9, CLASSES)) for seed in (0, 1)]
     first, second = (kind.of(truth, found, CLASSES) for truth, found in pairs)
@@ -111,7 +112,7 @@ def test_counts_of_images_add_up(kind: type[ConfusionMatrix] | type[BoundaryMatc
 
 
 def test_square_in_its_place() -> None:
-    """A square of 20 has 4 * 19 boundary pixels, and 4 * 20 of the other class around it."""
+    """A square of side 20 has 4 * 19 boundary pixels, and 4 * 20 pixels around it."""
     matches = BoundaryMatches.of(square(20), square(20), CLASSES)
     np.testing.assert_array_equal(matches.true, [80, 76, 0, 0])
     np.testing.assert_array_equal(matches.predicted_near, [80, 76, 0, 0])
@@ -140,14 +141,14 @@ def test_shifted_square(shift: int, tolerance: int, near: int) -> None:
 
 
 def test_distance_is_euclidean() -> None:
-    """Single pixels 2 right and 3 down of each other: sqrt(13) is between 3 and 4."""
+    """One pixel is 2 to the right of and 3 below the other: sqrt(13) is between 3 and 4."""
     truth, found = square(20, 20, side=1), square(22, 23, side=1)
     near = [BoundaryMatches.of(truth, found, 2, tolerance).true_near[1] for tolerance in (3, 4)]
     assert near == [0, 1]
 
 
 def test_precision_and_recall_differ() -> None:
-    """A second square that is not there costs precision only."""
+    """A second square that is predicted but not true costs only precision."""
     found = square(2, 2, side=10)
     found[25:35, 40:50] = 1
     matches = BoundaryMatches.of(square(2, 2, side=10), found, 2)
@@ -169,7 +170,7 @@ def test_class_on_one_side_only() -> None:
 
 
 def test_boundaries_against_ignored_pixels_do_not_count() -> None:
-    """The right half of the square, and what is around it there, is ignored."""
+    """The right half of the square and its surroundings are ignored."""
     truth = square(20)
     truth[:, 30:] = IGNORED
     for found in (square(20), square(20) | np.uint8(2) * (np.arange(60) >= 30).astype(np.uint8)):

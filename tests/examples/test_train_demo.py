@@ -1,4 +1,4 @@
-"""The demo model's training: small budgets, resumption, the loss; and one run from end to end."""
+"""Training the demo model: small budgets, resumption, the loss, and one run from end to end."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Sums of gradients have an order of their own with several."""
+    """Use one thread, since several threads add gradients in another order each time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -114,17 +114,17 @@ def test_bad_options_are_refused(
 
 
 def test_crops_are_the_same_for_the_same_iteration(scenes: NDArray[np.uint8]) -> None:
-    one, again, other = (train_demo.crops(scenes, RECIPE, i) for i in (1, 1, 2))
+    one, again, other = (train_demo.take_crops(scenes, RECIPE, i) for i in (1, 1, 2))
     torch.testing.assert_close(one, again, rtol=0, atol=0)
     assert not torch.equal(one[0], other[0])
     assert one[0].shape == (2, 3, 193, 385)
     assert one[1].shape == (2, 193, 385)
-    late = train_demo.crops(scenes, replace(RECIPE, iterations=5), 4)
-    assert late[1].shape == (2, 255, 511)  # whole pictures at the end
+    late = train_demo.take_crops(scenes, replace(RECIPE, iterations=5), 4)
+    assert late[1].shape == (2, 255, 511)  # whole pictures near the end
 
 
 def test_loss_counts_hard_pixels_only() -> None:
-    # Half of the pixels are sure (probability 0.99), half are even between two classes (0.5).
+    # Half of the pixels are sure (probability 0.99), half are undecided between two classes (0.5).
     sure, even = np.log(99.0), 0.0
     logits = torch.tensor([[[[sure, even]], [[0.0, 0.0]]]])
     labels = torch.zeros(1, 1, 2, dtype=torch.int64)
@@ -152,7 +152,7 @@ def test_rate_warms_up_and_decays() -> None:
 
 
 def test_half_resolution_labels_lie_on_the_upsampled_logits() -> None:
-    """Crops are odd, so that with align_corners these fall on the same points."""
+    """Sides of crops are odd, so that with align_corners both lie on the same points."""
     for height, width in train_demo.CROPS:
         ramp = torch.linspace(0, 1, height)[::2]
         half = F.interpolate(

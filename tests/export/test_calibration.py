@@ -1,4 +1,4 @@
-"""Calibration: the images, the histograms, the ranges, and going on where a run was cut."""
+"""Calibration: the images, the histograms, the ranges, and how an interrupted run continues."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +17,7 @@ from onnxruntime.quantization.calibrate import CalibrationMethod as OrtMethod
 
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.datasets.image_sets import calibration_images, evenly_spread
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.errors import (
     AlignSegError,
     DatasetError,
@@ -26,7 +26,7 @@ from alignseg_infer.errors import (
     OptionError,
     SizeError,
 )
-from alignseg_infer.export.int8.calibration import calibrated_ranges
+from alignseg_infer.export.int8.calibration import calibrate_ranges
 from alignseg_infer.export.int8.histograms import BINS, CalibrationMethod, Histogram, Ranges
 from alignseg_infer.export.int8.options import CalibrationOptions
 from alignseg_infer.export.verification.parity import probe_image
@@ -39,7 +39,7 @@ METHODS = list(CalibrationMethod)
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five pictures, one of them in a sub-folder, beside things that are none."""
+    """Write five pictures, one of them in a sub-folder, beside files that are not pictures."""
     folder = tmp_path_factory.mktemp("pictures")
     for index, name in enumerate(("a.png", "b.jpg", "c.png", "town/d.png", "town/e.bmp")):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -105,8 +105,8 @@ def _written(content: bytes, name: str) -> Callable[[Path], Path]:
 
 
 def _with_labels(folder: Path) -> Path:
-    """As `alignseg demo` writes: images/ and labels/ side by side."""
-    list(written_streets(folder, 0, 1, size=(96, 192)))
+    """`alignseg demo` writes such folders: images/ and labels/ side by side."""
+    list(write_streets(folder, 0, 1, size=(96, 192)))
     return folder
 
 
@@ -192,7 +192,7 @@ def test_entropy_keeps_what_is_spread_evenly() -> None:
 
 
 def test_entropy_is_that_of_the_slides() -> None:
-    """Against the pseudo-code of the GTC talk, in plain loops."""
+    """The reference is the pseudo-code of the GTC talk, in plain loops."""
     values = np.random.default_rng(1).normal(0, 1, 20_000) ** 3
     histogram = Histogram.of(values.astype(np.float32))
     counts = [float(count) for count in histogram.counts]
@@ -252,14 +252,14 @@ def _by_onnxruntime(
 
 def test_ranges_are_those_of_onnxruntime(small_onnx: Path, pictures: Path, tmp_path: Path) -> None:
     model, images = small_onnx, calibration_images(pictures)
-    ours = calibrated_ranges(model, images, CalibrationOptions(method=CalibrationMethod.MINMAX))
+    ours = calibrate_ranges(model, images, CalibrationOptions(method=CalibrationMethod.MINMAX))
     theirs = _by_onnxruntime(model, pictures, OrtMethod.MinMax, tmp_path)
     assert len(ours.limits) > 40
-    assert set(ours.limits) <= set(theirs)  # which have outputs of convolutions too
+    assert set(ours.limits) <= set(theirs)  # theirs also have outputs of convolutions
     for name, limit in ours.limits.items():
         assert limit == pytest.approx(theirs[name], rel=1e-4), name
 
-    ours = calibrated_ranges(model, images)
+    ours = calibrate_ranges(model, images)
     theirs = _by_onnxruntime(
         model, pictures, OrtMethod.Percentile, tmp_path, percentile=99.99, symmetric=True
     )
@@ -268,7 +268,7 @@ def test_ranges_are_those_of_onnxruntime(small_onnx: Path, pictures: Path, tmp_p
 
 
 class _Cut(Exception):
-    """Stands for Ctrl-C."""
+    """Stands in for Ctrl-C."""
 
 
 @pytest.mark.parametrize("batch", [None, 2])
@@ -278,7 +278,7 @@ def test_cut_calibration_goes_on(
     model = export_small(size=(65, 98), batch=2) if batch else export_small()
     images = calibration_images(pictures)
     whole = CalibrationOptions(cache=tmp_path / "whole")
-    expected = calibrated_ranges(model, images, whole)
+    expected = calibrate_ranges(model, images, whole)
     counted: list[int] = []
 
     def stop(done: int, total: int) -> None:
@@ -289,11 +289,11 @@ def test_cut_calibration_goes_on(
 
     cut = CalibrationOptions(cache=tmp_path / "cut")
     with pytest.raises(_Cut):
-        calibrated_ranges(model, images, cut, stop)
-    assert calibrated_ranges(model, images, cut, stop) == expected
+        calibrate_ranges(model, images, cut, stop)
+    assert calibrate_ranges(model, images, cut, stop) == expected
     assert counted == ([1, 2, 3, 4, 5] if batch is None else [2, 4, 5])
     assert _arrays(tmp_path / "cut") == _arrays(tmp_path / "whole")
-    assert calibrated_ranges(model, images) == expected  # without a cache
+    assert calibrate_ranges(model, images) == expected  # without a cache
 
 
 def _arrays(cache: Path) -> dict[str, object]:
@@ -307,7 +307,7 @@ def test_cache_is_used_for_the_same_only(small_onnx: Path, pictures: Path, tmp_p
     def calibrate(source: str = "list.txt", **options: object) -> Ranges:
         settings = CalibrationOptions(cache=cache, **options)  # type: ignore[arg-type]
         images = calibration_images(pictures / source)
-        return calibrated_ranges(small_onnx, images, settings, lambda *done: runs.append(done))
+        return calibrate_ranges(small_onnx, images, settings, lambda *done: runs.append(done))
 
     first = calibrate()
     assert runs == [(1, 2), (2, 2)]
@@ -331,33 +331,33 @@ def test_another_file_is_no_cache(small_onnx: Path, pictures: Path, tmp_path: Pa
     for path in (pictures / "a.png", pictures / "notes.md", array, archive, tmp_path):
         content = None if path.is_dir() else path.read_bytes()
         options = CalibrationOptions(cache=path)
-        with pytest.raises(OptionError, match="is no calibration cache"):
-            calibrated_ranges(small_onnx, calibration_images(pictures), options)
+        with pytest.raises(OptionError, match="is not a calibration cache"):
+            calibrate_ranges(small_onnx, calibration_images(pictures), options)
         assert content is None or path.read_bytes() == content
 
 
 def test_images_of_many_sizes_fill_no_batch_together(small_onnx: Path, tmp_path: Path) -> None:
-    """And the copies that fill a batch up are not counted."""
+    """The copies that fill up a batch are not counted either."""
     for index, size in enumerate(((64, 96), (64, 96), (48, 64))):
         cv2.imwrite(str(tmp_path / f"{index}.png"), probe_image(size, index))
     images = calibration_images(tmp_path)
     done: list[int] = []
     model, cache = tmp_path / "batch.onnx", tmp_path / "cache"
     onnx_ir.save(_with_batch(onnx_ir.load(small_onnx), 2), model)
-    batched = calibrated_ranges(
+    batched = calibrate_ranges(
         model, images, CalibrationOptions(cache=cache), lambda count, _: done.append(count)
     )
     assert done == [2, 3]
     with np.load(cache) as stored:
         pixels = stored["counts"][stored["names"].tolist().index("image")].sum()
     assert pixels == 3 * (2 * 64 * 96 + 48 * 64)
-    single = calibrated_ranges(small_onnx, images)
+    single = calibrate_ranges(small_onnx, images)
     for name, limit in batched.limits.items():
         assert limit == pytest.approx(single.limits[name], rel=1e-2), name
 
 
 def _with_batch(model: onnx_ir.Model, batch: int) -> onnx_ir.Model:
-    """The model, saying that it takes no other batch."""
+    """Return the model with a spec that says it takes no other batch."""
     spec = ModelSpec.from_json(model.metadata_props[SPEC_KEY])
     assert spec.export is not None
     fixed = replace(spec, export=replace(spec.export, batch=batch))
@@ -381,7 +381,7 @@ def test_bad_options(
     pictures: Path,
 ) -> None:
     with pytest.raises(error, match=problem):
-        calibrated_ranges(
+        calibrate_ranges(
             small_onnx,
             calibration_images(pictures, 1),
             CalibrationOptions(**options),  # type: ignore[arg-type]
@@ -392,13 +392,13 @@ def test_models_that_cannot_be_calibrated(pictures: Path) -> None:
     images = calibration_images(pictures, 1)
     for name, problem in (("none.onnx", "does not exist"), ("notes.md", "cannot be read")):
         with pytest.raises(ModelFileError, match=problem):
-            calibrated_ranges(pictures / name, images)
+            calibrate_ranges(pictures / name, images)
 
 
 def test_every_tensor_a_convolution_reads_has_a_range(small_onnx: Path, pictures: Path) -> None:
     graph = onnx_ir.load(small_onnx).graph
     read = {node.inputs[0].name for node in graph if node.op_type == "Conv"}  # type: ignore[union-attr]
-    ranges = calibrated_ranges(small_onnx, calibration_images(pictures, 1))
+    ranges = calibrate_ranges(small_onnx, calibration_images(pictures, 1))
     assert set(ranges.limits) == read
     assert min(ranges.limits.values()) > 0
     assert (ranges.images, ranges.method) == (1, CalibrationMethod.PERCENTILE)

@@ -1,4 +1,4 @@
-"""Export to ONNX: numbers at sizes not traced, the graph, its metadata, and refusals."""
+"""Export to ONNX: numbers at sizes other than the traced one, the graph, metadata, refusals."""
 
 import json
 from collections.abc import Callable
@@ -239,7 +239,7 @@ def test_metadata_round_trip(
 
 
 def test_fixed_size_folds_the_grids(export_small: Export) -> None:
-    """What depends on the size alone is computed at export, not at every call."""
+    """Values that depend only on the size are computed at export, not at every call."""
     operators = {node.op_type for node in onnx.load(export_small(**FIXED)).graph.node}
     assert not {"Shape", "Range", "ConstantOfShape"} & operators
 
@@ -247,7 +247,7 @@ def test_fixed_size_folds_the_grids(export_small: Export) -> None:
 def test_wrong_graph_is_refused_and_nothing_is_written(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A graph whose sampling is off by a little must not appear."""
+    """A graph whose sampling is slightly off must not be written."""
 
     def slightly_wrong(model: Any, options: ExportOptions) -> Any:
         with torch.no_grad():
@@ -273,9 +273,11 @@ def test_nan_is_a_difference(
 ) -> None:
     errors = [1e-6, 1e-6, 1e-6]
     errors[place] = float("nan")
-    monkeypatch.setattr(parity, "_difference", lambda *_: errors.pop(0))
+    monkeypatch.setattr(parity, "_measure_difference", lambda *_: errors.pop(0))
     with pytest.raises(ParityError):
-        parity.compare_with_model(export_small(**FIXED), load_checkpoint(small_checkpoint).model())
+        parity.compare_with_pytorch(
+            export_small(**FIXED), load_checkpoint(small_checkpoint).model()
+        )
 
 
 def test_exchanged_offsets_are_refused(
@@ -294,8 +296,8 @@ def test_exchanged_offsets_are_refused(
 
 
 def test_offsets_that_are_all_zero_are_equal() -> None:
-    assert parity._difference(np.zeros((1, 2, 3, 4)), np.zeros((1, 2, 3, 4))) == 0
-    assert parity._difference(np.full((1, 2, 3, 4), 1e-9), np.zeros((1, 2, 3, 4))) == np.inf
+    assert parity._measure_difference(np.zeros((1, 2, 3, 4)), np.zeros((1, 2, 3, 4))) == 0
+    assert parity._measure_difference(np.full((1, 2, 3, 4), 1e-9), np.zeros((1, 2, 3, 4))) == np.inf
 
 
 def test_large_weights_go_to_a_second_file(
@@ -315,7 +317,9 @@ def test_large_weights_go_to_a_second_file(
 def test_operator_a_low_opset_lacks_is_an_error(
     small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alignseg_infer.export.graph.onnx_graph._same_in_opset", lambda *_: False)
+    monkeypatch.setattr(
+        "alignseg_infer.export.graph.onnx_graph._is_same_in_opset", lambda *_: False
+    )
     model = load_checkpoint(small_checkpoint).model()
     with pytest.raises(ExportError, match="opset 16 does not have"):
         onnx_from_model(model, ExportOptions(size=(64, 96), batch=1, opset=16))

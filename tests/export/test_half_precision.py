@@ -1,4 +1,4 @@
-"""Float16 graphs: what stays float32, that numbers hold, and that rounding is real."""
+"""Float16 graphs: what stays float32, that results hold, and that they are really rounded."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from alignseg_infer import ExportError
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.export.half_precision import coordinate_nodes, to_half_precision
+from alignseg_infer.export.half_precision import find_coordinate_nodes, to_half_precision
 from alignseg_infer.export.verification.half_rounding import round_like_hardware
 from alignseg_infer.pixels.postprocess import scores_from_logits
 from alignseg_infer.pixels.preprocess import preprocess
@@ -97,7 +97,7 @@ def test_what_is_half_and_what_is_not(lowering: str, export_small: Callable[...,
 
 
 def test_gathered_features_are_half(export_small: Callable[..., Path]) -> None:
-    """The point of that lowering: half the traffic, and coordinates exact all the same."""
+    """The purpose of that lowering: half the memory traffic with exact coordinates."""
     model = half(export_small(sampler=Sampler.GATHER))
     kinds = [
         (node.outputs[0].dtype, rank_of(node.outputs[0]))
@@ -110,7 +110,7 @@ def test_gathered_features_are_half(export_small: Callable[..., Path]) -> None:
 
 @pytest.mark.parametrize("lowering", ["native", "gather"])
 def test_coordinates_end_at_the_offsets(lowering: str, export_small: Callable[..., Path]) -> None:
-    found = coordinate_nodes(ir.load(export_small(**LOWERINGS[lowering])))
+    found = find_coordinate_nodes(ir.load(export_small(**LOWERINGS[lowering])))
     kinds = {node.op_type for node in found}
     assert "Add" in kinds
     assert kinds.isdisjoint({"Conv", "MatMul", "LeakyRelu", "Relu", "GridSample", "Shape"})
@@ -172,5 +172,5 @@ def test_a_weight_beyond_float16_is_refused(small_onnx: Path) -> None:
 
 def test_half_twice_is_refused(small_onnx: Path) -> None:
     model = half(small_onnx)
-    with pytest.raises(ExportError, match="float16 values already"):
+    with pytest.raises(ExportError, match="already has float16 values"):
         to_half_precision(model)

@@ -1,4 +1,4 @@
-"""Graphs for TensorRT plugins: their nodes, what is written for them, and every later step."""
+"""Graphs for TensorRT plugins: their nodes, the standard nodes, and every later step."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,15 +18,19 @@ from alignseg_infer.backends.onnx_domains import needs_plugins
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.cli import main
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.export.graph.options import ExportOptions
-from alignseg_infer.export.graph.plugin_nodes import expanded, plugin_nodes, runnable
+from alignseg_infer.export.graph.plugin_nodes import (
+    expand_plugin_nodes,
+    find_plugin_nodes,
+    runnable_onnx,
+)
 from alignseg_infer.export.half_precision import (
-    coordinate_nodes,
+    find_coordinate_nodes,
     require_exact_coordinates,
     to_half_precision,
 )
-from alignseg_infer.export.int8.convolutions import convolutions
+from alignseg_infer.export.int8.convolutions import find_convolutions
 from alignseg_infer.export.verification.half_rounding import round_like_hardware
 from alignseg_infer.ops import plugin_ops
 from alignseg_infer.spec.model import (
@@ -47,7 +51,7 @@ from alignseg_infer.spec.plugin_contract import (
     UPSAMPLE_ARGMAX,
     PluginOp,
 )
-from alignseg_infer.trt.engine_file import Verification
+from alignseg_infer.spec.verification import Verification
 
 Export = Callable[..., Path]
 Array = np.ndarray[Any, Any]
@@ -78,7 +82,7 @@ CASES = [(op, shapes) for op, several in SHAPES.items() for shapes in several]
 
 
 def one_node(op: PluginOp, dtype: ir.DataType, convention: SamplingConvention) -> ir.Model:
-    """A graph of one plugin node, of any sizes, whose inputs have their names."""
+    """Return a graph of one plugin node, for any sizes; inputs have the plugin's names."""
     dimensions = [[f"{name}{axis}" for axis in range(4)] for name in op.inputs]
     inputs = [ir.val(name, dtype, d) for name, d in zip(op.inputs, dimensions, strict=True)]
     fields = {"plugin_version": "1", "plugin_namespace": NAMESPACE}
@@ -120,7 +124,7 @@ def test_what_is_written_computes_what_is_defined(
     op: PluginOp, shapes: list[tuple[int, ...]], convention: SamplingConvention
 ) -> None:
     arrays = arrays_for(shapes)
-    seen = run(expanded(one_node(op, FLOAT, convention)), arrays)
+    seen = run(expand_plugin_nodes(one_node(op, FLOAT, convention)), arrays)
     expected = defined(op, arrays, convention)
     assert seen.dtype == expected.dtype
     np.testing.assert_allclose(seen, expected, atol=2e-5)
@@ -137,7 +141,7 @@ def test_coordinates_stay_exact_where_features_are_rounded() -> None:
     offset = np.zeros((1, 2, 3, width), np.float32)
     offset[:, 0] = draw.integers(-255, 256, (1, 3, width)) / 64
     convention = SamplingConvention.STANDARD
-    model = expanded(one_node(OFFSET_GRID_SAMPLE, HALF, convention))
+    model = expand_plugin_nodes(one_node(OFFSET_GRID_SAMPLE, HALF, convention))
     round_like_hardware(model)
     for value in model.graph.inputs:
         value.dtype = FLOAT
@@ -156,7 +160,7 @@ def test_sums_are_rounded_once() -> None:
     half = plugin_ops.aligned_add(*(torch.from_numpy(a).half() for a in operands), "standard")
     assert half.dtype == torch.float16
     low[:] = 3.0  # 2051 is between 2050 and 2052, and goes to the even of both
-    model = expanded(one_node(ALIGNED_ADD, HALF, SamplingConvention.STANDARD))
+    model = expand_plugin_nodes(one_node(ALIGNED_ADD, HALF, SamplingConvention.STANDARD))
     round_like_hardware(model)
     for value in model.graph.inputs:
         value.dtype = FLOAT
@@ -166,15 +170,15 @@ def test_sums_are_rounded_once() -> None:
 
 def test_an_unknown_node_is_refused() -> None:
     model = one_node(OFFSET_GRID_SAMPLE, FLOAT, SamplingConvention.STANDARD)
-    plugin_nodes(model)[0].op_type = "OffsetGridSample2"
+    find_plugin_nodes(model)[0].op_type = "OffsetGridSample2"
     with pytest.raises(ExportError, match=r"alignseg\.OffsetGridSample2"):
-        expanded(model)
+        expand_plugin_nodes(model)
 
 
 def test_a_graph_without_plugins_is_left_alone(small_onnx: Path) -> None:
     model = ir.load(small_onnx)
-    assert expanded(model) is model
-    with runnable(small_onnx) as path:
+    assert expand_plugin_nodes(model) is model
+    with runnable_onnx(small_onnx) as path:
         assert path == small_onnx
 
 
@@ -215,7 +219,7 @@ def test_plugin_graphs_label_like_native_ones(
     export_small: Export, kind: dict[str, Any], tmp_path: Path
 ) -> None:
     native = OnnxRuntimeBackend(export_small(**{**kind, "sampler": Sampler.NATIVE}))
-    with runnable(export_small(**kind)) as path:
+    with runnable_onnx(export_small(**kind)) as path:
         backend = OnnxRuntimeBackend(path)
     for shape in ((2, 3, 96, 160), (1, 3, 33, 250)):
         tensor = np.random.default_rng(0).uniform(-120, 120, shape).astype(np.float32)
@@ -238,7 +242,7 @@ def test_options_that_do_not_fit() -> None:
 def test_roles_are_those_of_the_native_graph(export_small: Export, kind: dict[str, Any]) -> None:
     native = {**kind, "sampler": Sampler.NATIVE, "fuse": True}
     seen, expected = (
-        {conv.layer: conv.role for conv in convolutions(ir.load(export_small(**options)))}
+        {conv.layer: conv.role for conv in find_convolutions(ir.load(export_small(**options)))}
         for options in (kind, native)
     )
     assert seen == expected
@@ -251,9 +255,9 @@ def test_half_features_and_offsets_go_straight_into_plugins(
 ) -> None:
     model = ir.load(export_small(**kind))
     to_half_precision(model)
-    assert not coordinate_nodes(model)
+    assert not find_coordinate_nodes(model)
     require_exact_coordinates(model)
-    for node in plugin_nodes(model):
+    for node in find_plugin_nodes(model):
         op = PLUGIN_OPS[node.op_type]
         for index, value in enumerate(node.inputs):
             assert value is not None
@@ -276,9 +280,9 @@ def test_half_features_and_offsets_go_straight_into_plugins(
 
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of images of three streets."""
+    """Write a folder of images of three streets."""
     folder = tmp_path_factory.mktemp("streets")
-    list(written_streets(folder, FIRST_HELD_OUT, 3, size=(128, 256)))
+    list(write_streets(folder, FIRST_HELD_OUT, 3, size=(128, 256)))
     return folder / "images"
 
 
@@ -320,7 +324,7 @@ def test_a_wrong_expansion_would_be_noticed(
     """Verification looks at plugin nodes: with another convention, labels differ."""
     model = ir.load(demo)
     to_half_precision(model)
-    for node in plugin_nodes(model):
+    for node in find_plugin_nodes(model):
         node.attributes["convention"] = ir.AttrString("convention", "release-2021-12")
     spec = read_onnx_facts(demo).spec
     assert spec.export is not None
@@ -358,7 +362,7 @@ def test_what_is_no_model_needs_no_plugins(content: bytes, tmp_path: Path) -> No
 
 
 def test_only_declared_operators_count(small_onnx: Path, tmp_path: Path) -> None:
-    """The word occurs in each of our files; what counts is the declaration, wherever it stands."""
+    """Only a declaration counts, wherever it stands: the word itself occurs in all our files."""
     assert b"alignseg" in small_onnx.read_bytes()
     assert not needs_plugins(small_onnx)
     assert not needs_plugins(tmp_path / "missing.onnx")

@@ -1,4 +1,4 @@
-"""INT8: which convolutions are quantised and how, that nothing else is, and what it costs."""
+"""INT8: which convolutions are quantised and how, that others are not, and what it costs."""
 
 import argparse
 from collections.abc import Callable
@@ -18,21 +18,27 @@ from alignseg_infer.cli.commands import sensitivity
 from alignseg_infer.datasets.image_sets import calibration_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.errors import (
     ExportError,
     ModelFileError,
     OptionError,
 )
-from alignseg_infer.export.int8.calibration import calibrated_ranges
-from alignseg_infer.export.int8.convolutions import Convolution, Grain, Role, blocks, convolutions
+from alignseg_infer.export.int8.calibration import calibrate_ranges
+from alignseg_infer.export.int8.convolutions import (
+    Convolution,
+    Grain,
+    Role,
+    find_convolutions,
+    list_blocks,
+)
 from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
 from alignseg_infer.export.int8.options import (
     Int8Options,
     QuantizationOptions,
     int8_options_for,
 )
-from alignseg_infer.export.int8.quantize import loaded_graph, quantized_model
+from alignseg_infer.export.int8.quantize import load_graph, quantize_model
 from alignseg_infer.spec.model import OutputKind, Precision, Sampler, Upsampling
 
 # As in test_export, so that each is exported once.
@@ -56,41 +62,41 @@ Export = Callable[..., Path]
 
 
 def made_up_ranges(model: onnx_ir.Model, limit: float = 8.0) -> Ranges:
-    limits = {conv.source: limit for conv in convolutions(model)}
+    limits = {conv.source: limit for conv in find_convolutions(model)}
     return Ranges(CalibrationMethod.MINMAX, 1, limits)
 
 
 @pytest.fixture(scope="session")
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images and labels of four streets the demo was trained on."""
+    """Write a folder with images and labels of four streets that the demo was trained on."""
     folder = tmp_path_factory.mktemp("streets")
-    assert len(list(written_streets(folder, 0, 4, (96, 192)))) == 4
+    assert len(list(write_streets(folder, 0, 4, (96, 192)))) == 4
     return folder
 
 
 @pytest.fixture(scope="session")
 def demo_ranges(streets: Path) -> Ranges:
-    return calibrated_ranges(model_path("demo"), calibration_images(streets / "images"))
+    return calibrate_ranges(model_path("demo"), calibration_images(streets / "images"))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_roles_come_from_the_flow_of_values(export_small: Export, kind: dict[str, Any]) -> None:
     model = onnx_ir.load(export_small(**kind))
-    found = {role: [c.layer for c in convolutions(model) if c.role is role] for role in Role}
+    found = {role: [c.layer for c in find_convolutions(model) if c.role is role] for role in Role}
     assert len(found[Role.CLASSIFIER]) == 1
     assert found[Role.CLASSIFIER][0].startswith("head.")
     assert len(found[Role.OFFSETS]) == (20 if kind.get("rewrites", True) else 18)
     assert all(".delta_gen" in layer for layer in found[Role.OFFSETS])
     assert not any(".delta_gen" in layer for layer in found[Role.FEATURES])
-    assert set(blocks(model)) == set(BLOCKS)
+    assert set(list_blocks(model)) == set(BLOCKS)
 
 
 def test_roles_do_not_need_names(small_onnx: Path) -> None:
     model = onnx_ir.load(small_onnx)
-    roles = [conv.role for conv in convolutions(model)]
+    roles = [conv.role for conv in find_convolutions(model)]
     for index, value in enumerate(list(model.graph.initializers.values())):
         value.name = f"tensor{index}"
-    assert [conv.role for conv in convolutions(model)] == roles
+    assert [conv.role for conv in find_convolutions(model)] == roles
 
 
 @pytest.mark.parametrize(
@@ -116,7 +122,7 @@ def test_blocks(layer: str, block: str, grain: Grain, expected: str) -> None:
 def test_graph(export_small: Export, kind: dict[str, Any]) -> None:
     model = onnx_ir.load(export_small(**kind))
     before = onnx_ir.to_proto(model)
-    after = onnx_ir.to_proto(quantized_model(model, made_up_ranges(model)))
+    after = onnx_ir.to_proto(quantize_model(model, made_up_ranges(model)))
     assert onnx_ir.to_proto(model) == before  # a copy
     onnx.checker.check_model(after, full_check=True)
     assert list(after.graph.input) == list(before.graph.input)
@@ -127,7 +133,7 @@ def test_graph(export_small: Export, kind: dict[str, Any]) -> None:
 
     producers = {name: node for node in after.graph.node for name in node.output}
     values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in after.graph.initializer}
-    roles = {conv.name: conv.role for conv in convolutions(model)}
+    roles = {conv.name: conv.role for conv in find_convolutions(model)}
     for node in after.graph.node:
         if node.op_type == "Conv":
             read = [getattr(producers.get(name), "op_type", None) for name in node.input]
@@ -163,7 +169,7 @@ def _check_activation(
 
 
 def _check_float_readers(model: onnx.ModelProto, producers: dict[str, onnx.NodeProto]) -> None:
-    """Only convolutions, and skip connections beside one, read what is rounded."""
+    """Only convolutions, and skip connections beside one, read rounded values."""
     rounded = {name for name, node in producers.items() if node.op_type == "DequantizeLinear"}
     readers = [node for node in model.graph.node if set(node.input) & rounded]
     assert {node.op_type for node in readers} <= {"Conv", "Add"}
@@ -177,7 +183,7 @@ def _check_float_readers(model: onnx.ModelProto, producers: dict[str, onnx.NodeP
 
 def test_weights_are_rounded_by_their_own_channel(small_onnx: Path) -> None:
     model = onnx_ir.load(small_onnx)
-    quantized = quantized_model(model, made_up_ranges(model)).graph.initializers
+    quantized = quantize_model(model, made_up_ranges(model)).graph.initializers
     weight = model.graph.initializers["model.layer1.0.conv1.weight"].const_value
     assert weight is not None
     parts = (
@@ -194,13 +200,13 @@ def test_weights_are_rounded_by_their_own_channel(small_onnx: Path) -> None:
 def test_blocks_kept_in_float(small_onnx: Path, kept: tuple[str, ...]) -> None:
     model = onnx_ir.load(small_onnx)
     options = QuantizationOptions(keep_float=kept)
-    quantized = quantized_model(model, made_up_ranges(model), options)
+    quantized = quantize_model(model, made_up_ranges(model), options)
     integer = {
         str(value.name).removeprefix("model.").removesuffix(".weight_quantized")
         for value in quantized.graph.initializers.values()
         if str(value.name).endswith(".weight_quantized")
     }
-    features = [conv for conv in convolutions(model) if conv.role is Role.FEATURES]
+    features = [conv for conv in find_convolutions(model) if conv.role is Role.FEATURES]
     expected = {c.layer for c in features if not any(c.belongs_to(block) for block in kept)}
     assert integer == expected
     assert 0 < len(integer) < len(features)
@@ -209,7 +215,7 @@ def test_blocks_kept_in_float(small_onnx: Path, kept: tuple[str, ...]) -> None:
 def test_int8_labels_are_nearly_those_of_fp32(demo_ranges: Ranges, tmp_path: Path) -> None:
     demo = onnx_ir.load(model_path("demo"))
     path = tmp_path / "int8.onnx"
-    onnx_ir.save(quantized_model(demo, demo_ranges), path)
+    onnx_ir.save(quantize_model(demo, demo_ranges), path)
     assert path.stat().st_size < 0.35 * model_path("demo").stat().st_size
     scenes = [Street(1_000_000 + index).scene(size=(128, 256)).image for index in range(3)]
     exact, quantized = (Predictor(model)(scenes) for model in ("demo", path))
@@ -227,7 +233,7 @@ def _half(model: onnx_ir.Model) -> tuple[onnx_ir.Model, Ranges]:
 
 
 def _quantized_twice(model: onnx_ir.Model) -> tuple[onnx_ir.Model, Ranges]:
-    once = quantized_model(model, made_up_ranges(model))
+    once = quantize_model(model, made_up_ranges(model))
     return once, made_up_ranges(model)
 
 
@@ -240,8 +246,8 @@ def _other_ranges(model: onnx_ir.Model) -> tuple[onnx_ir.Model, Ranges]:
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (_half, "not all float32"),
-        (_quantized_twice, "not all float32"),
+        (_half, "not entirely float32"),
+        (_quantized_twice, "not entirely float32"),
         (_other_ranges, "no range was calibrated for 1 tensors, the first 'image'"),
     ],
 )
@@ -252,7 +258,7 @@ def test_graphs_that_cannot_be_quantised(
 ) -> None:
     model, ranges = make(onnx_ir.load(small_onnx))
     with pytest.raises(ExportError, match=problem):
-        quantized_model(model, ranges)
+        quantize_model(model, ranges)
 
 
 @pytest.mark.parametrize(
@@ -267,14 +273,14 @@ def test_blocks_that_cannot_be_kept(small_onnx: Path, kept: tuple[str, ...], pro
     model = onnx_ir.load(small_onnx)
     options = QuantizationOptions(keep_float=kept)
     with pytest.raises(OptionError, match=problem):
-        quantized_model(model, made_up_ranges(model), options)
+        quantize_model(model, made_up_ranges(model), options)
 
 
 def test_files_that_are_no_graphs(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_bytes(b"hello")
     for name, problem in (("text.onnx", "cannot be loaded"), ("none.onnx", "does not exist")):
         with pytest.raises(ModelFileError, match=problem):
-            loaded_graph(tmp_path / name)
+            load_graph(tmp_path / name)
 
 
 @pytest.mark.parametrize("kind", [NATIVE, GATHER], ids=str)
@@ -284,7 +290,7 @@ def test_tensorrt_rtx_builds_int8(
     trt = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13")
     model = onnx_ir.load(export_small(**kind))
     path = tmp_path / "int8.onnx"
-    onnx_ir.save(quantized_model(model, made_up_ranges(model)), path)
+    onnx_ir.save(quantize_model(model, made_up_ranges(model)), path)
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)

@@ -22,17 +22,20 @@ from alignseg_infer import (
     SizeError,
     VerificationError,
 )
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.cli import main
+from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.export import half_precision as halves
 from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.verification import verify as verification
 from alignseg_infer.export.verification.verify import verify_where_possible
 from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, ModelSpec, OutputKind, Precision
-from alignseg_infer.trt.engine_file import Gpu, InputShape, Profile, Verification, sidecar_path
+from alignseg_infer.spec.verification import Verification
+from alignseg_infer.trt.engine_file import Profile, sidecar_path
 from tests.support.fake_tensorrt import write_engine
 
 DEMO = model_path("demo")
@@ -41,15 +44,15 @@ SIZE = (128, 256)
 
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with images/ and labels/ of four streets."""
+    """Write a folder with images/ and labels/ of four streets."""
     folder = tmp_path_factory.mktemp("streets")
-    list(written_streets(folder, FIRST_HELD_OUT, 4, size=SIZE))
+    list(write_streets(folder, FIRST_HELD_OUT, 4, size=SIZE))
     return folder
 
 
 @pytest.fixture(scope="module")
 def folder(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``fp16.onnx`` and ``int8.onnx`` of the demo model."""
+    """Make ``fp16.onnx`` and ``int8.onnx`` from the demo model."""
     folder = tmp_path_factory.mktemp("models")
     for precision in ("fp16", "int8"):
         command = f"export-onnx {DEMO} -o {folder}/{precision}.onnx --precision {precision}"
@@ -103,14 +106,14 @@ def _is_dequantized(node: ir.Node, index: int) -> bool:
 
 def test_scales_are_rounded_up_and_weights_follow() -> None:
     scales = np.array([1e-9, 3e-8, 7e-6, 6.1e-5, 0.0123, 1.0], np.float32)
-    rounded = halves._half_not_below(scales)
+    rounded = halves._round_up_to_half(scales)
     assert (rounded >= scales).all()
     assert (rounded == rounded.astype(np.float16)).all()
     assert (rounded[1:] <= scales[1:] * np.array([2, 1.01, 1.001, 1.001, 1.001])).all()
 
 
 def test_small_weights_keep_their_values_through_float16_scales() -> None:
-    """A scale of 7e-6 has a tenth of float16's precision: only refitted weights stand that."""
+    """A scale of 7e-6 has a tenth of float16's precision: only refitted weights survive that."""
     scale = np.array([7.03e-6, 0.01], np.float32)
     weights = np.tile(np.arange(-127, 128, dtype=np.int8), (2, 1)).reshape(2, 255, 1, 1)
     model = _with_quantized_weights(weights, scale)
@@ -248,7 +251,7 @@ def test_what_verify_refuses(
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
-    """A plan file that says it is for compute capability 8.9."""
+    """Write a plan file that says it is for compute capability 8.9."""
     path = tmp_path / "a.engine"
     write_engine(path, compute_capabilities=("8.9",), gpu=None)
     return path

@@ -1,4 +1,4 @@
-"""The comparison of two models: which shapes, which images, and that it refuses what is wrong."""
+"""The comparison of two models: which shapes, which images, and that it refuses wrong models."""
 
 import contextlib
 from collections.abc import Callable
@@ -17,20 +17,21 @@ from alignseg_infer import (
     SizeError,
     VerificationError,
 )
+from alignseg_infer.arrays import Image, InputShape
 from alignseg_infer.datasets.class_tables import class_table
 from alignseg_infer.datasets.labelled import Dataset, labelled_images
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.export import half_precision as precision
 from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.verification import verify as verification
-from alignseg_infer.export.verification.agreement import compare
+from alignseg_infer.export.verification.agreement import compare_labels
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.export.verification.verify import profile_shapes, verify
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, SourceSpec
-from alignseg_infer.trt.engine_file import InputShape, Profile, Verification, VerifiedRow
+from alignseg_infer.spec.verification import Verification, VerifiedRow
+from alignseg_infer.trt.engine_file import Profile
 from tests.support.models import FakeBackend, said_to_be
 
 DEMO = model_path("demo")
@@ -41,7 +42,7 @@ def streets(count: int) -> list[Image]:
 
 
 def changed(path: Path, change: Callable[[ir.Model], None], precision: Precision) -> Path:
-    """A copy of the demo model, changed, that says it computes in `precision`."""
+    """Write a changed copy of the demo model that says it computes in `precision`."""
     model = ir.load(DEMO)
     change(model)
     return said_to_be(model, precision, path)
@@ -54,14 +55,14 @@ def sample_nearest(model: ir.Model) -> None:
 
 
 def shift_offsets(model: ir.Model) -> None:
-    """As another sampling convention would."""
+    """Change the graph as another sampling convention would."""
     for node in model.graph:
         if node.op_type == "GridSample":
             node.attributes["align_corners"] = ir.AttrInt64("align_corners", 1)
 
 
 def lose_cars(model: ir.Model) -> None:
-    """Makes the classifier never say "car", label 13."""
+    """Keep the classifier from ever saying "car", label 13."""
     classifier = [node for node in model.graph if node.op_type == "Conv"][-1]
     bias = classifier.inputs[2]
     assert bias is not None
@@ -136,7 +137,7 @@ def test_no_image_is_an_error() -> None:
 def test_mean_iou_counts_where_there_are_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    list(written_streets(tmp_path, FIRST_HELD_OUT, 2, size=(64, 128)))
+    list(write_streets(tmp_path, FIRST_HELD_OUT, 2, size=(64, 128)))
     data = labelled_images(Dataset.FOLDER, tmp_path)
     found = verify(DEMO, DEMO, streets(1), sizes=[(64, 128)], data=data)
     assert found.miou_drop == 0
@@ -193,7 +194,7 @@ def test_half_coordinates_are_refused_whatever_the_labels(
 ) -> None:
     def to_half_everywhere(model: ir.Model) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(precision, "coordinate_nodes", lambda _: set())
+            patch.setattr(precision, "find_coordinate_nodes", lambda _: set())
             to_half_precision(model)
 
     careless = changed(tmp_path / "careless.onnx", to_half_everywhere, Precision.FP16)
@@ -226,7 +227,7 @@ def shapes(*batches: int) -> list[InputShape]:
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_batch_in_the_wrong_order_is_seen_even_with_one_image(count: int) -> None:
     images = [probe_image((64, 96), seed) // 14 for seed in range(count)]  # labels 0..18
-    rows = compare(WrongFor(), FakeBackend(), images, shapes(1, 2, 3))
+    rows = compare_labels(WrongFor(), FakeBackend(), images, shapes(1, 2, 3))
     alone, pair, three = rows
     assert alone.agreement == 1
     assert pair.agreement < 0.9
@@ -236,14 +237,14 @@ def test_a_batch_in_the_wrong_order_is_seen_even_with_one_image(count: int) -> N
 def test_every_image_and_every_batch_size_is_used() -> None:
     images = [probe_image((64, 96), seed) for seed in range(7)]
     model = FakeBackend()
-    rows = compare(model, FakeBackend(), images, shapes(1, 4))
+    rows = compare_labels(model, FakeBackend(), images, shapes(1, 4))
     assert [row.images for row in rows] == [2, 8]
     assert [batch[0] for batch in model.batches] == [1, 4, 1, 4]
 
 
 def test_nan_is_refused() -> None:
     with pytest.raises(VerificationError, match="NaN"):
-        compare(NaNFor(), FakeBackend(), [probe_image((64, 96), 0)], shapes(1))
+        compare_labels(NaNFor(), FakeBackend(), [probe_image((64, 96), 0)], shapes(1))
 
 
 @pytest.mark.parametrize(

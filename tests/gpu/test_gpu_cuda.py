@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from alignseg_infer.cuda.opening import Cuda, CudaPackage, open_cuda
+from alignseg_infer.cuda.base import Cuda, CudaPackage
+from alignseg_infer.cuda.opening import open_cuda
 from alignseg_infer.errors import CudaError, DeviceError, MissingDependencyError
 
 pytestmark = pytest.mark.gpu
@@ -61,7 +62,7 @@ class Buffers:
 
     def __init__(self, gpu: Cuda, size: int) -> None:
         self.gpu = gpu
-        self.host = gpu.pinned(size)
+        self.host = gpu.allocate_pinned(size)
         self.address = gpu.allocate(size)
         self.stream = gpu.new_stream()
 
@@ -159,7 +160,7 @@ def test_events_measure_time(gpu: Cuda) -> None:
 def test_a_graph_reads_what_is_there_when_it_is_launched(gpu: Cuda, buffers: Buffers) -> None:
     if not gpu.can_capture:
         pytest.skip(f"{gpu.name} has no graph capture")
-    result = gpu.pinned(4096)
+    result = gpu.allocate_pinned(4096)
     gpu.begin_capture(buffers.stream)
     gpu.copy_to_device(buffers.address, buffers.host, buffers.stream)
     gpu.copy_to_host(result, buffers.address, buffers.stream)

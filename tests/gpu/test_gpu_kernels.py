@@ -16,18 +16,12 @@ import pytest
 import torch
 
 from alignseg_infer import Predictor
-from alignseg_infer.cuda.kernels import (
-    ALIGNED_ADD,
-    OFFSET_GRID_SAMPLE,
-    PREPROCESS,
-    UPSAMPLE_ARGMAX,
-    DeviceTensor,
-    Kernels,
-    Launch,
-    aligned_add_launch,
-    offset_grid_sample_launch,
-)
-from alignseg_infer.cuda.opening import Cuda, open_cuda
+from alignseg_infer.cuda.base import Cuda
+from alignseg_infer.cuda.kernels import Kernels
+from alignseg_infer.cuda.launches import DeviceTensor, aligned_add_launch, offset_grid_sample_launch
+from alignseg_infer.cuda.opening import open_cuda
+from alignseg_infer.cuda.params import ALIGNED_ADD, OFFSET_GRID_SAMPLE, PREPROCESS, UPSAMPLE_ARGMAX
+from alignseg_infer.cuda.plans import Launch
 from alignseg_infer.errors import CudaError, DeviceError, MissingDependencyError, OptionError
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.spec.plugin_contract import ALIGNED_ADD as ADD
@@ -229,7 +223,7 @@ each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_operators_behave_as_pytorch_wants_them(
     registered: None, op: PluginOp, layout: torch.memory_format, dtype: torch.dtype
 ) -> None:
-    """As tests/ops/test_plugin_ops.py has it for the CPU: tracing sees what the kernels return."""
+    """Tracing sees what the kernels return, as tests/ops/test_plugin_ops.py shows on the CPU."""
     inputs = tensors(op, device="cuda", dtype=dtype, layout=layout)
     torch.library.opcheck(operator(op), (*inputs, *fields(op)))
 

@@ -1,4 +1,4 @@
-"""What needs a CUDA device: ``python3 -m pytest -m gpu``."""
+"""The network on a CUDA device: ``python3 -m pytest -m gpu``."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_torch_on_cuda_agrees_with_cpu(small_checkpoint: Path, size: tuple[int, 
 
 
 def test_offsets_on_cuda_agree_with_cpu(small_checkpoint: Path) -> None:
-    """On a GPU the network is the rewritten one, which computes its offsets in another way."""
+    """A GPU runs the rewritten network, which computes its offsets differently."""
     spec = load_checkpoint(small_checkpoint).spec
     batch = preprocess(probe_image((97, 161), 0), (97, 161), spec.input)
     seen, expected = (
@@ -54,7 +54,7 @@ def test_offsets_on_cuda_agree_with_cpu(small_checkpoint: Path) -> None:
 def test_rewritten_network_on_cuda(
     small_checkpoint: Path, size: tuple[int, int], upsampling: Upsampling
 ) -> None:
-    """In float64, which no tensor core rounds, as close as tests/models/test_models.py asks."""
+    """In float64, which no tensor core rounds, it must be as close as in test_models.py."""
     model = load_checkpoint(small_checkpoint).model().double()
     image = torch.randn(2, 3, *size, dtype=torch.float64) * 60
     with torch.inference_mode():

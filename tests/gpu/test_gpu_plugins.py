@@ -31,7 +31,7 @@ pytestmark = pytest.mark.gpu
 
 
 def built(folder: Path) -> Path:
-    """The plugin library, compiled by nvcc for the GPU that is here."""
+    """The plugin library, compiled by nvcc for this machine's GPU."""
     if shutil.which("cmake") is None or shutil.which("nvcc") is None:
         pytest.skip("needs ALIGNSEG_PLUGIN, or cmake and nvcc to build the library")
     headers = tensorrt_headers(folder / "tensorrt")

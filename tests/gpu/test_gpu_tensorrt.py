@@ -8,14 +8,20 @@ import numpy as np
 import pytest
 
 from alignseg_infer import EngineError, MissingDependencyError, Predictor, SizeError
-from alignseg_infer.cuda.opening import CudaPackage, open_cuda
+from alignseg_infer.cuda.base import CudaPackage
+from alignseg_infer.cuda.opening import open_cuda
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
-from alignseg_infer.demo.streets.folder import written_streets
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.errors import CudaError, DeviceError
 from alignseg_infer.spec.model import OutputKind, Precision
 from alignseg_infer.trt.engine_file import read_facts
-from alignseg_infer.trt.flavours import Flavour, TensorRT, captures_graphs_itself, load_tensorrt
-from alignseg_infer.trt.plugin_library import plugin_library
+from alignseg_infer.trt.flavours import (
+    Flavour,
+    TensorRT,
+    captures_graphs_itself,
+    load_tensorrt,
+)
+from alignseg_infer.trt.plugin_library import find_plugin_library
 from alignseg_infer.trt.runtime.backend import TensorRTBackend
 from alignseg_infer.trt.runtime.runtime_cache import cache_path
 from tests.support.fake_tensorrt import image_of
@@ -37,7 +43,7 @@ def engine(tensorrt: TensorRT, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("engine") / "tiny.engine"
     try:
         cuda = open_cuda()
-    except CudaError:  # there is a GPU, and we call it wrongly
+    except CudaError:  # there is a GPU, but our call is wrong
         raise
     except (DeviceError, MissingDependencyError) as error:
         pytest.skip(error.problem)
@@ -119,7 +125,7 @@ def test_memory_comes_back(engine: Path) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("PyTorch sees no CUDA device")
-    torch.zeros(1, device="cuda")  # so that the context stays
+    torch.zeros(1, device="cuda")  # keeps the context alive
     free = []
     for _ in range(4):
         with TensorRTBackend(engine) as backend:
@@ -168,10 +174,10 @@ def test_plugins_label_streets_alike(
     if tensorrt.flavour is not Flavour.TENSORRT:
         pytest.skip("TensorRT for RTX has no plugins")
     try:
-        plugin_library(None, "this test", EngineError)
+        find_plugin_library(None, "this test", EngineError)
     except EngineError as error:
         pytest.skip(f"{error.problem}; {error.fix}")
-    list(written_streets(tmp_path, FIRST_HELD_OUT, 4, size=(128, 256)))
+    list(write_streets(tmp_path, FIRST_HELD_OUT, 4, size=(128, 256)))
     path, checkpoint = tmp_path / "demo.engine", model_path("demo").with_suffix(".pth")
     command = f"export-trt {checkpoint} -o {path} --sampler plugin --precision fp16"
     command += (
@@ -187,10 +193,10 @@ def test_plugins_label_streets_alike(
 def test_the_demo_labels_streets_alike(
     engine: Path, tensorrt: TensorRT, precision: Precision, tmp_path: Path
 ) -> None:
-    """Built from the ONNX file in each precision, and verified at the corners of its profile."""
+    """The engine is built in each precision, and verified at the corners of its profile."""
     from alignseg_infer.cli import main
 
-    list(written_streets(tmp_path, FIRST_HELD_OUT, 4, size=(128, 256)))
+    list(write_streets(tmp_path, FIRST_HELD_OUT, 4, size=(128, 256)))
     path = tmp_path / "demo.engine"
     command = f"export-trt demo -o {path} --flavour {tensorrt.flavour} --precision {precision}"
     if precision is Precision.INT8:

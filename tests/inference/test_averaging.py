@@ -1,4 +1,4 @@
-"""Sliding window, scales and flip through Predictor, over backends that are no networks."""
+"""Sliding window, scales and flip through Predictor, over fake backends."""
 
 import time
 import tracemalloc
@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from alignseg_infer.arrays import Floats, Image, Size
 from alignseg_infer.errors import AlignSegError, ModelError, OptionError, SizeError
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.postprocess import Floats, scores_from_logits
-from alignseg_infer.pixels.preprocess import Size, preprocess
+from alignseg_infer.pixels.postprocess import scores_from_logits
+from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import ExportSpec, InputSpec, OutputKind, Sampler
 from tests.support.models import SMALL_SPEC, FakeBackend, FakeLabelBackend
@@ -75,7 +75,7 @@ def resized(logits: Floats, size: Size) -> Floats:
 
 
 def network(tensor: Floats) -> Floats:
-    """(C, h, w) of one input, by `PlacedBackend`."""
+    """Return the logits (C, h, w) of `PlacedBackend` for one input."""
     return np.asarray(PlacedBackend().infer(tensor)[0], np.float32)
 
 
@@ -127,7 +127,7 @@ def test_flip_shares_a_batch_with_the_plain_image() -> None:
 
 
 def test_fixed_model_sets_tile_and_batch(image: Image) -> None:
-    """Its 9 tiles are 7 and then 2, filled up."""
+    """The 9 tiles make a batch of 7 and one of 2, which is filled up."""
     backend = with_export(FIXED)
     result = Predictor(backend, mode="slide")(image)
     assert set(backend.batches) == {(7, 3, 48, 64)}
@@ -145,7 +145,7 @@ def test_size_is_that_of_the_image_before_tiling() -> None:
 
 
 def test_default_tile_and_padding() -> None:
-    """The authors' 872; an image below it is padded below and to the right, after the mean."""
+    """The tile is 872; a smaller image is padded below and to the right, after the mean."""
     backend, image = RecordingBackend(), np.zeros((40, 50, 3), np.uint8)
     result = Predictor(backend, mode="slide")(image)
     assert result.input_size == (872, 872)
@@ -327,7 +327,7 @@ def test_network_that_returns_nan() -> None:
 
 
 def test_without_averaging_the_network_is_called_as_before() -> None:
-    """Images of a list share a call, which averaging does not do."""
+    """Without averaging, images of a list share a call."""
     backend = FakeBackend()
     Predictor(backend, mode="whole", scales=[1], flip=False, batch=2)([noise((40, 40))] * 2)
     assert backend.batches == [(2, 3, 40, 40)]
@@ -411,7 +411,7 @@ def test_models_that_cannot(
     ],
 )
 def test_images_that_do_not_fit(options: dict[str, Any], fragment: str) -> None:
-    """They are refused before the network runs on any scale."""
+    """They are refused before the network runs at any scale."""
     backend = FakeBackend()
     with pytest.raises(SizeError, match=fragment):
         Predictor(backend, **options)(noise((40, 60)))

@@ -1,4 +1,4 @@
-"""Threads joined by bounded queues: order, back-pressure, failures, and that nothing hangs."""
+"""Threads with bounded queues between them: order, back-pressure, failures, and no hanging."""
 
 import threading
 import time
@@ -39,7 +39,7 @@ def test_order_is_kept_through_stages() -> None:
 
 
 def test_stages_overlap() -> None:
-    """The first makes an item while the second has the one before: each waits for the other."""
+    """The first stage makes an item while the second works on the one before."""
     barrier = threading.Barrier(2, timeout=5)
 
     def first() -> Iterator[int]:
@@ -68,7 +68,7 @@ def test_a_stage_that_is_ahead_waits() -> None:
 
     with Pipeline() as pipeline:
         numbers = pipeline.thread(source(), depth=3)
-        assert eventually(lambda: len(made) == 4)  # three wait, one is in hand
+        assert eventually(lambda: len(made) == 4)  # three wait, and one is in work
         time.sleep(0.05)
         assert len(made) == 4
         assert next(numbers) == 0
@@ -126,7 +126,7 @@ def test_stopping_wakes_a_stage_that_waits_for_items() -> None:
         items = pipeline.thread(map(abs, pipeline.thread(source())))
         assert next(items) == 0
         threading.Timer(0.1, release.set).start()
-    assert release.is_set()  # the stage was waited for, and the second did not wait for an item
+    assert release.is_set()  # stop waited for the first stage; the second did not wait for items
 
 
 def test_a_failing_close_is_reported() -> None:

@@ -1,11 +1,11 @@
-"""Predictor.stream: the same results as one call each, in order, and failures that arrive."""
+"""Predictor.stream gives the same results as single calls, in order, and passes failures on."""
 
 import itertools
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import ImageError, ModelError, OptionError
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import OutputKind
 from tests.support.models import FakeBackend, FakeLabelBackend
@@ -61,6 +61,49 @@ def test_same_as_single_calls(options: dict[str, Any], depth: int) -> None:
         assert result.input_size == expected.input_size
 
 
+def one_buffer(numbers: Iterable[int], wrap: Callable[[Image], Any]) -> Iterator[Any]:
+    """Images that all lie in the same memory, as cameras and shared memory give them."""
+    buffer = solid(0)
+    for number in numbers:
+        buffer[:] = number
+        yield wrap(buffer)
+    buffer[:] = 99
+
+
+def pil_view(image: Image) -> Any:
+    """A PIL image that shares the memory of `image`."""
+    pil = pytest.importorskip("PIL.Image")
+    height, width = image.shape[:2]
+    return pil.frombuffer("RGB", (width, height), image, "raw", "RGB", 0, 1)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 7])
+@pytest.mark.parametrize("wrap", [lambda image: image, lambda image: image[:, ::-1], pil_view])
+def test_a_source_may_use_one_buffer(depth: int, wrap: Callable[[Image], Any]) -> None:
+    results = list(Predictor(FakeBackend()).stream(one_buffer(range(12), wrap), depth=depth))
+    assert labels_of(results) == list(range(12))
+    assert [set(result.image.ravel()) for result in results] == [{n} for n in range(12)]
+
+
+def test_a_live_source_may_use_one_buffer() -> None:
+    """A result shows the picture that it labels, whichever were dropped."""
+    results = list(Predictor(FakeBackend()).stream(one_buffer(range(19), np.asarray), live=True))
+    assert labels_of(results) == [int(result.image[0, 0, 0]) for result in results]
+    assert labels_of(results)[-1] == 18
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_results_share_no_memory_with_arrays(several: bool) -> None:
+    images = [solid(3), solid(4)]
+    predictor = Predictor(FakeBackend())
+    results = predictor(images) if several else [predictor(image) for image in images]
+    for image in images:
+        image[:] = 9
+    assert [int(result.image[0, 0, 0]) for result in results] == [3, 4]
+    results[0].image[:] = 7  # and the other way round
+    assert images[0].max() == 9
+
+
 def test_batches_of_equal_size() -> None:
     backend = FakeBackend()
     images = [solid(n) for n in range(5)] + [solid(n, LARGE) for n in range(2)] + [solid(7)]
@@ -70,7 +113,7 @@ def test_batches_of_equal_size() -> None:
 
 
 def test_a_full_batch_does_not_wait_for_the_next_image() -> None:
-    """A camera may pause: what has come is segmented all the same."""
+    """A camera may pause; the images so far are segmented without waiting for it."""
     more = threading.Event()
 
     def images() -> Iterator[Image]:
@@ -85,7 +128,7 @@ def test_a_full_batch_does_not_wait_for_the_next_image() -> None:
 
 
 class StuckBackend(FakeBackend):
-    """Computes when it is told to."""
+    """A network that computes only when the test lets it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +143,7 @@ class StuckBackend(FakeBackend):
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_back_pressure(depth: int) -> None:
-    """A slow network bounds what is read ahead, however long the source is."""
+    """A slow network limits how many images are read ahead."""
     backend, read = StuckBackend(), 0
 
     def images() -> Iterator[Image]:
@@ -111,7 +154,7 @@ def test_back_pressure(depth: int) -> None:
 
     with Predictor(backend).stream(images(), depth=depth):
         time.sleep(0.2)
-        # In the network; then per thread in front of it `depth` waiting and one in hand.
+        # One in the network; for each thread before it, `depth` that wait and one in work.
         assert read == 1 + 2 * (depth + 1) * (depth > 0)
         backend.go.release(1000)
 
@@ -141,7 +184,7 @@ class Broken(Exception):
 
 
 class BrokenBackend(FakeBackend):
-    """Its network fails at blue 3."""
+    """A backend whose network fails at blue 3."""
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
         if batch[0, 0, 0, 0] == 3:
@@ -150,7 +193,7 @@ class BrokenBackend(FakeBackend):
 
 
 class NotFinite(FakeBackend):
-    """Its logits are NaN at blue 3."""
+    """A backend whose logits are NaN at blue 3."""
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
         logits = super().infer(batch)
@@ -225,7 +268,7 @@ def test_smoothing_by_hand() -> None:
     assert labels_of(plain) == [4, 8, 8, 8]
     smooth = list(predictor.stream(images, smoothing=0.75, confidence=True))
     # 0.75|4-k| + 0.25|8-k| is least at 4, and 0.5625|4-k| + 0.4375|8-k| as well.
-    assert labels_of(smooth) == [4, 4, 4, 8]  # the last has another size, and begins anew
+    assert labels_of(smooth) == [4, 4, 4, 8]  # the last has another size
     labels = np.arange(19)
     logits = -(0.75 * abs(4 - labels) + 0.25 * abs(8 - labels))
     expected = np.exp(logits[4]) / np.exp(logits).sum()
@@ -288,7 +331,7 @@ def test_closed_by_its_own_source() -> None:
 @pytest.mark.parametrize("options", [{"smoothing": 0.5}, {"confidence": True}])
 def test_labels_cannot_be_smoothed(options: dict[str, Any]) -> None:
     export = replace(LOGITS, output=OutputKind.LABELS)
-    with pytest.raises(OptionError, match="a model that returns labels"):
+    with pytest.raises(OptionError, match="the model returns labels"):
         Predictor(FakeLabelBackend(export)).stream([], **options)
 
 

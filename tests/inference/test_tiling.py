@@ -1,4 +1,4 @@
-"""The sliding window: its layout by hand and as a property, its logits against a plain loop."""
+"""The sliding window: layout by hand and by property tests, logits against a plain loop."""
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from alignseg_infer.arrays import Floats, Size
 from alignseg_infer.inference.tiling import Tiling, sliding_logits, tile_starts, tile_windows
 from alignseg_infer.pixels import postprocess
-from alignseg_infer.pixels.postprocess import Floats
-from alignseg_infer.pixels.preprocess import Size
 
 THIRD = 1 / 3
 CLASSES = 3
@@ -33,7 +32,7 @@ def toy_infer(tiles: Iterable[Floats]) -> Iterator[Floats]:
 
 
 def plain_loop(tensor: Floats, tiling: Tiling) -> Floats:
-    """The authors' loop in float64, one tile after the other."""
+    """Run the authors' loop in float64, one tile after the other."""
     (rows, columns), (height, width) = tiling.tile, tensor.shape[2:]
     total, count = np.zeros((CLASSES, height, width)), np.zeros((height, width))
     for y in tile_starts(height, rows, tiling.overlap):

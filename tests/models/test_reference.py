@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignseg_infer import Predictor
+from alignseg_infer.arrays import Floats
 from alignseg_infer.export.to_onnx import onnx_from_checkpoint
 from alignseg_infer.inference.tiling import Tiling, sliding_logits
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.pixels.postprocess import Floats, upsampled_bands
+from alignseg_infer.pixels.postprocess import upsample_in_bands
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import InputSpec, NetworkSpec, SamplingConvention
 from tests.support.models import DATA
@@ -152,7 +153,7 @@ def test_whole_image_logits(official_onnx: Path) -> None:
     reference = np.load(DATA / "whole_release-2021-12_150x260.npz")["logits"]
     backend = Predictor(official_onnx)._stages.backend
     logits = backend.infer(official_input((150, 260)).numpy())[0].astype(np.float32)
-    bands = [band for _, band in upsampled_bands(logits, (150, 260))]
+    bands = [band for _, band in upsample_in_bands(logits, (150, 260))]
     upsampled = np.concatenate(bands, axis=1).transpose(1, 2, 0)
     assert relative_l2(upsampled[::5, ::5], reference) <= TOLERANCE
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from alignseg_infer import ModelError, ModelFileError, OptionError, Predictor
+from alignseg_infer.arrays import Image
 from alignseg_infer.backends import open_backend
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.cli import main
@@ -32,7 +33,6 @@ from alignseg_infer.offsets.pictures import (
 )
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.ops.sampling import source_pixels
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import SamplingConvention
 from tests.export.test_export import OFFSETS, OFFSETS_PLAIN

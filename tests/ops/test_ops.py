@@ -25,7 +25,7 @@ RELEASE_05 = SamplingConvention.RELEASE_2021_05
 
 
 def formula(convention: SamplingConvention, x: int, dx: float, sizes: tuple[int, ...]) -> float:
-    """Source x, written out once more from the table in `ops.sampling`."""
+    """Return source x, computed again from the table in `ops.sampling`."""
     w, W, h = sizes
     last = max(W - 1, 1)
     return {
@@ -36,7 +36,7 @@ def formula(convention: SamplingConvention, x: int, dx: float, sizes: tuple[int,
 
 
 def sample_by_loops(feature: Tensor, offset: Tensor, convention: SamplingConvention) -> Tensor:
-    """Bilinear interpolation with zeros outside, one pixel after another, in Python floats."""
+    """Interpolate bilinearly with zeros outside, one pixel after another, in Python floats."""
     batch, channels, h, w = feature.shape
     H, W = offset.shape[-2:]
     out = torch.zeros(batch, channels, H, W, dtype=torch.float64)
@@ -137,7 +137,7 @@ def test_gather_gives_zero_for_offsets_that_point_nowhere(value: float) -> None:
 
 @pytest.mark.parametrize("sampler", Sampler)
 def test_half_precision_features_keep_exact_coordinates(sampler: Sampler) -> None:
-    """With float16 coordinates this is off by a tenth and more: columns reach 1000."""
+    """With float16 coordinates this would be off by a tenth or more, since columns reach 1000."""
     feature = torch.linspace(0, 1, 1001).expand(1, 1, 3, 1001)
     offset = torch.full((1, 2, 3, 1001), 0.25)
     exact = offset_grid_sample(feature, offset, STANDARD)
@@ -174,7 +174,7 @@ def test_interpolation_matrix_by_hand() -> None:
 
 
 def test_interpolation_positions_are_float32_for_half_features() -> None:
-    """In float16 positions above 512 would be off by a quarter and more."""
+    """In float16, positions above 512 would be off by a quarter or more."""
     exact = interpolation_matrix(600, 1100, torch.zeros(1))
     half = interpolation_matrix(600, 1100, torch.zeros(1).half())
     assert half.dtype == torch.float16

@@ -65,7 +65,7 @@ SHAPES = {
     UPSAMPLE_ARGMAX: "pass logits (N, C, h, w), like (N, K, H, W): same letter, same size",
 }
 REAL = "FP32 or FP16, on any device"
-# The operator, which input is changed and how; what is said: seen, expected, what to do.
+# The operator, which input is changed and how; then the message: seen, expected, what to do.
 REFUSED: list[tuple[PluginOp, int, Change, str, str, str]] = [
     (OFFSET_GRID_SAMPLE, 0, to(torch.bfloat16), "feature is BF16", REAL, "feature.float()"),
     (OFFSET_GRID_SAMPLE, 0, to(torch.float64), "feature is torch.float64", REAL, "feature.float()"),
@@ -180,7 +180,7 @@ TAKEN: list[tuple[PluginOp, dict[int, torch.dtype]]] = [
 
 
 def close(op: PluginOp, seen: Tensor, expected: Tensor) -> None:
-    """Fails where `seen` is not `expected`, but for roundings."""
+    """Assert that `seen` equals `expected` up to rounding."""
     assert (seen.dtype, seen.shape) == (expected.dtype, expected.shape)
     if op is UPSAMPLE_ARGMAX:
         assert float((seen == expected).float().mean()) > 0.99
@@ -214,7 +214,7 @@ STORED: dict[str, Change] = {
 def test_how_inputs_are_stored_changes_no_number(
     door: Callable[..., Door], op: PluginOp, how: str
 ) -> None:
-    """Each input alone, so that layouts are mixed too."""
+    """Change each input alone, so that layouts are mixed too."""
     for index in range(len(op.inputs)):
         inputs = tensors(op)
         inputs[index] = STORED[how](inputs[index])
@@ -302,7 +302,7 @@ def test_compiled(op: PluginOp, layout: torch.memory_format, dynamic: bool) -> N
 
 
 def test_sizes_that_only_the_data_decide() -> None:
-    """A batch picked by a mask: its size is no number when it is traced."""
+    """A mask chooses the batch, whose size is then not a number during tracing."""
     pick = torch.tensor([True, False, True])
     inputs = tensors(OFFSET_GRID_SAMPLE, sizes={"N": 3})
 
@@ -387,7 +387,7 @@ def test_the_self_check_takes_every_kernel_of_a_network(
         plugin_ops.aligned_add: torch_kernels._aligned_add,
         plugin_ops.offset_grid_sample: torch_kernels._offset_grid_sample,
     }
-    distance = torch_kernels.sampling_distance(lambda op, *given: doors[op](*given))
+    distance = torch_kernels.measure_sampling_distance(lambda op, *given: doors[op](*given))
     assert (distance <= torch_kernels.LARGEST_DISTANCE) == (wrong is None)
     assert launched == {
         f"{kernel}_float_float"

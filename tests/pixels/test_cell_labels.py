@@ -1,4 +1,4 @@
-"""Labels by cells are those of upsampling everything, bit for bit."""
+"""Labelling by cells gives exactly the labels of upsampling everything."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -9,16 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Floats, Labels, Size
 from alignseg_infer.pixels import cell_labels, postprocess
-from alignseg_infer.pixels.cell_labels import argmax_into, axis_weights, labels_by_cells
-from alignseg_infer.pixels.postprocess import (
-    Floats,
-    Labels,
-    label_dtype,
-    scores_from_logits,
-    upsampled_bands,
-)
-from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.pixels.cell_labels import argmax_into, axis_weights, label_by_cells
+from alignseg_infer.pixels.postprocess import label_dtype, scores_from_logits, upsample_in_bands
 from tests.pixels.test_postprocess import random_logits, smooth_logits
 
 Make = Callable[[tuple[int, ...]], Floats]
@@ -27,39 +21,39 @@ SIDE = st.integers(1, 9)
 
 def all_upsampled(logits: Floats, size: Size) -> Labels:
     labels: Labels = np.empty(size, label_dtype(len(logits)))
-    for rows, band in upsampled_bands(logits, size):
+    for rows, band in upsample_in_bands(logits, size):
         argmax_into(labels[rows], band)
     return labels
 
 
 def by_cells(logits: Floats, size: Size) -> Labels | None:
-    """None where most cells would have to be computed."""
+    """Label by cells; None where most cells would have to be computed."""
     labels: Labels = np.full(size, 99, label_dtype(len(logits)))
     rows, columns = axis_weights(logits.shape[1], size[0]), axis_weights(logits.shape[2], size[1])
-    return labels if labels_by_cells(logits, rows, columns, labels) else None
+    return labels if label_by_cells(logits, rows, columns, labels) else None
 
 
 @pytest.fixture
 def _always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Computes cells however many there are, in small blocks."""
+    """Compute cells however many there are, in small blocks."""
     monkeypatch.setattr(cell_labels, "MOST_COMPUTED", 99)
     monkeypatch.setattr(cell_labels, "_BLOCK", 700)
 
 
 def levels(shape: tuple[int, ...]) -> Floats:
-    """Whole numbers from -2 to 2: ties at most inputs, and in between."""
+    """Return whole numbers from -2 to 2, with ties at most inputs and between them."""
     return np.random.default_rng(2).integers(-2, 3, shape).astype(np.float32)
 
 
 def nearly_tied(shape: tuple[int, ...]) -> Floats:
-    """All classes within a few units in the last place of the same waves."""
+    """Return classes that differ from the same waves by a few units in the last place."""
     base = smooth_logits((1, *shape[1:]))
     steps = np.random.default_rng(3).integers(-3, 4, shape).astype(np.float32)
     return np.asarray(base * (1 + steps * np.float32(2**-23)), np.float32)
 
 
 def twice(shape: tuple[int, ...]) -> Floats:
-    """Each class a second time."""
+    """Return each class twice."""
     half = smooth_logits((-(-shape[0] // 2), *shape[1:]))
     return np.concatenate([half, half])[: shape[0]]
 
@@ -74,7 +68,7 @@ def zeros(shape: tuple[int, ...]) -> Floats:
 
 
 def far_from_zero(shape: tuple[int, ...]) -> Floats:
-    """1000 more than waves: their last bits are lost."""
+    """Return waves plus 1000, which loses their last bits."""
     return np.asarray(smooth_logits(shape) / 10 + 1000, np.float32)
 
 
@@ -85,20 +79,20 @@ def one_spike(shape: tuple[int, ...]) -> Floats:
 
 
 def huge(shape: tuple[int, ...]) -> Floats:
-    """Near the end of float32: four of them cannot be added up."""
+    """Return logits near the largest float32: the sum of four overflows."""
     return np.asarray(regions(shape) / 40 * 3e38 + 1.5e38, np.float32)
 
 
 def tiny(shape: tuple[int, ...]) -> Floats:
-    """Up to some 20 of the smallest steps that float32 has: products lose most of their digits."""
+    """Return up to about 20 of float32's smallest steps: products lose most of their digits."""
     steps = np.random.default_rng(5).integers(0, 20, shape)
     return np.asarray(steps * 2.0**-149, np.float32)
 
 
 def regions(shape: tuple[int, ...]) -> Floats:
-    """Random at every eighth input, interpolated between: regions as of a trained network."""
+    """Return random numbers at every eighth input, interpolated, like a trained network's."""
     coarse = random_logits((shape[0], max(shape[1] // 8, 1), max(shape[2] // 8, 1)))
-    bands = [band for _, band in upsampled_bands(coarse, (shape[1], shape[2]))]
+    bands = [band for _, band in upsample_in_bands(coarse, (shape[1], shape[2]))]
     return np.concatenate(bands, axis=1)
 
 
@@ -154,7 +148,7 @@ def test_any_shape(shape: tuple[int, int, int], size: Size, make: Make, seed: in
 
 
 def test_a_class_that_wins_at_no_corner() -> None:
-    """0 falls from 10 to 0, 1 rises from 0 to 10, and 2 is 6: it wins between, by hand."""
+    """Class 0 falls from 10 to 0, class 1 rises from 0 to 10, and class 2 is 6 and wins between."""
     ramp = np.array([[10, 0], [10, 0]], np.float32)
     logits = np.stack([ramp, 10 - ramp, np.full_like(ramp, 6)])
     labels = by_cells(np.pad(logits, ((0, 0), (0, 0), (0, 9)), mode="edge"), (4, 41))
@@ -165,14 +159,14 @@ def test_a_class_that_wins_at_no_corner() -> None:
 def test_most_pixels_of_a_street_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = regions((19, 65, 129))
     computed = 0
-    real = cell_labels._compute
+    real = cell_labels._label_cells
 
     def counting(logits: Floats, nodes: Labels, cells: NDArray[np.intp], *rest: object) -> None:
         nonlocal computed
         computed += len(cells)
         real(logits, nodes, cells, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cell_labels, "_compute", counting)
+    monkeypatch.setattr(cell_labels, "_label_cells", counting)
     labels = by_cells(logits, (256, 512))
     np.testing.assert_array_equal(labels, all_upsampled(logits, (256, 512)))
     assert 0 < computed < 0.4 * 64 * 128
@@ -196,9 +190,9 @@ def test_the_way_is_chosen(
     def counting(logits: Floats, size: Size) -> object:
         nonlocal bands
         bands += 1
-        return upsampled_bands(logits, size)
+        return upsample_in_bands(logits, size)
 
-    monkeypatch.setattr(postprocess, "upsampled_bands", counting)
+    monkeypatch.setattr(postprocess, "upsample_in_bands", counting)
     labels = scores_from_logits(logits, size).labels
     assert (bands == 0) is expected
     np.testing.assert_array_equal(labels, all_upsampled(logits, size))

@@ -1,4 +1,4 @@
-"""Images from files, arrays and Pillow, each against pixels known beforehand."""
+"""Images from files, arrays and Pillow, compared with pixels known beforehand."""
 
 import io
 import struct
@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.errors import ImageError
-from alignseg_infer.pixels.images import Image, load_image
+from alignseg_infer.pixels.images import load_image
 
 END_OF_JPEG = b"\xff\xd9"
 START_OF_SCAN = b"\xff\xda"
@@ -40,7 +41,7 @@ def written(folder: Path, data: bytes, name: str = "picture") -> Path:
 
 
 def with_thumbnail(jpeg: bytes) -> bytes:
-    """`jpeg` with an EXIF segment whose second directory points at a small JPEG of its own."""
+    """Add an EXIF segment to `jpeg`, whose second directory points to a small JPEG thumbnail."""
     small = encoded(".jpg", noise(16, 16))
     tiff = b"II*\0" + struct.pack("<IHI", 8, 0, 14)  # an empty first directory, the next at 14
     tiff += struct.pack("<HHHIIHHIII", 2, 0x201, 4, 1, 44, 0x202, 4, 1, len(small), 0)
@@ -138,6 +139,52 @@ def test_pil_palette() -> None:
     picture.putpixel((1, 0), 0)
     image = load_image(picture)
     assert image.tolist() == [[[50, 100, 200], [0, 0, 0]], [[50, 100, 200], [50, 100, 200]]]
+
+
+PIL_MODES = ["1", "CMYK", "F", "HSV", "I", "I;16", "I;16B", "I;16L", "L", "LA", "LAB", "La"]
+PIL_MODES += ["P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr"]
+
+
+@pytest.mark.parametrize("mode", PIL_MODES)
+def test_every_pil_mode_is_taken_or_refused_by_name(mode: str) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    picture = pil.new(mode, (5, 3))
+    if mode in ("F", "I", "La"):
+        with pytest.raises(ImageError, match=f"mode {mode!r}"):
+            load_image(picture)
+    else:
+        image = load_image(picture)
+        assert image.shape == (3, 5, 3)
+        assert image.dtype == np.uint8
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png"])
+@pytest.mark.parametrize("leave_block", [False, True])
+def test_pil_image_that_was_closed(ending: str, leave_block: bool, tmp_path: Path) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    path = written(tmp_path, encoded(ending, noise()))
+    if leave_block:
+        with pil.open(path) as picture:
+            pass
+    else:
+        picture = pil.open(path)
+        picture.close()
+    with pytest.raises(ImageError, match="inside the block that opens it"):
+        load_image(picture)
+    with pil.open(path) as picture:
+        picture.load()  # what the error advises
+    assert load_image(picture).shape == load_image(path).shape
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_matrix_views_are_arrays(channels: int) -> None:
+    """A view of ``np.matrix`` stays two-dimensional: ``np.repeat`` wrote past the end of one."""
+    pixels = noise(48, 64)[..., 0]
+    for _ in range(20):
+        image = load_image(np.asmatrix(pixels))
+    np.testing.assert_array_equal(image, np.repeat(pixels[..., np.newaxis], 3, axis=2))
+    masked = np.ma.masked_equal(noise(8, 8)[..., :channels], 3)
+    np.testing.assert_array_equal(load_image(masked), load_image(masked.data))
 
 
 def test_pil_16_bits_like_the_file(tmp_path: Path) -> None:

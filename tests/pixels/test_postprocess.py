@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from alignseg_infer.arrays import Floats, Size
 from alignseg_infer.pixels import postprocess
 from alignseg_infer.pixels.postprocess import (
-    Floats,
     label_dtype,
-    resized_labels,
+    resize_labels,
     scores_from_logits,
-    upsampled_bands,
+    upsample_in_bands,
 )
-from alignseg_infer.pixels.preprocess import Size
 
 TIE = 1e-5  # labels may differ where the two best logits are closer than this
 SIDE = st.integers(1, 9)
@@ -46,7 +45,7 @@ class Reference(NamedTuple):
 
 
 def reference(logits: Floats, size: Size) -> Reference:
-    """What PyTorch makes of it in float64."""
+    """Compute the same with PyTorch in float64."""
     tensor = torch.from_numpy(logits).double()[None]
     upsampled = F.interpolate(tensor, size, mode="bilinear", align_corners=True)[0]
     best = torch.topk(upsampled, min(2, len(upsampled)), dim=0).values
@@ -60,7 +59,7 @@ def random_logits(shape: tuple[int, ...], seed: int = 0) -> Floats:
 
 
 def smooth_logits(shape: tuple[int, ...]) -> Floats:
-    """Random waves: large regions of one label, like those of a trained network."""
+    """Return random waves: large regions of one label, like those of a trained network."""
     rng = np.random.default_rng(1)
     y, x = np.mgrid[: shape[1], : shape[2]] / 8
     waves = [np.sin(a * y + b * x + c) * 6 for a, b, c in rng.normal(0, 1, (shape[0], 3))]
@@ -89,7 +88,7 @@ def test_scores_equal_torch(
 
 
 def test_ramp_by_hand() -> None:
-    """-1..1 over two columns, drawn to five: -1, -.5, 0, .5, 1 against a class at 0."""
+    """-1..1 over two columns, stretched to five: -1, -.5, 0, .5, 1 against a class at 0."""
     logits = np.array([[[0, 0]], [[-1, 1]]], np.float32)
     scores = scores_from_logits(logits, (2, 5), confidence=True)
     assert scores.labels.tolist() == [[0, 0, 0, 1, 1]] * 2  # the tie goes to class 0
@@ -136,12 +135,12 @@ def test_bands_do_not_matter(band_bytes: int, size: Size, monkeypatch: pytest.Mo
 
 
 def test_bands_cover_the_rows_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten rows of four: each band reads the same two rows, and holds no more than it may."""
+    """Ten rows from four: each band reads the same two rows and stays within its limit."""
     logits = random_logits((3, 4, 4))
-    rows = [(rows.start, rows.stop) for rows, _ in upsampled_bands(logits, (10, 8))]
+    rows = [(rows.start, rows.stop) for rows, _ in upsample_in_bands(logits, (10, 8))]
     assert rows == [(0, 3), (3, 6), (6, 9), (9, 10)]
     monkeypatch.setattr(postprocess, "BAND_BYTES", 4 * 3 * 8 * 2)  # two rows of (3, 8) floats
-    bands = list(upsampled_bands(logits, (10, 8)))
+    bands = list(upsample_in_bands(logits, (10, 8)))
     assert [rows.start for rows, _ in bands] == [0, 2, 3, 5, 6, 8, 9]
     assert [band.shape for _, band in bands] == [(3, n, 8) for n in (2, 1, 2, 1, 2, 1, 1)]
 
@@ -180,7 +179,7 @@ def test_ties_go_to_the_lower_class(shape: tuple[int, int, int], size: Size, see
 def test_constant_logits_stay_constant(values: list[float], feature: Size, size: Size) -> None:
     levels = np.array(values, np.float32).reshape(-1, 1, 1)
     logits = np.tile(levels, (1, *feature))
-    for rows, band in upsampled_bands(logits, size):
+    for rows, band in upsample_in_bands(logits, size):
         expected = np.tile(levels, (1, rows.stop - rows.start, size[1]))
         np.testing.assert_array_equal(band, expected)
     labels = scores_from_logits(logits, size).labels
@@ -190,13 +189,13 @@ def test_constant_logits_stay_constant(values: list[float], feature: Size, size:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_resized_labels(dtype: type[np.unsignedinteger]) -> None:
     labels = np.array([[0, 200], [7, 3]], dtype)
-    larger = resized_labels(labels, (4, 6))
+    larger = resize_labels(labels, (4, 6))
     assert larger.dtype == dtype
     assert larger.tolist() == [[0, 0, 0, 200, 200, 200]] * 2 + [[7, 7, 7, 3, 3, 3]] * 2
-    assert resized_labels(larger, (2, 2)).tolist() == labels.tolist()
+    assert resize_labels(larger, (2, 2)).tolist() == labels.tolist()
 
 
 def test_labels_are_resized_by_their_pixel_centres() -> None:
     """Nine to five: output i covers the input around (i + 1/2)*9/5 - 1/2 = .4, 2.2, 4, 5.8, 7.6."""
     row = np.arange(9, dtype=np.uint8)[np.newaxis].repeat(2, axis=0)
-    assert resized_labels(row, (2, 5)).tolist() == [[0, 2, 4, 6, 8]] * 2
+    assert resize_labels(row, (2, 5)).tolist() == [[0, 2, 4, 6, 8]] * 2

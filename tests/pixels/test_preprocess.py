@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.errors import OptionError, SizeError
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size, SizePolicy, preprocess, size_policy
+from alignseg_infer.pixels.preprocess import SizePolicy, preprocess, size_policy
 from alignseg_infer.spec.model import ChannelOrder, ExportSpec, InputSpec, OutputKind, Sampler
 
 ZERO_MEAN = InputSpec(mean=(0.0, 0.0, 0.0))
@@ -41,7 +41,7 @@ def test_channels_mean_and_std(order: ChannelOrder, expected: tuple[float, ...])
 
 
 def test_every_pixel_value_exactly() -> None:
-    """All 256 values with the published mean, in float32 as training computes it."""
+    """All 256 values with the published mean, computed in float32 as in training."""
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     tensor = preprocess(cv2.merge([values] * 3), (16, 16), InputSpec())  # type: ignore[arg-type]
     for channel, mean in enumerate(InputSpec().mean):

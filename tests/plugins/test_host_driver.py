@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from alignseg_infer.cuda.nvrtc import compiled_kernel
+from alignseg_infer.cuda.nvrtc import compile_kernel
 from tests.support.host_entries import ENTRIES, library_path
 
 TESTS = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def build_driver(folder: Path, users: Iterable[Path]) -> Path:
-    """Builds it with whatever else the extension modules `users` want of a driver, not working."""
+    """Build the driver, with stubs for whatever else the extension modules `users` import."""
     library, stubs = folder / "libcuda.so.1", folder / "stubs.c"
     wanted: set[str] = set()
     for user in users:
@@ -41,7 +41,7 @@ def build_driver(folder: Path, users: Iterable[Path]) -> Path:
 
 
 def cuda_names(option: str, library: Path) -> set[str]:
-    """Names of the CUDA driver's functions that `library` has, or wants."""
+    """Return the names of the CUDA driver's functions that `library` exports or imports."""
     command = ["nm", "-D", option, str(library)]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return set(re.findall(r"\b(cu[A-Z]\w+)", listing))
@@ -58,7 +58,7 @@ def runner_over(package: str, module: str, folder: Path) -> "Runner":
     environment = {"LD_LIBRARY_PATH": os.pathsep.join(paths), "LD_PRELOAD": str(library)}
 
     def run(file: str, chosen: str, **more: str) -> int:
-        """How many tests pass; all that are chosen must."""
+        """Return how many tests pass; all chosen tests must pass."""
         command = [sys.executable, "-c", COMPILED_BEFORE, "-q", "-p", "no:cacheprovider"]
         done = subprocess.run(
             [*command, "-k", chosen, str(TESTS / file)],
@@ -78,13 +78,13 @@ def runner_over(package: str, module: str, folder: Path) -> "Runner":
 
 
 Runner = Callable[..., int]
-# NVRTC 13.0 asks a driver that is loaded for more than this one has, and crashes.
+# NVRTC 13.0 asks a loaded driver for more than this one has, and crashes.
 COMPILED_BEFORE = """
 import os, pathlib, sys, pytest
 if "CUBINS" in os.environ:
     from alignseg_infer.cuda import nvrtc
     folder = pathlib.Path(os.environ["CUBINS"])
-    nvrtc.compiled_kernel = lambda name, capability: (folder / name).read_bytes()
+    nvrtc.compile_kernel = lambda name, capability: (folder / name).read_bytes()
 sys.exit(pytest.main())
 """
 
@@ -94,7 +94,7 @@ sys.exit(pytest.main())
 )
 def test_seam(tmp_path: Path, package: str, module: str, passes: int) -> None:
     run = runner_over(package, module, tmp_path)
-    # A PyTorch or CuPy built for CUDA would want more of a driver.
+    # A PyTorch or CuPy built for CUDA would need more from a driver.
     assert run("test_gpu_cuda.py", f"{package} and not pytorch and not cupy") == passes
 
 
@@ -103,7 +103,7 @@ def test_kernels(tmp_path: Path) -> None:
     run = runner_over("cuda-python", "cuda", tmp_path)
     libraries = os.pathsep.join(str(library_path(source)) for source in ENTRIES)
     for source in ENTRIES:
-        (tmp_path / source).write_bytes(compiled_kernel(source, "9.0"))
+        (tmp_path / source).write_bytes(compile_kernel(source, "9.0"))
     few = "(test_labels and 33x47) or (test_network and 1x) or (test_sampling and 2x33x3x3)"
     few += " or (test_sampling and 5x9)"
     assert run("test_gpu_kernels.py", few, CUBINS=str(tmp_path), HOST_KERNELS=libraries) > 50

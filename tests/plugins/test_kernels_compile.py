@@ -1,4 +1,4 @@
-"""Kernels compile for every GPU of ours that the toolkit knows, without spills; NVRTC takes them.
+"""Kernels compile for all our GPUs that the toolkit knows, without spills; NVRTC accepts them.
 
 Nothing runs: what they compute is shown by the builds for the CPU, and on GPUs. What moves how many
 bytes at once is read in the instructions (SASS) of the same compiled files.
@@ -20,7 +20,7 @@ from tests.support.kernel_cases import Op, Scalar
 
 SOURCES = sorted(KERNELS.glob("*.cu"))
 CMAKE_LIST = KERNELS.parent / "cmake" / "CudaArchitectures.cmake"
-# A thread may use so many before a block of 256 has an SM's 65536 to itself.
+# If a thread uses more registers, a block of 256 threads needs all 65536 of an SM.
 MOST_REGISTERS = 255
 
 # How the kernels of a source move memory: by name, the fewest instructions of a kind and a number
@@ -47,7 +47,7 @@ WIDTHS: dict[str, dict[str, dict[str, int]]] = {
         "alignedAddPlanar<.*>": {},
     },
 }
-# Of instructions; the generic LD and ST are what a compiler takes that cannot tell global memory.
+# Names of instructions. Compilers use the generic LD and ST if they cannot recognise global memory.
 KINDS = {
     **dict.fromkeys(("LDG", "LD"), "load"),
     **dict.fromkeys(("STG", "ST"), "store"),
@@ -58,7 +58,7 @@ nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 
 
 def wanted_architectures() -> list[int]:
-    """Those that CMake compiles for."""
+    """Return the architectures that CMake compiles for."""
     listed = re.findall(r"set\(wanted ([\d ]+)\)", CMAKE_LIST.read_text(encoding="utf-8"))
     assert len(listed) == 1
     return [int(number) for number in listed[0].split()]
@@ -68,7 +68,7 @@ ARCHITECTURES = wanted_architectures()
 
 
 def known_architectures() -> list[int]:
-    """Those of them that nvcc knows."""
+    """Return those of our architectures that nvcc knows."""
     listing = subprocess.run(
         ["nvcc", "--list-gpu-arch"], capture_output=True, text=True, check=True
     ).stdout
@@ -119,7 +119,7 @@ def test_nvcc(build: Build, record_property: Callable[[str, object], None]) -> N
 
 
 def cuobjdump() -> str:
-    """NVIDIA's program that lists instructions; skips the test where there is none."""
+    """Return NVIDIA's program that lists instructions; skip the test if it is not installed."""
     found = shutil.which("cuobjdump")
     if found is None:
         pathfinder = pytest.importorskip("cuda.pathfinder", reason="needs cuobjdump")
@@ -130,7 +130,7 @@ def cuobjdump() -> str:
 
 
 def access(instruction: str) -> str | None:
-    """What moves memory, by kind and bits: ``store 128`` for ``STG.E.128``."""
+    """Count the instructions that move memory, by kind and bits: ``store 128`` is ``STG.E.128``."""
     name, *parts = instruction.split(".")
     if name not in KINDS:
         return None
@@ -139,7 +139,7 @@ def access(instruction: str) -> str | None:
 
 
 def memory_accesses(fatbin: Path) -> Iterator[tuple[str, str, Counter[str]]]:
-    """Architecture, name and accesses of each kernel in a file."""
+    """List architecture, name and memory accesses of each kernel in a file."""
     listing = subprocess.run(
         [cuobjdump(), "-sass", str(fatbin)], capture_output=True, text=True, check=True
     ).stdout
@@ -190,7 +190,7 @@ def test_documentation_names_the_architectures() -> None:
 
 
 def nvrtc_cubin(source: Path, architecture: int) -> bytes:
-    """What NVRTC makes of `source`, with our headers and no others."""
+    """Compile `source` with NVRTC, with our headers and no others."""
     nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="needs cuda-python with NVRTC")
     headers = sorted(KERNELS.glob("*.h"))
     status, program = nvrtc.nvrtcCreateProgram(

@@ -79,19 +79,19 @@ Create = Callable[..., Plugin]
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
-    """Plugins and kernels for the CPU, loaded by the harness."""
+    """Build plugins and kernels for the CPU; the harness loads them."""
     return build_library(tmp_path_factory.mktemp("plugins"))
 
 
 @pytest.fixture(autouse=True)
 def _quiet(request: pytest.FixtureRequest) -> None:
-    """No test begins with another's log."""
+    """Clear the log, so that no test sees another's messages."""
     if "library" in request.fixturenames:
         request.getfixturevalue("library").log()
 
 
 def described(name: str) -> list[Tensor]:
-    """Tensors that fit: inputs, then the output; FP32, linear."""
+    """Return tensors that fit: inputs, then the output; FP32, linear."""
     output = INT32 if name == "UpsampleArgmax" else FLOAT
     kinds = [*(FLOAT for _ in INPUTS[name]), output]
     return [tensor(sizes, kind) for sizes, kind in zip(SIZES[name], kinds, strict=True)]
@@ -155,7 +155,7 @@ def test_capabilities(library: Library) -> None:
 
 
 def fits(name: str, kinds: Sequence[int]) -> bool:
-    """Whether the contract has inputs of these types."""
+    """Return whether the contract allows inputs of these types."""
     real = all(kind in (FLOAT, HALF) for kind in kinds)
     if name != "AlignedAdd":
         return real
@@ -199,7 +199,7 @@ def test_output_shape_of_another_rank(library: Library, name: str, rank: int) ->
 
 
 def accepted(plugin: Plugin, tensors: list[Tensor], pos: int = 0) -> Iterator[tuple[int, ...]]:
-    """All combinations of type and format, found as TensorRT finds them: tensor by tensor."""
+    """Find all combinations of type and format as TensorRT does: tensor by tensor."""
     if pos == len(tensors):
         yield tuple(value for seen in tensors for value in (seen.type, seen.format))
         return
@@ -209,7 +209,7 @@ def accepted(plugin: Plugin, tensors: list[Tensor], pos: int = 0) -> Iterator[tu
 
 
 def contract(name: str, channels: int) -> set[tuple[int, ...]]:
-    """The combinations that plugins/README.md promises."""
+    """Return the combinations that plugins/README.md promises."""
     plain = [(FLOAT, LINEAR), (HALF, LINEAR)]
     if name == "UpsampleArgmax":
         return {(*first, *second, INT32, LINEAR) for first in plain for second in plain}
@@ -269,11 +269,23 @@ REFUSED_FIELDS = [
     (
         "number",
         [Text("convention", b"\0\0\0\0", 5, 1)],
-        r"has type 5 and length 1; expected a string",
+        r"has type 5 and length 1; expected a non-empty string",
     ),
-    ("no length", [Text("convention", b"standard", CHAR, 0)], r"length 0; expected a string"),
-    ("negative", [Text("convention", b"standard", CHAR, -1)], r"length -1; expected a string"),
-    ("no data", [Text("convention", None, CHAR, 8)], r"length 8 and no data; expected a string"),
+    (
+        "no length",
+        [Text("convention", b"standard", CHAR, 0)],
+        r"length 0; expected a non-empty string",
+    ),
+    (
+        "negative",
+        [Text("convention", b"standard", CHAR, -1)],
+        r"length -1; expected a non-empty string",
+    ),
+    (
+        "no data",
+        [Text("convention", None, CHAR, 8)],
+        r"length 8 and no data; expected a non-empty string",
+    ),
     ("other", [convention("release-2020")], r"is 'release-2020'; expected release-2021-12, "),
     ("prefix", [convention("standar")], r"is 'standar'; expected"),
     ("longer", [convention("standard2")], r"is 'standard2'; expected"),
@@ -355,7 +367,7 @@ def test_shapes_that_fit(library: Library, name: str) -> None:
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_sizes_not_known_yet(library: Library, name: str) -> None:
-    """Each subset of sizes may be -1 while an engine is built, none when it runs."""
+    """Any sizes may be -1 while an engine is built, and none when it runs."""
     plugin = made(library, name)
     for axes in itertools.product([False, True], repeat=4):
         tensors = described(name)
@@ -367,7 +379,7 @@ def test_sizes_not_known_yet(library: Library, name: str) -> None:
     assert "is -1; expected 0 or more" in library.log()
 
 
-# (plugin, tensor, axis): the sizes that are free: they are compared with nothing.
+# (plugin, tensor, axis): the sizes that are free, that is, compared with nothing.
 FREE = {
     *(("OffsetGridSample", 0, axis) for axis in (2, 3)),
     *(("AlignedAdd", 0, axis) for axis in (2, 3)),
@@ -417,7 +429,7 @@ def test_words_of_a_refused_size(library: Library) -> None:
     assert library.log() == "1 AlignedAdd: channels of high_offset is 3; expected 2\n"
 
 
-# What PyTorch's operators refuse: the same, in the same words
+# PyTorch's operators refuse the same tensors, in the same words
 
 TORCH_TYPES = {
     FLOAT: torch.float32,
@@ -432,7 +444,7 @@ TORCH_TYPES = {
 
 
 def said_by_torch(name: str, tensors: Sequence[Tensor]) -> str | None:
-    """What the operator of this name says of inputs like these; None if it takes them."""
+    """Return the error of the operator `name` for inputs like these; None if it accepts them."""
     op = PLUGIN_OPS[name]
     inputs = [
         torch.empty(seen.dims.sizes[: seen.dims.rank], dtype=TORCH_TYPES[seen.type], device="meta")
@@ -446,7 +458,7 @@ def said_by_torch(name: str, tensors: Sequence[Tensor]) -> str | None:
 
 
 def refused_by_both(library: Library, name: str, tensors: list[Tensor]) -> bool:
-    """Whether plugin and operator refuse inputs, with the same words; fails if they differ."""
+    """Return whether plugin and operator refuse the inputs; assert that their words agree."""
     taken = made(library, name).configure(tensors[:-1], tensors[-1:])
     said = said_by_torch(name, tensors[:-1])
     assert taken is (said is None)
@@ -458,7 +470,7 @@ def refused_by_both(library: Library, name: str, tensors: list[Tensor]) -> bool:
     return said is not None
 
 
-# Inputs that set a size of the output: alone, they fit. TensorRT gives the plugin an output too.
+# These inputs set a size of the output, so alone they fit. TensorRT also gives the output.
 DEFINING = {
     *(("OffsetGridSample", position, axis) for position, axis in ((0, 1), (1, 2), (1, 3))),
     *(("UpsampleArgmax", 1, axis) for axis in (2, 3)),
@@ -517,7 +529,7 @@ def test_the_readme_has_the_shapes(name: str) -> None:
 
 
 def arrays_of(tensors: Sequence[Tensor]) -> list[Array]:
-    """Zeros of these descriptions."""
+    """Return zeros that match these descriptions."""
     dtypes = {FLOAT: np.float32, HALF: np.float16, INT32: np.int32}
     return [np.zeros(seen.dims.sizes[: seen.dims.rank], dtypes[seen.type]) for seen in tensors]
 
@@ -545,7 +557,7 @@ def test_enqueue_refuses(library: Library, name: str) -> None:
 
 @pytest.mark.parametrize("name", INPUTS)
 def test_launcher_refuses(library: Library, name: str) -> None:
-    """A coarse map without pixels: the kernel refuses, the plugin passes it on."""
+    """The kernel refuses a coarse map without pixels, and the plugin passes the error on."""
     plugin, tensors = made(library, name), described(name)
     tensors[0].dims.sizes[2] = 0
     assert not plugin.enqueue(tensors[:-1], tensors[-1], arrays_of(tensors))
@@ -565,7 +577,7 @@ RUNS = [*COMPLETE, *(TABLE[::5] if SANITIZE else TABLE)]
 
 @pytest.mark.parametrize("case", RUNS, ids=str)
 def test_table_of_the_kernels(library: Library, case: KernelCase) -> None:
-    """The kernels' own table, through the plugin."""
+    """Run the kernels' own table of cases through the plugin."""
     check(case, ran(made(library, NAMES[case.op], case.convention), case))
 
 
@@ -619,7 +631,7 @@ def test_no_memory(library: Library, name: str) -> None:
 
 
 def runtime_library(name: str) -> str:
-    """Where g++ has this library of its own; skips if it has none."""
+    """Return where g++ keeps this library of its own; skip the test if it has none."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("needs g++")
@@ -633,7 +645,7 @@ def runtime_library(name: str) -> str:
 @pytest.mark.slow
 @pytest.mark.skipif(SANITIZE, reason="this is the child")
 def test_sanitized() -> None:
-    """All of the above again under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    """Run all tests above again under AddressSanitizer and UndefinedBehaviorSanitizer."""
     # libstdc++ too: the sanitizer looks for its __cxa_throw when the process starts.
     preloaded = " ".join(runtime_library(name) for name in ("libasan.so", "libstdc++.so"))
     settings = {"ALIGNSEG_SANITIZE": "1", "LD_PRELOAD": preloaded}
@@ -655,7 +667,7 @@ def test_sanitized() -> None:
 
 @pytest.fixture(scope="module")
 def cmake_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of what CMake and nvcc built, for one architecture."""
+    """Build with CMake and nvcc for one architecture; return the folder."""
     if shutil.which("nvcc") is None or shutil.which("cmake") is None:
         pytest.skip("needs cmake, and nvcc of the CUDA toolkit")
     folder = tmp_path_factory.mktemp("cmake")
@@ -690,7 +702,7 @@ def test_cmake_library_loads_without_tensorrt_and_cuda(cmake_build: Path, tmp_pa
 
 
 def loaded_in_child(libraries: Sequence[Path], folder: Path) -> tuple[list[str], str]:
-    """Lines of stdout, and stderr, of a program that loads `libraries` and no more.
+    """Return lines of stdout, and stderr, of a program that only loads `libraries`.
 
     Args:
         libraries: What it loads, in this order.
@@ -719,7 +731,7 @@ def test_cmake_library_that_registers_itself(cmake_build: Path, tmp_path: Path) 
     shutil.copy(plugins, second)
     printed, errors = loaded_in_child([plugins, second], tmp_path)
     assert printed == [*everything, *everything]
-    assert errors.count("is registered already; load one library of plugins, not two") == 3
+    assert errors.count("is already registered; load one library of plugins, not two") == 3
 
 
 def test_cmake_says_what_is_missing(tmp_path: Path) -> None:
@@ -730,5 +742,5 @@ def test_cmake_says_what_is_missing(tmp_path: Path) -> None:
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     said = " ".join(done.stderr.split())  # CMake breaks lines
-    assert f"TENSORRT_ROOT is {tmp_path}, but NvInferRuntime.h is in none of its include" in said
+    assert f"TENSORRT_ROOT is {tmp_path}, but none of its include" in said
     assert "-DTENSORRT_ROOT=/opt/TensorRT-10.14" in said

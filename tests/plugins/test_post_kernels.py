@@ -31,7 +31,7 @@ SOURCES = [
     KERNELS / "upsample_argmax_kernel.cu",
 ]
 SUCCESS, INVALID_VALUE = 0, 1
-GUARD = 77  # what memory holds that must not be written
+GUARD = 77  # the content of memory that must not be written
 SIDE = st.integers(1, 40)
 
 Shapes = Mapping[str, tuple[tuple[int, ...], Any]]
@@ -44,7 +44,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 class Guarded:
-    """An array that begins `skew` elements after an aligned address, among bytes to stay."""
+    """Return an array `skew` elements after an aligned address, among bytes that must stay."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, skew: int) -> None:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
@@ -65,7 +65,7 @@ def launched(
     skew: int,
     launch: Callable[[Mapping[str, int]], int],
 ) -> dict[str, Array]:
-    """What `launch` writes, given the addresses of inputs and outputs."""
+    """Return what `launch` writes, given the addresses of inputs and outputs."""
     arrays = {name: Guarded(array.shape, array.dtype, skew) for name, array in inputs.items()}
     for name, array in inputs.items():
         arrays[name].array[...] = array
@@ -117,7 +117,7 @@ def test_network_inputs(library: ctypes.CDLL, case: ImageCase) -> None:
 
 
 def test_ramp_by_hand(library: ctypes.CDLL) -> None:
-    """-1..1 over two columns, drawn to five: -1, -.5, 0, .5, 1 against a class at 0."""
+    """-1..1 over two columns, widened to five: -1, -.5, 0, .5, 1 against a class at 0."""
     case = LabelCase(shape=(2, 2, 2), size=(2, 5), confidence=True, color=True)
     logits = np.array([[[[0, 0]] * 2, [[-1, 1]] * 2]], np.float32)
     inputs: dict[str, Array] = {"logits": logits}
@@ -143,11 +143,11 @@ def test_says_whether_logits_are_finite(library: ctypes.CDLL, size: Size, value:
     assert label_status(library, case, addresses) == SUCCESS
     assert flag[0] == (not np.isfinite(value))
     del addresses["not_finite"]
-    assert label_status(library, case, addresses) == SUCCESS  # nobody has to ask
+    assert label_status(library, case, addresses) == SUCCESS  # checking is optional
 
 
 def test_a_class_that_wins_inside_cells_only(library: ctypes.CDLL) -> None:
-    """The table's cases of such logits do hold such a class, at scale 8."""
+    """The table's cases of such logits really contain such a class, at scale 8."""
     case = LabelCase(shape=(5, 5, 5), size=(33, 33), make=cases.inner_logits)
     labels = labelled(library, case, cases.label_inputs(case))["labels"][0]
     assert (labels[4::8, 4::8] == 4).all()
@@ -191,7 +191,7 @@ def test_extras_do_not_change_labels(
 
 
 def test_references_agree() -> None:
-    """The float64 reference by hand, which NaN and infinities need, is PyTorch's."""
+    """The handwritten float64 reference, needed for NaN and infinities, agrees with PyTorch."""
     logits = np.random.default_rng(0).normal(0, 4, (2, 3, 7, 9))
     for size in [(13, 17), (7, 9), (3, 4), (1, 20), (50, 33)]:
         ours, theirs = cases.upsampled(logits, size), cases.interpolated(logits, size)
@@ -199,7 +199,7 @@ def test_references_agree() -> None:
 
 
 def test_the_table_sees_most_labels_as_certain() -> None:
-    """Tolerance for ties must not excuse much: a second class as good is rare in smooth logits."""
+    """Tolerance for ties must excuse little: equally good classes are rare in smooth logits."""
     for case in LABEL_CASES:
         if case.make is cases.smooth_logits and 1 < case.shape[0] < 100:
             logits = cases.label_inputs(case)["logits"]
@@ -327,7 +327,7 @@ def test_unknown_types(library: ctypes.CDLL, scalar: int) -> None:
     [("address,undefined", 1), ("thread", 3)],  # the latter takes a second for each shape
 )
 def test_sanitized(tmp_path: Path, sanitizer: str, every: int) -> None:
-    """Nothing is read or written outside arrays; no thread reads what another still writes."""
+    """Kernels stay inside arrays, and no thread reads what another still writes."""
     program = tmp_path / "sanitized"
     sources = [HOST_CUDA / "post_sanitized.cpp", *SOURCES[1:]]
     host_compile(sources, program, flags=(f"-fsanitize={sanitizer}", "-g", "-O1"))

@@ -48,7 +48,7 @@ def packed(values: list[int]) -> Words:
 
 
 def launched(library: ctypes.CDLL, case: KernelCase, tensors: Mapping[str, Array]) -> Array:
-    """The output of the launcher for stored `tensors`; holds garbage before."""
+    """Return the launcher's output for stored `tensors`; it holds garbage before the launch."""
     output = np.full(case.output_shape, 77.0, case.feature.dtype)
     addresses = {name: tensor.ctypes.data for name, tensor in tensors.items()}
     params = packed(fields(case, {**addresses, "output": output.ctypes.data}))
@@ -124,11 +124,11 @@ def test_aligned_add_of_nothing_to_move(library: ctypes.CDLL) -> None:
     assert run(library, case, tensors).ravel().tolist() == [0, 11, 22, 33, 44]
 
 
-# ---- Against PyTorch's own operations, by grids written down anew. ----
+# ---- Against PyTorch's own operations, with independently written grids. ----
 
 
 def grid_of(offset: torch.Tensor, size: tuple[int, int], convention: SamplingConvention) -> Array:
-    """The normalised grid as the authors' code computes it, (N, H, W, 2)."""
+    """Compute the normalised grid as the authors' code does, (N, H, W, 2)."""
     height, width = size
     rows, columns = offset.shape[-2:]
     y = torch.linspace(-1, 1, rows, dtype=torch.float64).reshape(-1, 1).expand(rows, columns)
@@ -222,7 +222,7 @@ def test_wild_offsets_give_zero(
 
 
 def test_pixels_outside_are_not_read(library: ctypes.CDLL) -> None:
-    """Where no offset points, NaN and infinity do no harm; where one does, they are seen."""
+    """NaN and infinity do no harm where no offset points, and are seen where one does."""
     case = KernelCase(op=Op.ADD, coarse=(5, 9), size=(9, 17), channels=2, reach=0.4)
     tensors = inputs(case)
     want = expected(case, tensors)
@@ -235,7 +235,7 @@ def test_pixels_outside_are_not_read(library: ctypes.CDLL) -> None:
 
 
 def test_corners_outside_take_nothing_of_the_edge(library: ctypes.CDLL) -> None:
-    """Half a pixel before the first, half of it is left: outside is zero, upsampled or not."""
+    """Half a pixel before the first one, half its value is left, upsampled or not."""
     offset = np.zeros((1, 2, 3, 3), np.float32)
     offset[0, 0] = -0.5
     case = KernelCase(
@@ -250,7 +250,7 @@ def test_corners_outside_take_nothing_of_the_edge(library: ctypes.CDLL) -> None:
     assert run(library, case, tensors)[0, 0].tolist() == [[0.5, 1.0, 1.0]] * 3
 
 
-# ---- Launchers refuse what makes no sense, and return early where there is nothing to do. ----
+# ---- Launchers refuse invalid arguments, and return early if there is nothing to do. ----
 
 
 def launcher_status(library: ctypes.CDLL, op: Op, *, feature: int = 0, **changes: int) -> int:
@@ -344,7 +344,7 @@ def test_addresses_have_64_bits(library: ctypes.CDLL, tmp_path: Path, op: Op, la
 
 
 def test_blocks(library: ctypes.CDLL) -> None:
-    """What Python computes to launch what NVRTC compiled."""
+    """Python computes the same block counts as the launchers, for kernels compiled by NVRTC."""
     library.sample_blocks.restype = ctypes.c_int64
     library.sample_blocks.argtypes = [ctypes.c_int64] * 5
     assert library.sample_blocks(2, 65, 5, 65, 0) == 2 * 5 * 3
@@ -369,7 +369,7 @@ def test_every_half_is_read(library: ctypes.CDLL) -> None:
 
 
 def test_halves_are_rounded_as_numpy_does(library: ctypes.CDLL) -> None:
-    """Every half, the floats halfway between neighbours, those beside them, and any bits at all."""
+    """Inputs: every half, the floats halfway between neighbours and beside, and random bits."""
     halves = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
     finite = np.sort(halves[np.isfinite(halves)])
     middles = (finite[1:] + finite[:-1]) / 2
@@ -422,7 +422,7 @@ def test_coordinates_do_not_lose_precision_along_a_wide_line(library: ctypes.CDL
     ],
 )
 def test_taps(library: ctypes.CDLL, coarse: int, size: int, taps: int) -> None:
-    """The least number that covers all pixels a fine pixel and its next are interpolated from."""
+    """Taps are the least number that covers all pixels behind a fine pixel and its neighbour."""
     assert library.composed_taps(coarse, size) == taps
 
 
@@ -453,7 +453,7 @@ def test_network_with_kernels_matches_the_published_one(
     convention: SamplingConvention,
     size: tuple[int, int],
 ) -> None:
-    """CAM through one kernel, each CAB through the other, on the features of a whole network."""
+    """On the features of a whole network, CAM runs one kernel and each CAB the other."""
     from tests.models import test_reference as reference_tests
 
     counts = dict.fromkeys(Op, 0)

@@ -12,12 +12,12 @@ from tests.support.host_kernels import HOST_CUDA, KERNELS, host_compile
 
 TESTS = Path(__file__).parents[1]
 FLAGS = ("-shared", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
-# Without this, a pixel of weight 0 is read wherever it would lie.
+# Without this guard, a pixel of weight 0 is read wherever it would lie.
 GUARD = "if (!guarded || weight[first + y][x] != 0.0F)"
 
 
 def sanitizer() -> Path:
-    """The sanitizer's runtime, which has to be loaded before Python is."""
+    """Return the sanitizer's runtime, which must be loaded before Python."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("needs g++ to build the kernels for the CPU")
@@ -65,7 +65,7 @@ def test_writing_past_the_end_is_seen(library: Path) -> None:
 
 
 def test_reading_outside_is_seen(tmp_path: Path) -> None:
-    """The same kernels with their one guard taken out."""
+    """Build the same kernels without their one guard."""
     sanitizer()
     for source in [*KERNELS.glob("*.h"), *KERNELS.glob("*.cu")]:
         shutil.copy(source, tmp_path)

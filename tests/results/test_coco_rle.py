@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from alignseg_infer.arrays import Labels
 from alignseg_infer.datasets.class_tables import CITYSCAPES
-from alignseg_infer.pixels.postprocess import Labels
 from alignseg_infer.results.coco_rle import coco_annotations, coco_dataset, coco_rle
 
 

@@ -12,10 +12,11 @@ import supervision as sv
 from matplotlib.axes import Axes
 from matplotlib.legend import Legend
 
+from alignseg_infer.arrays import Floats, Labels
 from alignseg_infer.datasets.class_tables import ADE20K, CITYSCAPES
 from alignseg_infer.errors import OptionError
-from alignseg_infer.pixels.postprocess import Floats, Labels
-from alignseg_infer.results.segmentation import Segmentation, StageTimes
+from alignseg_infer.results.segmentation import Segmentation
+from alignseg_infer.results.times import StageTimes
 
 LABELS = np.array([[0, 0, 13, 13, 0], [0, 0, 13, 10, 10]], np.uint8).repeat(20, 0).repeat(20, 1)
 

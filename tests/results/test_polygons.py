@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from alignseg_infer.arrays import Labels
 from alignseg_infer.datasets.class_tables import class_table_for
 from alignseg_infer.errors import OptionError
-from alignseg_infer.pixels.postprocess import Labels
 from alignseg_infer.results.polygons import Polygon, polygons_of
 
 NAMES = class_table_for(300).names

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Labels
 from alignseg_infer.datasets.class_tables import ADE20K, CITYSCAPES, class_table_for
 from alignseg_infer.datasets.labelled import Dataset, label_table
 from alignseg_infer.drawing.masks import legend, share_text
 from alignseg_infer.errors import OptionError, OutputError
-from alignseg_infer.pixels.postprocess import Labels
 from alignseg_infer.results.saving import SavedFormat, saved_paths
-from alignseg_infer.results.segmentation import Segmentation, StageTimes
+from alignseg_infer.results.segmentation import Segmentation
+from alignseg_infer.results.times import StageTimes
 from alignseg_infer.spec.model import ClassSpec
 
 TIMES = StageTimes(load=1.0, preprocess=2.0, infer=30.0, postprocess=4.5)

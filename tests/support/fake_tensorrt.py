@@ -1,7 +1,7 @@
-"""CUDA and TensorRT without either: they move NumPy memory, late, as streams do, and keep count.
+"""Fakes of CUDA and TensorRT that move NumPy memory, late as streams do, and keep count.
 
 The engine gives ``logits[n, c, y, x] = image[n, 0, 4y, 4x] * (c + 1)``, or labels
-``image[n, 0, y, x]``, and where it has offset fields, zeros.
+``image[n, 0, y, x]``. Its offset fields, if it has any, are zeros.
 """
 
 import contextlib
@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.cuda.kernels import PREPROCESS, UPSAMPLE_ARGMAX
-from alignseg_infer.cuda.opening import call_failed, out_of_memory
+from alignseg_infer.arrays import InputShape
+from alignseg_infer.cuda.base import Gpu, call_failed, out_of_memory
+from alignseg_infer.cuda.params import PREPROCESS, UPSAMPLE_ARGMAX
 from alignseg_infer.files import sha256_of
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.spec.model import ExportSpec, OutputKind, Precision, Sampler
-from alignseg_infer.trt.engine_file import EngineFacts, Gpu, InputShape, Profile, sidecar_path
+from alignseg_infer.trt.engine_file import EngineFacts, Profile, sidecar_path
 from alignseg_infer.trt.flavours import Flavour, TensorRT
 from tests.support.models import SMALL_SPEC
 
@@ -44,11 +45,11 @@ EXPORT = ExportSpec(
 
 
 class FakeCuda:
-    """See `backends.cuda.Cuda`. Work waits in its stream until that is synchronised.
+    """A fake of the CUDA protocol. Work waits in its stream until that is synchronised.
 
     Attributes:
         counts: How often each method was called.
-        events: What was freed, in order; the engine adds to it.
+        events: What was freed, in order; the engine adds to this list.
         room: Bytes of device memory that are left.
     """
 
@@ -116,15 +117,15 @@ class FakeCuda:
         self.room += self.memory.pop(address).size
         self.events.append("memory freed")
 
-    def pinned(self, size: int) -> NDArray[np.uint8]:
-        self._count("pinned")
+    def allocate_pinned(self, size: int) -> NDArray[np.uint8]:
+        self._count("allocate_pinned")
         memory = np.full(size, 0xCD, np.uint8)
         self._pinned[memory.ctypes.data] = memory
         return memory
 
     def free_pinned(self, memory: NDArray[np.uint8]) -> None:
         self._count("free_pinned")
-        self._pinned.pop(memory.ctypes.data).fill(0xDD)  # whoever still looks sees nonsense
+        self._pinned.pop(memory.ctypes.data).fill(0xDD)  # late readers see nonsense
 
     def _is_pinned(self, array: NDArray[Any]) -> bool:
         start = array.ctypes.data
@@ -228,7 +229,7 @@ class FakeCuda:
         block: tuple[int, int, int],
         stream: int,
     ) -> None:
-        """Runs what the kernel is when compiled for the CPU; see tests/support/host_kernels.py."""
+        """Run the kernel compiled for the CPU; see tests/support/host_kernels.py."""
         self._count("launch")
         assert f"\0{kernel}\0".encode() in self._modules[module], f"no {kernel} in the cubin"
         assert grid[1:] == block[1:] == (1, 1)
@@ -251,7 +252,7 @@ class FakeCuda:
         for start, memory in self.memory.items():
             if start <= address < start + memory.size:
                 return memory.ctypes.data + address - start
-        raise AssertionError(f"{address:#x} is no memory of the GPU")
+        raise AssertionError(f"{address:#x} is not memory of the GPU")
 
 
 class FakeTensorRT:
@@ -264,11 +265,11 @@ class FakeTensorRT:
 
     def __init__(self, cuda: FakeCuda) -> None:
         self.cuda = cuda
-        self.refuses: set[str] = set()  # calls that fail
+        self.refuses: set[str] = set()  # names of calls that fail
         self.contexts = 0
         self.configs: list[FakeConfig | None] = []
         self.registry = FakeRegistry()
-        self.host_code_allowed: list[bool] = []  # at each engine that was deserialised
+        self.host_code_allowed: list[bool] = []  # for each engine that was deserialised
 
     def Runtime(self, log: Any) -> "FakeRuntime":
         return FakeRuntime(self, log)
@@ -290,11 +291,11 @@ class FakeTensorRTRTX(FakeTensorRT):
 
 
 class FakeRegistry:
-    """TensorRT's registry of plugins. A library is a text file of names, versions, namespaces.
+    """A registry of plugins. A library is a text file of names, versions and namespaces.
 
     Attributes:
-        creators: What is registered.
-        loaded: Paths of the libraries loaded.
+        creators: Registered names, versions and namespaces.
+        loaded: Paths of the libraries that were loaded.
     """
 
     def __init__(self) -> None:
@@ -341,7 +342,7 @@ class FakeConfig:
 
 
 class FakeCache:
-    """Takes what begins with ``ours``; each run adds a kernel."""
+    """Accepts data that begins with ``ours``; each run adds a kernel."""
 
     def __init__(self) -> None:
         self.content = b"ours"
@@ -383,7 +384,7 @@ class FakeRuntime:
 
 
 class FakeEngine:
-    """An engine as the JSON of its plan says."""
+    """An engine described by the JSON of its plan."""
 
     device_memory_size_v2 = 300 << 20
 
@@ -505,7 +506,7 @@ class FakeContext:
 
 
 def plan_of(output: str = "logits", data_type: str = "FLOAT", **changes: Any) -> bytes:
-    """A plan file that `FakeTensorRT` reads."""
+    """Return a plan that `FakeTensorRT` reads."""
     shapes = (PROFILE.minimum, PROFILE.optimum, PROFILE.maximum)
     plan = {
         "tensors": [["image", "INPUT", "FLOAT"], [output, "OUTPUT", data_type]],
@@ -515,14 +516,14 @@ def plan_of(output: str = "logits", data_type: str = "FLOAT", **changes: Any) ->
 
 
 def with_offset_fields(plan: bytes) -> bytes:
-    """The same engine, which gives its offset fields too."""
+    """Return the plan of the same engine with its offset fields as outputs."""
     content = json.loads(plan)
     content["tensors"] += [[field.output_name, "OUTPUT", "FLOAT"] for field in OffsetField]
     return json.dumps(content).encode()
 
 
 def write_engine(path: Path, plan: bytes | None = None, **changes: Any) -> EngineFacts:
-    """A plan file with its facts beside it; `changes` are made to the facts."""
+    """Write a plan file and its facts, after making `changes` to the facts."""
     path.write_bytes(plan_of() if plan is None else plan)
     facts = EngineFacts(
         spec=replace(SMALL_SPEC, export=EXPORT),
@@ -546,11 +547,11 @@ def write_engine(path: Path, plan: bytes | None = None, **changes: Any) -> Engin
 
 
 def image_of(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.float32]:
-    """A batch of this shape."""
+    """Make a batch of this shape."""
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def expected_logits(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What the engine gives for it."""
+    """Return what the engine computes for the batch."""
     factors = np.arange(1, 20, dtype=np.float32).reshape(1, 19, 1, 1)
     return batch[:, :1, ::4, ::4] * factors

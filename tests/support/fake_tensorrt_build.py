@@ -1,7 +1,8 @@
-"""The part of the module ``tensorrt`` that builds, without optimiser: it parses with ``onnx``.
+"""A fake of the part of ``tensorrt`` that builds: it parses with ``onnx`` and optimises nothing.
 
-A layer for each node, of the type that the graph gives its output. Plugin nodes need a creator in
-the registry, as TensorRT's parser wants it: by operator, version and namespace, not by domain.
+Each node becomes a layer, with the type that the graph gives its output. Plugin nodes need a
+creator in the registry, which is found by operator, version and namespace, not by domain, as
+TensorRT's parser does it.
 """
 
 import json
@@ -21,7 +22,7 @@ _TYPES = {"FLOAT16": "HALF"}
 
 
 class FakeTensorRTBuild(FakeTensorRT):
-    """See the module's text.
+    """A fake of the module ``tensorrt`` that also builds.
 
     Attributes:
         spoil: Changes the layers that were parsed.

@@ -1,4 +1,4 @@
-"""The kernels as Python launches them, on the CPU: by name, with a structure and a grid."""
+"""Launching the kernels on the CPU as Python does: by name, with a structure and a grid."""
 
 import ctypes
 import functools
@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.support.host_kernels import host_library
 
 _STORED = ("float", "half")
-# By source file: the structure, the names, and whether threads of a block wait for each other.
+# By source file: structure, names of kernels, and whether threads of a block wait for each other.
 ENTRIES: dict[str, tuple[str, list[str], bool]] = {
     **{
         source: (
@@ -49,19 +49,19 @@ extern "C" void run_{name}(void const* params, unsigned int blocks, unsigned int
 
 
 def run_kernel(name: str, params: bytes, blocks: int, threads: int) -> None:
-    """Runs a kernel to its end; addresses in `params` are the host's."""
+    """Run a kernel to its end; addresses in `params` are those of the host."""
     source = next(source for source, (_, names, _) in ENTRIES.items() if name in names)
     function = getattr(_library(source), f"run_{name}")
     function(params, ctypes.c_uint(blocks), ctypes.c_uint(threads))
 
 
 def host_size(source: str) -> int:
-    """Bytes of a source's structure, for the C++ compiler."""
+    """Return the number of bytes of a source's structure, for the C++ compiler."""
     return int(_library(source).params_size())
 
 
 def library_path(source: str) -> Path:
-    """The library with a source's kernels."""
+    """Build and load the library with the kernels of a source."""
     return Path(_library(source)._name)
 
 

@@ -21,7 +21,7 @@ OPTIONS = (
 
 
 def host_compile(sources: Sequence[Path], output: Path, *, flags: Sequence[str] = ()) -> None:
-    """Compiles `sources` into `output`; skips the test where there is no g++.
+    """Compile `sources` into `output`; skip the test if there is no g++.
 
     Args:
         sources: C++ files, or .cu files, which are compiled as C++.
@@ -40,7 +40,7 @@ def host_compile(sources: Sequence[Path], output: Path, *, flags: Sequence[str] 
 def host_library(
     sources: Sequence[Path], folder: Path, *, flags: Sequence[str] = ()
 ) -> ctypes.CDLL:
-    """Builds `sources` into a shared library in `folder` and loads it.
+    """Build `sources` into a shared library in `folder` and load it.
 
     Args:
         sources: C++ files, or .cu files, which are compiled as C++.

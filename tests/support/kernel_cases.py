@@ -1,4 +1,4 @@
-"""The table of cases of the sampling kernels, for whatever runs them: a CPU build or a GPU.
+"""The cases of the sampling kernels, for a CPU build or a GPU.
 
 A runner takes a case, uploads `stored_inputs(case)`, launches with `fields(case, addresses)` and
 passes the output to `check(case, output)`.
@@ -13,16 +13,16 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.cuda.kernels import ANY_TAPS, VECTOR_BYTES, aligned_add_taps
+from alignseg_infer.cuda.plans import ANY_TAPS, VECTOR_BYTES, aligned_add_taps
 from alignseg_infer.spec.model import SamplingConvention
 
 Array = NDArray[np.generic]
 Double = NDArray[np.float64]
 Size = tuple[int, int]
 
-FLOAT_TOLERANCE = 1e-5  # relative L2, and of each value
+FLOAT_TOLERANCE = 1e-5  # relative L2, and for each value
 HALF_TOLERANCE = 2e-3  # relative L2
-HALF_ROUNDING = 2.0**-11  # of each value, besides FLOAT_TOLERANCE: computed in float, stored once
+HALF_ROUNDING = 2.0**-11  # added for each value, which is computed in float and rounded once
 
 CONVENTION_CODES = {
     SamplingConvention.RELEASE_2021_12: 0,
@@ -58,15 +58,15 @@ class KernelCase:
     """One call of a kernel.
 
     Attributes:
-        op: Which operation.
+        op: The operation.
         coarse: (h, w) of the feature that is sampled, or of `high`.
         size: (H, W) of the output, and of `low`.
         batch: N.
         channels: C.
-        convention: Which formula of coordinates.
+        convention: The formula for coordinates.
         feature: Type of features and output.
         offset: Type of offsets.
-        pitch: 0: planar; else channels last with so many stored per pixel.
+        pitch: 0 for planar; otherwise channels last, with this many channels stored per pixel.
         reach: Standard deviation of offsets.
     """
 
@@ -89,7 +89,7 @@ class KernelCase:
 
     @property
     def entry_point(self) -> str:
-        """Name of the kernel that NVRTC compiles."""
+        """Name of the entry point that NVRTC compiles."""
         layout = "channels_last" if self.pitch else "planar"
         taps = f"_{self.taps}" if self.op is Op.ADD else ""
         return f"{self.op}_{layout}{taps}_{self.feature}_{self.offset}"
@@ -102,7 +102,7 @@ class KernelCase:
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Shape as stored."""
+        """Shape of the output as stored."""
         stored = (*self.size, self.pitch) if self.pitch else (self.channels, *self.size)
         return (self.batch, *stored)
 
@@ -112,7 +112,7 @@ def _by(size: Size) -> str:
 
 
 def inputs(case: KernelCase) -> dict[str, Array]:
-    """Tensors in the order of the kernel's fields: (N, C, h, w) features, (N, 2, H, W) offsets."""
+    """Make tensors in the order of the fields: (N, C, h, w) features, (N, 2, H, W) offsets."""
     random = np.random.default_rng(zlib.crc32(str(case).encode()))
 
     def normal(channels: int, size: Size, scalar: Scalar, scale: float = 1.0) -> Array:
@@ -130,7 +130,7 @@ def inputs(case: KernelCase) -> dict[str, Array]:
 
 
 def expected(case: KernelCase, tensors: Mapping[str, Array]) -> Double:
-    """The definition in float64, of the inputs as stored: (N, C, H, W)."""
+    """Compute the definition in float64 from the stored inputs: (N, C, H, W)."""
     import torch  # here, so that a process without it can run the kernels
     from torch.nn import functional as F
 
@@ -148,7 +148,7 @@ def expected(case: KernelCase, tensors: Mapping[str, Array]) -> Double:
 
 
 def stored(case: KernelCase, name: str, tensor: Array) -> Array:
-    """A tensor as the kernel wants it in memory; NaN in channels that only pad."""
+    """Store a tensor as the kernel expects it, with NaN in channels that are only padding."""
     if not case.pitch or name.endswith("offset"):
         return np.ascontiguousarray(tensor)
     batch, channels, height, width = tensor.shape
@@ -158,15 +158,15 @@ def stored(case: KernelCase, name: str, tensor: Array) -> Array:
 
 
 def stored_inputs(case: KernelCase) -> dict[str, Array]:
-    """`inputs(case)` as the kernel wants them in memory."""
+    """Store `inputs(case)` as the kernel expects them in memory."""
     return {name: stored(case, name, tensor) for name, tensor in inputs(case).items()}
 
 
 def fields(case: KernelCase, addresses: Mapping[str, int]) -> list[int]:
-    """The parameter struct of the kernel, as 64-bit integers.
+    """Return the parameter struct of the kernel as 64-bit integers.
 
     Args:
-        case: What is called.
+        case: The call.
         addresses: Of the inputs, by name, and of ``output``.
     """
     coarse_names = ["feature", "offset"] if case.op is Op.SAMPLE else ["high", "low"]
@@ -177,7 +177,7 @@ def fields(case: KernelCase, addresses: Mapping[str, int]) -> list[int]:
 
 
 def check(case: KernelCase, output: Array, want: Double | None = None) -> None:
-    """Fails where `output`, as stored, is not `want`; by default what the definition gives."""
+    """Fail unless the stored `output` is `want`, by default the result of the definition."""
     assert output.shape == case.output_shape
     assert output.dtype == case.feature.dtype
     want = expected(case, inputs(case)) if want is None else want
@@ -193,7 +193,7 @@ def check(case: KernelCase, output: Array, want: Double | None = None) -> None:
 
 
 def pitches(channels: int, feature: Scalar) -> tuple[int, ...]:
-    """Planar; channels last as TensorRT stores it (kHWC8, kHWC); and with a wider pitch."""
+    """Return pitches: planar, channels last as in TensorRT (kHWC8, kHWC), and a wider one."""
     padded = -(-channels // 8) * 8
     return (0, padded, padded + 3) if feature is Scalar.HALF else (0, channels, padded + 4)
 
@@ -203,7 +203,7 @@ SAMPLE_SHAPES: tuple[tuple[Size, Size, int, int], ...] = (
     ((1, 1), (1, 1), 1, 1),
     ((3, 3), (1, 1), 2, 4),
     ((3, 3), (5, 9), 2, 33),  # CAM
-    ((4, 6), (5, 1), 1, 3),  # W = 1, of which a convention makes 0 / 0
+    ((4, 6), (5, 1), 1, 3),  # W = 1, for which one convention computes 0 / 0
     ((6, 4), (1, 7), 1, 9),
     ((5, 1), (3, 4), 1, 2),
     ((20, 35), (9, 11), 1, 16),
@@ -216,9 +216,9 @@ ADD_SHAPES: tuple[tuple[Size, Size, int, int], ...] = (
     ((5, 4), (7, 1), 1, 9),
     ((5, 9), (9, 17), 2, 35),  # coarse pixels nest in fine ones: two taps
     ((5, 5), (5, 5), 1, 4),
-    ((4, 6), (9, 13), 2, 5),  # they do not: three
+    ((4, 6), (9, 13), 2, 5),  # coarse pixels do not nest: three taps
     ((9, 11), (10, 70), 1, 33),
-    ((7, 11), (4, 6), 1, 16),  # larger than the fine one: four
+    ((7, 11), (4, 6), 1, 16),  # the coarse feature is larger than the fine one: four taps
     ((9, 3), (5, 8), 1, 7),
 )
 
@@ -251,7 +251,7 @@ def _cases(op: Op, shapes: tuple[tuple[Size, Size, int, int], ...]) -> list[Kern
     ]
 
 
-# Offsets of zero, which leave a feature in place: plugin_ops.add_upsampled.
+# Offsets of zero, which leave a feature in place, as in plugin_ops.add_upsampled.
 _STILL = [
     KernelCase(
         op=Op.ADD,

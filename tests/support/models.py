@@ -1,4 +1,4 @@
-"""A small model, its exports, and a backend that is no network at all."""
+"""A small model, its exports, and a backend without a network."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ SMALL_SPEC = ModelSpec(network=SMALL, input=InputSpec(), classes=CITYSCAPES)
 
 
 class FakeBackend:
-    """Gives each pixel's class by the blue channel of the input, at 1/4 size; counts calls."""
+    """Derives classes from the blue channel of the input, at 1/4 size, and counts calls."""
 
     name = "fake"
 
@@ -44,7 +44,7 @@ class FakeBackend:
 
 
 class FakeLabelBackend(FakeBackend):
-    """The same, as a model exported with ``--output labels``."""
+    """The same for a model exported with ``--output labels``."""
 
     def __init__(self, export: ExportSpec) -> None:
         super().__init__(replace(SMALL_SPEC, export=export))
@@ -55,7 +55,7 @@ class FakeLabelBackend(FakeBackend):
 
 
 def write_seeded_checkpoint(path: Path, spec: ModelSpec) -> None:
-    """Writes a checkpoint of ours with seeded weights."""
+    """Write a checkpoint of ours with seeded weights."""
     import torch
 
     from alignseg_infer.models.alignseg import AlignSeg
@@ -70,7 +70,7 @@ def write_seeded_checkpoint(path: Path, spec: ModelSpec) -> None:
 
 
 def half_onnx(source: Path, folder: Path) -> Path:
-    """`source` in float16, whether or not its random weights stand the comparison."""
+    """Convert `source` to float16, even if its random weights would fail the comparison."""
     import onnx_ir
 
     from alignseg_infer.export.half_precision import to_half_precision
@@ -81,7 +81,7 @@ def half_onnx(source: Path, folder: Path) -> Path:
 
 
 def said_to_be(model: "onnx_ir.Model", precision: Precision, path: Path) -> Path:
-    """Saves `model` with a spec that says it computes in `precision`."""
+    """Save `model` with a spec that says it computes in `precision`."""
     import onnx_ir
 
     spec = ModelSpec.from_json(model.metadata_props[SPEC_KEY])

@@ -14,12 +14,12 @@ LAYOUTS = {"planar": torch.contiguous_format, "last": torch.channels_last}
 
 
 def operator(op: PluginOp) -> Any:
-    """The operator as PyTorch calls it."""
+    """Return the operator as PyTorch calls it."""
     return getattr(torch.ops.alignseg, op.operator).default
 
 
 def fields(op: PluginOp) -> tuple[str, ...]:
-    """The arguments after the tensors."""
+    """Return the arguments after the tensors."""
     return ("release-2021-12",) * len(op.fields)
 
 
@@ -31,14 +31,14 @@ def tensors(
     layout: torch.memory_format = torch.contiguous_format,
     sizes: Mapping[str, int] = SIZES,
 ) -> list[Tensor]:
-    """Inputs that fit: noise of one type, features in one layout, offsets planar.
+    """Make valid inputs: noise of one type, features in one layout, planar offsets.
 
     Args:
-        op: Of which operator.
-        device: Where.
-        dtype: Of all.
-        layout: Of all but offsets.
-        sizes: Those that are not `SIZES`, by the letters of `op.dimensions`.
+        op: The operator.
+        device: Where to put the inputs.
+        dtype: Type of all inputs.
+        layout: Layout of all inputs but offsets.
+        sizes: Sizes that differ from `SIZES`, by the letters of `op.dimensions`.
     """
     known = {**SIZES, **sizes}
     random = torch.Generator().manual_seed(0)

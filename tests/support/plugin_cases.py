@@ -1,4 +1,4 @@
-"""What is run through the plugins' ``enqueue``: on a CPU build, and on a GPU."""
+"""The cases that run through ``enqueue`` of the plugins, on a CPU build and on a GPU."""
 
 import itertools
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ TYPES = {Scalar.FLOAT: FLOAT, Scalar.HALF: HALF}
 
 
 def made(library: Library, name: str, value: str = "release-2021-12") -> Plugin:
-    """The plugin `name`, for that convention if it has one."""
+    """Create the plugin `name`, with the convention if it takes one."""
     return library.create(name, *([convention(value)] if name in NAMES.values() else []))
 
 
 def layout_of(case: KernelCase) -> int | None:
-    """TensorRT's name for the case's layout; None if it has none."""
+    """Return TensorRT's code for the layout of the case; None if it has none."""
     if case.pitch == 0:
         return LINEAR
     if case.feature is Scalar.HALF:
@@ -42,7 +42,7 @@ def layout_of(case: KernelCase) -> int | None:
     return HWC if case.pitch == case.channels and case.channels % 4 == 0 else None
 
 
-# All conventions, types and layouts at one shape, whose channels fill vectors of 4 and not of 8.
+# All conventions, types and layouts at one shape, whose channels fill vectors of 4 but not of 8.
 COMPLETE = [
     KernelCase(
         op=op,
@@ -62,7 +62,7 @@ TABLE = [case for case in CASES if layout_of(case) is not None]
 
 
 def described_case(case: KernelCase) -> list[Tensor]:
-    """Its tensors as TensorRT describes them, the output last."""
+    """Describe the tensors of the case as TensorRT does, the output last."""
     layout = layout_of(case)
     assert layout is not None
     tensors = [
@@ -78,7 +78,7 @@ def described_case(case: KernelCase) -> list[Tensor]:
 def enqueued(
     plugin: Plugin, tensors: Sequence[Tensor], given: Sequence[Array], output: Array, device: str
 ) -> Array:
-    """What the plugin makes of `given` in memory of `device`, where `output` was before."""
+    """Run the plugin on `given` in memory of `device`, over `output`, and return the result."""
     *ins, out = tensors
     assert all(plugin.supports(tensors, pos, len(ins)) for pos in range(len(tensors)))
     assert plugin.configure(ins, [out]), plugin.library.log()
@@ -86,12 +86,12 @@ def enqueued(
     held = [torch.from_numpy(array).to(device) for array in (*given, output)]
     addresses = [one.data_ptr() for one in held]
     assert plugin.enqueue_at(ins, out, addresses), plugin.library.log()
-    written: Array = held[-1].cpu().numpy()  # waits for the GPU
+    written: Array = held[-1].cpu().numpy()  # this waits for the GPU
     return written
 
 
 def ran(plugin: Plugin, case: KernelCase, device: str = "cpu") -> Array:
-    """The output of `case`, as stored."""
+    """Run `case` and return its output as stored."""
     output: Array = np.full(case.output_shape, 77.0, case.feature.dtype)
     given = list(stored_inputs(case).values())
     return enqueued(plugin, described_case(case), given, output, device)
@@ -118,7 +118,7 @@ class LabelCase:
     like: int = FLOAT
 
     def logits(self) -> Array:
-        """(N, C, h, w)."""
+        """Make the logits, (N, C, h, w)."""
         random = np.random.default_rng(self.classes)
         values: Array = random.normal(size=(self.batch, self.classes, *self.small))
         return values.astype(self.scalar.dtype)
@@ -139,7 +139,7 @@ LABEL_CASES = [
 
 
 def ran_labels(plugin: Plugin, case: LabelCase, device: str = "cpu") -> Array:
-    """(N, H, W) int32."""
+    """Run the case and return labels, (N, H, W) int32."""
     logits = case.logits()
     labels: Array = np.full((case.batch, *case.size), -1, np.int32)
     tensors = [
@@ -147,12 +147,12 @@ def ran_labels(plugin: Plugin, case: LabelCase, device: str = "cpu") -> Array:
         tensor((case.batch, 3, *case.size), case.like),
         tensor(labels.shape, INT32),
     ]
-    image: Array = np.zeros(1, np.uint8)  # not an image of that size: it must not be read
+    image: Array = np.zeros(1, np.uint8)  # not an image of that size, since it must not be read
     return enqueued(plugin, tensors, [logits, image], labels, device)
 
 
 def check_labels(case: LabelCase, labels: Array) -> None:
-    """Fails where a label's upsampled logit is not the highest, but for rounding."""
+    """Fail if the upsampled logit of a label is not the highest, apart from rounding."""
     exact = torch.from_numpy(case.logits().astype(np.float64))
     upsampled = F.interpolate(exact, case.size, mode="bilinear", align_corners=True).numpy()
     assert labels.min() >= 0

@@ -1,4 +1,4 @@
-"""Builds the plugin library for the CPU and drives it, through a harness, as TensorRT would.
+"""Builds the plugin library for the CPU and drives it through a harness, as TensorRT would.
 
 The harness is tests/data/host_cuda/plugin_harness.cpp. ``Library`` calls it by ctypes;
 ``Tensor`` and ``Field`` are TensorRT's plain structures.
@@ -60,13 +60,13 @@ class Fields(ctypes.Structure):
 
 
 def tensor(sizes: Sequence[int], kind: int = FLOAT, layout: int = LINEAR) -> Tensor:
-    """The description of a tensor of that shape, type and format."""
+    """Describe a tensor of this shape, type and format."""
     return Tensor(Dims(len(sizes), (ctypes.c_int64 * 8)(*sizes)), kind, layout, -1.0)
 
 
 @dataclass(frozen=True)
 class Text:
-    """A string field: its name, its bytes, its type and, where it is not theirs, its length."""
+    """A string field: its name, bytes and type, and its length if it is not that of the bytes."""
 
     name: str | None
     data: bytes | None
@@ -74,7 +74,7 @@ class Text:
     length: int | None = None
 
     def as_field(self) -> Field:
-        """The same for TensorRT; the bytes belong to `self`."""
+        """Return the field for TensorRT, whose bytes belong to `self`."""
         count = len(self.data or b"") if self.length is None else self.length
         name = None if self.name is None else self.name.encode()
         address = ctypes.cast(ctypes.c_char_p(self.data), ctypes.c_void_p)
@@ -108,7 +108,7 @@ class Library:
         self.creators = [self._creator(index) for index in range(count)]
 
     def log(self) -> str:
-        """What was logged since the last call."""
+        """Return what was logged since the last call."""
         text: bytes = self.calls.harnessTakeLog()
         return text.decode()
 
@@ -119,13 +119,13 @@ class Library:
         return [creator["name"] for creator in self.creators].index(name)
 
     def create(self, name: str, *fields: Text, phase: int = BUILD) -> "Plugin":
-        """The plugin `name`, which must be made."""
+        """Create the plugin `name`, and fail if it is refused."""
         address = self.try_create(name, fields, phase=phase)
         assert address is not None, self.log()
         return Plugin(self, name, address)
 
     def try_create(self, name: str, fields: Sequence[Text], *, phase: int = BUILD) -> int | None:
-        """The address of the plugin `name`; None if it was refused."""
+        """Create the plugin `name` and return its address; None if it was refused."""
         array = (Field * len(fields))(*(field.as_field() for field in fields))
         collection = Fields(len(fields), ctypes.addressof(array) if fields else None)
         return self.create_from(name, b"layer", collection, phase=phase)
@@ -133,7 +133,7 @@ class Library:
     def create_from(
         self, name: str, layer: bytes | None, fields: Fields | None, *, phase: int = BUILD
     ) -> int | None:
-        """As ``try_create``, with any pointer null."""
+        """Do the same as ``try_create``, with pointers that may be null."""
         pointer = None if fields is None else ctypes.byref(fields)
         address: int | None = self.calls.harnessCreate(self.index(name), layer, pointer, phase)
         return address
@@ -152,7 +152,7 @@ class Plugin:
         self.calls.harnessDestroy(ctypes.c_void_p(self.address))
 
     def copy(self, how: str) -> "Plugin":
-        """Another, by ``Clone``, ``Attach`` or ``RoundTrip``."""
+        """Make another plugin from this one by ``Clone``, ``Attach`` or ``RoundTrip``."""
         own = ctypes.c_void_p(self.address)
         first = (self.library.index(self.name),) if how == "RoundTrip" else ()
         address = getattr(self.calls, f"harness{how}")(*first, own)
@@ -166,7 +166,7 @@ class Plugin:
         return bool(self.calls.harnessHas(ctypes.c_void_p(self.address), capability))
 
     def output_type(self, inputs: Sequence[int], outputs: int = 1) -> int | None:
-        """The output's type; None if the plugin refuses."""
+        """Return the type of the output; None if the plugin refuses."""
         answer = (ctypes.c_int32 * 1)(-1)
         array = (ctypes.c_int32 * len(inputs))(*inputs)
         own = ctypes.c_void_p(self.address)
@@ -174,14 +174,14 @@ class Plugin:
         return None if failed else answer[0]
 
     def output_shape(self, ranks: Sequence[int], shape_inputs: int = 0) -> str | None:
-        """The output's sizes as ``input.axis``; None if the plugin refuses."""
+        """Return the sizes of the output as ``input.axis``; None if the plugin refuses."""
         array = (ctypes.c_int32 * len(ranks))(*ranks)
         own = ctypes.c_void_p(self.address)
         answer: bytes | None = self.calls.harnessShapes(own, array, len(ranks), shape_inputs)
         return None if answer is None else answer.decode().strip()
 
     def supports(self, tensors: Sequence[Tensor], pos: int, inputs: int, outputs: int = 1) -> bool:
-        """Whether tensor `pos` may be as it is, shown those before it alone."""
+        """Return whether tensor `pos` is accepted, given only the tensors before it."""
         array = (Tensor * len(tensors))(*tensors)
         own = ctypes.c_void_p(self.address)
         return bool(self.calls.harnessSupports(own, pos, array, inputs, outputs))
@@ -204,14 +204,14 @@ class Plugin:
         output: Tensor,
         arrays: Sequence[NDArray[np.generic] | None],
     ) -> bool:
-        """Runs it. The last of `arrays` is the output; None is a null pointer."""
+        """Run the plugin. The last of `arrays` is the output; None is a null pointer."""
         addresses = [None if array is None else array.ctypes.data for array in arrays]
         return self.enqueue_at(inputs, output, addresses)
 
     def enqueue_at(
         self, inputs: Sequence[Tensor], output: Tensor, addresses: Sequence[int | None]
     ) -> bool:
-        """Runs it on the default stream. The last address is the output's."""
+        """Run the plugin on the default stream. The last address is that of the output."""
         own = ctypes.c_void_p(self.address)
         described = (Tensor * len(inputs))(*inputs)
         sources = (ctypes.c_void_p * len(inputs))(*addresses[:-1])
@@ -220,7 +220,7 @@ class Plugin:
         return bool(call(own, described, ctypes.byref(output), sources, target) == 0)
 
     def accepted_nulls(self, inputs: int) -> int:
-        """How many of the methods took null pointers for good."""
+        """Return how many of the methods accepted null pointers."""
         count: int = self.calls.harnessNulls(ctypes.c_void_p(self.address), inputs)
         return count
 
@@ -230,7 +230,7 @@ def _facts(text: bytes) -> dict[str, str]:
 
 
 def fetched(folder: Path, *packages: str) -> Path:
-    """`folder` with `packages` in it, what they depend on left out; skips if it cannot."""
+    """Install `packages`, without dependencies, into `folder`; skip the test if that fails."""
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
     done = subprocess.run([*command, *packages], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -239,7 +239,7 @@ def fetched(folder: Path, *packages: str) -> Path:
 
 
 def tensorrt_headers(folder: Path) -> Path:
-    """TensorRT's headers: ALIGNSEG_TENSORRT_HEADERS, else those of 10.14 from a package."""
+    """Return TensorRT's headers: ALIGNSEG_TENSORRT_HEADERS, or those of 10.14 from a package."""
     given = os.environ.get("ALIGNSEG_TENSORRT_HEADERS")
     if given is not None:
         return Path(given)
@@ -247,7 +247,7 @@ def tensorrt_headers(folder: Path) -> Path:
 
 
 def cuda_headers(folder: Path) -> Path:
-    """CUDA's headers: of a toolkit, of an installed package, or fetched."""
+    """Return CUDA's headers: from a toolkit, from an installed package, or downloaded."""
     installed = importlib.util.find_spec("nvidia")
     packages = [] if installed is None else list(installed.submodule_search_locations or [])
     roots = [os.environ.get("CUDA_HOME", "/usr/local/cuda"), *(f"{p}/cu13" for p in packages)]
@@ -260,12 +260,12 @@ def cuda_headers(folder: Path) -> Path:
 
 
 def glue_sources() -> list[Path]:
-    """What libalignseg_plugin.so is made of, besides kernels."""
+    """Return the sources of libalignseg_plugin.so besides the kernels."""
     return [path for path in sorted(GLUE.glob("*.cpp")) if path.stem != "register_at_load"]
 
 
 def build_flags(folder: Path) -> list[str]:
-    """Options of g++ for what includes TensorRT's headers, which are put into `folder`."""
+    """Return options of g++ for TensorRT's headers, which are put into `folder`."""
     if shutil.which("g++") is None or sys.platform != "linux":
         pytest.skip("needs Linux and g++")
     return [
@@ -277,19 +277,19 @@ def build_flags(folder: Path) -> list[str]:
 
 
 def build_harness(folder: Path, flags: Sequence[str]) -> Path:
-    """The harness. It holds one library, so each library wants a harness of its own."""
+    """Build the harness. It holds one library, so each library needs its own harness."""
     harness = folder / "libharness.so"
     host_compile([HOST_CUDA / "plugin_harness.cpp"], harness, flags=flags)
     return harness
 
 
 def build_library(folder: Path) -> Library:
-    """The plugin library, its kernels for the CPU, compiled by g++ and loaded."""
+    """Compile the plugin library with kernels for the CPU, and load it."""
     flags = build_flags(folder)
     harness, plugins = build_harness(folder, flags), folder / "libalignseg_plugin.so"
     names = ("aligned_add", "offset_grid_sample", "upsample_argmax")
     kernels = [KERNELS / f"{name}_kernel.cu" for name in names]
-    # -Bsymbolic: the library's own operator new, from failing_new.cpp, is the one it calls.
+    # -Bsymbolic makes the library call its own operator new, from failing_new.cpp.
     own = ("-fvisibility=hidden", "-Wl,-Bsymbolic")
     sources = [*glue_sources(), *kernels, HOST_CUDA / "failing_new.cpp"]
     host_compile(sources, plugins, flags=[*flags, *own])

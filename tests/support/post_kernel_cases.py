@@ -1,4 +1,4 @@
-"""The tables of cases of the kernels before and after the network, for a CPU build or a GPU.
+"""The cases of the kernels before and after the network, for a CPU build or a GPU.
 
 A runner takes a case, uploads the arrays of `label_inputs(case)` or `image_inputs(case)`, packs
 `label_fields` or `image_fields` with their addresses, launches `case.entry_point` with
@@ -25,11 +25,11 @@ Array: TypeAlias = NDArray[Any]
 Double: TypeAlias = NDArray[np.float64]
 Size: TypeAlias = tuple[int, int]
 
-LABEL_THREADS, LABEL_TILE = 256, (32, 64)  # of upsample_argmax_math.h
-IMAGE_THREADS, IMAGE_TILE = 256, (8, 128)  # of preprocess_math.h
+LABEL_THREADS, LABEL_TILE = 256, (32, 64)  # as in upsample_argmax_math.h
+IMAGE_THREADS, IMAGE_TILE = 256, (8, 128)  # as in preprocess_math.h
 
-TIE = 1e-5  # of the largest logit: labels this close may be named for each other
-LEVEL = 0.51  # of 255 levels of confidence: half of one for rounding
+TIE = 1e-5  # share of the largest logit; classes this close may be taken for each other
+LEVEL = 0.51  # levels of confidence, out of 255: half a level for rounding
 SCALAR_CODES = {np.dtype(np.float32): ("float", 0), np.dtype(np.float16): ("half", 1)}
 LABEL_CODES = {
     np.dtype(np.uint8): ("uint8", 0),
@@ -41,7 +41,7 @@ SCALARS: tuple[type[np.floating[Any]], ...] = (np.float32, np.float16)
 
 
 def blocks(batch: int, size: Size, tile: Size) -> int:
-    """Blocks that cover `batch` images of `size`, one per tile."""
+    """Return how many blocks cover `batch` images of `size`, one per tile."""
     return batch * -(-size[0] // tile[0]) * -(-size[1] // tile[1])
 
 
@@ -50,14 +50,14 @@ def random_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
 
 
 def smooth_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
-    """Random waves: large regions of one label, like those of a trained network."""
+    """Make random waves: large regions of one label, like those of a trained network."""
     y, x = np.mgrid[: shape[-2], : shape[-1]] / 8
     waves = [np.sin(a * y + b * x + c) * 6 for a, b, c in rng.normal(0, 1, (_planes(shape), 3))]
     return np.reshape(waves, shape)
 
 
 def tied_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
-    """Every class twice; labels must be of the lower half."""
+    """Make logits with every class twice; labels must be in the lower half."""
     half = smooth_logits((shape[0], shape[1] // 2, *shape[2:]), rng)
     return np.concatenate([half, half], axis=1)
 
@@ -67,12 +67,12 @@ def constant_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
 
 
 def low_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
-    """Close to the least that a float holds: no class is below all others by default."""
+    """Make logits near the least float, so that no initial value can be below them all."""
     return -rng.uniform(1, 3, shape) * 1e38
 
 
 def inner_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
-    """The last class is best inside cells, where the corners' four average, and at no corner."""
+    """Make the last class best inside cells, where four corners average, but at no corner."""
     logits = np.full(shape, -9.0)
     y, x = np.mgrid[: shape[2], : shape[3]]
     for label in range(4):
@@ -82,14 +82,14 @@ def inner_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
 
 
 def agreeing_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
-    """One class is best everywhere by little; no pixel needs more than the corners."""
+    """Make one class best everywhere by a little, so that corners decide all pixels."""
     logits = rng.uniform(0, 1, shape)
     logits[:, shape[1] // 2] += 1
     return logits
 
 
 def nan_logits(shape: tuple[int, ...], rng: np.random.Generator) -> Double:
-    """A tenth of each of NaN, infinity and minus infinity, and pixels of nothing else."""
+    """Put NaN and both infinities into some values, and into all classes of some pixels."""
     logits = smooth_logits(shape, rng)
     for value in (np.nan, np.inf, -np.inf):
         logits[rng.uniform(size=shape) < 0.1 / shape[1] ** 0.5] = value
@@ -138,7 +138,7 @@ class LabelCase:
 
     @property
     def codes(self) -> tuple[str, str]:
-        """Names of the types in entry points."""
+        """Names of the types in the entry point."""
         return SCALAR_CODES[np.dtype(self.logits)][0], LABEL_CODES[np.dtype(self.labels)][0]
 
     @property
@@ -195,7 +195,7 @@ def _rng(case: object) -> np.random.Generator:
 
 
 def label_inputs(case: LabelCase) -> dict[str, Array]:
-    """Logits (N, C, h, w) and palette (C, 3)."""
+    """Make logits (N, C, h, w) and a palette (C, 3)."""
     rng = _rng(case)
     with np.errstate(over="ignore"):
         logits = case.make((case.batch, *case.shape), rng).astype(case.logits)
@@ -203,7 +203,7 @@ def label_inputs(case: LabelCase) -> dict[str, Array]:
 
 
 def label_outputs(case: LabelCase) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shapes and types of what is asked for."""
+    """Return the shapes and types of the requested outputs."""
     shape = (case.batch, *case.size)
     outputs: dict[str, tuple[tuple[int, ...], Any]] = {"labels": (shape, case.labels)}
     if case.confidence:
@@ -214,33 +214,33 @@ def label_outputs(case: LabelCase) -> dict[str, tuple[tuple[int, ...], Any]]:
 
 
 def label_fields(case: LabelCase, addresses: Mapping[str, int]) -> bytes:
-    """UpsampleArgmaxParams; what `addresses` leaves out is null."""
+    """Pack UpsampleArgmaxParams; pointers that `addresses` leaves out are null."""
     names = ("logits", "labels", "confidence", "color", "palette", "not_finite")
     pointers = [addresses.get(name, 0) for name in names]
     return struct.pack("=6Q6q", *pointers, case.batch, *case.shape, *case.size)
 
 
 def image_inputs(case: ImageCase) -> dict[str, Array]:
-    """Images (N, h, w, 3) BGR: noise, with black and white to reach both ends."""
+    """Make images (N, h, w, 3) BGR: noise, with black and white to reach both ends."""
     rng = _rng(case)
     images = rng.integers(-40, 296, (case.batch, *case.image, 3)).clip(0, 255).astype(np.uint8)
     return {"images": images}
 
 
 def image_outputs(case: ImageCase) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shape and type of the network's input."""
+    """Return the shape and type of the network's input."""
     return {"output": ((case.batch, 3, *case.size), case.output)}
 
 
 def image_fields(case: ImageCase, addresses: Mapping[str, int]) -> bytes:
-    """PreprocessParams."""
+    """Pack PreprocessParams."""
     sizes = (case.batch, *case.image, *case.size, int(case.order is ChannelOrder.RGB))
     pointers = (addresses["images"], addresses["output"])
     return struct.pack("=2Q6q6f", *pointers, *sizes, *case.mean, *case.std)
 
 
 def axis_taps(size: int, output: int) -> tuple[Array, Array, Double]:
-    """Exactly: the two inputs that each output reads, and the weight of the second."""
+    """Return exactly which two inputs each output reads, and the weight of the second."""
     below = max(output - 1, 1)
     index = np.arange(output, dtype=np.int64) * (size - 1)
     first, rest = index // below, index % below / below
@@ -248,7 +248,7 @@ def axis_taps(size: int, output: int) -> tuple[Array, Array, Double]:
 
 
 def upsampled(logits: Array, size: Size) -> Double:
-    """(N, C, H, W) by hand in float64; no input that an output lies on spoils it by NaN."""
+    """Upsample to (N, C, H, W) in float64; inputs with weight 0 do not spread their NaN."""
     top, bottom, y = axis_taps(logits.shape[2], size[0])
     left, right, x = axis_taps(logits.shape[3], size[1])
     wide = logits.astype(np.float64)
@@ -259,7 +259,7 @@ def upsampled(logits: Array, size: Size) -> Double:
 
 
 def interpolated(logits: Array, size: Size) -> Double:
-    """(N, C, H, W) of PyTorch in float64."""
+    """Upsample to (N, C, H, W) with PyTorch in float64."""
     tensor = torch.from_numpy(logits.astype(np.float64))
     result: Double = F.interpolate(tensor, size, mode="bilinear", align_corners=True).numpy()
     return result
@@ -268,7 +268,7 @@ def interpolated(logits: Array, size: Size) -> Double:
 def check_labels(
     case: LabelCase, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
 ) -> None:
-    """Raises AssertionError if `outputs` are not what `inputs` ask for."""
+    """Raise AssertionError if `outputs` are not right for `inputs`."""
     logits, labels = inputs["logits"], outputs["labels"].astype(np.int64)
     finite = np.isfinite(logits)
     values = interpolated(logits, case.size) if finite.all() else upsampled(logits, case.size)
@@ -287,7 +287,7 @@ def check_labels(
 
 
 def _lowest_equal(values: Double, labels: Array, logits: Array) -> Array:
-    """The lowest class that equals the label's everywhere; 0 where no class is above -infinity."""
+    """Return the lowest class equal to the label's everywhere; 0 if all are -infinity."""
     planes = logits.swapaxes(0, 1).reshape(logits.shape[1], -1)
     _, first, inverse = np.unique(planes, axis=0, return_index=True, return_inverse=True)
     lowest: Array = first[inverse.reshape(-1)][labels]
@@ -304,7 +304,7 @@ def _check_confidence(values: Double, labels: Array, confidence: Array) -> None:
 def check_inputs(
     case: ImageCase, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
 ) -> None:
-    """Raises AssertionError if the network's input is not `preprocess`'s, bit for bit."""
+    """Raise AssertionError if the network's input differs from `preprocess` in any bit."""
     spec = InputSpec(channel_order=case.order, mean=case.mean, std=case.std)
     expected = [preprocess(image, case.size, spec) for image in inputs["images"]]
     np.testing.assert_array_equal(outputs["output"], np.concatenate(expected).astype(case.output))

@@ -18,7 +18,7 @@ LIBC.free.argtypes = [ctypes.c_void_p]
 
 
 def allocated(tensor: Array, short: int = 0) -> int:
-    """The address of a copy that has a heap block of its own; without the last `short` bytes."""
+    """Return the address of a copy in its own heap block, without the last `short` bytes."""
     address = LIBC.malloc(tensor.nbytes - short)
     ctypes.memmove(address, tensor.ctypes.data, tensor.nbytes - short)
     assert isinstance(address, int)
@@ -26,7 +26,7 @@ def allocated(tensor: Array, short: int = 0) -> int:
 
 
 def wild(tensors: dict[str, Array]) -> dict[str, Array]:
-    """With offsets that are no numbers, or point far away."""
+    """Replace half of the offsets by values that are not numbers or point far away."""
     values = np.array([np.nan, np.inf, -np.inf, 60000.0, -60000.0, 1.0, 1e-7, -1e-7, 7.0])
     for name, tensor in tensors.items():
         if name.endswith("offset"):
@@ -48,7 +48,7 @@ def run(library: ctypes.CDLL, case: KernelCase, tensors: dict[str, Array], short
 
 def main(path: str, short: int) -> None:
     library = ctypes.CDLL(path)
-    # Of all shapes and layouts one in five, far and near.
+    # One in five of all shapes and layouts, with near and far offsets.
     for case in CASES[::5]:
         for reach in (0.3, 8.0):
             changed = dataclasses.replace(case, reach=reach)

@@ -18,7 +18,7 @@ def _generator(name: str, seed: int) -> np.random.Generator:
 
 
 def seeded_tensor(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    """One float32 tensor (or an int64 counter) of the checkpoint, by its key."""
+    """Make one float32 tensor (or an int64 counter) of the checkpoint, by its key."""
     draw = _generator(name, seed)
     if name.endswith("num_batches_tracked"):
         return np.zeros(shape, np.int64)
@@ -40,7 +40,7 @@ def seeded_state_dict(shapes: dict[str, list[int]], seed: int = 0) -> dict[str, 
 
 
 def seeded_image(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A smooth, colourful uint8 H x W x 3 image: low-frequency waves plus a little noise."""
+    """Make a smooth, colourful uint8 H x W x 3 image: low-frequency waves plus a little noise."""
     draw = _generator(f"image-{height}x{width}", seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     image = np.zeros((height, width, 3))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.trt.engine_file import EngineFacts, Gpu
+from alignseg_infer.cuda.base import Gpu
+from alignseg_infer.trt.engine_file import EngineFacts
 from alignseg_infer.trt.flavours import Flavour, TensorRT
 from tests.support.fake_tensorrt import PROFILE, write_engine
 
@@ -17,7 +18,7 @@ WEIGHTS = np.random.default_rng(5).normal(size=(19, 3, 4, 4)).astype(np.float32)
 
 
 def expected_logits(batch: NDArray[np.float32]) -> NDArray[np.float64]:
-    """What the engine computes, in NumPy."""
+    """Compute in NumPy what the engine computes."""
     count, _, height, width = batch.shape
     cells = batch.reshape(count, 3, height // 4, 4, width // 4, 4).astype(np.float64)
     logits: NDArray[np.float64] = np.einsum("nchiwj,kcij->nkhw", cells, WEIGHTS)
@@ -25,7 +26,7 @@ def expected_logits(batch: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def build_tiny_engine(path: Path, tensorrt: TensorRT, gpu: Gpu | None) -> EngineFacts:
-    """Writes the engine, for `fake_tensorrt.PROFILE`, and its facts."""
+    """Write the engine, for `fake_tensorrt.PROFILE`, and its facts."""
     module: Any = tensorrt.module
     builder = module.Builder(module.Logger(module.Logger.ERROR))
     flags = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)

@@ -1,4 +1,4 @@
-"""Small video files to test with, made by PyAV."""
+"""Small video files for tests, written with PyAV."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from typing import Any
 import av
 import numpy as np
 
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.arrays import Image
 
 EXACT = 4 | 0x2000 | 0x40000  # SWS_BICUBIC, SWS_FULL_CHR_H_INT, SWS_ACCURATE_RND
 NTSC = Fraction(30000, 1001)
@@ -23,17 +23,17 @@ class Clip:
     """What to encode.
 
     Attributes:
-        codec: Encoder.
+        codec: Name of the encoder.
         size: (height, width).
-        frames: How many.
+        frames: How many frames there are.
         rate: Frames per second.
-        pixels: FFmpeg's name of the pixel format.
-        times: Of the frames, in ms; None for one every 1/rate.
-        first: Number of the first frame's time.
-        turn: Degrees counter-clockwise that it is to be shown at, and whether mirrored.
-        matrix: Colour matrix and range as FFmpeg numbers them; None to say nothing.
-        audio: Codec of a tone beside it.
-        options: Of the encoder.
+        pixels: FFmpeg's name for the pixel format.
+        times: Times of the frames in ms; None for one frame every 1/rate seconds.
+        first: Time of the first frame, in frames.
+        turn: Degrees counter-clockwise by which it is shown, and whether it is mirrored.
+        matrix: FFmpeg's numbers for the colour matrix and range; None to name neither.
+        audio: Codec of a tone to add; None for no audio.
+        options: Options of the encoder.
     """
 
     codec: str = "libx264"
@@ -50,7 +50,7 @@ class Clip:
 
 
 def picture(size: tuple[int, int], number: int = 0) -> Image:
-    """Four plain corners, and a bar whose place tells the number."""
+    """Draw four plain corners, and a bar whose position shows the number."""
     height, width = size
     rows = (np.arange(height) * 2 // height)[:, np.newaxis]
     image: Image = CORNERS[rows, np.arange(width) * 2 // width].copy()
@@ -59,7 +59,7 @@ def picture(size: tuple[int, int], number: int = 0) -> Image:
 
 
 def write_clip(path: Path, clip: Clip) -> Path:
-    """Encodes `clip`."""
+    """Encode `clip`."""
     with av.open(str(path), "w") as container:
         options = clip.options if clip.codec.startswith("libx264") else {}
         stream: Any = container.add_stream(clip.codec, rate=clip.rate, options=options)
@@ -74,7 +74,7 @@ def write_clip(path: Path, clip: Clip) -> Path:
             stream.codec_context.colorspace, stream.codec_context.color_range = clip.matrix
         tone: Any = container.add_stream(clip.audio, rate=48000) if clip.audio else None
         for number in range(clip.frames):
-            container.mux(stream.encode(_frame(clip, number)))
+            container.mux(stream.encode(_make_frame(clip, number)))
         if clip.frames:
             container.mux(stream.encode())
         else:
@@ -84,7 +84,7 @@ def write_clip(path: Path, clip: Clip) -> Path:
     return path
 
 
-def _frame(clip: Clip, number: int) -> av.VideoFrame:
+def _make_frame(clip: Clip, number: int) -> av.VideoFrame:
     frame = av.VideoFrame.from_ndarray(picture(clip.size, number), "bgr24")
     if clip.matrix:
         matrix, color_range = clip.matrix
@@ -118,18 +118,18 @@ def _write_tone(container: av.container.OutputContainer, stream: Any, clip: Clip
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """What PyAV says of a file.
+    """What PyAV finds in a file.
 
     Attributes:
         times: Seconds of the frames, from the start of the file.
         images: (H, W, 3) uint8 BGR.
-        duration: Seconds of the video stream, as the header has it.
+        duration: Seconds of the video stream, according to the header.
         end: Seconds at which the last frame ends.
-        rate: Average.
-        audio: Bytes of the packets.
+        rate: Average number of frames per second.
+        audio: Bytes of each audio packet.
         tags: Colour matrix, primaries, transfer and range.
-        codec: Name and pixel format.
-        aspect: Of a pixel.
+        codec: Name of the codec, and the pixel format.
+        aspect: Width of a pixel divided by its height.
     """
 
     times: list[Fraction]
@@ -144,7 +144,7 @@ class Probe:
 
 
 def probe(path: Path) -> Probe:
-    """Decodes all of a file."""
+    """Decode all of a file."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = list(container.decode(stream))

@@ -21,20 +21,15 @@ from alignseg_infer import (
     SizeError,
     VerificationError,
 )
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.cli import main
 from alignseg_infer.files import sha256_of
 from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, Sampler, Upsampling
 from alignseg_infer.spec.onnx_facts import read_onnx_facts
+from alignseg_infer.spec.verification import Verification
 from alignseg_infer.trt.builder.engine import Engine, build_engine, engine_from_onnx, save_engine
 from alignseg_infer.trt.builder.options import BuildOptions, HardwareCompatibility, profile_for
-from alignseg_infer.trt.engine_file import (
-    InputShape,
-    LayerCount,
-    Profile,
-    Verification,
-    read_facts,
-    sidecar_path,
-)
+from alignseg_infer.trt.engine_file import LayerCount, Profile, read_facts, sidecar_path
 from alignseg_infer.trt.flavours import Flavour
 
 Export = Callable[..., Path]
@@ -194,7 +189,7 @@ def unknown_node(model: onnx.ModelProto) -> None:
 
 
 def int32_bias(model: onnx.ModelProto) -> None:
-    """What ``quantize_static`` writes by default."""
+    """Write an INT8 graph with the defaults of ``quantize_static``."""
     conv = next(node for node in model.graph.node if node.op_type == "Conv" and len(node.input) > 2)
     helper = onnx.helper
     tensors = [

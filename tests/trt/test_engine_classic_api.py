@@ -1,4 +1,4 @@
-"""API check of the path for classic TensorRT. Nothing here runs TensorRT itself.
+"""An API check of the code for classic TensorRT. Nothing here runs TensorRT itself.
 
 Its Python bindings are a package of their own (``tensorrt-cu13-bindings``). In a child process they
 are given the libraries of TensorRT for RTX under the names they ask for, and an empty plugin
@@ -39,7 +39,7 @@ Export = Callable[..., Path]
 
 
 def bindings(wanted: str, folder: Path) -> Path:
-    """The folder from which ``tensorrt_bindings`` can be imported, fetched if need be."""
+    """Return the folder to import ``tensorrt_bindings`` from; fetch the package if necessary."""
     try:
         if version(PACKAGE) == wanted:
             spec = importlib.util.find_spec("tensorrt_bindings")
@@ -78,7 +78,7 @@ def libraries(major: str, folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def in_child(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
-    """Gives, for a version of the bindings, a function that runs a program with them."""
+    """Return a function that runs a program with one version of the bindings."""
 
     def prepare(wanted: str) -> Run:
         packages = bindings(wanted, tmp_path_factory.mktemp("bindings"))
@@ -119,7 +119,8 @@ BUILD = """
     import json, logging
     from pathlib import Path
     from alignseg_infer import AlignSegError
-    from alignseg_infer.trt.engine_file import InputShape, Profile, read_facts
+    from alignseg_infer.trt.engine_file import (Profile, read_facts)
+    from alignseg_infer.arrays import InputShape
     from alignseg_infer.trt.builder.options import BuildOptions, HardwareCompatibility
     from alignseg_infer.trt.builder.engine import build_engine
 
@@ -157,19 +158,19 @@ def test_build(run: Run, small_onnx: Path, tmp_path: Path) -> None:
     assert kinds["CONVOLUTION", "FLOAT"] == 76
     assert kinds["GRID_SAMPLE", "FLOAT"] == 9
     assert (tmp_path / "a.engine").stat().st_size > 3_000_000
-    # RTX's library answers that it does not know the level: the call got there.
+    # RTX's library answers that it does not know the level, so the call reached it.
     assert any("setHardwareCompatibilityLevel() is unsupported" in line for line in result["heard"])
 
 
 def test_version_compatibility_is_asked_for(run: Run, small_onnx: Path, tmp_path: Path) -> None:
     result = built(run, small_onnx, tmp_path / "a.engine", "version_compatible=True")
-    assert "libnvinfer_lean" in result["error"]  # which RTX has not, and classic TensorRT has
+    assert "libnvinfer_lean" in result["error"]  # only classic TensorRT has it
     assert list(tmp_path.iterdir()) == []
 
 
 def test_timing_cache(run: Run, small_onnx: Path, tmp_path: Path) -> None:
-    # Written by one build. RTX's library cannot read one back without a GPU, so that a later build
-    # takes it again is not shown here; that it does not take what it cannot read is.
+    # One build writes the file. RTX's library cannot read it back without a GPU, so this test shows
+    # only that a file that cannot be read is refused, not that a later build uses it again.
     cache = tmp_path / "cache"
     options = f"timing_cache=Path({str(cache)!r})"
     result = built(run, small_onnx, tmp_path / "a.engine", options)
@@ -177,7 +178,7 @@ def test_timing_cache(run: Run, small_onnx: Path, tmp_path: Path) -> None:
     assert cache.stat().st_size > 0
     cache.write_bytes(b"measurements of something else")
     result = built(run, small_onnx, tmp_path / "b.engine", options)
-    assert "does not take the timing cache" in result["error"]
+    assert "rejects the timing cache" in result["error"]
     assert cache.read_bytes() == b"measurements of something else"
     assert not (tmp_path / "b.engine").exists()
 
@@ -195,7 +196,7 @@ PLUGINS = """
     session = Session.of(load_tensorrt(Flavour.TENSORRT))
     trt = session.tensorrt.module
     try:
-        for _ in range(2):  # a second time there is nothing to load
+        for _ in range(2):  # there is nothing left to load the second time
             provide_plugins(session.tensorrt, needed, Path(sys.argv[1]), BuildError)
         registry = trt.get_plugin_registry()
         for one in needed:
@@ -239,7 +240,7 @@ def test_the_library_is_loaded_and_its_plugins_created(run: Run, plugin_library:
 def test_a_library_without_plugins_is_refused(run: Run, tmp_path: Path) -> None:
     path = libraries("11", tmp_path) / "libnvinfer_plugin.so.11"
     result = run(PLUGINS.format(needed=["AlignedAdd/1"]), path)
-    assert "cannot load the plugins of" in result["seen"]["error"]
+    assert "which should provide the plugins" in result["seen"]["error"]
 
 
 def test_a_plugin_that_a_library_lacks_is_named(run: Run, plugin_library: Path) -> None:
@@ -248,7 +249,7 @@ def test_a_plugin_that_a_library_lacks_is_named(run: Run, plugin_library: Path) 
 
 
 def used_names() -> dict[str, list[str]]:
-    """Names of TensorRT's that our code uses, by the class they belong to."""
+    """Return the names in TensorRT that our code uses, by class."""
     files = sorted(SOURCES.glob("trt/**/*.py"))
     text = "\n".join(file.read_text() for file in files)
     owners = {

@@ -8,30 +8,31 @@ import cv2
 import onnx_ir
 import pytest
 
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.datasets.image_sets import calibration_images
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.half_precision import to_half_precision
-from alignseg_infer.export.int8.calibration import calibrated_ranges
-from alignseg_infer.export.int8.quantize import quantized_model
+from alignseg_infer.export.int8.calibration import calibrate_ranges
+from alignseg_infer.export.int8.quantize import quantize_model
 from alignseg_infer.export.to_onnx import onnx_from_checkpoint
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.spec.model import Precision, Sampler, Upsampling
 from alignseg_infer.trt.builder.engine import engine_from_onnx
 from alignseg_infer.trt.builder.options import BuildOptions
-from alignseg_infer.trt.engine_file import InputShape, Profile
+from alignseg_infer.trt.engine_file import Profile
 from alignseg_infer.trt.flavours import Flavour
 from tests.support.models import SMALL, SMALL_SPEC, said_to_be, write_seeded_checkpoint
 
 pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")
 
 CONVOLUTIONS = {"resnet18": 76, "resnet101": 159}
-# As checkpoints are exported for engines; and as files that were exported for CPUs.
+# Files exported for engines, and files exported for CPUs.
 NETWORKS = [(name, Upsampling.RESIZE) for name in CONVOLUTIONS] + [
     ("resnet18", Upsampling.MATRICES)
 ]
 RESIZES = 9
-IN_HALF = 21  # of an int8 graph: four CABs' and the CAM's offset branches, and the classifier
+IN_HALF = 21  # in an int8 graph: offset branches of four CABs and the CAM, and the classifier
 PROFILES = {
     "static": Profile(*[InputShape(1, 96, 160)] * 3),
     "dynamic": Profile(InputShape(1, 64, 64), InputShape(1, 96, 160), InputShape(2, 128, 192)),
@@ -70,8 +71,8 @@ def in_precision(
             return path
         model = onnx_ir.load(source)
         if precision is Precision.INT8:
-            ranges = calibrated_ranges(source, calibration_images(images, 2))
-            model = quantized_model(model, ranges)
+            ranges = calibrate_ranges(source, calibration_images(images, 2))
+            model = quantize_model(model, ranges)
         to_half_precision(model)
         return said_to_be(model, precision, path)
 

@@ -1,4 +1,4 @@
-"""What is read from a parsed network, and what is told of a build, without any TensorRT."""
+"""Reading a parsed network and reporting on a build, without any TensorRT."""
 
 import io
 import threading
@@ -27,8 +27,9 @@ from alignseg_infer.trt.builder.layers import (
     require_resizing,
     require_sampling,
 )
-from alignseg_infer.trt.builder.progress import Messages, Phase, Phases, run_stoppable
+from alignseg_infer.trt.builder.progress import Phase, Phases, run_stoppable
 from alignseg_infer.trt.engine_file import LayerCount
+from alignseg_infer.trt.log import Messages
 
 
 def layer(kind: str, data_type: str, reads: str, makes: str, **more: Any) -> Layer:
@@ -39,7 +40,7 @@ def layer(kind: str, data_type: str, reads: str, makes: str, **more: Any) -> Lay
 HALF_NETWORK = Network(
     (
         layer("SHAPE", "INT64", "image", "size"),
-        layer("CAST", "FLOAT", "size", "matrix"),  # of shapes alone: not counted
+        layer("CAST", "FLOAT", "size", "matrix"),  # depends on shapes only, so it is not counted
         layer("CONSTANT", "FLOAT", "", "constant"),
         layer("CAST", "HALF", "image", "half"),
         layer("CONVOLUTION", "HALF", "half", "feature"),
@@ -59,7 +60,7 @@ HALF_NETWORK = Network(
 
 
 def test_reasons_for_float32() -> None:
-    # offset, grid, wide, sampled belong together; lost, lost2 to nothing; logits to the output.
+    # offset, grid, wide, sampled form a group; lost, lost2 have no reason; logits is the output.
     expected = {SAMPLERS: 4, "other (CAST, ACTIVATION)": 2, ENDS: 1}
     assert float_reasons(HALF_NETWORK) == expected
 
@@ -109,7 +110,7 @@ def test_precision_of_convolutions(types: str, precision: Precision, right: bool
 
 
 class FakeLayer:
-    """As TensorRT gives a layer: `reads` and `makes` are names, empty for no tensor."""
+    """Return a layer like TensorRT's; `reads` and `makes` are names, empty for no tensor."""
 
     def __init__(self, kind: str, data_type: str, reads: list[str], makes: str) -> None:
         self.type, self.name = SimpleNamespace(name=kind), makes
@@ -239,7 +240,7 @@ def test_lines_where_there_is_no_terminal(
 
 
 def test_labels_that_tensorrt_has_no_type_for() -> None:
-    """Refused before TensorRT is asked, with what to do."""
+    """They are refused before TensorRT is called, with advice."""
     for output, classes, refused in (
         (OutputKind.LABELS, 257, True),
         (OutputKind.LABELS, 256, False),
@@ -252,7 +253,7 @@ def test_labels_that_tensorrt_has_no_type_for() -> None:
 
 
 def test_coordinates_in_half_are_refused() -> None:
-    """Grid sampling of the native sampler, and the floor of gather's coordinates."""
+    """The native sampler has grid sampling, and gather has the floor of coordinates."""
     for one in (
         Layer(name="a", kind="GRID_SAMPLE", data_type="HALF", sampling=SAMPLING),
         Layer(name="a", kind="UNARY", data_type="HALF", operation="FLOOR"),
@@ -260,7 +261,7 @@ def test_coordinates_in_half_are_refused() -> None:
         native = one.sampling is not None
         export = SimpleNamespace(sampler=Sampler.NATIVE if native else Sampler.GATHER)
         facts: Any = SimpleNamespace(export=export, grid_samples=int(native), plugins=())
-        with pytest.raises(BuildError, match="computes in HALF"):
+        with pytest.raises(BuildError, match="sampling coordinates in HALF"):
             require_sampling(Network((one,), (), ()), facts)
         exact = replace(one, data_type="FLOAT")
         require_sampling(Network((exact,), (), ()), facts)

@@ -1,4 +1,4 @@
-"""Engines that need plugins: the library is found, loaded, checked; on a NumPy TensorRT."""
+"""Engines that need plugins: finding, loading and checking the library, in a fake TensorRT."""
 
 import json
 import re
@@ -11,6 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from alignseg_infer import AlignSegError, BuildError, EngineError, OptionError
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.cli import main
 from alignseg_infer.export.verification import verify as verification
 from alignseg_infer.spec.model import OutputKind, Precision, Sampler, SamplingConvention
@@ -28,7 +29,6 @@ from alignseg_infer.trt.builder.engine import build_engine
 from alignseg_infer.trt.builder.options import BuildOptions
 from alignseg_infer.trt.engine_file import (
     EngineFacts,
-    InputShape,
     LayerCount,
     Profile,
     read_facts,
@@ -62,7 +62,7 @@ NAMES = tuple(PLUGIN_OPS)
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A library of all plugins, where the environment says it is."""
+    """A library of all plugins, at the place that the environment variable names."""
     path = write_plugin_library(tmp_path / "libalignseg_plugin.so", NAMES)
     monkeypatch.setenv(LIBRARY_VARIABLE, str(path))
     return path
@@ -148,7 +148,7 @@ def compute_in_float(layers: list[FakeLayer]) -> None:
     [
         (lose_a_layer, "3 AlignedAdd/1, 1 OffsetGridSample/1, the ONNX graph 4 AlignedAdd/1"),
         (change_a_plugin, "1 AlignedAdd/2"),
-        (compute_in_float, "returns FLOAT in a graph said to be fp16"),
+        (compute_in_float, "returns FLOAT, but the graph was exported as fp16"),
     ],
 )
 def test_what_was_parsed_must_be_what_the_graph_says(
@@ -241,7 +241,7 @@ def test_tensorrt_for_rtx_has_no_plugins(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Said before anything is exported or TensorRT is loaded."""
+    """The error comes before an export, and before TensorRT is loaded."""
     source = f"{small_checkpoint} --sampler plugin"
     if given == "onnx":
         source = str(export_small(**PLUGIN))
@@ -249,7 +249,7 @@ def test_tensorrt_for_rtx_has_no_plugins(
     line = f"export-trt {source} -o {tmp_path}/a.engine --flavour tensorrt-rtx --opt-shape 1x64x96"
     assert main(line.split()) == 1
     said = capsys.readouterr().err
-    for words in ("TensorRT for RTX has none", "--sampler gather", "--flavour tensorrt"):
+    for words in ("TensorRT for RTX does not support", "--sampler gather", "--flavour tensorrt"):
         assert words in said
 
 
@@ -276,7 +276,7 @@ def test_command_line(
 
 
 class Stand:
-    """An engine with plugins on disk, and what it runs on."""
+    """An engine with plugins on disk, and the fakes that run it."""
 
     def __init__(self, folder: Path) -> None:
         self.cuda = FakeCuda()
@@ -301,7 +301,7 @@ def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
 
 def test_an_engine_loads_its_plugins(stand: Stand, library: Path) -> None:
     batch = image_of((2, 3, 45, 77))
-    for _ in range(2):  # the second time they are there
+    for _ in range(2):  # the plugins are registered the second time
         with TensorRTBackend(stand.path) as backend:
             np.testing.assert_array_equal(backend.infer(batch), expected_logits(batch))
     assert stand.module.registry.loaded == [str(library)]
@@ -336,7 +336,7 @@ def test_libraries_that_do_not_serve_an_engine(
 def test_a_plugin_graph_can_be_what_an_engine_is_verified_against(
     stand: Stand, export_small: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its plugin nodes are written out; that the engine labels otherwise is then seen."""
+    """Its plugin nodes become ordinary ones; the test then sees that the engine labels wrongly."""
     monkeypatch.setattr(verification, "current_gpu", lambda: ADA)
     verified: list[tuple[Path, Path]] = []
     monkeypatch.setattr(
@@ -371,7 +371,7 @@ def source_text(name: str) -> str:
 
 
 def test_plugins_are_called_what_graphs_call_them() -> None:
-    """Names, versions, inputs and fields, read from the C++ sources."""
+    """Compare names, versions, inputs and fields with the C++ sources."""
     headers = sorted((SOURCES / "tensorrt").glob("*_plugin.h"))
     found = [CONTRACT.search(source_text(f"tensorrt/{header.name}")) for header in headers]
     assert len(headers) == len(PLUGIN_OPS)

@@ -1,4 +1,4 @@
-"""Running an engine, on a CUDA and a TensorRT of NumPy; see fake_tensorrt."""
+"""Running an engine, on a fake CUDA and a fake TensorRT; see fake_tensorrt."""
 
 import gc
 import json
@@ -24,16 +24,17 @@ from alignseg_infer import (
     Predictor,
     SizeError,
 )
-from alignseg_infer.backends import LimitedBackend, open_backend
+from alignseg_infer.arrays import Image, InputShape
+from alignseg_infer.backend import LimitedBackend
+from alignseg_infer.backends import open_backend
 from alignseg_infer.cli import main
-from alignseg_infer.cuda.opening import Cuda
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.cuda.base import Cuda, Gpu
 from alignseg_infer.spec.model import InputSpec, OutputKind
-from alignseg_infer.trt.engine_file import Gpu, InputShape, Profile, sidecar_path
+from alignseg_infer.trt.engine_file import Profile, sidecar_path
 from alignseg_infer.trt.flavours import Flavour
 from alignseg_infer.trt.runtime import backend as tensorrt_backend
 from alignseg_infer.trt.runtime.backend import TensorRTBackend
-from alignseg_infer.trt.runtime.inspector import inspected_layers
+from alignseg_infer.trt.runtime.inspector import layers_from_json
 from tests.support.fake_tensorrt import (
     EXPORT,
     PROFILE,
@@ -53,7 +54,7 @@ LABELS = replace(SMALL_SPEC, export=replace(EXPORT, output=OutputKind.LABELS))
 
 
 class Stand:
-    """An engine on disk, and what it runs on."""
+    """An engine on disk, and the fakes that run it."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "a.engine"
@@ -103,7 +104,7 @@ def test_input_may_be_a_view(stand: Stand) -> None:
 
 
 def test_layers_as_built(stand: Stand) -> None:
-    """By what TensorRT 10 and 11 call the type; unknown where it gives names only."""
+    """TensorRT 10 and 11 name types differently; a layer that is only a name has none."""
     with stand.open() as backend:
         layers = {(row.kind, row.data_type): row.count for row in backend.layers()}
     assert layers == {
@@ -117,8 +118,8 @@ def test_layers_as_built(stand: Stand) -> None:
 
 @pytest.mark.parametrize("said", ["", "no JSON", "[]", "{}", '{"Layers": 3}'])
 def test_an_inspector_that_says_something_else(said: str) -> None:
-    with pytest.raises(EngineError, match="inspector says"):
-        inspected_layers(said)
+    with pytest.raises(EngineError, match="inspector describes"):
+        layers_from_json(said)
 
 
 @pytest.mark.parametrize(("data_type", "dtype"), [("UINT8", np.uint8), ("INT32", np.uint8)])
@@ -137,7 +138,7 @@ def test_offset_fields_get_addresses_and_are_not_copied(stand: Stand) -> None:
     with stand.open() as backend:
         np.testing.assert_array_equal(backend.infer(batch), expected_logits(batch))
         assert stand.cuda.counts["allocate"] == 11
-        assert stand.cuda.counts["pinned"] == 2
+        assert stand.cuda.counts["allocate_pinned"] == 2
         assert stand.cuda.counts["copy_to_host"] == 1
 
 
@@ -145,7 +146,9 @@ def test_memory_is_for_the_largest_input_and_made_once(stand: Stand) -> None:
     with stand.open() as backend:
         sizes = sorted(memory.size for memory in stand.cuda.memory.values())
         assert sizes == sorted([4 * 2 * 3 * 64 * 96, 4 * 2 * 19 * 16 * 24])
-        made = {name: stand.cuda.counts[name] for name in ("allocate", "pinned", "new_stream")}
+        made = {
+            name: stand.cuda.counts[name] for name in ("allocate", "allocate_pinned", "new_stream")
+        }
         for shape in [(1, 3, 64, 64)] * 3 + [(2, 3, 64, 96), (1, 3, 32, 32)]:
             backend.infer(image_of(shape))
         assert made == {name: stand.cuda.counts[name] for name in made}
@@ -197,7 +200,7 @@ def test_threads_have_contexts_of_their_own(stand: Stand) -> None:
     copy = stand.cuda.copy_to_device
 
     def met(address: int, source: NDArray[Any], stream: int) -> None:
-        meeting.wait(10)  # three calls are in here at the same time, or this breaks
+        meeting.wait(10)  # fails unless three calls are here at the same time
         copy(address, source, stream)
 
     stand.cuda.copy_to_device = met  # type: ignore[method-assign]
@@ -294,7 +297,7 @@ def test_too_little_memory(stand: Stand, room: int) -> None:
     stand.cuda.room = room
     with pytest.raises(CudaError, match=r"(?s)OUT_OF_MEMORY: 0\.\d MiB .*build the engine"):
         stand.open()
-    assert stand.cuda.events[-1] == "cuda closed"  # which finds nothing left
+    assert stand.cuda.events[-1] == "cuda closed"  # the fake checks that nothing is left
 
 
 @pytest.mark.parametrize("refusal", ["context", "deserialize"])
@@ -369,7 +372,7 @@ REFUSALS: dict[str, tuple[Callable[[Stand], Any], type[AlignSegError], str]] = {
     "plugins on TensorRT for RTX": (
         rtx_with_plugins,
         EngineError,
-        "TensorRT for RTX has none",
+        "TensorRT for RTX does not support",
     ),
     "older TensorRT": (lambda s: setattr(s, "version", (11, 3, 0, 1)), EngineError, "11.3.0.1 is"),
     "newer TensorRT": (lambda s: setattr(s, "version", (11, 4, 0, 107)), EngineError, "11.4.0.107"),
@@ -521,7 +524,7 @@ def test_no_gpu(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def plain(stand: Stand) -> Stand:
-    """Blue is the input, so class 18 has the highest logit wherever there is any."""
+    """The input is blue, so class 18 has the highest logit wherever blue is not zero."""
     spec = replace(SMALL_SPEC, export=EXPORT, input=InputSpec(mean=(0.0, 0.0, 0.0)))
     write_engine(stand.path, spec=spec)
     return stand
@@ -596,5 +599,5 @@ def test_image_outside_the_profile_is_reported(
     cv2.imwrite(str(tmp_path / "a.png"), image)
     command = ["predict", str(plain.path), str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
     assert main(command) == 1
-    assert "1x32x32 to 2x64x96, which it was built for" in capsys.readouterr().err
+    assert "1x32x32 to 2x64x96, the range that it was built for" in capsys.readouterr().err
     assert main([*command, "--size", "64x96"]) == 0

@@ -1,4 +1,4 @@
-"""What is different when TensorRT for RTX runs an engine; and its real bindings, without a GPU."""
+"""The differences when TensorRT for RTX runs an engine, and its real bindings without a GPU."""
 
 import importlib
 import logging
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from alignseg_infer import DeviceError, EngineError, Predictor
-from alignseg_infer.cuda.opening import Cuda
+from alignseg_infer.cuda.base import Cuda
 from alignseg_infer.errors import MissingDependencyError
 from alignseg_infer.trt.flavours import Flavour, TensorRT, load_tensorrt
 from alignseg_infer.trt.log import new_log
@@ -91,20 +91,20 @@ def test_kernels_are_kept_for_the_next_run(
     cache.mkdir()
     with caplog.at_level(logging.WARNING, "alignseg_infer"):
         backend.close()
-    assert "not kept for the next run" in caplog.text
+    assert "cannot be kept for the next run" in caplog.text
 
 
 def test_contexts_share_one_cache(rtx: FakeTensorRTRTX, engine: Path) -> None:
     with TensorRTBackend(engine) as backend:
         batch = image_of((1, 3, 64, 64))
-        with backend._pool.runner(batch.shape), backend._pool.runner(batch.shape):
+        with backend._pool.borrow(batch.shape), backend._pool.borrow(batch.shape):
             pass
     caches = [config.cache for config in rtx.configs if config]
     assert len(caches) == 2
     assert caches[0] is caches[1] is not None
 
 
-# The real thing. It builds and logs without a GPU, and runs on one only.
+# The real TensorRT for RTX. It builds and logs without a GPU, but runs only on one.
 
 
 @pytest.fixture(scope="module")

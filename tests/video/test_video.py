@@ -1,4 +1,4 @@
-"""Videos through `segment_source`: what comes out against what went in."""
+"""Compares what goes into `segment_source` with what comes out."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -11,9 +11,9 @@ import pytest
 from alignseg_infer import (
     Predictor,
 )
+from alignseg_infer.arrays import Image
 from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.drawing.masks import legend
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.video.colors import BgrFrames
 from alignseg_infer.video.options import VideoOptions
 from alignseg_infer.video.process import VideoSummary, segment_source
@@ -47,7 +47,7 @@ CLIPS = {
 }
 
 
-def segmented(
+def run_video(
     source: str | Path,
     output: Path,
     options: VideoOptions = PLAIN,
@@ -57,7 +57,7 @@ def segmented(
 
 
 def require_shown(images: list[Image], clip: Clip, tolerance: float) -> None:
-    """Each picture has its corners' colours and its own number."""
+    """Check that each picture shows the colours of the corners and its own number."""
     height, width = clip.size
     for number, image in enumerate(images):
         expected = picture(clip.size, number).astype(float)
@@ -73,7 +73,7 @@ def require_shown(images: list[Image], clip: Clip, tolerance: float) -> None:
 def test_frames_times_and_colours_are_those_of_the_source(name: str, tmp_path: Path) -> None:
     clip = CLIPS[name]
     source = write_clip(tmp_path / name, clip)
-    summary = segmented(source, tmp_path / "out.mp4")
+    summary = run_video(source, tmp_path / "out.mp4")
     before, after = probe(source), probe(tmp_path / "out.mp4")
 
     assert summary.frames == len(after.images) == len(before.images) == clip.frames
@@ -108,7 +108,7 @@ def test_frames_are_turned_as_the_file_says(
     turn: tuple[int, bool], expected: Callable[[Image], Image], tmp_path: Path
 ) -> None:
     source = write_clip(tmp_path / "turned.mp4", Clip(frames=2, turn=turn))
-    segmented(source, tmp_path / "out.mp4")
+    run_video(source, tmp_path / "out.mp4")
     after = probe(tmp_path / "out.mp4")
     upright = expected(picture((64, 96)))
     assert after.images[0].shape == upright.shape
@@ -119,7 +119,7 @@ def test_frames_are_turned_as_the_file_says(
 
 def test_gray_video_stays_gray(tmp_path: Path) -> None:
     source = write_clip(tmp_path / "gray.mkv", Clip("ffv1", pixels="gray"))
-    segmented(source, tmp_path / "out.mp4")
+    run_video(source, tmp_path / "out.mp4")
     before, after = probe(source), probe(tmp_path / "out.mp4")
     for image, expected in zip(after.images, before.images, strict=True):
         assert np.ptp(image.astype(int), 2).max() <= 4
@@ -145,7 +145,7 @@ def test_pixels_that_are_not_square_stay_so(tmp_path: Path) -> None:
         stream.codec_context.sample_aspect_ratio = Fraction(16, 11)
         container.mux(stream.encode(av.VideoFrame.from_ndarray(picture((64, 96)), "bgr24")))
         container.mux(stream.encode())
-    segmented(path, tmp_path / "out.mp4")
+    run_video(path, tmp_path / "out.mp4")
     assert probe(tmp_path / "out.mp4").aspect == Fraction(16, 11)
 
 
@@ -164,7 +164,7 @@ def test_audio_is_copied_or_its_absence_said(
 ) -> None:
     codec = {"webm": "libvpx-vp9", "avi": "mpeg4"}.get(name.rpartition(".")[2], "libx264")
     source = write_clip(tmp_path / name, Clip(codec, frames=15, audio=audio))
-    summary = segmented(source, tmp_path / "out.mp4")
+    summary = run_video(source, tmp_path / "out.mp4")
     before, after = probe(source), probe(tmp_path / "out.mp4")
     assert len(before.audio) > 5
     assert after.audio == (before.audio if copied else [])
@@ -174,7 +174,7 @@ def test_audio_is_copied_or_its_absence_said(
 
 def test_frames_that_begin_after_the_audio_stay_so(tmp_path: Path) -> None:
     source = write_clip(tmp_path / "late.ts", Clip(frames=15, first=1, audio="aac"))
-    segmented(source, tmp_path / "out.mp4")
+    run_video(source, tmp_path / "out.mp4")
     before, after = probe(source), probe(tmp_path / "out.mp4")
     with av.open(str(source)) as container:
         (stream,) = container.streams.audio
@@ -192,18 +192,18 @@ def test_frames_that_begin_after_the_audio_stay_so(tmp_path: Path) -> None:
 
 def test_audio_ends_with_the_frames_that_were_asked_for(tmp_path: Path) -> None:
     source = write_clip(tmp_path / "long.mp4", Clip(frames=60, rate=Fraction(25), audio="aac"))
-    summary = segmented(source, tmp_path / "out.mp4", VideoOptions(seconds=0.5))
+    summary = run_video(source, tmp_path / "out.mp4", VideoOptions(seconds=0.5))
     after = probe(tmp_path / "out.mp4")
     assert summary.frames == len(after.times) == 13  # 0 to 0.48 s
     assert 0.35 < len(after.audio) * 1024 / 48000 < 0.65
-    silent = segmented(source, tmp_path / "silent.mp4", VideoOptions(max_frames=3, audio=False))
+    silent = run_video(source, tmp_path / "silent.mp4", VideoOptions(max_frames=3, audio=False))
     assert (silent.frames, probe(tmp_path / "silent.mp4").audio) == (3, [])
 
 
 def test_overlay_legend_and_both_sides(tmp_path: Path) -> None:
     source = write_clip(tmp_path / "a.mp4", Clip(frames=2))
     options = VideoOptions(opacity=1.0, legend=True, side_by_side=True, crf=2)
-    segmented(source, tmp_path / "out.mp4", options)
+    run_video(source, tmp_path / "out.mp4", options)
     (image, _) = probe(tmp_path / "out.mp4").images
     key = legend(CITYSCAPES, 192)
     assert image.shape == (64 + key.shape[0], 192, 3)

@@ -1,4 +1,4 @@
-"""Names, rates, lengths and options that make no sense, or not together."""
+"""Names, rates, lengths and options that are wrong, or wrong together."""
 
 import math
 from fractions import Fraction
@@ -15,7 +15,7 @@ from alignseg_infer.video.sources import open_source
     ("source", "options", "message"),
     [
         ("streets:-1", {}, "seed"),
-        ("streets", {"rate": Fraction(0)}, "0 frames per second"),
+        ("streets", {"rate": Fraction(0)}, "rate of 0 frames per second"),
         ("streets", {"rate": -1}, "-1 frames per second"),
         ("streets", {"rate": Fraction(1, 10**12)}, "frames per second"),
         ("streets", {"rate": 1001}, "1001 frames per second"),
@@ -29,7 +29,7 @@ from alignseg_infer.video.sources import open_source
         ("streets", {"seconds": math.inf}, "seconds=inf"),
         ("streets", {"seconds": "4"}, "seconds='4'"),
         (".", {"seconds": -1}, "seconds=-1"),
-        ("", {}, "no name"),
+        ("", {}, "the source is empty"),
         ("99999999999999999999", {}, "webcam"),
         ("2147483648", {}, "webcam"),
         ("ftp://host/a.mp4", {}, "scheme ftp"),

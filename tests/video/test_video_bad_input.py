@@ -1,4 +1,4 @@
-"""Sources and outputs that cannot be used: a typed error, and nothing written."""
+"""Unusable sources and outputs give typed errors, and nothing is written."""
 
 import math
 import re
@@ -12,7 +12,7 @@ import pytest
 from alignseg_infer import AlignSegError, OptionError, OutputError, SizeError, VideoError
 from alignseg_infer.video.options import VideoOptions
 from tests.support.video_clips import NTSC, Clip, probe, write_clip
-from tests.video.test_video import segmented
+from tests.video.test_video import run_video
 
 NAN = math.nan
 
@@ -34,7 +34,7 @@ def write_sound(path: Path) -> None:
 
 
 def spoil(path: Path, *, everything: bool = False, frames: int = 40) -> None:
-    """Zeroes the frames' data in an AVI, all of it or that of the middle."""
+    """Zero the data of all frames of an AVI, or of the frames in the middle."""
     data = bytearray(write_clip(path, Clip("mpeg4", frames=frames)).read_bytes())
     starts = [match.end() + 4 for match in re.finditer(b"00dc", data[: data.rfind(b"idx1")])]
     chosen = starts if everything else starts[frames // 2 : frames // 2 + 4]
@@ -75,14 +75,14 @@ def test_bad_sources_are_typed_errors(
         make(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
-        segmented(name, tmp_path / "out.mp4")
+        run_video(name, tmp_path / "out.mp4")
     assert not (tmp_path / "out.mp4").exists()
     assert not list(tmp_path.glob(".writing-*"))
 
 
 def test_damaged_frames_are_counted_and_left_out(tmp_path: Path) -> None:
     spoil(tmp_path / "spoiled.avi")
-    summary = segmented(tmp_path / "spoiled.avi", tmp_path / "out.mp4")
+    summary = run_video(tmp_path / "spoiled.avi", tmp_path / "out.mp4")
     after = probe(tmp_path / "out.mp4")
     assert summary.damaged > 0
     assert 30 <= summary.frames == len(after.times) == 40 - summary.damaged
@@ -93,7 +93,7 @@ def test_damaged_frames_are_counted_and_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["cut.mkv", "cut.avi"])
 def test_a_file_that_is_cut_gives_what_there_is_and_says_so(name: str, tmp_path: Path) -> None:
     cut(tmp_path / name, 0.6)
-    summary = segmented(tmp_path / name, tmp_path / "out.mp4")
+    summary = run_video(tmp_path / name, tmp_path / "out.mp4")
     assert 10 <= summary.frames == len(probe(tmp_path / "out.mp4").times) < 90
     assert any("is cut" in note for note in summary.notes)
     assert summary.damaged == (1 if name.endswith("avi") else 0)  # it ends within a frame
@@ -101,7 +101,7 @@ def test_a_file_that_is_cut_gives_what_there_is_and_says_so(name: str, tmp_path:
 
 def test_ending_of_a_source_does_not_matter(tmp_path: Path) -> None:
     write_clip(tmp_path / "real.mp4", Clip()).rename(tmp_path / "renamed.txt")
-    assert segmented(tmp_path / "renamed.txt", tmp_path / "out.mp4").frames == 6
+    assert run_video(tmp_path / "renamed.txt", tmp_path / "out.mp4").frames == 6
 
 
 @pytest.mark.parametrize(
@@ -123,19 +123,19 @@ def test_bad_outputs_are_typed_errors(
     (tmp_path / "folder.mp4").mkdir()
     content = source.read_bytes()
     with pytest.raises(error):
-        segmented(source, tmp_path / output)
+        run_video(source, tmp_path / output)
     assert source.read_bytes() == content
 
 
 def test_source_is_not_taken_for_the_partial_output(tmp_path: Path) -> None:
     source = write_clip(tmp_path / "out.partial.mp4", Clip())
     with pytest.raises(OptionError, match="overwrite"):
-        segmented(source, tmp_path / "out.mp4")
+        run_video(source, tmp_path / "out.mp4")
 
 
 def test_missing_folder_is_made(tmp_path: Path) -> None:
     source = write_clip(tmp_path / "a.mp4", Clip())
-    assert segmented(source, tmp_path / "new" / "er" / "out.mp4").output.exists()
+    assert run_video(source, tmp_path / "new" / "er" / "out.mp4").output.exists()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from alignseg_infer import Predictor, VideoError
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.arrays import Image
 from alignseg_infer.video.camera_source import TIME_BASE, CameraSource
 from alignseg_infer.video.process import segment_source
 from tests.support.models import FakeBackend
@@ -20,7 +20,7 @@ from tests.video.test_video_faults import SIZE, require_nothing_left
 
 
 class FakeCapture:
-    """A camera that gives some frames and is then gone."""
+    """A camera that gives some frames and then disappears."""
 
     def __init__(self, frames: int, size: tuple[int, int] = SIZE) -> None:
         self.left, self.size = frames, size

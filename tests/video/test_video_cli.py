@@ -20,7 +20,7 @@ from alignseg_infer.demo.streets import Street
 from alignseg_infer.offsets.displacement import offsets_of_image
 from alignseg_infer.offsets.pictures import color_limit, direction_colors
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.video.camera_source import stream_source
+from alignseg_infer.video.camera_source import open_stream
 from alignseg_infer.video.options import VideoOptions
 from alignseg_infer.video.process import segment_source
 from alignseg_infer.video.sources import open_source
@@ -142,22 +142,22 @@ def test_folder_is_shown_in_the_order_of_its_numbers(tmp_path: Path) -> None:
 
 
 def test_stream_that_is_cut_is_connected_again(tmp_path: Path) -> None:
-    """A real connection, read by OpenCV; the password stays out of what is printed."""
+    """OpenCV reads a real connection; messages do not show the password."""
     content = write_clip(tmp_path / "live.ts", Clip(frames=12)).read_bytes()
     server = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=serve, args=(server, content, 2), daemon=True)
     thread.start()
-    source = stream_source(f"tcp://127.0.0.1:{server.getsockname()[1]}")
+    source = open_stream(f"tcp://127.0.0.1:{server.getsockname()[1]}")
     source._attempts = 1
     shapes: list[tuple[int, ...]] = []
-    with pytest.raises(VideoError, match="gives no frame any more, after 1 attempts"):
+    with pytest.raises(VideoError, match="no longer gives frames, after 1 attempts"):
         shapes.extend(frame.image.shape for frame in source)
     source.close()
     thread.join(10)
     assert source.reconnects == 1
     assert shapes == [(64, 96, 3)] * 24
     with pytest.raises(VideoError, match=r"^rtsp://127\.0\.0\.1:1/x ") as caught:
-        stream_source("rtsp://user:secret@127.0.0.1:1/x")
+        open_stream("rtsp://user:secret@127.0.0.1:1/x")
     assert "secret" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""Clocks of sources that jump back, begin late, or begin before 0; and where the audio ends."""
+"""Clocks that jump back, begin late or begin before 0; and where the audio ends."""
 
 from fractions import Fraction
 from itertools import pairwise
@@ -9,14 +9,14 @@ import pytest
 
 from alignseg_infer.video.options import VideoOptions
 from tests.support.video_clips import Clip, probe, write_clip
-from tests.video.test_video import segmented
+from tests.video.test_video import run_video
 
 RATE = Fraction(25)
 TICK = Fraction(1, 90_000)
 
 
 def packets_of(path: Path, kind: str) -> list[tuple[Fraction, Fraction]]:
-    """When each packet begins and ends."""
+    """Return when each packet begins and ends."""
     with av.open(str(path)) as container:
         return [
             (
@@ -33,14 +33,16 @@ def test_clock_that_jumps_back_goes_on(options: VideoOptions, tmp_path: Path) ->
     part = write_clip(tmp_path / "a.ts", Clip(frames=30, rate=RATE, audio="mp2"))
     source = tmp_path / "c.ts"
     source.write_bytes(part.read_bytes() * 3)
-    summary = segmented(source, tmp_path / "out.mp4", options)
+    summary = run_video(source, tmp_path / "out.mp4", options)
     after = probe(tmp_path / "out.mp4")
     count = options.max_frames or 90
     assert summary.frames == count
     assert summary.duration == pytest.approx(count / 25, abs=0.01)
     for number, time in enumerate(after.times):
         assert abs(time - after.times[0] - number / RATE) <= TICK
-    assert summary.notes == (f"the clock of {source} jumps back 2 times, and is taken to go on",)
+    assert summary.notes == (
+        f"the clock of {source} jumps back 2 times; the times were made continuous",
+    )
     sound = packets_of(tmp_path / "out.mp4", "audio")
     given = len(packets_of(part, "audio"))
     assert abs(len(sound) - 3 * given * count / 90) <= 2
@@ -56,14 +58,14 @@ def test_audio_lasts_as_long_as_the_last_frame(
     options: VideoOptions, seconds: int, tmp_path: Path
 ) -> None:
     source = write_clip(tmp_path / "slow.mp4", Clip(frames=5, rate=Fraction(1), audio="aac"))
-    summary = segmented(source, tmp_path / "out.mp4", options)
+    summary = run_video(source, tmp_path / "out.mp4", options)
     assert summary.duration == seconds
     end = packets_of(tmp_path / "out.mp4", "audio")[-1][1]
     assert abs(end - seconds) <= Fraction(1024, 48000)
 
 
-def late_matroska(path: Path) -> Path:
-    """Three seconds of sound, and frames in the last of them."""
+def write_late_matroska(path: Path) -> Path:
+    """Write three seconds of sound, with frames only in the last second."""
     with av.open(str(path), "w") as target:
         sound = write_clip(path.with_name("sound.mkv"), Clip(frames=75, rate=RATE, audio="mp2"))
         clip = Clip(frames=25, rate=RATE, options={"crf": "2", "bf": "0"})
@@ -92,7 +94,7 @@ def late_matroska(path: Path) -> Path:
 def test_late_frames_of_matroska_are_all_there(
     options: VideoOptions, frames: int, duration: float, tmp_path: Path
 ) -> None:
-    summary = segmented(late_matroska(tmp_path / "late.mkv"), tmp_path / "out.mp4", options)
+    summary = run_video(write_late_matroska(tmp_path / "late.mkv"), tmp_path / "out.mp4", options)
     assert (summary.frames, summary.notes) == (frames, ())
     assert summary.duration == pytest.approx(duration, abs=1e-3)
     after = probe(tmp_path / "out.mp4")
@@ -103,9 +105,9 @@ def test_late_frames_of_matroska_are_all_there(
 
 @pytest.mark.parametrize("ending", [".mkv", ".mp4"])
 def test_frames_begin_at_0_though_the_audio_begins_before(ending: str, tmp_path: Path) -> None:
-    """AAC in MP4 begins with 1024 samples before 0; Matroska would move all times after it."""
+    """AAC in MP4 begins with 1024 samples before 0; Matroska would then shift all times."""
     source = write_clip(tmp_path / "a.mp4", Clip(frames=50, rate=RATE, audio="aac"))
-    segmented(source, tmp_path / f"out{ending}")
+    run_video(source, tmp_path / f"out{ending}")
     after = probe(tmp_path / f"out{ending}")
     assert after.times == [number / RATE for number in range(50)]
     before = packets_of(source, "audio")

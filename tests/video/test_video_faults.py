@@ -17,11 +17,11 @@ import pytest
 from numpy.typing import NDArray
 
 from alignseg_infer import ModelError, OutputError, Predictor, VideoError
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.arrays import Image
+from alignseg_infer.video.frames import Frame, StreamFacts
 from alignseg_infer.video.options import VideoOptions
 from alignseg_infer.video.process import segment_source
 from alignseg_infer.video.render import Renderer
-from alignseg_infer.video.sources import Frame, StreamFacts
 from alignseg_infer.video.writer import VideoWriter
 from tests.support.models import FakeBackend
 from tests.support.video_clips import Clip, picture, probe, write_clip
@@ -31,7 +31,7 @@ STEP = Fraction(1, 25)
 
 
 class Source:
-    """Twenty frames, and an error if one is given."""
+    """A source of twenty frames, followed by an error if one is given."""
 
     name = "fake source"
     damaged = reconnects = 0
@@ -49,7 +49,7 @@ class Source:
             raise self._error
 
     def stop(self) -> None:
-        """Frames come at once; there is nothing to stop."""
+        """Do nothing: frames come at once."""
 
     def close(self) -> None:
         self.closed = True
@@ -79,7 +79,7 @@ def test_what_was_encoded_before_a_source_died_is_kept(
         segment_source(Predictor(FakeBackend()), source, tmp_path / "out.mp4")
     require_nothing_left(tmp_path, "out.partial.mp4")
     after = probe(tmp_path / "out.partial.mp4")
-    assert 5 <= len(after.times) <= 9  # those on their way in the threads may be lost
+    assert 5 <= len(after.times) <= 9  # frames still in the threads may be lost
     assert after.times == [number * STEP for number in range(len(after.times))]
     assert "out.partial.mp4" in caplog.text
     assert source.closed
@@ -97,7 +97,7 @@ def test_each_stage_may_fail(stage: str, tmp_path: Path, monkeypatch: pytest.Mon
         return failing
 
     if stage == "render":
-        monkeypatch.setattr(Renderer, "picture", fail_at_eighth(Renderer.picture, []))
+        monkeypatch.setattr(Renderer, "draw", fail_at_eighth(Renderer.draw, []))
     if stage == "encode":
         monkeypatch.setattr(VideoWriter, "write", fail_at_eighth(VideoWriter.write, []))
     backend = FailingBackend() if stage == "infer" else FakeBackend()
@@ -120,7 +120,7 @@ def test_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_file_that_may_not_grow_leaves_no_file(tmp_path: Path) -> None:
-    """A real error of the operating system, inside FFmpeg."""
+    """The operating system refuses the write inside FFmpeg."""
     noise = np.random.default_rng(0)
 
     class Noise(Source):
@@ -150,13 +150,13 @@ def test_file_that_reads_back_shorter_is_refused(
         mux(self, packets[1:] if len(packets) > 1 else packets)  # type: ignore[arg-type]
 
     monkeypatch.setattr(VideoWriter, "_mux", losing)
-    with pytest.raises(OutputError, match="holds 19 frames, and 20 were"):
+    with pytest.raises(OutputError, match="holds 19 frames, but 20 were"):
         segment_source(Predictor(FakeBackend()), Source(), tmp_path / "out.mp4")
     require_nothing_left(tmp_path)
 
 
 def test_source_without_frames_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(VideoError, match="gave no frame"):
+    with pytest.raises(VideoError, match="gave no frames"):
         segment_source(Predictor(FakeBackend()), Source(after=0), tmp_path / "out.mp4")
     require_nothing_left(tmp_path)
 
@@ -166,7 +166,7 @@ import sys, time
 from alignseg_infer.cli import main
 from alignseg_infer.video.render import Renderer
 from alignseg_infer.video import process
-drawn = Renderer.picture
+draw = Renderer.draw
 count = 0
 def slowly(self, result):
     global count
@@ -174,8 +174,8 @@ def slowly(self, result):
     time.sleep(0.02)
     if count == 60:
         print("well under way", flush=True)
-    return drawn(self, result)
-Renderer.picture = slowly
+    return draw(self, result)
+Renderer.draw = slowly
 sys.exit(main(["video", "demo", "clip.mp4", "-o", "out.mp4", "--size", "64"]))
 """
 
@@ -187,12 +187,14 @@ def test_interruption_keeps_a_valid_part(number: int, code: int, tmp_path: Path)
     write_clip(tmp_path / "clip.mp4", Clip(frames=400, rate=Fraction(25), audio="aac"))
     command = [sys.executable, "-c", CHILD]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, children ignore it too
+    before = signal.signal(
+        signal.SIGHUP, signal.SIG_DFL
+    )  # under nohup, children would ignore it too
     child = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)  # type: ignore[call-overload]
     signal.signal(signal.SIGHUP, before)
     assert child.stdout.readline() == "well under way\n", child.communicate()
     child.send_signal(number)
-    if number == signal.SIGHUP:  # a terminal that is closed may send it twice
+    if number == signal.SIGHUP:  # a terminal may send it twice when it is closed
         time.sleep(0.02)
         child.send_signal(number)
     _, errors = child.communicate(timeout=60)
@@ -207,7 +209,7 @@ def test_interruption_keeps_a_valid_part(number: int, code: int, tmp_path: Path)
 
 
 def test_memory_does_not_grow_with_frames_that_wait(tmp_path: Path) -> None:
-    """The source is not read ahead of a slow network by more than the queues hold."""
+    """The source is read ahead of a slow network only as far as the queues hold."""
     read = 0
 
     class Counted(Source):
@@ -227,3 +229,25 @@ def test_memory_does_not_grow_with_frames_that_wait(tmp_path: Path) -> None:
     output = tmp_path / "out.mp4"
     segment_source(Predictor(FakeBackend()), Counted(after=120), output, progress=progress)
     assert most < 30
+
+
+def test_a_source_may_use_one_buffer(tmp_path: Path) -> None:
+    """The view of each frame gets that frame, though the source fills the same array again."""
+
+    class OneBuffer(Source):
+        def __iter__(self) -> Iterator[Frame]:
+            buffer = np.zeros((*SIZE, 3), np.uint8)
+            for number in range(20):
+                buffer[:] = number
+                yield Frame(buffer, number * STEP, STEP)
+            buffer[:] = 99
+
+    seen: list[set[int]] = []
+
+    def view(image: Image) -> Image:
+        seen.append(set(image.ravel().tolist()))
+        return image
+
+    predictor = Predictor(FakeBackend())
+    segment_source(predictor, OneBuffer(), tmp_path / "out.mp4", VideoOptions(), view=view)
+    assert seen == [{number} for number in range(20)]

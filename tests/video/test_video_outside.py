@@ -1,4 +1,4 @@
-"""What fails outside of the writer is not blamed on it: sources, views, hanging calls, signals."""
+"""Errors outside the writer are not blamed on it: sources, views, hanging calls, signals."""
 
 import contextlib
 import signal
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from alignseg_infer import AlignSegError, OptionError, Predictor, VideoError
+from alignseg_infer.arrays import Image
 from alignseg_infer.cli.termination import terminated_by_exception
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.video import process
 from alignseg_infer.video.camera_source import CameraSource
 from alignseg_infer.video.file_source import FileSource
@@ -88,8 +88,8 @@ def test_ctrl_c_does_not_wait_for_a_write_that_hangs(
     with pytest.raises(KeyboardInterrupt):
         segment_source(Predictor(FakeBackend()), Source(), tmp_path / "out.mp4", None, interrupted)
     assert time.monotonic() - begin < 2.5
-    assert "the 4 frames so far are lost: a frame is still being written" in caplog.text
-    time.sleep(3)  # the thread is not to meet the next test
+    assert "the 4 frames encoded so far are lost: a frame is still being written" in caplog.text
+    time.sleep(3)  # let the thread end before the next test
 
 
 def test_file_is_left_open_while_its_decoder_hangs(
@@ -118,7 +118,7 @@ def test_live_source_is_finished_when_told_to_end(told: BaseException, tmp_path:
     summary = segment_source(predictor, source, tmp_path / "out.mp4", progress=interrupted)
     require_nothing_left(tmp_path, "out.mp4", "out.partial.mp4")
     assert summary.frames == len(probe(tmp_path / "out.mp4").times) >= 5
-    assert summary.notes == (f"{tmp_path / 'out.partial.mp4'} of an earlier run is still there",)
+    assert summary.notes == (f"{tmp_path / 'out.partial.mp4'} is still there from an earlier run",)
 
 
 def test_container_is_closed_when_the_audio_cannot_be_opened(
@@ -136,7 +136,7 @@ def test_container_is_closed_when_the_audio_cannot_be_opened(
 
     monkeypatch.setattr("alignseg_infer.video.writer.AudioCopy", fail)
     monkeypatch.setattr("alignseg_infer.video.writer.av.open", lambda *_, **__: Container())
-    monkeypatch.setattr(VideoWriter, "_video_stream", lambda *_: None)
+    monkeypatch.setattr(VideoWriter, "_add_video_stream", lambda *_: None)
     with pytest.raises(VideoError, match="went away"):
         VideoWriter(tmp_path / "out.mp4", source.facts, crf=20, audio_from=source)
     source.close()

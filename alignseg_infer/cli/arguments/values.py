@@ -6,8 +6,7 @@ from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
 
-from alignseg_infer.pixels.preprocess import Size
-from alignseg_infer.trt.engine_file import InputShape
+from alignseg_infer.arrays import InputShape, Size
 
 SIZE_HELP = "size of the network's input, HEIGHTxWIDTH"
 SIZE_POLICY_HELP = (

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.backends import OnnxRunner, open_backend
 from alignseg_infer.benchmark import BenchmarkReport, Variant, benchmark
 from alignseg_infer.benchmark.footprint import measured_footprint
 from alignseg_infer.benchmark.machine import usable_cores
-from alignseg_infer.benchmark.picture import benchmark_picture
 from alignseg_infer.cli.arguments.inference import (
     add_inference_arguments,
     names_of,
@@ -23,16 +23,17 @@ from alignseg_infer.cli.reports import write_report
 from alignseg_infer.cli.termination import terminated_by_exception
 from alignseg_infer.datasets.image_sets import ImageFiles, calibration_images
 from alignseg_infer.demo import FIRST_HELD_OUT
-from alignseg_infer.errors import OptionError
+from alignseg_infer.errors import INSTALL_BENCH, OptionError
 from alignseg_infer.files import require_writable_folder
 from alignseg_infer.inference.averaging import Mode
+from alignseg_infer.packages import require_packages
 from alignseg_infer.pixels.images import write_image
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.predictor import Predictor
 
 HELP = "Time models: stages, percentiles, images per second, memory; several in turns."
 EXAMPLE = "Example: alignseg bench demo alignseg.onnx --size 512x1024 --batch 1 4 -o out/"
 EXIT_INTERRUPTED = 130
+MACHINE_PACKAGES = ("psutil", "cpuinfo", "pynvml")  # the facts about the machine
 DEFAULT_ROUNDS, DEFAULT_SECONDS = 100, 120.0
 DEFAULT_IMAGES = 4
 DEFAULT_SIZE = (512, 1024)
@@ -92,7 +93,9 @@ def run(arguments: argparse.Namespace) -> int:
             "1 or more",
             f"--max-images {DEFAULT_IMAGES}",
         )
+    require_packages(MACHINE_PACKAGES, INSTALL_BENCH)
     if arguments.destination:
+        require_packages(("matplotlib",), INSTALL_BENCH)  # now, not after minutes of measuring
         require_writable_folder(arguments.destination)
     with terminated_by_exception(), tempfile.TemporaryDirectory() as folder:
         report = _measured(arguments, names, Path(folder))
@@ -102,7 +105,11 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"warning: other work was running: {report.machine.busy}", file=sys.stderr)
     print(report.to_markdown(), end="")
     if arguments.destination:
-        contents = (report.to_json() + "\n", report.to_markdown(), benchmark_picture(report))
+        from alignseg_infer.benchmark.picture import benchmark_figure
+        from alignseg_infer.drawing.figures import pixels_of
+
+        picture = pixels_of(benchmark_figure(report))
+        contents = (report.to_json() + "\n", report.to_markdown(), picture)
         write_report(arguments.destination, dict(zip(RESULTS, contents, strict=True)))
     return EXIT_INTERRUPTED if report.partial else 0
 
@@ -186,12 +193,12 @@ def _image_files(
         first: Its size is that of streets, if none was given.
         folder: For files that do not exist yet.
     """
-    from alignseg_infer.demo.streets.folder import written_streets
+    from alignseg_infer.demo.streets.folder import write_streets
 
     if arguments.images:
         return _given_images(arguments.images, arguments.max_images, folder)
     size, count = _street_size(arguments.size, first), arguments.max_images
-    streets = [files.image for files in written_streets(folder, FIRST_HELD_OUT, count, size)]
+    streets = [files.image for files in write_streets(folder, FIRST_HELD_OUT, count, size)]
     return f"{count} drawn streets of {size[0]}x{size[1]}, PNG", streets
 
 

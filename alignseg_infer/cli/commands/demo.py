@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
+from alignseg_infer.arrays import Image, Labels
 from alignseg_infer.cli.arguments.inference import add_runtime_arguments
 from alignseg_infer.cli.arguments.values import add_destination
 from alignseg_infer.demo import DEMO, FIRST_HELD_OUT
 from alignseg_infer.drawing.masks import colorize, legend, titled
 from alignseg_infer.errors import OptionError
 from alignseg_infer.evaluation.metrics import ConfusionMatrix
-from alignseg_infer.pixels.images import Image, write_image
-from alignseg_infer.pixels.postprocess import Labels
+from alignseg_infer.pixels.images import write_image
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.results.segmentation import Segmentation
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes images, labels, results and an overview, and says how good the masks are."""
-    from alignseg_infer.demo.streets.folder import written_streets
+    from alignseg_infer.demo.streets.folder import write_streets
 
     if arguments.streets < 1:
         raise OptionError(f"--streets {arguments.streets}", "1 or more", "--streets 4")
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     classes = predictor.spec.classes
     confusion: ConfusionMatrix | None = None
     rows: list[Image] = []
-    for files in written_streets(arguments.destination, arguments.seed, arguments.streets):
+    for files in write_streets(arguments.destination, arguments.seed, arguments.streets):
         result = predictor(files.image)
         result.save(arguments.destination / "results" / files.image.stem)
         one = ConfusionMatrix.of(files.scene.labels, result.labels, len(classes.names))

@@ -24,7 +24,8 @@ from alignseg_infer.spec.model import (
     ModelSpec,
     OutputKind,
 )
-from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, Verification, read_facts
+from alignseg_infer.spec.verification import Verification
+from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, read_facts
 from alignseg_infer.trt.runtime.checks import require_unchanged_plan
 
 HELP = "Say what a checkpoint or an exported model is, and what was assumed."

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.cli.arguments.int8 import add_calibration_arguments, calibration_options_from
 from alignseg_infer.cli.arguments.values import add_destination, choices_of
 from alignseg_infer.cli.reports import write_report
@@ -12,8 +13,7 @@ from alignseg_infer.datasets.labelled import Dataset, LabelledImages, labelled_i
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
 from alignseg_infer.files import require_writable_folder
-from alignseg_infer.packages import require_export_packages
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.packages import require_export_packages, require_packages
 
 if TYPE_CHECKING:
     from alignseg_infer.export.int8.sensitivity import Sensitivity
@@ -53,6 +53,7 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measures, prints the table, and writes it with its picture."""
     require_export_packages(model_path(arguments.model))
+    require_packages(("matplotlib",), "pip install matplotlib")  # now, not after measuring
     labelled = _labelled(arguments)
     require_writable_folder(arguments.destination)
     sensitivity = _measured(arguments, labelled)
@@ -77,20 +78,20 @@ def _labelled(arguments: argparse.Namespace) -> LabelledImages | None:
 def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) -> "Sensitivity":
     from alignseg_infer.cli.progress import progress_bar
     from alignseg_infer.datasets.image_sets import calibration_images
-    from alignseg_infer.export.int8.calibration import calibrated_ranges
+    from alignseg_infer.export.int8.calibration import calibrate_ranges
     from alignseg_infer.export.int8.convolutions import Grain
-    from alignseg_infer.export.int8.effect import Comparison
-    from alignseg_infer.export.int8.quantize import loaded_graph
-    from alignseg_infer.export.int8.sensitivity import sensitivity_of
+    from alignseg_infer.export.int8.effect import EffectMeter
+    from alignseg_infer.export.int8.quantize import load_graph
+    from alignseg_infer.export.int8.sensitivity import measure_sensitivity
 
     path, options = model_path(arguments.model), calibration_options_from(arguments)
-    graph = loaded_graph(path)
+    graph = load_graph(path)
     images = calibration_images(arguments.calibration, arguments.max_calibration_images)
     with progress_bar("calibration images") as progress:
-        ranges = calibrated_ranges(path, images, options, progress)
+        ranges = calibrate_ranges(path, images, options, progress)
     with tempfile.TemporaryDirectory() as folder:
         with progress_bar("images in FP32") as progress:
-            comparison = Comparison(
+            meter = EffectMeter(
                 path,
                 images,
                 Path(folder),
@@ -101,15 +102,16 @@ def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) ->
             )
         with progress_bar("models in INT8") as progress:
             grain = Grain(arguments.blocks)
-            return sensitivity_of(graph, ranges, comparison, grain=grain, progress=progress)
+            return measure_sensitivity(graph, ranges, meter, grain=grain, progress=progress)
 
 
 def _write(sensitivity: "Sensitivity", folder: Path) -> None:
-    from alignseg_infer.export.int8.sensitivity_picture import sensitivity_picture
+    from alignseg_infer.drawing.figures import pixels_of
+    from alignseg_infer.export.int8.sensitivity_picture import sensitivity_figure
 
     contents: dict[str, str | Image] = {
         "sensitivity.json": sensitivity.to_json() + "\n",
         "sensitivity.md": sensitivity.to_markdown(),
-        "sensitivity.png": sensitivity_picture(sensitivity),
+        "sensitivity.png": pixels_of(sensitivity_figure(sensitivity)),
     }
     write_report(folder, contents)

@@ -1,4 +1,4 @@
-"""Streets made up from a seed, with exact labels: for training, tests and demonstrations."""
+"""Streets drawn from a seed, with exact labels, for training, tests and demonstrations."""
 
 from alignseg_infer.demo.streets.street import Scene, Street
 

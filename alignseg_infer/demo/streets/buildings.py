@@ -6,7 +6,7 @@ import numpy as np
 
 from alignseg_infer.demo.streets.ground import FAR
 from alignseg_infer.demo.streets.plants import draw_leaves
-from alignseg_infer.demo.streets.view import NEAR, Color, Label, View, darker, pick
+from alignseg_infer.demo.streets.view import NEAR, Color, Label, View, darken, pick
 
 FACADES: tuple[Color, ...] = (
     (150, 175, 200), (120, 150, 190), (170, 185, 195), (95, 120, 165), (140, 165, 175),
@@ -22,14 +22,14 @@ class _House(NamedTuple):
     """What a house looks like; lengths in metres.
 
     Attributes:
-        x: Where its facade runs along the street.
-        sides: Left and right end of its front, across the street.
-        floors: How many.
-        story: Height of each.
-        spacing: From window to window.
-        color: Of its walls.
-        glass: Of its windows.
-        lit: Brightness of front and facade.
+        x: Position of the facade, which runs along the street.
+        sides: Left and right end of the front, which runs across the street.
+        floors: How many floors it has.
+        story: Height of a floor.
+        spacing: Distance from window to window.
+        color: Colour of the walls.
+        glass: Colour of the windows.
+        lit: Brightness of the front and of the facade.
     """
 
     x: float
@@ -43,14 +43,14 @@ class _House(NamedTuple):
 
     @property
     def height(self) -> float:
-        """Up to the eaves."""
+        """Height of the eaves."""
         return self.floors * self.story
 
 
 def draw_building(
     view: View, rng: np.random.Generator, x: float, depths: tuple[float, float]
 ) -> None:
-    """A house whose facade lies along the street at `x`, its depth pointing away from the road."""
+    """Draw a house with its facade along the street at `x`; it extends away from the road."""
     color, floors = pick(rng, FACADES), int(rng.integers(2, 8))
     story, plinth = rng.uniform(2.8, 3.6), pick(rng, FACADES, 0.3)
     outward = (1 if x > 0 else -1) * rng.uniform(8, 14)
@@ -67,14 +67,14 @@ def draw_building(
     view.wall(x, (0, height), depths, color, Label.BUILDING, brightness=lit[1])
     view.wall(x, (0, story), depths, plinth, None, brightness=lit[1])
     if roof is not None:
-        _roof(view, (x, x + outward / 2), height, depths, roof)
+        _draw_roof(view, (x, x + outward / 2), height, depths, roof)
     else:
-        view.wall(x, (height - 0.4, height), depths, darker(color), None, brightness=lit[1])
+        view.wall(x, (height - 0.4, height), depths, darken(color), None, brightness=lit[1])
     _draw_facade_windows(view, house, depths)
 
 
 def _draw_front(view: View, house: _House, z: float, *, with_gable: bool) -> None:
-    """The side of a house that faces the camera."""
+    """Draw the side of a house that faces the camera."""
     (left_end, right_end), lit = house.sides, house.lit[0]
     view.front(house.sides, (0, house.height), z, house.color, Label.BUILDING, brightness=lit)
     for level in range(house.floors if z < 60 else 0):
@@ -99,7 +99,7 @@ def _draw_facade_windows(view: View, house: _House, depths: tuple[float, float])
                     view.wall(x, sill, (z, z + 1.3), house.color, None, brightness=1.15)
 
 
-def _roof(
+def _draw_roof(
     view: View,
     sides: tuple[float, float],
     height: float,
@@ -113,21 +113,21 @@ def _roof(
 
 
 def draw_wall(view: View, rng: np.random.Generator, x: float, depths: tuple[float, float]) -> None:
-    """A wall of stone or brick along the street, with courses and a coping."""
+    """Draw a wall of stone or brick along the street, with courses and a coping."""
     color, height = pick(rng, WALLS), rng.uniform(1.6, 2.8)
     view.wall(x, (0, height), depths, color, Label.WALL)
     course = rng.uniform(0.25, 0.5)
     for number, y in enumerate(np.arange(course, height, course)):
         if max(depths[0], NEAR) > 35:
             break
-        view.wall(x, (y, y + 0.03), depths, darker(color), None)
+        view.wall(x, (y, y + 0.03), depths, darken(color), None)
         for z in np.arange(depths[0] + (number % 2) * 0.4, min(depths[1], 15.0), 0.8):
-            view.wall(x, (y - course, y), (z, z + 0.03), darker(color), None)
+            view.wall(x, (y - course, y), (z, z + 0.03), darken(color), None)
     view.wall(x, (height - 0.14, height), depths, color, None, brightness=1.2)
 
 
 def draw_fence(view: View, rng: np.random.Generator, x: float, depths: tuple[float, float]) -> None:
-    """Rails and pickets. As in Cityscapes, the gaps count as fence; the image shows through."""
+    """Draw rails and pickets. As in Cityscapes, gaps are labelled fence, but one sees through."""
     color, height, gap = pick(rng, FENCES), rng.uniform(1.2, 2.0), rng.uniform(0.22, 0.4)
     near, far = max(depths[0], NEAR), depths[1]
     if far <= near:
@@ -142,7 +142,7 @@ def draw_fence(view: View, rng: np.random.Generator, x: float, depths: tuple[flo
 
 
 def draw_skyline(view: View, rng: np.random.Generator) -> None:
-    """What closes the street far away: roofs and trees."""
+    """Draw the roofs and trees at the far end of the street."""
     for _ in range(26):
         x, width = rng.uniform(-75, 75), rng.uniform(8, 20)
         height = rng.uniform(3, 13)

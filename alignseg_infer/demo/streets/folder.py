@@ -1,22 +1,22 @@
-"""Streets as files: images and labels, as ``alignseg eval --dataset folder`` reads them."""
+"""Writing streets as files: images and labels that ``alignseg eval --dataset folder`` reads."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.demo.streets.street import Scene, Street
 from alignseg_infer.files import require_writable_folder
 from alignseg_infer.pixels.images import write_image
-from alignseg_infer.pixels.preprocess import Size
 
 
 class StreetFiles(NamedTuple):
-    """One street on the disk.
+    """The files of one street.
 
     Attributes:
-        image: PNG, BGR.
-        labels: 8-bit gray PNG, training ids of Cityscapes.
-        scene: What is in them.
+        image: Path of the image, a PNG.
+        labels: Path of the labels, an 8-bit gray PNG with training ids of Cityscapes.
+        scene: What the files hold.
     """
 
     image: Path
@@ -24,19 +24,22 @@ class StreetFiles(NamedTuple):
     scene: Scene
 
 
-def written_streets(
+def write_streets(
     folder: Path, first: int, count: int, size: Size = (256, 512)
 ) -> Iterator[StreetFiles]:
-    """Draws streets and writes ``images/street-SEED.png`` and ``labels/street-SEED.png`` each.
+    """Draw streets and write ``images/street-SEED.png`` and ``labels/street-SEED.png`` for each.
 
     Args:
-        folder: Made if need be.
-        first: Seed of the first street; the others count up from it.
-        count: How many.
-        size: Image (height, width).
+        folder: Where to write; it is created if it does not exist.
+        first: Seed of the first street; the seeds of the others count up from it.
+        count: How many streets to write.
+        size: (height, width) of the images.
+
+    Yields:
+        The files of each street, once they are written.
 
     Raises:
-        OutputError: They cannot be written.
+        OutputError: The files cannot be written.
         OptionError, SizeError: `first` or `size` cannot be used.
     """
     for subfolder in ("images", "labels"):

@@ -1,4 +1,4 @@
-"""What stands where along a street."""
+"""Deciding what stands where along a street."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,21 +12,23 @@ from alignseg_infer.demo.streets import buildings, people, plants, poles, traffi
 from alignseg_infer.demo.streets.view import NEAR, View
 
 Rng: TypeAlias = np.random.Generator
-Draw: TypeAlias = Callable[[View, Rng, float], None]  # view, its own random numbers, distance
+Draw: TypeAlias = Callable[
+    [View, Rng, float], None
+]  # takes the view, random numbers of its own, and the distance
 
-CHUNK = 12.0  # metres of street that are laid out together
+CHUNK = 12.0  # metres of street that are laid out at once
 VISIBLE = 84.0  # metres; nothing further away is drawn
-SMALL = 45.0  # metres; the same for what would be a pixel or two there
+SMALL = 45.0  # metres; small things further away are not drawn: they would be a pixel or two
 LANE = 3.2  # metres
-SPEED = 8.0  # metres per second, of the camera
+SPEED = 8.0  # metres per second, speed of the camera
 
 
 class Layer(IntEnum):
-    """How far from the road's middle things are, the furthest first: their order of drawing.
+    """Layers in the order in which they are drawn: the furthest from the middle of the road first.
 
-    From a camera on a straight road, what is nearer to its middle hides what lies further to the
-    side; distance ahead decides only within a layer. Where the road bends this can be wrong for
-    things more than 40 m away: a few pixels, in image and labels alike.
+    Seen from a camera on a straight road, things nearer to its middle hide things further to the
+    side, so distance ahead matters only within a layer. Where the road bends, this can be wrong for
+    things more than 40 m away. It then affects a few pixels, in image and labels alike.
     """
 
     HOUSES = 0
@@ -42,11 +44,11 @@ class Thing(NamedTuple):
     """Something to draw.
 
     Attributes:
-        layer: Where it stands; lower layers are drawn first.
-        z: Distance of its near end, metres.
-        seed: Of its looks.
-        draw: Draws it.
-        shadow: Left, right edge and length of its shadow on the ground, metres.
+        layer: The layer in which it stands; lower layers are drawn first.
+        z: Distance to its near end, in metres.
+        seed: Seed of its looks.
+        draw: Function that draws it.
+        shadow: Left edge, right edge and length of its shadow on the ground, in metres.
     """
 
     layer: Layer
@@ -58,15 +60,15 @@ class Thing(NamedTuple):
 
 @dataclass(frozen=True)
 class Roadside:
-    """Where things are on one side of the road, in metres from its middle.
+    """Where things are on one side of the road, in metres from the middle of the road.
 
     Attributes:
         sign: -1 on the left, 1 on the right.
-        curb: Edge of the road.
-        track: Left and right edge of a tram's track, next to the road.
-        sidewalk: Left and right edge, if there is one.
-        border: Where walls, fences and hedges run.
-        facades: Where houses begin.
+        curb: Position of the edge of the road.
+        track: Left and right edge of the tram track next to the road, if there is one.
+        sidewalk: Left and right edge of the sidewalk, if there is one.
+        border: Position of walls, fences and hedges.
+        facades: Position of the facades of houses.
     """
 
     sign: int
@@ -78,24 +80,24 @@ class Roadside:
 
     @classmethod
     def random(cls, rng: Rng, sign: int, curb: float, *, with_track: bool) -> "Roadside":
-        """A side with widths drawn by `rng`."""
+        """Return a roadside with random widths."""
         at, track, sidewalk = curb, None, None
         if with_track:
-            track, at = _ordered(at, at + sign * 3.4), at + sign * 3.4
+            track, at = _order(at, at + sign * 3.4), at + sign * 3.4
         elif rng.random() < 0.35:
             at += sign * rng.uniform(0.8, 2.5)
         if rng.random() < 0.93:
             width = rng.uniform(1.8, 4.2)
-            sidewalk, at = _ordered(at, at + sign * width), at + sign * width
+            sidewalk, at = _order(at, at + sign * width), at + sign * width
         yard = 0.0 if rng.random() < 0.25 else rng.uniform(2.0, 6.5)
         return cls(sign, curb, track, sidewalk, at + sign * 0.1, at + sign * (0.2 + yard))
 
 
-def _ordered(one: float, other: float) -> tuple[float, float]:
+def _order(one: float, other: float) -> tuple[float, float]:
     return min(one, other), max(one, other)
 
 
-def roadside_things(
+def choose_roadside_things(
     rng: Rng,
     side: Roadside,
     start: float,
@@ -104,14 +106,14 @@ def roadside_things(
     seed: tuple[int, ...],
     time: float,
 ) -> list[Thing]:
-    """What stands on one side of `CHUNK` metres of street that begin `start` metres ahead.
+    """Choose what stands on one side of a piece of street, which is `CHUNK` metres long.
 
     Args:
-        rng: Of this piece of street.
-        side: What is where on that side.
-        start: Metres ahead of the camera.
-        parking: Width of the parking strip, metres; 0 for none.
-        seed: Of the looks of things, which get one number more.
+        rng: Random numbers for this piece of street.
+        side: Where things are on this side.
+        start: Distance from the camera to the beginning of the piece, in metres.
+        parking: Width of the parking strip, in metres; 0 for none.
+        seed: Seed of the looks of things; each thing adds a number of its own.
         time: Seconds since the drive began.
     """
     things: list[Thing] = []
@@ -137,7 +139,7 @@ def _add_house(rng: Rng, side: Roadside, add: Add) -> None:
         return
     gap = rng.uniform(0, 4) if rng.random() < 0.5 else 0.0
     x, length = side.facades + side.sign * rng.uniform(0, 1.5), CHUNK - gap
-    shade = _ordered(x, x - side.sign * 7) if side.sign < 0 else None
+    shade = _order(x, x - side.sign * 7) if side.sign < 0 else None
 
     def draw(view: View, own: Rng, z: float) -> None:
         buildings.draw_building(view, own, x, (z, z + length))
@@ -168,35 +170,35 @@ def _add_plants(rng: Rng, side: Roadside, add: Add) -> None:
     for _ in range(rng.integers(0, 4) if yard > 1.5 else 0):
         kind = plants.draw_tree if rng.random() < 0.55 else plants.draw_bush
         x = side.border + side.sign * rng.uniform(0.8, yard)
-        add(Layer.YARD, rng.uniform(0.5, CHUNK), _plant(kind, x), None)
+        add(Layer.YARD, rng.uniform(0.5, CHUNK), _place_plant(kind, x), None)
     edge = abs(side.curb - (side.border if side.sidewalk is None else min(side.sidewalk, key=abs)))
     if side.track is None and rng.random() < 0.35:
         x = side.curb + side.sign * (0.7 if edge < 1 else edge / 2)
         add(
             Layer.SIDEWALK,
             rng.uniform(0, CHUNK),
-            _plant(plants.draw_tree, x),
+            _place_plant(plants.draw_tree, x),
             (x - 1.5, x + 1.5, 2.5),
         )
 
 
-def placed(draw: Callable[[View, Rng, float, float], None], x: float) -> Draw:
-    """Draws at `x`."""
+def place(draw: Callable[[View, Rng, float, float], None], x: float) -> Draw:
+    """Return a function that draws something at `x`."""
     return lambda view, own, z: draw(view, own, x, z)
 
 
-def _plant(draw: Callable[[View, Rng, float, float], None], x: float) -> Draw:
+def _place_plant(draw: Callable[[View, Rng, float, float], None], x: float) -> Draw:
     return lambda view, own, z: draw(view, own, x, z) if z > NEAR else None
 
 
-def standing(draw: Callable[[View, Rng, float, float], None], x: float) -> Draw:
-    """Draws what has no length, and so is there as a whole or not at all."""
+def place_standing(draw: Callable[[View, Rng, float, float], None], x: float) -> Draw:
+    """Return a function that draws something without length, completely or not at all."""
     return lambda view, own, z: draw(view, own, x, z) if NEAR < z < SMALL else None
 
 
 def _walkway(side: Roadside) -> tuple[float, float]:
-    """Where people walk: the sidewalk, or else a strip beside the road."""
-    return side.sidewalk or _ordered(side.curb + side.sign * 0.3, side.curb + side.sign * 1.5)
+    """Return where people walk: the sidewalk, or a strip beside the road if there is none."""
+    return side.sidewalk or _order(side.curb + side.sign * 0.3, side.curb + side.sign * 1.5)
 
 
 def _add_poles(rng: Rng, side: Roadside, add: Add, time: float) -> None:
@@ -206,12 +208,12 @@ def _add_poles(rng: Rng, side: Roadside, add: Add, time: float) -> None:
         kind = rng.choice(4, p=(0.3, 0.23, 0.27, 0.2))
         z = start + rng.uniform(0, CHUNK / 2)
         if kind == 1:
-            add(Layer.SIDEWALK, z, standing(poles.draw_lamp, x), None)
+            add(Layer.SIDEWALK, z, place_standing(poles.draw_lamp, x), None)
         elif kind == 2:
-            add(Layer.SIDEWALK, z, standing(poles.draw_sign, x), None)
+            add(Layer.SIDEWALK, z, place_standing(poles.draw_sign, x), None)
         elif kind == 3:
             light = partial(poles.draw_traffic_light, phase=phase)
-            add(Layer.SIDEWALK, z, standing(light, x), None)
+            add(Layer.SIDEWALK, z, place_standing(light, x), None)
 
 
 def _add_people(rng: Rng, side: Roadside, add: Add, time: float) -> None:
@@ -220,11 +222,11 @@ def _add_people(rng: Rng, side: Roadside, add: Add, time: float) -> None:
         x, pace = rng.uniform(left + 0.3, right - 0.3), rng.choice((-1.3, 1.3)) * rng.random()
         z, stride = rng.uniform(0, CHUNK) + pace * time, 6.0 * time * pace
         person = partial(people.draw_person, stride=stride)
-        add(Layer.SIDEWALK, z, standing(person, x), (x - 0.25, x + 0.6, 0.4))
+        add(Layer.SIDEWALK, z, place_standing(person, x), (x - 0.25, x + 0.6, 0.4))
     if rng.random() < 0.5:
         x, z, squeeze = rng.uniform(left + 0.4, right - 0.4), rng.uniform(0, CHUNK), rng.random()
         bicycle = partial(people.draw_bicycle, squeeze=0.35 + 0.65 * squeeze)
-        add(Layer.SIDEWALK, z, standing(bicycle, x), None)
+        add(Layer.SIDEWALK, z, place_standing(bicycle, x), None)
 
 
 VEHICLES = {
@@ -240,7 +242,7 @@ def _add_parked(rng: Rng, side: Roadside, width: float, add: Add) -> None:
         kind = rng.choice(("car", "truck", "motorcycle", "none"), p=(0.42, 0.07, 0.2, 0.31))
         if kind == "motorcycle":
             motorcycle = partial(people.draw_motorcycle, squeeze=rng.uniform(0.35, 1))
-            add(Layer.PARKING, z, standing(motorcycle, x), None)
+            add(Layer.PARKING, z, place_standing(motorcycle, x), None)
             z += 2.5
         elif kind == "none" or z + VEHICLES[kind][1] > CHUNK + 1:
             z += 3.0
@@ -250,7 +252,7 @@ def _add_parked(rng: Rng, side: Roadside, width: float, add: Add) -> None:
             add(
                 Layer.PARKING,
                 z,
-                placed(partial(draw, facing=facing), x),
+                place(partial(draw, facing=facing), x),
                 (x - 1.2, x + 1.6, length),
             )
             z += length + rng.uniform(0.3, 1.5)

@@ -1,4 +1,4 @@
-"""People, and what has two wheels."""
+"""Drawing people, bicycles and motorcycles."""
 
 import numpy as np
 
@@ -16,13 +16,13 @@ RUBBER: Color = (34, 34, 36)
 
 
 class _Figure:
-    """Draws in a plane across the street, in metres from a point on the ground.
+    """Draws in a plane across the street, with lengths in metres from a point on the ground.
 
     Args:
         view: Where to draw.
-        x: Metres to the right of the road's middle.
-        z: Distance.
-        squeeze: Factor on widths, for things seen from the side (1) to head on (near 0).
+        x: Metres to the right of the middle of the road.
+        z: Distance, in metres.
+        squeeze: Factor on widths: 1 for things seen from the side, near 0 for head on.
     """
 
     def __init__(self, view: View, x: float, z: float, squeeze: float = 1.0) -> None:
@@ -31,32 +31,32 @@ class _Figure:
         self.scale = view.scale(z)
 
     def pixels(self, places: list[tuple[float, float]]) -> list[Pixel]:
-        """Canvas pixels of (right, up) in metres."""
+        """Convert positions (right, up), in metres, to canvas pixels."""
         (column, row), across = self.base, self.squeeze * self.scale
         return [(column + x * across, row - y * self.scale) for x, y in places]
 
     def limb(
         self, places: list[tuple[float, float]], width: float, color: Color, label: Label | None
     ) -> None:
-        """A line through (right, up), `width` metres thick."""
-        seen = self.view.shaded(color, self.z)
+        """Draw a line through positions (right, up), `width` metres thick."""
+        seen = self.view.shade(color, self.z)
         self.view.flat_line(self.pixels(places), width * self.scale, seen, label)
 
     def shape(self, places: list[tuple[float, float]], color: Color, label: Label) -> None:
-        """A filled polygon."""
-        self.view.flat_polygon(self.pixels(places), self.view.shaded(color, self.z), label)
+        """Draw a filled polygon."""
+        self.view.flat_polygon(self.pixels(places), self.view.shade(color, self.z), label)
 
     def disc(
         self, place: tuple[float, float], radii: tuple[float, float], color: Color, label: Label
     ) -> None:
-        """A filled ellipse."""
+        """Draw a filled ellipse."""
         axes = (radii[0] * self.scale, radii[1] * self.scale)
-        seen = self.view.shaded(color, self.z)
+        seen = self.view.shade(color, self.z)
         self.view.flat_ellipse(self.pixels([place])[0], axes, seen, label)
 
 
 def draw_person(view: View, rng: np.random.Generator, x: float, z: float, stride: float) -> None:
-    """Someone on foot; `stride` (radians) moves legs and arms."""
+    """Draw someone on foot; `stride` (radians) moves legs and arms."""
     figure = _Figure(view, x, z)
     tall, swing = rng.uniform(1.5, 1.9), 0.22 * np.sin(stride + rng.uniform(0, 6))
     shirt, trousers, skin = pick(rng, CLOTHES), pick(rng, TROUSERS), pick(rng, SKIN)
@@ -80,10 +80,10 @@ def draw_person(view: View, rng: np.random.Generator, x: float, z: float, stride
         side = 1 if rng.random() < 0.5 else -1
         bag = [(side * 0.2, hip), (side * 0.42, hip), (side * 0.42, hip - 0.32)]
         figure.shape([*bag, (side * 0.2, hip - 0.32)], pick(rng, CLOTHES), label)
-    _head(figure, rng, (0, tall * 0.92), tall * 0.072, skin)
+    _draw_head(figure, rng, (0, tall * 0.92), tall * 0.072, skin)
 
 
-def _head(
+def _draw_head(
     figure: _Figure,
     rng: np.random.Generator,
     place: tuple[float, float],
@@ -98,7 +98,7 @@ def _head(
 
 
 def draw_bicycle(view: View, rng: np.random.Generator, x: float, z: float, squeeze: float) -> None:
-    """A bicycle; as in Cityscapes the wheels count as filled, while the image shows through."""
+    """Draw a bicycle. As in Cityscapes, labels fill the wheels, but one sees through them."""
     figure, label = _Figure(view, x, z, squeeze), Label.BICYCLE
     frame, radius = pick(rng, FRAMES), 0.36
     for side in (-0.52, 0.52):
@@ -128,7 +128,7 @@ def draw_bicycle(view: View, rng: np.random.Generator, x: float, z: float, squee
 def draw_motorcycle(
     view: View, rng: np.random.Generator, x: float, z: float, squeeze: float
 ) -> None:
-    """A motorcycle: fat tyres, a tank, an engine, a seat."""
+    """Draw a motorcycle: fat tyres, a tank, an engine, a seat."""
     figure, label = _Figure(view, x, z, squeeze), Label.MOTORCYCLE
     paint, radius = pick(rng, FRAMES), 0.34
     for side in (-0.68, 0.68):
@@ -139,7 +139,7 @@ def draw_motorcycle(
     figure.shape([(-0.9, 0.75), (-0.05, 0.68), (0.0, 0.9), (-0.85, 0.92)], RUBBER, label)
     figure.limb([(0.45, 0.9), (0.68, 0.34)], 0.12, (150, 150, 152), label)
     figure.limb([(0.4, 1.0), (0.3, 1.15), (0.2, 1.17)], 0.09, RUBBER, label)
-    if squeeze < 0.6:  # from behind: a wide tail with a light
+    if squeeze < 0.6:  # seen from behind: a wide tail with a light
         across = _Figure(view, x, z)
         across.limb([(0, 0.08), (0, 0.6)], 0.24, RUBBER, label)
         across.shape([(-0.2, 0.5), (0.2, 0.5), (0.24, 0.95), (-0.24, 0.95)], paint, label)
@@ -150,7 +150,7 @@ def draw_motorcycle(
 def draw_rider(
     view: View, rng: np.random.Generator, x: float, z: float, squeeze: float, *, motorized: bool
 ) -> None:
-    """Someone riding a bicycle or a motorcycle."""
+    """Draw someone riding a bicycle or a motorcycle."""
     vehicle = draw_motorcycle if motorized else draw_bicycle
     vehicle(view, rng, x, z, squeeze)
     figure, label = _Figure(view, x, z, max(squeeze, 0.6)), Label.RIDER

@@ -1,4 +1,4 @@
-"""Hedges, trees and bushes."""
+"""Drawing hedges, trees and bushes."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ TRUNKS: tuple[Color, ...] = ((45, 60, 80), (60, 70, 85))
 
 
 def draw_hedge(view: View, rng: np.random.Generator, x: float, depths: tuple[float, float]) -> None:
-    """A clipped hedge along the street."""
+    """Draw a clipped hedge along the street."""
     color, height = pick(rng, GREENS), rng.uniform(1.0, 2.0)
     view.wall(x, (0, height), depths, color, Label.VEGETATION)
     near, far = max(depths[0], NEAR), depths[1]
@@ -24,12 +24,12 @@ def draw_hedge(view: View, rng: np.random.Generator, x: float, depths: tuple[flo
     for _ in range(int(26 * min(1.0, 15 / near))):
         z, y = rng.uniform(near, far), rng.uniform(0.1, height)
         size = rng.uniform(0.1, 0.25) * view.scale(z)
-        shade = view.shaded(color, z, rng.uniform(0.7, 1.3))
+        shade = view.shade(color, z, rng.uniform(0.7, 1.3))
         view.flat_ellipse(view.spot(x, y, z), (size * 0.7, size), shade, Label.VEGETATION)
 
 
 def draw_tree(view: View, rng: np.random.Generator, x: float, z: float) -> None:
-    """A trunk and a crown of leaves; all of it is vegetation, as in Cityscapes."""
+    """Draw a trunk and a crown of leaves; both are vegetation, as in Cityscapes."""
     height, girth, crown = rng.uniform(4, 8.5), rng.uniform(0.2, 0.45), rng.uniform(1.4, 2.8)
     trunk = pick(rng, TRUNKS)
     sides = (x - girth / 2, x + girth / 2)
@@ -38,7 +38,7 @@ def draw_tree(view: View, rng: np.random.Generator, x: float, z: float) -> None:
 
 
 def draw_bush(view: View, rng: np.random.Generator, x: float, z: float) -> None:
-    """A low plant."""
+    """Draw a low plant."""
     radius = rng.uniform(0.4, 0.9)
     draw_leaves(view, rng, (x, radius * 0.8, z), (radius * 1.2, radius * 0.7), 12)
 
@@ -50,14 +50,14 @@ def draw_leaves(
     radii: tuple[float, float],
     count: int,
 ) -> None:
-    """A crown of leaves: `count` overlapping blobs about `center`; radii in metres."""
+    """Draw a crown of leaves: `count` overlapping blobs around `center`, with radii in metres."""
     x, y, z = center
     color = pick(rng, GREENS)
     scale = view.scale(z)
     view.flat_ellipse(
         view.spot(*center),
         (radii[0] * 0.75 * scale, radii[1] * 0.8 * scale),
-        view.shaded(color, z, 0.8),
+        view.shade(color, z, 0.8),
         Label.VEGETATION,
     )
     for index in range(count):
@@ -68,6 +68,6 @@ def draw_leaves(
         view.flat_ellipse(
             view.spot(x + side, y + up, z),
             (radii[0] * size, radii[1] * size * rng.uniform(0.7, 1)),
-            view.shaded(color, z, brightness),
+            view.shade(color, z, brightness),
             Label.VEGETATION,
         )

@@ -1,4 +1,4 @@
-"""Street lamps, traffic signs and traffic lights."""
+"""Drawing street lamps, traffic signs and traffic lights."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ METALS: tuple[Color, ...] = ((95, 95, 95), (70, 72, 70), (130, 130, 128), (60, 7
 
 
 def draw_lamp(view: View, rng: np.random.Generator, x: float, z: float) -> None:
-    """A street lamp that reaches over the road."""
+    """Draw a street lamp that reaches over the road."""
     color, height = pick(rng, METALS), rng.uniform(5, 7.5)
     width, reach = rng.uniform(0.2, 0.3), -np.sign(x) * rng.uniform(1.2, 2.2)
     view.line([(x, 0, z), (x, height, z), (x + reach, height + 0.4, z)], width, color, Label.POLE)
@@ -19,16 +19,16 @@ def draw_lamp(view: View, rng: np.random.Generator, x: float, z: float) -> None:
 
 
 def draw_sign(view: View, rng: np.random.Generator, x: float, z: float) -> None:
-    """A traffic sign on its pole: a disc, a triangle or a plate, sometimes two of them."""
+    """Draw one or two traffic signs on a pole: discs, triangles or plates."""
     y, size = rng.uniform(2.3, 3.0), rng.uniform(0.42, 0.55)
     width = rng.uniform(0.14, 0.2)
     view.line([(x, 0, z), (x, y + size, z)], width, pick(rng, METALS), Label.POLE)
-    _plate(view, rng, (x, y, z), size)
+    _draw_plate(view, rng, (x, y, z), size)
     if rng.random() < 0.4:
-        _plate(view, rng, (x, y - 2 * size, z), size * 0.9)
+        _draw_plate(view, rng, (x, y - 2 * size, z), size * 0.9)
 
 
-def _plate(
+def _draw_plate(
     view: View, rng: np.random.Generator, center: tuple[float, float, float], size: float
 ) -> None:
     x, y, z = center
@@ -37,10 +37,10 @@ def _plate(
     pixels = size * view.scale(z)
     middle = view.spot(*center)
     if kind == 0:
-        view.flat_ellipse(middle, (pixels, pixels), view.shaded(red, z), label)
-        view.flat_ellipse(middle, (pixels * 0.68, pixels * 0.68), view.shaded(white, z), None)
+        view.flat_ellipse(middle, (pixels, pixels), view.shade(red, z), label)
+        view.flat_ellipse(middle, (pixels * 0.68, pixels * 0.68), view.shade(white, z), None)
     elif kind == 1:
-        view.flat_ellipse(middle, (pixels, pixels), view.shaded(blue, z), label)
+        view.flat_ellipse(middle, (pixels, pixels), view.shade(blue, z), label)
         arrow = (x - size * 0.15, x + size * 0.15), (y - size * 0.6, y + size * 0.6)
         view.front(*arrow, z, white, None)
     elif kind == 2:
@@ -60,7 +60,7 @@ def _plate(
 def draw_traffic_light(
     view: View, rng: np.random.Generator, x: float, z: float, phase: int
 ) -> None:
-    """A pole with one or two dark boxes of three lamps; `phase` 0 to 2 says which one is lit."""
+    """Draw a pole with one or two dark boxes of three lamps; lamp `phase` (0 to 2) is lit."""
     metal, y = pick(rng, METALS), rng.uniform(2.7, 3.4)
     inward = -float(np.sign(x))
     view.line([(x, 0, z), (x, y + 0.5, z)], rng.uniform(0.17, 0.24), metal, Label.POLE)
@@ -71,10 +71,10 @@ def draw_traffic_light(
         view.line(arm, 0.18, metal, Label.POLE)
         places.append((x + reach, y + 2.3))
     for column, row in places:
-        _lamps(view, (column, row, z), phase)
+        _draw_lamps(view, (column, row, z), phase)
 
 
-def _lamps(view: View, center: tuple[float, float, float], phase: int) -> None:
+def _draw_lamps(view: View, center: tuple[float, float, float], phase: int) -> None:
     x, y, z = center
     box = (x - 0.3, x + 0.3), (y - 0.75, y + 0.75)
     view.front(*box, z, (38, 42, 38), Label.TRAFFIC_LIGHT)

@@ -1,4 +1,4 @@
-"""A street with everything on it, as pictures with labels: one scene, or a drive."""
+"""A complete street as pictures with labels, for one scene or for a drive."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image
 from alignseg_infer.demo.streets import buildings, ground
 from alignseg_infer.demo.streets.ground import Ground
 from alignseg_infer.demo.streets.layout import (
@@ -15,7 +16,7 @@ from alignseg_infer.demo.streets.layout import (
     VISIBLE,
     Roadside,
     Thing,
-    roadside_things,
+    choose_roadside_things,
 )
 from alignseg_infer.demo.streets.moving import Traffic
 from alignseg_infer.demo.streets.view import (
@@ -27,10 +28,9 @@ from alignseg_infer.demo.streets.view import (
     pick,
 )
 from alignseg_infer.errors import OptionError, SizeError
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.spec.model import MIN_INPUT_SIDE
 
-MAX_SIDE = 4096  # pixels of a picture
+MAX_SIDE = 4096  # pixels
 LONGEST_DRIVE = 86400.0  # seconds
 
 ASPHALT: tuple[Color, ...] = ((88, 86, 86), (104, 102, 102), (72, 72, 74), (96, 98, 104))
@@ -39,12 +39,12 @@ GRASS: tuple[Color, ...] = ((75, 150, 125), (70, 135, 130), (90, 150, 150), (80,
 
 
 class Scene(NamedTuple):
-    """One picture and what is on it.
+    """One picture and its labels.
 
     Attributes:
         image: (H, W, 3) uint8 BGR.
-        labels: (H, W) uint8, training ids of Cityscapes, 0..18: what is drawn at the pixel's
-            lower right sub-pixel, of 2 x 2.
+        labels: (H, W) uint8, training ids of Cityscapes, 0..18. Of the 2 x 2 sub-pixels of a pixel,
+            the lower right one decides.
     """
 
     image: Image
@@ -52,21 +52,21 @@ class Scene(NamedTuple):
 
 
 class Street:
-    """A street made up from a seed. The same seed gives the same pictures.
+    """A street drawn from a seed. The same seed gives the same pictures.
 
-    Nineteen classes occur, those Cityscapes trains on. Wheels of bicycles and gaps of fences count
-    as bicycle and fence, a trunk as vegetation, as they do there.
+    The nineteen training classes of Cityscapes occur. As there, the wheels of a bicycle are
+    labelled bicycle, the gaps of a fence are labelled fence, and a trunk is labelled vegetation.
 
     Args:
-        seed: Any whole number from 0 on.
+        seed: Any whole number, 0 or more.
 
     Raises:
-        OptionError: `seed` is no such number.
+        OptionError: `seed` is not such a number.
     """
 
     def __init__(self, seed: int) -> None:
         if type(seed) is not int or seed < 0:
-            raise OptionError(f"seed={seed!r}", "a whole number from 0 on", "seed=0")
+            raise OptionError(f"seed={seed!r}", "a whole number, 0 or more", "seed=0")
         self.seed = seed
         rng = np.random.default_rng([seed, 0])
         self._lanes = 1 if rng.random() < 0.65 else 2
@@ -87,17 +87,17 @@ class Street:
             horizon=float(rng.uniform(0.38, 0.5)),
             bend=float(rng.normal(0, 0.0012)),
         )
-        self._atmosphere = _atmosphere(rng)
+        self._atmosphere = _choose_atmosphere(rng)
 
     def scene(self, time: float = 0.0, size: tuple[int, int] = (256, 512)) -> Scene:
-        """What the camera sees.
+        """Draw what the camera sees.
 
         Args:
-            time: Seconds since the drive began; the camera goes 8 m each.
-            size: Image (height, width).
+            time: Seconds since the drive began; the camera moves 8 m per second.
+            size: (height, width) of the image.
 
         Returns:
-            Image and labels of that size.
+            The image and its labels.
 
         Raises:
             OptionError: `time` is negative, or more than a day.
@@ -105,7 +105,7 @@ class Street:
         """
         if not MIN_INPUT_SIDE <= min(size) <= max(size) <= MAX_SIDE:
             raise SizeError(
-                f"a street of {size[0]}x{size[1]} (height x width)",
+                f"a street was to be drawn at {size[0]}x{size[1]} (height x width)",
                 f"{MIN_INPUT_SIDE} to {MAX_SIDE} pixels per side",
                 "scene(size=(256, 512))",
             )
@@ -117,21 +117,21 @@ class Street:
         travelled = SPEED * time
         backdrop = np.random.default_rng([self.seed, 1])
         ground.draw_sky(view, backdrop, 0.002 * time)
-        things = self._things(time)
+        things = self._gather_things(time)
         shadows = [
             (left, right, thing.z, thing.z + length)
             for thing in things
             if thing.shadow is not None
             for left, right, length in (thing.shadow,)
         ]
-        ground.draw_ground(view, self._ground(travelled), travelled)
+        ground.draw_ground(view, self._lay_ground(travelled), travelled)
         ground.texture_ground(view, travelled, shadows)
         buildings.draw_skyline(view, backdrop)
         for thing in sorted(things, key=lambda thing: (thing.layer, -thing.z)):
             thing.draw(view, np.random.default_rng([self.seed, *thing.seed]), thing.z)
-        return photographed(view, np.random.default_rng([self.seed, 2, int(time * 1000)]))
+        return photograph(view, np.random.default_rng([self.seed, 2, int(time * 1000)]))
 
-    def _ground(self, travelled: float) -> Ground:
+    def _lay_ground(self, travelled: float) -> Ground:
         ahead = None
         if self._crossing is not None:
             ahead = (self._crossing - travelled) % 90 - 6
@@ -145,8 +145,8 @@ class Street:
             colors=(self._colors[0], self._colors[1], self._colors[2]),
         )
 
-    def _things(self, time: float) -> list[Thing]:
-        """Everything that stands or moves within sight."""
+    def _gather_things(self, time: float) -> list[Thing]:
+        """Gather everything that stands or moves within sight."""
         travelled = SPEED * time
         first, last = int((travelled - 30) // CHUNK), int((travelled + VISIBLE) // CHUNK)
         things = []
@@ -154,7 +154,7 @@ class Street:
             for chunk in range(first, last + 1):
                 rng = np.random.default_rng([self.seed, 3, number, chunk + 100])
                 start = chunk * CHUNK - travelled
-                things += roadside_things(
+                things += choose_roadside_things(
                     rng,
                     side,
                     start,
@@ -173,8 +173,8 @@ class Street:
         return [thing for thing in things if thing.z < VISIBLE]
 
 
-def _atmosphere(rng: np.random.Generator) -> Atmosphere:
-    """One of five kinds of weather."""
+def _choose_atmosphere(rng: np.random.Generator) -> Atmosphere:
+    """Choose one of five kinds of weather."""
     kind = rng.choice(["clear", "clear", "overcast", "dusk", "fog", "rain"])
     light, shadow, density, rain = rng.uniform(0.9, 1.12), 1.0, rng.uniform(0.002, 0.006), 0.0
     tint, clouds = np.array([1.0, 1.0, 1.0]), rng.uniform(0, 0.8)
@@ -209,8 +209,8 @@ def _color(values: NDArray[np.float64]) -> Color:
     return float(values[0]), float(values[1]), float(values[2])
 
 
-def photographed(view: View, rng: np.random.Generator) -> Scene:
-    """The canvas through a lens and a sensor: rain, blur, noise, exposure."""
+def photograph(view: View, rng: np.random.Generator) -> Scene:
+    """Photograph the canvas through a lens and a sensor: add rain, blur, noise and exposure."""
     size = (view.width // SUPERSAMPLING, view.height // SUPERSAMPLING)
     for _ in range(int(view.atmosphere.rain * view.width)):
         x, y = rng.uniform(0, view.width), rng.uniform(0, view.height)
@@ -218,7 +218,7 @@ def photographed(view: View, rng: np.random.Generator) -> Scene:
         streak = [(x, y), (x + length * 0.15, y + length)]
         view.flat_line(streak, 1, (200, 200, 200), None)
     image = cv2.resize(view.image, size, interpolation=cv2.INTER_AREA)
-    looks = np.random.default_rng(int(1e6 * view.camera.height))  # the same on every frame
+    looks = np.random.default_rng(int(1e6 * view.camera.height))  # the same for every frame
     if (sigma := looks.uniform(0, 0.8)) > 0.3:
         image = cv2.GaussianBlur(image, (0, 0), sigma)
     tone = 255 * (np.arange(256) / 255) ** looks.uniform(0.85, 1.15)

@@ -10,19 +10,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.pixels.images import Image
+from alignseg_infer.arrays import Image
 
 Color: TypeAlias = tuple[float, float, float]  # blue, green, red, 0..255
 Pixel: TypeAlias = tuple[float, float]  # column, row
 
 NEAR = 1.5  # metres; nothing nearer to the camera is drawn
 SUPERSAMPLING = 2  # canvas pixels per image pixel, along each axis
-_FRACTION_BITS = 4  # of the pixel coordinates that OpenCV is given
-_REACH = 15.625  # canvas widths; corners further out are brought there, to fit OpenCV's integers
+_FRACTION_BITS = 4  # of the pixel coordinates passed to OpenCV
+_REACH = 15.625  # canvas widths; corners further out are moved there to fit OpenCV's integers
 
 
 class Label(IntEnum):
-    """Training ids of Cityscapes' 19 classes, as in `datasets.CITYSCAPES`."""
+    """Training ids of the 19 Cityscapes classes, as in `datasets.CITYSCAPES`."""
 
     ROAD = 0
     SIDEWALK = 1
@@ -47,14 +47,14 @@ class Label(IntEnum):
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the camera is, and how the street bends before it.
+    """Where the camera is, and how the street bends ahead of it.
 
     Attributes:
-        x: Metres to the right of the road's middle.
+        x: Metres to the right of the middle of the road.
         height: Metres above the road.
         focal: Focal length in image widths.
         horizon: Row of the horizon, as a share of the image height.
-        bend: The street's middle lies ``bend * z**2`` metres to the right at distance z.
+        bend: At distance z, the middle of the street is ``bend * z**2`` metres to the right.
     """
 
     x: float
@@ -70,12 +70,12 @@ class Atmosphere:
 
     Attributes:
         light: Factor on blue, green and red.
-        fog: Colour things fade to.
-        density: Share of fog per metre, for small distances.
-        shadow: Brightness of ground in the sun's shadow; 1 for none.
-        sky: Colours at the top and at the horizon.
-        clouds: Share of the sky with clouds, 0..1.
-        rain: Number of streaks, as a share of the image width in pixels.
+        fog: Colour to which things fade.
+        density: Share of fog per metre, at small distances.
+        shadow: Brightness of the ground in shadows of the sun; 1 for no shadows.
+        sky: Colours of the sky at the top and at the horizon.
+        clouds: Share of the sky covered by clouds, 0..1.
+        rain: Number of streaks divided by the width of the canvas in pixels.
     """
 
     light: Color
@@ -91,14 +91,14 @@ class View:
     """A canvas seen through a camera. Points are (x, y, z) in metres: right, up, ahead.
 
     Args:
-        size: Image (height, width); the canvas is twice as large.
+        size: (height, width) of the image; the canvas is twice as large.
         camera: Where it stands.
         atmosphere: Light and air.
 
     Attributes:
         image: (2*height, 2*width, 3) uint8 BGR.
         labels: (2*height, 2*width) uint8.
-        reach: Canvas pixels; nothing is drawn further out.
+        reach: Distance in canvas pixels beyond which nothing is drawn.
     """
 
     def __init__(self, size: tuple[int, int], camera: Camera, atmosphere: Atmosphere) -> None:
@@ -112,11 +112,11 @@ class View:
         self.labels = np.zeros((self.height, self.width), np.uint8)
 
     def scale(self, z: float) -> float:
-        """Canvas pixels per metre at distance `z`."""
+        """Return the canvas pixels per metre at distance `z`."""
         return self.focal / z
 
     def project(self, points: Iterable[Sequence[float]]) -> list[Pixel]:
-        """Canvas (column, row) of points (x, y, z), which must lie ahead of the camera."""
+        """Return the canvas (column, row) of points (x, y, z) that are ahead of the camera."""
         camera, focal = self.camera, self.focal
         return [
             (
@@ -127,11 +127,11 @@ class View:
         ]
 
     def spot(self, x: float, y: float, z: float) -> Pixel:
-        """Canvas (column, row) of one point."""
+        """Return the canvas (column, row) of one point."""
         return self.project([(x, y, z)])[0]
 
-    def shaded(self, color: Color, z: float, brightness: float = 1.0) -> Color:
-        """`color` as it is seen in this light from `z` metres away."""
+    def shade(self, color: Color, z: float, brightness: float = 1.0) -> Color:
+        """Return `color` as it looks in this light from `z` metres away."""
         light, fog = self.atmosphere.light, self.atmosphere.fog
         air = math.exp(-self.atmosphere.density * z)
         b, g, r = (
@@ -148,12 +148,12 @@ class View:
         *,
         brightness: float = 1.0,
     ) -> None:
-        """Fills a polygon of points (x, y, z); without a label only its colour changes."""
+        """Fill a polygon of points (x, y, z); without a label, only the colours change."""
         z = sum(point[2] for point in points) / len(points)
-        self.flat_polygon(self.project(points), self.shaded(color, z, brightness), label)
+        self.flat_polygon(self.project(points), self.shade(color, z, brightness), label)
 
-    def _fixed_point(self, pixels: Sequence[Pixel]) -> NDArray[np.int32] | None:
-        """What OpenCV takes, or None if all lies beyond the canvas on one side."""
+    def _to_fixed_point(self, pixels: Sequence[Pixel]) -> NDArray[np.int32] | None:
+        """Return the pixels as OpenCV takes them; None if all are off the canvas on one side."""
         limit, one = self.reach, 1 << _FRACTION_BITS
         columns, rows = zip(*pixels, strict=True)
         if max(columns) < 0 or max(rows) < 0 or min(columns) > self.width:
@@ -167,8 +167,8 @@ class View:
     def flat_polygon(
         self, pixels: Sequence[Pixel], color: Color | None, label: Label | None
     ) -> None:
-        """Fills a polygon of canvas pixels, in either picture or both."""
-        fixed = self._fixed_point(pixels)
+        """Fill a polygon of canvas pixels, in either picture or both."""
+        fixed = self._to_fixed_point(pixels)
         if fixed is None:
             return
         if color is not None:
@@ -179,7 +179,7 @@ class View:
     def flat_ellipse(
         self, center: Sequence[float], axes: Sequence[float], color: Color, label: Label | None
     ) -> None:
-        """Fills an upright ellipse; centre and half-axes in canvas pixels."""
+        """Fill an upright ellipse; its centre and half-axes are in canvas pixels."""
         if not -self.reach < min(center) <= max(center) < self.reach:
             return
         x, y = (round(float(value) * (1 << _FRACTION_BITS)) for value in center)
@@ -194,16 +194,16 @@ class View:
     def line(
         self, points: Sequence[Sequence[float]], thickness: float, color: Color, label: Label | None
     ) -> None:
-        """Draws straight pieces through points (x, y, z), `thickness` in metres."""
+        """Draw a line through points (x, y, z); `thickness` is in metres."""
         z = sum(point[2] for point in points) / len(points)
-        width, seen = thickness * self.scale(z), self.shaded(color, z)
+        width, seen = thickness * self.scale(z), self.shade(color, z)
         self.flat_line(self.project(points), width, seen, label)
 
     def flat_line(
         self, pixels: Sequence[Pixel], thickness: float, color: Color, label: Label | None
     ) -> None:
-        """Draws straight pieces through canvas pixels, `thickness` in canvas pixels too."""
-        points, width = self._fixed_point(pixels), max(1, round(thickness))
+        """Draw a line through canvas pixels; `thickness` is in canvas pixels too."""
+        points, width = self._to_fixed_point(pixels), max(1, round(thickness))
         if points is None:
             return
         fixed = [points]
@@ -222,7 +222,7 @@ class View:
         *,
         brightness: float = 1.0,
     ) -> None:
-        """Fills an upright rectangle along the street, from its nearest visible part on."""
+        """Fill the visible part of an upright rectangle along the street."""
         (bottom, top), near, far = heights, max(depths[0], NEAR), depths[1]
         if far > near:
             corners = [(x, bottom, near), (x, top, near), (x, top, far), (x, bottom, far)]
@@ -238,7 +238,7 @@ class View:
         *,
         brightness: float = 1.0,
     ) -> None:
-        """Fills an upright rectangle across the street, at distance `z`."""
+        """Fill an upright rectangle across the street, at distance `z`."""
         if z >= NEAR:
             (left, right), (bottom, top) = sides, heights
             corners = [(left, bottom, z), (left, top, z), (right, top, z), (right, bottom, z)]
@@ -254,15 +254,15 @@ class View:
         y: float = 0.0,
         brightness: float = 1.0,
     ) -> None:
-        """Fills a level rectangle at height `y`."""
+        """Fill a level rectangle at height `y`."""
         (left, right), near, far = sides, max(depths[0], NEAR), depths[1]
         if far > near:
             corners = [(left, y, near), (right, y, near), (right, y, far), (left, y, far)]
             self.polygon(corners, color, label, brightness=brightness)
 
 
-def jittered(rng: np.random.Generator, color: Color, amount: float = 0.12) -> Color:
-    """`color` a little brighter or darker, and a little off in hue."""
+def jitter(rng: np.random.Generator, color: Color, amount: float = 0.12) -> Color:
+    """Return `color` a little brighter or darker, and with a slightly different hue."""
     one, *three = rng.random(4).tolist()
     brighter = 1 + amount * (2 * one - 1)
     b, g, r = (
@@ -273,10 +273,10 @@ def jittered(rng: np.random.Generator, color: Color, amount: float = 0.12) -> Co
 
 
 def pick(rng: np.random.Generator, palette: Sequence[Color], amount: float = 0.12) -> Color:
-    """One colour of `palette`, jittered."""
-    return jittered(rng, palette[int(rng.integers(len(palette)))], amount)
+    """Return a random colour of `palette`, varied a little."""
+    return jitter(rng, palette[int(rng.integers(len(palette)))], amount)
 
 
-def darker(color: Color) -> Color:
-    """`color`, a fifth darker."""
+def darken(color: Color) -> Color:
+    """Return `color` a fifth darker."""
     return color[0] * 0.8, color[1] * 0.8, color[2] * 0.8

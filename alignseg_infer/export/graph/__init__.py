@@ -1,1 +1,1 @@
-"""From the network to an ONNX graph."""
+"""How does the network become an ONNX graph?"""

@@ -6,12 +6,12 @@ import onnx_ir
 
 from alignseg_infer.errors import OptionError
 
-# Protobuf ends at 2 GiB; weights go to a second file well before.
+# A protobuf file ends at 2 GiB; weights go to a second file well before that.
 EXTERNAL_DATA_BYTES = 1_900_000_000
 
 
 def save_onnx(model: onnx_ir.Model, path: Path) -> None:
-    """Writes `model` to `path`; weights above 1.9 GB to ``PATH.data`` beside it."""
+    """Write `model` to `path`; weights above 1.9 GB go to ``PATH.data`` beside it."""
     weights = sum(
         value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value
     )
@@ -20,10 +20,10 @@ def save_onnx(model: onnx_ir.Model, path: Path) -> None:
 
 
 def require_onnx_ending(path: Path) -> None:
-    """Raises OptionError unless `path` ends in ``.onnx``, by which loaders know what a file is."""
-    if path.suffix.lower() != ".onnx":  # also keeps a checkpoint from being written over
+    """Raise OptionError unless `path` ends in ``.onnx``, which tells loaders the kind of file."""
+    if path.suffix.lower() != ".onnx":  # this also protects a checkpoint from being overwritten
         raise OptionError(
             f"{path} does not end in .onnx",
-            "the ending by which loaders know what a file is",
+            "the ending .onnx, which tells loaders what kind of file it is",
             f"destination={path.stem}.onnx",
         )

@@ -28,13 +28,13 @@ from alignseg_infer.spec.model import (
     Sampler,
 )
 
-LOWEST_TRACED_OPSET = 18  # what torch's exporter writes by itself; lower ones are made from it
+LOWEST_TRACED_OPSET = 18  # the lowest torch's exporter writes; we derive lower ones from it
 LOWERED_IR_VERSION = 8  # of ONNX 1.12, which brought opset 17
 TRACED_SIZE = (128, 192)
 
 
 class _Graph(nn.Module):
-    """What is exported: one tensor in; logits or labels out, then the offsets if asked for."""
+    """The module to export: an image in; logits or labels out, then the offsets if wanted."""
 
     def __init__(self, model: AlignSeg, options: ExportOptions) -> None:
         super().__init__()
@@ -47,12 +47,13 @@ class _Graph(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         outputs, offsets = self.model.forward_with_offsets(image)
-        result = outputs.logits
+        result = outputs.logits  # (N, K, H/4, W/4)
         if self.output is OutputKind.LABELS:
-            result = self._labels(result, image).to(self.label_dtype)
+            result = self._label(result, image).to(self.label_dtype)  # (N, H, W)
         return (result, *offsets.values()) if self.with_offsets else (result,)
 
-    def _labels(self, logits: Tensor, image: Tensor) -> Tensor:
+    def _label(self, logits: Tensor, image: Tensor) -> Tensor:
+        """Return the class of each pixel: (N, H, W), from (N, K, h, w) logits."""
         if not self.by_plugin:
             return upsample(logits, size_of(image)).argmax(1)
         labels: Tensor = upsample_argmax(logits, image)
@@ -60,18 +61,18 @@ class _Graph(nn.Module):
 
 
 def onnx_from_model(model: AlignSeg, options: ExportOptions) -> onnx_ir.Model:
-    """The ONNX graph of `model`: input ``image``, outputs ``options.output_names``.
+    """Return the ONNX graph of `model`: input ``image``, outputs ``options.output_names``.
 
     Args:
         model: The network, in evaluation mode.
-        options: What the graph is to be.
+        options: What the graph should contain.
 
     Raises:
-        ExportError: The opset asked for cannot express the graph.
+        ExportError: The opset in `options` cannot express the graph.
     """
-    prepared = _prepared(model, options)
-    traced = _traced(_Graph(prepared, options).eval(), options)
-    with _without_exporter_noise():
+    prepared = _prepare(model, options)
+    traced = _trace(_Graph(prepared, options).eval(), options)
+    with _silence_exporter():
         program = torch.onnx.export(
             traced,
             opset_version=max(options.opset, LOWEST_TRACED_OPSET),
@@ -91,8 +92,8 @@ def onnx_from_model(model: AlignSeg, options: ExportOptions) -> onnx_ir.Model:
     return exported
 
 
-def _prepared(model: AlignSeg, options: ExportOptions) -> AlignSeg:
-    """A copy of `model` that computes as `options` say."""
+def _prepare(model: AlignSeg, options: ExportOptions) -> AlignSeg:
+    """Return a copy of `model` that computes as `options` say."""
     if options.rewrites:
         prepared = rewritten_for_inference(model, options.chosen_upsampling)
     else:
@@ -103,8 +104,8 @@ def _prepared(model: AlignSeg, options: ExportOptions) -> AlignSeg:
     return prepared
 
 
-def _traced(graph: _Graph, options: ExportOptions) -> torch.export.ExportedProgram:
-    # Two images: a traced batch of one would make the batch size a constant.
+def _trace(graph: _Graph, options: ExportOptions) -> torch.export.ExportedProgram:
+    # Trace two images: a batch of one would make the batch size a constant.
     example = torch.zeros(options.batch or 2, 3, *(options.size or TRACED_SIZE))
     shape: dict[int, Dim] = {}
     if options.batch is None:
@@ -117,8 +118,8 @@ def _traced(graph: _Graph, options: ExportOptions) -> torch.export.ExportedProgr
 
 
 @contextlib.contextmanager
-def _without_exporter_noise() -> Iterator[None]:
-    """Hides the exporter's note that torchvision's operators are not registered."""
+def _silence_exporter() -> Iterator[None]:
+    """Hide the exporter's note that torchvision's operators are not registered."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -132,7 +133,7 @@ def _without_exporter_noise() -> Iterator[None]:
 
 
 def _name_dimensions(model: onnx_ir.Model, options: ExportOptions, num_classes: int) -> None:
-    """Gives the dynamic dimensions of input and outputs readable names."""
+    """Give the dynamic dimensions of input and outputs readable names."""
     batch: int | str = options.batch or "N"
     size: tuple[int | str, int | str] = options.size or ("H", "W")
     model.graph.inputs[0].shape = onnx_ir.Shape([batch, 3, *size])
@@ -157,7 +158,7 @@ def _name_map_dimensions(
 
 
 def _pad_inside_pooling(model: onnx_ir.Model) -> None:
-    """Makes the one row and column that `ceil_max_pool` adds the pooling's own padding."""
+    """Let the pooling itself pad with the one row and column that `ceil_max_pool` adds."""
     for pool in list(model.graph):
         pad = pool.inputs[0].producer() if pool.op_type == "MaxPool" and pool.inputs[0] else None
         if pad is None or pad.op_type != "Pad":
@@ -168,16 +169,16 @@ def _pad_inside_pooling(model: onnx_ir.Model) -> None:
 
 
 def _lower_opset(model: onnx_ir.Model, opset: int) -> None:
-    """Declares a lower opset, after taking out what that opset does not have.
+    """Declare a lower opset, after removing what that opset does not have.
 
-    Of the operators used here, only Resize differs between opset 18 and 16, by two attributes that
-    stand at their defaults.
+    Only Resize, of the operators used here, differs between opsets 18 and 16: by two attributes,
+    which have their default values here.
     """
     for node in model.graph.all_nodes():
         if node.op_type == "Resize":
             node.attributes.pop("antialias", None)
             node.attributes.pop("keep_aspect_ratio_policy", None)
-        elif node.domain == "" and not _same_in_opset(node.op_type, opset):
+        elif node.domain == "" and not _is_same_in_opset(node.op_type, opset):
             raise ExportError(
                 f"the graph uses {node.op_type} in a form that opset {opset} does not have",
                 f"opset {LOWEST_TRACED_OPSET} or higher for this model",
@@ -187,7 +188,7 @@ def _lower_opset(model: onnx_ir.Model, opset: int) -> None:
     model.ir_version = LOWERED_IR_VERSION
 
 
-def _same_in_opset(op_type: str, opset: int) -> bool:
+def _is_same_in_opset(op_type: str, opset: int) -> bool:
     versions = {
         onnx.defs.get_schema(op_type, version).since_version
         for version in (opset, LOWEST_TRACED_OPSET)

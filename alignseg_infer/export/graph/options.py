@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.choices import convert_choices
 from alignseg_infer.errors import OptionError
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.pixels.preprocess import Size, require_input_size
+from alignseg_infer.pixels.preprocess import require_input_size
 from alignseg_infer.spec.model import DEFAULT_OPSET, OPSETS, OutputKind, Sampler, Upsampling
 
 

@@ -1,11 +1,12 @@
-"""Plugin nodes of a graph, and what they compute written in ONNX's own operators.
+"""The plugin nodes of a graph, and the same computations in ONNX's own operators.
 
-ONNX Runtime has no such plugins. For comparisons on the CPU, calibration and the like, `expanded`
-writes each node out, in memory or in a temporary file; never in a file that the user keeps.
+ONNX Runtime does not have these plugins. To compare on the CPU, to calibrate and so on,
+`expand_plugin_nodes` replaces each node by standard ones, in memory or in a temporary file; never
+in a file that the user keeps.
 
-Coordinates and sums are in float32 whatever the node's inputs are, and the result is rounded once
-to the node's type: what the plugin does. So `half_rounding`, which rounds what is float16, finds
-inside an expansion nothing that a GPU would not round.
+Like the plugins, the standard nodes compute coordinates and sums in float32, whatever the types of
+the inputs, and round the result once to the node's type. Therefore `half_rounding`, which rounds
+what is float16, rounds nothing inside them that a GPU would not round.
 """
 
 import contextlib
@@ -34,52 +35,52 @@ _GRID = {"mode": "bilinear", "padding_mode": "zeros", "align_corners": 0}
 _CORNERS_ALIGNED = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
 
 
-def plugin_nodes(model: ir.Model) -> list[ir.Node]:
-    """The nodes of `model` that TensorRT plugins compute."""
+def find_plugin_nodes(model: ir.Model) -> list[ir.Node]:
+    """Return the nodes of `model` that TensorRT plugins compute."""
     return [node for node in model.graph if node.domain == DOMAIN]
 
 
 @contextlib.contextmanager
-def runnable(path: Path) -> Iterator[Path]:
-    """A file with the same model that ONNX Runtime can run: `path`, or a temporary one.
+def runnable_onnx(path: Path) -> Iterator[Path]:
+    """Give a file with the same model that ONNX Runtime can run: `path`, or a temporary one.
 
     Raises:
-        ExportError: It has a plugin node that this package does not know.
+        ExportError: The model has a plugin node that this package does not know.
     """
     if not needs_plugins(path):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
-        written_out = Path(folder) / path.name
-        save_onnx(expanded(ir.load(path)), written_out)
-        yield written_out
+        expanded = Path(folder) / path.name
+        save_onnx(expand_plugin_nodes(ir.load(path)), expanded)
+        yield expanded
 
 
-def expanded(model: ir.Model) -> ir.Model:
-    """`model` with its plugin nodes written out; a copy, or itself where it has none.
+def expand_plugin_nodes(model: ir.Model) -> ir.Model:
+    """Return a copy of `model` without plugin nodes; `model` itself if it has none.
 
     Args:
-        model: A graph of ours, of opset 16 to 19.
+        model: A graph that this package exported, of opset 16 to 19.
 
     Raises:
-        ExportError: It has a plugin node that this package does not know.
+        ExportError: The graph has a plugin node that this package does not know.
     """
-    if not plugin_nodes(model):
+    if not find_plugin_nodes(model):
         return model
     model = model.clone()
-    for node in plugin_nodes(model):
-        written = _Written(node)
-        _expansion_of(node)(written, node)
-        written.replace(model.graph, node)
+    for node in find_plugin_nodes(model):
+        writer = _NodeWriter(node)
+        _find_expansion(node)(writer, node)
+        writer.replace(model.graph, node)
     model.opset_imports.pop(DOMAIN, None)
     return model
 
 
-def _expansion_of(node: ir.Node) -> "Callable[[_Written, ir.Node], None]":
+def _find_expansion(node: ir.Node) -> "Callable[[_NodeWriter, ir.Node], None]":
     expansions = {
-        OFFSET_GRID_SAMPLE.name: _offset_grid_sample,
-        ALIGNED_ADD.name: _aligned_add,
-        UPSAMPLE_ARGMAX.name: _upsample_argmax,
+        OFFSET_GRID_SAMPLE.name: _write_offset_grid_sample,
+        ALIGNED_ADD.name: _write_aligned_add,
+        UPSAMPLE_ARGMAX.name: _write_upsample_argmax,
     }
     if node.op_type not in expansions:
         raise ExportError(
@@ -90,11 +91,11 @@ def _expansion_of(node: ir.Node) -> "Callable[[_Written, ir.Node], None]":
     return expansions[node.op_type]
 
 
-class _Written:
-    """Nodes that take the place of one.
+class _NodeWriter:
+    """Writes the standard nodes that replace one plugin node.
 
     Args:
-        node: That one; new values are called after its output.
+        node: The plugin node; new values are named after its output.
     """
 
     def __init__(self, node: ir.Node) -> None:
@@ -103,106 +104,108 @@ class _Written:
         self.inputs = [value for value in node.inputs if value is not None]
 
     def op(self, kind: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
-        """A node, as its result."""
+        """Add a node and return its result."""
         value = self._tape.op(kind, inputs, attributes)
         value.name = f"{self._name}_{len(self._tape.nodes)}"
         return value
 
     def constant(self, value: float | list[int]) -> ir.Value:
-        """A float32, or int64s."""
+        """Add a constant: a float32 scalar, or a list of int64."""
         dtype = FLOAT if isinstance(value, float) else ir.DataType.INT64
         return self.op("Constant", value=ir.tensor(value, dtype=dtype))
 
     def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        """`value` as `dtype`."""
+        """Convert `value` to `dtype`."""
         return self.op("Cast", value, to=int(dtype))
 
     def size(self, value: ir.Value, axis: int) -> ir.Value:
-        """One dimension of `value`, int64 of shape (1,)."""
+        """Read one dimension of `value`: int64, (1,)."""
         return self.op("Shape", value, start=axis, end=axis + 1)
 
     def replace(self, graph: ir.Graph, node: ir.Node) -> None:
-        """Puts the nodes where `node` was; the last one gives its output."""
+        """Put the nodes in the place of `node`; the last one computes its output."""
         nodes, old = list(self._tape.nodes), node.outputs[0]
         new = nodes[-1].outputs[0]
         new.type, new.shape = old.type, old.shape
         ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, [old], [new])
 
 
-def _offset_grid_sample(written: _Written, node: ir.Node) -> None:
-    feature, offset = written.inputs
-    _rounded(written, _sampled(written, feature, offset, _convention(node)), node)
+def _write_offset_grid_sample(writer: _NodeWriter, node: ir.Node) -> None:
+    feature, offset = writer.inputs
+    _write_rounding(writer, _write_sampling(writer, feature, offset, _read_convention(node)), node)
 
 
-def _aligned_add(written: _Written, node: ir.Node) -> None:
-    high, low, high_offset, low_offset = written.inputs
-    convention = _convention(node)
-    wide = _sampled(written, _upsampled(written, high, low), high_offset, convention)
-    fine = _sampled(written, low, low_offset, convention)
-    _rounded(written, written.op("Add", wide, fine), node)
+def _write_aligned_add(writer: _NodeWriter, node: ir.Node) -> None:
+    high, low, high_offset, low_offset = writer.inputs
+    convention = _read_convention(node)
+    wide = _write_sampling(writer, _write_upsampling(writer, high, low), high_offset, convention)
+    fine = _write_sampling(writer, low, low_offset, convention)
+    _write_rounding(writer, writer.op("Add", wide, fine), node)
 
 
-def _upsample_argmax(written: _Written, node: ir.Node) -> None:
-    logits, like = written.inputs
-    labels = written.op("ArgMax", _upsampled(written, logits, like), axis=1, keepdims=0)
-    written.cast(labels, ir.DataType.INT32)
+def _write_upsample_argmax(writer: _NodeWriter, node: ir.Node) -> None:
+    logits, like = writer.inputs
+    labels = writer.op("ArgMax", _write_upsampling(writer, logits, like), axis=1, keepdims=0)
+    writer.cast(labels, ir.DataType.INT32)
 
 
-def _convention(node: ir.Node) -> SamplingConvention:
+def _read_convention(node: ir.Node) -> SamplingConvention:
     return SamplingConvention(node.attributes["convention"].as_string())
 
 
-def _rounded(written: _Written, value: ir.Value, node: ir.Node) -> None:
-    written.cast(value, node.outputs[0].dtype or FLOAT)
+def _write_rounding(writer: _NodeWriter, value: ir.Value, node: ir.Node) -> None:
+    writer.cast(value, node.outputs[0].dtype or FLOAT)
 
 
-def _upsampled(written: _Written, x: ir.Value, like: ir.Value) -> ir.Value:
-    """`x`, (N, C, h, w), at the size of `like`, (N, K, H, W); float32."""
-    channels = written.op("Shape", x, start=0, end=2)
-    sizes = written.op("Concat", channels, written.op("Shape", like, start=2, end=4), axis=0)
-    inputs = (written.cast(x, FLOAT), None, None, sizes)
-    return written.op("Resize", *inputs, **_CORNERS_ALIGNED)  # type: ignore[arg-type]
+def _write_upsampling(writer: _NodeWriter, x: ir.Value, like: ir.Value) -> ir.Value:
+    """Upsample `x`, (N, C, h, w), to the size of `like`, (N, K, H, W); float32."""
+    channels = writer.op("Shape", x, start=0, end=2)
+    sizes = writer.op("Concat", channels, writer.op("Shape", like, start=2, end=4), axis=0)
+    inputs = (writer.cast(x, FLOAT), None, None, sizes)
+    return writer.op("Resize", *inputs, **_CORNERS_ALIGNED)  # type: ignore[arg-type]
 
 
-def _sampled(
-    written: _Written, feature: ir.Value, offset: ir.Value, convention: SamplingConvention
+def _write_sampling(
+    writer: _NodeWriter, feature: ir.Value, offset: ir.Value, convention: SamplingConvention
 ) -> ir.Value:
-    """`ops.sampling.offset_grid_sample`; float32."""
-    offset = written.cast(offset, FLOAT)
-    axes = [_normalised(written, feature, offset, axis, convention) for axis in (3, 2)]
-    last = written.constant([-1])
-    grid = written.op("Concat", *(written.op("Unsqueeze", one, last) for one in axes), axis=-1)
-    return written.op("GridSample", written.cast(feature, FLOAT), grid, **_GRID)
+    """Compute `ops.sampling.offset_grid_sample`; float32."""
+    offset = writer.cast(offset, FLOAT)  # (N, 2, H, W)
+    x, y = (_write_positions(writer, feature, offset, axis, convention) for axis in (3, 2))
+    last = writer.constant([-1])
+    columns = (writer.op("Unsqueeze", one, last) for one in (x, y))  # each (N, H, W, 1)
+    grid = writer.op("Concat", *columns, axis=-1)  # (N, H, W, 2)
+    return writer.op("GridSample", writer.cast(feature, FLOAT), grid, **_GRID)
 
 
-def _normalised(
-    written: _Written,
+def _write_positions(
+    writer: _NodeWriter,
     feature: ir.Value,
     offset: ir.Value,
     axis: int,
     convention: SamplingConvention,
 ) -> ir.Value:
-    """Source positions along axis 3 (x) or 2 (y), (N, H, W), as GridSample wants them."""
-    op, one = written.op, written.constant(1.0)
-    size, across = (written.cast(written.size(feature, a), FLOAT) for a in (axis, 5 - axis))
-    along = op("Gather", offset, written.op("Squeeze", written.constant([3 - axis])), axis=1)
-    index = written.cast(_indices(written, offset, axis), FLOAT)
-    last = op("Max", op("Sub", written.cast(written.size(offset, axis), FLOAT), one), one)
+    """Compute source positions along axis 3 (x) or 2 (y), (N, H, W), in GridSample's units."""
+    op, one = writer.op, writer.constant(1.0)
+    size, across = (writer.cast(writer.size(feature, a), FLOAT) for a in (axis, 5 - axis))
+    channel = writer.op("Squeeze", writer.constant([3 - axis]))
+    along = op("Gather", offset, channel, axis=1)  # (N, H, W)
+    index = writer.cast(_write_indices(writer, offset, axis), FLOAT)
+    last = op("Max", op("Sub", writer.cast(writer.size(offset, axis), FLOAT), one), one)
     if convention is SamplingConvention.STANDARD:
         step = op("Div", op("Sub", size, one), last)
         source = op("Mul", op("Add", index, along), step)
     else:
-        gain = written.constant(0.5)
+        gain = writer.constant(0.5)
         if convention is SamplingConvention.RELEASE_2021_05:
             gain = op("Mul", gain, op("Div", size, across))
-        position = op("Sub", op("Mul", index, op("Div", size, last)), written.constant(0.5))
+        position = op("Sub", op("Mul", index, op("Div", size, last)), writer.constant(0.5))
         source = op("Add", position, op("Mul", along, gain))
-    doubled = op("Add", op("Mul", source, written.constant(2.0)), one)
+    doubled = op("Add", op("Mul", source, writer.constant(2.0)), one)
     return op("Sub", op("Div", doubled, size), one)  # pixel p of n is (2p + 1)/n - 1
 
 
-def _indices(written: _Written, offset: ir.Value, axis: int) -> ir.Value:
-    """0, 1, 2, ... along `axis` of `offset`: (W,), or (H, 1)."""
-    ends = [written.constant([0]), written.size(offset, axis), written.constant([1])]
-    index = written.op("Range", *(written.op("Squeeze", end) for end in ends))
-    return index if axis == 3 else written.op("Unsqueeze", index, written.constant([1]))
+def _write_indices(writer: _NodeWriter, offset: ir.Value, axis: int) -> ir.Value:
+    """Count 0, 1, 2, ... along `axis` of `offset`: (W,) for axis 3, (H, 1) for axis 2."""
+    ends = [writer.constant([0]), writer.size(offset, axis), writer.constant([1])]
+    index = writer.op("Range", *(writer.op("Squeeze", end) for end in ends))
+    return index if axis == 3 else writer.op("Unsqueeze", index, writer.constant([1]))

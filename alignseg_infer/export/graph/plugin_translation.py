@@ -1,4 +1,4 @@
-"""How `torch.onnx` writes the operators of `ops.plugin_ops`: as one node each, for a plugin."""
+"""How `torch.onnx` writes the operators of `ops.plugin_ops`: each as one node for a plugin."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import onnx
 import torch
 from onnxscript import values
 
-import alignseg_infer.ops.plugin_ops  # noqa: F401  defines the operators
+import alignseg_infer.ops.plugin_ops  # noqa: F401  registers the operators
 from alignseg_infer.spec.plugin_contract import (
     ALIGNED_ADD,
     DOMAIN,
@@ -25,17 +25,17 @@ _FLOATS = ["tensor(float)", "tensor(float16)"]
 
 
 def plugin_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """The ``custom_translation_table`` of ``torch.onnx.export`` for all plugin operators."""
+    """Return the ``custom_translation_table`` of ``torch.onnx.export`` for the plugin operators."""
     operators = torch.ops.alignseg
     return {
-        operators.offset_grid_sample.default: _translation(OFFSET_GRID_SAMPLE),
-        operators.aligned_add.default: _translation(ALIGNED_ADD),
-        operators.upsample_argmax.default: _translation(UPSAMPLE_ARGMAX),
+        operators.offset_grid_sample.default: _make_translation(OFFSET_GRID_SAMPLE),
+        operators.aligned_add.default: _make_translation(ALIGNED_ADD),
+        operators.upsample_argmax.default: _make_translation(UPSAMPLE_ARGMAX),
     }
 
 
-def _translation(op: PluginOp) -> Callable[..., Any]:
-    node = values.Op(values.Opset(DOMAIN, DOMAIN_OPSET), op.name, _schema(op))
+def _make_translation(op: PluginOp) -> Callable[..., Any]:
+    node = values.Op(values.Opset(DOMAIN, DOMAIN_OPSET), op.name, _make_schema(op))
 
     def translate(*arguments: Any) -> Any:
         inputs, fields = arguments[: len(op.inputs)], arguments[len(op.inputs) :]
@@ -45,8 +45,8 @@ def _translation(op: PluginOp) -> Callable[..., Any]:
     return translate
 
 
-def _schema(op: PluginOp) -> onnx.defs.OpSchema:
-    """What the node takes and returns; known to the exporter alone, not to all of ``onnx``."""
+def _make_schema(op: PluginOp) -> onnx.defs.OpSchema:
+    """Describe what the node takes and returns; to the exporter only, not to all of ``onnx``."""
     kinds = [f"T{index}" for index in range(len(op.inputs))]
     integers = op is UPSAMPLE_ARGMAX
     attribute = onnx.defs.OpSchema.Attribute

@@ -1,1 +1,1 @@
-"""INT8: calibration, quantization, and what they cost in accuracy."""
+"""How does a model become INT8, and what does that cost in accuracy?"""

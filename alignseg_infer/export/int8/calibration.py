@@ -1,10 +1,10 @@
-"""Calibration: the ranges of what convolutions read, seen on images through our preprocessing."""
+"""Calibration: measures on images the ranges of the tensors that convolutions read."""
 
 import hashlib
 import json
 import logging
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -14,21 +14,24 @@ import onnx_ir
 import onnxruntime
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends.onnxruntime_backend import session_options
 from alignseg_infer.datasets.image_sets import CalibrationImages
 from alignseg_infer.errors import OptionError
-from alignseg_infer.export.graph.plugin_nodes import expanded
-from alignseg_infer.export.int8.histograms import Histogram, Ranges
+from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes
+from alignseg_infer.export.int8.histograms import (
+    Histogram,
+    Ranges,
+)
 from alignseg_infer.export.int8.options import CalibrationOptions
 from alignseg_infer.files import written_atomically
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size, preprocess, size_policy
+from alignseg_infer.pixels.preprocess import preprocess, size_policy
+from alignseg_infer.progress import Progress
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 
 CACHE_VERSION = 1
 
-Progress: TypeAlias = Callable[[int, int], None]
 Tensors: TypeAlias = list[NDArray[np.float32]]
 
 logger = logging.getLogger(__name__)
@@ -36,12 +39,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _Seen:
-    """What was seen so far.
+    """The values seen so far.
 
     Attributes:
-        key: Of model, images and size.
-        images: How many images are counted.
-        histograms: By tensor.
+        key: Identifies model, images and size.
+        images: How many images have been counted.
+        histograms: The histogram of each tensor, by name.
     """
 
     key: str
@@ -49,48 +52,49 @@ class _Seen:
     histograms: dict[str, Histogram] = field(default_factory=dict)
 
 
-def calibrated_ranges(
+def calibrate_ranges(
     model: Path,
     images: CalibrationImages,
     options: CalibrationOptions | None = None,
     progress: Progress | None = None,
     facts: OnnxFacts | None = None,
 ) -> Ranges:
-    """The ranges of all tensors that convolutions read.
+    """Measure the ranges of all tensors that convolutions read.
 
-    One image at a time is in memory, or one batch of a model with a fixed batch. With a cache, a
-    run that was cut goes on where it was, with the same result, and one that was finished is not
-    repeated; since the cache holds histograms, neither is it for another method.
+    Only one image is in memory at a time, or one batch if the model has a fixed batch. With a
+    cache, an interrupted run continues where it stopped, with the same result, and a finished run
+    is not repeated. The cache holds histograms, so another method needs no new run either.
 
     Args:
         model: An exported FP32 ``.onnx``.
         images: From `calibration_images`.
-        options: How.
-        progress: Called with the number of images counted and their total after each.
+        options: How to calibrate.
         facts: Those of `model`, if they were read already.
+        progress: Called after each image with the number of images counted and their total.
 
     Raises:
         ModelError: The model cannot be used, or computes values that are not finite.
-        OptionError, SizeError: The size does not fit the model, or the cache is another file.
+        OptionError, SizeError: The size does not fit the model, or the cache belongs to another
+            run or is some other file.
         OutputError: The cache cannot be written.
     """
     options = options or CalibrationOptions()
     facts = facts or read_onnx_facts(model)
     total = len(images.digests)
-    seen = _cached(options.cache, _key(facts, images, options.size))
+    seen = _load_cache(options.cache, _make_key(facts, images, options.size))
     if seen.images < total:
-        _see(model, facts.spec, images, options, seen, progress=progress)
+        _count_images(model, facts.spec, images, options, seen, progress=progress)
     limits = {name: histo.limit(options.method) for name, histo in seen.histograms.items()}
     return Ranges(options.method, total, limits)
 
 
-def _key(model: OnnxFacts, images: CalibrationImages, size: object) -> str:
-    """What identifies a run: nothing else has an influence on its histograms."""
+def _make_key(model: OnnxFacts, images: CalibrationImages, size: object) -> str:
+    """Return what identifies a run: a digest of all that affects its histograms."""
     facts = [CACHE_VERSION, model.sha256, list(images.digests), size]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _see(
+def _count_images(
     model: Path,
     spec: ModelSpec,
     images: CalibrationImages,
@@ -99,11 +103,11 @@ def _see(
     *,
     progress: Progress | None,
 ) -> None:
-    """Counts the images that `seen` lacks."""
-    session, names = _observed(model, options.threads)
+    """Count the images that `seen` lacks."""
+    session, names = _open_observed(model, options.threads)
     logger.info("calibrating with %s", images.name)
-    for tensors in _batches(images.read(seen.images), spec, options.size):
-        batch = _filled(tensors, spec)
+    for tensors in _make_batches(images.read(seen.images), spec, options.size):
+        batch = _fill_batch(tensors, spec)
         outputs = session.run(names, {INPUT_NAME: batch}) if names else []
         for name, values in [(INPUT_NAME, batch), *zip(names, outputs, strict=True)]:
             one = Histogram.of(values[: len(tensors)])
@@ -111,14 +115,16 @@ def _see(
             seen.histograms[name] = one if known is None else known + one
         seen.images += len(tensors)
         if options.cache:
-            _save(options.cache, seen)
+            _write_cache(options.cache, seen)
         if progress:
             progress(seen.images, len(images.digests))
 
 
-def _observed(model: Path, threads: int | None) -> tuple[onnxruntime.InferenceSession, list[str]]:
-    """The model with what its convolutions read as outputs, and their names; the input is not."""
-    graph = expanded(onnx_ir.load(model)).graph
+def _open_observed(
+    model: Path, threads: int | None
+) -> tuple[onnxruntime.InferenceSession, list[str]]:
+    """Open the model with all that its convolutions read, but the input, as outputs; name them."""
+    graph = expand_plugin_nodes(onnx_ir.load(model)).graph
     read = dict.fromkeys(node.inputs[0] for node in graph if node.op_type == "Conv")
     observed = [value for value in read if value is not None and value.producer() is not None]
     graph.outputs.extend(value for value in observed if value not in graph.outputs)
@@ -128,10 +134,10 @@ def _observed(model: Path, threads: int | None) -> tuple[onnxruntime.InferenceSe
     return session, [str(value.name) for value in observed]
 
 
-def _batches(
+def _make_batches(
     images: Iterable[Image], spec: ModelSpec, size: str | int | Size | None
 ) -> Iterator[Tensors]:
-    """Network inputs (1, 3, H, W), as many at a time as the model has a fixed batch, else one."""
+    """Yield lists of network inputs, each (1, 3, H, W): up to the model's fixed batch, else one."""
     policy = size_policy(size, spec.export, "calibration_size")
     most = (spec.export and spec.export.batch) or 1
     waiting: Tensors = []
@@ -146,39 +152,39 @@ def _batches(
         yield waiting
 
 
-def _filled(tensors: Tensors, spec: ModelSpec) -> NDArray[np.float32]:
-    """One batch, filled up with copies, whose outputs nobody counts."""
+def _fill_batch(tensors: Tensors, spec: ModelSpec) -> NDArray[np.float32]:
+    """Return one batch (N, 3, H, W), filled up with copies that are not counted."""
     missing = ((spec.export and spec.export.batch) or 1) - len(tensors)
     return np.concatenate(tensors + tensors[-1:] * missing)
 
 
-def _cached(cache: Path | None, key: str) -> _Seen:
-    """What the cache holds for `key`, or nothing seen yet.
+def _load_cache(cache: Path | None, key: str) -> _Seen:
+    """Return what the cache holds for `key`; nothing seen if there is no cache.
 
     Raises:
-        OptionError: The file is no cache, or one of something else; it is not overwritten.
+        OptionError: The file is not a cache, or belongs to another run; it is not overwritten.
     """
     if cache is None or not cache.exists():
         return _Seen(key)
     try:
-        seen = _loaded(cache)
+        seen = _read_cache(cache)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise OptionError(
-            f"{cache} is no calibration cache: {error}",
-            "a file written by a calibration, or one that does not exist yet",
+            f"{cache} is not a calibration cache: {error}",
+            "a file that a calibration wrote, or one that does not exist yet",
             f"calibration_cache={cache.with_suffix('.calibration')}, or remove that file",
         ) from error
     if seen.key != key:
         raise OptionError(
             f"{cache} holds {seen.images} images calibrated with another model, images or size",
-            "the cache of this model, these images and this size; it is not overwritten",
+            "the cache of this model, these images and this size; this file is not overwritten",
             f"calibration_cache={cache.with_name('another-' + cache.name)}, or remove that file",
         )
     logger.info("%s holds %d calibrated images", cache, seen.images)
     return seen
 
 
-def _loaded(cache: Path) -> _Seen:
+def _read_cache(cache: Path) -> _Seen:
     with np.load(cache, allow_pickle=False) as stored:
         histograms = {
             str(name): Histogram(counts, int(power), float(largest))
@@ -189,7 +195,7 @@ def _loaded(cache: Path) -> _Seen:
         return _Seen(str(stored["key"]), int(stored["images"]), histograms)
 
 
-def _save(cache: Path, seen: _Seen) -> None:
+def _write_cache(cache: Path, seen: _Seen) -> None:
     histograms = list(seen.histograms.values())
     with written_atomically(cache) as temporary, temporary.open("wb") as file:
         np.savez(

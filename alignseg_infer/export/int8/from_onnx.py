@@ -1,4 +1,4 @@
-"""From an FP32 ONNX file to its INT8 graph: calibrate, stay within a budget, quantise."""
+"""Turns an FP32 ONNX file into an INT8 graph: calibrates, meets a budget, quantises."""
 
 import tempfile
 from dataclasses import dataclass
@@ -7,29 +7,31 @@ from pathlib import Path
 import onnx_ir
 
 from alignseg_infer.datasets.image_sets import calibration_images
-from alignseg_infer.export.int8.calibration import calibrated_ranges
-from alignseg_infer.export.int8.effect import Comparison, Effect
+from alignseg_infer.export.int8.calibration import (
+    calibrate_ranges,
+)
+from alignseg_infer.export.int8.effect import Effect, EffectMeter
 from alignseg_infer.export.int8.histograms import Ranges
 from alignseg_infer.export.int8.options import Int8Options, QuantizationOptions
 from alignseg_infer.export.int8.quantize import (
-    chosen_convolutions,
-    loaded_graph,
-    quantized_model,
+    choose_convolutions,
+    load_graph,
+    quantize_model,
 )
-from alignseg_infer.export.int8.sensitivity import within_budget
-from alignseg_infer.export.progress import ProgressBars, no_bar
+from alignseg_infer.export.int8.sensitivity import keep_within_budget
+from alignseg_infer.progress import ProgressBars, no_bar
 from alignseg_infer.spec.onnx_facts import OnnxFacts
 
 
 @dataclass(frozen=True)
 class Int8Model:
-    """What `int8_from_onnx` made.
+    """The result of `int8_from_onnx`.
 
     Attributes:
         model: The graph, in float32 with Q/DQ.
-        ranges: What it was calibrated to.
-        options: What stays float.
-        excluded: Blocks that stay float for the budget.
+        ranges: The calibrated ranges.
+        options: Which blocks stay float.
+        excluded: The blocks that stay float to meet the budget.
         effect: How far it is from FP32 on the calibration images; None without a budget.
     """
 
@@ -46,12 +48,12 @@ def int8_from_onnx(
     bars: ProgressBars = no_bar,
     facts: OnnxFacts | None = None,
 ) -> Int8Model:
-    """The INT8 graph of an exported FP32 model.
+    """Return the INT8 graph of an exported FP32 model.
 
     Args:
-        path: The ``.onnx``.
-        options: How.
-        bars: Gives a progress function for what is counted, such as "calibration images"; like
+        path: The exported ``.onnx``.
+        options: How to calibrate and quantise.
+        bars: Opens a progress bar with the given title, such as "calibration images"; like
             `cli.progress.progress_bar`.
         facts: Those of `path`, if they were read already.
 
@@ -59,22 +61,22 @@ def int8_from_onnx(
         ModelError: The model cannot be used, or computes values that are not finite.
         DatasetError: The images cannot be used.
         OptionError, SizeError: Options cannot be used with this model.
-        ExportError: It cannot be quantised.
+        ExportError: The model cannot be quantised.
         VerificationError: The budget cannot be met.
     """
-    model = loaded_graph(path)
-    chosen_convolutions(model, options.quantization)  # refuses before anything takes long
+    model = load_graph(path)
+    choose_convolutions(model, options.quantization)  # bad options fail early
     images = calibration_images(options.source, options.max_images)
     with bars("calibration images") as progress:
-        ranges = calibrated_ranges(path, images, options.calibration, progress, facts)
+        ranges = calibrate_ranges(path, images, options.calibration, progress, facts)
     if options.budget is None:
-        result = quantized_model(model, ranges, options.quantization)
+        result = quantize_model(model, ranges, options.quantization)
         return Int8Model(result, ranges, options.quantization)
     with tempfile.TemporaryDirectory() as folder, bars("models compared with FP32") as progress:
         size, threads = options.calibration.size, options.calibration.threads
-        comparison = Comparison(path, images, Path(folder), size=size, threads=threads)
-        found = within_budget(
-            model, ranges, comparison, options.budget, options.quantization, progress=progress
+        meter = EffectMeter(path, images, Path(folder), size=size, threads=threads)
+        found = keep_within_budget(
+            model, ranges, meter, options.budget, options.quantization, progress=progress
         )
-    result = quantized_model(model, ranges, found.options)
+    result = quantize_model(model, ranges, found.options)
     return Int8Model(result, ranges, found.options, found.excluded, found.effect)

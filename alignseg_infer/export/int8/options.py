@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alignseg_infer.arrays import Size
 from alignseg_infer.choices import choose, convert_choices
 from alignseg_infer.datasets.image_sets import DEFAULT_MAX_IMAGES
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.int8.histograms import DEFAULT_METHOD, CalibrationMethod
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.spec.model import Precision
 
 

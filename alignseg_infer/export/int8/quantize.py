@@ -1,11 +1,12 @@
 """INT8 as pairs of QuantizeLinear and DequantizeLinear before the convolutions of an ONNX graph.
 
-Quantisation is symmetric: real = scale * integer, with integers -127..127. Weights have a scale for
-each output channel and are stored as INT8; what a convolution reads has one scale, from
-`export.calibration`. Biases stay float: TensorRT's parser refuses INT32 in a DequantizeLinear.
+Quantisation is symmetric: real = scale * integer, with integers -127..127. Weights have one scale
+for each output channel and are stored as INT8. The tensor that a convolution reads has a single
+scale, from `int8.calibration`. Biases stay float: TensorRT's parser refuses INT32 in a
+DequantizeLinear.
 
-Only convolutions are quantised, and not those of the offset branches (an offset has to be right to
-a fraction of a pixel) nor the classifier (its output decides the label).
+Only convolutions are quantised, except those of the offset branches (an offset must be right to a
+fraction of a pixel) and the classifier (its output decides the label).
 """
 
 from collections.abc import Collection
@@ -21,19 +22,24 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from alignseg_infer.errors import ExportError, ModelFileError, OptionError
-from alignseg_infer.export.int8.convolutions import Convolution, Role, blocks, convolutions
+from alignseg_infer.export.int8.convolutions import (
+    Convolution,
+    Role,
+    find_convolutions,
+    list_blocks,
+)
 from alignseg_infer.export.int8.histograms import Ranges
 from alignseg_infer.export.int8.options import QuantizationOptions
 from alignseg_infer.files import require_file
 
-_SEPARATED = ".int8"  # ending of a tensor that quantised convolutions read, while it is one
+_SEPARATED = ".int8"  # ending of the temporary copies that quantised convolutions read
 
 
-def loaded_graph(path: Path) -> onnx_ir.Model:
-    """The graph in an ``.onnx`` file.
+def load_graph(path: Path) -> onnx_ir.Model:
+    """Load the graph in an ``.onnx`` file.
 
     Raises:
-        ModelFileError: It cannot be read.
+        ModelFileError: The file cannot be read.
     """
     require_file(path, "an ONNX model", ModelFileError)
     try:
@@ -46,23 +52,23 @@ def loaded_graph(path: Path) -> onnx_ir.Model:
         ) from error
 
 
-def chosen_convolutions(
+def choose_convolutions(
     model: onnx_ir.Model, options: QuantizationOptions
 ) -> tuple[Convolution, ...]:
-    """The convolutions that `options` ask to quantise.
+    """Return the convolutions to quantise under `options`.
 
     Raises:
         OptionError: A block to keep does not exist, or nothing is left to quantise.
-        ExportError: The graph is not in float32, or is quantised already.
+        ExportError: The graph is not in float32, or is already quantised.
     """
     _require_float32(model)
-    candidates = [conv for conv in convolutions(model) if conv.role is Role.FEATURES]
+    candidates = [conv for conv in find_convolutions(model) if conv.role is Role.FEATURES]
     for block in options.keep_float:
         if not any(conv.belongs_to(block) for conv in candidates):
             raise OptionError(
                 f"there is no block {block!r} to keep in float",
-                f"one of {', '.join(blocks(model))}, or a part such as layer3.0",
-                f"keep_float={[*blocks(model)][:1]}; offsets and classifier are float anyway",
+                f"one of {', '.join(list_blocks(model))}, or a part such as layer3.0",
+                f"keep_float={[*list_blocks(model)][:1]}; offsets and classifier are float anyway",
             )
     chosen = tuple(
         conv
@@ -71,48 +77,48 @@ def chosen_convolutions(
     )
     if not chosen:
         raise OptionError(
-            "every convolution is to be kept in float",
-            "something to quantise",
+            "every convolution would stay in float",
+            "at least one convolution to quantise",
             "fewer blocks in keep_float=, or precision='fp16'",
         )
     return chosen
 
 
-def quantized_model(
+def quantize_model(
     model: onnx_ir.Model, ranges: Ranges, options: QuantizationOptions | None = None
 ) -> onnx_ir.Model:
-    """A float32 copy of `model` whose chosen convolutions read and hold INT8.
+    """Return a float32 copy of `model` whose chosen convolutions read INT8 and hold INT8 weights.
 
     Inputs, outputs, metadata and opset stay as they are.
 
     Args:
         model: An exported graph in float32.
-        ranges: From `export.calibration`, for this graph.
-        options: What is left out beside offset branches and classifier.
+        ranges: From `int8.calibration`, for this graph.
+        options: What else stays float besides offset branches and classifier.
 
     Raises:
         OptionError: The options cannot be used with this model.
-        ExportError: The graph is not in float32, is quantised already, or has other tensors than
-            those calibrated.
+        ExportError: The graph is not in float32, is already quantised, or has tensors that were not
+            calibrated.
     """
     options = options or QuantizationOptions()
-    return with_quantized(model, ranges, chosen_convolutions(model, options))
+    return quantize_convolutions(model, ranges, choose_convolutions(model, options))
 
 
-def with_quantized(
+def quantize_convolutions(
     model: onnx_ir.Model, ranges: Ranges, chosen: Collection[Convolution]
 ) -> onnx_ir.Model:
-    """A copy of `model` in which exactly the `chosen` convolutions are quantised.
+    """Return a copy of `model` in which exactly the `chosen` convolutions are quantised.
 
     Raises:
-        ExportError: As `quantized_model` does.
+        ExportError: As `quantize_model` does.
     """
     _require_float32(model)
     _require_ranges(ranges, chosen)
     proto = onnx_ir.to_proto(model)
     sources = _separate(proto, {conv.name for conv in chosen})
     limits = {f"{source}{_SEPARATED}": ranges.limits[source] for source in sources}
-    result = onnx_ir.from_proto(_quantized_by_onnxruntime(proto, limits, chosen))
+    result = onnx_ir.from_proto(_quantize_with_onnxruntime(proto, limits, chosen))
     _remove_separation(result)
     result.producer_name, result.producer_version = model.producer_name, model.producer_version
     result.metadata_props.clear()
@@ -125,8 +131,8 @@ def _require_float32(model: onnx_ir.Model) -> None:
     kinds = {value.dtype for value in model.graph.initializers.values()}
     if kinds & {onnx_ir.DataType.FLOAT16, onnx_ir.DataType.INT8}:
         raise ExportError(
-            "the graph to quantise is not all float32",
-            "the FP32 export: precision is lowered after quantisation",
+            "the graph to quantise is not entirely float32",
+            "the FP32 export, because float16 comes after quantisation",
             "alignseg export-onnx CHECKPOINT -o MODEL.onnx, whose precision is fp32",
         )
 
@@ -136,22 +142,22 @@ def _require_ranges(ranges: Ranges, chosen: Collection[Convolution]) -> None:
     if missing:
         raise ExportError(
             f"no range was calibrated for {len(missing)} tensors, the first {missing[0]!r}",
-            "ranges of the same export",
-            "calibrate with the model that is to be quantised",
+            "ranges calibrated with the same export",
+            "calibrate with the model that you quantise",
         )
 
 
 def _separate(proto: onnx.ModelProto, chosen: Collection[str]) -> list[str]:
-    """Lets what reads INT8 read copies, and returns the names of what is copied.
+    """Give the inputs that read INT8 a copy of their tensor; return the names of those tensors.
 
-    ONNX Runtime's tool puts a pair between a tensor and all its readers, float ones too: what the
-    samplers, offset branches and blocks kept in float read would be rounded as well.
+    ONNX Runtime's tool puts a Q/DQ pair between a tensor and all its readers, including the float
+    ones. Without copies, the samplers, offset branches and float blocks would read rounded values.
     """
     nodes = proto.graph.node
     results = {node.output[0] for node in nodes if node.name in chosen}
     sources = dict.fromkeys(node.input[0] for node in nodes if node.name in chosen)
     for node in nodes:
-        for index in _quantized_inputs(node, node.name in chosen, sources, results):
+        for index in _find_quantized_inputs(node, node.name in chosen, sources, results):
             node.input[index] += _SEPARATED
     for source in sources:
         copied = f"{source}{_SEPARATED}"
@@ -162,15 +168,16 @@ def _separate(proto: onnx.ModelProto, chosen: Collection[str]) -> list[str]:
     return list(sources)
 
 
-def _quantized_inputs(
+def _find_quantized_inputs(
     node: onnx.NodeProto, chosen: bool, sources: Collection[str], results: Collection[str]
 ) -> list[int]:
-    """Which inputs of `node` are to be in INT8.
+    """Return which inputs of `node` should be INT8.
 
-    Beside that of a chosen convolution, it is a skip connection added to the result of one, where
-    another convolution reads it in INT8 anyway: TensorRT then adds inside the convolution, and
-    need not keep the tensor twice (its guide: "quantize the residual input in skip connections").
-    On 30 streets, the demo labels 0.303 instead of 0.292 % of the pixels otherwise for it.
+    These are the input of a chosen convolution, and a skip connection that is added to the result
+    of one and that another convolution reads in INT8 anyway. TensorRT then adds inside the
+    convolution and does not keep the tensor twice (its guide: "quantize the residual input in skip
+    connections"). This costs little: on 30 streets, the demo labels 0.303 instead of 0.292 % of the
+    pixels differently from FP32.
     """
     if chosen:
         return [0]
@@ -184,7 +191,7 @@ def _quantized_inputs(
     ]
 
 
-def _quantized_by_onnxruntime(
+def _quantize_with_onnxruntime(
     proto: onnx.ModelProto, limits: dict[str, float], chosen: Collection[Convolution]
 ) -> onnx.ModelProto:
     data = {
@@ -205,7 +212,7 @@ def _quantized_by_onnxruntime(
             "ActivationSymmetric": True,
             "WeightSymmetric": True,
             "QuantizeBias": False,
-            # TensorRT puts the rounding of an output where its reader wants it.
+            # TensorRT places the rounding of an output where its reader needs it.
             "OpTypesToExcludeOutputQuantization": ["Conv"],
         },
     )
@@ -224,7 +231,7 @@ def _remove_separation(model: onnx_ir.Model) -> None:
 
 
 def _require_quantized(model: onnx_ir.Model, chosen: Collection[Convolution]) -> None:
-    """ONNX Runtime's tool leaves out what it has no type for, with a warning."""
+    """Raise ExportError if a convolution was skipped; ONNX Runtime's tool only warns of that."""
     done = {
         node.name
         for node in model.graph

@@ -1,79 +1,54 @@
-"""A sensitivity as a picture: one bar for each block."""
+"""A sensitivity as a chart: one bar for each block."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import textwrap
 
-from alignseg_infer.drawing.charts import (
-    BLUE,
-    GRAY,
-    ORANGE,
-    Color,
-    blank_chart,
-    fill_bar,
-    write_text,
-)
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from alignseg_infer.drawing.figures import BLUE, GRAY, ORANGE, new_figure, wrapped_label
+from alignseg_infer.export.int8.effect import Effect
 from alignseg_infer.export.int8.sensitivity import Sensitivity
-from alignseg_infer.pixels.images import Image
 
-WIDTH = 1000
-MARGIN = 24
-ROW = 26
-NAMES, VALUES = 190, 170  # width of the texts beside the bars
-
-
-class _Bar(NamedTuple):
-    name: str
-    percent: float
-    note: str
-    color: Color
+WIDTH = 9.0  # inches
+ROW, AROUND = 0.24, 1.5  # inches: of a bar, and of title, legend and axis
+TITLE_LINE = 115  # characters
+LEGEND = {BLUE: "this block alone in INT8", GRAY: "as blue, but export keeps it float"}
+LEGEND[ORANGE] = "all blue blocks together"
 
 
-def sensitivity_picture(sensitivity: Sensitivity) -> Image:
-    """Bars of the pixels with another label, the blocks ranked, all together at the end.
+def sensitivity_figure(sensitivity: Sensitivity) -> Figure:
+    """Draw how many pixels get another label: the blocks ranked, all together at the end."""
+    blocks = sensitivity.blocks
+    effects = [*(one.effect for one in blocks), sensitivity.together]
+    colors = [*(GRAY if one.always_float else BLUE for one in blocks), ORANGE]
+    names = [*(wrapped_label(one.block) for one in blocks), "all together"]
+    figure = new_figure(WIDTH, AROUND + ROW * len(effects))
+    axes = figure.subplots()
+    lengths = [one.disagreement for one in effects]
+    bars = axes.barh(range(len(effects)), lengths, height=0.75, color=colors)
+    axes.bar_label(bars, [_note(one) for one in effects], padding=4)
+    axes.set_yticks(range(len(effects)), names)
+    axes.set_ylim(len(effects) - 0.4, -0.6)  # the first on top
+    axes.set_xlim(0, 1.2 * max(lengths) or 1.0)  # with room for the numbers beside the longest
+    axes.spines[["top", "right"]].set_visible(False)
+    losses = "" if sensitivity.miou is None else " (in brackets: loss of mean IoU, points)"
+    axes.set_xlabel(f"pixels whose label differs from FP32, %{losses}")
+    figure.suptitle(_title(sensitivity), x=0.01, ha="left", fontsize="medium")
+    handles = [Patch(color=color, label=text) for color, text in LEGEND.items()]
+    figure.legend(handles=handles, loc="outside lower right", ncols=len(LEGEND), frameon=False)
+    return figure
 
-    Returns:
-        (height, WIDTH, 3) uint8 BGR.
-    """
-    bars = [
-        _Bar(
-            one.block,
-            one.effect.disagreement,
-            _note(one.effect.miou_loss),
-            GRAY if one.always_float else BLUE,
-        )
-        for one in sensitivity.blocks
-    ]
-    together = sensitivity.together
-    bars.append(_Bar("all blue together", together.disagreement, _note(together.miou_loss), ORANGE))
-    return _drawn(bars, _headings(sensitivity))
 
-
-def _headings(sensitivity: Sensitivity) -> Sequence[str]:
-    scores = "" if sensitivity.miou is None else f", FP32 mean IoU {sensitivity.miou:.2f} %"
-    losses = "" if sensitivity.miou is None else " (and loss of mean IoU, points)"
-    return (
-        f"Pixels with another label than FP32, %, one block in INT8 at a time{losses}",
-        f"{sensitivity.data}{scores}; ranges by {sensitivity.method} of "
-        f"{sensitivity.calibration_images} images; gray ones stay float",
+def _title(sensitivity: Sensitivity) -> str:
+    scores = (
+        "" if sensitivity.miou is None else f"; FP32 has a mean IoU of {sensitivity.miou:.2f} %"
     )
+    count = sensitivity.calibration_images
+    images = f"{count} image{'s' if count > 1 else ''}"
+    source = f"Measured on {sensitivity.data}{scores}; {sensitivity.method} calibration on {images}"
+    return "\n".join(["What INT8 costs, block by block", *textwrap.wrap(source, TITLE_LINE)])
 
 
-def _note(loss: float | None) -> str:
-    return "" if loss is None else f" ({loss:+.2f})"
-
-
-def _drawn(bars: Sequence[_Bar], headings: Sequence[str]) -> Image:
-    top = MARGIN + ROW * len(headings)
-    picture = blank_chart(top + ROW * len(bars) + MARGIN, WIDTH)
-    for index, text in enumerate(headings):
-        write_text(picture, text, (MARGIN, MARGIN + ROW * index + 8), WIDTH - 2 * MARGIN)
-    left = MARGIN + NAMES
-    longest = max(bar.percent for bar in bars)
-    unit = (WIDTH - left - VALUES - MARGIN) / longest if longest > 0 else 0.0
-    for index, (name, percent, note, color) in enumerate(bars):
-        y = top + ROW * index
-        end = left + max(1, round(percent * unit))
-        write_text(picture, name, (MARGIN, y + 18), NAMES - 10)
-        fill_bar(picture, (left, y + 4), (end, y + ROW - 4), color)
-        write_text(picture, f"{percent:.3f}{note}", (end + 8, y + 18), VALUES)
-    return picture
+def _note(effect: Effect) -> str:
+    loss = "" if effect.miou_loss is None else f" ({effect.miou_loss:+.2f})"
+    return f"{effect.disagreement:.3f}{loss}"

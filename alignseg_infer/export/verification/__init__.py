@@ -1,1 +1,1 @@
-"""Do a file and the one it was made from agree?"""
+"""Does a file compute the same as what it was made from?"""

@@ -1,4 +1,4 @@
-"""Runs two models on the same images and counts the pixels that they label alike."""
+"""Counts the pixels that two loaded models label alike, and leaves the judgement to `verify`."""
 
 import dataclasses
 import itertools
@@ -8,33 +8,36 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.backends import Backend
+from alignseg_infer.arrays import Floats, Image, InputShape, Size
+from alignseg_infer.backend import Backend
 from alignseg_infer.errors import VerificationError
-from alignseg_infer.evaluation.evaluate import Progress
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.postprocess import Floats, scores_from_logits
-from alignseg_infer.pixels.preprocess import Size, preprocess
-from alignseg_infer.trt.engine_file import InputShape, VerifiedRow
+from alignseg_infer.pixels.postprocess import scores_from_logits
+from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.progress import Progress
+from alignseg_infer.spec.verification import VerifiedRow
 
 
-def compare(
+def compare_labels(
     model: Backend,
     reference: Backend,
     images: Sequence[Image],
     shapes: Sequence[InputShape],
     progress: Progress | None = None,
 ) -> tuple[VerifiedRow, ...]:
-    """Runs both at each of `shapes`; each image goes into one batch or more of every size.
+    """Run both models at each of `shapes`; every image is in at least one batch at every size.
 
     Args:
-        model: What is checked.
-        reference: What it is checked against; runs one image at a time.
+        model: The model to check.
+        reference: What to check it against; it runs one image at a time.
         images: One or more (H, W, 3) uint8 BGR images.
-        shapes: Input shapes.
+        shapes: Input shapes to run `model` at.
         progress: Called with the number of images compared and their total.
 
+    Returns:
+        One row for each of `shapes`.
+
     Raises:
-        VerificationError: An output has another shape, or is not finite.
+        VerificationError: An output has the wrong shape, or is not finite.
     """
     by_size: dict[Size, list[int]] = {}
     for shape in shapes:
@@ -42,28 +45,32 @@ def compare(
     work = [
         (size, batch, group)
         for size, batches in by_size.items()
-        for batch, group in _groups(_distinct(images, max(batches)), batches)
+        for batch, group in _split_into_batches(_make_distinct(images, max(batches)), batches)
     ]
     total, done = sum(batch for _, batch, _ in work), 0
-    pairs: dict[InputShape, list[_Pair]] = {}
+    pairs: dict[InputShape, list[_ImageAgreement]] = {}
     for size, batch, group in work:
-        pairs.setdefault(InputShape(batch, *size), []).extend(_pairs(model, reference, group, size))
+        pairs.setdefault(InputShape(batch, *size), []).extend(
+            _compare_batch(model, reference, group, size)
+        )
         done += batch
         if progress:
             progress(done, total)
-    return tuple(_row(shape, pairs[shape]) for shape in sorted(pairs, key=dataclasses.astuple))
+    return tuple(
+        _summarise(shape, pairs[shape]) for shape in sorted(pairs, key=dataclasses.astuple)
+    )
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """How one image came out."""
+class _ImageAgreement:
+    """How far the two models agree on one image."""
 
     agreement: float
     logits_error: float | None
 
 
-def _distinct(images: Sequence[Image], count: int) -> list[Image]:
-    """The images, and where they are fewer than `count` mirrored ones and parts of them.
+def _make_distinct(images: Sequence[Image], count: int) -> list[Image]:
+    """Return the images; if they are fewer than `count`, add mirrored copies and crops.
 
     Equal images would hide a mix-up within a batch.
     """
@@ -76,8 +83,10 @@ def _distinct(images: Sequence[Image], count: int) -> list[Image]:
     return [*images, *more]
 
 
-def _groups(images: Sequence[Image], batches: Sequence[int]) -> Iterator[tuple[int, list[Image]]]:
-    """Splits images into batches of all the sizes by turns, until all of both occurred."""
+def _split_into_batches(
+    images: Sequence[Image], batches: Sequence[int]
+) -> Iterator[tuple[int, list[Image]]]:
+    """Split images into batches of each size in turn, until every image and size was used."""
     endless = itertools.cycle(images)
     used = 0
     for turn, batch in enumerate(itertools.cycle(batches)):
@@ -87,47 +96,49 @@ def _groups(images: Sequence[Image], batches: Sequence[int]) -> Iterator[tuple[i
         used += batch
 
 
-def _pairs(model: Backend, reference: Backend, images: list[Image], size: Size) -> list[_Pair]:
+def _compare_batch(
+    model: Backend, reference: Backend, images: list[Image], size: Size
+) -> list[_ImageAgreement]:
     tensors = [preprocess(np.ascontiguousarray(image), size, model.spec.input) for image in images]
-    outputs = model.infer(np.concatenate(tensors))
+    outputs = model.infer(np.concatenate(tensors))  # (N, K, h, w) logits or (N, H, W) labels
     if len(outputs) != len(images):
-        raise _differs(model, f"returns {len(outputs)} outputs for {len(images)} images")
+        raise _output_error(model, f"returns {len(outputs)} outputs for {len(images)} images")
     expected = [_infer_one(reference, tensor) for tensor in tensors]
-    return [_pair(model, *both, size) for both in zip(outputs, expected, strict=True)]
+    return [_compare_outputs(model, *both, size) for both in zip(outputs, expected, strict=True)]
 
 
 def _infer_one(backend: Backend, tensor: Floats) -> NDArray[np.generic]:
-    """The output for one image, also where the model was exported for a batch of several."""
+    """Return the output for one image, even if the model was exported for a larger batch."""
     fixed = (backend.spec.export and backend.spec.export.batch) or 1
     output: NDArray[np.generic] = backend.infer(np.repeat(tensor, fixed, axis=0))[0]
     return output
 
 
-def _pair(
+def _compare_outputs(
     model: Backend, seen: NDArray[np.generic], expected: NDArray[np.generic], size: Size
-) -> _Pair:
+) -> _ImageAgreement:
     if not np.isfinite(np.asarray(seen, np.float32)).all():
-        raise _differs(model, "returns NaN or infinite logits")
+        raise _output_error(model, "returns NaN or infinite logits")
     error = None
-    if seen.ndim == expected.ndim == 3:
+    if seen.ndim == expected.ndim == 3:  # logits, (K, h, w)
         if seen.shape != expected.shape:
-            raise _differs(model, f"returns logits {seen.shape} instead of {expected.shape}")
+            raise _output_error(model, f"returns logits {seen.shape} instead of {expected.shape}")
         exact = np.asarray(expected, np.float64)
         difference = np.asarray(seen, np.float64) - exact
         error = float(np.linalg.norm(difference) / np.linalg.norm(exact))
-    labels, truth = _labels(seen, size), _labels(expected, size)
+    labels, truth = _find_labels(seen, size), _find_labels(expected, size)
     if labels.shape != truth.shape:
-        raise _differs(model, f"returns labels {labels.shape} instead of {truth.shape}")
-    return _Pair(float(np.mean(labels == truth)), error)
+        raise _output_error(model, f"returns labels {labels.shape} instead of {truth.shape}")
+    return _ImageAgreement(float(np.mean(labels == truth)), error)
 
 
-def _labels(output: NDArray[np.generic], size: Size) -> NDArray[np.generic]:
-    if output.ndim == 2:
+def _find_labels(output: NDArray[np.generic], size: Size) -> NDArray[np.generic]:
+    if output.ndim == 2:  # labels already, (H, W)
         return output
     return scores_from_logits(np.asarray(output, np.float32), size).labels
 
 
-def _row(shape: InputShape, pairs: list[_Pair]) -> VerifiedRow:
+def _summarise(shape: InputShape, pairs: list[_ImageAgreement]) -> VerifiedRow:
     agreements = [pair.agreement for pair in pairs]
     errors = [pair.logits_error for pair in pairs if pair.logits_error is not None]
     return VerifiedRow(
@@ -140,7 +151,7 @@ def _row(shape: InputShape, pairs: list[_Pair]) -> VerifiedRow:
 
 
 def format_rows(rows: Sequence[VerifiedRow]) -> str:
-    """The rows as a small table for people."""
+    """Format the rows as a small text table."""
     lines = [f"  {'input':>14}  images  labels alike  worst image  logits, relative L2"]
     for row in rows:
         error = "-" if row.logits_error is None else f"{row.logits_error:.1e}"
@@ -151,9 +162,9 @@ def format_rows(rows: Sequence[VerifiedRow]) -> str:
     return "\n".join(lines)
 
 
-def _differs(model: Backend, what: str) -> VerificationError:
+def _output_error(model: Backend, what: str) -> VerificationError:
     return VerificationError(
         f"the model ({model.name}) {what}",
         "what its reference returns",
-        "build it again from that reference; if it stays so, report it with the command you typed",
+        "build it again from that reference; if this stays, report it with the command you typed",
     )

@@ -1,16 +1,16 @@
-"""What float16 hardware would compute, on a CPU that has none.
+"""Makes a CPU round a float16 graph as a GPU would, so that `verify` can compare it there.
 
 ONNX Runtime on the CPU runs a float16 graph in float32 from end to end: 2048 + 1 - 2048 gives 1,
-where float16 has no 2049 and a GPU gives 0 (seen with ONNX Runtime 1.32). A comparison made there
-would show the rounding of weights alone, and no overflow. So the graph is turned into float32, with
-the result of every operator rounded to float16. That is what a GPU does which accumulates in
-float32; it fuses operators and so rounds less often.
+while a GPU gives 0, since float16 has no 2049 (seen with ONNX Runtime 1.32). A comparison there
+would show only the rounding of weights, and no overflow. Therefore `round_like_hardware` converts
+the graph to float32 and rounds the result of every operator to float16. A GPU that accumulates in
+float32 does the same, but it fuses operators and therefore rounds less often.
 """
 
 import onnx_ir as ir
 
-# Operators that move values or choose among them, and the dequantisation, which TensorRT makes
-# part of the integer convolution behind it.
+# Operators that move values or choose among them, and dequantisation, which TensorRT merges into
+# the integer convolution that follows.
 _EXACT = frozenset(
     {
         *("Concat", "DequantizeLinear", "Expand", "Flatten", "Gather", "Identity", "MaxPool"),
@@ -20,10 +20,10 @@ _EXACT = frozenset(
 
 
 def round_like_hardware(model: ir.Model) -> None:
-    """Turns a float16 graph into one of float32 that rounds where the other would; in place.
+    """Convert a float16 graph to float32 and round where float16 would; in place.
 
     Args:
-        model: A graph made by `precision.to_half_precision`; one in float32 is left as it is.
+        model: A graph made by `half_precision.to_half_precision`; a float32 graph does not change.
     """
     for initializer in model.graph.initializers.values():
         if initializer.dtype == ir.DataType.FLOAT16 and initializer.const_value is not None:
@@ -43,13 +43,13 @@ def _round(graph: ir.Graph, node: ir.Node, output: ir.Value) -> None:
         output.dtype = ir.DataType.FLOAT
         if node.op_type in _EXACT:
             return
-        half = _cast_after(graph, node, output, ir.DataType.FLOAT16)
-    rounded = _cast_after(graph, half.producer() or node, half, ir.DataType.FLOAT)
+        half = _insert_cast(graph, node, output, ir.DataType.FLOAT16)
+    rounded = _insert_cast(graph, half.producer() or node, half, ir.DataType.FLOAT)
     for user, index in users:
         user.replace_input_with(index, rounded)
 
 
-def _cast_after(graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+def _insert_cast(graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.DataType) -> ir.Value:
     cast = ir.node("Cast", [value], {"to": int(dtype)})
     result = cast.outputs[0]
     result.name = f"{value.name}_{'rounding' if dtype == ir.DataType.FLOAT16 else 'rounded'}"

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.choices import convert_choices
 from alignseg_infer.datasets.image_sets import calibration_images, evenly_spread
 from alignseg_infer.datasets.labelled import Dataset, LabelledImages, labelled_images
 from alignseg_infer.errors import OptionError
-from alignseg_infer.pixels.images import Image, read_image
-from alignseg_infer.pixels.preprocess import Size
+from alignseg_infer.pixels.images import read_image
 
 DEFAULT_IMAGES = 8
 

@@ -1,4 +1,7 @@
-"""Compares an exported model with the PyTorch network it was made from, by running both."""
+"""Compares an exported ONNX file with its PyTorch network, value by value, at export time.
+
+The other checks compare two files; this one shows that the first file is right.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,32 +12,32 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.errors import ParityError
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.decoder import upsample
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.pixels.postprocess import label_dtype
-from alignseg_infer.pixels.preprocess import Size, preprocess
+from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import OutputKind
 
 LOGITS_TOLERANCE = 1e-4  # relative L2
-LABELS_TOLERANCE = 1e-3  # share of pixels; float32 rounding decides ties differently
-# None of them is the traced size: odd, indivisible by 4, portrait.
+LABELS_TOLERANCE = 1e-3  # share of pixels; float32 rounding may break ties differently
+# Odd, not divisible by 4, portrait; none of them is the traced size.
 PROBE_SIZES: tuple[Size, ...] = ((97, 161), (150, 262), (190, 101))
 PROBE_BATCHES = (1, 2)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One run of both.
+    """The errors of one run of both, PyTorch and ONNX Runtime.
 
     Attributes:
-        batch: Images.
+        batch: Number of images.
         height: Input height.
         width: Input width.
         error: Relative L2 error of the logits; for labels, the share of pixels that differ.
-        offset_error: Largest relative L2 error of an offset field; None if they are not exported.
+        offset_error: Largest relative L2 error of an offset field; None if none is exported.
     """
 
     batch: int
@@ -44,25 +47,27 @@ class Comparison:
     offset_error: float | None = None
 
 
-def compare_with_model(path: Path, model: AlignSeg) -> list[Comparison]:
-    """Runs the file at `path` in ONNX Runtime on the CPU, against `model`.
+def compare_with_pytorch(path: Path, model: AlignSeg) -> list[Comparison]:
+    """Compare the file at `path`, run in ONNX Runtime on the CPU, with the PyTorch `model`.
 
-    Plugin nodes run as what `plugin_nodes` writes for them: that shows which values they are given
-    and what becomes of their results, and nothing of the plugins.
+    Plugin nodes run as the standard nodes that `plugin_nodes` writes for them. This checks what
+    goes into the plugins and what happens to their results, but not the plugins themselves.
 
-    A model of any size runs at three sizes it was not traced at, with one and two images; a model
-    of fixed size runs three times.
+    A model that takes any size runs at three sizes other than the traced one, with one and two
+    images; a model of fixed size runs three times.
 
     Raises:
         ModelFileError: ONNX Runtime cannot load the file.
         ParityError: Shapes differ, or an error is above the tolerance.
     """
-    # Of the package onnx_ir, which machines that only run the tests for GPUs need not have.
-    from alignseg_infer.export.graph.plugin_nodes import runnable  # noqa: PLC0415
+    # Needs the package onnx_ir, which machines that only run the GPU tests may not have.
+    from alignseg_infer.export.graph.plugin_nodes import runnable_onnx  # noqa: PLC0415
 
-    with runnable(path) as file:
+    with runnable_onnx(path) as file:
         backend = OnnxRuntimeBackend(file)
-    rows = [_compare(backend, model, batch, size, seed) for seed, (batch, size) in _cases(backend)]
+    rows = [
+        _compare(backend, model, batch, size, seed) for seed, (batch, size) in _list_cases(backend)
+    ]
     output = OutputKind.LOGITS if backend.spec.export is None else backend.spec.export.output
     tolerance = LOGITS_TOLERANCE if output is OutputKind.LOGITS else LABELS_TOLERANCE
     for row in rows:
@@ -82,7 +87,7 @@ def _require_close(row: Comparison, what: str, error: float, tolerance: float) -
 
 
 def format_comparisons(rows: Sequence[Comparison], output: OutputKind) -> str:
-    """The rows as a small table for people."""
+    """Format the rows as a small text table."""
     title = "relative L2 error" if output is OutputKind.LOGITS else "share of labels that differ"
     lines = [f"  {'input':>16}  {title}"]
     for row in rows:
@@ -92,7 +97,7 @@ def format_comparisons(rows: Sequence[Comparison], output: OutputKind) -> str:
     return "\n".join(lines)
 
 
-def _cases(backend: OnnxRuntimeBackend) -> Iterator[tuple[int, tuple[int, Size]]]:
+def _list_cases(backend: OnnxRuntimeBackend) -> Iterator[tuple[int, tuple[int, Size]]]:
     export = backend.spec.export
     assert export is not None
     sizes = [export.size] * len(PROBE_SIZES) if export.size else list(PROBE_SIZES)
@@ -108,37 +113,37 @@ def _compare(
     exported = backend.infer(tensor)
     with torch.inference_mode():
         outputs, offsets = model.forward_with_offsets(torch.from_numpy(tensor))
-        expected = outputs.logits.numpy()
+        expected = outputs.logits.numpy()  # (N, K, H/4, W/4)
         if exported.ndim == 3:
-            labels = upsample(outputs.logits, size).argmax(1).numpy()
+            labels = upsample(outputs.logits, size).argmax(1).numpy()  # (N, H, W)
             expected = labels.astype(label_dtype(model.spec.num_classes))
-    error = _difference(exported, expected)
+    error = _measure_difference(exported, expected)
     if not backend.has_offsets:
         return Comparison(batch, *size, error)
     seen = backend.offsets(tensor)
-    errors = [_difference(seen[field], offset.numpy()) for field, offset in offsets.items()]
-    return Comparison(batch, *size, error, float(np.max(errors)))  # NaN if any is
+    errors = [_measure_difference(seen[field], offset.numpy()) for field, offset in offsets.items()]
+    return Comparison(batch, *size, error, float(np.max(errors)))  # NaN if any error is
 
 
-def _difference(seen: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
+def _measure_difference(seen: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
     if seen.shape != expected.shape or seen.dtype != expected.dtype:
         raise ParityError(
             f"the exported model returns {seen.dtype} {seen.shape}",
             f"{expected.dtype} {expected.shape}",
             "report this with the command you typed; nothing was written",
         )
-    if seen.ndim == 3:
+    if seen.ndim == 3:  # labels
         return float(np.mean(seen != expected))
     reference = np.asarray(expected, np.float64)
     error = float(np.linalg.norm(np.asarray(seen, np.float64) - reference))
     length = float(np.linalg.norm(reference))
-    if length == 0:  # as offsets are where training began with 0
+    if length == 0:  # as with offsets that training has left at their initial 0
         return 0.0 if error == 0 else float("inf")
     return error / length
 
 
 def probe_image(size: Size, seed: int) -> Image:
-    """A colourful image of smooth blobs and some noise: (H, W, 3) uint8, BGR."""
+    """Draw a colourful image of smooth blobs and some noise: (H, W, 3) uint8, BGR."""
     draw = np.random.default_rng(seed)
     blobs = draw.uniform(0, 255, (6, 8, 3)).astype(np.float32)
     smooth = cv2.resize(blobs, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)

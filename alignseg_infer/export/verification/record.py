@@ -5,11 +5,12 @@ from pathlib import Path
 
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import VerificationError
-from alignseg_infer.evaluation.evaluate import Progress
 from alignseg_infer.export.verification.options import VerificationOptions
 from alignseg_infer.export.verification.verify import verify
 from alignseg_infer.files import written_atomically
-from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, Verification, read_facts, sidecar_path
+from alignseg_infer.progress import Progress
+from alignseg_infer.spec.verification import Verification
+from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, read_facts, sidecar_path
 
 
 def verify_and_record(

@@ -1,8 +1,9 @@
-"""Compares any model with the float32 one it came from, on images, in terms of labels.
+"""Decides whether a model labels images well enough like the float32 ONNX file it came from.
 
-The same check for ONNX files and TensorRT engines: at every corner of an engine's profile, and at
-every batch size up to four, since there were engines that were wrong for batches only
-(NVIDIA/TensorRT#4853). The reference runs one image at a time.
+This module sets the thresholds and passes or refuses; `agreement` does the counting. ONNX files and
+TensorRT engines get the same check. It covers every corner of an engine's profile and every batch
+size up to four, since some engines were wrong for batches only (NVIDIA/TensorRT#4853). The
+reference runs one image at a time.
 """
 
 import dataclasses
@@ -11,7 +12,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignseg_infer.backends import Backend, open_backend
+from alignseg_infer.arrays import Image, InputShape, Size
+from alignseg_infer.backend import Backend
+from alignseg_infer.backends import open_backend
 from alignseg_infer.backends.onnx_domains import needs_plugins
 from alignseg_infer.cuda.opening import current_gpu
 from alignseg_infer.datasets.labelled import LabelledImages
@@ -24,26 +27,21 @@ from alignseg_infer.errors import (
     SizeError,
     VerificationError,
 )
-from alignseg_infer.evaluation.evaluate import Progress, evaluate
-from alignseg_infer.export.verification.agreement import compare, format_rows
+from alignseg_infer.evaluation.evaluate import evaluate
+from alignseg_infer.export.verification.agreement import compare_labels, format_rows
 from alignseg_infer.files import sha256_of
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size, SizePolicy, require_input_size
+from alignseg_infer.pixels.preprocess import SizePolicy, require_input_size
 from alignseg_infer.predictor import Predictor
+from alignseg_infer.progress import Progress
 from alignseg_infer.spec.model import ModelSpec, Precision
-from alignseg_infer.trt.engine_file import (
-    ENGINE_SUFFIXES,
-    InputShape,
-    Profile,
-    Verification,
-    read_facts,
-)
+from alignseg_infer.spec.verification import Verification
+from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, Profile, read_facts
 
 logger = logging.getLogger(__name__)
 
 REQUIRED_AGREEMENT = {Precision.FP32: 0.999, Precision.FP16: 0.995, Precision.INT8: 0.98}
-WORST_IMAGE_FACTOR = 2  # so many times the allowed disagreement in a single image
-ALLOWED_MIOU_DROP = 0.5  # percent points
+WORST_IMAGE_FACTOR = 2  # a single image may disagree this many times as much
+ALLOWED_MIOU_DROP = 0.5  # percentage points
 LARGEST_BATCH = 4
 DRAWN_STREETS = 6
 DRAWN_SIZE = (256, 512)
@@ -61,30 +59,30 @@ def verify(
     against_sha256: str | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Checks that `model` labels images as `against` does.
+    """Check that `model` labels images as `against` does.
 
-    Float16 and int8 ONNX models on the CPU are rounded as hardware would, see `half_rounding`.
+    Float16 and int8 ONNX models on the CPU round as a GPU would; see `half_rounding`.
 
     Args:
         model: An ``.onnx`` file or an engine.
-        against: The float32 ``.onnx`` it came from; runs in ONNX Runtime on the CPU.
+        against: The float32 ``.onnx`` it came from; it runs in ONNX Runtime on the CPU.
         images: BGR images (H, W, 3) uint8; they are resized to each size. None for streets drawn
             by `alignseg_infer.demo.streets`.
-        device: Where `model` runs; None for what its kind implies.
-        sizes: Input sizes (height, width) for an ONNX model that takes any; by default that of
-            the first image, scaled to 1024 pixels at most. Engines are run at the corners of their
-            profile.
+        device: Where `model` runs; None for the default of its kind.
+        sizes: Input sizes (height, width) for an ONNX model that takes any size. The default is
+            the size of the first image, scaled to at most 1024 pixels. Engines run at the corners
+            of their profile.
         data: Labelled images, to compare mean IoU too.
         against_sha256: Of the file `against`, if it is known already.
         progress: Called with the number of images compared and their total.
 
     Returns:
-        What was compared; all of it met the thresholds.
+        What was compared, all of which met the thresholds.
 
     Raises:
         VerificationError: Labels differ in too many pixels, or mean IoU drops too far.
-        ModelError: The two have not the same classes or prepare images differently.
-        OptionError: There is no image.
+        ModelError: The two have different classes or prepare images differently.
+        OptionError: `images` is empty.
     """
     path, reference = model_path(model), model_path(against)
     if images is not None and not len(images):
@@ -93,7 +91,7 @@ def verify(
     seen = open_for_verification(path, device)
     _require_same_task(seen, expected)
     shapes = _shapes(path, seen, expected, images, sizes)
-    rows = compare(
+    rows = compare_labels(
         seen, expected, drawn_streets(shapes) if images is None else images, shapes, progress
     )
     found = Verification(
@@ -116,7 +114,7 @@ def verify_where_possible(
     *,
     against_sha256: str | None = None,
 ) -> Verification | None:
-    """`verify`, where there is a GPU that runs the engine; else None, and the log says so.
+    """Run `verify` if this machine can run the engine; else log why not and return None.
 
     Raises:
         VerificationError, ModelError, OptionError: As `verify` does.
@@ -127,8 +125,8 @@ def verify_where_possible(
     if reason is None:
         return verify(engine, against, images, against_sha256=against_sha256, progress=progress)
     logger.warning(
-        "built, not verified (%s); where it is to run: alignseg verify %s --against %s "
-        "--images FOLDER",
+        "built, not verified (%s); on the machine that will run it: "
+        "alignseg verify %s --against %s --images FOLDER",
         reason,
         engine.name,
         against.name,
@@ -137,7 +135,7 @@ def verify_where_possible(
 
 
 def _why_not_here(built_for: Sequence[str]) -> str | None:
-    """Why an engine for these compute capabilities (none: all) cannot run here, if so."""
+    """Say why an engine for these compute capabilities (empty: any) cannot run here, if so."""
     try:
         gpu = current_gpu()
     except MissingDependencyError as error:
@@ -150,34 +148,34 @@ def _why_not_here(built_for: Sequence[str]) -> str | None:
 
 
 def _opened(path: Path, device: str | None = None) -> Backend:
-    """Loads a model; its plugin nodes, which ONNX Runtime has not, written out."""
+    """Load a model; expand its plugin nodes, which ONNX Runtime does not have."""
     if path.suffix.lower() != ".onnx" or not needs_plugins(path):
         return open_backend(path, device=device)
-    from alignseg_infer.export.graph.plugin_nodes import runnable
+    from alignseg_infer.export.graph.plugin_nodes import runnable_onnx
 
-    with runnable(path) as file:
+    with runnable_onnx(path) as file:
         backend = open_backend(file, device=device)
     backend.name += ", plugin nodes written out"
     return backend
 
 
 def open_for_verification(path: Path, device: str | None = None) -> Backend:
-    """Loads a model as it should be verified: float16 on the CPU rounds like hardware."""
+    """Load a model for verification: on the CPU, float16 rounds as on a GPU."""
     backend = _opened(path, device)
     on_cpu = "CPU" in backend.name
     if not on_cpu or path.suffix.lower() != ".onnx" or precision_of(backend) is Precision.FP32:
         return backend
-    # Of the extra `export`, which verifying engines does not need.
+    # From the extra `export`, which is not needed to verify engines.
     import onnx_ir
 
     from alignseg_infer.export.graph.onnx_file import save_onnx
-    from alignseg_infer.export.graph.plugin_nodes import expanded
+    from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes
     from alignseg_infer.export.half_precision import require_exact_coordinates
     from alignseg_infer.export.verification.half_rounding import round_like_hardware
 
     graph = onnx_ir.load(path)
     require_exact_coordinates(graph)
-    graph = expanded(graph)
+    graph = expand_plugin_nodes(graph)
     round_like_hardware(graph)
     with tempfile.TemporaryDirectory() as folder:
         rounding = Path(folder) / path.name
@@ -188,34 +186,34 @@ def open_for_verification(path: Path, device: str | None = None) -> Backend:
 
 
 def counted(number: int, what: str) -> str:
-    """``1 image``, ``2 images``."""
+    """Write a number with its noun: ``1 image``, ``2 images``."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def precision_of(backend: Backend) -> Precision:
-    """What the model computes in."""
+    """Return the precision that the model computes in."""
     return backend.spec.export.precision if backend.spec.export else Precision.FP32
 
 
 def drawn_streets(shapes: Sequence[InputShape]) -> list[Image]:
-    """Streets of the largest of the sizes, none of which the demo model was trained on."""
+    """Draw streets at the largest of the sizes; the demo model was trained on none of them."""
     size = max((min(shape.height, 4096), min(shape.width, 4096)) for shape in shapes)
     return [Street(FIRST_HELD_OUT + seed).scene(size=size).image for seed in range(DRAWN_STREETS)]
 
 
 def require_agreement(model: Path, found: Verification) -> None:
-    """Raises VerificationError if a row of `found` is below the threshold."""
+    """Raise VerificationError if a row of `found` is below the threshold."""
     worst = 1 - WORST_IMAGE_FACTOR * (1 - found.required_agreement)
     if not all(
         row.agreement >= found.required_agreement and row.worst_agreement >= worst
         for row in found.rows
     ):
         raise VerificationError(
-            f"{model.name} does not label pixels as {found.reference} does "
+            f"{model.name} labels too many pixels differently from {found.reference} "
             f"({found.backend}, {found.images}):\n{format_rows(found.rows)}",
             f"at least {found.required_agreement:.1%} alike in each row, {worst:.1%} in each image",
-            "pictures of what the model is for, if these are none; for int8, more calibration "
-            "images, int8_budget=0.5 or precision='fp16'; for engines, another TensorRT or "
+            "verify with images of the kind the model is for; for int8, more calibration images, "
+            "int8_budget=0.5 or precision='fp16'; for engines, another TensorRT or "
             "sampler='gather'",
         )
 
@@ -223,7 +221,7 @@ def require_agreement(model: Path, found: Verification) -> None:
 def _with_miou(
     path: Path, found: Verification, seen: Backend, expected: Backend, data: LabelledImages
 ) -> Verification:
-    """Adds by how much mean IoU drops."""
+    """Add the drop of mean IoU to `found`."""
     size = _size_for_data(path, seen)
     predictors = {"reference": Predictor(expected, size=size), "model": Predictor(seen, size=size)}
     scores = evaluate(predictors, data).models
@@ -232,14 +230,14 @@ def _with_miou(
     if not drop <= ALLOWED_MIOU_DROP:
         raise VerificationError(
             f"mean IoU on {data.name} drops from {before:.2%} to {after:.2%} with {path.name}",
-            f"a drop of at most {ALLOWED_MIOU_DROP} percent points",
+            f"a drop of at most {ALLOWED_MIOU_DROP} percentage points",
             "more calibration images, int8_budget=0.5, or precision='fp16'",
         )
     return dataclasses.replace(found, miou_drop=drop)
 
 
 def _size_for_data(path: Path, seen: Backend) -> Size | None:
-    """The input size to score at: that of the engine or the fixed-size model, else the image's."""
+    """Return the size to score at: the engine's best or model's fixed; None for the images'."""
     if path.suffix.lower() in ENGINE_SUFFIXES:
         best = read_facts(path).profile.optimum
         return best.height, best.width
@@ -253,7 +251,7 @@ def _shapes(
     images: Sequence[Image] | None,
     sizes: Sequence[Size],
 ) -> list[InputShape]:
-    """What to compare at.
+    """Return the input shapes to compare at.
 
     Raises:
         SizeError: A model does not take a size.
@@ -264,7 +262,7 @@ def _shapes(
     if path.suffix.lower() in ENGINE_SUFFIXES:
         if sizes:
             raise OptionError(
-                f"size= was given for {path.name}, which is run at the corners of its profile",
+                f"size= was given for {path.name}, which runs at the corners of its profile",
                 "no size for an engine",
                 "leave size= out",
             )
@@ -278,10 +276,10 @@ def _shapes(
         require_input_size(size)
         if any(taken not in (None, size) for taken in fixed):
             raise SizeError(
-                f"input size {size[0]}x{size[1]}, but model and reference take "
+                f"input size {size[0]}x{size[1]}, but model and reference accept "
                 f"{' and '.join(_size_text(taken) for taken in fixed)}",
-                "a size that both take",
-                "leave size= out, or give a reference of any size",
+                "a size that both accept",
+                "leave size= out, or give a reference that accepts any size",
             )
     return shapes
 
@@ -297,7 +295,7 @@ def _origin(spec: ModelSpec) -> str:
 
 
 def _default_size(images: Sequence[Image] | None) -> Size:
-    """That of the first image, its longest side at most `LONGEST_SIDE`; batches cost memory."""
+    """Return the first image's size, scaled to at most `LONGEST_SIDE`: batches cost memory."""
     if images is None:
         return DRAWN_SIZE
     height, width, _ = images[0].shape
@@ -306,7 +304,7 @@ def _default_size(images: Sequence[Image] | None) -> Size:
 
 
 def profile_shapes(profile: Profile) -> list[InputShape]:
-    """The sizes of a profile, each at its smallest, best and largest batch and those up to 4."""
+    """Return each size of a profile at its smallest, best and largest batch and all up to 4."""
     corners = (profile.minimum, profile.optimum, profile.maximum)
     sizes = dict.fromkeys((corner.height, corner.width) for corner in corners)
     least, most = profile.minimum.batch, profile.maximum.batch
@@ -316,13 +314,13 @@ def profile_shapes(profile: Profile) -> list[InputShape]:
 
 
 def _require_same_task(seen: Backend, expected: Backend) -> None:
-    """That the reference is the float32 model which the other was made from."""
+    """Raise ModelError unless the reference is the float32 model that the other came from."""
     one, other = seen.spec, expected.spec
     if precision_of(expected) is not Precision.FP32:
         raise ModelError(
-            f"the reference is {precision_of(expected)} itself",
+            f"the reference is {precision_of(expected)}",
             "the float32 model",
-            "against= the float32 .onnx that it was made from",
+            "against= the float32 .onnx that the model was made from",
         )
     digests = {spec.source.sha256 if spec.source else None for spec in (one, other)}
     if one.network != other.network or len(digests) > 1:

@@ -1,1 +1,1 @@
-"""How an engine is built from an ONNX file."""
+"""Building an engine from an ONNX file."""

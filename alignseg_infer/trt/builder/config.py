@@ -1,4 +1,4 @@
-"""TensorRT's objects for a build, configured as asked."""
+"""TensorRT's objects for a build, and their configuration."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -10,22 +10,22 @@ from alignseg_infer.trt.builder.options import (
     HardwareCompatibility,
     shape_tuple,
 )
-from alignseg_infer.trt.builder.progress import Messages, logger_into
 from alignseg_infer.trt.engine_file import Profile
 from alignseg_infer.trt.flavours import (
     TensorRT,
     compute_capability,
     typed_network,
 )
+from alignseg_infer.trt.log import Messages, new_logger
 
 
 @dataclass(frozen=True)
 class Session:
-    """TensorRT's objects for one build; they must live as long as it lasts.
+    """TensorRT's objects for one build. Keep them until the build has ended.
 
     Attributes:
-        tensorrt: The flavour.
-        messages: What it logs.
+        tensorrt: The TensorRT that builds.
+        messages: The messages that it logs.
         builder: Its ``Builder``.
         network: An ``INetworkDefinition``, which the parser fills.
     """
@@ -37,20 +37,20 @@ class Session:
 
     @classmethod
     def of(cls, tensorrt: TensorRT) -> Self:
-        """A builder and an empty network."""
+        """Create a builder and an empty network."""
         messages = Messages()
-        builder = tensorrt.module.Builder(logger_into(tensorrt.module, messages))
+        builder = tensorrt.module.Builder(new_logger(tensorrt.module, messages))
         return cls(tensorrt, messages, builder, typed_network(tensorrt, builder))
 
 
-def configuration(session: Session, profile: Profile, options: BuildOptions) -> Any:
-    """TensorRT's ``IBuilderConfig`` for `options`, without a timing cache.
+def new_config(session: Session, profile: Profile, options: BuildOptions) -> Any:
+    """Create TensorRT's ``IBuilderConfig`` for `options`, without a timing cache.
 
-    A plugin to embed has the path that `engine_plugins.with_plugins` found.
+    If a plugin is to be embedded, `options` come from `plugins.load_plugins`, which finds its path.
 
     Raises:
-        OptionError: This version of TensorRT does not have what was asked for.
-        BuildError: TensorRT does not take the profile.
+        OptionError: This version of TensorRT does not support an option.
+        BuildError: TensorRT rejects the profile.
     """
     module, config = session.tensorrt.module, session.builder.create_builder_config()
     config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
@@ -76,8 +76,8 @@ def _set_targets(tensorrt: TensorRT, config: Any, options: BuildOptions) -> None
         if name not in levels:
             raise OptionError(
                 f"hardware_compatibility={options.hardware_compatibility.value!r}",
-                f"what TensorRT {tensorrt.version_text} knows: {', '.join(levels)}",
-                "a newer TensorRT, or leave hardware_compatibility= out",
+                f"a level that TensorRT {tensorrt.version_text} supports: {', '.join(levels)}",
+                "install a newer TensorRT, or leave hardware_compatibility= out",
             )
         config.hardware_compatibility_level = levels[name]
     targets = [compute_capability(tensorrt, text) for text in options.compute_capabilities]
@@ -93,8 +93,7 @@ def _add_profile(session: Session, config: Any, profile: Profile) -> None:
     described.set_shape(session.network.get_input(0).name, *shapes)
     if config.add_optimization_profile(described) < 0:
         raise BuildError(
-            f"TensorRT does not take the input shapes {shapes}: "
-            + "; ".join(session.messages.errors),
+            f"TensorRT rejects the input shapes {shapes}: " + "; ".join(session.messages.errors),
             "shapes that the graph takes",
             "another min_shape=, opt_shape= or max_shape=",
         )

@@ -1,4 +1,4 @@
-"""From an ONNX file of ours to a TensorRT engine, on either flavour of TensorRT."""
+"""Builds an engine from an ONNX file of this package, in either flavour of TensorRT."""
 
 import hashlib
 import logging
@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from alignseg_infer import __version__
+from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.cuda.opening import current_gpu
 from alignseg_infer.errors import BuildError, OptionError
 from alignseg_infer.files import written_atomically
 from alignseg_infer.spec.model import OutputKind, Upsampling
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
-from alignseg_infer.trt.builder.config import Session, configuration
+from alignseg_infer.spec.verification import Verification
+from alignseg_infer.trt.builder.config import Session, new_config
 from alignseg_infer.trt.builder.layer_report import describe_layers
 from alignseg_infer.trt.builder.layers import (
     Network,
@@ -25,18 +26,12 @@ from alignseg_infer.trt.builder.layers import (
     require_sampling,
 )
 from alignseg_infer.trt.builder.options import BuildOptions, profile_for
-from alignseg_infer.trt.builder.plugins import require_plugin_options, with_plugins
-from alignseg_infer.trt.builder.progress import PhaseProgress, Phases, monitor_of, run_stoppable
+from alignseg_infer.trt.builder.plugins import load_plugins, require_plugin_options
+from alignseg_infer.trt.builder.progress import PhaseProgress, Phases, new_monitor, run_stoppable
 from alignseg_infer.trt.builder.timing_cache import save_timing_cache, use_timing_cache
-from alignseg_infer.trt.engine_file import (
-    ENGINE_SUFFIXES,
-    EngineFacts,
-    Gpu,
-    Profile,
-    Verification,
-    sidecar_path,
-)
+from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, EngineFacts, Profile, sidecar_path
 from alignseg_infer.trt.flavours import Flavour, TensorRT, load_tensorrt
+from alignseg_infer.version import __version__
 
 Verify: TypeAlias = Callable[[Path], Verification | None]
 
@@ -50,10 +45,10 @@ class Engine:
     """An engine in memory.
 
     Attributes:
-        plan: What TensorRT serialised.
-        facts: What belongs beside it.
+        plan: The engine as TensorRT serialised it.
+        facts: The facts to write beside it.
         network: The parsed network it was built from.
-        seconds: TensorRT took to build it.
+        seconds: Time that TensorRT took to build it.
     """
 
     plan: bytes
@@ -71,24 +66,23 @@ def build_engine(
     progress: PhaseProgress | None = None,
     verify: Verify | None = None,
 ) -> Engine:
-    """Builds an engine and writes it with its facts, both or none.
+    """Build an engine and write it with its facts: both files or neither.
 
     Args:
-        onnx_path: A file this package exported.
+        onnx_path: A file that this package exported.
         engine_path: The plan file to write; its facts go to `sidecar_path` of it.
-        options: How it is built.
+        options: How to build it.
         facts: Those of `onnx_path`, if they were read already.
-        progress: Is told of TensorRT's phases.
+        progress: Called with each phase of TensorRT's build.
         verify: As in `save_engine`.
 
     Raises:
-        OptionError, SizeError: `engine_path` has another ending, or an option cannot be used.
-        ModelFileError: `onnx_path` is none of ours.
-        MissingDependencyError: TensorRT is not installed; or it is, but no CUDA from Python.
-        BuildError: TensorRT does not take the graph, or makes something else of it; or its
-            plugins are not there.
+        OptionError, SizeError: `engine_path` has a wrong ending, or an option cannot be used.
+        ModelFileError: This package did not export `onnx_path`.
+        MissingDependencyError: TensorRT, or a package to call CUDA through, is not installed.
+        BuildError: TensorRT rejects the graph or reads it differently, or its plugins are missing.
         OutputError: A file cannot be written.
-        KeyboardInterrupt: Ctrl-C; the build has stopped.
+        KeyboardInterrupt: The user pressed Ctrl-C; the build has stopped.
     """
     require_engine_name(engine_path)
     engine = engine_from_onnx(onnx_path, options, facts=facts, progress=progress)
@@ -96,11 +90,11 @@ def build_engine(
 
 
 def require_engine_name(path: Path) -> None:
-    """Raises OptionError unless `path` ends as engines do, so that no model is written over."""
+    """Raise OptionError unless `path` ends like an engine, so that no model is overwritten."""
     if path.suffix.lower() not in ENGINE_SUFFIXES:
         raise OptionError(
             f"{path} does not end in {', '.join(ENGINE_SUFFIXES)}",
-            "an ending by which loaders know what a file is",
+            "an ending that tells loaders that the file is an engine",
             f"destination={path.stem}.engine",
         )
 
@@ -112,32 +106,32 @@ def engine_from_onnx(
     facts: OnnxFacts | None = None,
     progress: PhaseProgress | None = None,
 ) -> Engine:
-    """Builds an engine in memory; `build_engine` says what it takes and raises."""
+    """Build an engine in memory. It raises the same errors as `build_engine`."""
     facts = facts or read_onnx_facts(path)
     _require_narrow_labels(facts)
     if facts.export.upsampling is Upsampling.MATRICES:
         logger.info(
-            "%s upsamples by matrices, as suits CPUs; for a GPU, export the checkpoint with "
+            "%s upsamples by matrices, which is best on CPUs; for a GPU, export the model with "
             "upsampling='resize'",
             path.name,
         )
     require_plugin_options(facts.export.sampler, options)
     profile = profile_for(facts.export, options.profile)
     session = Session.of(load_tensorrt(options.flavour))
-    # TensorRT builds on it; loaders compare it with theirs. TensorRT for RTX builds anywhere.
+    # TensorRT builds on this GPU, and loaders compare it with theirs. TensorRT for RTX needs none.
     gpu = current_gpu() if options.flavour is Flavour.TENSORRT else None
-    options = with_plugins(session.tensorrt, facts, options)
+    options = load_plugins(session.tensorrt, facts, options)
     _parse(session, path)
     network = read_network(session.tensorrt.module, session.network)
     require_sampling(network, facts)
     require_resizing(network, facts)
     require_precision(network, facts.export.precision)
     start = time.perf_counter()
-    plan = _plan(session, profile, options, progress)
+    plan = _build_plan(session, profile, options, progress)
     seconds = time.perf_counter() - start
     logger.info("built in %.1f s: %.1f MB", seconds, len(plan) / 1e6)
     logger.info("%s", describe_layers(network))
-    described = _facts(
+    described = _facts_of(
         facts,
         plan,
         profile=profile,
@@ -150,13 +144,14 @@ def engine_from_onnx(
 
 
 def save_engine(engine: Engine, path: Path, *, verify: Verify | None = None) -> EngineFacts:
-    """Writes plan and facts, both or none, and returns the facts.
+    """Write plan and facts, both files or neither, and return the facts.
 
     Args:
-        engine: What to write.
+        engine: The engine to write.
         path: The plan file.
-        verify: Is called with a path where both are, in the same folder, before they get their
-            names. What it returns goes into the facts; if it raises, nothing is written.
+        verify: Called with the path of a temporary plan file, which has its facts beside it, before
+            the files get their final names. Its result goes into the facts. If it raises, nothing
+            is written.
 
     Raises:
         OutputError: A file cannot be written.
@@ -176,8 +171,8 @@ def _require_narrow_labels(facts: OnnxFacts) -> None:
     classes = facts.spec.network.num_classes
     if facts.export.output is OutputKind.LABELS and classes > MAX_LABELS:
         raise BuildError(
-            f"the graph returns labels of {classes} classes as uint16, which TensorRT "
-            "does not support",
+            f"the graph returns labels of {classes} classes as uint16, which TensorRT does not "
+            "support",
             f"logits, or labels of at most {MAX_LABELS} classes",
             "export the checkpoint again with output='logits'",
         )
@@ -185,20 +180,20 @@ def _require_narrow_labels(facts: OnnxFacts) -> None:
 
 def _parse(session: Session, path: Path) -> None:
     parser = session.tensorrt.module.OnnxParser(session.network, session.builder.logger)
-    # From the file, not from bytes: the weights of large models are in a second file beside it.
+    # Parse the file, not bytes: the weights of large models are in a second file beside it.
     if parser.parse_from_file(str(path)):
         return
-    errors = [_described(parser.get_error(index)) for index in range(parser.num_errors)]
+    errors = [_describe_error(parser.get_error(index)) for index in range(parser.num_errors)]
     reasons = errors or session.messages.errors
     raise BuildError(
         f"{session.tensorrt.flavour} {session.tensorrt.version_text} cannot read {path}:\n    "
         + "\n    ".join(reasons or ["it gives no reason"]),
-        "an ONNX graph all of whose nodes it knows",
-        "another sampler=, or export the model again; report this if it is an export of ours",
+        "an ONNX graph in which TensorRT knows every node",
+        "export the model again, perhaps with another sampler=; if that does not help, report it",
     )
 
 
-def _described(error: Any) -> str:
+def _describe_error(error: Any) -> str:
     first_line = str(error.desc()).strip().partition("\n")
     more = first_line[2].strip().partition("\n")[0]
     message = f"{first_line[0]}; {more}" if more else first_line[0]
@@ -207,14 +202,14 @@ def _described(error: Any) -> str:
     return f"node {error.node()}, {error.node_operator()} {error.node_name()!r}: {message}"
 
 
-def _plan(
+def _build_plan(
     session: Session, profile: Profile, options: BuildOptions, progress: PhaseProgress | None
 ) -> bytes:
-    config = configuration(session, profile, options)
+    config = new_config(session, profile, options)
     if options.timing_cache is not None:
         use_timing_cache(config, options.timing_cache, session.messages)
     phases = Phases(progress)
-    monitor = monitor_of(session.tensorrt.module, phases)
+    monitor = new_monitor(session.tensorrt.module, phases)
     config.progress_monitor = monitor
     plan = run_stoppable(
         lambda: session.builder.build_serialized_network(session.network, config), phases.stop
@@ -225,15 +220,15 @@ def _plan(
         raise BuildError(
             f"{session.tensorrt.flavour} {session.tensorrt.version_text} cannot build the engine: "
             + "\n    ".join(session.messages.errors or ["it gives no reason"]),
-            "a graph and options it can build",
-            "another workspace=, compute_capabilities= or input shape, or sampler='gather'",
+            "a graph and options that TensorRT can build",
+            "try other options (workspace=, compute_capabilities=, shapes), or sampler='gather'",
         )
     if options.timing_cache is not None:
         save_timing_cache(config, options.timing_cache)
     return bytes(plan)
 
 
-def _facts(
+def _facts_of(
     source: OnnxFacts,
     plan: bytes,
     *,

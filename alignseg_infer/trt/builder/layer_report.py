@@ -1,18 +1,18 @@
-"""Says which layers of a network compute in which type, and why some are FP32."""
+"""A report on the types that the layers of a network compute in, and why some are FP32."""
 
 from collections import Counter
 
 from alignseg_infer.trt.builder.layers import FLOAT, HALF, INT8, Layer, Network
 
-SAMPLERS = "by design, where features are sampled: many small layers that compute coordinates"
+SAMPLERS = "sampling of features, FP32 by design: many small layers that compute coordinates"
 ENDS = "image and result, which stay FP32"
 SHOWN_KINDS = 3
 
 
 def describe_layers(network: Network) -> str:
-    """Lines for people: convolutions per type, shares of all layers, and reasons for FP32.
+    """Describe a network in a few lines: convolutions per type, shares, and reasons for FP32.
 
-    Left out are constants, and arithmetic with shapes and indices.
+    The report leaves out constants, and arithmetic with shapes and indices.
     """
     working = working_layers(network)
     counts = Counter(layer.data_type for layer in working)
@@ -34,7 +34,7 @@ def describe_layers(network: Network) -> str:
 
 
 def working_layers(network: Network) -> list[Layer]:
-    """Layers that compute with values of the image, in floating point or INT8."""
+    """Return the layers that compute with values of the image, in floating point or INT8."""
     known = set(network.inputs)
     working = []
     for layer in network.layers:
@@ -47,16 +47,16 @@ def working_layers(network: Network) -> list[Layer]:
 
 
 def float_reasons(network: Network) -> dict[str, int]:
-    """Why layers of a graph of lower precision are FP32: reason and count, most first.
+    """Return why layers are FP32 in a graph of lower precision: reasons and counts, most first.
 
-    FP32 layers that feed each other belong together; a reason is found for all of them at once.
+    FP32 layers that feed each other form a group, and the whole group has one reason.
     """
     counts: Counter[str] = Counter()
     unexplained: Counter[str] = Counter()
-    for group in _connected(
+    for group in _group_connected(
         [layer for layer in working_layers(network) if layer.data_type == FLOAT]
     ):
-        if reason := _reason(group, network):
+        if reason := _find_reason(group, network):
             counts[reason] += len(group)
         else:
             unexplained.update(layer.kind for layer in group)
@@ -66,7 +66,7 @@ def float_reasons(network: Network) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def _reason(group: list[Layer], network: Network) -> str | None:
+def _find_reason(group: list[Layer], network: Network) -> str | None:
     if any(layer.kind == "GRID_SAMPLE" or layer.operation == "FLOOR" for layer in group):
         return SAMPLERS
     ends = {*network.inputs, *network.outputs}
@@ -75,8 +75,8 @@ def _reason(group: list[Layer], network: Network) -> str | None:
     return None
 
 
-def _connected(layers: list[Layer]) -> list[list[Layer]]:
-    """Groups of layers that read what others of the group make."""
+def _group_connected(layers: list[Layer]) -> list[list[Layer]]:
+    """Group layers that read each other's outputs."""
     group_of: dict[str, list[Layer]] = {}
     for layer in layers:
         group = [layer]

@@ -1,6 +1,6 @@
-"""Reads a parsed TensorRT network back: whether it is what the ONNX graph says, and its types.
+"""Reads a parsed TensorRT network back, and compares it and its types with the ONNX graph.
 
-Types are those of the parsed, strongly typed network, which TensorRT keeps when it builds.
+The types are those of the parsed network. It is strongly typed, so TensorRT keeps them in a build.
 """
 
 from collections import Counter
@@ -15,11 +15,11 @@ from alignseg_infer.trt.engine_file import LayerCount
 
 PLUGIN_LAYER = "PLUGIN_V3"
 HALF, FLOAT, INT8 = "HALF", "FLOAT", "INT8"
-LABELS = "INT32"  # what plugins return that are no features
+LABELS = "INT32"  # the type in which plugins return labels
 _SHOWN = {HALF: "FP16", FLOAT: "FP32", INT8: "INT8"}
-# What ONNX's mode=bilinear, padding_mode=zeros, align_corners=0 are in TensorRT.
+# TensorRT's names for ONNX's mode=bilinear, padding_mode=zeros, align_corners=0.
 SAMPLING = ("LINEAR", "FILL", False)
-# What ONNX's mode=linear, coordinate_transformation_mode=align_corners are in TensorRT.
+# TensorRT's names for ONNX's mode=linear, coordinate_transformation_mode=align_corners.
 RESIZING = ("LINEAR", "ALIGN_CORNERS")
 _ALLOWED = {
     Precision.FP32: {FLOAT},
@@ -33,16 +33,17 @@ class Layer:
     """A layer of a parsed network.
 
     Attributes:
-        name: Mostly that of the ONNX node.
+        name: Its name, usually that of the ONNX node.
         kind: TensorRT's layer type, e.g. ``CONVOLUTION``.
-        data_type: Of its first output, e.g. ``HALF``; ``INT8`` for a convolution of dequantised
-            values with dequantised weights.
+        data_type: The type of its first output, e.g. ``HALF``; ``INT8`` for a convolution of
+            dequantised values with dequantised weights.
         inputs: Names of the tensors it reads.
-        outputs: Names of the tensors it makes.
-        operation: Of a unary layer, e.g. ``FLOOR``.
-        sampling: Of a grid-sample layer: interpolation, what lies outside, corners aligned.
-        resizing: Of a resize layer: interpolation, where its coordinates lie.
-        plugin: Of a plugin layer: ``name/version``.
+        outputs: Names of the tensors it writes.
+        operation: What a unary layer computes, e.g. ``FLOOR``.
+        sampling: Interpolation, value outside, and whether corners are aligned, for a grid-sample
+            layer.
+        resizing: Interpolation and coordinate transformation, for a resize layer.
+        plugin: The plugin of a plugin layer, as ``name/version``.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Network:
-    """A parsed network: its layers in their order, and names of its inputs and outputs."""
+    """A parsed network: its layers in order, and the names of its inputs and outputs."""
 
     layers: tuple[Layer, ...]
     inputs: tuple[str, ...]
@@ -66,7 +67,7 @@ class Network:
 
 
 def read_network(module: Any, network: Any) -> Network:
-    """What TensorRT's `network` consists of.
+    """Read the layers, inputs and outputs of TensorRT's `network`.
 
     Args:
         module: ``tensorrt`` or ``tensorrt_rtx``.
@@ -88,17 +89,17 @@ def _layer_from(module: Any, layer: Any, makers: dict[str, str]) -> Layer:
     inputs = tuple(tensor.name for tensor in tensors if tensor is not None)
     outputs = tuple(layer.get_output(index).name for index in range(layer.num_outputs))
     kind, data_type = layer.type.name, layer.get_output(0).dtype.name
-    if kind == "CONVOLUTION" and _dequantised(inputs, makers):
+    if kind == "CONVOLUTION" and _is_quantised(inputs, makers):
         data_type = INT8
-    own = _own_facts(module, layer, kind)
+    own = _read_own_facts(module, layer, kind)
     return Layer(
         name=layer.name, kind=kind, data_type=data_type, inputs=inputs, outputs=outputs, **own
     )
 
 
-def _own_facts(module: Any, layer: Any, kind: str) -> dict[str, Any]:
-    """What layers of this `kind` alone have, by the names of `Layer`."""
-    # The network gives every layer as an ILayer; its class decides which attributes it shows.
+def _read_own_facts(module: Any, layer: Any, kind: str) -> dict[str, Any]:
+    """Read the attributes that only layers of this `kind` have, by their names in `Layer`."""
+    # The network returns every layer as an ILayer; its class decides which attributes it has.
     if kind == "UNARY":
         layer.__class__ = module.IUnaryLayer
         return {"operation": layer.op.name}
@@ -116,25 +117,25 @@ def _own_facts(module: Any, layer: Any, kind: str) -> dict[str, Any]:
     return {}
 
 
-def _dequantised(inputs: Sequence[str], makers: dict[str, str]) -> bool:
-    """Whether values and weights come from DequantizeLinear: then TensorRT computes in INT8."""
+def _is_quantised(inputs: Sequence[str], makers: dict[str, str]) -> bool:
+    """Whether values and weights come from DequantizeLinear, so that TensorRT computes in INT8."""
     return len(inputs) >= 2 and all(makers.get(name) == "DEQUANTIZE" for name in inputs[:2])
 
 
 def count_layers(network: Network) -> tuple[LayerCount, ...]:
-    """How many layers there are of each kind and type, sorted."""
+    """Count the layers of each kind and type, sorted."""
     counts = Counter((layer.kind, layer.data_type) for layer in network.layers)
     return tuple(LayerCount(*key, count) for key, count in sorted(counts.items()))
 
 
 def require_sampling(network: Network, facts: OnnxFacts) -> None:
-    """Checks the samplers and plugins: those of the ONNX graph, each with its modes or type.
+    """Check that samplers and plugins are those of the ONNX graph, with the right modes and types.
 
-    TensorRT up to 11.1 reads GridSample of opset 20 as nearest neighbour without a word
+    TensorRT up to 11.1 silently reads GridSample of opset 20 as nearest neighbour
     (NVIDIA/TensorRT#4646).
 
     Raises:
-        BuildError: They are others.
+        BuildError: TensorRT made something else of them.
     """
     found = [layer for layer in network.layers if layer.sampling is not None]
     for layer in found:
@@ -143,13 +144,13 @@ def require_sampling(network: Network, facts: OnnxFacts) -> None:
             raise BuildError(
                 f"TensorRT's layer {layer.name!r} samples with {mode}, {outside}, "
                 f"align_corners={corners}",
-                "LINEAR, FILL (zeros outside), align_corners=False, which the network is made of",
+                "LINEAR, FILL (zeros outside), align_corners=False, as in the ONNX graph",
                 "export again with sampler='gather', which needs no such layer; and report this",
             )
     rounded = [layer for layer in network.layers if _is_inexact_coordinate(layer)]
     if rounded:
         raise BuildError(
-            f"TensorRT's layer {rounded[0].name!r}, where features are sampled, computes in "
+            f"TensorRT's layer {rounded[0].name!r} computes sampling coordinates in "
             f"{rounded[0].data_type}",
             "FLOAT: sampling coordinates in float16 are off by up to 1/16 pixel at width 513",
             "build it from the checkpoint again, with precision='fp16'",
@@ -159,24 +160,24 @@ def require_sampling(network: Network, facts: OnnxFacts) -> None:
         raise BuildError(
             f"TensorRT has {len(found)} grid-sample layers, the ONNX graph {facts.grid_samples} "
             f"GridSample nodes, and its sampler is {facts.export.sampler}",
-            "as many layers as nodes; none with the sampler gather, some with native",
+            "as many layers as nodes; layers only with the sampler native",
             "export the model again, and report this if it happens again",
         )
     _require_plugins(network, facts)
 
 
 def require_resizing(network: Network, facts: OnnxFacts) -> None:
-    """Checks the upsampling: a layer for each Resize node, linear, with corners aligned.
+    """Check that each Resize node became a layer, linear, with aligned corners.
 
     Raises:
-        BuildError: They are others.
+        BuildError: TensorRT made something else of them.
     """
     found = [layer for layer in network.layers if layer.resizing is not None]
     for layer in found:
         if layer.resizing != RESIZING:
             raise BuildError(
                 f"TensorRT's layer {layer.name!r} resizes with {', '.join(layer.resizing or ())}",
-                f"{' and '.join(RESIZING)}, which the network is made of",
+                f"{' and '.join(RESIZING)}, as in the ONNX graph",
                 "export again with upsampling='matrices' and output='logits', which needs no such "
                 "layer; and report this",
             )
@@ -189,13 +190,13 @@ def require_resizing(network: Network, facts: OnnxFacts) -> None:
 
 
 def _require_plugins(network: Network, facts: OnnxFacts) -> None:
-    """Checks that each plugin node became a layer of that plugin, in the graph's own type."""
+    """Check that each plugin node became a layer of that plugin, in the graph's own type."""
     layers = [layer for layer in network.layers if layer.kind.startswith("PLUGIN")]
     found = Counter(layer.plugin or layer.kind for layer in layers)
     if found != Counter(facts.plugins):
         raise BuildError(
-            f"TensorRT has the plugin layers {_listed(found)}, the ONNX graph "
-            f"{_listed(Counter(facts.plugins))}",
+            f"TensorRT has the plugin layers {_list_counts(found)}, the ONNX graph "
+            f"{_list_counts(Counter(facts.plugins))}",
             "a layer for each node, of the same plugin",
             "build the library of plugins again, and report this if it happens again",
         )
@@ -203,27 +204,30 @@ def _require_plugins(network: Network, facts: OnnxFacts) -> None:
         wanted = FLOAT if facts.export.precision is Precision.FP32 else HALF
         if layer.data_type not in (wanted, LABELS):
             raise BuildError(
-                f"the plugin layer {layer.name!r} returns {layer.data_type} in a graph said to be "
-                f"{facts.export.precision}",
+                f"the plugin layer {layer.name!r} returns {layer.data_type}, but the graph was "
+                f"exported as {facts.export.precision}",
                 f"{wanted}, or {LABELS} labels",
                 "export the model again, and report this if it happens again",
             )
 
 
-def _listed(counts: Counter[str]) -> str:
+def _list_counts(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "none"
 
 
 def _is_inexact_coordinate(layer: Layer) -> bool:
-    """Of the native sampler the grid sampling itself, of gather the floor of coordinates."""
+    """Whether a layer that handles sampling coordinates computes in less than FP32.
+
+    For the native sampler this is the grid sampling itself, for gather the floor of coordinates.
+    """
     return (layer.sampling is not None or layer.operation == "FLOOR") and layer.data_type != "FLOAT"
 
 
 def require_precision(network: Network, precision: Precision) -> None:
-    """Checks that every convolution computes in what was asked for.
+    """Check that every convolution computes in the precision of the graph.
 
     Raises:
-        BuildError: One does not, or an INT8 graph has no INT8 convolution.
+        BuildError: A convolution does not, or an INT8 graph has no INT8 convolution.
     """
     convolutions = [layer for layer in network.layers if layer.kind == "CONVOLUTION"]
     wrong = [layer for layer in convolutions if layer.data_type not in _ALLOWED[precision]]
@@ -231,13 +235,13 @@ def require_precision(network: Network, precision: Precision) -> None:
     if wrong or not convolutions or quantised != (precision is Precision.INT8):
         first = f", the first of them {wrong[0].name!r}" if wrong else ""
         raise BuildError(
-            f"of a graph said to be {precision}, TensorRT computes {_per_type(convolutions)} "
-            f"convolutions{first}",
+            f"the graph was exported as {precision}, but TensorRT computes "
+            f"{_count_per_type(convolutions)} convolutions{first}",
             f"all of them in {' or '.join(sorted(_SHOWN[kind] for kind in _ALLOWED[precision]))}",
             f"build it from the checkpoint again, with precision={precision.value!r}",
         )
 
 
-def _per_type(layers: Iterable[Layer]) -> str:
+def _count_per_type(layers: Iterable[Layer]) -> str:
     counts = Counter(_SHOWN.get(layer.data_type, layer.data_type) for layer in layers)
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or "0"

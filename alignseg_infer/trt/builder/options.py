@@ -1,15 +1,16 @@
-"""What an engine is asked to be, checked before TensorRT is loaded."""
+"""Options of a build, checked before TensorRT is loaded."""
 
 import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.choices import convert_choices
 from alignseg_infer.errors import OptionError
 from alignseg_infer.pixels.preprocess import require_input_size
 from alignseg_infer.spec.model import ExportSpec
-from alignseg_infer.trt.engine_file import InputShape, Profile
+from alignseg_infer.trt.engine_file import Profile
 from alignseg_infer.trt.flavours import Flavour, require_option_of
 
 MAX_OPTIMIZATION_LEVEL = 5
@@ -19,10 +20,10 @@ MAX_BATCH = 1024
 
 
 class HardwareCompatibility(StrEnum):
-    """On which other GPUs an engine runs; TensorRT's ``HardwareCompatibilityLevel``.
+    """The other GPUs that an engine runs on; TensorRT's ``HardwareCompatibilityLevel``.
 
-    ``ampere-plus``: on every one since Ampere, slower. ``same-compute-capability``: on those of
-    the same compute capability.
+    ``ampere-plus`` means every GPU since Ampere, but the engine is slower.
+    ``same-compute-capability`` means every GPU of the same compute capability.
     """
 
     NONE = "none"
@@ -32,23 +33,23 @@ class HardwareCompatibility(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """How an engine is built.
+    """How to build an engine.
 
     Attributes:
         flavour: Which TensorRT.
-        profile: Input shapes it takes; None if the graph takes one only.
+        profile: Input shapes it takes; None if the graph takes only one.
         workspace: MiB of GPU memory an algorithm may use; None for all there is.
         timing_cache: File of measurements that later builds use again; TensorRT only.
-        version_compatible: Whether later versions are to run it; TensorRT only.
-        hardware_compatibility: On which other GPUs it is to run; TensorRT only.
-        compute_capabilities: GPUs it is built for, e.g. ``("8.9", "12.0")``; TensorRT for RTX
-            only. Empty for its default: 8.0 and later.
-        optimization_level: 0 (built soonest) to 5 (searched longest); None for TensorRT's 3.
+        version_compatible: Whether later versions should run it too; TensorRT only.
+        hardware_compatibility: The other GPUs it should run on; TensorRT only.
+        compute_capabilities: GPUs to build for, e.g. ``("8.9", "12.0")``; TensorRT for RTX only.
+            Empty for its default, 8.0 and later.
+        optimization_level: 0 (fastest build) to 5 (longest search); None for TensorRT's default, 3.
         tf32: Whether float32 convolutions and products may round their inputs to 10 bits of
-            mantissa (TF32), as TensorRT does by default and this package does not.
-        plugin: Library of TensorRT plugins; None for `plugin_library`'s default.
-        embed_plugin: Whether it becomes part of the engine, which then needs no such file where it
-            runs. TensorRT does so for version-compatible engines.
+            mantissa (TF32), which is TensorRT's default but not ours.
+        plugin: Library of TensorRT plugins; None for the default of `find_plugin_library`.
+        embed_plugin: Whether to put the library into the engine, so that it needs no file of
+            plugins where it runs. TensorRT does this only for version-compatible engines.
 
     Raises:
         OptionError, SizeError: A value cannot be used.
@@ -89,8 +90,8 @@ class BuildOptions:
         if self.embed_plugin and not self.version_compatible:
             raise OptionError(
                 "embed_plugin=True without version_compatible=True",
-                "both: TensorRT puts libraries into version-compatible engines only (NvInfer.h, "
-                "setPluginsToSerialize)",
+                "both options: TensorRT puts libraries only into version-compatible engines "
+                "(NvInfer.h, setPluginsToSerialize)",
                 "embed_plugin=True with version_compatible=True, or neither",
             )
         level = self.optimization_level
@@ -147,42 +148,42 @@ def _described(profile: Profile) -> str:
 
 
 def profile_for(export: ExportSpec, asked: Profile | None) -> Profile:
-    """The input shapes of an engine for a graph.
+    """Return the input shapes of an engine for a graph.
 
     Args:
-        export: What the graph takes.
-        asked: What the user wants; None where the graph leaves no choice.
+        export: The export that made the graph, with the shapes it takes.
+        asked: The shapes that the user wants; None if the graph leaves no choice.
 
     Raises:
-        OptionError: Nothing was asked of a graph that takes several shapes, or what it does not
-            take.
+        OptionError: The graph does not take these shapes, or no shapes were given for a graph that
+            takes several.
     """
     if asked is None:
-        return _only_profile(export)
+        return _require_only_profile(export)
     for shape in (asked.minimum, asked.optimum, asked.maximum):
         wrong_size = export.size not in (None, (shape.height, shape.width))
         if wrong_size or export.batch not in (None, shape.batch):
             raise OptionError(
-                f"input shape {shape} for a graph of {_taken(export)}",
+                f"input shape {shape} for a graph of {_describe_shapes(export)}",
                 "shapes that the graph takes",
                 "another min_shape=, opt_shape= or max_shape=, or export the model for any size",
             )
     return asked
 
 
-def _only_profile(export: ExportSpec) -> Profile:
+def _require_only_profile(export: ExportSpec) -> Profile:
     if export.size is None or export.batch is None:
         height, width = export.size or (512, 1024)
         raise OptionError(
-            f"the graph takes {_taken(export)}, and no input shape was given",
-            "the shape an engine is to be fastest at, and perhaps the smallest and largest",
+            f"the graph takes {_describe_shapes(export)}, and no input shape was given",
+            "the shape at which the engine is fastest, and optionally the smallest and largest",
             f"opt_shape=({export.batch or 1}, {height}, {width})",
         )
     shape = InputShape(export.batch, *export.size)
     return Profile(shape, shape, shape)
 
 
-def _taken(export: ExportSpec) -> str:
+def _describe_shapes(export: ExportSpec) -> str:
     size = "any size" if export.size is None else f"size {export.size[0]}x{export.size[1]}"
     return f"{size} and " + ("any batch" if export.batch is None else f"batch {export.batch}")
 
@@ -193,6 +194,6 @@ def shape_text(shape: InputShape) -> str:
 
 
 def shape_tuple(shape: InputShape) -> tuple[int, int, int, int]:
-    """`shape` as the dimensions of the input tensor, (N, 3, H, W)."""
+    """Return `shape` as the dimensions of the input tensor, (N, 3, H, W)."""
     batch, height, width = dataclasses.astuple(shape)
     return batch, 3, height, width

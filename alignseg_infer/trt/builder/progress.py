@@ -1,7 +1,7 @@
-"""What TensorRT calls back into: its log, and its progress, by which a build can be stopped.
+"""Follows the progress of a build, and stops it on Ctrl-C.
 
-TensorRT calls these from C++, where a Python exception ends the process. So nothing here raises:
-what goes wrong is kept, and raised when the build has returned.
+TensorRT calls back from C++, where a Python exception would end the process. So the callbacks
+never raise: they keep an error until the build has returned.
 """
 
 import concurrent.futures
@@ -20,14 +20,14 @@ POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a build that is under way, or has just ended.
+    """A part of a build that is running, or has just ended.
 
     Attributes:
         name: TensorRT's name for it.
-        depth: How many phases it is inside of.
-        done: Steps done.
-        steps: Steps it has.
-        ended: Whether it has ended; it may do so before its last step.
+        depth: Number of phases around it.
+        done: Steps that are done.
+        steps: Steps in all.
+        ended: Whether it has ended, which can happen before its last step.
     """
 
     name: str
@@ -40,44 +40,15 @@ class Phase:
 PhaseProgress: TypeAlias = Callable[[Phase], None]
 
 
-class Messages:
-    """What TensorRT logged: `errors` and `warnings`, in their order."""
-
-    def __init__(self) -> None:
-        self.errors: list[str] = []
-        self.warnings: list[str] = []
-
-    def add(self, severity: str, message: str) -> None:
-        """Keeps an error or a warning, and passes all to our log, where nobody is alarmed."""
-        logger.debug("TensorRT %s: %s", severity.lower().replace("_", " "), message)
-        if severity in {"ERROR", "INTERNAL_ERROR"}:
-            self.errors.append(message)
-        elif severity == "WARNING":
-            self.warnings.append(message)
-
-
-def logger_into(module: Any, messages: Messages) -> Any:
-    """A TensorRT logger that writes into `messages`. Keep it as long as what was made with it."""
-
-    class Collecting(module.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            module.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            messages.add(severity.name, message)
-
-    return Collecting()
-
-
 class Phases:
     """Follows the phases of a build, and stops it. TensorRT may call from several threads.
 
     Args:
-        report: Is called with every change; None for nobody.
+        report: Called with every change; None if nobody listens.
 
     Attributes:
         stopped: Whether the build was told to stop.
-        error: What `report` raised, which stops the build too.
+        error: The error that `report` raised, which stops the build too.
     """
 
     def __init__(self, report: PhaseProgress | None = None) -> None:
@@ -88,24 +59,24 @@ class Phases:
         self.error: Exception | None = None
 
     def stop(self) -> None:
-        """Ends the build at its next step."""
+        """End the build at its next step."""
         self.stopped = True
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
-        """A phase begins."""
+        """Note that a phase begins."""
         with self._lock:
             outer = self._running.get(parent or "")
             self._change(Phase(name, outer.depth + 1 if outer else 0, 0, steps))
 
     def step(self, name: str, step: int) -> bool:
-        """Step `step`, from 0, is done. Returns whether to go on."""
+        """Note that step `step`, counted from 0, is done. Return whether to go on."""
         with self._lock:
             if phase := self._running.get(name):
                 self._change(Phase(name, phase.depth, step + 1, phase.steps))
         return not self.stopped
 
     def finish(self, name: str) -> None:
-        """A phase ends."""
+        """Note that a phase ends."""
         with self._lock:
             if phase := self._running.pop(name, None):
                 self._tell(Phase(name, phase.depth, phase.done, phase.steps, ended=True))
@@ -119,13 +90,13 @@ class Phases:
             return
         try:
             self._report(phase)
-        except Exception as error:  # it must not pass through C++
+        except Exception as error:  # an exception must not pass through C++
             self.error = error
             self.stop()
 
 
-def monitor_of(module: Any, phases: Phases) -> Any:
-    """A TensorRT progress monitor that tells `phases`. Keep it as long as the configuration."""
+def new_monitor(module: Any, phases: Phases) -> Any:
+    """Create a TensorRT progress monitor that reports to `phases`; it must outlive the config."""
 
     class Monitor(module.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -144,13 +115,13 @@ def monitor_of(module: Any, phases: Phases) -> Any:
 
 
 def run_stoppable(work: Callable[[], _T], stop: Callable[[], None]) -> _T:
-    """Runs `work` in a thread of its own; Ctrl-C calls `stop`, waits for the end, then raises.
+    """Run `work` in its own thread. On Ctrl-C, call `stop`, wait for the end, then raise.
 
     Python handles signals in the main thread, between two of its own instructions. If that thread
-    were inside TensorRT, Ctrl-C would be noticed there, and would raise in the middle of C++.
+    were inside TensorRT, a callback would notice Ctrl-C and raise in the middle of C++.
 
     Raises:
-        KeyboardInterrupt: `work` was interrupted, and has ended.
+        KeyboardInterrupt: The user pressed Ctrl-C, and `work` has ended.
     """
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         future = pool.submit(work)

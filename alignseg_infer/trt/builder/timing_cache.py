@@ -1,7 +1,7 @@
-"""TensorRT's timing cache as a file: measurements of a build that later builds need not repeat.
+"""TensorRT's timing cache in a file: measurements that later builds need not repeat.
 
-The file is what TensorRT's own tools read and write (``trtexec --timingCacheFile``). TensorRT
-only ("Timing Cache Migration" in the documentation of TensorRT for RTX says why).
+TensorRT's own tools read and write the same file (``trtexec --timingCacheFile``). TensorRT for RTX
+does not use it ("Timing Cache Migration" in its documentation says why).
 """
 
 from pathlib import Path
@@ -9,32 +9,33 @@ from typing import Any
 
 from alignseg_infer.errors import BuildError, OptionError
 from alignseg_infer.files import written_atomically
-from alignseg_infer.trt.builder.progress import Messages
+from alignseg_infer.trt.log import Messages
 
 
 def use_timing_cache(config: Any, path: Path, messages: Messages) -> None:
-    """Gives `config` the measurements in the file at `path`; none if there is no such file yet.
+    """Give `config` the measurements in the file at `path`, or none if it does not exist yet.
 
-    TensorRT takes a file it cannot read as an empty one and only warns, so its warnings count.
+    TensorRT treats a file that it cannot read as empty and only warns, so a warning counts as an
+    error here.
 
     Raises:
-        BuildError: They come from another version of TensorRT or another GPU, or are damaged.
-        OptionError: `path` cannot be read.
+        BuildError: The file comes from another version of TensorRT or another GPU, or is damaged.
+        OptionError: The file cannot be read.
     """
-    stored = _stored(path)
+    stored = _read_file(path)
     before = len(messages.warnings)
     cache = config.create_timing_cache(stored)
     taken = cache is not None and config.set_timing_cache(cache, ignore_mismatch=False)
     complaints = [text for text in messages.warnings[before:] if "timing cache" in text.lower()]
     if not taken or (stored and complaints):
         raise BuildError(
-            f"TensorRT does not take the timing cache {path}: {'; '.join(complaints)}",
+            f"TensorRT rejects the timing cache {path}: {'; '.join(complaints)}",
             "a file that the same version of TensorRT wrote on the same kind of GPU",
-            f"another file, or rm {path}",
+            f"use another file, or rm {path}",
         )
 
 
-def _stored(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     try:
         return path.read_bytes() if path.exists() else b""
     except OSError as error:
@@ -46,7 +47,7 @@ def _stored(path: Path) -> bytes:
 
 
 def save_timing_cache(config: Any, path: Path) -> None:
-    """Writes the measurements of the build with `config` to `path`.
+    """Write the measurements of the build with `config` to `path`.
 
     Raises:
         OutputError: The file cannot be written.

@@ -1,1 +1,1 @@
-"""How an engine is run."""
+"""Running an engine."""

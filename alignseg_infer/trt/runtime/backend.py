@@ -1,7 +1,7 @@
-"""TensorRT, classic and for RTX: runs the engines that export/to_trt.py builds.
+"""Runs the engines that export/to_trt.py builds, in TensorRT or TensorRT-RTX.
 
 Calls follow TensorRT's Python API reference (Runtime, ICudaEngine, IExecutionContext; 10.0 to 11.4)
-and that of TensorRT-RTX 1.7, whose bindings were at hand.
+and the bindings of TensorRT-RTX 1.7.
 """
 
 import contextlib
@@ -17,15 +17,15 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.backends import LabelledBatch, parse_device
+from alignseg_infer.arrays import Image, InputShape, Size
+from alignseg_infer.backend import LabelledBatch, parse_device
+from alignseg_infer.cuda.base import Cuda, CudaPackage
 from alignseg_infer.cuda.device_images import require_right_results
 from alignseg_infer.cuda.kernels import IMAGE_KERNELS, Kernels
-from alignseg_infer.cuda.opening import Cuda, CudaPackage, open_cuda
+from alignseg_infer.cuda.opening import open_cuda
 from alignseg_infer.errors import EngineError, ImageError, OptionError, SizeError
-from alignseg_infer.pixels.images import Image
-from alignseg_infer.pixels.preprocess import Size
 from alignseg_infer.spec.model import ModelSpec, OutputKind
-from alignseg_infer.trt.engine_file import EngineFacts, InputShape, LayerCount, Profile, read_facts
+from alignseg_infer.trt.engine_file import EngineFacts, LayerCount, Profile, read_facts
 from alignseg_infer.trt.flavours import TensorRT, load_tensorrt, new_runtime_cache
 from alignseg_infer.trt.log import new_log
 from alignseg_infer.trt.plugin_library import provide_plugins
@@ -35,11 +35,11 @@ from alignseg_infer.trt.runtime.checks import (
     require_unchanged_plan,
     require_version,
 )
-from alignseg_infer.trt.runtime.inspector import inspected_layers
+from alignseg_infer.trt.runtime.inspector import layers_from_json
 from alignseg_infer.trt.runtime.runner import CHANNELS, EngineRunner, LoadedEngine
 from alignseg_infer.trt.runtime.runner_pool import RunnerPool
 from alignseg_infer.trt.runtime.runtime_cache import cache_path, read_cache, write_cache
-from alignseg_infer.trt.runtime.tensors import engine_profile, engine_tensors, outputs_of
+from alignseg_infer.trt.runtime.tensors import list_tensors, outputs_of, read_profile
 
 DEFAULT_CONTEXTS = 4
 
@@ -49,24 +49,24 @@ class TensorRTBackend:
 
     Args:
         path: A plan file with its facts, ``<path>.json``, beside it.
-        device: ``cuda``, ``cuda:N``, or ``auto``, which is ``cuda`` too.
+        device: ``cuda``, ``cuda:N``, or ``auto``, which means ``cuda`` too.
         cuda: Python package to call CUDA through: ``auto``, ``cuda-python`` or ``pycuda``.
-        contexts: Calls that run at the same time at most; each has activations and buffers of its
-            own, made when first needed. More threads than that wait for each other.
-        plugin: Library of TensorRT plugins, for an engine that needs them and does not hold them;
-            None for ``$ALIGNSEG_PLUGIN``, else the one built in a checkout.
-        trust_changed_plan: Whether to load a plan file that is not the one its facts were written
-            with. A plan can hold code that runs on this machine.
+        contexts: The most calls that run at the same time; further threads wait. Each call has its
+            own activations and buffers, which are allocated when they are first needed.
+        plugin: Library of TensorRT plugins, for an engine that needs plugins and does not contain
+            them; None for ``$ALIGNSEG_PLUGIN``, or else the library built in a checkout.
+        trust_changed_plan: Whether to load a plan file that changed since its facts were written.
+            A plan can contain code that runs on this machine.
 
     Attributes:
-        spec: The model's facts; where the engine takes one size or batch only, so says its export.
+        spec: The model's facts. Its export gives the size and batch if the engine takes only one.
         name: E.g. ``tensorrt 11.4.0.106 (NVIDIA L4)``.
-        facts: All that is known of the engine.
-        batch_limits: Smallest and largest batch it takes.
+        facts: The facts in the engine's JSON file.
+        batch_limits: Smallest and largest batch that the engine takes.
 
     Raises:
         EngineError: The engine cannot be used here.
-        DeviceError: There is no driver or no such GPU.
+        DeviceError: There is no driver, or no GPU with this number.
         MissingDependencyError: TensorRT or a CUDA package is not installed.
         OptionError: An argument makes no sense.
     """
@@ -81,11 +81,11 @@ class TensorRTBackend:
         plugin: Path | None = None,
         trust_changed_plan: bool = False,
     ) -> None:
-        index = _gpu_index(device)
+        index = _parse_gpu(device)
         if type(contexts) is not int or contexts < 1:
             raise OptionError(f"contexts={contexts!r}", "1 or more", f"contexts={DEFAULT_CONTEXTS}")
         self.facts = read_facts(path)
-        plan = path.read_bytes()  # once, so that what is checked is what is loaded
+        plan = path.read_bytes()  # read once, so that the checked bytes are the loaded ones
         if not trust_changed_plan:
             require_unchanged_plan(path, self.facts, hashlib.sha256(plan).hexdigest())
         tensorrt = load_tensorrt(self.facts.flavour)
@@ -102,32 +102,32 @@ class TensorRTBackend:
             stack.callback(self._kernels.close)
             self._pool = RunnerPool(lambda: EngineRunner(loaded), contexts)
             stack.callback(_close, self._pool, loaded, path)
-            with self._pool.runner(()):
-                pass  # the first one now, to hear of too little memory before the first call
-            # Without close(), this runs when nobody holds the backend, or when Python ends.
+            with self._pool.borrow(()):
+                pass  # make the first one now, so that too little memory shows before any call
+            # Without close(), this runs when the backend is garbage collected or Python ends.
             self._finalizer = weakref.finalize(self, stack.pop_all().close)
         self.spec = _spec_of(self.facts)
         self.name = f"{tensorrt.flavour} {tensorrt.version_text} ({gpu.gpu.name})"
         self.batch_limits = (self.facts.profile.minimum.batch, self.facts.profile.maximum.batch)
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
-        """See `backends.Backend.infer`.
+        """See `backend.Backend.infer`.
 
         Raises:
             SizeError: The engine was not built for this shape.
-            CudaError: The GPU fails, or has too little memory left.
+            CudaError: The GPU fails, or does not have enough memory left.
             EngineError: TensorRT fails, or the backend was closed.
         """
         require_in_profile(batch.shape, self.facts.profile)
-        with self._pool.runner(batch.shape) as runner:
+        with self._pool.borrow(batch.shape) as runner:
             return runner.infer(batch)
 
     def load_kernels(self) -> None:
-        """See `backends.ImageBackend.load_kernels`."""
+        """See `backend.ImageBackend.load_kernels`."""
         if self.spec.export is not None and self.spec.export.output is OutputKind.LABELS:
             raise OptionError(
                 "the engine returns labels itself",
-                "an engine that returns logits, for labels of another size to be made on the GPU",
+                "an engine that returns logits, which the GPU can turn into labels of any size",
                 "leave on_device out",
             )
         with self._kernels_lock:
@@ -139,30 +139,30 @@ class TensorRTBackend:
     def segment(
         self, images: Sequence[Image], input_size: Size, *, confidence: bool
     ) -> LabelledBatch:
-        """See `backends.ImageBackend.segment`.
+        """See `backend.ImageBackend.segment`.
 
         Raises:
             EngineError: TensorRT fails, or the backend was closed.
         """
         shape = (max(len(images), self.batch_limits[0]), CHANNELS, *input_size)
         require_in_profile(shape, self.facts.profile)
-        with self._pool.runner(shape) as runner:
+        with self._pool.borrow(shape) as runner:
             return runner.segment(self._kernels, images, shape, confidence)
 
     def layers(self) -> tuple[LayerCount, ...]:
-        """What TensorRT made of the layers, with their kinds and types.
+        """Return the layers of the built engine, counted by kind and type.
 
         Raises:
-            EngineError: TensorRT does not tell, or the backend was closed.
+            EngineError: TensorRT does not describe the layers, or the backend was closed.
         """
-        with self._pool.runner(()) as runner:
-            return inspected_layers(runner.inspect())
+        with self._pool.borrow(()) as runner:
+            return layers_from_json(runner.inspect())
 
     def close(self) -> None:
-        """Waits for calls under way and frees everything. A second call does nothing.
+        """Wait for running calls to end, and free everything. A second call does nothing.
 
         Raises:
-            CudaError: The GPU failed meanwhile.
+            CudaError: The GPU failed in the meantime.
         """
         self._finalizer()
 
@@ -187,16 +187,16 @@ def _load(
     *,
     plugin: Path | None,
 ) -> LoadedEngine:
-    """Deserialises the engine."""
+    """Deserialise the engine, and compare it with its facts."""
     log = new_log(tensorrt)
     runtime = tensorrt.module.Runtime(log)
-    if facts.version_compatible or facts.plugins_embedded:  # code that is in the plan
+    if facts.version_compatible or facts.plugins_embedded:  # the plan contains code
         runtime.engine_host_code_allowed = True
     if facts.plugins and not facts.plugins_embedded:
         try:
             provide_plugins(tensorrt, facts.plugins, plugin, EngineError)
         except EngineError:
-            del runtime  # the traceback would keep it for longer than the CUDA context
+            del runtime  # the traceback would keep it alive longer than the CUDA context
             raise
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
@@ -207,7 +207,7 @@ def _load(
             REBUILD,
         )
     try:
-        outputs = outputs_of(path, facts, engine_tensors(engine), engine_profile(engine))
+        outputs = outputs_of(path, facts, list_tensors(engine), read_profile(engine))
     except EngineError:
         del engine, runtime
         raise
@@ -219,8 +219,9 @@ def _load(
 
 
 def _close(pool: RunnerPool, loaded: LoadedEngine, path: Path) -> None:
-    """Frees contexts, then lets go of the engine; the CUDA context is given back after that."""
-    with contextlib.ExitStack() as stack:  # in reverse; one that fails does not keep the others
+    """Free the execution contexts, then the engine. The caller releases the CUDA context later."""
+    # The stack runs in reverse order. A step that fails does not keep the others from running.
+    with contextlib.ExitStack() as stack:
         stack.enter_context(loaded.cuda.current())
         stack.callback(loaded.release)
         if loaded.cache is not None:
@@ -228,19 +229,19 @@ def _close(pool: RunnerPool, loaded: LoadedEngine, path: Path) -> None:
         stack.callback(pool.close)
 
 
-def _gpu_index(device: str) -> int:
+def _parse_gpu(device: str) -> int:
     kind, index = parse_device(device)
     if kind == "cpu":
         raise OptionError(
             f"device={device!r} was asked for, but TensorRT engines run on a GPU only",
-            'device="cuda" or "cuda:N", or nothing, which means cuda for an engine',
+            'device="cuda" or "cuda:N"; an engine without a device runs on cuda',
             "run the .onnx model on the CPU, or leave device= out",
         )
     return index
 
 
 def _spec_of(facts: EngineFacts) -> ModelSpec:
-    """The spec, with the size and batch that the profile fixes."""
+    """Return the spec, with the size and batch in its export that the profile fixes."""
     low, high = facts.profile.minimum, facts.profile.maximum
     if facts.spec.export is None:
         return facts.spec
@@ -254,11 +255,11 @@ def _spec_of(facts: EngineFacts) -> ModelSpec:
 
 
 def require_in_profile(shape: tuple[int, ...], profile: Profile) -> None:
-    """Raises SizeError unless the engine was built for inputs of `shape`, (N, 3, H, W).
+    """Raise SizeError unless the engine was built for inputs of `shape`, (N, 3, H, W).
 
     Raises:
-        ImageError: It is no such shape at all.
-        SizeError: A number is below the profile's minimum or above its maximum.
+        ImageError: The shape is not (N, 3, H, W).
+        SizeError: A dimension is below the profile's minimum or above its maximum.
     """
     if len(shape) != 4 or shape[1] != CHANNELS:
         raise ImageError(f"a batch of shape {shape}", "(N, 3, H, W) float32", "see Backend.infer")
@@ -269,7 +270,7 @@ def require_in_profile(shape: tuple[int, ...], profile: Profile) -> None:
     size = f"size=({high.height}, {high.width})"
     raise SizeError(
         f"the engine's input would be {seen} (batch x height x width)",
-        f"{low} to {high}, which it was built for",
+        f"{low} to {high}, the range that it was built for",
         f"{size} and batch={high.batch} or less, or build it for more: "
         f"alignseg export-trt MODEL -o ENGINE --opt-shape {profile.optimum} "
         f"--min-shape {_least(low, seen)} --max-shape {_most(high, seen)}",

@@ -1,50 +1,53 @@
-"""Whether an engine can run here: what its facts say against what is there.
+"""Checks of whether an engine can run here: its facts against this machine.
 
-Nothing of the plan file is deserialised before it is what its facts describe. Which combinations
-are possible: TensorRT documentation, "Engine Compatibility" and "Support Matrix" (11.4); TensorRT
-for RTX, "Engine Compatibility" and "CPU-Only AOT and TensorRT-RTX Engines" (1.7).
+A plan file is deserialised only after it passed these checks. NVIDIA documents the possible
+combinations: TensorRT, "Engine Compatibility" and "Support Matrix" (11.4); TensorRT for RTX,
+"Engine Compatibility" and "CPU-Only AOT and TensorRT-RTX Engines" (1.7).
 """
 
 import logging
 from pathlib import Path
 from typing import NamedTuple
 
+from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.errors import EngineError
-from alignseg_infer.trt.engine_file import EngineFacts, Gpu, sidecar_path
+from alignseg_infer.trt.engine_file import EngineFacts, sidecar_path
 from alignseg_infer.trt.flavours import Flavour, TensorRT
 
 logger = logging.getLogger(__name__)
 
 REBUILD = "build it again here: alignseg export-trt MODEL -o ENGINE --opt-shape NxHxW"
 _AMPERE = (8, 0)
-_ACROSS_MAJOR = {(8, 10), (10, 11)}  # the only pairs (built, running) of version-compatible engines
+# A version-compatible engine crosses major versions only in these pairs: (built, running).
+_ACROSS_MAJOR = {(8, 10), (10, 11)}
 
 
 def require_unchanged_plan(path: Path, facts: EngineFacts, seen: str) -> None:
-    """Checks that the plan file is the one its facts were written with.
+    """Check that the plan file is still the one that its facts describe.
 
     Args:
         path: The plan file.
         facts: Its facts.
-        seen: SHA-256 of what is in the file.
+        seen: SHA-256 of the file's content.
 
     Raises:
-        EngineError: It is truncated, damaged, replaced, or the facts are another engine's.
+        EngineError: The file is truncated, damaged or replaced, or the facts belong to another
+            engine.
     """
     if seen != facts.sha256:
         raise EngineError(
             f"{path} ({path.stat().st_size} bytes, SHA-256 {seen[:12]}...) is not the plan that "
             f"{sidecar_path(path).name} describes ({facts.sha256[:12]}...)",
-            "an engine and its facts as one build wrote them",
+            "an engine and its facts from the same build",
             f"copy both files again, or {REBUILD}",
         )
 
 
 def require_version(path: Path, facts: EngineFacts, tensorrt: TensorRT) -> None:
-    """Checks that the installed TensorRT reads plans of the version that built this one.
+    """Check that the installed TensorRT reads plans of the version that built this one.
 
     Raises:
-        EngineError: It does not.
+        EngineError: It does not read them.
     """
     built = _numbers(facts.tensorrt_version)
     if tensorrt.version == built:
@@ -69,18 +72,18 @@ def _reads_older(built: tuple[int, ...], running: tuple[int, ...]) -> bool:
 
 
 def require_gpu(path: Path, facts: EngineFacts, gpu: Gpu) -> None:
-    """Checks that the engine was built for a GPU such as this one.
+    """Check that the engine was built for a GPU like this one.
 
     Raises:
-        EngineError: It was not.
+        EngineError: It was built for others.
     """
-    wanted = _wanted_gpu(facts)
+    wanted = _describe_wanted_gpu(facts)
     if not wanted.accepts(gpu):
         raise EngineError(
             f"{path} cannot run on this GPU, {gpu.name} (compute capability "
             f"{gpu.compute_capability})",
             wanted.text,
-            f"another device='cuda:N', or {REBUILD}",
+            f"try another device='cuda:N', or {REBUILD}",
         )
     alike = (
         facts.gpu is None or facts.gpu.name == gpu.name or facts.hardware_compatibility != "none"
@@ -93,7 +96,7 @@ def require_gpu(path: Path, facts: EngineFacts, gpu: Gpu) -> None:
 
 
 class _WantedGpu(NamedTuple):
-    """Compute capabilities that will do, or the lowest that does."""
+    """The compute capabilities that an engine runs on: a list of them, or the lowest one."""
 
     text: str
     capabilities: tuple[str, ...] = ()
@@ -105,21 +108,21 @@ class _WantedGpu(NamedTuple):
         return gpu.compute_capability in self.capabilities
 
 
-def _wanted_gpu(facts: EngineFacts) -> _WantedGpu:
+def _describe_wanted_gpu(facts: EngineFacts) -> _WantedGpu:
     if facts.flavour is Flavour.TENSORRT_RTX:
         if facts.compute_capabilities:
             known = ", ".join(facts.compute_capabilities)
             return _WantedGpu(f"compute capability {known}", facts.compute_capabilities)
-        return _WantedGpu("compute capability 8.0 or higher, as nothing was said", lowest=_AMPERE)
+        return _WantedGpu("compute capability 8.0 or higher (the default)", lowest=_AMPERE)
     if facts.hardware_compatibility == "ampere-plus":
         return _WantedGpu("compute capability 8.0 or higher (built ampere-plus)", lowest=_AMPERE)
     if facts.gpu is None:
-        return _WantedGpu("the GPU it was built on, which its facts do not name")
+        return _WantedGpu("the GPU that built it, which its facts do not name")
     seen = facts.gpu
-    text = f"compute capability {seen.compute_capability}, of the {seen.name} that built it"
+    text = f"compute capability {seen.compute_capability}, like the {seen.name} that built it"
     return _WantedGpu(text, (seen.compute_capability,))
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """``11.4.0.106`` as numbers; what is no number counts as 0."""
+    """Return the numbers of a version such as ``11.4.0.106``; other parts count as 0."""
     return tuple(int(part) if part.isdecimal() else 0 for part in version.split("."))

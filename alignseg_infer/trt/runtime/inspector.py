@@ -1,8 +1,8 @@
-"""What TensorRT made of the layers, from the inspector of an engine that is loaded.
+"""Reads the layers of a built engine from the JSON of TensorRT's engine inspector.
 
-By the guide's chapter "Engine Inspector" and the page on its migration from TensorRT 10 to 11: JSON
-with "Layers", whose outputs have "Format/Datatype", such as ``Half`` or ``Row major linear FP16
-format``, or "DataType". Not run on a GPU yet.
+The guide's chapter "Engine Inspector", and the page on its migration from TensorRT 10 to 11,
+describe the JSON: it has "Layers", whose outputs have "Format/Datatype", such as ``Half`` or ``Row
+major linear FP16 format``, or "DataType". This has not run on a GPU yet.
 """
 
 import json
@@ -22,21 +22,21 @@ _TYPES = {
 }
 
 
-def inspected_layers(information: str) -> tuple[LayerCount, ...]:
-    """Layers by their kind and the type of their first output; ``?`` for what is not told.
+def layers_from_json(information: str) -> tuple[LayerCount, ...]:
+    """Count layers by kind and by the type of their first output; ``?`` stands for unknown.
 
     Args:
-        information: JSON of ``EngineInspector.get_engine_information``.
+        information: The JSON of ``EngineInspector.get_engine_information``.
 
     Raises:
-        EngineError: The text is something else.
+        EngineError: The text is not such JSON.
     """
     try:
         layers = json.loads(information)["Layers"]
         counts = Counter((_kind_of(layer), _type_of(layer)) for layer in layers)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineError(
-            f"TensorRT's inspector says {information[:80]!r} of the engine",
+            f"TensorRT's inspector describes the engine as {information[:80]!r}",
             'JSON with the "Layers" of the engine',
             "report this with the version of TensorRT; the engine runs without it",
         ) from error

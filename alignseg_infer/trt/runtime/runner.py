@@ -1,4 +1,4 @@
-"""One execution context with the memory and the stream it works in."""
+"""One execution context, with its memory and its stream."""
 
 import contextlib
 import logging
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.backends import LabelledBatch
+from alignseg_infer.arrays import Image, InputShape
+from alignseg_infer.backend import LabelledBatch
+from alignseg_infer.cuda.base import Cuda
 from alignseg_infer.cuda.device_images import DeviceImages
-from alignseg_infer.cuda.kernels import DeviceTensor, Kernels
-from alignseg_infer.cuda.opening import Cuda
+from alignseg_infer.cuda.kernels import Kernels
+from alignseg_infer.cuda.launches import DeviceTensor
 from alignseg_infer.errors import CudaError, EngineError
-from alignseg_infer.pixels.images import Image
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
-from alignseg_infer.trt.engine_file import InputShape
 from alignseg_infer.trt.flavours import (
     TensorRT,
     captures_graphs_itself,
@@ -33,17 +33,17 @@ CHANNELS = 3
 
 @dataclass
 class LoadedEngine:
-    """What runners of one engine share.
+    """Everything that the runners of one engine share.
 
     Attributes:
         cuda: The GPU.
-        tensorrt: What the engine belongs to.
-        log: From `tensorrt_log.new_log`.
+        tensorrt: The TensorRT that the engine belongs to.
+        log: From `log.new_log`.
         runtime: TensorRT's runtime, which must outlive the engine.
         engine: TensorRT's engine.
         cache: From `flavours.new_runtime_cache`.
-        outputs: What the engine returns.
-        largest: Largest input it takes.
+        outputs: The engine's outputs.
+        largest: Largest input that the engine takes.
         spec: The model's facts.
     """
 
@@ -58,7 +58,7 @@ class LoadedEngine:
     spec: ModelSpec
 
     def release(self) -> None:
-        """Lets go of TensorRT's objects in the order they need; runners must be closed."""
+        """Let go of TensorRT's objects in the right order. Close all runners first."""
         self.cache = None
         self.engine = None
         self.runtime = None
@@ -67,10 +67,11 @@ class LoadedEngine:
 class EngineRunner:
     """Runs one engine for one caller at a time, on any thread.
 
-    All memory is for the largest input and allocated here: its addresses never change, which a CUDA
-    graph needs. The second call in a row with one shape captures a graph, for TensorRT wants an
-    ordinary call after each change of shapes first ("Optimizing TensorRT Performance", 11.4).
-    Another shape drops the graph, since a context's graphs are only good for its present shapes.
+    A new runner allocates all memory at once, for the largest input, so that addresses never
+    change, as a CUDA graph requires. The second call in a row with one shape captures a graph:
+    TensorRT needs an ordinary call after each change of shapes first ("Optimizing TensorRT
+    Performance", 11.4). Another shape drops the graph, since a graph is valid only for the shapes
+    that it was captured with.
 
     Args:
         loaded: The engine.
@@ -101,28 +102,26 @@ class EngineRunner:
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """Input shape of the last call."""
+        """The input shape of the last call."""
         return self._shape
 
     def inspect(self) -> str:
-        """What TensorRT's inspector says of the engine, as JSON."""
-        module, inspector = (
-            self._loaded.tensorrt.module,
-            self._loaded.engine.create_engine_inspector(),
-        )
-        return str(inspector.get_engine_information(module.LayerInformationFormat.JSON))
+        """Return the JSON with which TensorRT's inspector describes the engine."""
+        inspector = self._loaded.engine.create_engine_inspector()
+        json_format = self._loaded.tensorrt.module.LayerInformationFormat.JSON
+        return str(inspector.get_engine_information(json_format))
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
-        """Runs the engine.
+        """Run the engine.
 
         Args:
             batch: (N, 3, H, W) float32, within the engine's profile.
 
         Returns:
-            The output, in memory of its own.
+            A copy of the output: (N, C, h, w) float32, or labels (N, H, W) uint8 or uint16.
 
         Raises:
-            CudaError, EngineError: It fails. This runner cannot be used any more then.
+            CudaError, EngineError: The call fails. Do not use this runner again.
         """
         with self._cuda.current():
             if batch.shape != self._shape:
@@ -137,40 +136,39 @@ class EngineRunner:
     def segment(
         self, kernels: Kernels, images: Sequence[Image], shape: tuple[int, ...], confidence: bool
     ) -> LabelledBatch:
-        """Prepares images, runs the engine, and labels their pixels, all on the GPU.
+        """Prepare images, run the engine, and label their pixels, all on the GPU.
 
         Args:
-            kernels: From the same GPU.
-            images: (h, w, 3) uint8 BGR.
-            shape: Of the input, (N, 3, H, W), within the engine's profile; N is the number of
-                images or more.
-            confidence: Whether the probability of each label is wanted.
+            kernels: The kernels on the same GPU.
+            images: N or fewer, each (h, w, 3) uint8 BGR.
+            shape: The input's shape, (N, 3, H, W), within the engine's profile.
+            confidence: Whether to compute the probability of each label too.
 
         Raises:
             ModelError: The logits are not finite.
-            CudaError, EngineError: It fails. This runner cannot be used any more then.
+            CudaError, EngineError: The call fails. Do not use this runner again.
         """
         with self._cuda.current():
             if shape != self._shape:
                 self._set_shape(shape)
-            stages = self._device_images(kernels)
+            stages = self._ensure_images(kernels)
             sizes = [(image.shape[0], image.shape[1]) for image in images]
             stages.prepare(images, DeviceTensor(self._input_address, shape, self._input.dtype))
             self._execute()
             logits = DeviceTensor(self._output_address, self._output.shape, self._output.dtype)
             stages.label(logits, sizes, confidence)
             self._cuda.synchronize(self._stream)
-            return stages.results()
+            return stages.read_results()
 
     def close(self) -> None:
-        """Frees everything: graph, execution context, memory, stream. Not twice."""
+        """Free everything: graph, execution context, memory, stream. Call it only once."""
         with self._cuda.current():
-            with contextlib.suppress(CudaError):  # the call that caused it has reported it
+            with contextlib.suppress(CudaError):  # the call that caused it already reported it
                 self._cuda.synchronize(self._stream)
             self._stack.close()
 
-    def _device_images(self, kernels: Kernels) -> DeviceImages:
-        """Made when first needed."""
+    def _ensure_images(self, kernels: Kernels) -> DeviceImages:
+        """Return the stages around the network; create them in the first call."""
         if self._images is None:
             spec = self._loaded.spec
             self._images = DeviceImages(self._cuda, kernels, spec, self._stream)
@@ -178,29 +176,32 @@ class EngineRunner:
         return self._images
 
     def _allocate(self) -> None:
-        """Memory for the largest input and the outputs that come of it."""
+        """Allocate memory for the largest input and its outputs."""
         largest = self._loaded.largest
         shape = (largest.batch, CHANNELS, largest.height, largest.width)
         self._set_input_shape(shape)
         size = math.prod(shape) * np.dtype(np.float32).itemsize
-        self._input_address, self._pinned_input = self._device(INPUT_NAME, size), self._host(size)
+        self._input_address, self._pinned_input = (
+            self._allocate_on_device(INPUT_NAME, size),
+            self._allocate_on_host(size),
+        )
         outputs = self._loaded.outputs
         for name in (outputs.name, *outputs.others):
             size = self._context.get_max_output_size(name)
             self._require(size > 0, f"tell the size of the output {name}")
-            address = self._device(name, size)
+            address = self._allocate_on_device(name, size)
             if name == outputs.name:
-                self._output_address, self._pinned_output = address, self._host(size)
+                self._output_address, self._pinned_output = address, self._allocate_on_host(size)
 
-    def _device(self, name: str, size: int) -> int:
+    def _allocate_on_device(self, name: str, size: int) -> int:
         address = self._cuda.allocate(size)
         self._memory.callback(self._cuda.free, address)
         given = self._context.set_tensor_address(name, address)
         self._require(given, f"set the address of {name}")
         return address
 
-    def _host(self, size: int) -> NDArray[np.uint8]:
-        memory = self._cuda.pinned(size)
+    def _allocate_on_host(self, size: int) -> NDArray[np.uint8]:
+        memory = self._cuda.allocate_pinned(size)
         self._memory.callback(self._cuda.free_pinned, memory)
         return memory
 
@@ -222,15 +223,15 @@ class EngineRunner:
 
     def _execute(self) -> None:
         if self._captures and self._graph is None and self._calls == 1:
-            self._graph = self._captured()
+            self._graph = self._capture()
         if self._graph is not None:
             self._cuda.launch_graph(self._graph, self._stream)
         else:
             self._enqueue()
         self._calls += 1
 
-    def _captured(self) -> int | None:
-        """A graph of one call; None, for good, if this engine cannot be captured."""
+    def _capture(self) -> int | None:
+        """Capture a graph of one call. Return None, and never try again, if that fails."""
         self._cuda.begin_capture(self._stream)
         try:
             enqueued = self._context.execute_async_v3(self._stream)
@@ -266,7 +267,8 @@ class EngineRunner:
             raise EngineError(
                 f"TensorRT could not {what}: {self._loaded.log.take_errors()}",
                 f"an engine that runs here; {needed:.0f} MiB of GPU memory for its activations",
-                "nvidia-smi, to see what is free; call from fewer threads; or build it for less: "
+                "run nvidia-smi to see how much memory is free; call from fewer threads; or build "
+                "the engine for smaller inputs: "
                 "alignseg export-trt MODEL -o ENGINE --opt-shape NxHxW --max-shape NxHxW",
             )
 
@@ -274,6 +276,6 @@ class EngineRunner:
 def _view(
     memory: NDArray[np.uint8], shape: tuple[int, ...], dtype: type[np.generic]
 ) -> NDArray[Any]:
-    """The start of `memory` as an array."""
+    """Return the start of `memory` as an array."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
     return memory[:size].view(dtype).reshape(shape)

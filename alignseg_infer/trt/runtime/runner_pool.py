@@ -1,4 +1,4 @@
-"""Runners for callers on several threads: each has one to itself for the length of a call."""
+"""A pool of runners for callers on several threads: each call borrows one for itself."""
 
 import contextlib
 import threading
@@ -25,13 +25,13 @@ class RunnerPool:
         self._closed = False
 
     @contextlib.contextmanager
-    def runner(self, shape: tuple[int, ...]) -> Iterator[EngineRunner]:
-        """A runner for the block, one that last ran `shape` if possible.
+    def borrow(self, shape: tuple[int, ...]) -> Iterator[EngineRunner]:
+        """Lend a runner for the block, if possible one that last ran `shape`.
 
-        One that raised is not used again.
+        If the block raises, the pool closes this runner and does not lend it again.
 
         Raises:
-            CudaError, EngineError: None can be made, or the pool is closed.
+            CudaError, EngineError: No runner can be made, or the pool is closed.
         """
         runner = self._take(shape)
         try:
@@ -44,13 +44,13 @@ class RunnerPool:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Waits for calls under way, then closes all runners. A second call does nothing."""
+        """Wait for running calls to end, then close all runners. A second call does nothing."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: len(self._idle) == self._count)
             idle, self._idle, self._count = self._idle, [], 0
-        with contextlib.ExitStack() as stack:  # one that fails does not keep the others
+        with contextlib.ExitStack() as stack:  # closes them all, even if one fails
             for runner in idle:
                 stack.callback(runner.close)
 
@@ -73,7 +73,7 @@ class RunnerPool:
 
     def _discard(self, runner: EngineRunner) -> None:
         try:
-            with contextlib.suppress(AlignSegError):  # the call's own error says more
+            with contextlib.suppress(AlignSegError):  # the error of the call itself says more
                 runner.close()
         finally:
             self._forget()
@@ -85,9 +85,9 @@ class RunnerPool:
 
 
 def closed_error() -> EngineError:
-    """The error for using an engine after `close`."""
+    """Return the error for using an engine after `close`."""
     return EngineError(
-        "the engine was closed, and then used",
-        "no call after close() or after its with block",
-        "load it again, or close it later",
+        "the engine was used after it was closed",
+        "no call after close() or after the engine's with block",
+        "load the engine again, or close it later",
     )

@@ -1,8 +1,8 @@
-"""Kernels that TensorRT-RTX compiled for this GPU, kept in a file between runs.
+"""A file that keeps the kernels that TensorRT-RTX compiled for this GPU between runs.
 
-The file is beside the engine, ``alignseg.engine.cache``. TensorRT-RTX checks that it fits the GPU,
-driver and version ("Working with Runtime Cache"); one that does not is replaced. Without it all
-works the same, only the first calls are slower.
+The file lies beside the engine: ``alignseg.engine.cache``. TensorRT-RTX checks that it fits the
+GPU, driver and version ("Working with Runtime Cache"); a file that does not fit is replaced.
+Everything works without the file too, but the first calls are slower.
 """
 
 import logging
@@ -16,12 +16,12 @@ logger = logging.getLogger(__name__)
 
 
 def cache_path(engine: Path) -> Path:
-    """Where the cache of the plan file `engine` is."""
+    """Return where the cache of the plan file `engine` lies."""
     return engine.with_name(engine.name + ".cache")
 
 
 def read_cache(path: Path, cache: Any) -> None:
-    """Fills `cache` from the file, if there is one that fits. Needs the CUDA context current."""
+    """Fill `cache` from the file, if there is one that fits. The CUDA context must be current."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -30,11 +30,11 @@ def read_cache(path: Path, cache: Any) -> None:
         logger.warning("%s cannot be read: %s", path, error)
         return
     if not content or not cache.deserialize(content):
-        logger.info("%s is of another GPU, driver or version; it will be replaced", path)
+        logger.info("%s belongs to another GPU, driver or version; it will be replaced", path)
 
 
 def write_cache(path: Path, cache: Any) -> None:
-    """Writes `cache` to the file, if that changes it."""
+    """Write `cache` to the file, if that changes it."""
     content = bytes(cache.serialize())
     try:
         if path.is_file() and path.read_bytes() == content:
@@ -42,4 +42,4 @@ def write_cache(path: Path, cache: Any) -> None:
         with written_atomically(path) as temporary:
             temporary.write_bytes(content)
     except (OSError, OutputError) as error:
-        logger.warning("the compiled kernels are not kept for the next run: %s", error)
+        logger.warning("the compiled kernels cannot be kept for the next run: %s", error)

@@ -1,14 +1,15 @@
-"""Names, types and shapes of an engine's inputs and outputs, read from the engine in its order."""
+"""Names, types and shapes of an engine's inputs and outputs, as the engine itself lists them."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.errors import EngineError
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.spec.model import INPUT_NAME, OutputKind
-from alignseg_infer.trt.engine_file import EngineFacts, InputShape, Profile
+from alignseg_infer.trt.engine_file import EngineFacts, Profile
 from alignseg_infer.trt.runtime.checks import REBUILD
 
 _DTYPES: dict[str, type[np.generic]] = {
@@ -18,14 +19,14 @@ _DTYPES: dict[str, type[np.generic]] = {
     "INT64": np.int64,
     "UINT8": np.uint8,
 }
-_OUTPUT_TYPES = {  # TensorRT has no uint16; more than 256 labels come as integers
+_OUTPUT_TYPES = {  # TensorRT does not support uint16; more than 256 labels come as integers
     OutputKind.LOGITS: ("FLOAT",),
     OutputKind.LABELS: ("UINT8", "INT32", "INT64"),
 }
 
 
 class EngineTensor(NamedTuple):
-    """An input or output; `data_type` is TensorRT's name of it, e.g. ``FLOAT``."""
+    """An input or output; `data_type` is TensorRT's name for its type, e.g. ``FLOAT``."""
 
     name: str
     is_input: bool
@@ -36,13 +37,13 @@ class EngineTensor(NamedTuple):
 
 
 class EngineOutputs(NamedTuple):
-    """What an engine returns.
+    """The outputs of an engine.
 
     Attributes:
-        name: Of the output that is read.
-        dtype: NumPy's type of it.
-        promised: The type `Backend.infer` gives it.
-        others: Names of those that are not: offset fields.
+        name: Name of the output that is read.
+        dtype: Its NumPy type.
+        promised: The type in which `Backend.infer` returns it.
+        others: Names of the outputs that are not read: offset fields.
     """
 
     name: str
@@ -51,8 +52,8 @@ class EngineOutputs(NamedTuple):
     others: tuple[str, ...]
 
 
-def engine_tensors(engine: Any) -> tuple[EngineTensor, ...]:
-    """The inputs and outputs in the engine's order."""
+def list_tensors(engine: Any) -> tuple[EngineTensor, ...]:
+    """Return the inputs and outputs in the engine's order."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     return tuple(
         EngineTensor(
@@ -64,8 +65,9 @@ def engine_tensors(engine: Any) -> tuple[EngineTensor, ...]:
     )
 
 
-def engine_profile(engine: Any) -> Profile:
-    """The input shapes it takes."""
+def read_profile(engine: Any) -> Profile:
+    """Return the input shapes that the engine takes."""
+    # Three shapes (N, 3, H, W): minimum, optimum, maximum.
     shapes = [tuple(shape) for shape in engine.get_tensor_profile_shape(INPUT_NAME, 0)]
     return Profile(*(InputShape(batch, height, width) for batch, _, height, width in shapes))
 
@@ -73,7 +75,7 @@ def engine_profile(engine: Any) -> Profile:
 def outputs_of(
     path: Path, facts: EngineFacts, tensors: tuple[EngineTensor, ...], profile: Profile
 ) -> EngineOutputs:
-    """Compares the engine's inputs, outputs and profile with its facts.
+    """Return the engine's outputs, after comparing its tensors and profile with its facts.
 
     Raises:
         EngineError: They differ.
@@ -92,7 +94,7 @@ def outputs_of(
         raise EngineError(
             f"the facts of {path} do not fit its tensors: {', '.join(map(str, tensors))}",
             f"input {INPUT_NAME} FLOAT; output {kind} {' or '.join(_OUTPUT_TYPES[kind])}; "
-            "beside it only offset fields",
+            "no other outputs except offset fields",
             REBUILD,
         )
     others = tuple(tensor.name for tensor in tensors if tensor.name in fields)
@@ -111,6 +113,6 @@ def _require_profile(path: Path, told: Profile, seen: Profile) -> None:
         raise EngineError(
             f"{path} takes inputs from {seen.minimum} to {seen.maximum}, but its facts say "
             f"{told.minimum} to {told.maximum} (batch x height x width)",
-            "an engine and the facts of the same build",
+            "an engine and its facts from the same build",
             REBUILD,
         )

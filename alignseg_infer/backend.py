@@ -1,0 +1,129 @@
+"""The protocols that backends (loaded models) implement."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignseg_infer.arrays import Image, Size
+from alignseg_infer.errors import OptionError
+from alignseg_infer.ops.offset_fields import OffsetField
+from alignseg_infer.pixels.postprocess import Scores
+from alignseg_infer.spec.model import ModelSpec
+
+
+class Backend(Protocol):
+    """A loaded model. Several threads may call it at once.
+
+    Attributes:
+        spec: The model's facts.
+        name: What runs the model and where, e.g. ``onnxruntime (CPUExecutionProvider)``.
+    """
+
+    spec: ModelSpec
+    name: str
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
+        """Run the network.
+
+        Args:
+            batch: (N, 3, H, W) float32, normalised.
+
+        Returns:
+            Logits (N, C, h, w) float32, or labels (N, H, W) uint8/uint16, as ``spec.export`` says.
+        """
+        ...
+
+
+@runtime_checkable
+class OffsetBackend(Backend, Protocol):
+    """A backend that can also return the learned offsets. Prediction does not need this."""
+
+    def offsets(self, batch: NDArray[np.float32]) -> dict[OffsetField, NDArray[np.float32]]:
+        """Run the network and return its offset fields.
+
+        Args:
+            batch: (N, 3, H, W) float32, normalised.
+
+        Returns:
+            The nine fields in the order of `OffsetField`, each (N, 2, h, w) float32, dx then dy,
+            in the unit of the model's sampling convention.
+
+        Raises:
+            ModelFileError: The model was exported without its offset fields.
+        """
+        ...
+
+
+@runtime_checkable
+class LimitedBackend(Backend, Protocol):
+    """A backend that accepts only some batch sizes.
+
+    Attributes:
+        batch_limits: The smallest and the largest batch size.
+    """
+
+    batch_limits: tuple[int, int]
+
+
+class LabelledBatch(NamedTuple):
+    """The results of a batch of images, and the time that each stage took.
+
+    Attributes:
+        scores: Labels and confidence of each image.
+        preprocess: Milliseconds to prepare all images, including the copy to the device.
+        infer: Milliseconds in the network.
+        postprocess: Milliseconds to label pixels, including the copy from the device.
+    """
+
+    scores: list[Scores]
+    preprocess: float
+    infer: float
+    postprocess: float
+
+
+@runtime_checkable
+class ImageBackend(Backend, Protocol):
+    """A backend that can also prepare images and label pixels on its GPU."""
+
+    def load_kernels(self) -> None:
+        """Load the kernels that `segment` needs. A second call does nothing.
+
+        Raises:
+            MissingDependencyError: The package that compiles kernels is not installed.
+            CudaError: The kernels do not compile or load, or give wrong results on this GPU.
+            OptionError: The pixels of this model cannot be labelled on the GPU.
+        """
+        ...
+
+    def segment(
+        self, images: Sequence[Image], input_size: Size, *, confidence: bool
+    ) -> LabelledBatch:
+        """Label images, each at its own size.
+
+        Args:
+            images: (H, W, 3) uint8 BGR, of any sizes; no more than a batch.
+            input_size: Network input (height, width) for all images.
+            confidence: Whether to return the probability of each label, in steps of 1/255.
+
+        Raises:
+            ModelError: The logits are not finite.
+            SizeError: The model does not accept this size or this number of images.
+            CudaError: The GPU fails or does not have enough free memory.
+        """
+        ...
+
+
+def parse_device(device: str) -> tuple[str, int]:
+    """Split ``cuda:1`` into ``("cuda", 1)``.
+
+    Raises:
+        OptionError: `device` is not ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """
+    if device in ("auto", "cpu", "cuda"):
+        return device, 0
+    if isinstance(device, str) and re.fullmatch(r"cuda:\d{1,3}", device):
+        return "cuda", int(device.removeprefix("cuda:"))
+    raise OptionError(f"device={device!r}", "cpu, cuda, cuda:N or auto", "device='cpu'")

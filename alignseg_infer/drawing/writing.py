@@ -1,0 +1,36 @@
+"""Text in pictures of masks and offsets; charts are drawn by Matplotlib (`figures`)."""
+
+import cv2
+
+from alignseg_infer.arrays import Image
+
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+INK = (30, 30, 30)
+SCALE = 0.45  # capital letters of 10 pixels
+
+
+def write_text(
+    picture: Image,
+    text: str,
+    place: tuple[int, int],
+    *,
+    scale: float = SCALE,
+    room: int | None = None,
+) -> None:
+    """Write `text` into `picture`, dark.
+
+    Args:
+        picture: (H, W, 3) uint8; is changed.
+        text: What to write.
+        place: (x, y) of the left end of its baseline.
+        scale: Of the font.
+        room: Pixels it may take; longer text is written smaller. None for any length.
+    """
+    if room is not None:
+        scale *= min(1.0, room / max(text_width(text, scale), 1))
+    cv2.putText(picture, text, place, FONT, scale, INK, 1, cv2.LINE_AA)
+
+
+def text_width(text: str, scale: float = SCALE) -> int:
+    """Return how many pixels `write_text` takes for `text`."""
+    return int(cv2.getTextSize(text, FONT, scale, 1)[0][0])

@@ -1,0 +1,70 @@
+"""Dataclasses of this package from the JSON that travels with a model."""
+
+import dataclasses
+import types
+import typing
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from alignseg_infer.errors import SpecError
+
+_T = TypeVar("_T")
+
+
+def unreadable_spec(reason: str) -> SpecError:
+    """Return the error for facts that cannot be read."""
+    return SpecError(
+        f"the model's spec cannot be read: {reason}",
+        "the JSON this package writes at export",
+        "export the model again with: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+    )
+
+
+def dataclass_from_json(cls: type[_T], facts: object, where: str) -> _T:
+    """Builds a dataclass of this package from JSON values.
+
+    Args:
+        cls: A dataclass of numbers, texts, enums, tuples and such dataclasses.
+        facts: What ``json.loads`` gave.
+        where: What it is, for the message.
+
+    Raises:
+        SpecError: Fields are unknown, missing, or of another type.
+    """
+    if not isinstance(facts, dict):
+        raise unreadable_spec(f"{where} is {type(facts).__name__}, not an object")
+    hints = typing.get_type_hints(cls)
+    if set(facts) != set(hints):
+        raise unreadable_spec(f"{where} has fields {sorted(facts)}, not {sorted(hints)}")
+    return cls(**{name: _value_from(hints[name], facts[name], f"{where}.{name}") for name in hints})
+
+
+def _value_from(hint: Any, value: object, where: str) -> object:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return None if value is None else _value_from(arguments[0], value, where)
+    if origin is tuple:
+        return _tuple_from(arguments, value, where)
+    if dataclasses.is_dataclass(hint):
+        return dataclass_from_json(typing.cast("type[object]", hint), value, where)
+    if issubclass(hint, StrEnum):
+        if value not in list(hint):
+            raise unreadable_spec(f"{where} is {value!r}, not one of {', '.join(hint)}")
+        return hint(value)
+    if hint is float and type(value) is int and abs(value) < 2**53:
+        return float(value)
+    if type(value) is not hint:
+        raise unreadable_spec(f"{where} is {value!r}, not {hint.__name__}")
+    return value
+
+
+def _tuple_from(arguments: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:
+    if not isinstance(value, list):
+        raise unreadable_spec(f"{where} is {type(value).__name__}, not a list")
+    if arguments[-1] is Ellipsis:
+        return tuple(_value_from(arguments[0], item, where) for item in value)
+    if len(value) != len(arguments):
+        raise unreadable_spec(f"{where} has {len(value)} values, not {len(arguments)}")
+    return tuple(
+        _value_from(kind, item, where) for kind, item in zip(arguments, value, strict=True)
+    )

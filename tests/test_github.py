@@ -1,0 +1,86 @@
+"""What the forge and pre-commit read: it parses, and the commands it names exist."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from alignseg_infer.cli import COMMANDS, main
+from tests.test_rooms import FLOORS
+
+ROOT = Path(__file__).parent.parent
+GITHUB = ROOT / ".github"
+CONTRIBUTING = GITHUB / "CONTRIBUTING.md"
+FORMS = [GITHUB / "ISSUE_TEMPLATE" / f"{name}.yml" for name in ("bug", "idea")]
+
+
+def loaded(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def test_workflow_calls_the_script_on_each_push_and_pull_request() -> None:
+    workflow = loaded(GITHUB / "workflows" / "ci.yml")
+    assert set(workflow[True]) == {"push", "pull_request"}  # YAML 1.1 reads `on` as true
+    (job,) = workflow["jobs"].values()
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands == ["bash .ci/run"]
+    assert (ROOT / ".ci" / "run").exists()
+    (python,) = (step["with"] for step in job["steps"] if "setup-python" in step.get("uses", ""))
+    assert python["python-version"] == "3.11"  # a text: as a number, 3.10 would be 3.1
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
+def test_issue_form(path: Path) -> None:
+    """Has the keys that a form must have, and each of its fields is one of its own."""
+    form = loaded(path)
+    assert {"name", "description", "body"} <= form.keys()
+    assert all(field["type"] == "textarea" for field in form["body"])
+    assert all(field["attributes"]["label"] for field in form["body"])
+    names = [field["id"] for field in form["body"]]
+    assert len(set(names)) == len(names)
+    assert any(field.get("validations", {}).get("required") for field in form["body"])
+
+
+def test_bug_form_asks_for_versions_and_the_model() -> None:
+    text = FORMS[0].read_text(encoding="utf-8")
+    assert "`alignseg --version --verbose`" in text
+    assert "`alignseg inspect MODEL`" in text
+
+
+@pytest.mark.parametrize("path", [*FORMS, CONTRIBUTING], ids=lambda path: path.stem)
+def test_commands_that_are_named_exist(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in re.findall(r"`alignseg ([^`]+)`", path.read_text(encoding="utf-8")):
+        first, *rest = shlex.split(command)
+        assert first in COMMANDS or first.startswith("--"), command
+        try:
+            code: object = main([first, *(["--help"] if first in COMMANDS else rest)])
+        except SystemExit as stop:
+            code = stop.code
+        assert code == 0, command
+    capsys.readouterr()
+
+
+def test_hooks_are_tools_of_the_extra_for_tests() -> None:
+    (repository,) = loaded(ROOT / ".pre-commit-config.yaml")["repos"]
+    assert repository["repo"] == "local"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    tools = {re.split("[>=]", one)[0] for one in project["optional-dependencies"]["test"]}
+    for hook in repository["hooks"]:
+        assert hook["language"] == "system"
+        assert hook["entry"].split()[0] in tools
+    assert [hook["id"] for hook in repository["hooks"]] == ["ruff", "ruff-format", "mypy"]
+
+
+def test_contributing_installs_what_the_script_installs() -> None:
+    (install,) = re.findall(r"^pip install .*$", CONTRIBUTING.read_text(), re.MULTILINE)
+    assert install in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_contributing_shows_the_floors_that_are_tested() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|", CONTRIBUTING.read_text("utf-8"), re.MULTILINE)
+    shown = {int(floor): set(re.findall(r"`(\w+)`", rooms)) for floor, rooms in rows}
+    assert shown == {floor: set(rooms) for floor, rooms in enumerate(FLOORS, 1)}
