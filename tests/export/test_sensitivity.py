@@ -259,7 +259,7 @@ def test_command_without_matplotlib(
 ) -> None:
     """It says so before it measures anything."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    command = ["sensitivity", "demo", "--images", str(streets / "images"), "-o", str(tmp_path)]
+    command = ["sensitivity", "demo", "--calibration", str(streets / "images"), "-o", str(tmp_path)]
     assert main(command) == 1
     errors = capsys.readouterr().err
     assert "needs the package matplotlib, which is not installed" in errors
