@@ -17,14 +17,13 @@ from alignseg_infer.spec.model import ClassSpec
 
 if TYPE_CHECKING:
     from alignseg_infer.export.make import EngineReport, OnnxReport
-    from alignseg_infer.export.progress import PhaseBars
     from alignseg_infer.progress import ProgressBars
     from alignseg_infer.spec.verification import Verification
-    from alignseg_infer.trt.builder.progress import Phase
+    from alignseg_infer.trt.builder.progress import Phase, PhaseBars
     from alignseg_infer.video.frames import FrameSource
     from alignseg_infer.video.process import VideoSummary
 
-Progress: TypeAlias = Callable[[str, int, int], None]
+StepProgress: TypeAlias = Callable[[str, int, int], None]
 Shape: TypeAlias = tuple[int, int, int]
 
 
@@ -57,7 +56,7 @@ def export_onnx(
     channel_order: str | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> "OnnxReport":
     """Export a checkpoint to ONNX, or write a float32 ``.onnx`` as fp16 or int8.
 
@@ -195,7 +194,7 @@ def export_engine(
     channel_order: str | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> "EngineReport":
     """Build a TensorRT engine from a checkpoint or an exported model, and verify it.
 
@@ -327,7 +326,7 @@ def verify(
     dataset: str | None = None,
     root: str | Path | None = None,
     split: str | None = None,
-    progress: Progress | None = None,
+    progress: StepProgress | None = None,
 ) -> "Verification":
     """Compare a model with the float32 one it was made from, on images.
 
@@ -447,14 +446,14 @@ def _path(path: str | Path | None) -> Path | None:
     return None if path is None else Path(path)
 
 
-def _bars(progress: Progress | None) -> "ProgressBars":
+def _bars(progress: StepProgress | None) -> "ProgressBars":
     def bar(what: str) -> AbstractContextManager[Callable[[int, int], None] | None]:
         return nullcontext(None if progress is None else partial(progress, what))
 
     return bar
 
 
-def _phases(progress: Progress | None) -> "PhaseBars":
+def _phases(progress: StepProgress | None) -> "PhaseBars":
     def show(phase: "Phase") -> None:
         if progress is not None:
             progress(phase.name, phase.done, phase.steps)

@@ -65,7 +65,7 @@ def require_writable_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def written_atomically(path: Path) -> Iterator[Path]:
+def write_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and move what was written there to `path` at the end.
 
     If the block raises, `path` stays as it was and the temporary files are deleted.

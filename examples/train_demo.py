@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from alignseg_infer import AlignSegError, DeviceError, OptionError, Predictor
 from alignseg_infer.datasets.class_tables import CITYSCAPES
-from alignseg_infer.datasets.labelled import Dataset, labelled_images
+from alignseg_infer.datasets.labelled import Dataset, find_labelled_images
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.demo.streets.folder import write_streets
@@ -43,7 +43,7 @@ from alignseg_infer.evaluation.evaluate import evaluate
 from alignseg_infer.evaluation.report import Evaluation
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.to_onnx import onnx_from_checkpoint
-from alignseg_infer.files import written_atomically
+from alignseg_infer.files import write_atomically
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint, save_checkpoint
 from alignseg_infer.spec.model import (
@@ -99,7 +99,7 @@ def render_scenes(path: Path, count: int) -> NDArray[np.uint8]:
         (count, 256, 512, 4) uint8: BGR and label.
     """
     if not path.exists():
-        with written_atomically(path) as temporary, ProcessPoolExecutor() as pool:
+        with write_atomically(path) as temporary, ProcessPoolExecutor() as pool:
             scenes = np.lib.format.open_memmap(temporary, "w+", np.uint8, (count, *SCENE_SIZE, 4))
             for index, scene in enumerate(pool.map(_render, range(count), chunksize=16)):
                 scenes[index] = scene
@@ -238,7 +238,7 @@ class Trainer:
             "iteration": self.iteration,
             "random": self._random_numbers().get_rng_state(),
         }
-        with written_atomically(self.path) as temporary:
+        with write_atomically(self.path) as temporary:
             torch.save(state, temporary)
 
     def _random_numbers(self) -> ModuleType:
@@ -291,7 +291,7 @@ def score(model: Path, folder: Path, count: int) -> Evaluation:
     for number, _ in enumerate(write_streets(folder, FIRST_HELD_OUT, count), 1):
         progress(f"held-out street {number}/{count}", number / count)
     print(file=sys.stderr)
-    data = labelled_images(
+    data = find_labelled_images(
         Dataset.FOLDER, folder, max_images=count
     )  # earlier runs may have left more
     return evaluate({model.parent.name: Predictor(model)}, data)
@@ -319,7 +319,7 @@ def main() -> int:
     }
     if evaluation.partial:
         raise KeyboardInterrupt
-    with written_atomically(folder / "recipe.json") as temporary:
+    with write_atomically(folder / "recipe.json") as temporary:
         temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print(evaluation.to_markdown())
     print(model)

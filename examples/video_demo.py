@@ -27,7 +27,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
 
-    print(f"{arguments.source}: press Ctrl-C to stop")
+    print(f"{arguments.source}: Ctrl-C ends it")
     summary = segment_video(
         arguments.model,
         arguments.source,

@@ -13,13 +13,13 @@ from alignseg_infer.files import (
     require_file,
     require_writable_folder,
     sha256_of,
-    written_atomically,
+    write_atomically,
 )
 
 
 def write_half(path: Path, error: BaseException) -> None:
     """Start writing two files, then fail."""
-    with written_atomically(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_text("half")
         temporary.with_name("second").write_text("half")
         raise error
@@ -56,7 +56,7 @@ def test_required_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["new.bin", "deep/er/new.bin"])
 def test_written(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
-    with written_atomically(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_text("new")
         assert not path.exists()
     assert path.read_text() == "new"
@@ -66,7 +66,7 @@ def test_written(name: str, tmp_path: Path) -> None:
 def test_existing_file_is_replaced_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_text("a longer old text")
-    with written_atomically(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "a longer old text"
     assert path.read_text() == "new"
@@ -75,7 +75,7 @@ def test_existing_file_is_replaced_at_the_end(tmp_path: Path) -> None:
 def test_second_file_comes_along(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     (tmp_path / "model.onnx.data").write_text("old weights")
-    with written_atomically(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.with_name("model.onnx.data").write_text("weights")
         temporary.write_text("graph")
     assert names_in(tmp_path) == ["model.onnx", "model.onnx.data"]
@@ -104,14 +104,14 @@ def test_full_disk(tmp_path: Path) -> None:
 
 
 def test_directory_is_no_target(tmp_path: Path) -> None:
-    with pytest.raises(OutputError), written_atomically(tmp_path):
+    with pytest.raises(OutputError), write_atomically(tmp_path):
         pytest.fail("the block must not run")
 
 
 def test_target_below_a_file(tmp_path: Path) -> None:
     """Nobody can create this folder, not even root."""
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError), written_atomically(tmp_path / "file" / "below" / "new"):
+    with pytest.raises(OutputError), write_atomically(tmp_path / "file" / "below" / "new"):
         pytest.fail("the block must not run")
     assert (tmp_path / "file").read_text() == "x"
 
@@ -120,13 +120,13 @@ def test_target_below_a_file(tmp_path: Path) -> None:
 def test_long_name(length: int, tmp_path: Path) -> None:
     """Linux file systems accept names of 255 bytes."""
     path = tmp_path / ("n" * length)
-    with written_atomically(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new"
 
 
 def test_too_long_name(tmp_path: Path) -> None:
-    with pytest.raises(OutputError), written_atomically(tmp_path / ("n" * 256)):
+    with pytest.raises(OutputError), write_atomically(tmp_path / ("n" * 256)):
         pytest.fail("the block must not run")
 
 
@@ -151,7 +151,7 @@ def test_second_file_arrives_before_the_first(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", recording)
-    with written_atomically(tmp_path / "model.onnx") as temporary:
+    with write_atomically(tmp_path / "model.onnx") as temporary:
         temporary.write_text("graph")
         (temporary.parent / "model.onnx.data").write_text("weights")
         (temporary.parent / "a.data").write_text("more")
@@ -162,7 +162,7 @@ def test_second_file_arrives_before_the_first(
 def test_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "real.txt").write_text("old")
     (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
-    with written_atomically(tmp_path / "link.txt") as temporary:
+    with write_atomically(tmp_path / "link.txt") as temporary:
         temporary.write_text("new")
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "real.txt").read_text() == "new"

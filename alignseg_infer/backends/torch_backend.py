@@ -35,7 +35,7 @@ from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.models.decoder import OffsetSampler
 from alignseg_infer.models.rewrites import (
     SplitOffsets,
-    rewritten_for_inference,
+    rewrite_for_inference,
     without_auxiliary_head,
 )
 from alignseg_infer.ops.offset_fields import OffsetField
@@ -139,7 +139,7 @@ def _prepare(model: AlignSeg, device: torch.device) -> AlignSeg:
     """
     if device.type == "cpu":
         return without_auxiliary_head(model)
-    rewritten = rewritten_for_inference(model, Upsampling.RESIZE).to(device)
+    rewritten = rewrite_for_inference(model, Upsampling.RESIZE).to(device)
     return rewritten.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

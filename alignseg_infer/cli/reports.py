@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alignseg_infer.arrays import Image
-from alignseg_infer.files import written_atomically
+from alignseg_infer.files import write_atomically
 from alignseg_infer.pixels.images import write_image
 
 
@@ -21,7 +21,7 @@ def write_report(folder: Path, contents: Mapping[str, str | Image]) -> None:
     """
     for name, content in contents.items():
         if isinstance(content, str):
-            with written_atomically(folder / name) as temporary:
+            with write_atomically(folder / name) as temporary:
                 temporary.write_text(content, encoding="utf-8")
         else:
             write_image(folder / name, content)

@@ -1,1 +1,1 @@
-"""Class tables, labelled images and sets of images."""
+"""Class tables, labelled images, and sets of images to calibrate with."""

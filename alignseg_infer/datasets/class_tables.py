@@ -1,14 +1,14 @@
-"""Class tables: names and colours of the datasets AlignSeg is trained on.
+"""Class tables: names and colours of the datasets that AlignSeg is trained on.
 
-Labels are the position in the table. Each entry is ``name=rrggbb``.
+A label is a position in the table. Each entry is ``name=rrggbb``.
 
-* Cityscapes: the 19 training classes in trainId order, colours of cityscapesScripts
+* Cityscapes: the 19 training classes in trainId order, with the colours of cityscapesScripts
   ``helpers/labels.py``.
 * ADE20K: the 150 classes of the MIT Scene Parsing Benchmark in the order of
-  ``objectInfo150.csv`` (label 0 is its class 1, *wall*; its 0 is "not annotated"), colours of its
-  ``color150.mat``.
-* VOC: background and the 20 classes of Pascal VOC 2012 in the order of its development kit, whose
-  ``VOClabelcolormap`` gives the colours.
+  ``objectInfo150.csv``, with the colours of its ``color150.mat``. Label 0 is the benchmark's class
+  1, *wall*; its class 0 means "not annotated".
+* VOC: background and the 20 classes of Pascal VOC 2012 in the order of its development kit, with
+  the colours of its ``VOClabelcolormap``.
 """
 
 import difflib
@@ -65,7 +65,7 @@ train=80c000; tvmonitor=004080
 """
 
 
-def _class_spec(dataset: str, table: str) -> ClassSpec:
+def _parse_table(dataset: str, table: str) -> ClassSpec:
     entries = [entry.strip().split("=") for entry in table.replace("\n", " ").split(";")]
     colors = [bytes.fromhex(color) for _, color in entries]
     return ClassSpec(
@@ -75,15 +75,15 @@ def _class_spec(dataset: str, table: str) -> ClassSpec:
     )
 
 
-CITYSCAPES = _class_spec("cityscapes", _CITYSCAPES)
-ADE20K = _class_spec("ade20k", _ADE20K)
-VOC = _class_spec("voc", _VOC)
+CITYSCAPES = _parse_table("cityscapes", _CITYSCAPES)
+ADE20K = _parse_table("ade20k", _ADE20K)
+VOC = _parse_table("voc", _VOC)
 
 CLASS_TABLES = {table.dataset: table for table in (CITYSCAPES, ADE20K, VOC)}
 
 
 def class_table(dataset: str) -> ClassSpec:
-    """The table called `dataset`: ``cityscapes``, ``ade20k`` or ``voc``.
+    """Return the table with this name: ``cityscapes``, ``ade20k`` or ``voc``.
 
     Raises:
         OptionError: There is no such table.
@@ -110,11 +110,11 @@ def class_table_named(classes: str | Path | ClassSpec) -> ClassSpec:
 
 
 def label_of(classes: ClassSpec, which: str | int) -> int:
-    """The label of a class.
+    """Return the label of a class.
 
     Args:
         classes: The table.
-        which: Its name, or the label itself.
+        which: The class's name, or the label itself.
 
     Raises:
         OptionError: The table has no such class.
@@ -124,41 +124,41 @@ def label_of(classes: ClassSpec, which: str | int) -> int:
             return classes.names.index(which)
         near = difflib.get_close_matches(which.lower(), classes.names, n=3)
         fix = f"did you mean {' or '.join(map(repr, near))}?" if near else "print(result.classes)"
-        raise _no_class(classes, repr(which), f"one such as {classes.names[0]!r}", fix)
+        raise _no_class_error(classes, repr(which), f"a name such as {classes.names[0]!r}", fix)
     try:
         label = operator.index(which)
     except TypeError as error:
         fix = f"{classes.names[0]!r}, or its label 0"
-        raise _no_class(classes, repr(which), "a name or a whole number", fix) from error
+        raise _no_class_error(classes, repr(which), "a name or an integer", fix) from error
     last = len(classes.names) - 1
     if not 0 <= label <= last:
-        raise _no_class(classes, str(label), f"labels 0 to {last}", f"{last}")
+        raise _no_class_error(classes, str(label), f"labels 0 to {last}", f"{last}")
     return label
 
 
-def _no_class(classes: ClassSpec, which: str, expected: str, fix: str) -> OptionError:
+def _no_class_error(classes: ClassSpec, which: str, expected: str, fix: str) -> OptionError:
     problem = f"the class table {classes.dataset!r} has no class {which}"
     return OptionError(problem, expected, fix)
 
 
 def class_table_from_file(path: Path) -> ClassSpec:
-    """A table from JSON: ``{"names": ["road", ...], "colors": [[128, 64, 128], ...]}``, RGB.
+    """Read a table from JSON: ``{"names": ["road", ...], "colors": [[128, 64, 128], ...]}``, RGB.
 
     Raises:
-        OptionError: The file is missing or has another form.
+        OptionError: The file is missing or is not a class table.
     """
     require_file(path, "a class table", OptionError)
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         names, colors = table["names"], table["colors"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _no_class_table(path, repr(error)) from error
+        raise _table_error(path, repr(error)) from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise _no_class_table(path, "its names are not a list of strings")
+        raise _table_error(path, "its names are not a list of strings")
     if not isinstance(colors, list) or not all(_is_color(color) for color in colors):
-        raise _no_class_table(path, "its colours are not lists of three whole numbers in 0..255")
+        raise _table_error(path, "its colours are not lists of three integers in 0..255")
     if len(names) != len(colors):
-        raise _no_class_table(path, f"it has {len(names)} names and {len(colors)} colours")
+        raise _table_error(path, f"it has {len(names)} names and {len(colors)} colours")
     return ClassSpec(
         dataset=path.stem, names=tuple(names), colors=tuple((r, g, b) for r, g, b in colors)
     )
@@ -172,16 +172,19 @@ def _is_color(value: object) -> bool:
     )
 
 
-def _no_class_table(path: Path, reason: str) -> OptionError:
+def _table_error(path: Path, reason: str) -> OptionError:
     return OptionError(
-        f"{path} is no class table: {reason}",
+        f"{path} is not a class table: {reason}",
         'JSON like {"names": ["road", "car"], "colors": [[128, 64, 128], [0, 0, 142]]}',
         "write one name and one red-green-blue colour per class",
     )
 
 
 def class_table_for(num_classes: int) -> ClassSpec:
-    """The known table with `num_classes` entries, else numbered classes in distinct colours."""
+    """Return the known table with `num_classes` entries, or else numbered classes.
+
+    Numbered classes have distinct colours.
+    """
     for table in CLASS_TABLES.values():
         if len(table.names) == num_classes:
             return table
@@ -193,9 +196,9 @@ def class_table_for(num_classes: int) -> ClassSpec:
 
 
 def voc_color(label: int) -> tuple[int, int, int]:
-    """Colour (red, green, blue) of `label` in Pascal VOC's ``VOClabelcolormap``.
+    """Return the colour (red, green, blue) of `label` in Pascal VOC's ``VOClabelcolormap``.
 
-    Bits 0, 1 and 2 of the label become bit 7 of red, green and blue, its bits 3, 4 and 5 bit 6,
+    Bits 0, 1 and 2 of the label become bit 7 of red, green and blue. Bits 3, 4 and 5 become bit 6,
     and so on: 1 is (128, 0, 0), 2 is (0, 128, 0), 3 is (128, 128, 0).
     """
     channels = [0, 0, 0]
@@ -204,4 +207,4 @@ def voc_color(label: int) -> tuple[int, int, int]:
     return channels[0], channels[1], channels[2]
 
 
-IGNORED = 255  # true label of pixels that do not count
+IGNORED = 255  # true label of pixels that are not evaluated

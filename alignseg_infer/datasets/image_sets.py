@@ -21,7 +21,7 @@ LIST_ENDING = ".txt"
 DEFAULT_MAX_IMAGES = 128
 PROBLEMS_SHOWN = 20
 FEWEST_COLORS = 32  # among every 64th pixel
-SMALLEST_JUDGED = 64  # pixels of a side; below, too few are left to judge by
+SMALLEST_JUDGED = 64  # pixels per side; smaller images have too few pixels to tell
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class ImageFiles:
     """Image files, all of which can be read.
 
     Attributes:
-        name: For people: "128 of 500 images in DATA".
-        paths: The files, in the order they are read in.
-        digests: What identifies each image.
+        name: Description for people: "128 of 500 images in DATA".
+        paths: The files, in reading order.
+        digests: A hash that identifies each image.
     """
 
     name: str
@@ -39,7 +39,7 @@ class ImageFiles:
     digests: tuple[str, ...]
 
     def read(self, start: int = 0) -> Iterator[Image]:
-        """The images from number `start` on, (H, W, 3) uint8 BGR."""
+        """Read the images from number `start` on, (H, W, 3) uint8 BGR."""
         return map(read_image, self.paths[start:])
 
 
@@ -48,10 +48,10 @@ class VideoFrames:
     """Frames of a video.
 
     Attributes:
-        name: For people: "128 of 4500 frames of drive.mp4".
+        name: Description for people: "128 of 4500 frames of drive.mp4".
         path: The video.
-        frames: Their numbers, increasing.
-        digests: What identifies each frame.
+        frames: Numbers of the frames, increasing.
+        digests: A hash that identifies each frame.
     """
 
     name: str
@@ -60,70 +60,66 @@ class VideoFrames:
     digests: tuple[str, ...]
 
     def read(self, start: int = 0) -> Iterator[Image]:
-        """The frames from the one at `start` on, (H, W, 3) uint8 BGR.
+        """Read the frames from position `start` of `frames` on, (H, W, 3) uint8 BGR.
 
-        Frames before are decoded too: to jump is not exact in every format.
+        Earlier frames are decoded, too, because seeking is not exact in every format.
 
         Raises:
-            DatasetError: The video changed and ends before.
+            DatasetError: The video has changed and ends too early.
         """
-        capture, position = _opened(self.path), -1
+        capture, position = _open_video(self.path), -1
         for frame in self.frames[start:]:
             while position < frame and capture.grab():
                 position += 1
             done, pixels = capture.retrieve()
             if position < frame or not done:
-                raise _not_a_video(self.path, f"it ends before frame {frame}")
+                raise _video_error(self.path, f"it ends before frame {frame}")
             yield image_from_array(np.asarray(pixels))
 
 
 CalibrationImages: TypeAlias = ImageFiles | VideoFrames
 
 
-def calibration_images(
-    source: str | Path, max_images: int = DEFAULT_MAX_IMAGES
-) -> CalibrationImages:
-    """Images spread evenly over `source`, the same ones each time.
+def choose_images(source: str | Path, max_images: int = DEFAULT_MAX_IMAGES) -> CalibrationImages:
+    """Choose images spread evenly over `source`, the same ones each time.
 
     Args:
-        source: A folder, searched with its sub-folders (hidden ones left out); a ``.txt`` file
-            with one path per line, relative to its own folder (blank lines and those with ``#``
-            in front are left out); a single image; or a video.
-        max_images: How many to use at most.
+        source: A folder, which is searched with its sub-folders, except for hidden ones; a
+            ``.txt`` file with one path per line, relative to its own folder (blank lines and lines
+            that start with ``#`` are skipped); a single image; or a video.
+        max_images: Maximum number of images.
 
     Raises:
-        DatasetError: There are none, files are missing or cannot be decoded (all are listed), or
-            the video cannot be read.
+        DatasetError: There are no images, files are missing or cannot be decoded (they are listed),
+            or the video cannot be read.
         OptionError: `max_images` is below 1.
     """
     if max_images < 1:
         raise OptionError(
-            f"{max_images} images of {source} were asked for",
-            "1 or more; to calibrate, some 100 are enough, and to compare, 8",
+            f"{max_images} images of {source} were requested",
+            "1 or more; about 100 are enough to calibrate, and 8 to compare",
             f"a number such as {DEFAULT_MAX_IMAGES}",
         )
     source = Path(source)
     if source.is_dir():
-        return _files(source, _in_folder(source), max_images)
+        return _choose_files(source, _search_folder(source), max_images)
     require_file(source, "a folder, a list of images, or a video", DatasetError)
     ending = source.suffix.lower()
     if ending == LIST_ENDING:
-        return _files(source, _in_list(source), max_images)
-    return (
-        _files(source, [source], max_images)
-        if ending in IMAGE_ENDINGS
-        else _frames(source, max_images)
-    )
+        return _choose_files(source, _read_list(source), max_images)
+    if ending in IMAGE_ENDINGS:
+        return _choose_files(source, [source], max_images)
+    return _choose_frames(source, max_images)
 
 
-def evenly_spread(count: int, limit: int) -> list[int]:
-    """`limit` of the numbers below `count`, from the middle of equal parts; all if they are few."""
+def spread_evenly(count: int, limit: int) -> list[int]:
+    """Choose `limit` of the numbers below `count`, from the middle of equal parts, or all."""
     if count <= limit:
         return list(range(count))
     return [(2 * part + 1) * count // (2 * limit) for part in range(limit)]
 
 
-def _in_folder(folder: Path) -> list[Path]:
+def _search_folder(folder: Path) -> list[Path]:
     return [
         path
         for path in sorted(folder.rglob("[!.]*"))
@@ -133,77 +129,77 @@ def _in_folder(folder: Path) -> list[Path]:
     ]
 
 
-def _in_list(path: Path) -> list[Path]:
+def _read_list(path: Path) -> list[Path]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DatasetError(
-            f"{path} is no text: {error.reason} at byte {error.start}",
-            "a list with the path of one image per line, in UTF-8",
+            f"{path} is not a text file: {error.reason} at byte {error.start}",
+            "a UTF-8 list with the path of one image per line",
             f"find IMAGES -name '*.png' > {path}",
         ) from error
     names = [line.strip() for line in lines]
     return [path.parent / name for name in names if name and not name.startswith("#")]
 
 
-def _files(source: Path, paths: Sequence[Path], limit: int) -> ImageFiles:
-    chosen = [paths[index] for index in evenly_spread(len(paths), limit)]
+def _choose_files(source: Path, paths: Sequence[Path], limit: int) -> ImageFiles:
+    chosen = [paths[index] for index in spread_evenly(len(paths), limit)]
     if not chosen:
         raise DatasetError(
-            f"{source} holds no images",
-            f"files that end in {', '.join(IMAGE_ENDINGS)}, or a list of such",
+            f"{source} contains no images",
+            f"files that end in {', '.join(IMAGE_ENDINGS)}, or a list of such files",
             f"find {source.parent if source.is_file() else source} -name '*.jpg' | head",
         )
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        problems = [problem for problem in pool.map(_problem, chosen) if problem]
+        problems = [problem for problem in pool.map(_find_problem, chosen) if problem]
     if problems:
         listed = "".join(f"\n    {problem}" for problem in problems[:PROBLEMS_SHOWN])
         rest = len(problems) - PROBLEMS_SHOWN
         raise DatasetError(
             f"{len(problems)} of {len(chosen)} images of {source} cannot be used:{listed}"
             + (f"\n    and {rest} more" if rest > 0 else ""),
-            "pictures of what the model will see, that can be decoded",
-            "name the folder that holds only these, or a list of them; copy damaged ones again",
+            "readable photographs like those that the model will see",
+            "pass a folder or a list of such images only; copy damaged images again",
         )
     name = f"{len(chosen)} of {len(paths)} images of {source}"
     return ImageFiles(name, tuple(chosen), tuple(map(sha256_of, chosen)))
 
 
-def _problem(path: Path) -> str | None:
-    """What is wrong with an image, if anything."""
+def _find_problem(path: Path) -> str | None:
+    """Return what is wrong with an image, or None."""
     try:
         image = read_image(path)
     except AlignSegError as error:
         return error.problem
     colors = len(np.unique(image[::8, ::8].reshape(-1, 3), axis=0))
-    # A photograph has thousands; label files and masks that lie beside it have one per class.
+    # A photograph has thousands of colours; label files and masks have one per class.
     if colors < FEWEST_COLORS and min(image.shape[:2]) >= SMALLEST_JUDGED:
         return f"{path} has only {colors} colours: it looks like a label file or a mask"
     return None
 
 
-def _frames(path: Path, limit: int) -> VideoFrames:
-    capture, count = _opened(path), 0
-    while capture.grab():  # what the header says of the number is often an estimate
+def _choose_frames(path: Path, limit: int) -> VideoFrames:
+    capture, count = _open_video(path), 0
+    while capture.grab():  # the number of frames in the header is often an estimate
         count += 1
     if not count:
-        raise _not_a_video(path, "it has no frame that can be decoded")
-    frames = tuple(evenly_spread(count, limit))
+        raise _video_error(path, "none of its frames can be decoded")
+    frames = tuple(spread_evenly(count, limit))
     digest = sha256_of(path)
     digests = (hashlib.sha256(f"{digest} {frame}".encode()).hexdigest() for frame in frames)
     return VideoFrames(f"{len(frames)} of {count} frames of {path}", path, frames, tuple(digests))
 
 
-def _opened(path: Path) -> cv2.VideoCapture:
+def _open_video(path: Path) -> cv2.VideoCapture:
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
-        raise _not_a_video(path, f"OpenCV does not open it as a video (ending {path.suffix!r})")
+        raise _video_error(path, f"OpenCV cannot open it as a video (ending {path.suffix!r})")
     return capture
 
 
-def _not_a_video(path: Path, reason: str) -> DatasetError:
+def _video_error(path: Path, reason: str) -> DatasetError:
     return DatasetError(
         f"{path} cannot be used: {reason}",
         f"a folder of images, a list of them ({LIST_ENDING}), or a video that OpenCV reads",
-        f"ffmpeg -i {path} frames/%05d.png, then name the folder",
+        f"ffmpeg -i {path} frames/%05d.png, then pass the folder",
     )

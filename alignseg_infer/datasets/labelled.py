@@ -1,14 +1,14 @@
-"""Labelled images: which image belongs to which labels, and what their values mean.
+"""Labelled images: which image belongs to which labels, and what the label values mean.
 
-Three layouts below a root folder; sub-folders (cities) belong to a file's name::
+There are three layouts below a root folder. Sub-folders (cities) are part of a file's name::
 
     cityscapes   leftImg8bit/SPLIT/CITY/X_leftImg8bit.png   gtFine/SPLIT/CITY/X_gtFine_labelIds.png
     ade20k       images/SPLIT/X.jpg                         annotations/SPLIT/X.png
     folder       images/X.png, .jpg or .jpeg                labels/X.png
 
-Labels are 8-bit gray PNGs. Cityscapes is read from the labelIds that the dataset ships, not from
-labelTrainIds, which every user makes with a script and may have made differently. ADE20K is the
-MIT Scene Parsing Benchmark, whose split ``val`` lies in a folder ``validation``.
+Labels are 8-bit gray PNGs. Cityscapes is read from the labelIds that come with the dataset, not
+from labelTrainIds, which each user creates with a script, possibly with changes. ADE20K is the MIT
+Scene Parsing Benchmark, whose split ``val`` is the folder ``validation``.
 """
 
 import os
@@ -29,13 +29,13 @@ from alignseg_infer.errors import AlignSegError, DatasetError, OptionError
 from alignseg_infer.pixels.images import read_gray_png, read_image
 from alignseg_infer.spec.model import ClassSpec
 
-NO_LABEL = -1  # in a label table: a value that must not occur
+NO_LABEL = -1  # in a label table: a value that is not allowed
 PROBLEMS_SHOWN = 20
 DEFAULT_SPLIT = "val"
 
 LabelTable: TypeAlias = NDArray[np.int16]
 
-# labelId of each trainId, cityscapesScripts helpers/labels.py; all others of 0..33 are ignored
+# labelId of each trainId (cityscapesScripts helpers/labels.py); other values in 0..33 are ignored
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 CITYSCAPES_ID_COUNT = 34
 ADE20K_CLASSES = 150
@@ -60,13 +60,13 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Image and label files of one dataset, found but not read yet.
+    """Image and label files of one dataset, which have not been read yet.
 
     Attributes:
-        dataset: Their layout, which says what label values mean.
-        name: For people: "cityscapes val, first 10 of 500".
-        root: The folder they were found in.
-        pairs: In the order of their names.
+        dataset: Their layout, which determines what label values mean.
+        name: Description for people: "cityscapes val, first 10 of 500".
+        root: The folder in which they were found.
+        pairs: Image and label files, sorted by name.
     """
 
     dataset: Dataset
@@ -77,38 +77,38 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class _Side:
-    """Where images, or labels, lie below the root, and the endings that are cut off their names."""
+    """The folder of images or labels below the root, and the endings removed from their names."""
 
     folder: str
     endings: tuple[str, ...]
 
 
-def labelled_images(
+def find_labelled_images(
     dataset: Dataset, root: Path, split: str | None = None, max_images: int | None = None
 ) -> LabelledImages:
-    """Finds the images of `dataset` and their labels. Opens no file.
+    """Find the images of `dataset` and their labels, without opening any file.
 
     Args:
         dataset: The layout.
-        root: The folder that holds its folders.
-        split: ``train``, ``val`` or ``test``; None for ``val``. A plain folder has none.
-        max_images: How many images to take at most, the first by name; None for all.
+        root: The folder that contains the layout's folders.
+        split: ``train``, ``val`` or ``test``; None for ``val``. A plain folder has no splits.
+        max_images: Maximum number of images, the first by name; None for all.
 
     Raises:
-        DatasetError: Folders or partners are missing, or there is no image at all.
-        OptionError: `split` or `max_images` makes no sense.
+        DatasetError: A folder, a label file or an image is missing, or there are no images at all.
+        OptionError: `split` or `max_images` is invalid.
     """
     dataset = choose(Dataset, dataset, "dataset")
     if max_images is not None and max_images < 1:
         raise OptionError(f"max_images={max_images}", "1 or more", "max_images=10")
     if dataset is Dataset.FOLDER and split is not None:
         raise OptionError(
-            f"split={split!r} was given for a plain folder, which has no splits",
+            f"split={split!r} was given, but a plain folder has no splits",
             "no split",
-            "leave split= out; root= is the folder that holds images/ and labels/",
+            "leave split= out; root= is the folder that contains images/ and labels/",
         )
-    sides = _sides(dataset, split or DEFAULT_SPLIT)
-    images, labels = (_files(root, side, sides) for side in sides)
+    sides = _choose_sides(dataset, split or DEFAULT_SPLIT)
+    images, labels = (_find_files(root, side, sides) for side in sides)
     _require_partners(root, images, labels, sides)
     stems = list(images)[:max_images]
     name = dataset.value if dataset is Dataset.FOLDER else f"{dataset} {split or DEFAULT_SPLIT}"
@@ -119,14 +119,15 @@ def labelled_images(
 
 
 def label_table(dataset: Dataset, num_classes: int) -> LabelTable:
-    """What the values in label files mean.
+    """Return what the values in label files mean.
 
     Args:
-        dataset: Whose files.
-        num_classes: Of the models; a plain folder has labels below it.
+        dataset: The dataset of the label files.
+        num_classes: Number of classes of the model. In a plain folder, labels are below it.
 
     Returns:
-        (256,) int16: for each value its label, 255 for ignored, or -1 if it must not occur.
+        (256,) int16: the label for each value, 255 for ignored values, or -1 for values that are
+        not allowed.
     """
     table = np.full(256, NO_LABEL, np.int16)
     if dataset is Dataset.CITYSCAPES:
@@ -142,11 +143,11 @@ def label_table(dataset: Dataset, num_classes: int) -> LabelTable:
 
 
 def cityscapes_ids(labels: Labels, classes: ClassSpec) -> Image:
-    """Labels as the labelIds of Cityscapes, which its test server takes.
+    """Return labels as the labelIds that the test server of Cityscapes expects.
 
     Args:
         labels: (H, W).
-        classes: Their names.
+        classes: Names of the labels.
 
     Returns:
         (H, W) uint8: 7 for road, 8 for sidewalk, up to 33 for bicycle.
@@ -159,7 +160,7 @@ def cityscapes_ids(labels: Labels, classes: ClassSpec) -> Image:
 
 
 def require_cityscapes(classes: ClassSpec) -> None:
-    """Checks that labels can be written as labelIds.
+    """Check that labels can be written as labelIds.
 
     Raises:
         OptionError: The classes are not those of Cityscapes, in their order.
@@ -168,61 +169,63 @@ def require_cityscapes(classes: ClassSpec) -> None:
         raise OptionError(
             f"the {len(classes.names)} classes of {classes.dataset!r} have no Cityscapes labelIds",
             "the 19 classes of Cityscapes in their order",
-            "take result.labels, or the file STEM_labels.png; for ADE20K's own files, labels + 1",
+            "use result.labels or the file STEM_labels.png; ADE20K's label files are labels + 1",
         )
 
 
 def read_truth(path: Path, table: LabelTable) -> Image:
-    """The labels in the file `path` as (H, W) uint8, 255 for ignored.
+    """Read the labels in the file `path` as (H, W) uint8, 255 for ignored.
 
     Args:
         path: An 8-bit gray PNG.
-        table: What `label_table` gave.
+        table: The result of `label_table`.
 
     Raises:
-        ImageError: It is no such file.
-        DatasetError: It has values that must not occur.
+        ImageError: The file is not an 8-bit gray PNG.
+        DatasetError: The file has values that are not allowed.
     """
     values = read_gray_png(path)
     truth = table[values]
     if truth.min() == NO_LABEL:
         wrong = np.unique(values[truth == NO_LABEL])
         raise DatasetError(
-            f"{path} has the values {_listed(map(str, wrong), ', ')}",
-            f"values among {_known_values(table)}",
-            "dataset= the one whose labels these are, and models with its classes",
+            f"{path} has the values {_join_first(map(str, wrong), ', ')}",
+            f"values among {_describe_values(table)}",
+            "choose the dataset= that these labels belong to, and a model with its classes",
         )
     return truth.astype(np.uint8)
 
 
 def require_usable(data: LabelledImages, table: LabelTable) -> None:
-    """Decodes every image and label file, so that none of them stops an evaluation on its way.
+    """Decode every image and label file, so that no bad file stops an evaluation halfway.
 
     Raises:
-        DatasetError: Files cannot be read, have values that must not occur, or differ in size
-            from their partner (the first problem of each pair is listed); or all is ignored.
+        DatasetError: Files cannot be read, have values that are not allowed, or differ in size
+            from their partner (the first problem of each pair is listed); or every pixel is
+            ignored.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        checks = list(pool.map(lambda pair: _check(pair, table), data.pairs))
+        checks = list(pool.map(lambda pair: _check_pair(pair, table), data.pairs))
     problems = [problem for problem, _ in checks if problem]
     if problems:
         raise DatasetError(
             f"{len(problems)} of {len(data.pairs)} labelled images in {data.root} cannot be used:"
-            f"{_listed(problems)}",
-            f"images, and 8-bit gray PNGs of their size with values among {_known_values(table)}",
+            f"{_join_first(problems)}",
+            "images, and 8-bit gray PNGs of the same size with values among "
+            f"{_describe_values(table)}",
             "copy or unpack the dataset again; with Pillow, Image.fromarray(numpy.asarray("
-            "Image.open(OLD))).save(NEW) makes a gray PNG of one with a palette",
+            "Image.open(OLD))).save(NEW) turns a palette PNG into a gray PNG",
         )
     if not any(has_labels for _, has_labels in checks):
         raise DatasetError(
             f"every pixel of the {len(data.pairs)} label files in {data.root} is ignored",
             "labels to compare with",
-            "a split with public labels, such as split='val'",
+            "choose a split with public labels, such as split='val'",
         )
 
 
-def _check(pair: LabelledImage, table: LabelTable) -> tuple[str | None, bool]:
-    """What is wrong with a pair, if anything, and whether it has any label."""
+def _check_pair(pair: LabelledImage, table: LabelTable) -> tuple[str | None, bool]:
+    """Return what is wrong with a pair (or None), and whether any of its pixels has a label."""
     try:
         truth, image = read_truth(pair.labels, table), read_image(pair.image)
     except AlignSegError as error:
@@ -233,7 +236,7 @@ def _check(pair: LabelledImage, table: LabelTable) -> tuple[str | None, bool]:
     return None, bool((truth != IGNORED).any())
 
 
-def _sides(dataset: Dataset, split: str) -> tuple[_Side, _Side]:
+def _choose_sides(dataset: Dataset, split: str) -> tuple[_Side, _Side]:
     if dataset is Dataset.CITYSCAPES:
         images = _Side(f"leftImg8bit/{split}", ("_leftImg8bit.png",))
         return images, _Side(f"gtFine/{split}", ("_gtFine_labelIds.png",))
@@ -243,11 +246,11 @@ def _sides(dataset: Dataset, split: str) -> tuple[_Side, _Side]:
     return _Side("images", (".png", ".jpg", ".jpeg")), _Side("labels", (".png",))
 
 
-def _files(root: Path, side: _Side, sides: tuple[_Side, _Side]) -> dict[str, list[Path]]:
-    """Files by their path below the side's folder, without ending."""
+def _find_files(root: Path, side: _Side, sides: tuple[_Side, _Side]) -> dict[str, list[Path]]:
+    """Find the files of one side, by their path below its folder without the ending."""
     folder = root / side.folder
     if not folder.is_dir():
-        raise _not_there(root, f"{folder} is no folder", sides)
+        raise _layout_error(root, f"{folder} is not a folder", sides)
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("[!.]*")):
         name = path.relative_to(folder).as_posix()
@@ -266,29 +269,30 @@ def _require_partners(
     sides: tuple[_Side, _Side],
 ) -> None:
     if not images and not labels:
-        raise _not_there(root, f"{root} holds no labelled images", sides)
+        raise _layout_error(root, f"{root} contains no labelled images", sides)
     problems = [f"{paths[0]} has no labels" for key, paths in images.items() if key not in labels]
     problems += [f"{paths[0]} has no image" for key, paths in labels.items() if key not in images]
     problems += [
-        f"{paths[0]} and {paths[1]} have one name"
+        f"{paths[0]} and {paths[1]} have the same name"
         for paths in (*images.values(), *labels.values())
         if len(paths) > 1
     ]
     if problems:
-        raise _not_there(root, f"{len(problems)} files cannot be paired:{_listed(problems)}", sides)
+        listed = _join_first(problems)
+        raise _layout_error(root, f"{len(problems)} files cannot be paired:{listed}", sides)
 
 
-def _not_there(root: Path, problem: str, sides: tuple[_Side, _Side]) -> DatasetError:
+def _layout_error(root: Path, problem: str, sides: tuple[_Side, _Side]) -> DatasetError:
     images, labels = (f"{side.folder}/**/*{' or '.join(side.endings)}" for side in sides)
     return DatasetError(
         problem,
-        f"below {root}, images {images}, each with labels {labels}",
-        f"ls {root}; root= is the folder that holds these, dataset= and split= name them",
+        f"images {images} and labels {labels} below {root}",
+        f"ls {root}; root= is the folder that contains these, dataset= and split= name them",
     )
 
 
-def _listed(items: Iterable[str], separator: str = "\n    ") -> str:
-    """The items, as many as are worth reading, and how many more there are."""
+def _join_first(items: Iterable[str], separator: str = "\n    ") -> str:
+    """Join the first `PROBLEMS_SHOWN` items, and say how many more there are."""
     every = list(items)
     shown = every[:PROBLEMS_SHOWN]
     if len(every) > len(shown):
@@ -297,8 +301,8 @@ def _listed(items: Iterable[str], separator: str = "\n    ") -> str:
     return prefix + separator.join(shown)
 
 
-def _known_values(table: LabelTable) -> str:
-    """The values that may occur, as ranges: "0..18, 255"."""
+def _describe_values(table: LabelTable) -> str:
+    """Return the allowed values as ranges: "0..18, 255"."""
     values = np.flatnonzero(table != NO_LABEL)
     runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)

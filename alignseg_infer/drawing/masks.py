@@ -1,4 +1,4 @@
-"""Labels as pixels: colour masks and overlays."""
+"""Colour masks, overlays and legends of labelled images."""
 
 from collections.abc import Mapping
 
@@ -12,22 +12,22 @@ from alignseg_infer.spec.model import ChannelOrder, ClassSpec
 
 
 def colorize(labels: Labels, classes: ClassSpec, order: ChannelOrder = ChannelOrder.BGR) -> Image:
-    """Each label in its class's colour.
+    """Return each label in its class's colour.
 
     Args:
         labels: (H, W), each below the number of classes.
-        classes: Gives the colours.
+        classes: The classes with their colours.
         order: Channel order of the result.
 
     Returns:
         (H, W, 3) uint8.
     """
-    palette = np.array(classes.colors, np.uint8)
+    palette = np.array(classes.colors, np.uint8)  # (C, 3)
     if order is ChannelOrder.BGR:
         palette = palette[:, ::-1]
     if labels.dtype != np.uint8:
-        return palette[labels]
-    # At 1024x2048, 4.7 times as fast as the line above.
+        return palette[labels]  # (H, W, 3)
+    # At 1024x2048, this is 4.7 times as fast as the line above.
     table = np.zeros((256, 1, 3), np.uint8)
     table[: len(palette), 0] = palette[:256]
     return np.asarray(cv2.LUT(cv2.cvtColor(labels, cv2.COLOR_GRAY2BGR), table), np.uint8)
@@ -40,7 +40,7 @@ def require_opacity(opacity: float) -> None:
 
 
 def blend(image: Image, color: Image, opacity: float) -> Image:
-    """`color` drawn over `image`, both (H, W, 3) uint8 in the same channel order.
+    """Draw `color` over `image`, both (H, W, 3) uint8 in the same channel order.
 
     Args:
         image: What lies below.
@@ -60,13 +60,13 @@ MIN_LEGEND_WIDTH = 64
 
 
 def legend(classes: ClassSpec, width: int, shares: Mapping[str, float] | None = None) -> Image:
-    """Class names beside their colours, in as many columns as fit.
+    """Draw class names beside their colours, in as many columns as fit.
 
     Args:
         classes: Names and colours.
-        width: Pixels, 64 or more. Text gets smaller where not even one name fits.
-        shares: To show these classes only, in this order, each with its share (0..1) in per cent.
-            None for all classes.
+        width: Pixels, 64 or more. The text gets smaller if not even one name fits.
+        shares: Show only these classes, in this order, each with its share (0..1) in per cent.
+            None shows all classes.
 
     Returns:
         (height, width, 3) uint8 BGR, dark text on white.
@@ -96,12 +96,12 @@ def legend(classes: ClassSpec, width: int, shares: Mapping[str, float] | None = 
 
 
 def share_text(share: float) -> str:
-    """A share of an image (0..1) in per cent: ``38%``, or ``<1%``."""
+    """Return a share of an image (0..1) in per cent: ``38%``, or ``<1%``."""
     return "<1%" if 0 < share < 0.01 else f"{share:.0%}"
 
 
-def stacked(upper: Image, lower: Image) -> Image:
-    """One picture above another, the narrower one with white at its right."""
+def stack_pictures(upper: Image, lower: Image) -> Image:
+    """Put one picture above another, and fill up the narrower one with white on its right."""
     width = max(upper.shape[1], lower.shape[1])
     return np.vstack(
         [
@@ -111,8 +111,8 @@ def stacked(upper: Image, lower: Image) -> Image:
     )
 
 
-def shrunk(picture: Image, longest: int) -> Image:
-    """`picture` with no side above `longest` pixels; its own size if that is smaller."""
+def shrink_picture(picture: Image, longest: int) -> Image:
+    """Shrink `picture` so that no side exceeds `longest` pixels; smaller ones stay as they are."""
     height, width = picture.shape[:2]
     factor = longest / max(height, width)
     if factor >= 1:
@@ -122,7 +122,7 @@ def shrunk(picture: Image, longest: int) -> Image:
 
 
 def titled(picture: Image, title: str) -> Image:
-    """`picture` with a line of text above it."""
+    """Add a line of text above `picture`."""
     strip: Image = np.full((LEGEND_ENTRY[0] + 4, picture.shape[1], 3), 255, np.uint8)
     write_text(strip, title, (6, LEGEND_ENTRY[0] - 5))
     return np.vstack((strip, picture))

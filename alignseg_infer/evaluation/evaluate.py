@@ -1,6 +1,6 @@
 """Evaluating one or more models on the same labelled images.
 
-    data = labelled_images(Dataset.CITYSCAPES, Path("DATA"), "val")
+    data = find_labelled_images(Dataset.CITYSCAPES, Path("DATA"), "val")
     print(evaluate({"fp32": Predictor("alignseg.onnx")}, data).to_markdown())
 
 Predictions and true labels are compared at the size of the image; neither is resized.
@@ -133,7 +133,7 @@ def _require_common_classes(
                 f"{name} has {len(found)} classes ({_first_names(found)})",
                 f"the {len(expected)} classes of {whose} ({_first_names(expected)}), "
                 f"and at most {MAX_CLASSES}",
-                "models of one dataset, and dataset= of the same; if only the class names differ, "
+                "give models of one dataset, and dataset= of the same; if only the names differ, "
                 "export again with the right classes",
             )
     return expected

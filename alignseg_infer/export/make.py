@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.graph.options import ExportOptions
-from alignseg_infer.export.progress import PhaseBars
 from alignseg_infer.export.recipe import Recipe
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.packages import require_export_packages
@@ -23,6 +22,7 @@ from alignseg_infer.progress import ProgressBars, no_bar
 from alignseg_infer.spec.model import ModelSpec, Precision, Sampler, Upsampling
 from alignseg_infer.spec.verification import Verification
 from alignseg_infer.trt.builder.options import BuildOptions
+from alignseg_infer.trt.builder.progress import PhaseBars
 from alignseg_infer.trt.engine_file import EngineFacts
 from alignseg_infer.trt.flavours import load_tensorrt
 

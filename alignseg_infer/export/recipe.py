@@ -8,7 +8,7 @@ from typing import Any
 from alignseg_infer.arrays import Image
 from alignseg_infer.choices import choose, convert_choices
 from alignseg_infer.datasets.class_tables import class_table_named
-from alignseg_infer.datasets.image_sets import calibration_images
+from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.errors import DatasetError
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.int8.options import (
@@ -75,7 +75,7 @@ class Recipe:
         if source is None:
             return None
         limit = self.max_verification_images
-        return list(calibration_images(source, limit).read())
+        return list(choose_images(source, limit).read())
 
 
 def recipe_for(

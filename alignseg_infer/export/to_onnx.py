@@ -11,11 +11,8 @@ import torch
 from alignseg_infer.export.graph.onnx_file import require_onnx_ending, save_onnx
 from alignseg_infer.export.graph.onnx_graph import onnx_from_model
 from alignseg_infer.export.graph.options import ExportOptions
-from alignseg_infer.export.verification.parity import (
-    Comparison,
-    compare_with_pytorch,
-)
-from alignseg_infer.files import written_atomically
+from alignseg_infer.export.verification.parity import Comparison, compare_with_pytorch
+from alignseg_infer.files import write_atomically
 from alignseg_infer.models.checkpoint import Checkpoint
 from alignseg_infer.spec.model import SPEC_KEY, VERIFICATION_KEY, ExportSpec, ModelSpec
 from alignseg_infer.version import __version__
@@ -59,7 +56,7 @@ def onnx_from_checkpoint(
     path, options = Path(path), options or ExportOptions()
     require_onnx_ending(path)
     model = checkpoint.model()
-    with written_atomically(path) as temporary:
+    with write_atomically(path) as temporary:
         logger.info("tracing and converting to opset %d (half a minute)", options.opset)
         exported = onnx_from_model(model, options)
         spec = replace(checkpoint.spec, export=_export_spec(options))

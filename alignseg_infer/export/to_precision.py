@@ -14,7 +14,7 @@ from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.int8.from_onnx import int8_from_onnx
 from alignseg_infer.export.int8.options import Int8Options, needs_calibration
 from alignseg_infer.export.verification.verify import verify
-from alignseg_infer.files import written_atomically
+from alignseg_infer.files import write_atomically
 from alignseg_infer.progress import ProgressBars, no_bar
 from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, Precision
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
@@ -41,8 +41,8 @@ def onnx_in_precision(
         precision: ``fp16`` or ``int8``.
         int8: How convolutions are quantised.
         images: Images to compare both on, (H, W, 3) uint8 BGR; None for drawn streets.
-        facts: Those of `source`, if they were read already.
         bars: Opens a progress bar with the given title, like `cli.progress.progress_bar`.
+        facts: Facts of `source`, if they were read already.
 
     Returns:
         The comparison, which is also stored in the file.
@@ -73,7 +73,7 @@ def onnx_in_precision(
     to_half_precision(model)
     export = replace(facts.export, precision=precision, opset=model.opset_imports[""])
     model.metadata_props[SPEC_KEY] = replace(facts.spec, export=export).to_json()
-    with written_atomically(target) as temporary:
+    with write_atomically(target) as temporary:
         save_onnx(model, temporary)
         with bars(f"images compared with {source.name}") as progress:
             found = verify(

@@ -1,1 +1,1 @@
-"""The AlignSeg network in PyTorch, its checkpoints, and the exact rewrites made for inference."""
+"""The AlignSeg network in PyTorch, its checkpoints, and its exact rewrites for inference."""

@@ -1,4 +1,4 @@
-"""The AlignSeg network (arXiv 2003.00872), key for key that of the authors' code."""
+"""The AlignSeg network (arXiv 2003.00872), with the same state dict keys as the authors' code."""
 
 from typing import NamedTuple
 
@@ -13,11 +13,11 @@ from alignseg_infer.spec.model import NetworkSpec, NormKind
 
 
 class Outputs(NamedTuple):
-    """What the network returns.
+    """The network's outputs.
 
     Attributes:
         logits: (N, classes, h, w) at 1/4 of the input size.
-        auxiliary: The same from the auxiliary head; None when that was dropped.
+        auxiliary: Logits of the auxiliary head, of the same shape; None if the head was dropped.
     """
 
     logits: Tensor
@@ -27,9 +27,9 @@ class Outputs(NamedTuple):
 class AlignSeg(nn.Module):
     """Feature-aligned segmentation network.
 
-    ``forward`` takes a normalised image (N, 3, H, W) and returns `Outputs`. Sizes: each strided
-    step gives ceil(n/2) and the ceil-mode pooling floor(n/2) + 1, so 1024 x 2048 gives logits of
-    257 x 513. Nothing has to divide by 32.
+    ``forward`` takes a normalised image (N, 3, H, W) and returns `Outputs`. Each strided
+    convolution turns a side n into ceil(n/2), and the ceil-mode pooling into floor(n/2) + 1, so
+    1024 x 2048 gives logits of 257 x 513. Sides do not have to be multiples of 32.
 
     Args:
         spec: Backbone, widths, class count and conventions.
@@ -61,21 +61,21 @@ class AlignSeg(nn.Module):
         self.CAB4, self.RRB4b = CAB(channels, spec.convention, norm), RRB(channels, channels, norm)
         self.CAB3, self.RRB3b = CAB(channels, spec.convention, norm), RRB(channels, channels, norm)
         self.CAB2, self.RRB2b = CAB(channels, spec.convention, norm), RRB(channels, channels, norm)
-        self.dsn: nn.Module | None = _head(channels, spec.num_classes, norm)
-        self.head = _head(channels, spec.num_classes, norm)
+        self.dsn: nn.Module | None = _make_head(channels, spec.num_classes, norm)
+        self.head = _make_head(channels, spec.num_classes, norm)
 
     def forward(self, image: Tensor) -> Outputs:
         return self.forward_with_offsets(image)[0]
 
     def forward_with_offsets(self, image: Tensor) -> tuple[Outputs, dict[OffsetField, Tensor]]:
-        """The outputs, and the offset fields they came from: (N, 2, h, w) each, dx then dy."""
-        x = F.relu(self.bn1(self.conv1(image)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        x = F.relu(self.bn3(self.conv3(x)))
-        x1 = self.layer1(ceil_max_pool(x))
-        x2 = self.layer2(x1)
-        x3 = self.layer3(x2)
-        x4 = self.layer4(x3)
+        """Return the outputs and the offset fields, (N, 2, h, w) each, dx then dy."""
+        x = F.relu(self.bn1(self.conv1(image)))  # (N, 64, H/2, W/2), at width 1.0
+        x = F.relu(self.bn2(self.conv2(x)))  # (N, 64, H/2, W/2)
+        x = F.relu(self.bn3(self.conv3(x)))  # (N, 128, H/2, W/2)
+        x1 = self.layer1(ceil_max_pool(x))  # 1/4 of the input size
+        x2 = self.layer2(x1)  # 1/8
+        x3 = self.layer3(x2)  # 1/16
+        x4 = self.layer4(x3)  # 1/32
         d2, cab2 = self.CAB2(self.RRB1a(x1), self.RRB2a(x2))
         d3, cab3 = self.CAB3(self.RRB2b(d2), self.RRB3a(x3))
         d3 = self.RRB3b(d3)
@@ -89,21 +89,21 @@ class AlignSeg(nn.Module):
 
 
 def ceil_max_pool(x: Tensor) -> Tensor:
-    """3x3 max-pooling of stride 2 and padding 1 in ceil mode, of values that are not negative.
+    """Max-pool non-negative values 3x3 with stride 2 and padding 1 in ceil mode.
 
-    Ceil mode amounts to one more row and column of padding below and to the right. Written so,
-    its output size floor(n/2) + 1 has no case distinction, which would tie a dynamic export to
-    sizes that divide by 4.
+    Ceil mode is the same as one more row and column of padding at the bottom and right. With this
+    padding, the output size floor(n/2) + 1 has no case distinction, which would restrict a dynamic
+    export to sizes that are multiples of 4.
     """
     return F.max_pool2d(F.pad(x, (0, 1, 0, 1)), 3, stride=2, padding=1)
 
 
 def base_channels(width: float) -> int:
-    """Channels of the first convolution at width factor `width`; 64 at 1.0."""
+    """Return the channels of the first convolution at width factor `width`: 64 at 1.0."""
     return round(64 * width)
 
 
-def _head(channels: int, num_classes: int, norm: NormKind) -> nn.Sequential:
+def _make_head(channels: int, num_classes: int, norm: NormKind) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1),
         Norm(channels, activation=True, kind=norm),

@@ -30,17 +30,17 @@ BACKBONES = {
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution without bias that keeps the size, up to its stride."""
+    """Return a convolution without bias that keeps the size, apart from its stride."""
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 
 class ResidualBlock(nn.Module):
-    """A residual block; its subclasses say which convolutions the branch has."""
+    """A residual block; subclasses define the convolutions of its branch."""
 
     downsample: nn.Module | None
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """The other summand: `x`, projected where shapes differ."""
+        """Return what is added to the branch: `x`, projected if the shapes differ."""
         return x if self.downsample is None else self.downsample(x)
 
 
@@ -53,7 +53,7 @@ class BasicBlock(ResidualBlock):
         self.bn1 = Norm(planes, activation=False, kind=norm)
         self.conv2 = conv(planes, planes, 3)
         self.bn2 = Norm(planes, activation=False, kind=norm)
-        self.downsample = _projection(inputs, planes, stride, norm)
+        self.downsample = _make_projection(inputs, planes, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         branch = F.relu(self.bn1(self.conv1(x)))
@@ -71,7 +71,7 @@ class Bottleneck(ResidualBlock):
         self.bn2 = Norm(planes, activation=False, kind=norm)
         self.conv3 = conv(planes, planes * 4, 1)
         self.bn3 = Norm(planes * 4, activation=False, kind=norm)
-        self.downsample = _projection(inputs, planes * 4, stride, norm)
+        self.downsample = _make_projection(inputs, planes * 4, stride, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         branch = F.relu(self.bn1(self.conv1(x)))
@@ -79,7 +79,9 @@ class Bottleneck(ResidualBlock):
         return F.relu(self.bn3(self.conv3(branch)) + self.shortcut(x))
 
 
-def _projection(inputs: int, outputs: int, stride: int, norm: NormKind) -> nn.Sequential | None:
+def _make_projection(
+    inputs: int, outputs: int, stride: int, norm: NormKind
+) -> nn.Sequential | None:
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(
@@ -90,12 +92,12 @@ def _projection(inputs: int, outputs: int, stride: int, norm: NormKind) -> nn.Se
 def residual_stage(
     layout: BackboneLayout, stage: int, inputs: int, base: int, norm: NormKind
 ) -> nn.Sequential:
-    """Stage 0..3 of the backbone: its blocks, the first one strided except in stage 0.
+    """Return stage 0..3 of the backbone. Its first block is strided, except in stage 0.
 
     Args:
         layout: Which ResNet.
         stage: 0 to 3.
-        inputs: Channels that come in.
+        inputs: Input channels.
         base: Channels of the 3x3 convolutions of stage 0, 64 in a full-width ResNet.
         norm: How normalisation weights are used.
     """

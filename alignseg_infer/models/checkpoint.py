@@ -1,7 +1,7 @@
-"""Reading and writing training checkpoints: the authors' and ours.
+"""Reading and writing training checkpoints, both the authors' and ours.
 
-The network is read from the shapes; what shapes cannot tell is taken from the spec that our
-checkpoints carry, else assumed, and every assumption is reported.
+The network is derived from the shapes of the weights. Facts that shapes do not show are taken from
+the spec in our checkpoints. Without a spec they are assumed, and every assumption is reported.
 """
 
 import io
@@ -15,11 +15,11 @@ from torch import Tensor
 from alignseg_infer.datasets.class_tables import class_table_for
 from alignseg_infer.demo import checkpoint_path
 from alignseg_infer.errors import CheckpointError, SpecError
-from alignseg_infer.files import require_file, sha256_of, written_atomically
+from alignseg_infer.files import require_file, sha256_of, write_atomically
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.backbone import BACKBONES
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
-from alignseg_infer.models.identify import detected_network
+from alignseg_infer.models.identify import detect_network
 from alignseg_infer.models.weights_file import (
     SPEC_ENTRY,
     State,
@@ -41,13 +41,13 @@ FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 @dataclass(frozen=True)
 class Assumption:
-    """One fact a checkpoint does not hold.
+    """One fact that is missing in a checkpoint.
 
     Attributes:
-        fact: What it is about.
-        value: What was taken.
-        reason: Why.
-        override: The parameter that says otherwise, as ``name=``.
+        fact: Name of the fact.
+        value: The assumed value.
+        reason: Why it was assumed.
+        override: The parameter that sets another value, as ``name=``.
     """
 
     fact: str
@@ -66,8 +66,8 @@ class Checkpoint:
     Attributes:
         spec: All facts.
         state: Tensors by key, without prefixes.
-        assumptions: What was not in the file.
-        notes: What was tolerated.
+        assumptions: Facts that were missing in the file.
+        notes: Deviations that were tolerated.
     """
 
     spec: ModelSpec
@@ -76,7 +76,7 @@ class Checkpoint:
     notes: tuple[str, ...]
 
     def model(self) -> AlignSeg:
-        """The network with these weights, float32, in evaluation mode."""
+        """Return the network with these weights, in float32 and in evaluation mode."""
         model = AlignSeg(self.spec.network)
         if not any(key.startswith("dsn.") for key in self.state):
             model.dsn = None
@@ -92,17 +92,17 @@ def describe_assumptions(checkpoint: Checkpoint) -> str:
 
 
 def load_checkpoint(path: str | Path, options: CheckpointOptions | None = None) -> Checkpoint:
-    """Reads a checkpoint and checks it against the network its shapes describe.
+    """Read a checkpoint and check it against the network that its shapes describe.
 
     Args:
-        path: ``.pth``, ``.pt`` (or any ending torch.save was given), or ``.safetensors``;
-            ``demo`` for the weights that come with the package.
-        options: What to take instead of the file's facts or our assumptions.
+        path: ``.safetensors``, or any other ending for a file by ``torch.save``; ``demo`` for the
+            weights that come with the package.
+        options: Facts that replace the file's facts or our assumptions.
 
     Raises:
-        CheckpointError: The file is no checkpoint, or not one of AlignSeg; the message says what
+        CheckpointError: The file is not a checkpoint, or not one of AlignSeg. The message says what
             it looks like, and lists missing, unexpected and misshapen keys.
-        MissingDependencyError: The file is safetensors and that package is not installed.
+        MissingDependencyError: The file needs safetensors, which is not installed.
     """
     path = checkpoint_path(path)
     options = options or CheckpointOptions()
@@ -112,21 +112,21 @@ def load_checkpoint(path: str | Path, options: CheckpointOptions | None = None) 
     written = ModelSpec.from_json(embedded) if embedded is not None else None
     source = SourceSpec(name=path.name, sha256=sha256_of(path))
     spec, assumptions = _complete_spec(network, written, options, source)
-    state, notes = _checked_state(state, spec.network, path)
+    state, notes = _complete_state(state, spec.network, path)
     return Checkpoint(spec, state, assumptions, notes)
 
 
 def save_checkpoint(path: str | Path, model: AlignSeg, spec: ModelSpec) -> None:
-    """Writes the model's weights with its spec, so that nothing has to be assumed later.
+    """Write the model's weights with its spec, so that nothing has to be assumed later.
 
     Args:
-        path: ``.safetensors`` for that format, any other ending for ``torch.save``.
+        path: ``.safetensors`` for that format; any other ending for ``torch.save``.
         model: The network.
         spec: Its facts.
 
     Raises:
         OutputError: The file cannot be written.
-        MissingDependencyError: safetensors is asked for and not installed.
+        MissingDependencyError: The file needs safetensors, which is not installed.
     """
     path = Path(path)
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
@@ -136,12 +136,12 @@ def save_checkpoint(path: str | Path, model: AlignSeg, spec: ModelSpec) -> None:
         buffer = io.BytesIO()
         torch.save({"state_dict": state, SPEC_ENTRY: spec.to_json()}, buffer)
         content = buffer.getvalue()
-    with written_atomically(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_bytes(content)
 
 
 def _network_of(state: State, path: Path) -> NetworkSpec:
-    """Reads backbone, widths and class count from the shapes."""
+    """Derive the backbone, the widths and the class count from the shapes."""
     try:
         bottleneck = "layer1.0.conv3.weight" in state
         blocks = [_count_blocks(state, stage) for stage in (1, 2, 3, 4)]
@@ -157,10 +157,11 @@ def _network_of(state: State, path: Path) -> NetworkSpec:
         )
     except (KeyError, StopIteration, IndexError, SpecError) as error:
         raise CheckpointError(
-            f"{path} is not an AlignSeg checkpoint: it looks like {detected_network(state)}",
+            f"{path} is not an AlignSeg checkpoint: it looks like {detect_network(state)}",
             f"the keys of AlignSeg with {', '.join(BACKBONES)}: conv1.weight, CAM.pool.1.weight, "
             "RRB5a.unify.weight, head.3.weight, ...",
-            f"alignseg inspect another file; this one has {first_few(sorted(state))}",
+            f"check another file with alignseg inspect FILE; this file has "
+            f"{first_few(sorted(state))}",
         ) from error
 
 
@@ -174,7 +175,7 @@ def _complete_spec(
     options: CheckpointOptions,
     source: SourceSpec,
 ) -> tuple[ModelSpec, tuple[Assumption, ...]]:
-    """Merges shapes, embedded facts and options; what came from none of them is an assumption."""
+    """Merge shapes, embedded facts and options; facts from none of them are assumptions."""
     base = written or ModelSpec(
         network=network, input=InputSpec(), classes=class_table_for(network.num_classes)
     )
@@ -192,11 +193,11 @@ def _complete_spec(
         classes=options.classes or base.classes,
         source=source,
     )
-    return spec, () if written else _assumptions(spec, options)
+    return spec, () if written else _list_assumptions(spec, options)
 
 
-def _assumptions(spec: ModelSpec, options: CheckpointOptions) -> tuple[Assumption, ...]:
-    """What was assumed for a checkpoint without a spec and not said by the user."""
+def _list_assumptions(spec: ModelSpec, options: CheckpointOptions) -> tuple[Assumption, ...]:
+    """List the facts that neither the checkpoint nor the user gave."""
     authors = "the authors' data loader"
     given = (
         options.convention,
@@ -210,7 +211,7 @@ def _assumptions(spec: ModelSpec, options: CheckpointOptions) -> tuple[Assumptio
         Assumption(
             "sampling convention",
             spec.network.convention,
-            "what the authors' weights were trained with; the file cannot tell",
+            "the authors' weights were trained with it; the file does not show it",
             f"convention={'|'.join(SamplingConvention)}",
         ),
         Assumption(
@@ -234,18 +235,22 @@ def _assumptions(spec: ModelSpec, options: CheckpointOptions) -> tuple[Assumptio
     return tuple(one for one, value in zip(candidates, given, strict=True) if value is None)
 
 
-def _checked_state(state: State, network: NetworkSpec, path: Path) -> tuple[State, tuple[str, ...]]:
-    """The state dict that loads strictly, and what was tolerated to get it."""
+def _complete_state(
+    state: State, network: NetworkSpec, path: Path
+) -> tuple[State, tuple[str, ...]]:
+    """Return a state dict that loads strictly, and the deviations that were tolerated."""
     with torch.device("meta"):
         wanted = {key: value.shape for key, value in AlignSeg(network).state_dict().items()}
     notes = []
     state = dict(state)
     counters = [key for key in wanted if key.endswith("num_batches_tracked")]
     if not any(key in state for key in counters):
-        notes.append("no num_batches_tracked counters, as in old InPlaceABN; inference needs none")
+        notes.append(
+            "no num_batches_tracked counters (old InPlaceABN); inference does not need them"
+        )
         state |= {key: torch.tensor(0) for key in counters}
     if not any(key.startswith("dsn.") for key in state if key not in counters):
-        notes.append("no auxiliary head (dsn); inference needs none")
+        notes.append("no auxiliary head (dsn); inference does not need it")
         state = {key: value for key, value in state.items() if not key.startswith("dsn.")}
         wanted = {key: shape for key, shape in wanted.items() if not key.startswith("dsn.")}
     _require_fit(state, wanted, path)
@@ -279,9 +284,9 @@ def _require_fit(state: State, wanted: Mapping[str, torch.Size], path: Path) -> 
     if any(groups.values()):
         listing = "; ".join(f"{len(k)} {name}: {first_few(k)}" for name, k in groups.items() if k)
         raise CheckpointError(
-            f"{path} does not fit the network its shapes describe: {listing}",
+            f"{path} does not fit the network that its shapes describe: {listing}",
             f"exactly the {len(wanted)} keys and shapes of that network",
-            "check that it is a whole AlignSeg checkpoint of one network",
+            "check that the file is a complete AlignSeg checkpoint of one network",
         )
 
 

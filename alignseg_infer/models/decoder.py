@@ -1,7 +1,7 @@
 """Decoder blocks of AlignSeg: RRB, CAM and CAB.
 
-Names follow the authors' code, so that its state dict loads. In the paper CAB is the Aligned
-Feature Aggregation module and CAM the Aligned Context Modeling module.
+Names follow the authors' code, so that its state dict can be loaded. The paper calls CAB the
+Aligned Feature Aggregation module and CAM the Aligned Context Modeling module.
 """
 
 from typing import NamedTuple
@@ -20,12 +20,12 @@ from alignseg_infer.spec.model import NormKind, Sampler, SamplingConvention
 
 
 class Aligned(NamedTuple):
-    """What CAM and CAB return.
+    """The outputs of CAM and CAB.
 
     Attributes:
         feature: (N, C, H, W).
-        offsets: Each (N, 2, H, W), those that features were sampled with: CAM's one; CAB's for the
-            coarse feature, then for the fine one.
+        offsets: The offsets used for sampling, (N, 2, H, W) each. CAM has one; CAB has one for the
+            coarse feature, then one for the fine feature.
     """
 
     feature: Tensor
@@ -33,22 +33,23 @@ class Aligned(NamedTuple):
 
 
 def upsample(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of (N, C, h, w) to `size` (H, W) with align_corners=True."""
+    """Resize (N, C, h, w) bilinearly to `size` (H, W) with align_corners=True."""
     return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
 
 
 def size_of(x: Tensor) -> tuple[int, int]:
-    """(height, width) of (N, C, h, w)."""
+    """Return the (height, width) of (N, C, h, w)."""
     return x.shape[-2], x.shape[-1]
 
 
 class OffsetSampler(nn.Module):
-    """`ops.sampling.offset_grid_sample` with its choices held as attributes.
+    """`ops.sampling.offset_grid_sample` as a module, with its options as attributes.
 
     Attributes:
         convention: Which formula.
-        sampler: Which lowering.
-        fuse: Whether, with the sampler ``plugin``, CAB's upsampling, sampling and sum are one.
+        sampler: How sampling is written in an exported graph.
+        fuse: Whether the sampler ``plugin`` fuses CAB's upsampling, sampling and sum into one
+            operation.
     """
 
     def __init__(self, convention: SamplingConvention) -> None:
@@ -59,7 +60,7 @@ class OffsetSampler(nn.Module):
 
     @property
     def fuses(self) -> bool:
-        """Whether `aligned_add` is to be used instead of two calls."""
+        """Whether to use `aligned_add` instead of two calls."""
         return self.fuse and self.sampler is Sampler.PLUGIN
 
     def forward(self, feature: Tensor, offset: Tensor) -> Tensor:
@@ -72,24 +73,24 @@ class OffsetSampler(nn.Module):
     def aligned_add(
         self, high: Tensor, low: Tensor, high_offset: Tensor, low_offset: Tensor
     ) -> Tensor:
-        """The sum of the upsampled `high` and of `low`, both sampled, as one operation."""
+        """Add the upsampled `high` to `low`, both sampled at their offsets, in one operation."""
         offsets = high_offset, low_offset
         total: Tensor = plugin_ops.aligned_add(high, low, *offsets, self.convention.value)
         return total
 
 
 class AdaptiveAveragePool(nn.Module):
-    """Averages (N, C, h, w) into 3 x 3 bins."""
+    """Average pooling of (N, C, h, w) into 3 x 3 bins."""
 
     def forward(self, x: Tensor) -> Tensor:
         return adaptive_average_pool(x, CONTEXT_BINS)
 
 
 class RRB(nn.Module):
-    """Residual refinement block: brings a feature to the decoder's channels.
+    """Residual refinement block, which also converts a feature to the decoder's channels.
 
     Args:
-        inputs: Channels that come in.
+        inputs: Input channels.
         channels: Channels of the decoder.
         norm: How normalisation weights are used.
     """
@@ -111,7 +112,10 @@ class RRB(nn.Module):
 
 
 def offset_branch(channels: int, norm: NormKind) -> nn.Sequential:
-    """Predicts (N, 2, H, W) offsets from two concatenated features of `channels` each."""
+    """Return layers that predict (N, 2, H, W) offsets from two concatenated features.
+
+    Each feature has `channels` channels.
+    """
     return nn.Sequential(
         conv(2 * channels, channels, 1),
         Norm(channels, activation=True, kind=norm),
@@ -120,7 +124,7 @@ def offset_branch(channels: int, norm: NormKind) -> nn.Sequential:
 
 
 class CAM(nn.Module):
-    """Context module: a 3 x 3 summary of the 1/32 stage, sampled back onto it with offsets.
+    """Context module: adds a 3 x 3 summary of the 1/32 stage to it, sampled at learned offsets.
 
     Args:
         inputs: Channels of the 1/32 stage.
@@ -133,19 +137,20 @@ class CAM(nn.Module):
         self, inputs: int, channels: int, convention: SamplingConvention, norm: NormKind
     ) -> None:
         super().__init__()
-        self.pool = nn.Sequential(AdaptiveAveragePool(), *_two_convs(inputs, channels, norm))
-        self.adapt = nn.Sequential(*_two_convs(inputs, channels, norm))
+        self.pool = nn.Sequential(AdaptiveAveragePool(), *_make_two_convs(inputs, channels, norm))
+        self.adapt = nn.Sequential(*_make_two_convs(inputs, channels, norm))
         self.delta_gen = offset_branch(channels, norm)
         self.sample = OffsetSampler(convention)
 
     def forward(self, x: Tensor) -> Aligned:
-        context = self.pool(x)
-        local = self.adapt(x)
-        offset = self.delta_gen(torch.cat((local, upsample(context, size_of(x))), 1))
+        context = self.pool(x)  # (N, C, 3, 3)
+        local = self.adapt(x)  # (N, C, h, w)
+        both = torch.cat((local, upsample(context, size_of(x))), 1)  # (N, 2*C, h, w)
+        offset = self.delta_gen(both)  # (N, 2, h, w)
         return Aligned(self.sample(context, offset) + local, (offset,))
 
 
-def _two_convs(inputs: int, channels: int, norm: NormKind) -> list[nn.Module]:
+def _make_two_convs(inputs: int, channels: int, norm: NormKind) -> list[nn.Module]:
     return [
         conv(inputs, inputs, 1),
         Norm(inputs, activation=True, kind=norm),
@@ -155,7 +160,7 @@ def _two_convs(inputs: int, channels: int, norm: NormKind) -> list[nn.Module]:
 
 
 class CAB(nn.Module):
-    """Aligns a coarse feature with a fine one: each is sampled at its own offsets, then added.
+    """Block that samples a coarse and a fine feature, each at its own offsets, and adds them.
 
     Args:
         channels: Channels of the decoder.
@@ -170,9 +175,9 @@ class CAB(nn.Module):
         self.sample = OffsetSampler(convention)
 
     def forward(self, low: Tensor, high: Tensor) -> Aligned:
-        wide = upsample(high, size_of(low))
-        both = torch.cat((low, wide), 1)
-        offsets = self.delta_gen1(both), self.delta_gen2(both)
+        wide = upsample(high, size_of(low))  # (N, C, H, W)
+        both = torch.cat((low, wide), 1)  # (N, 2*C, H, W)
+        offsets = self.delta_gen1(both), self.delta_gen2(both)  # (N, 2, H, W) each
         if self.sample.fuses:
             return Aligned(self.sample.aligned_add(high, low, *offsets), offsets)
         high_offset, low_offset = offsets

@@ -14,13 +14,13 @@ class Norm(nn.Module):
     """Batch normalisation followed by a leaky ReLU, or by nothing.
 
     InPlaceABN computes ``act((x - mean)/sqrt(var + eps) * (|weight| + eps) + bias)`` with eps 1e-5
-    (mapillary/inplace_abn, ``src/inplace_abn_kernels``): the sign of the stored weight is lost, so
-    folding it as an ordinary BatchNorm flips channels.
+    (mapillary/inplace_abn, ``src/inplace_abn_kernels``). It ignores the sign of the stored weight,
+    so folding the layer like an ordinary BatchNorm would flip channels.
 
     Args:
         channels: Number of channels.
-        activation: Leaky ReLU of slope 0.01 if True.
-        kind: Whether the weight is used as InPlaceABN or as BatchNorm does.
+        activation: Whether a leaky ReLU of slope 0.01 follows.
+        kind: Whether the weight is used as in InPlaceABN or as in BatchNorm.
     """
 
     running_mean: Tensor
@@ -38,13 +38,13 @@ class Norm(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def effective_weight(self) -> Tensor:
-        """The factor on the normalised value, (channels,)."""
+        """Return the factor on the normalised value, (channels,)."""
         if self.kind is NormKind.INPLACE_ABN:
             return self.weight.abs() + EPSILON
         return self.weight
 
     def affine(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift, each (channels,), that the layer amounts to at inference."""
+        """Return the layer's scale and shift at inference, (channels,) each."""
         scale = self.effective_weight() / torch.sqrt(self.running_var + EPSILON)
         return scale, self.bias - self.running_mean * scale
 

@@ -1,17 +1,19 @@
 """Exact rewrites for inference: the same function with less work.
 
-* The auxiliary head goes.
-* A normalisation after a convolution becomes part of the convolution. RRB's, which follows a sum,
-  becomes part of both summands.
-* A 1x1 convolution commutes with bilinear upsampling, whose weights sum to one. So the first
-  convolution of an offset branch, over ``concat(low, up(high))``, is ``W_l*low + up(W_h*high)``,
-  with ``W_h`` at the coarse size; CAB's two branches share one such convolution.
-* Upsampling is two matrix products, or stays one operator where those are slower; `Upsampling`.
-* A 3x3 convolution to few channels is a 1x1 convolution to nine times as many, one per tap, whose
-  maps are then shifted and added by a 3x3 convolution of zeros and ones. The offsets have two
-  channels, which runtimes pad to 8 or 16; eighteen waste less.
-* RRB's 1x1 ``unify`` has no activation, so unless it narrows, the 3x3 convolution behind it is
-  composed with it into one that reads its input.
+* The auxiliary head is removed.
+* A normalisation after a convolution becomes part of the convolution. The normalisation in RRB
+  follows a sum and becomes part of both summands.
+* A 1x1 convolution commutes with bilinear upsampling, whose weights sum to one. The first
+  convolution of an offset branch, over ``concat(low, up(high))``, is therefore
+  ``W_l*low + up(W_h*high)``, and ``W_h`` works at the coarse size. CAB's two branches share one
+  convolution of this kind.
+* Upsampling becomes two matrix products, or stays one operator where products are slower; see
+  `Upsampling`.
+* A 3x3 convolution to few channels becomes a 1x1 convolution to nine times as many channels, one
+  per tap, followed by a 3x3 convolution of zeros and ones, which shifts and adds these maps. The
+  offsets have two channels, which runtimes pad to 8 or 16; eighteen channels waste less.
+* RRB's 1x1 ``unify`` has no activation. Unless it reduces the channels, the 3x3 convolution after
+  it is composed with it into one convolution that reads the block's input.
 """
 
 import copy
@@ -32,8 +34,8 @@ from alignseg_infer.spec.model import Upsampling
 
 _M = TypeVar("_M", bound=nn.Module)
 
-# Dividing by a scale below this would put factors above 1000 into a convolution, which float16
-# graphs made from this one could not hold well. Such a norm stays a layer of its own.
+# Dividing by a smaller scale would put factors above 1000 into a convolution, which float16 graphs
+# cannot represent well. A norm with a smaller scale stays a separate layer.
 SMALLEST_FOLDED_SCALE = 1e-3
 
 _UPSAMPLERS: dict[Upsampling, Callable[[Tensor, tuple[int, int]], Tensor]] = {
@@ -42,12 +44,12 @@ _UPSAMPLERS: dict[Upsampling, Callable[[Tensor, tuple[int, int]], Tensor]] = {
 }
 
 
-def rewritten_for_inference(
+def rewrite_for_inference(
     model: AlignSeg, upsampling: Upsampling = Upsampling.MATRICES
 ) -> AlignSeg:
-    """A copy of `model`, in evaluation mode, with all exact rewrites applied.
+    """Return a copy of `model`, in evaluation mode, with all exact rewrites applied.
 
-    The copy's state dict is not that of a checkpoint any more.
+    The copy's state dict no longer has the keys of a checkpoint.
 
     Args:
         model: The network as in its checkpoint.
@@ -72,41 +74,43 @@ def rewritten_for_inference(
 
 
 def without_auxiliary_head(model: AlignSeg) -> AlignSeg:
-    """A copy of `model`, in evaluation mode, that computes `logits` alone."""
+    """Return a copy of `model`, in evaluation mode, that computes only `logits`."""
     model = copy.deepcopy(model).eval().requires_grad_(False)
     model.dsn = None
     return model
 
 
 class FoldedRRB(nn.Module):
-    """`decoder.RRB` with its norm, of scale s, folded: ``act(s*u + s*residual(u) + shift)``.
+    """`decoder.RRB` with its norm of scale s folded: ``act(s*u + s*residual(u) + shift)``.
 
-    ``s*u`` comes from scaling `unify`. The residual's first convolution then reads the block's
-    input, composed with the unscaled `unify`; where that would widen it, it reads ``s*u`` and
-    divides by s.
+    ``s*u`` comes from scaling `unify`. The residual's first convolution is composed with the
+    unscaled `unify` and reads the block's input. Where that would make it wider, it reads ``s*u``
+    instead and divides by s.
 
     Args:
-        block: The block to fold; its norm must be foldable, see `can_fold`.
+        block: The block to fold. Its norm must be foldable; see `can_fold`.
     """
 
     def __init__(self, block: RRB) -> None:
         super().__init__()
-        scale, shift = block.norm.affine()
-        column = scale.reshape(-1, 1, 1, 1)
-        inner = fold_norm(_typed(block.residual[0], nn.Conv2d), _typed(block.residual[1], Norm))
+        scale, shift = block.norm.affine()  # (C,) each
+        column = scale.reshape(-1, 1, 1, 1)  # (C, 1, 1, 1)
+        inner = fold_norm(
+            _require_type(block.residual[0], nn.Conv2d), _require_type(block.residual[1], Norm)
+        )
         self.reads_input = _reads_no_more_than_unify(block)
         if self.reads_input:
-            unify = block.unify.weight[..., 0, 0]
-            weight = torch.einsum("omyx,mi->oiyx", inner.weight, unify)
+            unify = block.unify.weight[..., 0, 0]  # (C, inputs)
+            weight = torch.einsum("omyx,mi->oiyx", inner.weight, unify)  # (C/4, inputs, 3, 3)
         else:
-            weight = inner.weight / scale.reshape(1, -1, 1, 1)
+            weight = inner.weight / scale.reshape(1, -1, 1, 1)  # (C/4, C, 3, 3)
         self.unify = _conv_from(block.unify.weight * column, None)
         self.inner = _conv_from(weight, inner.bias)
-        self.outer = _conv_from(_typed(block.residual[2], nn.Conv2d).weight * column, shift)
+        self.outer = _conv_from(_require_type(block.residual[2], nn.Conv2d).weight * column, shift)
 
     @staticmethod
     def can_fold(block: RRB) -> bool:
-        """Whether no factor becomes too large to hold well."""
+        """Return whether all factors stay small enough for float16."""
         scale, _ = block.norm.affine()
         return _reads_no_more_than_unify(block) or float(scale.abs().min()) >= SMALLEST_FOLDED_SCALE
 
@@ -117,7 +121,7 @@ class FoldedRRB(nn.Module):
 
 
 def _reads_no_more_than_unify(block: RRB) -> bool:
-    """Whether the block's input has at most as many channels as what `unify` makes of it."""
+    """Return whether the block's input has at most as many channels as the output of `unify`."""
     return block.unify.in_channels <= block.unify.out_channels
 
 
@@ -125,12 +129,12 @@ class SplitOffsets(nn.Module):
     """Offset branches over ``concat(low, up(high))``, with their first convolution split.
 
     Args:
-        branches: Branches made by `decoder.offset_branch`; their offsets are concatenated.
+        branches: Branches from `decoder.offset_branch`; their offsets are concatenated.
         upsampling: How ``up`` is computed.
 
     Attributes:
-        fuse: Whether upsampling and sum are one operation of `ops.plugin_ops`, for PyTorch on a
-            GPU, whose own upsampling is slow with channels last (docs/gpu-results.md).
+        fuse: Whether upsampling and sum are one operation of `ops.plugin_ops`. This is for PyTorch
+            on a GPU, whose own upsampling is slow with channels last (docs/gpu-results.md).
     """
 
     def __init__(self, branches: list[nn.Sequential], upsampling: Upsampling) -> None:
@@ -138,19 +142,21 @@ class SplitOffsets(nn.Module):
         self.upsample = _UPSAMPLERS[upsampling]
         self.fuse = False
         first = [
-            fold_norm(_typed(branch[0], nn.Conv2d), _typed(branch[1], Norm)) for branch in branches
+            fold_norm(_require_type(branch[0], nn.Conv2d), _require_type(branch[1], Norm))
+            for branch in branches
         ]
-        weight = torch.cat([layer.weight for layer in first])
+        weight = torch.cat([layer.weight for layer in first])  # (branches*C, 2*C, 1, 1)
         channels = weight.shape[1] // 2
         bias = torch.cat([_bias_of(layer) for layer in first])
         self.project_low = _conv_from(weight[:, :channels], bias)
         self.project_high = _conv_from(weight[:, channels:], None)
-        last = [_typed(branch[2], nn.Conv2d) for branch in branches]
-        self.offset_taps = _tap_maps(last)
-        self.offsets = _sum_of_shifted_taps(2 * len(branches), like=weight)
+        last = [_require_type(branch[2], nn.Conv2d) for branch in branches]
+        self.offset_taps = _make_tap_convolution(last)
+        self.offsets = _make_tap_sum(2 * len(branches), like=weight)
 
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
         low, high = self.project_low(low), self.project_high(high)
+        # (N, branches*C, H, W)
         hidden = add_upsampled(low, high) if self.fuse else low + self.upsample(high, size_of(low))
         offsets: Tensor = self.offsets(self.offset_taps(F.leaky_relu(hidden, LEAKY_SLOPE)))
         return offsets
@@ -166,7 +172,7 @@ class SplitCAB(nn.Module):
         self.sample = block.sample
 
     def forward(self, low: Tensor, high: Tensor) -> Aligned:
-        offsets = self.delta_gen(low, high)
+        offsets = self.delta_gen(low, high)  # (N, 4, H, W)
         high_offset, low_offset = offsets[:, :2], offsets[:, 2:]
         if self.sample.fuses:
             aligned = self.sample.aligned_add(high, low, high_offset, low_offset)
@@ -193,24 +199,30 @@ class SplitCAM(nn.Module):
 
 
 def fold_norm(layer: nn.Conv2d, norm: Norm) -> nn.Conv2d:
-    """The convolution that computes `layer` followed by `norm` without its activation."""
-    scale, shift = norm.affine()
-    weight = layer.weight * scale.reshape(-1, 1, 1, 1)
+    """Return the convolution that computes `layer` followed by `norm` without its activation."""
+    scale, shift = norm.affine()  # (outputs,) each
+    weight = layer.weight * scale.reshape(-1, 1, 1, 1)  # (outputs, inputs, kernel, kernel)
     bias = shift if layer.bias is None else layer.bias * scale + shift
     return _conv_from(weight, bias, stride=layer.stride[0])
 
 
-def _tap_maps(layers: list[nn.Conv2d]) -> nn.Conv2d:
-    """The 1x1 convolution to one map per output channel and 3x3 tap; one group per layer."""
+def _make_tap_convolution(layers: list[nn.Conv2d]) -> nn.Conv2d:
+    """Return the 1x1 convolution to one map per output channel and 3x3 tap; one group per layer."""
+    # (2, C, 3, 3) to (2, 3, 3, C) to (18, C)
     weights = [layer.weight.permute(0, 2, 3, 1).flatten(0, 2) for layer in layers]
     return _conv_from(torch.cat(weights)[..., None, None], None, groups=len(layers))
 
 
-def _sum_of_shifted_taps(outputs: int, like: Tensor) -> nn.Conv2d:
-    """The 3x3 convolution that adds up what `_tap_maps` gives for `outputs` channels."""
+def _make_tap_sum(outputs: int, like: Tensor) -> nn.Conv2d:
+    """Return the 3x3 convolution that shifts and adds the maps of `_make_tap_convolution`.
+
+    Args:
+        outputs: Number of output channels.
+        like: Determines device and dtype.
+    """
     taps = torch.eye(9).to(like).reshape(9, 3, 3)
-    weight = torch.einsum("oi,tyx->oityx", torch.eye(outputs).to(like), taps).flatten(1, 2)
-    return _conv_from(weight, None)
+    weight = torch.einsum("oi,tyx->oityx", torch.eye(outputs).to(like), taps)
+    return _conv_from(weight.flatten(1, 2), None)  # (outputs, outputs*9, 3, 3)
 
 
 def _conv_from(weight: Tensor, bias: Tensor | None, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -235,7 +247,7 @@ def _activation_of(norm: Norm) -> nn.Module:
 
 
 def _fold_named_pairs(block: nn.Module) -> None:
-    """Folds bn1, bn2, ... into conv1, conv2, ..."""
+    """Fold bn1, bn2, ... into conv1, conv2, ..."""
     for index in (1, 2, 3):
         layer, norm = getattr(block, f"conv{index}", None), getattr(block, f"bn{index}", None)
         if isinstance(layer, nn.Conv2d) and isinstance(norm, Norm):
@@ -244,7 +256,7 @@ def _fold_named_pairs(block: nn.Module) -> None:
 
 
 def _fold_sequence(sequence: nn.Sequential) -> None:
-    """Folds each norm into the convolution right before it."""
+    """Fold each norm into the convolution right before it."""
     for index in range(1, len(sequence)):
         layer, norm = sequence[index - 1], sequence[index]
         if isinstance(layer, nn.Conv2d) and isinstance(norm, Norm):
@@ -252,7 +264,7 @@ def _fold_sequence(sequence: nn.Sequential) -> None:
             sequence[index] = _activation_of(norm)
 
 
-def _typed(module: nn.Module, kind: type[_M]) -> _M:
+def _require_type(module: nn.Module, kind: type[_M]) -> _M:
     if not isinstance(module, kind):
         raise TypeError(f"{type(module).__name__} is not {kind.__name__}")
     return module

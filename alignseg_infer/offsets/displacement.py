@@ -1,12 +1,13 @@
 """Learned offsets as displacements in pixels.
 
-An offset (dx, dy) makes an output pixel read its feature elsewhere than it would with offset 0.
-What counts as displacement is that difference, brought from pixels of the sampled feature (h, w) to
-pixels of the network input (input_h, input_w), which the feature covers:
+An offset (dx, dy) moves the position at which an output pixel reads its feature. The displacement
+is this movement, converted from pixels of the sampled feature (h, w) to pixels of the network input
+(input_h, input_w), which the feature covers:
 
-    displacement x = dx * gain * input_w / w        (y likewise, with the letters swapped)
+    displacement x = dx * gain * input_w / w        (for y, swap the letters)
 
-where the convention says what one unit of dx is worth in feature pixels, for a field of (H, W):
+The gain is the number of feature pixels in one unit of dx. It depends on the convention, for a
+field of (H, W):
 
 ==================== ==================== ==============================================
 convention           gain along x         displacement x
@@ -17,15 +18,15 @@ convention           gain along x         displacement x
 ==================== ==================== ==============================================
 
 The fields of CAB sample features of their own size, w = W, at stride input_w / W, about 4. Worked
-number: an input 512 wide has W = 129; dx = 2 moves by 2 * 1/2 * 512/129 = 3.97 pixels in
-``release-2021-12``, and by 2 * 512/129 = 7.94 in ``standard``.
+number: an input 512 pixels wide has W = 129. There, dx = 2 moves by 2 * 1/2 * 512/129 = 3.97 pixels
+in ``release-2021-12``, and by 2 * 512/129 = 7.94 pixels in ``standard``.
 
-The field of CAM samples the 3 x 3 context map, w = 3, each of whose values averages about a third
-of the image: a displacement of input_w / 3 moves by one such value. In the same 512 wide input its
-field has W = 17; dx = 2 moves by 1 value, 170.7 pixels, in ``release-2021-12``. It says which part
-of the image's summary a pixel looks at; there is no detail of that fineness to be aligned.
+The field of CAM samples the 3 x 3 context map, w = 3. Each of its values averages about a third of
+the image's width and height, so a displacement of input_w / 3 moves by one value. For the same
+input, the field has W = 17, and dx = 2 moves by 1 value, 170.7 pixels, in ``release-2021-12``. This
+field shows which part of the image's summary a pixel reads. It does not align details.
 
-A positive displacement points right, or down.
+A positive displacement points right or down.
 """
 
 from dataclasses import dataclass
@@ -51,9 +52,9 @@ class Magnitudes(NamedTuple):
     """How far a field moves its pixels, in pixels of the network input.
 
     Attributes:
-        median: Of all pixels.
-        high: 95 % of them move at most this far.
-        largest: The farthest.
+        median: Median over all pixels.
+        high: 95th percentile: 95 % of the pixels move at most this far.
+        largest: Maximum over all pixels.
     """
 
     median: float
@@ -66,7 +67,7 @@ class Displacement:
     """One offset field of one image, in pixels of the network input.
 
     Attributes:
-        field: Which of the nine.
+        field: Which of the nine fields.
         vectors: (H, W, 2) float32 at the field's own size, x then y.
 
     Raises:
@@ -80,14 +81,14 @@ class Displacement:
         bad = int(np.count_nonzero(~np.isfinite(self.vectors)))
         if bad:
             raise ModelError(
-                f"the offset field {self.field} holds {bad} NaN or infinite values",
+                f"the offset field {self.field} has {bad} NaN or infinite values",
                 "finite offsets",
                 "check the weights: alignseg inspect CHECKPOINT",
             )
 
     @property
     def magnitudes(self) -> Magnitudes:
-        """Median, 95 % and largest length of the vectors."""
+        """Median, 95th percentile and maximum of the vectors' lengths."""
         lengths = np.hypot(self.vectors[..., 0], self.vectors[..., 1])
         return Magnitudes(*np.percentile(lengths, (50, HIGH_PERCENTILE, 100)).tolist())
 
@@ -107,7 +108,7 @@ class ImageOffsets(NamedTuple):
 def offsets_of_image(
     backend: Backend, image: Image, size: str | int | Size | None = None
 ) -> ImageOffsets:
-    """Runs the network on one image for its offsets.
+    """Run the network on one image and return its offsets.
 
     Args:
         backend: From `backends.open_backend`.
@@ -115,20 +116,20 @@ def offsets_of_image(
         size: Network input size, as `Predictor` takes it.
 
     Raises:
-        OptionError: `backend` has no method ``offsets``, or `size` makes no sense.
+        OptionError: `backend` has no method ``offsets``, or `size` is invalid.
         ModelError: The model was exported without its offsets, or they are not finite.
-        SizeError: The network does not take an input of that size.
+        SizeError: The network does not accept an input of this size.
     """
     if not isinstance(backend, OffsetBackend):
         raise OptionError(
-            f"the backend {backend.name} does not show offsets",
+            f"the backend {backend.name} does not return offsets",
             "a checkpoint, or an ONNX file exported with its offsets",
             "alignseg export-onnx CHECKPOINT -o MODEL.onnx --with-offsets",
         )
     spec = backend.spec
     chosen = size_policy(size, spec.export).input_size((image.shape[0], image.shape[1]))
-    copies = (spec.export and spec.export.batch) or 1  # a fixed batch is filled with copies
-    tensor = preprocess(image, chosen, spec.input).repeat(copies, axis=0)
+    copies = (spec.export and spec.export.batch) or 1  # fill a fixed batch with copies
+    tensor = preprocess(image, chosen, spec.input).repeat(copies, axis=0)  # (copies, 3, h, w)
     convention = spec.network.convention
     fields = {
         field: Displacement(field, displacement(offset[0], field, chosen, convention))
@@ -141,11 +142,11 @@ def offsets_of_image(
 def displacement(
     offset: Vectors, field: OffsetField, input_size: Size, convention: SamplingConvention
 ) -> Vectors:
-    """Offsets as displacements; the module's text has the formula.
+    """Convert offsets to displacements; the module's docstring has the formula.
 
     Args:
         offset: (2, H, W) float32, dx then dy.
-        field: Which field it is; says what it samples.
+        field: Which field it is, which determines the feature that it samples.
         input_size: (height, width) of the network input.
         convention: The model's sampling convention.
 

@@ -1,9 +1,9 @@
 """Pictures of offset fields: colours by direction and length, arrows, and a sheet of both.
 
 Colours follow the optical-flow convention (Baker et al., "A Database and Evaluation Methodology for
-Optical Flow", IJCV 2011), on the plain HSV wheel: hue is the direction, from red (right) clockwise
-over yellow-green (down), cyan (left) and violet (up); saturation is the length, from white (0) to
-full at a limit; what is longer than the limit is darker by a quarter.
+Optical Flow", IJCV 2011) on the plain HSV wheel. Hue is the direction, from red (right) clockwise
+through yellow-green (down), cyan (left) and violet (up). Saturation is the length, from white (0)
+to the full colour at a limit. Vectors longer than the limit are darker by a quarter.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from alignseg_infer.ops.offset_fields import OffsetField
 
 SHEET_WIDTH = 1840
 BEYOND_LIMIT = 0.75  # brightness of vectors that are longer than the limit
-ROUNDING = 1e-4  # relative; equally long vectors must not be beyond a limit made from them
-ARROW_SPACING = 20  # pixels of the picture between arrows, at least
-MOST_ARROWS = 30  # beside each other
-LONGEST_ARROW = 40
-DIMMED = 0.35  # how much black lies over the image below arrows
+ROUNDING = 1e-4  # relative; vectors as long as the limit must not count as longer
+ARROW_SPACING = 20  # least distance between arrows, in pixels of the picture
+MOST_ARROWS = 30  # in a row
+LONGEST_ARROW = 40  # pixels of the picture
+DIMMED = 0.35  # opacity of the black over the image below arrows
 
 MARGIN = 16
 CAPTION = 48  # height below each picture; its wheel is as high
@@ -43,11 +43,11 @@ WHITE, GRAY = (255, 255, 255), (160, 160, 160)
 
 
 def direction_colors(vectors: Vectors, limit: float) -> Image:
-    """The colour of each vector.
+    """Return the colour of each vector.
 
     Args:
         vectors: (H, W, 2) float32, x (right) then y (down).
-        limit: Length that gets the full colour; with 0, everything is white.
+        limit: Length that gets the full colour; if 0, everything is white.
 
     Returns:
         (H, W, 3) uint8 BGR.
@@ -61,10 +61,10 @@ def direction_colors(vectors: Vectors, limit: float) -> Image:
 
 
 def color_wheel(diameter: int) -> Image:
-    """The legend: each point in the colour of the vector from the centre to it; white outside.
+    """Draw the colour wheel: each point has the colour of the vector from the centre to it.
 
     Returns:
-        (diameter, diameter, 3) uint8 BGR, full colour at the rim.
+        (diameter, diameter, 3) uint8 BGR, full colour at the rim and white outside.
     """
     radius = diameter / 2
     steps = np.arange(diameter, dtype=np.float32) + 0.5 - radius
@@ -77,7 +77,7 @@ def color_wheel(diameter: int) -> Image:
 
 
 def color_map(displacement: Displacement, size: tuple[int, int]) -> Image:
-    """The field in colours, full at the limit of `color_limit`.
+    """Draw the field in colours, with the full colour at the limit of `color_limit`.
 
     Args:
         displacement: The field.
@@ -93,18 +93,22 @@ def color_map(displacement: Displacement, size: tuple[int, int]) -> Image:
 
 
 def color_limit(displacement: Displacement) -> float:
-    """The length that gets the full colour: what 95 % stay below; the largest where that is 0."""
+    """Return the length that gets the full colour.
+
+    This is the 95th percentile, or the maximum if the 95th percentile is 0.
+    """
     magnitudes = displacement.magnitudes
     return magnitudes.high or magnitudes.largest
 
 
 class ArrowMap(NamedTuple):
-    """What `arrow_map` returns.
+    """A picture with arrows.
 
     Attributes:
         picture: (height, width, 3) uint8 BGR.
-        step: An arrow stands at every so many pixels of the field.
-        zoom: Length of an arrow over the displacement it shows, both in pixels of the picture.
+        step: Distance between arrows, in pixels of the field.
+        zoom: Length of an arrow divided by the displacement that it shows, both in pixels of the
+            picture.
     """
 
     picture: Image
@@ -113,13 +117,13 @@ class ArrowMap(NamedTuple):
 
 
 def arrow_map(image: Image, displacement: Displacement, size: tuple[int, int]) -> ArrowMap:
-    """The field as arrows over the darkened image, from where a pixel is to where it reads.
+    """Draw the field as arrows over the darkened image, from each pixel to where it reads.
 
-    Lengths are scaled so that the full colour's fills the space between arrows; longer ones are
-    cut there.
+    Lengths are scaled so that an arrow of the full colour fills the space between arrows. Longer
+    arrows are cut to this length.
 
     Args:
-        image: (input_h, input_w, 3) uint8 BGR at the size the network saw.
+        image: (input_h, input_w, 3) uint8 BGR at the network's input size.
         displacement: The field.
         size: (height, width) of the picture.
     """
@@ -144,7 +148,7 @@ def _centred(count: int, step: int) -> list[int]:
 
 
 def _draw_arrows(picture: Image, starts: Vectors, ends: Vectors, colors: Image) -> None:
-    """Draws all outlines first, so that none lies over an arrow."""
+    """Draw all outlines first, so that no outline covers an arrow."""
     for outline in (True, False):
         for start, end, color in zip(starts * 16, ends * 16, colors.tolist(), strict=True):
             a, b = np.rint(start).astype(int).tolist(), np.rint(end).astype(int).tolist()
@@ -168,7 +172,7 @@ class _Cell(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Of the sheet: columns, size of the space for a picture, and scale of the font."""
+    """The sheet's number of columns, the space for each picture, and the scale of the font."""
 
     columns: int
     width: int
@@ -177,11 +181,11 @@ class _Layout(NamedTuple):
 
 
 def offsets_sheet(image: Image, fields: Sequence[Displacement]) -> Image:
-    """One picture of everything: the image, a legend, and each field as colours and as arrows.
+    """Draw one picture of everything: the image, a legend, and each field as colours and arrows.
 
     Args:
-        image: (input_h, input_w, 3) uint8 BGR at the size the network saw.
-        fields: The fields to show; a single one is shown larger.
+        image: (input_h, input_w, 3) uint8 BGR at the network's input size.
+        fields: The fields to show. A single field is shown larger.
 
     Returns:
         (height, SHEET_WIDTH, 3) uint8 BGR.
@@ -218,12 +222,12 @@ def _arrow_cell(image: Image, field: Displacement, size: tuple[int, int]) -> _Ce
 
 
 def pixels_text(length: float) -> str:
-    """A length in three digits, without an exponent where that is readable."""
+    """Return a length with three digits, without an exponent if that is readable."""
     return f"{length:.0f}" if 100 <= length < 1e6 else f"{length:.3g}"
 
 
 def _legend(layout: _Layout) -> Image:
-    """The colour wheel with its directions, and what the pictures show."""
+    """Draw the colour wheel with its directions, and explain the pictures."""
     canvas = np.full((layout.height, layout.width, 3), WHITE, np.uint8)
     line = round(LINE * layout.text / 0.45)
     diameter = min(layout.height - 3 * line, layout.width // 3)
@@ -259,7 +263,7 @@ def _sheet_of(cells: list[_Cell], layout: _Layout) -> Image:
 
 
 def _draw_cell(canvas: Image, cell: _Cell, place: tuple[int, int], layout: _Layout) -> None:
-    """Draws `cell`, from the left end and the bottom of its picture: (y, x) in `place`."""
+    """Draw `cell`, from the left end and the bottom of its picture: (y, x) in `place`."""
     bottom, left = place
     height, width = cell.picture.shape[:2]
     x = left + (layout.width - width) // 2

@@ -1,4 +1,4 @@
-"""Numeric definitions of the special operations, in PyTorch but for `offset_fields`.
+"""The numeric definitions of the special operations, which everything else is tested against.
 
-All else is tested against them.
+They are written in PyTorch, except for `offset_fields`.
 """

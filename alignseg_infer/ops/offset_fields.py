@@ -1,6 +1,6 @@
-"""The network's offset fields: their names, what each samples, and the unit of their numbers.
+"""The network's offset fields: their names, the features they sample, and their units.
 
-Needs no PyTorch, so that exported models can be looked into without it.
+This module does not need PyTorch, so exported models can be inspected without it.
 """
 
 from enum import StrEnum
@@ -14,8 +14,9 @@ CONTEXT_BINS = 3  # CAM pools the 1/32 stage to 3 x 3
 class OffsetField(StrEnum):
     """The nine learned offset fields, in the order in which models return them.
 
-    A field is (N, 2, H, W), dx then dy. CAM's has the size of the 1/32 stage; the others, at 1/4
-    of the input, move the coarse (``high``) or the fine (``low``) feature of their block.
+    A field is (N, 2, H, W), dx then dy. CAM's field has the size of the 1/32 stage. The others have
+    1/4 of the input size and move the coarse (``high``) or the fine (``low``) feature of their
+    block.
     """
 
     CAM = "cam"
@@ -30,13 +31,13 @@ class OffsetField(StrEnum):
 
     @property
     def output_name(self) -> str:
-        """What the field is called among the outputs of an exported graph."""
+        """Name of the field among the outputs of an exported graph."""
         return f"offset.{self}"
 
     def sampled_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of the feature that a field of `size` (H, W) samples.
+        """Return the (height, width) of the feature that a field of `size` (H, W) samples.
 
-        CAB brings its coarse feature to the size of the fine one before it samples.
+        CAB resizes its coarse feature to the size of the fine one before it samples.
         """
         return (CONTEXT_BINS, CONTEXT_BINS) if self is OffsetField.CAM else size
 
@@ -52,7 +53,7 @@ class AxisTerms(NamedTuple):
 def axis_terms(
     convention: SamplingConvention, feature: int, output: int, feature_across: int
 ) -> AxisTerms:
-    """The linear map of `convention` along one axis; `ops.sampling` has the table.
+    """Return the linear map of `convention` along one axis; `ops.sampling` has the table.
 
     Args:
         convention: Which formula.

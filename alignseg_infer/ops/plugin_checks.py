@@ -1,8 +1,8 @@
-"""The checks of ``torch.ops.alignseg``, the same on any device and while PyTorch traces.
+"""The checks of ``torch.ops.alignseg``, which are the same on every device and while tracing.
 
-The table is `plugin_contract`; the TensorRT plugins refuse the same and name the problem in the
-same words, which a test compares. One thing is not refused: tensors in another memory format are
-copied first, as TensorRT does with its reformats.
+`plugin_contract` has the table of what fits. The TensorRT plugins refuse the same inputs and name
+the problem in the same words; a test compares them. Tensors in another memory format are not
+refused but copied first, as TensorRT does with its reformats.
 """
 
 import functools
@@ -16,10 +16,11 @@ from alignseg_infer.errors import OptionError
 from alignseg_infer.spec.model import SamplingConvention
 from alignseg_infer.spec.plugin_contract import PLUGIN_OPS, PluginOp
 
-# Not bfloat16, though the definition would take it: the kernels do not, and a model must not change
-# with its device. Not float64: what is computed in float32 would be passed off as better.
+# The definition would accept bfloat16, but the kernels do not, and a model must behave the same on
+# every device. float64 is refused because the result, computed in float32, would look more precise
+# than it is.
 _TYPE_NAMES = {torch.float32: "FP32", torch.float16: "FP16"}
-# The names that the plugins use for other types.
+# The plugins' names for other types.
 _OTHER_TYPE_NAMES = {
     torch.bfloat16: "BF16",
     torch.int8: "INT8",
@@ -30,14 +31,14 @@ _OTHER_TYPE_NAMES = {
 }
 _AXES = ("batch", "channels", "height", "width")
 _CONVENTIONS = {convention.value: convention for convention in SamplingConvention}
-_MOST_KEPT = 1024  # combinations that fit; a network at one size has six
+_MOST_KEPT = 1024  # accepted combinations; a network at one size has six
 
 
 _Facts = tuple[torch.Size, torch.dtype, torch.device]
 
 
 class _Operand(NamedTuple):
-    """What is checked of an input, by name. Sizes may be symbols of a trace."""
+    """The checked properties of an input. Sizes may be symbols while PyTorch traces."""
 
     shape: torch.Size
     dtype: torch.dtype
@@ -45,27 +46,27 @@ class _Operand(NamedTuple):
 
 
 def output_shape(op: PluginOp, tensors: Sequence[Tensor]) -> tuple[int, ...]:
-    """The shape of an operator's output, if its inputs fit.
+    """Check the inputs of an operator and return the shape of its output.
 
     Args:
         op: Which operator.
-        tensors: Its inputs, in order: their shapes, types and devices are checked.
+        tensors: Its inputs, in order. Their shapes, types and devices are checked.
 
     Raises:
-        OptionError: One has another number of dimensions, size, type or device than it must.
+        OptionError: The number of dimensions, a size, a type or a device does not fit.
     """
     facts = tuple([(one.shape, one.dtype, one.device) for one in tensors])
     try:
-        return _kept_shape(op.name, facts)
-    except TypeError:  # symbols of a trace have no hash
-        return _checked_shape(op, facts)
+        return _look_up_shape(op.name, facts)
+    except TypeError:  # the symbols of a trace cannot be hashed
+        return _check_operands(op, facts)
 
 
 def convention_of(op: PluginOp, convention: str) -> SamplingConvention:
-    """The convention of this name.
+    """Return the convention with this name.
 
     Raises:
-        OptionError: It names none.
+        OptionError: There is no convention with this name.
     """
     if convention not in _CONVENTIONS:
         first, second, third = _CONVENTIONS
@@ -78,15 +79,15 @@ def convention_of(op: PluginOp, convention: str) -> SamplingConvention:
 
 
 @functools.lru_cache(_MOST_KEPT)
-def _kept_shape(name: str, facts: tuple[_Facts, ...]) -> tuple[int, ...]:
-    return _checked_shape(PLUGIN_OPS[name], facts)
+def _look_up_shape(name: str, facts: tuple[_Facts, ...]) -> tuple[int, ...]:
+    return _check_operands(PLUGIN_OPS[name], facts)
 
 
-def _checked_shape(op: PluginOp, facts: Sequence[_Facts]) -> tuple[int, ...]:
+def _check_operands(op: PluginOp, facts: Sequence[_Facts]) -> tuple[int, ...]:
     operands = [_Operand(*one) for one in facts]
     for index, operand in enumerate(operands):
         _check_rank(op, index, operand)
-    sizes = _sizes(op, operands)
+    sizes = _check_sizes(op, operands)
     _check_types(op, operands)
     _check_devices(op, operands)
     shape = tuple(sizes[letter] for letter in op.dimensions[-1])
@@ -101,8 +102,8 @@ def _check_rank(op: PluginOp, index: int, operand: _Operand) -> None:
         raise _shape_error(op, problem, f"{rank}")
 
 
-def _sizes(op: PluginOp, operands: Sequence[_Operand]) -> dict[str, Any]:
-    """The size that each letter of `op.dimensions` stands for."""
+def _check_sizes(op: PluginOp, operands: Sequence[_Operand]) -> dict[str, Any]:
+    """Return the size that each letter of `op.dimensions` stands for."""
     sizes: dict[str, Any] = {}
     first: dict[str, str] = {}
     for name, letters, operand in zip(op.inputs, op.dimensions, operands, strict=False):
@@ -144,7 +145,7 @@ def _check_devices(op: PluginOp, operands: Sequence[_Operand]) -> None:
 
 
 def _check_not_empty(op: PluginOp, source: _Operand, shape: Sequence[int]) -> None:
-    """Refuse an empty feature, unless the output is empty too and so needs no samples."""
+    """Refuse an empty feature, unless the output is also empty and needs no samples."""
     for axis, letter, size in zip(_AXES, op.dimensions[0], source.shape, strict=True):
         if letter not in op.dimensions[-1] and size == 0 and 0 not in shape:
             raise _shape_error(op, f"{axis} of {op.inputs[0]} is 0", "1 or more")
@@ -156,5 +157,7 @@ def _shape_error(op: PluginOp, problem: str, expected: str) -> OptionError:
         for name, letters in zip(op.inputs, op.dimensions, strict=False)
     ]
     return OptionError(
-        f"{op.operator}: {problem}", expected, f"pass {', '.join(shapes)}: same letter, same size"
+        f"{op.operator}: {problem}",
+        expected,
+        f"pass {', '.join(shapes)}, where the same letter means the same size",
     )

@@ -1,11 +1,12 @@
 """Adaptive average pooling and bilinear upsampling, each as two small matrix products.
 
-Both are separable and export at any dynamic size. Whether products or Resize upsample faster in
-ONNX Runtime on a CPU depends on the size, since the products' work grows with the cube of the
-side: for 512 channels to 65x129 they took 0.5 (from 9x17) to 1.9 times (from 33x65) the time of
-Resize, from 129x257 to 257x513 3.7 times (AMD EPYC with AVX-512 VNNI and BF16, two threads, other
-work running, paired medians). A whole ResNet-101 takes as long with either there: with Resize
-0.98 to 1.03 times at 256x512 in three runs, 1.00 at 512x1024, where rounds spread by 5 %.
+Both are separable and can be exported with any dynamic size. In ONNX Runtime on a CPU, the size
+decides whether products or Resize upsample faster, because the work of the products grows with the
+cube of the side. To 65x129 with 512 channels, products took 0.5 times (from 9x17) to 1.9 times
+(from 33x65) as long as Resize; from 129x257 to 257x513 they took 3.7 times as long (AMD EPYC with
+AVX-512 VNNI and BF16, two threads, other work running, paired medians). A whole network with
+ResNet-101 takes equally long with both on that machine: with Resize 0.98 to 1.03 times as long at
+256x512 in three runs, and 1.00 times at 512x1024, where rounds varied by 5 %.
 """
 
 import torch
@@ -13,34 +14,34 @@ from torch import Tensor
 
 
 def pooling_matrix(size: int, bins: int, like: Tensor) -> Tensor:
-    """The matrix that averages `size` values into `bins`, as ``AdaptiveAvgPool`` does.
+    """Return the matrix that averages `size` values into `bins`, as ``AdaptiveAvgPool`` does.
 
-    Bin i averages values floor(i*size/bins) up to, not including, ceil((i + 1)*size/bins). For
-    size 4 and 3 bins: values 0-1, 1-2 and 2-3.
+    Bin i averages the values from floor(i*size/bins) up to, but not including,
+    ceil((i + 1)*size/bins). For size 4 and 3 bins: values 0-1, 1-2 and 2-3.
 
     Args:
         size: Number of values.
         bins: Number of averages.
-        like: Gives device and dtype.
+        like: Determines device and dtype.
 
     Returns:
         (bins, size); rows sum to 1.
     """
-    index = torch.arange(bins, device=like.device).unsqueeze(1)
-    value = torch.arange(size, device=like.device)
+    index = torch.arange(bins, device=like.device).unsqueeze(1)  # (bins, 1)
+    value = torch.arange(size, device=like.device)  # (size,)
     # value >= floor(index*size/bins) and value < ceil((index + 1)*size/bins), without a division:
-    # TensorRT for RTX 1.7.1 fails ("host_instr.cpp: CHECK(0)") where it would compute integer
-    # divisions of a size that a profile fixes.
-    after_start = (value + 1) * bins > index * size
-    before_stop = value * bins < (index + 1) * size
+    # TensorRT for RTX 1.7.1 fails ("host_instr.cpp: CHECK(0)") when it computes integer divisions
+    # of a size that a profile fixes.
+    after_start = (value + 1) * bins > index * size  # (bins, size)
+    before_stop = value * bins < (index + 1) * size  # (bins, size)
     inside = (after_start & before_stop).to(like.dtype)
     return inside / inside.sum(1, keepdim=True)
 
 
 def adaptive_average_pool(feature: Tensor, bins: int) -> Tensor:
-    """``torch.nn.functional.adaptive_avg_pool2d(feature, bins)``, written as matrix products.
+    """Return ``adaptive_avg_pool2d(feature, bins)``, computed as matrix products.
 
-    Two-dimensional adaptive averaging is separable: each bin is a rectangle.
+    Two-dimensional adaptive averaging is separable because each bin is a rectangle.
 
     Args:
         feature: (N, C, h, w).
@@ -49,21 +50,21 @@ def adaptive_average_pool(feature: Tensor, bins: int) -> Tensor:
     Returns:
         (N, C, bins, bins).
     """
-    pool_rows = pooling_matrix(feature.shape[-2], bins, feature)
-    pool_columns = pooling_matrix(feature.shape[-1], bins, feature)
+    pool_rows = pooling_matrix(feature.shape[-2], bins, feature)  # (bins, h)
+    pool_columns = pooling_matrix(feature.shape[-1], bins, feature)  # (bins, w)
     return pool_rows @ feature @ pool_columns.transpose(0, 1)
 
 
 def interpolation_matrix(size: int, output: int, like: Tensor) -> Tensor:
-    """The matrix of linear interpolation from `size` to `output` values, corners aligned.
+    """Return the matrix of linear interpolation from `size` to `output` values, corners aligned.
 
-    Output i reads position ``i*(size - 1)/(output - 1)``: its row has the weights of the one or
-    two values around it. For 2 to 3: (1, 0), (1/2, 1/2), (0, 1).
+    Output i reads position ``i*(size - 1)/(output - 1)``. Its row has the weights of the one or two
+    values next to that position. From 2 to 3 values: (1, 0), (1/2, 1/2), (0, 1).
 
     Args:
         size: Number of values.
         output: Number of interpolated values.
-        like: Gives device and dtype; positions are never below float32.
+        like: Determines device and dtype; positions have at least float32 precision.
 
     Returns:
         (output, size); rows sum to 1.
@@ -72,12 +73,13 @@ def interpolation_matrix(size: int, output: int, like: Tensor) -> Tensor:
     position = torch.arange(output, device=like.device).to(exact) * (
         (size - 1) / max(output - 1, 1)
     )
+    # (output, 1) - (size,) = (output, size)
     distance = position.unsqueeze(1) - torch.arange(size, device=like.device).to(exact)
     return (1 - distance.abs()).clamp(min=0).to(like.dtype)
 
 
 def upsample_by_matrices(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """``interpolate(x, size, mode="bilinear", align_corners=True)``, as matrix products.
+    """Return ``interpolate(x, size, mode="bilinear", align_corners=True)`` by matrix products.
 
     Args:
         x: (N, C, h, w).
@@ -86,6 +88,6 @@ def upsample_by_matrices(x: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (N, C, height, width).
     """
-    rows = interpolation_matrix(x.shape[-2], size[0], x)
-    columns = interpolation_matrix(x.shape[-1], size[1], x)
+    rows = interpolation_matrix(x.shape[-2], size[0], x)  # (height, h)
+    columns = interpolation_matrix(x.shape[-1], size[1], x)  # (width, w)
     return rows @ (x @ columns.transpose(0, 1))

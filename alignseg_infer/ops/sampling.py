@@ -1,7 +1,7 @@
-"""Offset grid sampling: the learned-offset bilinear sampling that aligns AlignSeg's features.
+"""Offset grid sampling: bilinear sampling at learned offsets, which aligns AlignSeg's features.
 
-For an output of H x W sampled from a feature of h x w, output pixel (x, y) with offset (dx, dy)
-reads the feature at, along x (y likewise, with the letters swapped):
+An output of H x W is sampled from a feature of h x w. Output pixel (x, y) with offset (dx, dy)
+reads the feature at this source x (for y, swap the letters):
 
 ==================== ===================================== =====================================
 convention           source x                              origin
@@ -11,12 +11,12 @@ convention           source x                              origin
 ``standard``         ``(x + dx)*(w-1)/(W-1)``              their advice for new training
 ==================== ===================================== =====================================
 
-Pixel centres have integer coordinates, interpolation is bilinear, the feature is zero outside.
+Pixel centres have integer coordinates, interpolation is bilinear, and the feature is zero outside.
 Worked number: w = 3, W = 5, x = 2, dx = 1 gives 2*3/4 + 1/2 - 1/2 = 1.5 in ``release-2021-12``
-and (2 + 1)*2/4 = 1.5 in ``standard``. When W = 1, x/(W-1) counts as 0.
+and (2 + 1)*2/4 = 1.5 in ``standard``. If W = 1, x/(W-1) counts as 0.
 
-Coordinates are never below float32, whatever the features are: a float16 coordinate is off by up to
-1/16 pixel at width 513.
+Coordinates have at least float32 precision, whatever the type of the features: a float16 coordinate
+would be off by up to 1/16 pixel at width 513.
 """
 
 import torch
@@ -30,7 +30,7 @@ from alignseg_infer.spec.model import Sampler, SamplingConvention
 def source_pixels(
     offset: Tensor, feature_size: tuple[int, int], convention: SamplingConvention
 ) -> tuple[Tensor, Tensor]:
-    """Where each output pixel reads the feature.
+    """Return where each output pixel reads the feature.
 
     Args:
         offset: (N, 2, H, W), channel 0 along x, channel 1 along y.
@@ -38,16 +38,18 @@ def source_pixels(
         convention: Which formula.
 
     Returns:
-        Source y and x, each (N, H, W) in feature pixels; float32, or float64 if `offset` is.
+        Source y and x, each (N, H, W) in feature pixels; float64 if `offset` is, else float32.
     """
     rows, columns = offset.shape[-2:]
     height, width = feature_size
     along_y = axis_terms(convention, height, rows, width)
     along_x = axis_terms(convention, width, columns, height)
     offset = offset.to(torch.promote_types(offset.dtype, torch.float32))
-    position_y = _positions(rows, offset).unsqueeze(1) * along_y.step + along_y.shift
-    position_x = _positions(columns, offset) * along_x.step + along_x.shift
-    return offset[:, 1] * along_y.gain + position_y, offset[:, 0] * along_x.gain + position_x
+    position_y = _list_positions(rows, offset).unsqueeze(1) * along_y.step + along_y.shift  # (H, 1)
+    position_x = _list_positions(columns, offset) * along_x.step + along_x.shift  # (W,)
+    source_y = offset[:, 1] * along_y.gain + position_y
+    source_x = offset[:, 0] * along_x.gain + position_x
+    return source_y, source_x  # (N, H, W) each
 
 
 def offset_grid_sample(
@@ -56,15 +58,15 @@ def offset_grid_sample(
     convention: SamplingConvention,
     sampler: Sampler = Sampler.NATIVE,
 ) -> Tensor:
-    """Samples `feature` at the positions `offset` points to.
+    """Sample `feature` at the positions that `offset` points to.
 
     Args:
         feature: (N, C, h, w) float32 or float16.
         offset: (N, 2, H, W), channel 0 along x, channel 1 along y; its unit depends on the
             convention.
-        convention: Which formula, see the module's text.
-        sampler: Which lowering, ``native`` or ``gather``; both give the same numbers. The third
-            is `ops.plugin_ops`, which is made of this.
+        convention: Which formula; see the module's docstring.
+        sampler: ``native`` or ``gather``; both compute the same numbers. The third kind is
+            `ops.plugin_ops`, which uses this function.
 
     Returns:
         (N, C, H, W) of the feature's dtype.
@@ -74,43 +76,47 @@ def offset_grid_sample(
     return _sample_by_grid(feature, offset, convention)
 
 
-def _positions(count: int, like: Tensor) -> Tensor:
-    # Not linspace: with a dynamic size the exporter bakes the traced size into it, silently.
+def _list_positions(count: int, like: Tensor) -> Tensor:
+    # With linspace, the exporter would silently bake the traced size into a dynamic graph.
     return torch.arange(count, device=like.device).to(like.dtype)
 
 
 def _sample_by_grid(feature: Tensor, offset: Tensor, convention: SamplingConvention) -> Tensor:
     height, width = feature.shape[-2:]
-    y, x = source_pixels(offset, (height, width), convention)
+    y, x = source_pixels(offset, (height, width), convention)  # (N, H, W) each
     # align_corners=False normalises pixel p of n as (2p + 1)/n - 1.
-    grid = torch.stack((x * (2 / width) + (1 / width - 1), y * (2 / height) + (1 / height - 1)), -1)
+    x, y = x * (2 / width) + (1 / width - 1), y * (2 / height) + (1 / height - 1)
+    grid = torch.stack((x, y), -1)  # (N, H, W, 2)
+    # (N, C, H, W)
     sampled = F.grid_sample(feature.to(grid.dtype), grid, mode="bilinear", align_corners=False)
     return sampled.to(feature.dtype)
 
 
 def _sample_by_gather(feature: Tensor, offset: Tensor, convention: SamplingConvention) -> Tensor:
     batch, channels, height, width = feature.shape
-    y, x = source_pixels(offset, (height, width), convention)
-    rows = _corners(y, height)
-    columns = _corners(x, width)
-    # Pixels as rows of one (N*h*w, C) table, so that each corner is a gather of whole rows.
-    table = feature.permute(0, 2, 3, 1).reshape(-1, channels)
-    first = torch.arange(batch, device=feature.device).reshape(-1, 1, 1) * (height * width)
+    y, x = source_pixels(offset, (height, width), convention)  # (N, H, W) each
+    rows = _find_neighbours(y, height)
+    columns = _find_neighbours(x, width)
+    # Pixels become the rows of one table, so that each corner is a gather of whole rows.
+    table = feature.permute(0, 2, 3, 1).reshape(-1, channels)  # (N*h*w, C)
+    first = torch.arange(batch, device=feature.device).reshape(-1, 1, 1)  # (N, 1, 1)
+    first = first * (height * width)
     sampled = None
-    for row, row_weight in rows:
+    for row, row_weight in rows:  # (N, H, W) each
         for column, column_weight in columns:
-            weight = (row_weight * column_weight).unsqueeze(-1).to(feature.dtype)
-            corner = F.embedding(first + row * width + column, table) * weight
+            weight = (row_weight * column_weight).unsqueeze(-1).to(feature.dtype)  # (N, H, W, 1)
+            corner = F.embedding(first + row * width + column, table) * weight  # (N, H, W, C)
             sampled = corner if sampled is None else sampled + corner
     assert sampled is not None
-    return sampled.permute(0, 3, 1, 2)
+    return sampled.permute(0, 3, 1, 2)  # (N, C, H, W)
 
 
-def _corners(source: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    """The two pixels beside each source position along one axis, with their weights.
+def _find_neighbours(source: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    """Return the two pixels beside each source position along one axis, with their weights.
 
-    Pixels outside get weight 0 and a valid index. Positions are limited to one pixel outside,
-    where all weights are 0, so that no offset can overflow an integer; NaN counts as outside.
+    Pixels outside the feature get weight 0 and a valid index. Positions are clamped to one pixel
+    outside, where all weights are 0, so that no offset can overflow an integer. NaN counts as
+    outside.
     """
     limit = torch.ones_like(source[:1, :1, :1]) * size
     source = torch.minimum(source.clamp(min=-1.0), limit)

@@ -9,8 +9,14 @@ from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import ImageError, OutputError
-from alignseg_infer.files import require_file, written_atomically
-from alignseg_infer.pixels.value_range import PNG_SIGNATURE, ValueRange, value_range_of
+from alignseg_infer.files import require_file, write_atomically
+from alignseg_infer.pixels.value_range import (
+    PNG_SIGNATURE,
+    ValueRange,
+    colors_of_avif,
+    value_range_of,
+)
+from alignseg_infer.pixels.wide_color import color_name, to_bt709
 
 MIN_IMAGE_SIDE = 2
 SIXTEEN_BITS = ValueRange(65535)
@@ -192,7 +198,11 @@ def read_image(path: Path) -> Image:
             "an image of 8 bits per channel, or one whose header tells how many bits it has",
             "convert it first: scale its values to 0..255 and write them as an 8-bit PNG",
         )
-    if values is not None and values != (255, False):
+    primaries, transfer = colors_of_avif(data)
+    if values is not None and color_name(primaries, transfer):
+        sixteen = np.asarray(image.astype(np.uint32) * 65535 // values.maximum, np.uint16)
+        image = to_bt709(sixteen, primaries, transfer)
+    elif values is not None and values != (255, False):
         image = _scale_to_8_bits(image, values)
     return image_from_array(image)
 
@@ -313,5 +323,5 @@ def write_image(path: Path, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> N
         OutputError: The file cannot be written, or the image is too large for the format.
     """
     content = encode_image(pixels, path.suffix)
-    with written_atomically(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_bytes(content)

@@ -23,7 +23,7 @@ def require_input_size(size: Size) -> None:
         raise SizeError(
             f"the network input would be {size[0]}x{size[1]} (height x width)",
             f"{MIN_INPUT_SIDE} to {MAX_INPUT_SIDE} pixels per side",
-            "choose another size, tile or scale: size=(512, 1024)",
+            "choose another size, tile or scale, such as size=(512, 1024)",
         )
 
 
@@ -83,8 +83,8 @@ def size_policy(
     policy = _parse_size(size, name)
     if fixed is not None and policy.fixed != fixed:
         raise SizeError(
-            f"{name}={size!r} was asked for, but the model was exported for {fixed[0]}x{fixed[1]}",
-            f"{name}={fixed}, or none",
+            f"{name}={size!r} was requested, but the model was exported for {fixed[0]}x{fixed[1]}",
+            f"{name}=None or {name}={fixed}",
             f"leave {name}= out, or export the checkpoint for any size",
         )
     return policy

@@ -55,6 +55,20 @@ def value_range_of(data: bytes) -> ValueRange | None:
     return None
 
 
+def colors_of_avif(data: bytes) -> tuple[int, int]:
+    """Return primaries and transfer of an AVIF file by their numbers in ITU-T H.273.
+
+    Returns:
+        Those of the first ``colr`` box of type ``nclx`` (ISO/IEC 14496-12); 2, unspecified, where
+        there is none or the file is of another format.
+    """
+    place = data.find(b"colrnclx") if data[4:8] == b"ftyp" else -1
+    if place < 0 or len(data) < place + 12:
+        return 2, 2
+    primaries, transfer = struct.unpack_from(">HH", data, place + 8)
+    return primaries, transfer
+
+
 def _range_of_bits(bits: int) -> ValueRange | None:
     return ValueRange((1 << bits) - 1) if 1 <= bits <= 16 else None
 

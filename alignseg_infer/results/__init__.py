@@ -1,1 +1,1 @@
-"""What a segmentation is, and what it can be turned into."""
+"""The segmentation of an image, and the formats it can be converted to."""

@@ -1,9 +1,9 @@
-"""COCO's run-length encoding and its annotations, byte for byte as pycocotools makes them.
+"""COCO's run-length encoding and annotations, byte for byte as pycocotools writes them.
 
-A mask is read column by column. Runs of zeros and ones take turns, beginning with zeros; from the
-fourth on, the difference to the last but one is stored. Each number goes into groups of five bits,
-the lowest first, in characters from ``0`` on; 32 more says that another group follows. (cocoapi
-``common/maskApi.c``, ``rleToString``.)
+A mask is read column by column. Runs of zeros and ones alternate, starting with zeros. From the
+fourth run on, the difference to the run two before is stored. Each number is split into groups of
+five bits, the lowest first. Each group is one character, counted from ``0``; adding 32 means that
+another group follows. (cocoapi ``common/maskApi.c``, ``rleToString``.)
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ FIRST_CHARACTER = 48
 
 
 class CocoRle(TypedDict):
-    """A mask. ``size``: [height, width]; ``counts``: compressed runs.
+    """A mask with ``size``, [height, width], and ``counts``, the compressed runs.
 
-    ``pycocotools.mask.decode`` takes it, and gives (H, W) uint8.
+    ``pycocotools.mask.decode`` converts it to (H, W) uint8.
     """
 
     size: list[int]
@@ -31,10 +31,10 @@ class CocoRle(TypedDict):
 
 
 class CocoAnnotation(TypedDict):
-    """One class of one image, as COCO lists stuff.
+    """One class of one image, as a COCO stuff annotation.
 
     ``category_id`` is the label, counted from 0 as in the class table. ``bbox`` is [x, y, width,
-    height] in pixels, ``area`` is in pixels, ``iscrowd`` 0.
+    height] in pixels, ``area`` is in pixels, and ``iscrowd`` is 0.
     """
 
     image_id: NotRequired[int]
@@ -46,11 +46,11 @@ class CocoAnnotation(TypedDict):
 
 
 def coco_rle(labels: Labels, label: int) -> CocoRle:
-    """The pixels of one label, which need not occur.
+    """Return the mask of one label, which does not have to occur.
 
     Args:
         labels: (H, W).
-        label: Of the pixels that belong to the mask.
+        label: The label of the mask's pixels.
     """
     nowhere = np.empty(0, np.int64)
     runs = _runs_along_columns(labels).get(label, Runs(nowhere, nowhere))
@@ -58,15 +58,15 @@ def coco_rle(labels: Labels, label: int) -> CocoRle:
 
 
 def coco_annotations(labels: Labels, image_id: int | None = None) -> list[CocoAnnotation]:
-    """One annotation for each label that occurs, lowest first.
+    """Return one annotation for each label that occurs, lowest label first.
 
     Args:
         labels: (H, W).
-        image_id: Of the image in the dataset; None to leave it out.
+        image_id: Number of the image in the dataset; None to leave it out.
     """
     size = (labels.shape[0], labels.shape[1])
     annotations = [
-        _annotation(label, runs, size) for label, runs in _runs_along_columns(labels).items()
+        _annotate(label, runs, size) for label, runs in _runs_along_columns(labels).items()
     ]
     if image_id is not None:
         for annotation in annotations:
@@ -75,11 +75,11 @@ def coco_annotations(labels: Labels, image_id: int | None = None) -> list[CocoAn
 
 
 def coco_dataset(labels: Labels, names: Sequence[str]) -> dict[str, Any]:
-    """A COCO dataset of this one image, as ``pycocotools.coco.COCO`` reads it from JSON.
+    """Return a COCO dataset of this one image, as ``pycocotools.coco.COCO`` reads it from JSON.
 
     Args:
         labels: (H, W), each below the number of names.
-        names: Of the classes, which become categories 0, 1, 2...
+        names: Names of the classes, which become the categories 0, 1, 2...
     """
     annotations = coco_annotations(labels, image_id=1)
     return {
@@ -92,11 +92,11 @@ def coco_dataset(labels: Labels, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _runs_along_columns(labels: Labels) -> dict[int, Runs]:
-    # 8 times as fast as NumPy's copy of labels.T
+    # cv2.transpose is 8 times as fast as NumPy's copy of labels.T.
     return runs_by_label(np.asarray(cv2.transpose(labels), labels.dtype))
 
 
-def _annotation(label: int, runs: Runs, size: Size) -> CocoAnnotation:
+def _annotate(label: int, runs: Runs, size: Size) -> CocoAnnotation:
     left, right, top, bottom = extent_of(runs, size[0])
     return {
         "category_id": label,
@@ -108,23 +108,23 @@ def _annotation(label: int, runs: Runs, size: Size) -> CocoAnnotation:
 
 
 def _rle(runs: Runs, size: Size) -> CocoRle:
-    edges = np.column_stack(runs).ravel()  # start, end, start, end...
+    edges = np.column_stack(runs).ravel()  # (2*R,): start, end, start, end...
     pixels = size[0] * size[1]
     if not edges.size or edges[-1] < pixels:
         edges = np.append(edges, pixels)
-    return {"size": [*size], "counts": _compressed(np.diff(edges, prepend=0))}
+    return {"size": [*size], "counts": _compress(np.diff(edges, prepend=0))}
 
 
-def _compressed(counts: Positions) -> str:
-    numbers = counts.copy()
+def _compress(counts: Positions) -> str:
+    numbers = counts.copy()  # (runs,)
     numbers[3:] -= counts[1:-2]
     columns: list[NDArray[np.int64]] = []
-    more = np.ones(numbers.shape, np.bool_)
+    more = np.ones(numbers.shape, np.bool_)  # (runs,): whether groups are left
     while more.any():
-        group = numbers & 31
+        group = numbers & 31  # (runs,)
         numbers = numbers >> GROUP_BITS  # keeps the sign
         unfinished = more & (numbers != np.where(group & 16, -1, 0))
         columns.append(np.where(more, FIRST_CHARACTER + group + 32 * unfinished, 0))
         more = unfinished
-    characters = np.column_stack(columns).ravel()
+    characters = np.column_stack(columns).ravel()  # (runs, groups), then flat
     return bytes(characters[characters > 0].astype(np.uint8)).decode("ascii")

@@ -1,4 +1,4 @@
-"""A result drawn with Matplotlib, which is loaded with this module."""
+"""Drawing a result with Matplotlib, which is imported with this module."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,50 +15,50 @@ except ImportError as error:
     raise MissingDependencyError(
         "plot() needs Matplotlib, which is not installed",
         "the package matplotlib",
-        "pip install matplotlib; without it, result.overlay() and result.legend() are pictures",
+        "pip install matplotlib, or draw the pictures result.overlay() and result.legend()",
     ) from error
 
 FIGURE_WIDTH = 10.0  # inches, with the legend
-LEGEND_WIDTH = 1.5  # inches of it, for a column
+LEGEND_WIDTH = 1.5  # inches for each column of the legend
 LEGEND_ROWS = 20
 LEGEND_COLUMNS = 2
 LEGEND_STYLE: dict[str, Any] = {"frameon": False, "fontsize": "small", "borderaxespad": 0.0}
-ROW_HEIGHT = 0.19  # inches, of small text
+ROW_HEIGHT = 0.19  # inches per line of small text
 
 
 class LegendEntry(NamedTuple):
-    """A text of the legend, and its (red, green, blue), 0..255."""
+    """A text in the legend, and its colour (red, green, blue), 0..255."""
 
     text: str
     color: tuple[int, int, int]
 
 
-def plot_of(overlay: Image, entries: Sequence[LegendEntry], ax: Axes | None) -> Axes:
+def plot_overlay(overlay: Image, entries: Sequence[LegendEntry], ax: Axes | None) -> Axes:
     """Draw a picture and its legend; see `Segmentation.plot`.
 
     Args:
         overlay: (H, W, 3) uint8 RGB.
-        entries: Of the legend, the most important first; none for no legend.
-        ax: Where to draw; None for a new figure.
+        entries: Entries of the legend, the most important first; empty for no legend.
+        ax: Axes to draw in; None for a new figure.
     """
-    patches = _patches(entries)
+    patches = _make_patches(entries)
     if ax is None:
         place: dict[str, Any] = {"loc": "outside right upper"}
         owner: Axes | Figure
-        owner, ax = _new_figure(overlay, len(patches))
+        owner, ax = _make_figure(overlay, len(patches))
     else:
         place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
         owner = ax
     if patches:
-        owner.legend(handles=patches, ncols=_columns(len(patches)), **place, **LEGEND_STYLE)
+        owner.legend(handles=patches, ncols=_count_columns(len(patches)), **place, **LEGEND_STYLE)
     ax.imshow(overlay)
     ax.set_axis_off()
     return ax
 
 
-def _new_figure(overlay: Image, entries: int) -> tuple[Figure, Axes]:
-    """A figure that fits the picture and a legend of so many entries, and its axes."""
-    width = FIGURE_WIDTH - LEGEND_WIDTH * _columns(entries)  # of the image
+def _make_figure(overlay: Image, entries: int) -> tuple[Figure, Axes]:
+    """Make a figure with room for the picture and a legend with this number of entries."""
+    width = FIGURE_WIDTH - LEGEND_WIDTH * _count_columns(entries)  # of the image
     height = 0.1 + width * min(1.5, overlay.shape[0] / overlay.shape[1])
     least = 0.5 + ROW_HEIGHT * min(LEGEND_ROWS, entries)
     figure = plt.figure(figsize=(FIGURE_WIDTH, max(least, height)), layout="constrained")
@@ -67,12 +67,12 @@ def _new_figure(overlay: Image, entries: int) -> tuple[Figure, Axes]:
     return figure, ax
 
 
-def _columns(entries: int) -> int:
+def _count_columns(entries: int) -> int:
     return -(-entries // LEGEND_ROWS)
 
 
-def _patches(entries: Sequence[LegendEntry]) -> list[Patch]:
-    """Return as many entries as there is room for, and a last one that counts the others."""
+def _make_patches(entries: Sequence[LegendEntry]) -> list[Patch]:
+    """Make the entries that fit into the legend, and a last one that counts the others."""
     patches = []
     for text, color in entries:
         red, green, blue = (channel / 255 for channel in color)

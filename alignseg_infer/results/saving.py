@@ -1,12 +1,12 @@
-"""The files of a result: pictures and JSON, all beside each other under one stem.
+"""The files of a result: pictures and JSON in one folder, with one stem.
 
 ``STEM_polygons.json`` is::
 
     {"height": 272, "width": 640, "polygons": [
         {"label": 13, "name": "car", "area": 412, "exterior": [[x, y], ...], "holes": [...]}, ...]}
 
-with the outlines of `polygons.Polygon`. ``STEM_coco.json`` is a COCO dataset of one image, and
-``STEM_summary.json`` what ``Segmentation.to_dict`` gives.
+with the outlines of `polygons.Polygon`. ``STEM_coco.json`` is a COCO dataset of one image.
+``STEM_summary.json`` has the values that ``Segmentation.to_dict`` returns.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from alignseg_infer.spec.model import ClassSpec
 
 
 class SavedFormat(StrEnum):
-    """What can be saved of a result.
+    """The files that a result can be saved as.
 
     Labels, colours and overlay are pictures; ``label-ids`` is a PNG with Cityscapes' labelIds.
     """
@@ -34,7 +34,7 @@ class SavedFormat(StrEnum):
 
     @property
     def ending(self) -> str:
-        """What is added to the stem."""
+        """End of the file name, which follows the stem."""
         return _ENDINGS[self]
 
 
@@ -50,11 +50,11 @@ _ENDINGS = {
 PICTURES = (SavedFormat.LABELS, SavedFormat.COLOR, SavedFormat.OVERLAY)
 
 
-def saved_formats(formats: Iterable[str]) -> list[SavedFormat]:
-    """Formats from their names, each once.
+def parse_formats(formats: Iterable[str]) -> list[SavedFormat]:
+    """Return the formats with these names, without duplicates.
 
     Raises:
-        OptionError: There is no such format, or none was named.
+        OptionError: There is no format with one of these names, or there are no names.
     """
     names = [name.strip() for name in ([formats] if isinstance(formats, str) else formats)]
     known = [member.value for member in SavedFormat]
@@ -62,33 +62,33 @@ def saved_formats(formats: Iterable[str]) -> list[SavedFormat]:
     if unknown or not names:
         raise OptionError(
             f"results cannot be saved as {unknown[0]!r}" if unknown else "no format was named",
-            f"some of {', '.join(known)}, without spaces",
+            f"one or more of {', '.join(known)}, without spaces",
             "formats=['overlay', 'polygons']",
         )
     return [SavedFormat(name) for name in dict.fromkeys(names)]
 
 
 def require_savable(formats: Iterable[SavedFormat], classes: ClassSpec) -> None:
-    """Checks that results with these classes can be saved so.
+    """Check that results with these classes can be saved in these formats.
 
     Raises:
-        OptionError: They cannot.
+        OptionError: Cityscapes' labelIds were requested, but the classes are others.
     """
     if SavedFormat.LABEL_IDS in formats:
         require_cityscapes(classes)
 
 
-def saved_paths(stem: str | Path, formats: Iterable[str] = PICTURES) -> list[Path]:
-    """What `Segmentation.save` writes.
+def paths_to_save(stem: str | Path, formats: Iterable[str] = PICTURES) -> list[Path]:
+    """Return the paths that `Segmentation.save` writes.
 
     Raises:
-        OptionError: `stem` names a folder, or there is no such format.
+        OptionError: `stem` names a folder, or there is no format with one of these names.
     """
     stem, text = Path(stem), str(stem)
     if not stem.name or text.endswith(("/", "\\")):
         raise OptionError(
             f"save({text!r}) names a folder",
-            "a path without ending, to which _labels.png and others are added",
+            "a path without ending, to which _labels.png and other endings are added",
             f"save({str(stem / 'street')!r})",
         )
-    return [stem.with_name(stem.name + kind.ending) for kind in saved_formats(formats)]
+    return [stem.with_name(stem.name + kind.ending) for kind in parse_formats(formats)]

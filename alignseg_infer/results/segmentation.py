@@ -1,4 +1,4 @@
-"""What a segmented image is."""
+"""The result of segmenting an image."""
 
 import json
 from collections.abc import Sequence
@@ -13,8 +13,15 @@ from alignseg_infer.arrays import Floats, Image, Labels, Size
 from alignseg_infer.choices import choose
 from alignseg_infer.datasets.class_tables import label_of
 from alignseg_infer.datasets.labelled import cityscapes_ids
-from alignseg_infer.drawing.masks import blend, colorize, legend, share_text, shrunk, stacked
-from alignseg_infer.files import written_atomically
+from alignseg_infer.drawing.masks import (
+    blend,
+    colorize,
+    legend,
+    share_text,
+    shrink_picture,
+    stack_pictures,
+)
+from alignseg_infer.files import write_atomically
 from alignseg_infer.pixels.images import encode_image
 from alignseg_infer.results.coco_rle import (
     CocoAnnotation,
@@ -27,8 +34,8 @@ from alignseg_infer.results.polygons import Polygon, polygons_of
 from alignseg_infer.results.saving import (
     PICTURES,
     SavedFormat,
-    saved_formats,
-    saved_paths,
+    parse_formats,
+    paths_to_save,
 )
 from alignseg_infer.results.times import StageTimes
 from alignseg_infer.spec.model import ChannelOrder, ClassSpec
@@ -37,8 +44,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from supervision import Detections
 
-MIN_SHEET_WIDTH = 320  # pixels of a legend
-MAX_SHEET_SIDE = 1024  # pixels of what a notebook shows
+MIN_SHEET_WIDTH = 320  # pixels, of a legend
+MAX_SHEET_SIDE = 1024  # pixels, of the picture in a notebook
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +56,12 @@ class Segmentation:
         labels: (H, W) uint8 (uint16 above 256 classes), at the image's own size.
         image: (H, W, 3) uint8 BGR, the image that was segmented.
         classes: Names and colours by label.
-        input_size: (height, width) the network saw: of a sliding window, the tile; of several
-            scales, the largest.
+        input_size: (height, width) of the network input: the tile of a sliding window, or the
+            largest of several scales.
         backend: What ran the network, e.g. ``onnxruntime (CPUExecutionProvider)``.
         times: Milliseconds per stage.
-        confidence: (H, W) float32 in 0..1, probability of the label; None if not asked for.
-        probabilities: (C, H, W) float32; None if not asked for.
+        confidence: (H, W) float32 in 0..1, probability of the label; None if not requested.
+        probabilities: (C, H, W) float32; None if not requested.
     """
 
     labels: Labels
@@ -73,18 +80,18 @@ class Segmentation:
         return f"Segmentation({height}x{width}: {seen}; {self.times.total:.0f} ms, {self.backend})"
 
     def color(self, order: str = ChannelOrder.BGR) -> Image:
-        """(H, W, 3) uint8, each pixel in its class's colour.
+        """Return each pixel in its class's colour, (H, W, 3) uint8.
 
         Args:
             order: ``"bgr"`` (for OpenCV) or ``"rgb"``.
 
         Raises:
-            OptionError: Another order.
+            OptionError: `order` is something else.
         """
-        return _in_order(colorize(self.labels, self.classes), order)
+        return _reorder_channels(colorize(self.labels, self.classes), order)
 
     def overlay(self, opacity: float = 0.5, order: str = ChannelOrder.BGR) -> Image:
-        """(H, W, 3) uint8, the colours over the image.
+        """Return the colours drawn over the image, (H, W, 3) uint8.
 
         Args:
             opacity: Opacity of the colours, 0..1.
@@ -93,7 +100,7 @@ class Segmentation:
         Raises:
             OptionError: `opacity` or `order` cannot be used.
         """
-        return _in_order(blend(self.image, self.color(), opacity), order)
+        return _reorder_channels(blend(self.image, self.color(), opacity), order)
 
     @property
     def size(self) -> Size:
@@ -101,33 +108,35 @@ class Segmentation:
         return self.labels.shape[0], self.labels.shape[1]
 
     def legend(self, width: int | None = None, order: str = ChannelOrder.BGR) -> Image:
-        """(h, width, 3) uint8: the classes of this image with colours and shares, largest first.
+        """Draw the classes of this image with colours and shares, largest first.
+
+        The picture is (h, width, 3) uint8.
 
         Args:
-            width: Pixels, 64 or more; None for the image's width, or 320 if that is less.
+            width: Pixels, 64 or more; None for the image's width, but at least 320.
             order: ``"bgr"`` (for OpenCV) or ``"rgb"``.
 
         Raises:
             OptionError: `width` or `order` cannot be used.
         """
         width = max(MIN_SHEET_WIDTH, self.size[1]) if width is None else width
-        return _in_order(legend(self.classes, width, self.class_share()), order)
+        return _reorder_channels(legend(self.classes, width, self.class_share()), order)
 
     def pixel_counts(self) -> dict[str, int]:
-        """Pixels by class name, most first; absent classes are left out."""
+        """Return the number of pixels by class name, largest first, without absent classes."""
         counts = np.bincount(self.labels.ravel(), minlength=len(self.classes.names))
         order = np.argsort(-counts, kind="stable")
         return {self.classes.names[label]: int(counts[label]) for label in order if counts[label]}
 
     def class_share(self) -> dict[str, float]:
-        """Share of the pixels (0..1) by class name, largest first; absent classes are left out."""
+        """Return the share of pixels (0..1) by class name, largest first, if above 0."""
         return {name: count / self.labels.size for name, count in self.pixel_counts().items()}
 
     def mask(self, which: str | int) -> NDArray[np.bool_]:
-        """(H, W) bool: where a class is.
+        """Return which pixels belong to a class, (H, W) bool.
 
         Args:
-            which: Its name or its label. It need not occur in the image.
+            which: Name or label of the class. It does not have to occur in the image.
 
         Raises:
             OptionError: There is no such class.
@@ -135,17 +144,17 @@ class Segmentation:
         return np.equal(self.labels, label_of(self.classes, which))
 
     def polygons(self, tolerance: float = 0.0, min_area: int = 0) -> list[Polygon]:
-        """The connected regions of each class, as outlines with holes.
+        """Return the connected regions of each class, as outlines with holes.
 
-        Coordinates are x, y of pixel centres. Exact outlines (`tolerance` 0), filled together, give
-        back the region's pixels: ``cv2.fillPoly(canvas, [p.exterior, *p.holes], 1)``.
+        Coordinates are x, y of pixel centres. Filling the exact outlines (`tolerance` 0) of a
+        region together gives back its pixels: ``cv2.fillPoly(canvas, [p.exterior, *p.holes], 1)``.
 
         Args:
             tolerance: Pixels by which simplified outlines may be off.
-            min_area: Regions of fewer pixels are left out.
+            min_area: Regions with fewer pixels are left out.
 
         Returns:
-            In the order of labels; of one class the largest first.
+            The polygons in the order of labels, and the largest first within a class.
 
         Raises:
             OptionError: `tolerance` or `min_area` is negative or not finite.
@@ -153,10 +162,10 @@ class Segmentation:
         return polygons_of(self.labels, self.classes.names, tolerance, min_area)
 
     def coco_rle(self, which: str | int) -> CocoRle:
-        """A class's mask as COCO's compressed RLE, ``{"size": [H, W], "counts": "..."}``.
+        """Return a class's mask as COCO's compressed RLE, ``{"size": [H, W], "counts": "..."}``.
 
         Args:
-            which: Name or label of the class. It need not occur in the image.
+            which: Name or label of the class. It does not have to occur in the image.
 
         Raises:
             OptionError: There is no such class.
@@ -164,17 +173,17 @@ class Segmentation:
         return coco_rle(self.labels, label_of(self.classes, which))
 
     def to_coco(self, image_id: int | None = None) -> list[CocoAnnotation]:
-        """A COCO stuff annotation for each class of the image, in the order of labels.
+        """Return a COCO stuff annotation for each class of the image, in the order of labels.
 
         ``category_id`` is the label, counted from 0 as in `classes`.
 
         Args:
-            image_id: Of the image in its dataset; None to leave it out.
+            image_id: Number of the image in its dataset; None to leave it out.
         """
         return coco_annotations(self.labels, image_id)
 
     def label_ids(self) -> Image:
-        """(H, W) uint8 labelIds as Cityscapes' server takes them: 7 for road, 33 for bicycle.
+        """Return (H, W) uint8 labelIds for Cityscapes' test server: 7 for road, 33 for bicycle.
 
         Raises:
             OptionError: The classes are not those of Cityscapes.
@@ -182,10 +191,10 @@ class Segmentation:
         return cityscapes_ids(self.labels, self.classes)
 
     def to_dict(self, *, rle: bool = False) -> dict[str, Any]:
-        """Sizes, times and classes (largest first) as JSON values.
+        """Return sizes, times and classes (largest first) as JSON values.
 
         Args:
-            rle: Whether each class gets its mask too, as `coco_rle` gives it.
+            rle: Whether to include the mask of each class, as `coco_rle` returns it.
         """
         height, width = self.size
         return {
@@ -195,10 +204,10 @@ class Segmentation:
             "backend": self.backend,
             "times_ms": {**asdict(self.times), "total": self.times.total},
             "dataset": self.classes.dataset,
-            "classes": self._class_facts(rle=rle),
+            "classes": self._list_classes(rle=rle),
         }
 
-    def _class_facts(self, *, rle: bool) -> list[dict[str, Any]]:
+    def _list_classes(self, *, rle: bool) -> list[dict[str, Any]]:
         shares = self.class_share()
         masks = (
             {part["category_id"]: part["segmentation"] for part in self.to_coco()} if rle else {}
@@ -217,43 +226,44 @@ class Segmentation:
         return classes
 
     def to_json(self, *, rle: bool = False) -> str:
-        """`to_dict` as a JSON text."""
+        """Return `to_dict` as a JSON string."""
         return json.dumps(self.to_dict(rle=rle), indent=2)
 
     def plot(self, ax: "Axes | None" = None, opacity: float = 0.5, legend: bool = True) -> "Axes":
         """Draw the overlay with Matplotlib.
 
         Args:
-            ax: Where; None for a new figure.
+            ax: Axes to draw in; None for a new figure.
             opacity: Opacity of the colours, 0..1.
             legend: Whether to list the classes of the image with their shares.
 
         Returns:
-            The axes drawn in.
+            The axes with the picture.
 
         Raises:
             MissingDependencyError: Matplotlib is not installed.
             OptionError: `opacity` cannot be used.
         """
-        from alignseg_infer.results.plotting import LegendEntry, plot_of
+        from alignseg_infer.results.plotting import LegendEntry, plot_overlay
 
         colors = dict(zip(self.classes.names, self.classes.colors, strict=True))
         entries = [
             LegendEntry(f"{name} {share_text(share)}", colors[name])
             for name, share in self.class_share().items()
         ]
-        return plot_of(self.overlay(opacity, order="rgb"), entries if legend else [], ax)
+        return plot_overlay(self.overlay(opacity, order="rgb"), entries if legend else [], ax)
 
     def to_supervision(self, *, regions: bool = False, min_area: int = 0) -> "Detections":
-        """The classes of the image as ``supervision.Detections``, to annotate, filter or count.
+        """Return the classes of the image as ``supervision.Detections``.
 
-        Each has a mask (H, W) bool, its box, ``class_id``, ``data["class_name"]``, and the mean
-        confidence of its pixels if the result has `confidence`. All masks together are
-        (N, H, W): a byte per pixel and detection.
+        Use it to annotate, filter or count them. Each detection has a mask (H, W) bool, a box,
+        ``class_id``, ``data["class_name"]`` and, if the result has `confidence`, the mean
+        confidence of its pixels. All masks together are (N, H, W), one byte per pixel and
+        detection.
 
         Args:
-            regions: Whether each connected region becomes a detection of its own.
-            min_area: Classes, or regions, of fewer pixels are left out.
+            regions: Whether each connected region becomes a separate detection.
+            min_area: Classes or regions with fewer pixels are left out.
 
         Raises:
             MissingDependencyError: supervision is not installed.
@@ -271,10 +281,10 @@ class Segmentation:
         return detections_of(masks, labels, self.classes.names, self.size, self.confidence)
 
     def _repr_png_(self) -> bytes:
-        """What a notebook shows: the overlay above its legend."""
-        overlay = shrunk(self.overlay(), MAX_SHEET_SIDE)
+        """Return the PNG that a notebook shows: the overlay above its legend."""
+        overlay = shrink_picture(self.overlay(), MAX_SHEET_SIDE)
         width = max(MIN_SHEET_WIDTH, overlay.shape[1])
-        return encode_image(stacked(overlay, self.legend(width)), ".png")
+        return encode_image(stack_pictures(overlay, self.legend(width)), ".png")
 
     def save(
         self,
@@ -289,31 +299,31 @@ class Segmentation:
         The labels PNG has one channel with the label of each pixel (8 or 16 bit).
 
         Args:
-            stem: Path without ending, e.g. ``out/street``; its folder is made if need be.
+            stem: Path without ending, e.g. ``out/street``. Its folder is created if necessary.
             opacity: Opacity of the colours in the overlay.
             formats: Some of ``"labels"``, ``"color"``, ``"overlay"``, ``"label-ids"`` (PNG with
-                Cityscapes' labelIds), ``"polygons"``, ``"coco"`` and ``"summary"`` (JSON; see
-                `saving` for what is in them).
+                Cityscapes' labelIds), ``"polygons"``, ``"coco"`` and ``"summary"`` (JSON; `saving`
+                describes their contents).
             tolerance: Pixels by which saved polygons may be off.
 
         Returns:
-            The paths written, in the order of `formats`.
+            The paths of the files, in the order of `formats`.
 
         Raises:
-            OptionError: An argument cannot be used, or not with these classes.
-            OutputError: They cannot be written.
+            OptionError: An argument is invalid, or cannot be used with these classes.
+            OutputError: The files cannot be written.
         """
-        paths = saved_paths(stem, formats)
+        paths = paths_to_save(stem, formats)
         contents = [
-            self._file_content(kind, opacity=opacity, tolerance=tolerance)
-            for kind in saved_formats(formats)
+            self._encode_file(kind, opacity=opacity, tolerance=tolerance)
+            for kind in parse_formats(formats)
         ]
         for path, content in zip(paths, contents, strict=True):
-            with written_atomically(path) as temporary:
+            with write_atomically(path) as temporary:
                 temporary.write_bytes(content)
         return paths
 
-    def _file_content(self, kind: SavedFormat, *, opacity: float, tolerance: float) -> bytes:
+    def _encode_file(self, kind: SavedFormat, *, opacity: float, tolerance: float) -> bytes:
         """Return the bytes of one of the files of `save`."""
         match kind:
             case SavedFormat.LABELS:
@@ -335,8 +345,8 @@ class Segmentation:
                 return self.to_json().encode()
 
 
-def _in_order(picture: Image, order: str) -> Image:
-    """A BGR picture in another channel order."""
+def _reorder_channels(picture: Image, order: str) -> Image:
+    """Return a BGR picture in another channel order."""
     if choose(ChannelOrder, order, "order") is ChannelOrder.RGB:
         return np.ascontiguousarray(picture[..., ::-1])
     return picture

@@ -1,4 +1,4 @@
-"""Masks as ``supervision.Detections``; supervision is loaded with this module."""
+"""Masks as ``supervision.Detections``; supervision is imported with this module."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ try:
 except ImportError as error:
     raise MissingDependencyError(
         "to_supervision() needs the package supervision, which is not installed",
-        "supervision 0.30 or newer, which brings no OpenCV of its own",
+        "supervision 0.30 or newer, which does not install its own OpenCV",
         "pip install 'supervision>=0.30'",
     ) from error
 
@@ -30,11 +30,11 @@ def detections_of(
     Args:
         masks: (H, W) bool each.
         labels: The class of each mask.
-        names: Of all classes, by label.
-        size: (H, W).
+        names: Names of all classes, by label.
+        size: (H, W) of the image.
         confidence: (H, W) float32 in 0..1, or None.
     """
-    stacked = np.array(masks, np.bool_).reshape(-1, *size)  # (N, H, W), also where N is 0
+    stacked = np.array(masks, np.bool_).reshape(-1, *size)  # (N, H, W), even if N is 0
     means = None
     if confidence is not None:
         means = np.array([confidence[mask].mean() for mask in masks], np.float32)

@@ -1,24 +1,20 @@
-"""How long each stage of an image took."""
+"""The time that each stage of an image took."""
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
 class StageTimes:
-    """Milliseconds spent on one image; for a batch, the batch's time divided by its images.
+    """Milliseconds spent on one image; for a batch, its time divided by the number of images.
 
-    With a sliding window, scales or flip, each stage is the sum of all its parts.
+    With a sliding window, several scales or flipping, each stage is the sum of its parts.
 
     Attributes:
-        load: Reading and decoding a file; for an array, checking it.
+        load: Reading and decoding a file, or checking an array.
         preprocess: Resizing and normalising.
         infer: The network.
-        postprocess: Logits to labels; cutting tiles and averaging too.
+        postprocess: Labels from logits, including cutting tiles and averaging.
     """
 
     load: float
@@ -33,18 +29,18 @@ class StageTimes:
 
 
 class StageClock:
-    """Adds up the milliseconds of each stage of one image."""
+    """A clock that adds up the milliseconds of each stage of one image."""
 
     def __init__(self) -> None:
         self._spent = dict.fromkeys(("load", "preprocess", "infer", "postprocess"), 0.0)
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """What passed since the last lap was spent on `stage`."""
+        """Add the time since the last lap to `stage`."""
         now = time.perf_counter()
         self._spent[stage] += 1e3 * (now - self._last)
         self._last = now
 
     def times(self) -> StageTimes:
-        """All laps so far."""
+        """Return the times of all laps so far."""
         return StageTimes(**self._spent)

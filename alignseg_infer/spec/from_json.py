@@ -1,4 +1,4 @@
-"""Dataclasses of this package from the JSON that travels with a model."""
+"""Reading dataclasses of this package from the JSON that travels with a model."""
 
 import dataclasses
 import types
@@ -21,12 +21,12 @@ def unreadable_spec(reason: str) -> SpecError:
 
 
 def dataclass_from_json(cls: type[_T], facts: object, where: str) -> _T:
-    """Builds a dataclass of this package from JSON values.
+    """Return a dataclass of this package, built from JSON values.
 
     Args:
-        cls: A dataclass of numbers, texts, enums, tuples and such dataclasses.
-        facts: What ``json.loads`` gave.
-        where: What it is, for the message.
+        cls: A dataclass of numbers, strings, enums, tuples and dataclasses of the same kind.
+        facts: The result of ``json.loads``.
+        where: Name of the dataclass in error messages.
 
     Raises:
         SpecError: Fields are unknown, missing, or of another type.

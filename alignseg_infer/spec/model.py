@@ -1,7 +1,7 @@
 """ModelSpec: the facts that travel with a model, from checkpoint to engine.
 
-Written once (at training or at export), read by every loader. It is plain JSON: in ONNX files it
-is the metadata entry ``alignseg.spec``, in our checkpoints the entry ``alignseg``.
+A spec is written once, at training or at export, and every loader reads it. It is plain JSON, in
+the metadata entry ``alignseg.spec`` of ONNX files and in the entry ``alignseg`` of our checkpoints.
 """
 
 import dataclasses
@@ -17,20 +17,20 @@ from alignseg_infer.spec.from_json import dataclass_from_json, unreadable_spec
 
 SPEC_VERSION = 3
 SPEC_KEY = "alignseg.spec"
-VERIFICATION_KEY = "alignseg.verification"  # of the float32 export with PyTorch
-AGREEMENT_KEY = "alignseg.agreement"  # of a float16 or int8 model with the float32 one
-INPUT_NAME = "image"  # of every exported graph
+VERIFICATION_KEY = "alignseg.verification"  # compares the float32 export with PyTorch
+AGREEMENT_KEY = "alignseg.agreement"  # compares a float16 or int8 model with the float32 model
+INPUT_NAME = "image"  # input of every exported graph
 OPSETS = (16, 17, 18, 19)
 DEFAULT_OPSET = 18
 MAX_INPUT_SIDE = 16384
-MIN_INPUT_SIDE = 32  # the 1/32 stage must not vanish; below this the decoder sees one pixel
+MIN_INPUT_SIDE = 32  # one step of the 1/32 stage
 
 
 class SamplingConvention(StrEnum):
-    """Where an offset (dx, dy) at output pixel (x, y) points in the feature that is sampled.
+    """Where an offset (dx, dy) at output pixel (x, y) points in the sampled feature.
 
-    The three share one state dict, so a checkpoint cannot tell them apart. ``ops.sampling`` has
-    the formulas.
+    All three conventions have the same state dict, so a checkpoint does not show which one it was
+    trained with. ``ops.sampling`` has the formulas.
     """
 
     RELEASE_2021_12 = "release-2021-12"
@@ -55,9 +55,9 @@ class ChannelOrder(StrEnum):
 class Sampler(StrEnum):
     """How the offset sampling is written in an exported graph.
 
-    ``native`` is ONNX GridSample; ``gather`` is index arithmetic and Gather, for runtimes whose
-    GridSample is missing or wrong; ``plugin`` is nodes that TensorRT computes with the library
-    built from ``plugins/``, and nothing else can.
+    ``native`` is ONNX GridSample. ``gather`` is index arithmetic and Gather, for runtimes whose
+    GridSample is missing or wrong. ``plugin`` is custom nodes that only TensorRT can compute, with
+    the library built from ``plugins/``.
     """
 
     NATIVE = "native"
@@ -68,8 +68,8 @@ class Sampler(StrEnum):
 class Upsampling(StrEnum):
     """How the exact rewrites upsample features in an exported graph.
 
-    ``matrices`` is products with two small matrices, for CPUs (`ops.resampling` has figures);
-    ``resize`` is ONNX Resize, which moves fewer bytes and so is for GPUs.
+    ``matrices`` multiplies with two small matrices and is meant for CPUs (`ops.resampling` has
+    figures). ``resize`` is ONNX Resize, which moves fewer bytes and is meant for GPUs.
     """
 
     MATRICES = "matrices"
@@ -84,11 +84,11 @@ class OutputKind(StrEnum):
 
 
 class Precision(StrEnum):
-    """What an exported graph computes in.
+    """Number format that an exported graph computes in.
 
-    In ``fp16``, values are float16, but sampling coordinates and what depends on shapes alone stay
-    float32. ``int8`` is ``fp16`` with quantised convolutions (Q/DQ). The image and the logits are
-    float32 in all of them.
+    In ``fp16``, values are float16, but sampling coordinates and values that depend only on shapes
+    stay float32. ``int8`` is ``fp16`` with quantised convolutions (Q/DQ). The image and the logits
+    are always float32.
     """
 
     FP32 = "fp32"
@@ -98,14 +98,14 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """The shape of the network and how its weights are to be read.
+    """The shape of the network and how its weights are interpreted.
 
     Attributes:
         backbone: ``resnet18``, ``resnet34``, ``resnet50`` or ``resnet101`` (deep stem).
-        width: Factor on all backbone channels; 1.0 is the published network.
-        decoder_channels: Channels of the decoder, 256 in the published network.
+        width: Factor on all backbone channels; 1.0 in the published network.
+        decoder_channels: Channels of the decoder; 256 in the published network.
         num_classes: Channels of the output.
-        convention: Sampling convention the weights were trained with.
+        convention: Sampling convention that the weights were trained with.
         norm: How normalisation weights are used.
     """
 
@@ -119,17 +119,17 @@ class NetworkSpec:
     def __post_init__(self) -> None:
         counts = (self.decoder_channels, self.num_classes)
         if not (math.isfinite(self.width) and self.width > 0 and min(counts) > 0):
-            raise unreadable_spec(f"no network has width {self.width:g} and channels {counts}")
+            raise unreadable_spec(f"width {self.width:g} and channels {counts} must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
-    """What the network's input tensor is: ``(pixel - mean) / std`` for pixels in 0..255.
+    """How the network's input tensor is computed: ``(pixel - mean) / std``, pixels in 0..255.
 
     Attributes:
         channel_order: Order of the three channels, and of `mean` and `std`.
-        mean: Subtracted, in grey levels (0..255).
-        std: Divided by, in grey levels.
+        mean: Mean to subtract, in grey levels (0..255).
+        std: Standard deviation to divide by, in grey levels.
     """
 
     channel_order: ChannelOrder = ChannelOrder.BGR
@@ -145,7 +145,7 @@ class InputSpec:
             )
 
     def reversed(self) -> "InputSpec":
-        """The same input with its channels in the other order."""
+        """Return the same input with its channels in the other order."""
         order = ChannelOrder.RGB if self.channel_order is ChannelOrder.BGR else ChannelOrder.BGR
         (first, second, third), (one, two, three) = self.mean, self.std
         return InputSpec(channel_order=order, mean=(third, second, first), std=(three, two, one))
@@ -156,7 +156,7 @@ class ClassSpec:
     """Class names and colours, by label.
 
     Attributes:
-        dataset: Where the table comes from, e.g. ``cityscapes``.
+        dataset: Name of the dataset with these classes, e.g. ``cityscapes``.
         names: One name per label.
         colors: One (red, green, blue) per label, 0..255.
     """
@@ -169,25 +169,25 @@ class ClassSpec:
         if not all(0 <= channel <= 255 for color in self.colors for channel in color):
             raise SpecError(
                 f"the class table {self.dataset!r} has colours outside 0..255",
-                "red, green and blue of 0 to 255 each",
+                "red, green and blue from 0 to 255",
                 "correct the class table: classes=FILE.json",
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSpec:
-    """What was decided at export.
+    """The choices made at export.
 
     Attributes:
         output: What the graph returns.
-        sampler: How offset sampling is lowered.
+        sampler: How offset sampling is written in the graph.
         opset: ONNX opset of the graph.
         rewrites: Whether the exact rewrites were applied.
-        size: Fixed input (height, width); None when any size is accepted.
-        batch: Fixed batch size; None when any is accepted.
-        exporter: Versions that wrote the file.
-        precision: What the graph computes in.
-        upsampling: How features are upsampled; ``resize`` without the rewrites.
+        size: Fixed input (height, width); None if any size is accepted.
+        batch: Fixed batch size; None if any batch size is accepted.
+        exporter: Versions of the packages that wrote the file.
+        precision: Number format that the graph computes in.
+        upsampling: How features are upsampled; always ``resize`` without the rewrites.
     """
 
     output: OutputKind
@@ -207,13 +207,13 @@ class ExportSpec:
             raise unreadable_spec(f"size {self.size}, batch {self.batch}, opset {self.opset}")
         if not self.rewrites and self.upsampling is not Upsampling.RESIZE:
             raise unreadable_spec(
-                f"upsampling {self.upsampling} without the rewrites that bring it"
+                f"upsampling {self.upsampling} needs the rewrites, but they are off"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSpec:
-    """The checkpoint the weights came from: file name and SHA-256 of its bytes."""
+    """The checkpoint that the weights came from: its file name and the SHA-256 of its bytes."""
 
     name: str
     sha256: str
@@ -221,7 +221,11 @@ class SourceSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """All facts about a model; `source` and `export` are None until there is a file to speak of."""
+    """All facts about a model.
+
+    `source` is None if the weights were not read from a file, `export` if the model was not
+    exported.
+    """
 
     network: NetworkSpec
     input: InputSpec
@@ -242,20 +246,20 @@ class ModelSpec:
         if doubled:
             raise SpecError(
                 f"several classes are called {doubled[0]!r}",
-                "a name of its own for each class",
+                "a different name for each class",
                 "rename them in the class table: classes=FILE.json",
             )
 
     def to_json(self) -> str:
-        """The spec as one JSON object."""
+        """Return the spec as one JSON object."""
         return json.dumps({"version": SPEC_VERSION, **dataclasses.asdict(self)})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Reads what `to_json` wrote.
+        """Read what `to_json` wrote.
 
         Raises:
-            SpecError: The text is no spec, or one of a version this package does not know.
+            SpecError: The text is not a spec, or this package does not know its version.
         """
         try:
             facts = json.loads(text)

@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself, read without its weights."""
+"""The facts stored in an ONNX file, read without its weights."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from alignseg_infer.spec.plugin_contract import DOMAIN, VERSION_FIELD
 
 @dataclass(frozen=True)
 class OnnxFacts:
-    """Facts of an ONNX file of ours.
+    """Facts about an ONNX file that this package exported.
 
     Attributes:
         spec: The model's facts.
-        export: ``spec.export``, which is there.
-        sha256: Of the file, without the ``.data`` file of large models.
-        grid_samples: How many GridSample nodes it has.
-        resizes: How many Resize nodes it has.
-        plugins: ``name/version`` of the plugin of each node that needs one, sorted.
-        metadata: All entries.
+        export: ``spec.export``, which is never None here.
+        sha256: SHA-256 of the file, without the ``.data`` file of large models.
+        grid_samples: Number of GridSample nodes.
+        resizes: Number of Resize nodes.
+        plugins: ``name/version`` of the plugin for each node that needs one, sorted.
+        metadata: All metadata entries.
         outputs: Names of the graph's outputs.
     """
 
@@ -39,10 +39,10 @@ class OnnxFacts:
 
 
 def read_onnx_facts(path: Path) -> OnnxFacts:
-    """The facts of the ONNX file at `path`.
+    """Read the facts of the ONNX file at `path`.
 
     Raises:
-        ModelFileError: It is missing, damaged, or was not exported by this package.
+        ModelFileError: The file is missing or damaged, or was not exported by this package.
         SpecError: Its spec cannot be read.
     """
     require_file(path, "an ONNX model", ModelFileError)
@@ -50,13 +50,13 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, ValueError) as error:  # ValueError: damaged strings
         raise ModelFileError(
-            f"{path} cannot be read: {error}", "a whole .onnx file", "export the model again"
+            f"{path} cannot be read: {error}", "a complete .onnx file", "export the model again"
         ) from error
     properties = {entry.key: entry.value for entry in model.metadata_props}
     spec = ModelSpec.from_json(properties[SPEC_KEY]) if SPEC_KEY in properties else None
     if spec is None or spec.export is None:
         raise ModelFileError(
-            f"{path} does not say what model it is (no metadata entry {SPEC_KEY!r})",
+            f"{path} does not describe its model (no metadata entry {SPEC_KEY!r})",
             "an ONNX file that this package exported",
             "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
@@ -67,13 +67,13 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
         sha256=sha256_of(path),
         grid_samples=operators["GridSample"],
         resizes=operators["Resize"],
-        plugins=_plugins(model.graph),
+        plugins=_list_plugins(model.graph),
         metadata=properties,
         outputs=tuple(value.name for value in model.graph.output),
     )
 
 
-def _plugins(graph: onnx.GraphProto) -> tuple[str, ...]:
+def _list_plugins(graph: onnx.GraphProto) -> tuple[str, ...]:
     found = []
     for node in graph.node:
         if node.domain == DOMAIN:

@@ -1,7 +1,8 @@
-"""What a graph and the TensorRT plugins in ``plugins/`` have agreed on: names, inputs, fields.
+"""The names, inputs and fields that graphs and the TensorRT plugins in ``plugins/`` share.
 
 TensorRT's parser finds a plugin by the node's operator, ``plugin_version`` and
-``plugin_namespace``; it ignores the node's domain. A test compares this with the C++ sources.
+``plugin_namespace``; it ignores the node's domain. A test compares this module with the C++
+sources.
 """
 
 from dataclasses import dataclass
@@ -19,15 +20,15 @@ class PluginOp:
     """One operator.
 
     Attributes:
-        name: Of the ONNX operator and of the plugin.
-        operator: What ``torch.ops.alignseg`` calls it.
-        inputs: Their names, in order.
-        dimensions: Of each input, then of the output, a letter for each size. The same letter is
+        name: Name of the ONNX operator and of the plugin.
+        operator: Its name in ``torch.ops.alignseg``.
+        inputs: Names of the inputs, in order.
+        dimensions: For each input, then for the output, one letter per size. The same letter means
             the same size; a digit is the size itself.
-        types: A letter for each input; the same letter is the same type, FP32 or FP16.
-        offsets: Which inputs are offset fields, (N, 2, H, W): dx, then dy.
-        shapes: Which inputs are read for their shape alone.
-        fields: What creating the plugin takes, beside namespace and version.
+        types: One letter per input. The same letter means the same type, FP32 or FP16.
+        offsets: Positions of the inputs that are offset fields, (N, 2, H, W): dx, then dy.
+        shapes: Positions of the inputs of which only the shape is used.
+        fields: Fields that the plugin is created with, besides namespace and version.
         output: Name of the output.
     """
 
@@ -43,7 +44,7 @@ class PluginOp:
 
     @property
     def described(self) -> str:
-        """``OffsetGridSample/1``, as engines list what they need."""
+        """Name and version, as engines list the plugins they need: ``OffsetGridSample/1``."""
         return f"{self.name}/{VERSION}"
 
 

@@ -1,4 +1,4 @@
-"""The record that a model labels images as its reference does."""
+"""The record that a model labels images like its reference."""
 
 import dataclasses
 import json
@@ -15,10 +15,10 @@ class VerifiedRow:
 
     Attributes:
         shape: Input shape.
-        images: Images compared.
-        agreement: Share of pixels labelled alike, 0..1, over all of them.
-        worst_agreement: The same for the worst image.
-        logits_error: Relative L2 error of the logits; None where labels are all there is.
+        images: Number of images compared.
+        agreement: Share of pixels with the same label, 0..1, over all images.
+        worst_agreement: Share of pixels with the same label in the worst image, 0..1.
+        logits_error: Relative L2 error of the logits; None if the model returns labels only.
     """
 
     shape: InputShape
@@ -30,17 +30,17 @@ class VerifiedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """That a model labels images as its reference does.
+    """Record that a model labels images like its reference.
 
     Attributes:
         reference: File name of the reference.
         reference_sha256: SHA-256 of the reference.
         backend: What ran the model.
-        images: On what, e.g. "128 images".
+        images: The images compared, e.g. "128 images".
         required_agreement: Threshold that every row met.
-        rows: One for each input shape.
-        miou_drop: Mean IoU of the reference minus that of the model, in percent points; None
-            without labels.
+        rows: One comparison for each input shape.
+        miou_drop: The reference's mean IoU minus the model's, in percentage points; None without
+            true labels.
     """
 
     reference: str
@@ -52,15 +52,15 @@ class Verification:
     miou_drop: float | None = None
 
     def to_json(self) -> str:
-        """The record as one JSON object."""
+        """Return the record as one JSON object."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Reads what `to_json` wrote.
+        """Read what `to_json` wrote.
 
         Raises:
-            SpecError: The text is something else.
+            SpecError: The text is not a verification record.
         """
         try:
             facts = json.loads(text)

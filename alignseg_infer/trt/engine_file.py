@@ -59,7 +59,7 @@ class EngineFacts:
         spec: The model's facts; ``spec.export.precision`` is what the engine computes in.
         sha256: SHA-256 of the plan file.
         flavour: Which TensorRT it is for.
-        tensorrt_version: That built it, e.g. ``11.4.0.106``.
+        tensorrt_version: Version that built it, e.g. ``11.4.0.106``.
         version_compatible: Whether newer versions of TensorRT run it too.
         hardware_compatibility: ``none``, ``ampere-plus`` or ``same-compute-capability``.
         compute_capabilities: The ones that TensorRT for RTX was asked to build for, if any.

@@ -10,6 +10,7 @@ from pathlib import Path
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import VideoError
 from alignseg_infer.files import require_file
+from alignseg_infer.pixels.wide_color import color_name
 from alignseg_infer.video.colors import BgrFrames
 from alignseg_infer.video.frames import DEFAULT_RATE, Frame, StreamFacts
 from alignseg_infer.video.pyav import av
@@ -27,9 +28,10 @@ class FileSource:
     It reads H.264, H.265, VP9 and whatever else the installed FFmpeg decodes, in any container,
     under any name, with 8 bits or more. Frames that cannot be decoded completely are counted and
     left out; the frame before them is then shown for longer. Frames are turned upright as the file
-    says. If the file does not name its colour matrix, BT.709 is assumed above 576 rows, and BT.601
-    otherwise. Where the clock jumps back by more than a frame, as it does in joined MPEG-TS files,
-    the frames that follow continue from the time reached.
+    says. HDR (PQ and HLG) and BT.2020 are converted to BT.709. If the file does not name its colour
+    matrix, BT.709 is assumed above 576 rows, and BT.601 otherwise. Where the clock jumps back by
+    more than a frame, as it does in joined MPEG-TS files, the frames that follow continue from the
+    time reached.
 
     Attributes:
         start: Seconds at which the file begins by its own clock; times of frames count from there.
@@ -69,6 +71,8 @@ class FileSource:
             raise
         self.start = self._find_start()
         self._pixels = BgrFrames(self._first)
+        if name := color_name(self._first.color_primaries, self._first.color_trc):
+            self.notes.append(f"{self.path} is {name}; its colours were converted to BT.709")
         self.facts = self._gather_facts()
 
     def __iter__(self) -> Iterator[Frame]:

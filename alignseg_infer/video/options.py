@@ -15,7 +15,7 @@ class VideoOptions:
     """How to segment and draw a video.
 
     Attributes:
-        opacity: Of the classes' colours over the frame, 0..1.
+        opacity: Opacity of the classes' colours over the frame, 0..1.
         legend: Whether to show a legend of the classes below the frame.
         side_by_side: Whether to show the original frame on the left.
         smoothing: Weight of the logits of earlier frames, from 0 (none) to below 1.

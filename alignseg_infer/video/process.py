@@ -16,7 +16,7 @@ from typing import TypeAlias, TypeVar
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import AlignSegError, OptionError, OutputError, VideoError
-from alignseg_infer.files import written_atomically
+from alignseg_infer.files import write_atomically
 from alignseg_infer.inference.pipeline import Pipeline
 from alignseg_infer.inference.stream import SegmentationStream
 from alignseg_infer.pixels.images import OwnImage, load_image
@@ -109,7 +109,7 @@ def segment_source(
     with contextlib.closing(source):
         require_video_ending(output)
         _require_other_file(source, output)
-        with written_atomically(output) as temporary:
+        with write_atomically(output) as temporary:
             work = _Work(predictor, source, temporary, options, view)
             return work.run(output, progress)
 
@@ -318,6 +318,6 @@ def _require_other_file(source: FrameSource, output: Path) -> None:
         if os.path.realpath(path) == os.path.realpath(source.path):
             raise OptionError(
                 f"the destination {output} would overwrite the source {source.path}",
-                "an output that is not the source",
+                "a destination that is not the source",
                 f"destination={source.path.stem}_segmented.mp4",
             )

@@ -102,7 +102,7 @@ def _make_exact(rate: Fraction | float, text: str) -> Fraction:
     if not (is_number(rate) and SLOWEST <= rate <= FASTEST):
         shown = f"{float(rate):g}" if is_number(rate) else repr(rate)
         raise OptionError(
-            f"{text} was given a rate of {shown} frames per second",
+            f"rate={shown} frames per second was given for {text}",
             f"{SLOWEST} to {FASTEST}",
             "rate=25",
         )
@@ -112,7 +112,7 @@ def _make_exact(rate: Fraction | float, text: str) -> Fraction:
 def _require_no_rate(rate: Fraction | None, text: str) -> None:
     if rate is not None:
         raise OptionError(
-            f"{text} was given a rate of {float(rate):g}, but has its own times",
+            f"rate={float(rate):g} was given, but {text} has its own times",
             "a rate only for a folder or drawn streets",
             "leave rate= out",
         )

@@ -21,7 +21,7 @@ import onnx_ir
 
 from alignseg_infer.arrays import InputShape
 from alignseg_infer.cli.arguments.values import input_shape
-from alignseg_infer.datasets.image_sets import calibration_images
+from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.int8.calibration import calibrate_ranges
@@ -46,7 +46,7 @@ def write_variant(source: Path, target: Path, precision: Precision, images: Path
     """Write `source` in another precision, unchecked: seeded weights need not pass the checks."""
     model = onnx_ir.load(source)
     if precision is Precision.INT8:
-        found = calibration_images(images, CALIBRATION_IMAGES)
+        found = choose_images(images, CALIBRATION_IMAGES)
         model = quantize_model(model, calibrate_ranges(source, found))
     if precision is not Precision.FP32:
         to_half_precision(model)

@@ -17,7 +17,7 @@ from alignseg_infer.models.alignseg import AlignSeg, Outputs
 from alignseg_infer.models.decoder import OffsetSampler
 from alignseg_infer.models.rewrites import (
     SplitOffsets,
-    rewritten_for_inference,
+    rewrite_for_inference,
     without_auxiliary_head,
 )
 from alignseg_infer.spec.model import NetworkSpec, Sampler, Upsampling
@@ -49,9 +49,9 @@ def networks(rig: Rig) -> dict[str, Make]:
     }
     for choice in Upsampling:
         named = f"rewritten, {choice}"
-        makes[named] = lambda choice=choice: rewritten_for_inference(official(), choice)  # type: ignore[misc]
+        makes[named] = lambda choice=choice: rewrite_for_inference(official(), choice)  # type: ignore[misc]
         makes[f"{named}, our kernels"] = lambda make=makes[named]: with_kernels(make())  # type: ignore[misc]
-    makes[FUSED] = lambda: with_kernels(rewritten_for_inference(official()), fuse=True)
+    makes[FUSED] = lambda: with_kernels(rewrite_for_inference(official()), fuse=True)
     return {name: functools.cache(partial(on_rig, rig, make)) for name, make in makes.items()}
 
 

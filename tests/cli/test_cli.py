@@ -22,6 +22,7 @@ from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.alignseg import AlignSeg
+from alignseg_infer.spec.model import SPEC_KEY, ModelSpec
 from tests.support.models import SMALL, SMALL_SPEC
 
 ROOT = Path(__file__).parents[2]
@@ -191,8 +192,8 @@ def test_inspect_json(
     assert (facts["export"] is None) == (kind == "checkpoint")
 
 
-def test_export_script_and_command_are_one(
-    small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_export_script_writes_what_the_library_exports(
+    export_small: Callable[..., Path], small_checkpoint: Path, tmp_path: Path
 ) -> None:
     options = ["--size", "64x96", "--batch", "1", "--convention", "standard"]
     script = [sys.executable, str(ROOT / "export/to_onnx.py"), str(small_checkpoint)]
@@ -204,30 +205,27 @@ def test_export_script_and_command_are_one(
     assert "relative L2 error" in done.stderr
     assert "1x3x64x96" in done.stderr
     assert "Warning" not in done.stderr
-
-    target = tmp_path / "command.onnx"
-    assert main(["export-onnx", str(small_checkpoint), "-o", str(target), *options]) == 0
-    assert capsys.readouterr().out.startswith(f"{target} (")
-    assert onnx.load(tmp_path / "script.onnx").graph == onnx.load(target).graph
+    expected = export_small(size=(64, 96), batch=1)
+    assert onnx.load(target).graph == onnx.load(expected).graph
 
 
 def test_options_reach_the_file(
-    export_small: Callable[..., Path], small_checkpoint: Path, tmp_path: Path
+    small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "m.onnx"
-    options = "--size 64x96 --batch 2 --output labels --sampler gather --opset 19 --no-rewrites"
+    options = "--size 64x96 --batch 2 --output labels --sampler plugin --opset 19 --no-rewrites"
     overrides = "--norm batch-norm --channel-order rgb --mean 1 2 3 --std 4 5 6 --classes"
     table = {"names": [f"thing {i}" for i in range(19)], "colors": [[i, i, i] for i in range(19)]}
     (tmp_path / "table.json").write_text(json.dumps(table))
     command = ["export-onnx", str(small_checkpoint), "-o", str(target), *options.split()]
     assert main([*command, *overrides.split(), str(tmp_path / "table.json")]) == 0
-    from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
-
-    spec = OnnxRuntimeBackend(target).spec
+    assert capsys.readouterr().out.startswith(f"{target} (")
+    facts = {entry.key: entry.value for entry in onnx.load(target).metadata_props}
+    spec = ModelSpec.from_json(facts[SPEC_KEY])
     export = spec.export
     assert export is not None
     assert (export.size, export.batch, export.output) == ((64, 96), 2, "labels")
-    assert (export.sampler, export.opset, export.rewrites) == ("gather", 19, False)
+    assert (export.sampler, export.opset, export.rewrites) == ("plugin", 19, False)
     assert (spec.network.norm, spec.input.channel_order) == ("batch-norm", "rgb")
     assert (spec.input.mean, spec.input.std) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
     assert (spec.classes.dataset, spec.classes.names[18]) == ("table", "thing 18")

@@ -14,8 +14,8 @@ from alignseg_infer.datasets.labelled import (
     PROBLEMS_SHOWN,
     Dataset,
     LabelledImages,
+    find_labelled_images,
     label_table,
-    labelled_images,
     read_truth,
     require_usable,
 )
@@ -58,7 +58,7 @@ def folder(root: Path, stem: str, values: NDArray[np.uint8], ending: str = ".png
 
 
 def stripes(values: list[int]) -> NDArray[np.uint8]:
-    """One column for each value, the last one for the rest."""
+    """Return one column for each value; the last value fills the rest."""
     row = values + values[-1:] * (SIZE[1] - len(values))
     return np.tile(np.array(row, np.uint8), (SIZE[0], 1))
 
@@ -74,7 +74,7 @@ def test_cityscapes(tmp_path: Path) -> None:
     write(labels / "lindau_000000_000019_gtFine_color.png", picture())
     write(labels / "lindau_000000_000019_gtFine_instanceIds.png", np.zeros(SIZE, np.uint16))
     write(labels / "lindau_000000_000019_gtFine_labelTrainIds.png", stripes([3]))
-    data = labelled_images(Dataset.CITYSCAPES, tmp_path)
+    data = find_labelled_images(Dataset.CITYSCAPES, tmp_path)
     assert data.name == "cityscapes val"
     assert names(data) == [
         (f"{name}_leftImg8bit.png", f"{name}_gtFine_labelIds.png")
@@ -95,7 +95,7 @@ def test_cityscapes(tmp_path: Path) -> None:
 def test_ade20k(split: str | None, below: str, limit: int | None, tmp_path: Path) -> None:
     for number in (3, 1, 2):
         ade20k(tmp_path, number, stripes([0, 1, 2, 13, 150]), below)
-    data = labelled_images(Dataset.ADE20K, tmp_path, split, limit)
+    data = find_labelled_images(Dataset.ADE20K, tmp_path, split, limit)
     assert data.name == "ade20k val" + (", first 2 of 3" if limit else "")
     assert [image for image, _ in names(data)] == [
         f"ADE_val_{number:08}.jpg" for number in (1, 2, 3)[:limit]
@@ -110,7 +110,7 @@ def test_ade20k(split: str | None, below: str, limit: int | None, tmp_path: Path
 def test_ade20k_training_and_full_split_names(tmp_path: Path) -> None:
     ade20k(tmp_path, 1, stripes([1]), "training")
     for split in ("train", "training"):
-        assert len(labelled_images(Dataset.ADE20K, tmp_path, split).pairs) == 1
+        assert len(find_labelled_images(Dataset.ADE20K, tmp_path, split).pairs) == 1
 
 
 def test_folder(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_folder(tmp_path: Path) -> None:
     folder(tmp_path, "sub/a", stripes([2]), ".jpeg")
     write(tmp_path / "images/.hidden.png", picture())
     (tmp_path / "images/notes.txt").write_text("no image")
-    data = labelled_images(Dataset.FOLDER, tmp_path)
+    data = find_labelled_images(Dataset.FOLDER, tmp_path)
     assert data.name == "folder"
     assert names(data) == [("a.png", "a.png"), ("b.JPG", "b.png"), ("a.jpeg", "a.png")]
     table = label_table(Dataset.FOLDER, 3)
@@ -163,7 +163,7 @@ def emptied(root: Path) -> None:
 
 
 UNUSABLE: list[tuple[Callable[[Path], None], str]] = [
-    (broken, "broken.png cannot be decoded as an image: it ends before"),
+    (broken, "broken.png cannot be decoded as an image: the file ends before"),
     (damaged, "labels/damaged.png cannot be decoded"),
     (palette, "palette pixels of 8 bits"),
     (colored, "RGB pixels of 8 bits"),
@@ -187,7 +187,7 @@ def test_unusable_files(
     monkeypatch.chdir(tmp_path)
     folder(Path(), "good", stripes([0, 1, 2, 255]))
     spoil(Path())
-    data = labelled_images(Dataset.FOLDER, Path())
+    data = find_labelled_images(Dataset.FOLDER, Path())
     with pytest.raises(DatasetError) as caught:
         require_usable(data, label_table(Dataset.FOLDER, 3))
     assert f"1 of {len(data.pairs)} labelled images" in caught.value.problem
@@ -198,7 +198,7 @@ def test_unusable_files(
 def test_every_problem_is_listed_up_to_a_number(tmp_path: Path) -> None:
     for index in range(PROBLEMS_SHOWN + 5):
         folder(tmp_path, f"{index:02}", stripes([200]))
-    data = labelled_images(Dataset.FOLDER, tmp_path)
+    data = find_labelled_images(Dataset.FOLDER, tmp_path)
     with pytest.raises(DatasetError) as caught:
         require_usable(data, label_table(Dataset.FOLDER, 3))
     lines = caught.value.problem.splitlines()
@@ -223,14 +223,14 @@ def test_values_that_must_not_occur(
 
 
 def test_truth_that_is_no_png(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="no 8-bit gray PNG: its first bytes"):
+    with pytest.raises(ImageError, match="not an 8-bit gray PNG: its first bytes"):
         read_truth(write(tmp_path / "a.jpg", stripes([1])), label_table(Dataset.FOLDER, 3))
 
 
 def test_labels_that_are_all_ignored(tmp_path: Path) -> None:
-    """As in the test split of Cityscapes."""
+    """All pixels are ignored in the test split of Cityscapes."""
     cityscapes(tmp_path, "berlin", "0", stripes([1, 2, 3]))
-    data = labelled_images(Dataset.CITYSCAPES, tmp_path)
+    data = find_labelled_images(Dataset.CITYSCAPES, tmp_path)
     with pytest.raises(DatasetError, match="every pixel of the 1 label files"):
         require_usable(data, label_table(Dataset.CITYSCAPES, 19))
 
@@ -255,12 +255,12 @@ BAD: list[tuple[Callable[[Path], object], Dataset, dict[str, Any], type[AlignSeg
     (unpaired, Dataset.FOLDER, {}, DatasetError, "3 files cannot be paired"),
     (unpaired, Dataset.FOLDER, {}, DatasetError, "images/alone.png has no labels"),
     (unpaired, Dataset.FOLDER, {}, DatasetError, "labels/lost.png has no image"),
-    (unpaired, Dataset.FOLDER, {}, DatasetError, "images/both.png have one name"),
-    (only_images, Dataset.FOLDER, {}, DatasetError, "labels is no folder"),
-    (only_images, Dataset.CITYSCAPES, {}, DatasetError, "leftImg8bit/val is no folder"),
+    (unpaired, Dataset.FOLDER, {}, DatasetError, "images/both.png have the same name"),
+    (only_images, Dataset.FOLDER, {}, DatasetError, "labels is not a folder"),
+    (only_images, Dataset.CITYSCAPES, {}, DatasetError, "leftImg8bit/val is not a folder"),
     (only_images, Dataset.CITYSCAPES, {}, DatasetError, "gtFine/val/**/*_gtFine_labelIds.png"),
-    (only_images, Dataset.ADE20K, {}, DatasetError, "images/validation is no folder"),
-    (empty, Dataset.CITYSCAPES, {}, DatasetError, "holds no labelled images"),
+    (only_images, Dataset.ADE20K, {}, DatasetError, "images/validation is not a folder"),
+    (empty, Dataset.CITYSCAPES, {}, DatasetError, "contains no labelled images"),
     (empty, Dataset.CITYSCAPES, {"split": "train"}, DatasetError, "leftImg8bit/train"),
     (unpaired, Dataset.FOLDER, {"split": "val"}, OptionError, "split='val'"),
     (unpaired, Dataset.FOLDER, {"max_images": 0}, OptionError, "max_images=0"),
@@ -278,11 +278,11 @@ def test_wrong_tree(
 ) -> None:
     make(tmp_path)
     with pytest.raises(kind) as caught:
-        labelled_images(dataset, tmp_path, **options)
+        find_labelled_images(dataset, tmp_path, **options)
     assert fragment in str(caught.value)
 
 
 def test_hidden_folders_are_left_out(tmp_path: Path) -> None:
     folder(tmp_path, "a", stripes([0]))
     write(tmp_path / "images/.ipynb_checkpoints/a-checkpoint.png", picture())
-    assert names(labelled_images(Dataset.FOLDER, tmp_path)) == [("a.png", "a.png")]
+    assert names(find_labelled_images(Dataset.FOLDER, tmp_path)) == [("a.png", "a.png")]

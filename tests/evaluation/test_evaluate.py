@@ -18,8 +18,8 @@ from alignseg_infer.datasets.class_tables import class_table_for
 from alignseg_infer.datasets.labelled import (
     Dataset,
     LabelledImages,
+    find_labelled_images,
     label_table,
-    labelled_images,
     read_truth,
 )
 from alignseg_infer.errors import AlignSegError, DatasetError, ModelError, OptionError, OutputError
@@ -86,7 +86,7 @@ def street(tmp_path: Path) -> Path:
 
 
 def found(root: Path) -> LabelledImages:
-    return labelled_images(Dataset.CITYSCAPES, root)
+    return find_labelled_images(Dataset.CITYSCAPES, root)
 
 
 def test_counts_by_hand(roads: Path) -> None:
@@ -182,7 +182,7 @@ def test_folder_takes_the_models_classes(tmp_path: Path) -> None:
     (tmp_path / "labels").mkdir()
     cv2.imwrite(str(tmp_path / "images/a.png"), np.full((*SIZE, 3), 2, np.uint8))
     cv2.imwrite(str(tmp_path / "labels/a.png"), np.full(SIZE, 2, np.uint8))
-    data = labelled_images(Dataset.FOLDER, tmp_path)
+    data = find_labelled_images(Dataset.FOLDER, tmp_path)
     result = evaluate({"a": Predictor(FakeBackend(spec))}, data)
     assert result.classes == ("class 0", "class 1", "class 2")
     assert result.models[0].confusion.mean_iou == 1

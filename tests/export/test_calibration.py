@@ -16,7 +16,7 @@ from onnxruntime.quantization.calibrate import (
 from onnxruntime.quantization.calibrate import CalibrationMethod as OrtMethod
 
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
-from alignseg_infer.datasets.image_sets import calibration_images, evenly_spread
+from alignseg_infer.datasets.image_sets import choose_images, spread_evenly
 from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.errors import (
     AlignSegError,
@@ -58,7 +58,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_images_of_a_folder(pictures: Path) -> None:
-    images = calibration_images(pictures)
+    images = choose_images(pictures)
     assert len(images.digests) == 5
     found = list(images.read())
     np.testing.assert_array_equal(found[0], probe_image(SIZE, 0))
@@ -67,13 +67,13 @@ def test_images_of_a_folder(pictures: Path) -> None:
 
 
 def test_images_of_a_list_keep_its_order(pictures: Path) -> None:
-    first, second = calibration_images(pictures / "list.txt").read()
+    first, second = choose_images(pictures / "list.txt").read()
     np.testing.assert_array_equal(first, probe_image(SIZE, 3))
     np.testing.assert_array_equal(second, probe_image(SIZE, 0))
 
 
 def test_frames_of_a_video_are_evenly_spread(pictures: Path) -> None:
-    images = calibration_images(pictures / "drive.avi", 3)
+    images = choose_images(pictures / "drive.avi", 3)
     gray = [int(frame.mean().round()) for frame in images.read()]
     assert gray == pytest.approx([25, 125, 200], abs=2)  # frames 1, 5, 8
     assert [int(frame.mean().round()) for frame in images.read(1)] == gray[1:]
@@ -85,7 +85,7 @@ def test_frames_of_a_video_are_evenly_spread(pictures: Path) -> None:
     [(3, 5, [0, 1, 2]), (5, 5, [0, 1, 2, 3, 4]), (10, 2, [2, 7]), (10, 1, [5]), (7, 3, [1, 3, 5])],
 )
 def test_evenly_spread(count: int, limit: int, expected: list[int]) -> None:
-    assert evenly_spread(count, limit) == expected
+    assert spread_evenly(count, limit) == expected
 
 
 def _cut_png(folder: Path) -> Path:
@@ -111,31 +111,31 @@ def _with_labels(folder: Path) -> Path:
 
 
 SOURCES: list[tuple[Callable[[Path], Path], str]] = [
-    (lambda folder: folder, "holds no images"),
+    (lambda folder: folder, "contains no images"),
     (lambda folder: folder / "nowhere", "does not exist"),
     (_with_labels, "looks like a label file"),
     (_cut_png, "2 of 3 images"),
     (_cut_png, "two.png cannot be decoded"),
     (_written(b"a.png\nb.png\n", "list.txt"), "2 of 2 images"),
     (_written(b"a.png\nb.png\n", "list.txt"), "b.png does not exist"),
-    (_written(b"# nothing\n\n", "list.txt"), "holds no images"),
-    (_written(b"\xff\xd8\xff", "list.txt"), "is no text"),
+    (_written(b"# nothing\n\n", "list.txt"), "contains no images"),
+    (_written(b"\xff\xd8\xff", "list.txt"), "is not a text file"),
     (_written(b"", "list.txt"), "is empty"),
-    (_written(b"no video" * 99, "drive.mp4"), "does not open it as a video"),
-    (_written(b"no video" * 99, "drive"), "does not open it as a video"),
+    (_written(b"no video" * 99, "drive.mp4"), "cannot open it as a video"),
+    (_written(b"no video" * 99, "drive"), "cannot open it as a video"),
 ]
 
 
 @pytest.mark.parametrize(("make", "problem"), SOURCES)
 def test_bad_sources(tmp_path: Path, make: Callable[[Path], Path], problem: str) -> None:
     with pytest.raises(DatasetError, match=problem) as caught:
-        calibration_images(make(tmp_path))
+        choose_images(make(tmp_path))
     assert caught.value.fix
 
 
 def test_limit_below_one(pictures: Path) -> None:
     with pytest.raises(OptionError, match="0 images of"):
-        calibration_images(pictures, 0)
+        choose_images(pictures, 0)
 
 
 def test_histogram_does_not_depend_on_order() -> None:
@@ -240,7 +240,7 @@ def _by_onnxruntime(
     model: Path, pictures: Path, method: OrtMethod, folder: Path, **options: object
 ) -> dict[str, float]:
     spec = OnnxRuntimeBackend(model).spec.input
-    images = calibration_images(pictures).read()
+    images = choose_images(pictures).read()
     augmented = str(folder / "augmented.onnx")
     calibrator = create_calibrator(
         model, ["Conv"], augmented, calibrate_method=method, extra_options=options
@@ -251,7 +251,7 @@ def _by_onnxruntime(
 
 
 def test_ranges_are_those_of_onnxruntime(small_onnx: Path, pictures: Path, tmp_path: Path) -> None:
-    model, images = small_onnx, calibration_images(pictures)
+    model, images = small_onnx, choose_images(pictures)
     ours = calibrate_ranges(model, images, CalibrationOptions(method=CalibrationMethod.MINMAX))
     theirs = _by_onnxruntime(model, pictures, OrtMethod.MinMax, tmp_path)
     assert len(ours.limits) > 40
@@ -276,7 +276,7 @@ def test_cut_calibration_goes_on(
     batch: int | None, export_small: Callable[..., Path], pictures: Path, tmp_path: Path
 ) -> None:
     model = export_small(size=(65, 98), batch=2) if batch else export_small()
-    images = calibration_images(pictures)
+    images = choose_images(pictures)
     whole = CalibrationOptions(cache=tmp_path / "whole")
     expected = calibrate_ranges(model, images, whole)
     counted: list[int] = []
@@ -306,7 +306,7 @@ def test_cache_is_used_for_the_same_only(small_onnx: Path, pictures: Path, tmp_p
 
     def calibrate(source: str = "list.txt", **options: object) -> Ranges:
         settings = CalibrationOptions(cache=cache, **options)  # type: ignore[arg-type]
-        images = calibration_images(pictures / source)
+        images = choose_images(pictures / source)
         return calibrate_ranges(small_onnx, images, settings, lambda *done: runs.append(done))
 
     first = calibrate()
@@ -332,7 +332,7 @@ def test_another_file_is_no_cache(small_onnx: Path, pictures: Path, tmp_path: Pa
         content = None if path.is_dir() else path.read_bytes()
         options = CalibrationOptions(cache=path)
         with pytest.raises(OptionError, match="is not a calibration cache"):
-            calibrate_ranges(small_onnx, calibration_images(pictures), options)
+            calibrate_ranges(small_onnx, choose_images(pictures), options)
         assert content is None or path.read_bytes() == content
 
 
@@ -340,7 +340,7 @@ def test_images_of_many_sizes_fill_no_batch_together(small_onnx: Path, tmp_path:
     """The copies that fill up a batch are not counted either."""
     for index, size in enumerate(((64, 96), (64, 96), (48, 64))):
         cv2.imwrite(str(tmp_path / f"{index}.png"), probe_image(size, index))
-    images = calibration_images(tmp_path)
+    images = choose_images(tmp_path)
     done: list[int] = []
     model, cache = tmp_path / "batch.onnx", tmp_path / "cache"
     onnx_ir.save(_with_batch(onnx_ir.load(small_onnx), 2), model)
@@ -383,13 +383,13 @@ def test_bad_options(
     with pytest.raises(error, match=problem):
         calibrate_ranges(
             small_onnx,
-            calibration_images(pictures, 1),
+            choose_images(pictures, 1),
             CalibrationOptions(**options),  # type: ignore[arg-type]
         )
 
 
 def test_models_that_cannot_be_calibrated(pictures: Path) -> None:
-    images = calibration_images(pictures, 1)
+    images = choose_images(pictures, 1)
     for name, problem in (("none.onnx", "does not exist"), ("notes.md", "cannot be read")):
         with pytest.raises(ModelFileError, match=problem):
             calibrate_ranges(pictures / name, images)
@@ -398,7 +398,7 @@ def test_models_that_cannot_be_calibrated(pictures: Path) -> None:
 def test_every_tensor_a_convolution_reads_has_a_range(small_onnx: Path, pictures: Path) -> None:
     graph = onnx_ir.load(small_onnx).graph
     read = {node.inputs[0].name for node in graph if node.op_type == "Conv"}  # type: ignore[union-attr]
-    ranges = calibrate_ranges(small_onnx, calibration_images(pictures, 1))
+    ranges = calibrate_ranges(small_onnx, choose_images(pictures, 1))
     assert set(ranges.limits) == read
     assert min(ranges.limits.values()) > 0
     assert (ranges.images, ranges.method) == (1, CalibrationMethod.PERCENTILE)

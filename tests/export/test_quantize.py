@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from alignseg_infer import Predictor
 from alignseg_infer.cli.arguments.int8 import add_quantization_arguments
 from alignseg_infer.cli.commands import sensitivity
-from alignseg_infer.datasets.image_sets import calibration_images
+from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.demo.streets.folder import write_streets
@@ -33,26 +33,12 @@ from alignseg_infer.export.int8.convolutions import (
     list_blocks,
 )
 from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
-from alignseg_infer.export.int8.options import (
-    Int8Options,
-    QuantizationOptions,
-    int8_options_for,
-)
+from alignseg_infer.export.int8.options import Int8Options, QuantizationOptions, int8_options_for
 from alignseg_infer.export.int8.quantize import load_graph, quantize_model
-from alignseg_infer.spec.model import OutputKind, Precision, Sampler, Upsampling
+from alignseg_infer.spec.model import Precision
+from tests.support.export_kinds import GATHER, KINDS, NATIVE
+from tests.support.slow import all_slow
 
-# As in test_export, so that each is exported once.
-NATIVE: dict[str, Any] = {}
-GATHER: dict[str, Any] = {"sampler": Sampler.GATHER, "opset": 16}
-LABELS: dict[str, Any] = {"output": OutputKind.LABELS, "opset": 17}
-PLAIN: dict[str, Any] = {"rewrites": False, "size": (65, 98), "batch": 1, "opset": 19}
-OFFSETS_PLAIN: dict[str, Any] = {
-    **{"with_offsets": True, "rewrites": False, "size": (65, 98), "batch": 2},
-    **{"output": OutputKind.LABELS, "opset": 17},
-}
-RESIZE: dict[str, Any] = {"upsampling": Upsampling.RESIZE}
-RESIZE_GATHER: dict[str, Any] = {**RESIZE, **GATHER}
-KINDS = [NATIVE, GATHER, LABELS, PLAIN, OFFSETS_PLAIN, RESIZE, RESIZE_GATHER]
 BLOCKS = (
     *("stem", "layer1", "layer2", "layer3", "layer4", "RRB1a", "RRB2a", "RRB2b", "RRB3a"),
     *("RRB3b", "RRB4a", "RRB4b", "CAM", "RRB5a", "RRB5b", "head"),
@@ -76,7 +62,7 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo_ranges(streets: Path) -> Ranges:
-    return calibrate_ranges(model_path("demo"), calibration_images(streets / "images"))
+    return calibrate_ranges(model_path("demo"), choose_images(streets / "images"))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -283,7 +269,7 @@ def test_files_that_are_no_graphs(tmp_path: Path) -> None:
             load_graph(tmp_path / name)
 
 
-@pytest.mark.parametrize("kind", [NATIVE, GATHER], ids=str)
+@pytest.mark.parametrize("kind", [NATIVE, *all_slow(GATHER)], ids=str)
 def test_tensorrt_rtx_builds_int8(
     export_small: Export, tmp_path: Path, kind: dict[str, Any]
 ) -> None:

@@ -14,20 +14,15 @@ from matplotlib.colors import to_rgba
 from matplotlib.container import BarContainer
 
 from alignseg_infer.cli import main
-from alignseg_infer.datasets.image_sets import calibration_images
-from alignseg_infer.datasets.labelled import Dataset, labelled_images
+from alignseg_infer.datasets.image_sets import choose_images
+from alignseg_infer.datasets.labelled import Dataset, find_labelled_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.drawing.figures import BLUE, GRAY, ORANGE, pixels_of
 from alignseg_infer.errors import AlignSegError, ModelError, OptionError, VerificationError
 from alignseg_infer.export.int8 import sensitivity as module
 from alignseg_infer.export.int8.calibration import calibrate_ranges
-from alignseg_infer.export.int8.convolutions import (
-    Convolution,
-    Grain,
-    Role,
-    find_convolutions,
-)
+from alignseg_infer.export.int8.convolutions import Convolution, Grain, Role, find_convolutions
 from alignseg_infer.export.int8.effect import Effect, EffectMeter
 from alignseg_infer.export.int8.from_onnx import int8_from_onnx
 from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
@@ -56,7 +51,7 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def demo_ranges(streets: Path) -> Ranges:
-    return calibrate_ranges(DEMO, calibration_images(streets / "images"))
+    return calibrate_ranges(DEMO, choose_images(streets / "images"))
 
 
 class FakeMeter:
@@ -65,7 +60,7 @@ class FakeMeter:
     def __init__(self, costs: dict[str, float], miou: float | None = None) -> None:
         self.costs = costs
         self.miou = miou
-        self.images = calibration_images(DEMO.parent.parent.parent / "docs")
+        self.images = choose_images(DEMO.parent.parent.parent / "docs")
         self.measured: list[set[str]] = []
 
     def measure(self, blocks: Collection[str]) -> Effect:
@@ -163,10 +158,10 @@ def test_grain() -> None:
 def test_comparison_counts_pixels(streets: Path, demo_ranges: Ranges, tmp_path: Path) -> None:
     """The reference is the same measurement by hand; the original does not differ from itself."""
     demo = onnx_ir.load(DEMO)
-    data = labelled_images(Dataset.FOLDER, streets)
+    data = find_labelled_images(Dataset.FOLDER, streets)
     counted: list[tuple[int, int]] = []
     meter = EffectMeter(
-        *(DEMO, calibration_images(streets / "images", 1), tmp_path),
+        *(DEMO, choose_images(streets / "images", 1), tmp_path),
         labelled=data,
         progress=lambda done, total: counted.append((done, total)),
     )
@@ -183,7 +178,7 @@ def test_comparison_counts_pixels(streets: Path, demo_ranges: Ranges, tmp_path: 
     assert effect.disagreement > 1
     assert effect.miou_loss == effect.drop
     assert effect.drop > 1
-    unlabelled = EffectMeter(DEMO, calibration_images(streets / "images"), tmp_path)
+    unlabelled = EffectMeter(DEMO, choose_images(streets / "images"), tmp_path)
     assert unlabelled.measure(changed) == Effect(effect.disagreement)
 
 
@@ -259,7 +254,7 @@ def test_command_without_matplotlib(
 ) -> None:
     """It says so before it measures anything."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    command = ["sensitivity", "demo", "--calibration", str(streets / "images"), "-o", str(tmp_path)]
+    command = ["sensitivity", "demo", "--images", str(streets / "images"), "-o", str(tmp_path)]
     assert main(command) == 1
     errors = capsys.readouterr().err
     assert "needs the package matplotlib, which is not installed" in errors
@@ -281,7 +276,7 @@ COMMANDS: list[tuple[str, type[AlignSegError], str]] = [
     (
         "sensitivity demo --calibration IMAGES -o out --dataset folder --root IMAGES",
         AlignSegError,
-        "is no folder",
+        "is not a folder",
     ),
 ]
 
@@ -309,7 +304,7 @@ def test_bad_commands(
 
 
 def test_labels_of_another_dataset(streets: Path, tmp_path: Path) -> None:
-    ade = labelled_images(Dataset.FOLDER, streets)
+    ade = find_labelled_images(Dataset.FOLDER, streets)
     other = type(ade)(Dataset.ADE20K, ade.name, ade.root, ade.pairs)
     with pytest.raises(ModelError, match="19 classes"):
-        EffectMeter(DEMO, calibration_images(streets / "images"), tmp_path, labelled=other)
+        EffectMeter(DEMO, choose_images(streets / "images"), tmp_path, labelled=other)

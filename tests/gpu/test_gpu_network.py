@@ -12,7 +12,7 @@ from alignseg_infer.backends.torch_backend import TorchBackend
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.models.decoder import upsample
-from alignseg_infer.models.rewrites import rewritten_for_inference
+from alignseg_infer.models.rewrites import rewrite_for_inference
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import Upsampling
 
@@ -59,7 +59,7 @@ def test_rewritten_network_on_cuda(
     image = torch.randn(2, 3, *size, dtype=torch.float64) * 60
     with torch.inference_mode():
         expected = model(image).logits
-        seen = rewritten_for_inference(model, upsampling).cuda()(image.cuda()).logits.cpu()
+        seen = rewrite_for_inference(model, upsampling).cuda()(image.cuda()).logits.cpu()
     assert torch.linalg.norm(seen - expected) <= 1e-9 * torch.linalg.norm(expected)
     labels = (upsample(logits, size).argmax(1) for logits in (seen, expected))
     assert torch.equal(*labels)

@@ -15,12 +15,7 @@ from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.errors import CudaError, DeviceError
 from alignseg_infer.spec.model import OutputKind, Precision
 from alignseg_infer.trt.engine_file import read_facts
-from alignseg_infer.trt.flavours import (
-    Flavour,
-    TensorRT,
-    captures_graphs_itself,
-    load_tensorrt,
-)
+from alignseg_infer.trt.flavours import Flavour, TensorRT, captures_graphs_itself, load_tensorrt
 from alignseg_infer.trt.plugin_library import find_plugin_library
 from alignseg_infer.trt.runtime.backend import TensorRTBackend
 from alignseg_infer.trt.runtime.runtime_cache import cache_path

@@ -18,7 +18,7 @@ from alignseg_infer.models.rewrites import (
     SplitCAB,
     SplitCAM,
     fold_norm,
-    rewritten_for_inference,
+    rewrite_for_inference,
     without_auxiliary_head,
 )
 from alignseg_infer.spec.model import NetworkSpec, NormKind, SamplingConvention, Upsampling
@@ -112,7 +112,7 @@ def test_rewrites_are_exact(
     image = torch.randn(2, 3, 70, 45, dtype=torch.float64)
     with torch.inference_mode():
         (expected, _), expected_offsets = model.forward_with_offsets(image)
-        rewritten = rewritten_for_inference(model, upsampling)
+        rewritten = rewrite_for_inference(model, upsampling)
         seen, offsets = rewritten.forward_with_offsets(image)
     assert seen.auxiliary is None
     assert torch.linalg.norm(seen.logits - expected) <= 1e-9 * torch.linalg.norm(expected)
@@ -131,7 +131,7 @@ def test_rewrites_label_alike(
     image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0)) * 60
     with torch.inference_mode():
         expected = model(image).logits
-        seen = rewritten_for_inference(model, upsampling)(image).logits
+        seen = rewrite_for_inference(model, upsampling)(image).logits
         labels, others = (upsample(logits, size).argmax(1) for logits in (expected, seen))
         first, second = upsample(expected, size).topk(2, 1).values.unbind(1)
     assert torch.linalg.norm(seen - expected) <= 1e-5 * torch.linalg.norm(expected)
@@ -165,7 +165,7 @@ def test_upsampling_is_what_was_asked_for(
 ) -> None:
     """Of the four alignments two each, of the context module one."""
     model = AlignSeg(NetworkSpec(backbone="resnet18", width=0.25, decoder_channels=16)).eval()
-    rewritten = rewritten_for_inference(model, upsampling)
+    rewritten = rewrite_for_inference(model, upsampling)
     seen: list[tuple[int, int]] = []
     interpolate = F.interpolate
 
@@ -196,7 +196,7 @@ def test_offsets_are_those_of_their_branches() -> None:
 
 def test_rewrites_replace_what_they_say() -> None:
     model = AlignSeg(NetworkSpec(backbone="resnet18", width=0.25, decoder_channels=32)).eval()
-    kinds = [type(module) for module in rewritten_for_inference(model).modules()]
+    kinds = [type(module) for module in rewrite_for_inference(model).modules()]
     assert not {CAB, CAM, RRB, Norm} & set(kinds)
     assert (kinds.count(SplitCAB), kinds.count(SplitCAM), kinds.count(FoldedRRB)) == (4, 1, 9)
     untouched = [type(module) for module in model.modules()]
@@ -209,7 +209,7 @@ def test_norm_of_tiny_scale_is_not_divided_by() -> None:
     randomized(model)
     with torch.no_grad():
         model.RRB4a.norm.weight[3] = 0.0
-    rewritten = rewritten_for_inference(model)
+    rewritten = rewrite_for_inference(model)
     assert isinstance(rewritten.get_submodule("RRB4a"), RRB)
     image = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     torch.testing.assert_close(rewritten(image).logits, model(image).logits)

@@ -35,7 +35,7 @@ from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.ops.sampling import source_pixels
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import SamplingConvention
-from tests.export.test_export import OFFSETS, OFFSETS_PLAIN
+from tests.support.export_kinds import FIXED, FIXED_OFFSETS, LABELS_AND_OFFSETS, PLAIN_OFFSETS
 from tests.support.models import FakeBackend
 
 CAM, HIGH = OffsetField.CAM, OffsetField.CAB2_HIGH
@@ -44,7 +44,7 @@ Export = Callable[..., Path]
 
 
 class FakeOffsets(FakeBackend):
-    """Gives every pixel of every field the same offset."""
+    """Give every pixel of every field the same offset."""
 
     def __init__(self, dx: float, dy: float) -> None:
         super().__init__()
@@ -70,10 +70,11 @@ def network_input(backend: Any, size: tuple[int, int], images: int) -> NDArray[n
 @pytest.mark.parametrize(
     ("kind", "size", "images"),
     [
-        (OFFSETS, (32, 32), 1),
-        (OFFSETS, (33, 250), 1),
-        (OFFSETS, (128, 256), 2),
-        (OFFSETS_PLAIN, (65, 98), 2),
+        (LABELS_AND_OFFSETS, (32, 32), 1),
+        (LABELS_AND_OFFSETS, (33, 250), 1),
+        (LABELS_AND_OFFSETS, (128, 256), 2),
+        (FIXED_OFFSETS, (65, 98), 2),
+        (PLAIN_OFFSETS, (65, 98), 2),
     ],
     ids=str,
 )
@@ -99,7 +100,7 @@ def test_onnx_gives_the_offsets_of_pytorch(
 def test_infer_asks_for_one_output_only(
     export_small: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = OnnxRuntimeBackend(export_small(**OFFSETS))
+    backend = OnnxRuntimeBackend(export_small(**LABELS_AND_OFFSETS))
     asked: list[list[str]] = []
 
     class Recorder:
@@ -111,13 +112,13 @@ def test_infer_asks_for_one_output_only(
     monkeypatch.setattr(backend, "_session", Recorder())
     backend.infer(network_input(backend, (64, 96), 1))
     backend.offsets(network_input(backend, (64, 96), 1))
-    assert asked == [["logits"], [field.output_name for field in OffsetField]]
+    assert asked == [["labels"], [field.output_name for field in OffsetField]]
 
 
-def test_offsets_change_no_label(export_small: Export, small_onnx: Path) -> None:
+def test_offsets_change_no_label(export_small: Export) -> None:
     image = probe_image((90, 130), 3)
-    plain = Predictor(small_onnx)(image)
-    assert np.array_equal(plain.labels, Predictor(export_small(**OFFSETS))(image).labels)
+    plain = Predictor(export_small(**FIXED))(image)
+    assert np.array_equal(plain.labels, Predictor(export_small(**FIXED_OFFSETS))(image).labels)
 
 
 def test_threads_do_not_mix_their_offsets(small_checkpoint: Path) -> None:
@@ -135,7 +136,7 @@ def test_threads_do_not_mix_their_offsets(small_checkpoint: Path) -> None:
 
 
 def test_graph_with_some_of_the_offsets_is_refused(export_small: Export, tmp_path: Path) -> None:
-    model = onnx.load(export_small(**OFFSETS))
+    model = onnx.load(export_small(**FIXED_OFFSETS))
     del model.graph.output[5]
     onnx.save(model, tmp_path / "some.onnx")
     with pytest.raises(ModelFileError, match="does not fit its outputs"):
@@ -148,14 +149,14 @@ def test_backend_without_offsets_is_refused() -> None:
 
 
 def test_offsets_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(ModelError, match="cam holds 153 NaN"):
+    with pytest.raises(ModelError, match="cam has 153 NaN"):
         offsets_of_image(FakeOffsets(1, np.nan), probe_image((64, 96), 0))
 
 
 def test_fixed_batch_is_filled(export_small: Export) -> None:
-    """And a fixed size is taken without being asked for."""
+    """A fixed size is used without being requested."""
     seen, fields = offsets_of_image(
-        OnnxRuntimeBackend(export_small(**OFFSETS_PLAIN)), probe_image((90, 130), 0)
+        OnnxRuntimeBackend(export_small(**PLAIN_OFFSETS)), probe_image((90, 130), 0)
     )
     assert seen.shape == (65, 98, 3)
     assert fields[CAM].vectors.shape == (3, 4, 2)
@@ -178,7 +179,7 @@ def test_size_and_picture_are_those_of_the_network_input() -> None:
 def test_displacement_is_what_the_sampler_does(
     convention: SamplingConvention, field: OffsetField, shape: tuple[int, int]
 ) -> None:
-    """The sampler's positions with the offset, less those without, in input pixels."""
+    """Return the sampler's positions with the offset minus those without, in input pixels."""
     height, width = 200, 300
     offset = torch.randn(1, 2, *shape, dtype=torch.float64)
     sampled = (3, 3) if field is CAM else shape
@@ -231,7 +232,7 @@ YELLOW, MAGENTA = (0, 255, 255), (255, 0, 255)
     [(0, RED), (60, YELLOW), (120, GREEN), (180, CYAN), (240, BLUE), (300, MAGENTA)],
 )
 def test_direction_has_its_hue(angle: float, color: tuple[int, int, int]) -> None:
-    """Clockwise from red, which is right; half as long is half as saturated; longer is darker."""
+    """Hues turn clockwise from red (right); half the length is half as saturated."""
     x, y = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     lengths = np.array([0, 0.5, 1, 2], np.float32)
     vectors = np.stack((lengths * x, lengths * y), -1)[np.newaxis].astype(np.float32)
@@ -241,7 +242,7 @@ def test_direction_has_its_hue(angle: float, color: tuple[int, int, int]) -> Non
 
 
 def test_legend_has_the_colours_of_the_maps() -> None:
-    """Each point of the wheel is the colour of the vector from the centre to it."""
+    """Each point of the wheel has the colour of the vector from the centre to it."""
     wheel = color_wheel(401)
     right, down = wheel[200, 397], wheel[397, 200]
     left, up = wheel[200, 3], wheel[3, 200]
@@ -255,7 +256,7 @@ def test_legend_has_the_colours_of_the_maps() -> None:
 
 
 def test_rotation_has_the_colours_of_the_turned_legend() -> None:
-    """Clockwise on the screen: above the centre it points right."""
+    """The field turns clockwise on the screen: above the centre it points right."""
     steps = np.arange(-20, 21, dtype=np.float32)
     x, y = np.meshgrid(steps, steps)
     seen = direction_colors(np.stack((-y, x), -1), 20)
@@ -277,7 +278,7 @@ def test_colours_do_not_depend_on_the_scale() -> None:
 
 
 def test_equal_vectors_are_not_beyond_their_limit() -> None:
-    """In whatever direction they point: their lengths differ by rounding."""
+    """Vectors of one length in any direction: their lengths differ by rounding."""
     angles = np.linspace(0, 2 * np.pi, 1000).reshape(25, 40)
     vectors = np.stack((3 * np.cos(angles), 3 * np.sin(angles)), -1).astype(np.float32)
     assert color_map(Displacement(HIGH, vectors), (25, 40)).max(axis=2).min() == 255
@@ -306,7 +307,7 @@ def test_zero_field_is_white_and_has_no_arrows(size: tuple[int, int]) -> None:
     ("x", "y"), [(5, 0), (-5, 0), (0, 5), (0, -5), (500, 0), (0.01, 0)], ids=str
 )
 def test_arrow_points_where_the_pixel_reads(x: float, y: float) -> None:
-    """From the middle of a one-pixel field, as long for any displacement; in its colour."""
+    """The arrow starts in the middle of a one-pixel field and always has the same length."""
     arrows = arrow_map(np.zeros((40, 100, 3), np.uint8), constant(x, y, (1, 1)), (80, 200))
     rows, columns = np.nonzero(arrows.picture.max(axis=2))
     assert abs(np.mean(columns) - 100 - 20 * np.sign(x)) < 8
@@ -332,7 +333,7 @@ def test_long_vectors_have_cut_arrows() -> None:
 def test_field_that_is_not_finite_is_refused(bad: float) -> None:
     vectors = np.zeros((4, 5, 2), np.float32)
     vectors[1, 2, 0] = bad
-    with pytest.raises(ModelError, match=r"cab2\.high holds 1 NaN or infinite"):
+    with pytest.raises(ModelError, match=r"cab2\.high has 1 NaN or infinite"):
         Displacement(HIGH, vectors)
 
 
@@ -349,7 +350,7 @@ SHEETS: list[tuple[tuple[int, int], tuple[int, int]]] = [
 def test_sheet_has_everything_inside(
     count: int, image_size: tuple[int, int], field_size: tuple[int, int]
 ) -> None:
-    """Nothing reaches into the margins, where it would be cut; each field's colours are there."""
+    """Nothing reaches into the margins, where it would be cut, and each field's colours appear."""
     vectors = np.random.default_rng(0).normal(0, 1e4, (*field_size, 2)).astype(np.float32)
     fields = [Displacement(field, vectors) for field in list(OffsetField)[:count]]
     sheet = offsets_sheet(np.zeros((*image_size, 3), np.uint8), fields)
@@ -400,7 +401,7 @@ def test_command_prints_and_draws(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     tables, pictures = [], []
-    for model in (export_small(**OFFSETS), small_checkpoint):
+    for model in (export_small(**LABELS_AND_OFFSETS), small_checkpoint):
         target = tmp_path / "new" / f"{model.suffix[1:]}.png"
         assert main(["offsets", str(model), str(street), "-o", str(target)]) == 0
         lines = capsys.readouterr().out.splitlines()
@@ -434,19 +435,19 @@ def test_unknown_field_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_failure_leaves_an_older_picture(
-    small_onnx: Path, street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    export_small: Export, street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "older.png"
     shutil.copy(street, target)
     before = target.read_bytes()
-    assert main(["offsets", str(small_onnx), str(street), "-o", str(target)]) == 1
+    assert main(["offsets", str(export_small(**FIXED)), str(street), "-o", str(target)]) == 1
     assert "--with-offsets" in capsys.readouterr().err
     assert target.read_bytes() == before
 
 
 def test_inspect_says_whether_offsets_are_there(
-    export_small: Export, small_onnx: Path, capsys: pytest.CaptureFixture[str]
+    export_small: Export, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for model, answer in ((export_small(**OFFSETS), "yes"), (small_onnx, "no (")):
+    for model, answer in ((export_small(**FIXED_OFFSETS), "yes"), (export_small(**FIXED), "no (")):
         assert main(["inspect", str(model)]) == 0
         assert f"returns offset fields: {answer}" in capsys.readouterr().out

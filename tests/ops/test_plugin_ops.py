@@ -36,7 +36,7 @@ each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 @pytest.fixture(params=["cpu", "cuda"])
 def door(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Door]:
-    """What computes an operator: the CPU's implementation, or CUDA's with kernels on the CPU."""
+    """Return an operator's implementation: the CPU's, or CUDA's with kernels on the CPU."""
     if request.param == "cpu":
         return operator
     pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
@@ -59,10 +59,12 @@ def cut(axis: int, size: int) -> Change:
 
 
 SHAPES = {
-    OFFSET_GRID_SAMPLE: "pass feature (N, C, h, w), offset (N, 2, H, W): same letter, same size",
+    OFFSET_GRID_SAMPLE: "pass feature (N, C, h, w), offset (N, 2, H, W), "
+    "where the same letter means the same size",
     ALIGNED_ADD: "pass high (N, C, h, w), low (N, C, H, W), high_offset (N, 2, H, W), "
-    "low_offset (N, 2, H, W): same letter, same size",
-    UPSAMPLE_ARGMAX: "pass logits (N, C, h, w), like (N, K, H, W): same letter, same size",
+    "low_offset (N, 2, H, W), where the same letter means the same size",
+    UPSAMPLE_ARGMAX: "pass logits (N, C, h, w), like (N, K, H, W), "
+    "where the same letter means the same size",
 }
 REAL = "FP32 or FP16, on any device"
 # The operator, which input is changed and how; then the message: seen, expected, what to do.
@@ -283,7 +285,7 @@ def test_the_fine_feature_decides_where_both_differ(door: Callable[..., Door]) -
 def test_operators_behave_as_pytorch_wants_them(
     op: PluginOp, layout: torch.memory_format, dtype: torch.dtype
 ) -> None:
-    """Schemas, aliasing, gradients, and tracing, with sizes known and not."""
+    """Schemas, aliasing, gradients and tracing, with known and unknown sizes."""
     inputs = tensors(op, dtype=dtype, layout=layout)
     torch.library.opcheck(operator(op), (*inputs, *fields(op)))
 

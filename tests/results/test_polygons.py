@@ -5,7 +5,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -48,11 +48,13 @@ def assert_exact(labels: Labels) -> None:
 SIDES = st.integers(1, 12)
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.uint8, st.tuples(SIDES, SIDES), elements=st.integers(0, 2)))
 def test_random_regions_are_exact(labels: Labels) -> None:
     assert_exact(labels)
 
 
+@settings(deadline=None)
 @given(
     hnp.arrays(np.uint16, st.tuples(SIDES, SIDES), elements=st.sampled_from([0, 299])),
     st.integers(1, 4),

@@ -15,7 +15,7 @@ from alignseg_infer.datasets.class_tables import ADE20K, CITYSCAPES, class_table
 from alignseg_infer.datasets.labelled import Dataset, label_table
 from alignseg_infer.drawing.masks import legend, share_text
 from alignseg_infer.errors import OptionError, OutputError
-from alignseg_infer.results.saving import SavedFormat, saved_paths
+from alignseg_infer.results.saving import SavedFormat, paths_to_save
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.results.times import StageTimes
 from alignseg_infer.spec.model import ClassSpec
@@ -149,7 +149,7 @@ def test_save_of_everything(tmp_path: Path) -> None:
     formats = [kind.value for kind in SavedFormat]
     paths = result.save(tmp_path / "street", formats=formats)
     assert sorted(tmp_path.iterdir()) == sorted(paths)
-    assert paths == saved_paths(tmp_path / "street", formats)
+    assert paths == paths_to_save(tmp_path / "street", formats)
     files = dict(zip(formats, paths, strict=True))
     np.testing.assert_array_equal(pixels_in(files["label-ids"]), result.label_ids())
     polygons = json.loads(files["polygons"].read_text())
@@ -190,8 +190,8 @@ def test_nothing_is_saved_with_refused_options(
 
 
 def test_one_format_as_text_and_none_twice() -> None:
-    assert saved_paths("a/b.c", "overlay") == [Path("a/b.c_overlay.jpg")]
-    assert len(saved_paths("a/b.c", ["coco", "color", "coco"])) == 2
+    assert paths_to_save("a/b.c", "overlay") == [Path("a/b.c_overlay.jpg")]
+    assert len(paths_to_save("a/b.c", ["coco", "color", "coco"])) == 2
 
 
 def test_pixel_counts() -> None:
@@ -216,8 +216,8 @@ def test_mask(which: str | int) -> None:
         ("xyzzy", "result.classes"),
         (19, "labels 0 to 18"),
         (-1, "labels 0 to 18"),
-        (1.0, "a whole number"),
-        (None, "a whole number"),
+        (1.0, "an integer"),
+        (None, "an integer"),
     ],
 )
 def test_unknown_classes(which: Any, said: str) -> None:

@@ -1,4 +1,4 @@
-"""ModelSpec as JSON, there and back, and what is refused on the way back."""
+"""ModelSpec to JSON and back, and the JSON that is refused."""
 
 import json
 from collections.abc import Callable
@@ -54,7 +54,7 @@ GONE = object()
 
 
 def changed(where: str, value: object) -> str:
-    """The JSON of FULL with another `value` at the dotted path `where`, or without it."""
+    """Return the JSON of FULL with another `value` at the dotted path `where`, or without it."""
     facts = json.loads(FULL.to_json())
     *parents, name = where.split(".")
     owner = facts

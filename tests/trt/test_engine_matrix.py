@@ -9,7 +9,7 @@ import onnx_ir
 import pytest
 
 from alignseg_infer.arrays import InputShape
-from alignseg_infer.datasets.image_sets import calibration_images
+from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.int8.calibration import calibrate_ranges
@@ -22,14 +22,17 @@ from alignseg_infer.trt.builder.engine import engine_from_onnx
 from alignseg_infer.trt.builder.options import BuildOptions
 from alignseg_infer.trt.engine_file import Profile
 from alignseg_infer.trt.flavours import Flavour
+from tests.support.export_kinds import GATHER, NATIVE
 from tests.support.models import SMALL, SMALL_SPEC, said_to_be, write_seeded_checkpoint
+from tests.support.slow import all_slow
 
 pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")
 
 CONVOLUTIONS = {"resnet18": 76, "resnet101": 159}
-# Files exported for engines, and files exported for CPUs.
-NETWORKS = [(name, Upsampling.RESIZE) for name in CONVOLUTIONS] + [
-    ("resnet18", Upsampling.MATRICES)
+# Files exported for CPUs, and files exported for engines.
+NETWORKS = [
+    ("resnet18", Upsampling.MATRICES),
+    *all_slow(*((name, Upsampling.RESIZE) for name in CONVOLUTIONS)),
 ]
 RESIZES = 9
 IN_HALF = 21  # in an int8 graph: offset branches of four CABs and the CAM, and the classifier
@@ -52,7 +55,8 @@ def in_precision(
 
     def float32(backbone: str, upsampling: Upsampling, sampler: Sampler) -> Path:
         if backbone == SMALL.backbone:
-            return export_small(sampler=sampler, upsampling=upsampling)
+            kind = GATHER if sampler is Sampler.GATHER else NATIVE
+            return export_small(**kind, upsampling=upsampling)
         path = folder / f"{backbone}-{upsampling}-{sampler}.onnx"
         if not path.exists():
             checkpoint = folder / f"{backbone}.pth"
@@ -71,7 +75,7 @@ def in_precision(
             return path
         model = onnx_ir.load(source)
         if precision is Precision.INT8:
-            ranges = calibrate_ranges(source, calibration_images(images, 2))
+            ranges = calibrate_ranges(source, choose_images(images, 2))
             model = quantize_model(model, ranges)
         to_half_precision(model)
         return said_to_be(model, precision, path)
@@ -81,7 +85,7 @@ def in_precision(
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("precision", list(Precision))
-@pytest.mark.parametrize("sampler", [Sampler.NATIVE, Sampler.GATHER])
+@pytest.mark.parametrize("sampler", [Sampler.NATIVE, *all_slow(Sampler.GATHER)])
 @pytest.mark.parametrize(("backbone", "upsampling"), NETWORKS)
 def test_layer_types(
     backbone: str,

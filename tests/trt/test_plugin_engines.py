@@ -54,9 +54,9 @@ from tests.support.models import half_onnx
 Export = Callable[..., Path]
 
 SOURCES = Path(__file__).parents[2] / "plugins"
-PLUGIN: dict[str, Any] = {"sampler": Sampler.PLUGIN}
-LABELS: dict[str, Any] = {**PLUGIN, "output": OutputKind.LABELS, "opset": 17}
-PROFILE = Profile(InputShape(1, 64, 64), InputShape(1, 96, 160), InputShape(2, 96, 160))
+PLUGIN: dict[str, Any] = {"sampler": Sampler.PLUGIN, "size": (64, 96), "batch": 1}
+LABELS: dict[str, Any] = {"sampler": Sampler.PLUGIN, "output": OutputKind.LABELS, "opset": 17}
+PROFILE = Profile(*[InputShape(1, 64, 96)] * 3)
 NAMES = tuple(PLUGIN_OPS)
 
 
@@ -180,7 +180,7 @@ def old_library(path: Path) -> None:
 
 BROKEN = [
     (no_library, "is not at"),
-    (unloadable, "cannot load the plugins of"),
+    (unloadable, "which should provide the plugins"),
     (old_library, "does not provide the TensorRT plugins AlignedAdd/1"),
 ]
 
@@ -245,7 +245,7 @@ def test_tensorrt_for_rtx_has_no_plugins(
     source = f"{small_checkpoint} --sampler plugin"
     if given == "onnx":
         source = str(export_small(**PLUGIN))
-    monkeypatch.setattr("alignseg_infer.export.make.load_tensorrt", None)
+    monkeypatch.setattr("alignseg_infer.cli.commands.export_trt.load_tensorrt", None)
     line = f"export-trt {source} -o {tmp_path}/a.engine --flavour tensorrt-rtx --opt-shape 1x64x96"
     assert main(line.split()) == 1
     said = capsys.readouterr().err
@@ -261,7 +261,9 @@ def test_command_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("alignseg_infer.export.make.load_tensorrt", lambda runtime: None)
+    monkeypatch.setattr(
+        "alignseg_infer.cli.commands.export_trt.load_tensorrt", lambda runtime: None
+    )
     monkeypatch.setattr("alignseg_infer.export.verification.verify.current_gpu", lambda: None)
     line = f"export-trt {export_small(**PLUGIN)} -o {tmp_path}/a.engine --opt-shape 1x64x96"
     line += f" --plugin {library} --embed-plugin --version-compatible"

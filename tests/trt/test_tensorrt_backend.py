@@ -49,6 +49,7 @@ from tests.support.fake_tensorrt import (
     write_engine,
 )
 from tests.support.models import SMALL_SPEC
+from tests.support.waiting import PATIENCE
 
 LABELS = replace(SMALL_SPEC, export=replace(EXPORT, output=OutputKind.LABELS))
 
@@ -200,7 +201,7 @@ def test_threads_have_contexts_of_their_own(stand: Stand) -> None:
     copy = stand.cuda.copy_to_device
 
     def met(address: int, source: NDArray[Any], stream: int) -> None:
-        meeting.wait(10)  # fails unless three calls are here at the same time
+        meeting.wait(PATIENCE)  # fails unless three calls are here at the same time
         copy(address, source, stream)
 
     stand.cuda.copy_to_device = met  # type: ignore[method-assign]
@@ -261,7 +262,7 @@ def test_close_waits_for_calls_under_way(stand: Stand) -> None:
 
     def slow(stream: int) -> None:
         inside.set()
-        assert may_go.wait(10)
+        assert may_go.wait(PATIENCE)
         synchronize(stream)
 
     stand.cuda.synchronize = slow  # type: ignore[method-assign]
@@ -269,13 +270,13 @@ def test_close_waits_for_calls_under_way(stand: Stand) -> None:
     batch = image_of((1, 3, 64, 64))
     with ThreadPoolExecutor(2) as threads:
         call = threads.submit(backend.infer, batch)
-        assert inside.wait(10)
+        assert inside.wait(PATIENCE)
         closing = threads.submit(backend.close)
         assert not closing.done()
         assert "context gone" not in stand.cuda.events
         may_go.set()
-        np.testing.assert_array_equal(call.result(10), expected_logits(batch))
-        closing.result(10)
+        np.testing.assert_array_equal(call.result(PATIENCE), expected_logits(batch))
+        closing.result(PATIENCE)
     assert stand.cuda.events[-1] == "cuda closed"
 
 

@@ -26,6 +26,7 @@ from alignseg_infer.video.process import segment_source
 from alignseg_infer.video.sources import open_source
 from tests.support.models import FakeBackend
 from tests.support.video_clips import Clip, picture, probe, write_clip
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,7 +154,7 @@ def test_stream_that_is_cut_is_connected_again(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="no longer gives frames, after 1 attempts"):
         shapes.extend(frame.image.shape for frame in source)
     source.close()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert source.reconnects == 1
     assert shapes == [(64, 96, 3)] * 24
     with pytest.raises(VideoError, match=r"^rtsp://127\.0\.0\.1:1/x ") as caught:

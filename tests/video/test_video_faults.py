@@ -25,6 +25,7 @@ from alignseg_infer.video.render import Renderer
 from alignseg_infer.video.writer import VideoWriter
 from tests.support.models import FakeBackend
 from tests.support.video_clips import Clip, picture, probe, write_clip
+from tests.support.waiting import PATIENCE
 
 SIZE = (64, 96)
 STEP = Fraction(1, 25)
@@ -162,7 +163,7 @@ def test_source_without_frames_is_an_error(tmp_path: Path) -> None:
 
 
 CHILD = """
-import sys, time
+import signal, sys, time
 from alignseg_infer.cli import main
 from alignseg_infer.video.render import Renderer
 from alignseg_infer.video import process
@@ -171,11 +172,15 @@ count = 0
 def slowly(self, result):
     global count
     count += 1
-    time.sleep(0.02)
     if count == 60:
         print("well under way", flush=True)
+    if count >= 60:  # so that the signal finds it at work, however late it comes
+        time.sleep(0.5)
     return draw(self, result)
 Renderer.draw = slowly
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as do children of nohup
 sys.exit(main(["video", "demo", "clip.mp4", "-o", "out.mp4", "--size", "64"]))
 """
 
@@ -187,17 +192,13 @@ def test_interruption_keeps_a_valid_part(number: int, code: int, tmp_path: Path)
     write_clip(tmp_path / "clip.mp4", Clip(frames=400, rate=Fraction(25), audio="aac"))
     command = [sys.executable, "-c", CHILD]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    before = signal.signal(
-        signal.SIGHUP, signal.SIG_DFL
-    )  # under nohup, children would ignore it too
     child = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)  # type: ignore[call-overload]
-    signal.signal(signal.SIGHUP, before)
     assert child.stdout.readline() == "well under way\n", child.communicate()
     child.send_signal(number)
     if number == signal.SIGHUP:  # a terminal may send it twice when it is closed
         time.sleep(0.02)
         child.send_signal(number)
-    _, errors = child.communicate(timeout=60)
+    _, errors = child.communicate(timeout=PATIENCE)
     assert child.returncode == code, errors
     assert "out.partial.mp4" in errors
     assert "Traceback" not in errors

@@ -4,10 +4,7 @@ import argparse
 from pathlib import Path
 
 from alignseg_infer.cli.arguments.checkpoint import CHECKPOINT_ARGUMENTS, add_checkpoint_arguments
-from alignseg_infer.cli.arguments.int8 import (
-    INT8_ARGUMENTS,
-    add_quantization_arguments,
-)
+from alignseg_infer.cli.arguments.int8 import INT8_ARGUMENTS, add_quantization_arguments
 from alignseg_infer.cli.arguments.values import SIZE_HELP, choices_of, fixed_size
 from alignseg_infer.export.recipe import Recipe, recipe_for
 from alignseg_infer.export.verification.options import DEFAULT_IMAGES

@@ -21,7 +21,7 @@ from alignseg_infer.cli.arguments.inference import (
 from alignseg_infer.cli.arguments.values import add_destination
 from alignseg_infer.cli.reports import write_report
 from alignseg_infer.cli.termination import terminated_by_exception
-from alignseg_infer.datasets.image_sets import ImageFiles, calibration_images
+from alignseg_infer.datasets.image_sets import ImageFiles, choose_images
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.errors import INSTALL_BENCH, OptionError
 from alignseg_infer.files import require_writable_folder
@@ -203,7 +203,7 @@ def _image_files(
 
 
 def _given_images(source: Path, limit: int, folder: Path) -> tuple[str, list[Path]]:
-    images = calibration_images(source, limit)
+    images = choose_images(source, limit)
     if isinstance(images, ImageFiles):
         return images.name, list(images.paths)
     paths = [folder / f"{number}.png" for number in images.frames]

@@ -11,7 +11,7 @@ from alignseg_infer.cli.arguments.inference import (
 )
 from alignseg_infer.cli.arguments.values import add_destination, choices_of
 from alignseg_infer.cli.reports import write_report
-from alignseg_infer.datasets.labelled import Dataset, labelled_images
+from alignseg_infer.datasets.labelled import Dataset, find_labelled_images
 from alignseg_infer.evaluation.evaluate import evaluate
 from alignseg_infer.files import require_writable_folder
 
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluates, prints the tables, and writes them if asked to."""
     from alignseg_infer.cli.progress import progress_bar
 
-    data = labelled_images(
+    data = find_labelled_images(
         Dataset(arguments.dataset), arguments.root, arguments.split, arguments.max_images
     )
     names = names_of(arguments.models)

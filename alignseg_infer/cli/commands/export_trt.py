@@ -4,10 +4,7 @@ import argparse
 from pathlib import Path
 
 from alignseg_infer.cli.arguments.engine import add_engine_arguments, build_options_from
-from alignseg_infer.cli.arguments.graph import (
-    add_recipe_arguments,
-    recipe_from,
-)
+from alignseg_infer.cli.arguments.graph import add_recipe_arguments, recipe_from
 from alignseg_infer.cli.arguments.values import add_destination
 from alignseg_infer.export.make import make_engine
 from alignseg_infer.spec.model import Precision

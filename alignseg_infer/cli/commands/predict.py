@@ -18,9 +18,9 @@ from alignseg_infer.results.polygons import require_tolerance
 from alignseg_infer.results.saving import (
     PICTURES,
     SavedFormat,
+    parse_formats,
+    paths_to_save,
     require_savable,
-    saved_formats,
-    saved_paths,
 )
 from alignseg_infer.results.segmentation import Segmentation
 
@@ -108,7 +108,7 @@ def _summary(result: Segmentation) -> str:
 def _formats(text: str) -> list[SavedFormat]:
     """``overlay,polygons``."""
     try:
-        return saved_formats(text.split(","))
+        return parse_formats(text.split(","))
     except OptionError as error:
         raise argparse.ArgumentTypeError(f"{error.problem}; choose {error.expected}") from error
 
@@ -128,7 +128,7 @@ def _require_no_image_among_results(
     """An earlier result such as ``street_overlay.jpg`` may be given as an image too."""
     given = {os.path.realpath(image) for image in images}
     for image in images:
-        for path in saved_paths(folder / image.stem, formats):
+        for path in paths_to_save(folder / image.stem, formats):
             if os.path.realpath(path) in given:
                 raise OptionError(
                     f"the result {path} would overwrite an image of this command",

@@ -9,7 +9,7 @@ from alignseg_infer.arrays import Image
 from alignseg_infer.cli.arguments.int8 import add_calibration_arguments, calibration_options_from
 from alignseg_infer.cli.arguments.values import add_destination, choices_of
 from alignseg_infer.cli.reports import write_report
-from alignseg_infer.datasets.labelled import Dataset, LabelledImages, labelled_images
+from alignseg_infer.datasets.labelled import Dataset, LabelledImages, find_labelled_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
 from alignseg_infer.files import require_writable_folder
@@ -72,12 +72,12 @@ def _labelled(arguments: argparse.Namespace) -> LabelledImages | None:
             "--dataset cityscapes --root DATA",
         )
     dataset = Dataset(arguments.dataset)
-    return labelled_images(dataset, arguments.root, arguments.split, arguments.max_images)
+    return find_labelled_images(dataset, arguments.root, arguments.split, arguments.max_images)
 
 
 def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) -> "Sensitivity":
     from alignseg_infer.cli.progress import progress_bar
-    from alignseg_infer.datasets.image_sets import calibration_images
+    from alignseg_infer.datasets.image_sets import choose_images
     from alignseg_infer.export.int8.calibration import calibrate_ranges
     from alignseg_infer.export.int8.convolutions import Grain
     from alignseg_infer.export.int8.effect import EffectMeter
@@ -86,7 +86,7 @@ def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) ->
 
     path, options = model_path(arguments.model), calibration_options_from(arguments)
     graph = load_graph(path)
-    images = calibration_images(arguments.calibration, arguments.max_calibration_images)
+    images = choose_images(arguments.calibration, arguments.max_calibration_images)
     with progress_bar("calibration images") as progress:
         ranges = calibrate_ranges(path, images, options, progress)
     with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.graph.plugin_translation import plugin_translations
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.decoder import OffsetSampler, size_of, upsample
-from alignseg_infer.models.rewrites import rewritten_for_inference, without_auxiliary_head
+from alignseg_infer.models.rewrites import rewrite_for_inference, without_auxiliary_head
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.ops.plugin_ops import upsample_argmax
 from alignseg_infer.pixels.postprocess import label_dtype
@@ -95,7 +95,7 @@ def onnx_from_model(model: AlignSeg, options: ExportOptions) -> onnx_ir.Model:
 def _prepare(model: AlignSeg, options: ExportOptions) -> AlignSeg:
     """Return a copy of `model` that computes as `options` say."""
     if options.rewrites:
-        prepared = rewritten_for_inference(model, options.chosen_upsampling)
+        prepared = rewrite_for_inference(model, options.chosen_upsampling)
     else:
         prepared = without_auxiliary_head(model)
     for module in prepared.modules():

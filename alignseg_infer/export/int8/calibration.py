@@ -19,12 +19,9 @@ from alignseg_infer.backends.onnxruntime_backend import session_options
 from alignseg_infer.datasets.image_sets import CalibrationImages
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes
-from alignseg_infer.export.int8.histograms import (
-    Histogram,
-    Ranges,
-)
+from alignseg_infer.export.int8.histograms import Histogram, Ranges
 from alignseg_infer.export.int8.options import CalibrationOptions
-from alignseg_infer.files import written_atomically
+from alignseg_infer.files import write_atomically
 from alignseg_infer.pixels.preprocess import preprocess, size_policy
 from alignseg_infer.progress import Progress
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
@@ -67,10 +64,10 @@ def calibrate_ranges(
 
     Args:
         model: An exported FP32 ``.onnx``.
-        images: From `calibration_images`.
+        images: From `choose_images`.
         options: How to calibrate.
-        facts: Those of `model`, if they were read already.
         progress: Called after each image with the number of images counted and their total.
+        facts: Facts of `model`, if they were read already.
 
     Raises:
         ModelError: The model cannot be used, or computes values that are not finite.
@@ -197,7 +194,7 @@ def _read_cache(cache: Path) -> _Seen:
 
 def _write_cache(cache: Path, seen: _Seen) -> None:
     histograms = list(seen.histograms.values())
-    with written_atomically(cache) as temporary, temporary.open("wb") as file:
+    with write_atomically(cache) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
             key=np.array(seen.key),

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import onnx_ir
 
-from alignseg_infer.datasets.image_sets import calibration_images
-from alignseg_infer.export.int8.calibration import (
-    calibrate_ranges,
-)
+from alignseg_infer.datasets.image_sets import choose_images
+from alignseg_infer.export.int8.calibration import calibrate_ranges
 from alignseg_infer.export.int8.effect import Effect, EffectMeter
 from alignseg_infer.export.int8.histograms import Ranges
 from alignseg_infer.export.int8.options import Int8Options, QuantizationOptions
@@ -66,7 +64,7 @@ def int8_from_onnx(
     """
     model = load_graph(path)
     choose_convolutions(model, options.quantization)  # bad options fail early
-    images = calibration_images(options.source, options.max_images)
+    images = choose_images(options.source, options.max_images)
     with bars("calibration images") as progress:
         ranges = calibrate_ranges(path, images, options.calibration, progress, facts)
     if options.budget is None:

@@ -49,7 +49,7 @@ class Int8Options:
     """How a model becomes INT8.
 
     Attributes:
-        source: Images to calibrate with, as `calibration_images` takes them.
+        source: Images to calibrate with, as `choose_images` takes them.
         max_images: How many of them to use at most.
         calibration: How ranges are found.
         quantization: What stays float in any case.

@@ -9,12 +9,7 @@ from typing import TypeAlias
 import onnx_ir
 
 from alignseg_infer.errors import VerificationError
-from alignseg_infer.export.int8.convolutions import (
-    Convolution,
-    Grain,
-    Role,
-    find_convolutions,
-)
+from alignseg_infer.export.int8.convolutions import Convolution, Grain, Role, find_convolutions
 from alignseg_infer.export.int8.effect import Effect, EffectMeter
 from alignseg_infer.export.int8.histograms import Ranges
 from alignseg_infer.export.int8.options import QuantizationOptions, require_budget

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from alignseg_infer.arrays import Image, Size
 from alignseg_infer.choices import convert_choices
-from alignseg_infer.datasets.image_sets import calibration_images, evenly_spread
-from alignseg_infer.datasets.labelled import Dataset, LabelledImages, labelled_images
+from alignseg_infer.datasets.image_sets import choose_images, spread_evenly
+from alignseg_infer.datasets.labelled import Dataset, LabelledImages, find_labelled_images
 from alignseg_infer.errors import OptionError
 from alignseg_infer.pixels.images import read_image
 
@@ -56,13 +56,13 @@ class VerificationOptions:
         """Find the labelled images, if there are any."""
         if self.dataset is None or self.root is None:
             return None
-        return labelled_images(self.dataset, self.root, self.split)
+        return find_labelled_images(self.dataset, self.root, self.split)
 
     def chosen_images(self, data: LabelledImages | None) -> Sequence[Image] | None:
         """Read the images to compare labels on; None for drawn streets."""
         if isinstance(self.images, Path):
-            return list(calibration_images(self.images, self.max_images).read())
+            return list(choose_images(self.images, self.max_images).read())
         if self.images is None and data is not None:
-            chosen = evenly_spread(len(data.pairs), self.max_images)
+            chosen = spread_evenly(len(data.pairs), self.max_images)
             return [read_image(data.pairs[index].image) for index in chosen]
         return self.images

@@ -82,7 +82,7 @@ def _require_close(row: Comparison, what: str, error: float, tolerance: float) -
             f"the exported {what} differ from PyTorch's by {error:.2g} at "
             f"{row.batch}x3x{row.height}x{row.width}",
             f"at most {tolerance:g}",
-            "another sampler= or opset=, or rewrites=False; nothing was written",
+            "try another sampler= or opset=, or rewrites=False; nothing was written",
         )
 
 

@@ -7,7 +7,7 @@ from alignseg_infer.demo import model_path
 from alignseg_infer.errors import VerificationError
 from alignseg_infer.export.verification.options import VerificationOptions
 from alignseg_infer.export.verification.verify import verify
-from alignseg_infer.files import written_atomically
+from alignseg_infer.files import write_atomically
 from alignseg_infer.progress import Progress
 from alignseg_infer.spec.verification import Verification
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, read_facts, sidecar_path
@@ -58,5 +58,5 @@ def _record(engine: Path, found: Verification | None) -> None:
     if engine.suffix.lower() not in ENGINE_SUFFIXES:
         return
     facts = replace(read_facts(engine), verification=found)
-    with written_atomically(sidecar_path(engine)) as temporary:
+    with write_atomically(sidecar_path(engine)) as temporary:
         temporary.write_text(facts.to_json(), encoding="utf-8")

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.cuda.opening import current_gpu
 from alignseg_infer.errors import BuildError, OptionError
-from alignseg_infer.files import written_atomically
+from alignseg_infer.files import write_atomically
 from alignseg_infer.spec.model import OutputKind, Upsampling
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 from alignseg_infer.spec.verification import Verification
@@ -72,7 +72,7 @@ def build_engine(
         onnx_path: A file that this package exported.
         engine_path: The plan file to write; its facts go to `sidecar_path` of it.
         options: How to build it.
-        facts: Those of `onnx_path`, if they were read already.
+        facts: Facts of `onnx_path`, if they were read already.
         progress: Called with each phase of TensorRT's build.
         verify: As in `save_engine`.
 
@@ -111,8 +111,8 @@ def engine_from_onnx(
     _require_narrow_labels(facts)
     if facts.export.upsampling is Upsampling.MATRICES:
         logger.info(
-            "%s upsamples by matrices, which is best on CPUs; for a GPU, export the model with "
-            "upsampling='resize'",
+            "%s upsamples by matrices, which is best on CPUs; for a GPU, export the checkpoint "
+            "with upsampling='resize'",
             path.name,
         )
     require_plugin_options(facts.export.sampler, options)
@@ -157,7 +157,7 @@ def save_engine(engine: Engine, path: Path, *, verify: Verify | None = None) -> 
         OutputError: A file cannot be written.
     """
     facts = engine.facts
-    with written_atomically(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_bytes(engine.plan)
         sidecar = sidecar_path(temporary)
         sidecar.write_text(facts.to_json(), encoding="utf-8")
@@ -221,7 +221,7 @@ def _build_plan(
             f"{session.tensorrt.flavour} {session.tensorrt.version_text} cannot build the engine: "
             + "\n    ".join(session.messages.errors or ["it gives no reason"]),
             "a graph and options that TensorRT can build",
-            "try other options (workspace=, compute_capabilities=, shapes), or sampler='gather'",
+            "another workspace=, compute_capabilities= or input shape, or sampler='gather'",
         )
     if options.timing_cache is not None:
         save_timing_cache(config, options.timing_cache)

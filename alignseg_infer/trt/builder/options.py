@@ -114,7 +114,7 @@ def _require_ordered(profile: Profile) -> None:
             )
     if profile.optimum not in profile:
         raise OptionError(
-            _described(profile),
+            _describe_profile(profile),
             "images, height and width that do not shrink from smallest to best to largest",
             "min_shape=(1, 256, 512) opt_shape=(1, 512, 1024) max_shape=(4, 1024, 2048)",
         )
@@ -140,7 +140,7 @@ def profile_from(
     return None
 
 
-def _described(profile: Profile) -> str:
+def _describe_profile(profile: Profile) -> str:
     return (
         f"min_shape={shape_text(profile.minimum)} opt_shape={shape_text(profile.optimum)} "
         f"max_shape={shape_text(profile.maximum)}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignseg_infer.errors import BuildError, OptionError
-from alignseg_infer.files import written_atomically
+from alignseg_infer.files import write_atomically
 from alignseg_infer.trt.log import Messages
 
 
@@ -53,5 +53,5 @@ def save_timing_cache(config: Any, path: Path) -> None:
         OutputError: The file cannot be written.
     """
     cache = config.get_timing_cache()
-    with written_atomically(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_bytes(memoryview(cache.serialize()))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignseg_infer.errors import OutputError
-from alignseg_infer.files import written_atomically
+from alignseg_infer.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def write_cache(path: Path, cache: Any) -> None:
     try:
         if path.is_file() and path.read_bytes() == content:
             return
-        with written_atomically(path) as temporary:
+        with write_atomically(path) as temporary:
             temporary.write_bytes(content)
     except (OSError, OutputError) as error:
         logger.warning("the compiled kernels cannot be kept for the next run: %s", error)
