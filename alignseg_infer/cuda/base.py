@@ -216,5 +216,5 @@ def out_of_memory(what: str, size: int, free: int | None = None) -> CudaError:
         "enough memory for the engine, its activations, and its largest input and output",
         "close other programs on the GPU (nvidia-smi lists them), call from fewer threads, or "
         "build the engine for smaller inputs: "
-        "python export/to_trt.py MODEL -o ENGINE --opt NxHxW --max NxHxW",
+        "alignseg export-trt MODEL -o ENGINE --opt-shape NxHxW --max-shape NxHxW",
     )
