@@ -194,7 +194,7 @@ def no_such_gpu(index: int, count: int) -> DeviceError:
     return DeviceError(
         f"device cuda:{index} was asked for, but CUDA sees {count} GPUs",
         f"the number of an existing GPU ({known})",
-        "nvidia-smi -L; echo $CUDA_VISIBLE_DEVICES; then --device cuda:N",
+        "nvidia-smi -L; echo $CUDA_VISIBLE_DEVICES; then device='cuda:N'",
     )
 
 
