@@ -5,10 +5,13 @@
     result = Predictor("alignseg.onnx")("street.jpg")
     result.save("out/street")
 
+`export_onnx`, `export_engine`, `verify` and `segment_video` do what commands of ``alignseg`` do.
+
 Importing this loads NumPy and OpenCV, nothing heavier; runtimes are loaded when a model is. It also
 sets ``ORT_DISABLE_TELEMETRY=1`` unless that variable is set, see `alignseg_infer.telemetry`.
 """
 
+from alignseg_infer.api import export_engine, export_onnx, segment_video, verify
 from alignseg_infer.errors import (
     AlignSegError,
     BuildError,
@@ -65,4 +68,8 @@ __all__ = [
     "StageTimes",
     "VerificationError",
     "VideoError",
+    "export_engine",
+    "export_onnx",
+    "segment_video",
+    "verify",
 ]

@@ -263,7 +263,7 @@ def _require_batch(model: LimitedBackend, batch: int) -> int:
         raise OptionError(
             f"batch={batch}, but this engine takes {least} to {most} inputs per call",
             f"{least} to {most}, the range that it was built for",
-            f"batch={min(max(batch, least), most)}, or --batch; or build it for more: "
-            "python export/to_trt.py MODEL -o ENGINE --opt NxHxW --max NxHxW",
+            f"batch={min(max(batch, least), most)}; or build it for more: "
+            "alignseg export-trt MODEL -o ENGINE --opt-shape NxHxW --max-shape NxHxW",
         )
     return least

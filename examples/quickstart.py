@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 try:
-    from alignseg_infer.export.to_onnx import export_onnx
+    from alignseg_infer.export.to_onnx import onnx_from_checkpoint
     from alignseg_infer.models.checkpoint import load_checkpoint
 except ImportError:
     sys.exit("error: PyTorch is not installed\n  try: pip install torch==2.13.0 '.[export]'")
@@ -36,7 +36,7 @@ def main() -> int:
     network = checkpoint.spec.network
     print(f"2. checkpoint  {network.backbone}, sampling convention {network.convention}")
 
-    report = export_onnx(checkpoint, OUTPUT / "alignseg.onnx")
+    report = onnx_from_checkpoint(checkpoint, OUTPUT / "alignseg.onnx")
     worst = max(row.error for row in report.comparisons)
     print(f"3. ONNX        {report.path} (differs from PyTorch by {worst:.1e}, relative L2)")
 

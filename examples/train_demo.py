@@ -41,8 +41,8 @@ from alignseg_infer.demo.streets import Street
 from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.evaluation.evaluate import evaluate
 from alignseg_infer.evaluation.report import Evaluation
-from alignseg_infer.export.graph.onnx_graph import ExportOptions
-from alignseg_infer.export.to_onnx import export_onnx
+from alignseg_infer.export.graph.options import ExportOptions
+from alignseg_infer.export.to_onnx import onnx_from_checkpoint
 from alignseg_infer.files import write_atomically
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint, save_checkpoint
@@ -281,7 +281,9 @@ def save_model(model: AlignSeg, folder: Path) -> Path:
     spec = ModelSpec(network=NETWORK, input=INPUT, classes=CITYSCAPES)
     save_checkpoint(folder / "demo.pth", model.cpu().half().eval(), spec)
     checkpoint = load_checkpoint(folder / "demo.pth")
-    return export_onnx(checkpoint, folder / "demo.onnx", ExportOptions(with_offsets=True)).path
+    return onnx_from_checkpoint(
+        checkpoint, folder / "demo.onnx", ExportOptions(with_offsets=True)
+    ).path
 
 
 def score(model: Path, folder: Path, count: int) -> Evaluation:
@@ -290,7 +292,7 @@ def score(model: Path, folder: Path, count: int) -> Evaluation:
         progress(f"held-out street {number}/{count}", number / count)
     print(file=sys.stderr)
     data = find_labelled_images(
-        Dataset.FOLDER, folder, limit=count
+        Dataset.FOLDER, folder, max_images=count
     )  # earlier runs may have left more
     return evaluate({model.parent.name: Predictor(model)}, data)
 
@@ -303,13 +305,13 @@ def main() -> int:
     _require_usable(arguments)
     names = [field.name for field in dataclasses.fields(Recipe)]
     recipe = Recipe(**{name: getattr(arguments, name) for name in names})
-    folder = arguments.output / ("frozen" if recipe.frozen_offsets else "aligned")
+    folder = arguments.destination / ("frozen" if recipe.frozen_offsets else "aligned")
     folder.mkdir(parents=True, exist_ok=True)
-    scenes = render_scenes(arguments.output / f"streets-{recipe.scenes}.npy", recipe.scenes)
+    scenes = render_scenes(arguments.destination / f"streets-{recipe.scenes}.npy", recipe.scenes)
     trainer = Trainer(recipe, folder / "state.pth", torch.device(arguments.device))
     train(trainer, scenes, arguments.every)
     model = save_model(trainer.model, folder)
-    evaluation = score(model, arguments.output / "held-out", arguments.held_out)
+    evaluation = score(model, arguments.destination / "held-out", arguments.held_out)
     facts = {
         "recipe": dataclasses.asdict(recipe),
         "torch": torch.__version__,
@@ -345,7 +347,7 @@ def _require_usable(arguments: argparse.Namespace) -> None:
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to work in")
+    parser.add_argument("-o", "--destination", type=Path, required=True, help="folder to work in")
     parser.add_argument("--frozen-offsets", action="store_true", help="keep all offsets at zero")
     parser.add_argument("--scenes", type=int, default=4000, help="streets to train on")
     parser.add_argument("--iterations", type=int, default=3000)

@@ -1,6 +1,6 @@
 """Segments a video file, a webcam, a stream, a folder of images, or a drawn street.
 
-    python examples/video_demo.py --model demo --source street.mp4 --output out.mp4
+    python examples/video_demo.py --model demo --source street.mp4 --destination out.mp4
     python examples/video_demo.py
 
 The second command draws a drive along a street, which is what the demo model knows.
@@ -10,13 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from alignseg_infer import AlignSegError, Predictor
-from alignseg_infer.video import VideoOptions, open_source
-
-try:
-    from alignseg_infer.video.process import segment_video
-except AlignSegError as error:  # PyAV is not installed
-    sys.exit(f"error: {error}")
+from alignseg_infer import AlignSegError, segment_video
 
 
 def main() -> int:
@@ -28,17 +22,18 @@ def main() -> int:
         default="streets",
         help="a video file, a webcam's index (0), rtsp://..., a folder of images, or streets",
     )
-    parser.add_argument("--output", type=Path, default=Path("video-output/out.mp4"))
+    parser.add_argument(
+        "-o", "--destination", type=Path, default=Path("video-output/out.mp4"), help="the video"
+    )
     arguments = parser.parse_args()
 
-    source = open_source(arguments.source)
-    height, width = source.facts.size
-    print(f"{source.name}: {height}x{width}; press Ctrl-C to stop")
+    print(f"{arguments.source}: Ctrl-C ends it")
     summary = segment_video(
-        Predictor(arguments.model),
-        source,
-        arguments.output,
-        VideoOptions(overlay=0.5, legend=True, side_by_side=True),
+        arguments.model,
+        arguments.source,
+        arguments.destination,
+        legend=True,
+        side_by_side=True,
         progress=show,
     )
     print(f"\n{summary.output}: {summary.frames} frames at {summary.fps:.1f} frames/s")

@@ -1,6 +1,9 @@
 """What all tests share: options of pytest, a small model and its exports."""
 
+import ctypes
+import os
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 
 from alignseg_infer.arrays import Image
+from tests.support.kept_exports import KeptExports
 from tests.support.models import SMALL_SPEC, write_seeded_checkpoint
 
 
@@ -15,6 +19,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """With ``-m gpu``, other modules are not imported: a GPU machine may lack what they need."""
     others = collection_path.suffix == ".py" and collection_path.parent.name != "gpu"
     return True if others and config.option.markexpr == "gpu" else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of several workers one thread of PyTorch, since they share the processors."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,11 +38,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what ``--sample`` does not choose."""
+    """Leave out what ``--sample`` does not choose, and what can only be skipped."""
     sample = config.option.sample
     if sample != 1:
         items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % sample == 0]
+    if not config.option.collectonly and not has_cuda_device():
+        items[:] = with_one_skip_a_gpu_module(items)
+
+
+def has_cuda_device() -> bool:
+    """Return whether the NVIDIA driver is there and sees a device."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int()
+    fails = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return not fails and count.value > 0
+
+
+def with_one_skip_a_gpu_module(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return `items` with one test of each GPU module, which says how many it stands for."""
+    others = {item for item in items if not item.get_closest_marker("gpu")}
+    gpu = [item for item in items if item not in others]
+    tests = Counter(item.path for item in gpu)
+    first = {item.path: item for item in reversed(gpu)}
+    for path, item in first.items():
+        reason = f"no CUDA device: all {tests[path]} tests of {path.name} are skipped"
+        item.add_marker(pytest.mark.skip(reason=reason))
+    kept = others | set(first.values())
+    return [item for item in items if item in kept]
 
 
 @pytest.fixture(scope="session")
@@ -45,21 +82,24 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def export_small(
-    small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Callable[..., Path]:
-    """Exports the small checkpoint with the given `ExportOptions`; each kind once a session."""
-    from alignseg_infer.export.graph.onnx_graph import ExportOptions
-    from alignseg_infer.export.to_onnx import export_onnx
-    from alignseg_infer.models.checkpoint import load_checkpoint
+    """Return a function that exports the small checkpoint with the given `ExportOptions`.
+
+    What the same code has exported before, in whatever process, is not exported again.
+    """
+    from alignseg_infer.export.graph.options import ExportOptions
 
     folder = tmp_path_factory.mktemp("exports")
+    cache: pytest.Cache | None = getattr(request.config, "cache", None)  # -p no:cacheprovider
+    kept = KeptExports(cache.mkdir("exports") if cache else folder / "kept", small_checkpoint)
     made: dict[ExportOptions, Path] = {}
 
     def export(**options: object) -> Path:
         key = ExportOptions(**options)  # type: ignore[arg-type]
         if key not in made:
             path = folder / f"{len(made)}.onnx"
-            export_onnx(load_checkpoint(small_checkpoint), path, key)
+            kept.copy_to(path, key)
             made[key] = path
         return made[key]
 

@@ -5,13 +5,13 @@ REASON -->``; their options are parsed and their names looked up all the same. O
 default test command runs what is quick; ``-m slow`` runs all pages.
 """
 
-import importlib.metadata
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -43,6 +43,7 @@ from tests.test_rooms import FLOORS
 ROOMS = (room for floor in FLOORS for room in floor)
 FOLDERS = "|".join(["tests", "examples", "docs", "plugins", "alignseg_infer", *ROOMS])
 PATHS = re.compile(rf"`((?:{FOLDERS})/[\w./-]*\w)`")
+RUN = [page for page in DOCS[1:] if any(block.is_run for block in blocks_of(page))]
 each_page = pytest.mark.parametrize("page", DOCS, ids=name_of)
 
 
@@ -129,7 +130,7 @@ def test_the_readme_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", DOCS[1:], ids=name_of)
+@pytest.mark.parametrize("page", RUN, ids=name_of)
 def test_pages_run(page: Path, workplace: Path) -> None:
     run_blocks([block for block in blocks_of(page) if block.is_run], workplace)
 
@@ -220,7 +221,8 @@ def test_the_readme_has_two_setup_commands() -> None:
 
 
 def test_extras_exist() -> None:
-    extras = importlib.metadata.metadata("alignseg-infer").get_all("Provides-Extra", [])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
     for page in DOCS:
         for names in re.findall(r"'\.\[([\w,-]+)\]'", page.read_text(encoding="utf-8")):
             assert set(names.split(",")) <= set(extras), names

@@ -18,7 +18,7 @@ PACKAGE = "alignseg_infer"
 FLOORS = [
     ["version"],
     ["errors", "arrays", "progress", "telemetry", "text"],
-    ["files"],
+    ["choices", "files", "packages"],
     ["spec"],
     ["ops", "pixels"],
     ["backend", "datasets", "demo", "drawing"],
@@ -28,6 +28,7 @@ FLOORS = [
     ["predictor"],
     ["benchmark", "evaluation", "video"],
     ["export"],
+    ["api"],
     ["__init__"],
     ["cli"],
     ["__main__"],

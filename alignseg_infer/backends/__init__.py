@@ -4,6 +4,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from alignseg_infer.backend import Backend
+from alignseg_infer.choices import choose
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import ModelFileError, OptionError
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES
@@ -46,9 +47,7 @@ def open_backend(
     """
     path = model_path(model)
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
-        raise OptionError(
-            f"threads={threads!r}", f"1 to {MAX_THREADS}, or None", "threads=2, or --threads 2"
-        )
+        raise OptionError(f"threads={threads!r}", f"1 to {MAX_THREADS}, or None", "threads=2")
     suffix = path.suffix.lower()
     if runtime is not None:
         _require_runner(runtime, path)
@@ -71,16 +70,12 @@ def open_backend(
 
 
 def _require_runner(runtime: str, path: Path) -> None:
-    if runtime not in list(OnnxRunner):
-        raise OptionError(
-            f"runtime={runtime!r}", " or ".join(OnnxRunner), "runtime=None for ONNX Runtime"
-        )
+    choose(OnnxRunner, runtime, "runtime")
     if path.suffix.lower() != ONNX_SUFFIX:
         raise OptionError(
             f"runtime={str(runtime)!r} was given with {path}, whose ending says what runs it",
             "a choice of runtime with an .onnx file only",
-            "leave runtime, or --runtime, out; or export it: "
-            "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+            "leave runtime= out; or export it: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
 
 
@@ -101,6 +96,6 @@ def _open_engine(path: Path, device: str, threads: int | None) -> Backend:
         raise OptionError(
             f"threads={threads} was given with {path}, which runs on the GPU",
             "CPU threads for a model that runs on the CPU only",
-            "leave threads, or --threads, out",
+            "leave threads= out",
         )
     return TensorRTBackend(path, device=device)

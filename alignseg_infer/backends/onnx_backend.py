@@ -74,7 +74,7 @@ def require_runnable(path: Path, runtime: str) -> None:
     require_file(path, "an ONNX model", ModelFileError)
     if needs_plugins(path):
         raise ModelFileError(
-            f"{path} was exported with --sampler plugin, but {runtime} has no such plugins",
+            f"{path} was exported for TensorRT plugins, and {runtime} has no such plugins",
             "a model made of ONNX's own operators; only TensorRT runs one with plugins",
             "export it for this runtime: alignseg export-onnx CHECKPOINT -o MODEL.onnx --sampler "
             "native; or build an engine: alignseg export-trt MODEL.onnx -o MODEL.engine",

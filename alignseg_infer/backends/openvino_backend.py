@@ -23,7 +23,7 @@ except ImportError as error:
     raise MissingDependencyError(
         "runtime='openvino' was asked for, but OpenVINO is not installed",
         "the package openvino",
-        "pip install 'alignseg-infer[openvino]', or leave runtime, or --runtime, out",
+        "pip install 'alignseg-infer[openvino]', or leave runtime= out",
     ) from error
 
 RUNTIME = "OpenVINO"
@@ -128,7 +128,7 @@ def _require_known_opset(path: Path) -> None:
             f"{path} has ONNX opset {opset}, whose GridSample some OpenVINO versions cannot read",
             f"opset {min(OPSETS)} to {max(OPSETS)}, as this package exports",
             f"alignseg export-onnx CHECKPOINT -o MODEL.onnx --opset {max(OPSETS)}, or "
-            "runtime='onnxruntime', or --runtime onnxruntime",
+            "runtime='onnxruntime'",
         )
 
 
@@ -137,11 +137,11 @@ def _require_cpu(device: str) -> None:
         raise DeviceError(
             f"device={device!r} was asked for, but this package has not been tried on Intel GPUs",
             "cpu or auto with OpenVINO",
-            "device='cpu', or --device cpu",
+            "device='cpu'",
         )
     if parse_device(device)[0] == "cuda":
         raise DeviceError(
             f"device={device!r} was asked for, but OpenVINO does not run on CUDA",
             "cpu or auto with OpenVINO; CUDA with ONNX Runtime, PyTorch or TensorRT",
-            "device='cpu', or runtime='onnxruntime' (--device cpu, or --runtime onnxruntime)",
+            "device='cpu', or runtime='onnxruntime'",
         )

@@ -222,7 +222,7 @@ def _require_usable(
         raise OptionError(
             f"rounds={rounds}, warm_up={warm_up}, seconds={seconds}",
             "at least 1 round, 0 or more rounds of warm-up, and more than 0 seconds or None",
-            f"--rounds {DEFAULT_ROUNDS} --seconds 120",
+            f"rounds={DEFAULT_ROUNDS} seconds=120",
         )
     names = [(variant.name, variant.predictor.batch) for variant in variants]
     if not names or not images or len(set(names)) < len(names):

@@ -24,6 +24,7 @@ from alignseg_infer.cli.commands import (
     verify,
     video,
 )
+from alignseg_infer.cli.translation import translate, translate_error
 from alignseg_infer.errors import AlignSegError
 
 Run: TypeAlias = Callable[[argparse.Namespace], int]
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         module.add_arguments(command)
         _add_debug(command)
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, parser=command)
     arguments = parser.parse_args(argv)
     if arguments.version:
         from alignseg_infer.cli.versions import version_text
@@ -74,17 +75,19 @@ def main_of(module_name: str, argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=module.HELP, epilog=module.EXAMPLE)
     module.add_arguments(parser)
     _add_debug(parser)
+    parser.set_defaults(parser=parser)
     return run_reporting_errors(module.run, parser.parse_args(argv))
 
 
 def run_reporting_errors(run: Run, arguments: argparse.Namespace) -> int:
-    """Runs a command; errors of ours become a message and exit code 1."""
-    _log_to_stderr()
+    """Runs a command; errors of ours become a message in its words, and exit code 1."""
+    _log_to_stderr(arguments.parser)
     try:
         code = run(arguments)
         sys.stdout.flush()
         return code
     except AlignSegError as error:
+        translate_error(error, arguments.parser)
         if arguments.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -111,15 +114,20 @@ def _add_debug(parser: argparse.ArgumentParser) -> None:
 
 
 class _ToStderr(logging.Handler):
-    """Writes to what stderr is at the time; the one of an earlier run may be closed."""
+    """Writes to what stderr is at the time, in the words of the command that runs."""
+
+    parser: argparse.ArgumentParser
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes one message."""
-        print(self.format(record), file=sys.stderr)
+        print(translate(self.format(record), self.parser), file=sys.stderr)
 
 
-def _log_to_stderr() -> None:
+def _log_to_stderr(parser: argparse.ArgumentParser) -> None:
     logger = logging.getLogger("alignseg_infer")
     if not logger.handlers:
         logger.addHandler(_ToStderr())
+    for handler in logger.handlers:
+        if isinstance(handler, _ToStderr):  # perhaps of an earlier run
+            handler.parser = parser
     logger.setLevel(logging.INFO)

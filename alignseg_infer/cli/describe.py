@@ -11,7 +11,7 @@ _SHOWN_LAYERS = ("CONVOLUTION", "GRID_SAMPLE", "PLUGIN_V3")
 def describe_engine(path: Path, facts: EngineFacts) -> str:
     """What the engine is, beside its spec, as lines for people."""
     lines = [
-        f"  engine: {facts.runtime} {facts.runtime_version}{_portable_text(facts)}, "
+        f"  engine: {facts.flavour} {facts.tensorrt_version}{_portable_text(facts)}, "
         f"{path.stat().st_size / 1e6:.1f} MB, by {facts.builder}",
         f"  runs on: {_gpu_text(facts)}",
         f"  inputs: {_profile_text(facts.profile)} (batch x height x width)",
@@ -23,8 +23,6 @@ def describe_engine(path: Path, facts: EngineFacts) -> str:
     if facts.plugins:
         place = ", which are in the engine" if facts.plugins_embedded else ""
         lines.append(f"  needs the plugins: {', '.join(facts.plugins)}{place}")
-    if facts.stripped:
-        lines.append("  built without its weights: needs a refit")
     lines.append(f"  built from: an .onnx with sha256 {facts.source_sha256}")
     if facts.verification:
         lines += verification_lines(facts.verification)

@@ -8,15 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.arrays import Image, Size
+from alignseg_infer.arrays import Floats, Image, Labels, Size
 from alignseg_infer.backend import LabelledBatch
 from alignseg_infer.cuda.base import Cuda
 from alignseg_infer.cuda.kernels import Kernels
 from alignseg_infer.cuda.launches import DeviceTensor, preprocess_launch, upsample_argmax_launch
 from alignseg_infer.errors import CudaError
 from alignseg_infer.pixels.postprocess import (
-    Floats,
-    Labels,
     Scores,
     label_dtype,
     not_finite_error,

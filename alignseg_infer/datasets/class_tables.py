@@ -92,9 +92,21 @@ def class_table(dataset: str) -> ClassSpec:
         raise OptionError(
             f"there is no class table {dataset!r}",
             f"one of {', '.join(CLASS_TABLES)}",
-            f"--classes {CITYSCAPES.dataset}",
+            f"classes={CITYSCAPES.dataset!r}",
         )
     return CLASS_TABLES[dataset]
+
+
+def class_table_named(classes: str | Path | ClassSpec) -> ClassSpec:
+    """Return the table that a user means: a known dataset's, that of a ``.json``, or itself.
+
+    Raises:
+        OptionError: There is no such table, or the file cannot be used.
+    """
+    if isinstance(classes, ClassSpec):
+        return classes
+    path = Path(classes)
+    return class_table_from_file(path) if path.suffix == ".json" else class_table(str(classes))
 
 
 def label_of(classes: ClassSpec, which: str | int) -> int:

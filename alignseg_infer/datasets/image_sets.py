@@ -18,7 +18,7 @@ from alignseg_infer.pixels.images import image_from_array, read_image
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 LIST_ENDING = ".txt"
-DEFAULT_LIMIT = 128
+DEFAULT_MAX_IMAGES = 128
 PROBLEMS_SHOWN = 20
 FEWEST_COLORS = 32  # among every 64th pixel
 SMALLEST_JUDGED = 64  # pixels per side; smaller images have too few pixels to tell
@@ -80,36 +80,36 @@ class VideoFrames:
 CalibrationImages: TypeAlias = ImageFiles | VideoFrames
 
 
-def choose_images(source: str | Path, limit: int = DEFAULT_LIMIT) -> CalibrationImages:
+def choose_images(source: str | Path, max_images: int = DEFAULT_MAX_IMAGES) -> CalibrationImages:
     """Choose images spread evenly over `source`, the same ones each time.
 
     Args:
         source: A folder, which is searched with its sub-folders, except for hidden ones; a
             ``.txt`` file with one path per line, relative to its own folder (blank lines and lines
             that start with ``#`` are skipped); a single image; or a video.
-        limit: Maximum number of images.
+        max_images: Maximum number of images.
 
     Raises:
         DatasetError: There are no images, files are missing or cannot be decoded (they are listed),
             or the video cannot be read.
-        OptionError: `limit` is below 1.
+        OptionError: `max_images` is below 1.
     """
-    if limit < 1:
+    if max_images < 1:
         raise OptionError(
-            f"{limit} images of {source} were requested",
-            "1 or more; about 100 are enough to calibrate",
-            "a higher number, such as --calibration-images 128 or --images-limit 8",
+            f"{max_images} images of {source} were requested",
+            "1 or more; about 100 are enough to calibrate, and 8 to compare",
+            f"a number such as {DEFAULT_MAX_IMAGES}",
         )
     source = Path(source)
     if source.is_dir():
-        return _choose_files(source, _search_folder(source), limit)
+        return _choose_files(source, _search_folder(source), max_images)
     require_file(source, "a folder, a list of images, or a video", DatasetError)
     ending = source.suffix.lower()
     if ending == LIST_ENDING:
-        return _choose_files(source, _read_list(source), limit)
+        return _choose_files(source, _read_list(source), max_images)
     if ending in IMAGE_ENDINGS:
-        return _choose_files(source, [source], limit)
-    return _choose_frames(source, limit)
+        return _choose_files(source, [source], max_images)
+    return _choose_frames(source, max_images)
 
 
 def spread_evenly(count: int, limit: int) -> list[int]:

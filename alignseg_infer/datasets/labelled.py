@@ -22,11 +22,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.arrays import Image
+from alignseg_infer.arrays import Image, Labels
+from alignseg_infer.choices import choose
 from alignseg_infer.datasets.class_tables import CITYSCAPES, IGNORED
 from alignseg_infer.errors import AlignSegError, DatasetError, OptionError
 from alignseg_infer.pixels.images import read_gray_png, read_image
-from alignseg_infer.pixels.postprocess import Labels
 from alignseg_infer.spec.model import ClassSpec
 
 NO_LABEL = -1  # in a label table: a value that is not allowed
@@ -84,7 +84,7 @@ class _Side:
 
 
 def find_labelled_images(
-    dataset: Dataset, root: Path, split: str | None = None, limit: int | None = None
+    dataset: Dataset, root: Path, split: str | None = None, max_images: int | None = None
 ) -> LabelledImages:
     """Find the images of `dataset` and their labels, without opening any file.
 
@@ -92,24 +92,25 @@ def find_labelled_images(
         dataset: The layout.
         root: The folder that contains the layout's folders.
         split: ``train``, ``val`` or ``test``; None for ``val``. A plain folder has no splits.
-        limit: Maximum number of images, the first by name; None for all.
+        max_images: Maximum number of images, the first by name; None for all.
 
     Raises:
         DatasetError: A folder, a label file or an image is missing, or there are no images at all.
-        OptionError: `split` or `limit` is invalid.
+        OptionError: `split` or `max_images` is invalid.
     """
-    if limit is not None and limit < 1:
-        raise OptionError(f"limit={limit}", "1 or more", "limit=10, or --limit 10")
+    dataset = choose(Dataset, dataset, "dataset")
+    if max_images is not None and max_images < 1:
+        raise OptionError(f"max_images={max_images}", "1 or more", "max_images=10")
     if dataset is Dataset.FOLDER and split is not None:
         raise OptionError(
             f"split={split!r} was given, but a plain folder has no splits",
             "no split",
-            "leave --split out, and pass the folder that contains images/ and labels/ as --root",
+            "leave split= out, and pass the folder that contains images/ and labels/ as root=",
         )
     sides = _choose_sides(dataset, split or DEFAULT_SPLIT)
     images, labels = (_find_files(root, side, sides) for side in sides)
     _require_partners(root, images, labels, sides)
-    stems = list(images)[:limit]
+    stems = list(images)[:max_images]
     name = dataset.value if dataset is Dataset.FOLDER else f"{dataset} {split or DEFAULT_SPLIT}"
     if len(stems) < len(images):
         name += f", first {len(stems)} of {len(images)}"
@@ -190,7 +191,7 @@ def read_truth(path: Path, table: LabelTable) -> Image:
         raise DatasetError(
             f"{path} has the values {_join_first(map(str, wrong), ', ')}",
             f"values among {_describe_values(table)}",
-            "choose the --dataset that these labels belong to, and a model with its classes",
+            "choose the dataset= that these labels belong to, and a model with its classes",
         )
     return truth.astype(np.uint8)
 
@@ -219,7 +220,7 @@ def require_usable(data: LabelledImages, table: LabelTable) -> None:
         raise DatasetError(
             f"every pixel of the {len(data.pairs)} label files in {data.root} is ignored",
             "labels to compare with",
-            "choose a split with public labels, such as --split val",
+            "choose a split with public labels, such as split='val'",
         )
 
 
@@ -286,7 +287,7 @@ def _layout_error(root: Path, problem: str, sides: tuple[_Side, _Side]) -> Datas
     return DatasetError(
         problem,
         f"images {images} and labels {labels} below {root}",
-        f"ls {root}; pass the folder that contains these as --root, with its --dataset and --split",
+        f"ls {root}; pass the folder that contains these as root=, with its dataset= and split=",
     )
 
 

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-from alignseg_infer.arrays import Image
+from alignseg_infer.arrays import Image, Labels
 from alignseg_infer.drawing.writing import SCALE, text_width, write_text
 from alignseg_infer.errors import OptionError
-from alignseg_infer.pixels.postprocess import Labels
 from alignseg_infer.spec.model import ChannelOrder, ClassSpec
 
 
@@ -34,20 +33,25 @@ def colorize(labels: Labels, classes: ClassSpec, order: ChannelOrder = ChannelOr
     return np.asarray(cv2.LUT(cv2.cvtColor(labels, cv2.COLOR_GRAY2BGR), table), np.uint8)
 
 
-def blend(image: Image, color: Image, alpha: float) -> Image:
+def require_opacity(opacity: float) -> None:
+    """Raise OptionError unless `opacity` is in 0..1."""
+    if not 0.0 <= opacity <= 1.0:
+        raise OptionError(f"opacity={opacity}", "an opacity from 0 to 1", "opacity=0.5")
+
+
+def blend(image: Image, color: Image, opacity: float) -> Image:
     """Draw `color` over `image`, both (H, W, 3) uint8 in the same channel order.
 
     Args:
         image: What lies below.
         color: What lies above.
-        alpha: Opacity of `color`, 0..1.
+        opacity: Opacity of `color`, 0..1.
 
     Raises:
-        OptionError: `alpha` is not in 0..1.
+        OptionError: `opacity` is not in 0..1.
     """
-    if not 0.0 <= alpha <= 1.0:
-        raise OptionError(f"alpha={alpha}", "an opacity from 0 to 1", "alpha=0.5, or --alpha 0.5")
-    return np.asarray(cv2.addWeighted(image, 1.0 - alpha, color, alpha, 0.0), np.uint8)
+    require_opacity(opacity)
+    return np.asarray(cv2.addWeighted(image, 1.0 - opacity, color, opacity, 0.0), np.uint8)
 
 
 LEGEND_ENTRY = (24, 130)  # pixels: height and least width

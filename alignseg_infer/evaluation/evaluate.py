@@ -133,8 +133,8 @@ def _require_common_classes(
                 f"{name} has {len(found)} classes ({_first_names(found)})",
                 f"the {len(expected)} classes of {whose} ({_first_names(expected)}), "
                 f"and at most {MAX_CLASSES}",
-                "give models of one dataset and its --dataset; if only the class names differ, "
-                "export again with --classes",
+                "give models of one dataset, and dataset= of the same; if only the names differ, "
+                "export again with the right classes",
             )
     return expected
 

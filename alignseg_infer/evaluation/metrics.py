@@ -10,10 +10,9 @@ from typing import Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.arrays import Image
+from alignseg_infer.arrays import Image, Labels
 from alignseg_infer.datasets.class_tables import IGNORED
 from alignseg_infer.errors import OptionError
-from alignseg_infer.pixels.postprocess import Labels
 
 MAX_CLASSES = IGNORED
 BOUNDARY_TOLERANCE = 3

@@ -225,7 +225,7 @@ def _round_weights(weights: NDArray[np.float32], name: str) -> NDArray[np.float1
         raise ExportError(
             f"the weight {name} has values up to {np.abs(weights).max():.3g}",
             f"at most {np.finfo(np.float16).max}, the largest float16",
-            "--precision fp32; or check the checkpoint: weights this large are usually a mistake",
+            "precision='fp32'; or check the checkpoint: weights this large are usually a mistake",
         )
     return half
 

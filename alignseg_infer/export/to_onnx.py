@@ -9,7 +9,8 @@ import onnx_ir
 import torch
 
 from alignseg_infer.export.graph.onnx_file import require_onnx_ending, save_onnx
-from alignseg_infer.export.graph.onnx_graph import ExportOptions, onnx_from_model
+from alignseg_infer.export.graph.onnx_graph import onnx_from_model
+from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.verification.parity import Comparison, compare_with_pytorch
 from alignseg_infer.files import write_atomically
 from alignseg_infer.models.checkpoint import Checkpoint
@@ -34,7 +35,7 @@ class ExportReport:
     comparisons: list[Comparison]
 
 
-def export_onnx(
+def onnx_from_checkpoint(
     checkpoint: Checkpoint, path: str | Path, options: ExportOptions | None = None
 ) -> ExportReport:
     """Write `checkpoint` as an ONNX file, after comparing it with PyTorch in ONNX Runtime.

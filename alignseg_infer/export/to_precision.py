@@ -11,12 +11,13 @@ from alignseg_infer.arrays import Image
 from alignseg_infer.errors import ExportError, OptionError
 from alignseg_infer.export.graph.onnx_file import require_onnx_ending, save_onnx
 from alignseg_infer.export.half_precision import to_half_precision
-from alignseg_infer.export.int8.from_onnx import Int8Options, int8_from_onnx
+from alignseg_infer.export.int8.from_onnx import int8_from_onnx
+from alignseg_infer.export.int8.options import Int8Options, needs_calibration
 from alignseg_infer.export.verification.verify import verify
 from alignseg_infer.files import write_atomically
 from alignseg_infer.progress import ProgressBars, no_bar
 from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, Precision
-from alignseg_infer.spec.onnx_facts import read_onnx_facts
+from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 from alignseg_infer.spec.verification import Verification
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ def onnx_in_precision(
     int8: Int8Options | None = None,
     images: Sequence[Image] | None = None,
     bars: ProgressBars = no_bar,
+    facts: OnnxFacts | None = None,
 ) -> Verification:
     """Write the float32 model `source` as `target`, in another precision.
 
@@ -40,6 +42,7 @@ def onnx_in_precision(
         int8: How convolutions are quantised.
         images: Images to compare both on, (H, W, 3) uint8 BGR; None for drawn streets.
         bars: Opens a progress bar with the given title, like `cli.progress.progress_bar`.
+        facts: Facts of `source`, if they were read already.
 
     Returns:
         The comparison, which is also stored in the file.
@@ -56,9 +59,9 @@ def onnx_in_precision(
         raise OptionError(
             f"{target} is the float32 model itself",
             "another file: the float32 model is needed to verify, and to quantise again",
-            f"-o {source.stem}_{precision}.onnx",
+            f"destination={source.stem}_{precision}.onnx",
         )
-    facts = read_onnx_facts(source)
+    facts = facts or read_onnx_facts(source)
     if facts.export.precision is not Precision.FP32 or precision is Precision.FP32:
         raise ExportError(
             f"{source} is {facts.export.precision}, and {precision} was asked for",
@@ -66,27 +69,27 @@ def onnx_in_precision(
             "start from the float32 file: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
     quantized = precision is Precision.INT8
-    model = _quantized(source, int8, bars) if quantized else onnx_ir.load(source)
+    model = _quantized(source, facts, int8, bars) if quantized else onnx_ir.load(source)
     to_half_precision(model)
     export = replace(facts.export, precision=precision, opset=model.opset_imports[""])
     model.metadata_props[SPEC_KEY] = replace(facts.spec, export=export).to_json()
     with write_atomically(target) as temporary:
         save_onnx(model, temporary)
         with bars(f"images compared with {source.name}") as progress:
-            found = verify(temporary, source, images, progress=progress)
+            found = verify(
+                temporary, source, images, against_sha256=facts.sha256, progress=progress
+            )
         model.metadata_props[AGREEMENT_KEY] = found.to_json()
         save_onnx(model, temporary)
     return found
 
 
-def _quantized(source: Path, options: Int8Options | None, bars: ProgressBars) -> onnx_ir.Model:
+def _quantized(
+    source: Path, facts: OnnxFacts, options: Int8Options | None, bars: ProgressBars
+) -> onnx_ir.Model:
     if options is None:
-        raise OptionError(
-            "int8 needs images to calibrate with",
-            "about 100 images like those that the model will see",
-            "--calibration FOLDER, LIST.txt or VIDEO",
-        )
-    result = int8_from_onnx(source, options, bars)
+        raise needs_calibration()
+    result = int8_from_onnx(source, options, bars, facts)
     if result.excluded:
         logger.info("kept in float for the budget: %s", ", ".join(result.excluded))
     return result.model

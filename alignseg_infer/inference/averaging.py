@@ -8,7 +8,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from alignseg_infer.arrays import Size
+from alignseg_infer.arrays import Floats, Size
+from alignseg_infer.choices import choose
 from alignseg_infer.errors import OptionError, SizeError
 from alignseg_infer.inference.tiling import (
     DEFAULT_OVERLAP,
@@ -17,7 +18,7 @@ from alignseg_infer.inference.tiling import (
     Tiling,
     sliding_logits,
 )
-from alignseg_infer.pixels.postprocess import Floats, upsample_in_bands
+from alignseg_infer.pixels.postprocess import upsample_in_bands
 from alignseg_infer.pixels.preprocess import require_input_size
 from alignseg_infer.spec.model import MAX_INPUT_SIDE, MIN_INPUT_SIDE, ModelSpec, OutputKind
 
@@ -127,7 +128,7 @@ def averaging_for(
         raise OptionError(
             f"scales={scales!r}, but the model was exported for {fixed[0]}x{fixed[1]}",
             "a model of any size, or a sliding window",
-            'mode="slide", or --mode slide; or export without --size',
+            "mode='slide', or export the checkpoint for any size",
         )
     return averaging
 
@@ -137,7 +138,7 @@ def require_logits(spec: ModelSpec, asked: str) -> None:
     if spec.export and spec.export.output is OutputKind.LABELS:
         raise OptionError(
             f"{asked} asked for, but the model returns labels",
-            "a model exported with --output logits",
+            "a model that was exported to return logits",
             "alignseg export-onnx CHECKPOINT -o MODEL.onnx --output logits",
         )
 
@@ -148,21 +149,18 @@ def _add_upsampled(total: Floats, logits: Floats) -> None:
 
 
 def _require_choices(mode: str, overlap: float, scales: Sequence[float], flip: bool) -> None:
-    if not (isinstance(mode, str) and mode in list(Mode)):
-        raise OptionError(f"mode={mode!r}", " or ".join(Mode), 'mode="slide", or --mode slide')
+    choose(Mode, mode, "mode")
     if not (_is_number(overlap) and 0 <= overlap < 1):
-        raise OptionError(
-            f"overlap={overlap!r}", "a share from 0 to below 1", "overlap=1/3, or --overlap 1/3"
-        )
+        raise OptionError(f"overlap={overlap!r}", "a share from 0 to below 1", "overlap=1/3")
     is_sequence = isinstance(scales, tuple | list) and len(scales) > 0
     if not (is_sequence and all(_is_number(s) and 0 < s <= MAX_SCALE for s in scales)):
         raise OptionError(
             f"scales={scales!r}",
             f"one or more numbers above 0, at most {MAX_SCALE}",
-            "scales=(0.75, 1.0, 1.25), or --scales 0.75 1 1.25",
+            "scales=(0.75, 1.0, 1.25)",
         )
     if type(flip) is not bool:
-        raise OptionError(f"flip={flip!r}", "True or False", "flip=True, or --flip")
+        raise OptionError(f"flip={flip!r}", "True or False", "flip=True")
 
 
 def _is_number(value: object) -> bool:
@@ -175,7 +173,7 @@ def _require_no_window(tile: int | Size | None, overlap: float) -> None:
         raise OptionError(
             f"{given} was given without a sliding window",
             'tile and overlap only with mode="slide"',
-            f'mode="slide", {given}; or --mode slide',
+            f"mode='slide' with {given}",
         )
 
 
@@ -184,15 +182,13 @@ def _parse_tile(tile: object, fixed: Size | None) -> Size:
         return fixed or (DEFAULT_TILE, DEFAULT_TILE)
     height, width = tile if isinstance(tile, tuple) and len(tile) == 2 else (tile, tile)
     if type(height) is not int or type(width) is not int:
-        raise OptionError(
-            f"tile={tile!r}", "one number or (height, width)", "tile=872, or --tile 872"
-        )
+        raise OptionError(f"tile={tile!r}", "one number or (height, width)", "tile=872")
     size = (height, width)
     if fixed is not None and size != fixed:
         raise SizeError(
             f"tile={tile!r} was asked for, but the model was exported for {fixed[0]}x{fixed[1]}",
-            f"tile=None or tile={fixed}",
-            "leave tile out, or export without --size for a model that takes any",
+            f"tile={fixed}, or none",
+            "leave tile= out, or export the checkpoint for any size",
         )
     require_input_size(size)
     return size

@@ -13,11 +13,11 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.arrays import Image, Size
+from alignseg_infer.arrays import Floats, Image, Size
 from alignseg_infer.backend import Backend, ImageBackend
 from alignseg_infer.inference.averaging import Averaging
 from alignseg_infer.pixels.images import ImageSource, load_image
-from alignseg_infer.pixels.postprocess import Floats, Scores, resize_labels, scores_from_logits
+from alignseg_infer.pixels.postprocess import Scores, resize_labels, scores_from_logits
 from alignseg_infer.pixels.preprocess import SizePolicy, preprocess
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.results.times import StageClock, StageTimes

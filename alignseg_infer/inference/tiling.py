@@ -14,8 +14,8 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from alignseg_infer.arrays import Size
-from alignseg_infer.pixels.postprocess import Floats, upsample_in_bands
+from alignseg_infer.arrays import Floats, Size
+from alignseg_infer.pixels.postprocess import upsample_in_bands
 
 DEFAULT_TILE = 872  # the authors' on Cityscapes
 DEFAULT_OVERLAP = 1 / 3

@@ -18,6 +18,7 @@ from alignseg_infer.errors import CheckpointError, SpecError
 from alignseg_infer.files import require_file, sha256_of, write_atomically
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.backbone import BACKBONES
+from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.models.identify import detect_network
 from alignseg_infer.models.weights_file import (
     SPEC_ENTRY,
@@ -27,8 +28,6 @@ from alignseg_infer.models.weights_file import (
     safetensors_torch,
 )
 from alignseg_infer.spec.model import (
-    ChannelOrder,
-    ClassSpec,
     InputSpec,
     ModelSpec,
     NetworkSpec,
@@ -40,18 +39,6 @@ from alignseg_infer.spec.model import (
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CheckpointOptions:
-    """The user's facts about a checkpoint; None takes the file's fact or our assumption."""
-
-    convention: SamplingConvention | None = None
-    norm: NormKind | None = None
-    classes: ClassSpec | None = None
-    channel_order: ChannelOrder | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-
-
 @dataclass(frozen=True)
 class Assumption:
     """One fact that is missing in a checkpoint.
@@ -60,7 +47,7 @@ class Assumption:
         fact: Name of the fact.
         value: The assumed value.
         reason: Why it was assumed.
-        override: The option that sets another value.
+        override: The parameter that sets another value, as ``name=``.
     """
 
     fact: str
@@ -95,6 +82,13 @@ class Checkpoint:
             model.dsn = None
         model.load_state_dict(self.state)
         return model.eval().requires_grad_(False)
+
+
+def describe_assumptions(checkpoint: Checkpoint) -> str:
+    """Return, for people, what was taken without the file saying so."""
+    lines = [f"note: {note}" for note in checkpoint.notes]
+    lines += [str(assumption) for assumption in checkpoint.assumptions]
+    return "\n".join(lines or ["nothing assumed: the checkpoint carries its own facts"])
 
 
 def load_checkpoint(path: str | Path, options: CheckpointOptions | None = None) -> Checkpoint:
@@ -218,24 +212,24 @@ def _list_assumptions(spec: ModelSpec, options: CheckpointOptions) -> tuple[Assu
             "sampling convention",
             spec.network.convention,
             "the authors' weights were trained with it; the file does not show it",
-            f"--sampling-convention {'|'.join(SamplingConvention)}",
+            f"convention={'|'.join(SamplingConvention)}",
         ),
         Assumption(
             "normalisation layers",
             spec.network.norm,
             "the authors train with InPlaceABN, which uses |weight|",
-            f"--norm {'|'.join(NormKind)}",
+            f"norm={'|'.join(NormKind)}",
         ),
-        Assumption("channel order", spec.input.channel_order, authors, "--channel-order bgr|rgb"),
-        Assumption("mean (of 0..255)", f"{spec.input.mean}", authors, "--mean A B C"),
-        Assumption("std (of 0..255)", f"{spec.input.std}", authors, "--std A B C"),
+        Assumption("channel order", spec.input.channel_order, authors, "channel_order=bgr|rgb"),
+        Assumption("mean (of 0..255)", f"{spec.input.mean}", authors, "mean=(A, B, C)"),
+        Assumption("std (of 0..255)", f"{spec.input.std}", authors, "std=(A, B, C)"),
         Assumption(
             "classes",
             spec.classes.dataset,
             f"the table with {spec.network.num_classes} classes"
             if spec.classes.dataset != "unnamed"
             else f"no known table has {spec.network.num_classes} classes",
-            "--classes cityscapes|ade20k|voc|FILE.json",
+            "classes=cityscapes|ade20k|voc|FILE.json",
         ),
     )
     return tuple(one for one, value in zip(candidates, given, strict=True) if value is None)

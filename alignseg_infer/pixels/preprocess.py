@@ -23,7 +23,7 @@ def require_input_size(size: Size) -> None:
         raise SizeError(
             f"the network input would be {size[0]}x{size[1]} (height x width)",
             f"{MIN_INPUT_SIDE} to {MAX_INPUT_SIDE} pixels per side",
-            "choose another size, tile or scale: size=(512, 1024), or --size 512x1024",
+            "choose another size, tile or scale, such as size=(512, 1024)",
         )
 
 
@@ -62,13 +62,16 @@ class SizePolicy:
         return round(image_size[0] * scale), round(image_size[1] * scale)
 
 
-def size_policy(size: str | int | Size | None, export: ExportSpec | None) -> SizePolicy:
+def size_policy(
+    size: str | int | Size | None, export: ExportSpec | None, name: str = "size"
+) -> SizePolicy:
     """Return the policy that `size` asks for, and check that the model allows it.
 
     Args:
         size: ``None`` for the model's own size if it is fixed, and the image's size otherwise;
             ``"native"`` for the image's size; (height, width); or one number, the longest side.
         export: The model's export facts, if it was exported.
+        name: Of the parameter, for messages.
 
     Raises:
         OptionError: `size` is none of these.
@@ -77,17 +80,17 @@ def size_policy(size: str | int | Size | None, export: ExportSpec | None) -> Siz
     fixed = export.size if export else None
     if size is None:
         return SizePolicy(fixed=fixed)
-    policy = _parse_size(size)
+    policy = _parse_size(size, name)
     if fixed is not None and policy.fixed != fixed:
         raise SizeError(
-            f"size={size!r} was requested, but the model was exported for {fixed[0]}x{fixed[1]}",
-            f"size=None or size={fixed}",
-            "leave size out, or export the model without --size so that it accepts any size",
+            f"{name}={size!r} was requested, but the model was exported for {fixed[0]}x{fixed[1]}",
+            f"{name}=None or {name}={fixed}",
+            f"leave {name}= out, or export the checkpoint for any size",
         )
     return policy
 
 
-def _parse_size(size: object) -> SizePolicy:
+def _parse_size(size: object, name: str) -> SizePolicy:
     if size == "native":
         return SizePolicy()
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
@@ -97,9 +100,9 @@ def _parse_size(size: object) -> SizePolicy:
         if isinstance(height, int) and isinstance(width, int) and min(size) > 0:
             return SizePolicy(fixed=(height, width))
     raise OptionError(
-        f"size={size!r}",
+        f"{name}={size!r}",
         '"native", (height, width), or the longest side as one number',
-        "size=(512, 1024), or --size 512x1024",
+        f"{name}=(512, 1024)",
     )
 
 

@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.arrays import Size
-from alignseg_infer.pixels.postprocess import Labels
+from alignseg_infer.arrays import Labels, Size
 from alignseg_infer.results.runs import Positions, Runs, extent_of, runs_by_label
 
 GROUP_BITS = 5

@@ -22,9 +22,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.arrays import Size
+from alignseg_infer.arrays import Labels, Size
 from alignseg_infer.errors import OptionError
-from alignseg_infer.pixels.postprocess import Labels
 from alignseg_infer.results.runs import extent_of, runs_by_label
 
 Points: TypeAlias = NDArray[np.int32]
@@ -113,7 +112,7 @@ def require_tolerance(tolerance: float) -> None:
         raise OptionError(
             f"polygons with tolerance={tolerance}",
             "0 (exact) or more pixels",
-            "tolerance=1.5, or --tolerance 1.5",
+            "tolerance=1.5",
         )
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.pixels.postprocess import Labels
+from alignseg_infer.arrays import Labels
 
 Positions: TypeAlias = NDArray[np.int64]
 

@@ -63,7 +63,7 @@ def parse_formats(formats: Iterable[str]) -> list[SavedFormat]:
         raise OptionError(
             f"results cannot be saved as {unknown[0]!r}" if unknown else "no format was named",
             f"one or more of {', '.join(known)}, without spaces",
-            'formats=["overlay", "polygons"], or --save overlay,polygons',
+            "formats=['overlay', 'polygons']",
         )
     return [SavedFormat(name) for name in dict.fromkeys(names)]
 

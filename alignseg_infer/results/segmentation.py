@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.arrays import Image, Size
+from alignseg_infer.arrays import Floats, Image, Labels, Size
+from alignseg_infer.choices import choose
 from alignseg_infer.datasets.class_tables import label_of
 from alignseg_infer.datasets.labelled import cityscapes_ids
 from alignseg_infer.drawing.masks import (
@@ -20,10 +21,8 @@ from alignseg_infer.drawing.masks import (
     shrink_picture,
     stack_pictures,
 )
-from alignseg_infer.errors import OptionError
 from alignseg_infer.files import write_atomically
 from alignseg_infer.pixels.images import encode_image
-from alignseg_infer.pixels.postprocess import Floats, Labels
 from alignseg_infer.results.coco_rle import (
     CocoAnnotation,
     CocoRle,
@@ -91,17 +90,17 @@ class Segmentation:
         """
         return _reorder_channels(colorize(self.labels, self.classes), order)
 
-    def overlay(self, alpha: float = 0.5, order: str = ChannelOrder.BGR) -> Image:
+    def overlay(self, opacity: float = 0.5, order: str = ChannelOrder.BGR) -> Image:
         """Return the colours drawn over the image, (H, W, 3) uint8.
 
         Args:
-            alpha: Opacity of the colours, 0..1.
+            opacity: Opacity of the colours, 0..1.
             order: ``"bgr"`` (for OpenCV) or ``"rgb"``.
 
         Raises:
-            OptionError: `alpha` or `order` cannot be used.
+            OptionError: `opacity` or `order` cannot be used.
         """
-        return _reorder_channels(blend(self.image, self.color(), alpha), order)
+        return _reorder_channels(blend(self.image, self.color(), opacity), order)
 
     @property
     def size(self) -> Size:
@@ -230,12 +229,12 @@ class Segmentation:
         """Return `to_dict` as a JSON string."""
         return json.dumps(self.to_dict(rle=rle), indent=2)
 
-    def plot(self, ax: "Axes | None" = None, alpha: float = 0.5, legend: bool = True) -> "Axes":
+    def plot(self, ax: "Axes | None" = None, opacity: float = 0.5, legend: bool = True) -> "Axes":
         """Draw the overlay with Matplotlib.
 
         Args:
             ax: Axes to draw in; None for a new figure.
-            alpha: Opacity of the colours, 0..1.
+            opacity: Opacity of the colours, 0..1.
             legend: Whether to list the classes of the image with their shares.
 
         Returns:
@@ -243,7 +242,7 @@ class Segmentation:
 
         Raises:
             MissingDependencyError: Matplotlib is not installed.
-            OptionError: `alpha` cannot be used.
+            OptionError: `opacity` cannot be used.
         """
         from alignseg_infer.results.plotting import LegendEntry, plot_overlay
 
@@ -252,7 +251,7 @@ class Segmentation:
             LegendEntry(f"{name} {share_text(share)}", colors[name])
             for name, share in self.class_share().items()
         ]
-        return plot_overlay(self.overlay(alpha, order="rgb"), entries if legend else [], ax)
+        return plot_overlay(self.overlay(opacity, order="rgb"), entries if legend else [], ax)
 
     def to_supervision(self, *, regions: bool = False, min_area: int = 0) -> "Detections":
         """Return the classes of the image as ``supervision.Detections``.
@@ -290,7 +289,7 @@ class Segmentation:
     def save(
         self,
         stem: str | Path,
-        alpha: float = 0.5,
+        opacity: float = 0.5,
         *,
         formats: Sequence[str] = PICTURES,
         tolerance: float = 0.0,
@@ -301,7 +300,7 @@ class Segmentation:
 
         Args:
             stem: Path without ending, e.g. ``out/street``. Its folder is created if necessary.
-            alpha: Opacity of the colours in the overlay.
+            opacity: Opacity of the colours in the overlay.
             formats: Some of ``"labels"``, ``"color"``, ``"overlay"``, ``"label-ids"`` (PNG with
                 Cityscapes' labelIds), ``"polygons"``, ``"coco"`` and ``"summary"`` (JSON; `saving`
                 describes their contents).
@@ -316,7 +315,7 @@ class Segmentation:
         """
         paths = paths_to_save(stem, formats)
         contents = [
-            self._encode_file(kind, alpha=alpha, tolerance=tolerance)
+            self._encode_file(kind, opacity=opacity, tolerance=tolerance)
             for kind in parse_formats(formats)
         ]
         for path, content in zip(paths, contents, strict=True):
@@ -324,7 +323,7 @@ class Segmentation:
                 temporary.write_bytes(content)
         return paths
 
-    def _encode_file(self, kind: SavedFormat, *, alpha: float, tolerance: float) -> bytes:
+    def _encode_file(self, kind: SavedFormat, *, opacity: float, tolerance: float) -> bytes:
         """Return the bytes of one of the files of `save`."""
         match kind:
             case SavedFormat.LABELS:
@@ -332,7 +331,7 @@ class Segmentation:
             case SavedFormat.COLOR:
                 return encode_image(self.color(), ".png")
             case SavedFormat.OVERLAY:
-                return encode_image(self.overlay(alpha), ".jpg")
+                return encode_image(self.overlay(opacity), ".jpg")
             case SavedFormat.LABEL_IDS:
                 return encode_image(self.label_ids(), ".png")
             case SavedFormat.POLYGONS:
@@ -348,8 +347,6 @@ class Segmentation:
 
 def _reorder_channels(picture: Image, order: str) -> Image:
     """Return a BGR picture in another channel order."""
-    if order not in list(ChannelOrder):
-        raise OptionError(f"order={order!r}", '"bgr" or "rgb"', 'order="rgb" for Matplotlib')
-    if order == ChannelOrder.RGB:
+    if choose(ChannelOrder, order, "order") is ChannelOrder.RGB:
         return np.ascontiguousarray(picture[..., ::-1])
     return picture

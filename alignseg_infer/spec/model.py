@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import Self
 
 from alignseg_infer.errors import SpecError
 from alignseg_infer.spec.from_json import dataclass_from_json, unreadable_spec
@@ -141,7 +141,7 @@ class InputSpec:
             raise SpecError(
                 f"the input has mean {self.mean} and std {self.std}",
                 "finite means, and standard deviations above 0, both in grey levels (0..255)",
-                "--mean 104.007 116.669 122.679 --std 1 1 1",
+                "mean=(104.007, 116.669, 122.679) and std=(1, 1, 1)",
             )
 
     def reversed(self) -> "InputSpec":
@@ -170,7 +170,7 @@ class ClassSpec:
             raise SpecError(
                 f"the class table {self.dataset!r} has colours outside 0..255",
                 "red, green and blue from 0 to 255",
-                "correct the class table: --classes FILE.json",
+                "correct the class table: classes=FILE.json",
             )
 
 
@@ -240,14 +240,14 @@ class ModelSpec:
                 f"the model has {self.network.num_classes} classes, but {len(self.classes.names)} "
                 f"names and {len(self.classes.colors)} colours are given",
                 "one name and one colour per class",
-                "choose the class table that fits: --classes cityscapes|ade20k|voc|FILE.json",
+                "choose the class table that fits: classes=cityscapes|ade20k|voc|FILE.json",
             )
         doubled = [name for name, count in Counter(self.classes.names).items() if count > 1]
         if doubled:
             raise SpecError(
                 f"several classes are called {doubled[0]!r}",
                 "a different name for each class",
-                "rename them in the class table: --classes FILE.json",
+                "rename them in the class table: classes=FILE.json",
             )
 
     def to_json(self) -> str:
@@ -264,23 +264,12 @@ class ModelSpec:
         try:
             facts = json.loads(text)
             version = facts.pop("version")
-            if version == 1 and facts.get("export"):  # before there was more than one precision
-                facts["export"].setdefault("precision", Precision.FP32.value)
-            if version in (1, 2):
-                add_upsampling(facts)
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise unreadable_spec(f"not a JSON object with a version ({error!r})") from error
-        if type(version) is not int or not 1 <= version <= SPEC_VERSION:
+        if type(version) is not int or version != SPEC_VERSION:
             raise SpecError(
                 f"the model's spec has version {version!r}",
-                f"version 1 to {SPEC_VERSION}, which this package reads",
-                "pip install --upgrade alignseg-infer, or export the model again",
+                f"version {SPEC_VERSION}, the one that this package reads",
+                "export the model again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
             )
         return dataclass_from_json(cls, facts, "spec")
-
-
-def add_upsampling(spec: dict[str, Any]) -> None:
-    """Add to the JSON of an older spec what its exports did before there was a choice."""
-    if export := spec.get("export"):
-        used = Upsampling.MATRICES if export.get("rewrites") else Upsampling.RESIZE
-        export.setdefault("upsampling", used.value)

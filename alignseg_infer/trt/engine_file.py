@@ -14,12 +14,12 @@ from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.errors import EngineError, SpecError
 from alignseg_infer.files import require_file
 from alignseg_infer.spec.from_json import dataclass_from_json
-from alignseg_infer.spec.model import ModelSpec, add_upsampling
+from alignseg_infer.spec.model import ModelSpec
 from alignseg_infer.spec.verification import Verification
-from alignseg_infer.trt.flavours import Runtime
+from alignseg_infer.trt.flavours import Flavour
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
-SIDECAR_VERSION = 3
+SIDECAR_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,13 @@ class EngineFacts:
     Attributes:
         spec: The model's facts; ``spec.export.precision`` is what the engine computes in.
         sha256: SHA-256 of the plan file.
-        runtime: Flavour of TensorRT it is for.
-        runtime_version: Version that built it, e.g. ``11.4.0.106``.
+        flavour: Which TensorRT it is for.
+        tensorrt_version: Version that built it, e.g. ``11.4.0.106``.
         version_compatible: Whether newer versions of TensorRT run it too.
         hardware_compatibility: ``none``, ``ampere-plus`` or ``same-compute-capability``.
         compute_capabilities: The ones that TensorRT for RTX was asked to build for, if any.
         gpu: The GPU that built it; None for TensorRT for RTX, which builds without a GPU.
         profile: Input shapes it takes.
-        stripped: Whether its weights were left out, so that it needs a refit before it runs.
         plugins: Plugins it needs, as ``name/version``.
         layers: The layers of the parsed network.
         source_sha256: SHA-256 of the ONNX file it was built from.
@@ -77,14 +76,13 @@ class EngineFacts:
 
     spec: ModelSpec
     sha256: str
-    runtime: Runtime
-    runtime_version: str
+    flavour: Flavour
+    tensorrt_version: str
     version_compatible: bool
     hardware_compatibility: str
     compute_capabilities: tuple[str, ...]
     gpu: Gpu | None
     profile: Profile
-    stripped: bool
     plugins: tuple[str, ...]
     layers: tuple[LayerCount, ...]
     source_sha256: str
@@ -109,14 +107,10 @@ class EngineFacts:
         try:
             facts = json.loads(text)
             version = facts.pop("version")
-            if version == 1:  # before engines had plugins
-                facts.setdefault("plugins_embedded", False)
-            if version in (1, 2) and "spec" in facts:
-                add_upsampling(facts["spec"])
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
             raise _unreadable(f"not a JSON object with a version ({error!r})") from error
-        if type(version) is not int or not 1 <= version <= SIDECAR_VERSION:
-            raise _unreadable(f"version {version!r} instead of 1 to {SIDECAR_VERSION}")
+        if type(version) is not int or version != SIDECAR_VERSION:
+            raise _unreadable(f"they have version {version!r}")
         try:
             read = dataclass_from_json(cls, facts, "engine")
         except SpecError as error:
@@ -145,10 +139,9 @@ def read_facts(engine: Path) -> EngineFacts:
     if not path.is_file():
         raise EngineError(
             f"{engine} has no {path.name} beside it",
-            "the facts that export/to_trt.py writes beside an engine; they say how to prepare "
-            "images",
+            "the facts that this package writes beside an engine; they say how to prepare images",
             f"copy {path.name} into {engine.parent} too, or build the engine again: "
-            "python export/to_trt.py MODEL -o ENGINE",
+            "alignseg export-trt MODEL -o ENGINE",
         )
     try:
         return EngineFacts.from_json(path.read_text(encoding="utf-8"))
@@ -159,6 +152,6 @@ def read_facts(engine: Path) -> EngineFacts:
 def _unreadable(reason: str) -> EngineError:
     return EngineError(
         f"the facts of the engine cannot be read: {reason}",
-        f"the JSON of version 1 to {SIDECAR_VERSION} that export/to_trt.py writes",
-        "build the engine again: python export/to_trt.py MODEL -o ENGINE",
+        f"JSON of version {SIDECAR_VERSION}, the one that this package reads",
+        "export the model again: alignseg export-trt MODEL -o ENGINE",
     )

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from alignseg_infer.errors import MissingDependencyError, OptionError
 
 
-class Runtime(StrEnum):
+class Flavour(StrEnum):
     """Which TensorRT."""
 
     TENSORRT = "tensorrt"
@@ -25,23 +25,23 @@ class Runtime(StrEnum):
 
 
 _INSTALL = {
-    Runtime.TENSORRT: "pip install tensorrt, on a machine with an NVIDIA GPU (tensorrt-cu12 for "
-    "CUDA 12); or --runtime tensorrt-rtx, which builds without one: pip install tensorrt-rtx-cu13",
-    Runtime.TENSORRT_RTX: "pip install tensorrt-rtx-cu13 (or -cu12); builds without a GPU",
+    Flavour.TENSORRT: "pip install tensorrt, on a machine with an NVIDIA GPU (tensorrt-cu12 for "
+    "CUDA 12); or flavour='tensorrt-rtx', which builds without one: pip install tensorrt-rtx-cu13",
+    Flavour.TENSORRT_RTX: "pip install tensorrt-rtx-cu13 (or -cu12); builds without a GPU",
 }
-_OLDEST = {Runtime.TENSORRT: (10, 0), Runtime.TENSORRT_RTX: (1, 0)}
+_OLDEST = {Flavour.TENSORRT: (10, 0), Flavour.TENSORRT_RTX: (1, 0)}
 
 
 class TensorRT(NamedTuple):
     """An imported TensorRT.
 
     Attributes:
-        runtime: Its flavour.
+        flavour: Which.
         module: ``tensorrt`` or ``tensorrt_rtx``.
         version: As numbers, e.g. (11, 4, 0, 106).
     """
 
-    runtime: Runtime
+    flavour: Flavour
     module: Any
     version: tuple[int, ...]
 
@@ -51,29 +51,29 @@ class TensorRT(NamedTuple):
         return ".".join(map(str, self.version))
 
 
-def load_tensorrt(runtime: Runtime) -> TensorRT:
+def load_tensorrt(flavour: Flavour) -> TensorRT:
     """Import TensorRT.
 
     Raises:
         MissingDependencyError: TensorRT is not installed, or is too old.
     """
-    name = runtime.value.replace("-", "_")
+    name = flavour.value.replace("-", "_")
     try:
         module = importlib.import_module(name)
     except ImportError as error:
         raise MissingDependencyError(
             f"the Python package {name} cannot be imported: {error}",
-            f"{runtime} {'.'.join(map(str, _OLDEST[runtime]))} or newer",
-            _INSTALL[runtime],
+            f"{flavour} {'.'.join(map(str, _OLDEST[flavour]))} or newer",
+            _INSTALL[flavour],
         ) from error
     version = tuple(int(number) for number in re.findall(r"\d+", module.__version__))
-    if version < _OLDEST[runtime]:
+    if version < _OLDEST[flavour]:
         raise MissingDependencyError(
-            f"{runtime} {module.__version__} is installed",
-            f"{'.'.join(map(str, _OLDEST[runtime]))} or newer",
-            _INSTALL[runtime],
+            f"{flavour} {module.__version__} is installed",
+            f"{'.'.join(map(str, _OLDEST[flavour]))} or newer",
+            _INSTALL[flavour],
         )
-    return TensorRT(runtime, module, version)
+    return TensorRT(flavour, module, version)
 
 
 def captures_graphs_itself(tensorrt: TensorRT) -> bool:
@@ -88,7 +88,7 @@ def captures_graphs_itself(tensorrt: TensorRT) -> bool:
 
 def new_runtime_cache(tensorrt: TensorRT, engine: Any) -> Any | None:
     """Return an empty cache for kernels that TensorRT-RTX compiles at run time, or None."""
-    if tensorrt.runtime is not Runtime.TENSORRT_RTX:
+    if tensorrt.flavour is not Flavour.TENSORRT_RTX:
         return None
     return engine.create_runtime_config().create_runtime_cache()
 
@@ -101,7 +101,7 @@ def new_context(tensorrt: TensorRT, engine: Any, cache: Any | None) -> Any:
         engine: The engine.
         cache: From `new_runtime_cache`; it must outlive the context.
     """
-    if tensorrt.runtime is not Runtime.TENSORRT_RTX:
+    if tensorrt.flavour is not Flavour.TENSORRT_RTX:
         return engine.create_execution_context()
     config = engine.create_runtime_config()
     if cache is not None:
@@ -114,7 +114,7 @@ def new_context(tensorrt: TensorRT, engine: Any, cache: Any | None) -> Any:
 
 def context_memory(tensorrt: TensorRT, engine: Any) -> int:
     """Return the bytes of GPU memory that one execution context needs for activations."""
-    if tensorrt.runtime is Runtime.TENSORRT and tensorrt.version < (10, 1):
+    if tensorrt.flavour is Flavour.TENSORRT and tensorrt.version < (10, 1):
         return int(engine.device_memory_size)
     return int(engine.device_memory_size_v2)
 
@@ -122,42 +122,43 @@ def context_memory(tensorrt: TensorRT, engine: Any) -> int:
 class _Only(NamedTuple):
     """The flavour that takes a build option, and why the other one does not."""
 
-    runtime: Runtime
+    flavour: Flavour
     reason: str
 
 
 _ONLY = {
-    "--timing-cache": _Only(
-        Runtime.TENSORRT,
+    "timing_cache": _Only(
+        Flavour.TENSORRT,
         "TensorRT for RTX times nothing when it builds, and would only ask for a GPU",
     ),
-    "--version-compatible": _Only(
-        Runtime.TENSORRT, "packages of TensorRT for RTX lack the library it needs (nvinfer_lean)"
+    "version_compatible": _Only(
+        Flavour.TENSORRT, "packages of TensorRT for RTX lack the library it needs (nvinfer_lean)"
     ),
-    "--hardware-compatibility": _Only(
-        Runtime.TENSORRT,
-        "engines of TensorRT for RTX run on several GPUs anyway; --compute-capability names them",
+    "hardware_compatibility": _Only(
+        Flavour.TENSORRT,
+        "engines of TensorRT for RTX run on several GPUs anyway; compute_capabilities= names them",
     ),
-    "--plugin": _Only(Runtime.TENSORRT, "TensorRT for RTX has no plugins"),
-    "--embed-plugin": _Only(Runtime.TENSORRT, "TensorRT for RTX has no plugins"),
-    "--compute-capability": _Only(
-        Runtime.TENSORRT_RTX, "TensorRT builds for the GPU it runs on; --hardware-compatibility"
+    "plugin": _Only(Flavour.TENSORRT, "TensorRT for RTX has no plugins"),
+    "embed_plugin": _Only(Flavour.TENSORRT, "TensorRT for RTX has no plugins"),
+    "compute_capabilities": _Only(
+        Flavour.TENSORRT_RTX,
+        "TensorRT builds for its own GPU; hardware_compatibility= adds others",
     ),
 }
 
 
-def require_option_of(runtime: Runtime, option: str) -> None:
-    """Check that a flavour takes a build option, given by its name on the command line.
+def require_option_of(flavour: Flavour, option: str) -> None:
+    """Check that a flavour takes a build option, given by the name of its parameter.
 
     Raises:
         OptionError: This flavour would ignore the option, or fail.
     """
     only = _ONLY.get(option)
-    if only is not None and only.runtime is not runtime:
+    if only is not None and only.flavour is not flavour:
         raise OptionError(
-            f"{option} with --runtime {runtime}",
-            f"--runtime {only.runtime}: {only.reason}",
-            f"leave out {option}",
+            f"{option}= with flavour={flavour.value!r}",
+            f"flavour={only.flavour.value!r}: {only.reason}",
+            f"leave {option}= out",
         )
 
 
@@ -177,8 +178,8 @@ def compute_capability(tensorrt: TensorRT, text: str) -> Any:
     numbers = {name[2:-1] + "." + name[-1]: name for name in members if name.startswith("SM")}
     if text not in numbers:
         raise OptionError(
-            f"compute capability {text!r}",
-            f"one that {tensorrt.runtime} {tensorrt.version_text} supports: {', '.join(numbers)}",
-            f"--compute-capability {list(numbers)[-1]}",
+            f"compute_capabilities={[text]}",
+            f"one that {tensorrt.flavour} {tensorrt.version_text} supports: {', '.join(numbers)}",
+            f"compute_capabilities={list(numbers)[-1:]}",
         )
     return members[numbers[text]]

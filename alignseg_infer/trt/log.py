@@ -28,7 +28,7 @@ def new_log(tensorrt: TensorRT) -> Any:
             if severity.name in _TELLING and len(self._errors) < _KEPT:
                 self._errors.append(message.strip())
             elif severity.name == "WARNING":
-                logger.warning("%s: %s", tensorrt.runtime, message.strip())
+                logger.warning("%s: %s", tensorrt.flavour, message.strip())
 
         def take_errors(self) -> str:
             errors = [self._errors.popleft() for _ in range(len(self._errors))]

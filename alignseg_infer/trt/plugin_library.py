@@ -12,7 +12,7 @@ from typing import Any
 
 from alignseg_infer.errors import AlignSegError
 from alignseg_infer.spec.plugin_contract import NAMESPACE
-from alignseg_infer.trt.flavours import Runtime, TensorRT
+from alignseg_infer.trt.flavours import Flavour, TensorRT
 
 LIBRARY_VARIABLE = "ALIGNSEG_PLUGIN"
 BUILT_LIBRARY = Path(__file__).parents[2] / "plugins" / "build" / "libalignseg_plugin.so"
@@ -21,7 +21,7 @@ BUILD_IT = (
     f"export {LIBRARY_VARIABLE}=$PWD/plugins/build/libalignseg_plugin.so"
 )
 WITHOUT_PLUGINS = (
-    "--sampler gather or --sampler native when the model is exported, or --runtime tensorrt"
+    "sampler='gather' or sampler='native' when the checkpoint is exported, or flavour='tensorrt'"
 )
 
 
@@ -39,7 +39,7 @@ def find_plugin_library(asked: Path | None, what: str, error: type[AlignSegError
     said = os.environ.get(LIBRARY_VARIABLE)
     chosen = asked or (Path(said) if said else BUILT_LIBRARY)
     if not chosen.is_file():
-        source = "--plugin" if asked else (f"${LIBRARY_VARIABLE}" if said else "the default place")
+        source = "plugin=" if asked else (f"${LIBRARY_VARIABLE}" if said else "the default place")
         raise error(
             f"{what} needs the library of TensorRT plugins, which is not at {chosen} ({source})",
             "the library built from plugins/, for this TensorRT",
@@ -48,18 +48,18 @@ def find_plugin_library(asked: Path | None, what: str, error: type[AlignSegError
     return chosen.resolve()
 
 
-def require_plugins_of(runtime: Runtime, what: str, error: type[AlignSegError]) -> None:
+def require_plugins_of(flavour: Flavour, what: str, error: type[AlignSegError]) -> None:
     """Check that a flavour of TensorRT supports plugins.
 
     Args:
-        runtime: Flavour of TensorRT.
+        flavour: Which TensorRT.
         what: What needs plugins, for the message.
         error: Class of the error to raise.
 
     Raises:
         AlignSegError: This flavour has no plugins. The error is of the class `error`.
     """
-    if runtime is Runtime.TENSORRT_RTX:
+    if flavour is Flavour.TENSORRT_RTX:
         raise error(
             f"{what} needs TensorRT plugins, which TensorRT for RTX does not support",
             "a model without plugins, or classic TensorRT",
@@ -84,14 +84,14 @@ def provide_plugins(
     """
     wanted = ", ".join(sorted(needed))
     what = f"a network with the plugins {wanted}"
-    require_plugins_of(tensorrt.runtime, what, error)
+    require_plugins_of(tensorrt.flavour, what, error)
     registry = tensorrt.module.get_plugin_registry()
     if not _find_missing(registry, needed):
         return
     path = find_plugin_library(library, what, error)
     if registry.load_library(str(path)) is None:
         raise error(
-            f"{tensorrt.runtime} {tensorrt.version_text} cannot load {path}, which should provide "
+            f"{tensorrt.flavour} {tensorrt.version_text} cannot load {path}, which should provide "
             f"the plugins {wanted}",
             "the library built for this TensorRT, with plugins that no other library registered",
             BUILD_IT,

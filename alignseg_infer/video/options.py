@@ -15,26 +15,26 @@ class VideoOptions:
     """How to segment and draw a video.
 
     Attributes:
-        overlay: Opacity of the classes' colours over the frame, 0..1.
+        opacity: Opacity of the classes' colours over the frame, 0..1.
         legend: Whether to show a legend of the classes below the frame.
         side_by_side: Whether to show the original frame on the left.
         smoothing: Weight of the logits of earlier frames, from 0 (none) to below 1.
         crf: Quality setting of the H.264 encoder, 0 (lossless, largest) to 51.
         audio: Whether to copy the audio of a file.
-        frames: Stop after this many frames; None for all.
+        max_frames: Stop after this many frames; None for all.
         seconds: Stop this many seconds after the first frame; None for all.
 
     Raises:
         OptionError: A value is of the wrong type or out of range.
     """
 
-    overlay: float = 0.5
+    opacity: float = 0.5
     legend: bool = False
     side_by_side: bool = False
     smoothing: float = 0.0
     crf: int = 20
     audio: bool = True
-    frames: int | None = None
+    max_frames: int | None = None
     seconds: float | None = None
 
     def __post_init__(self) -> None:
@@ -42,8 +42,8 @@ class VideoOptions:
             value = getattr(self, name)
             _require(isinstance(value, bool), name, value, "True or False", "True")
         _require(
-            is_number(self.overlay) and 0 <= self.overlay <= 1,
-            *("overlay", self.overlay, "0 to 1", "0.5"),
+            is_number(self.opacity) and 0 <= self.opacity <= 1,
+            *("opacity", self.opacity, "0 to 1", "0.5"),
         )
         _require(
             is_number(self.smoothing) and 0 <= self.smoothing < 1,
@@ -54,8 +54,8 @@ class VideoOptions:
             *("crf", self.crf, f"a whole number, {BEST_CRF} to {WORST_CRF}", "20"),
         )
         _require(
-            self.frames is None or (_is_whole(self.frames) and self.frames > 0),
-            *("frames", self.frames, "a whole number, 1 or more", "250"),
+            self.max_frames is None or (_is_whole(self.max_frames) and self.max_frames > 0),
+            *("max_frames", self.max_frames, "a whole number, 1 or more", "250"),
         )
         require_seconds(self.seconds)
 
@@ -83,7 +83,4 @@ def _is_whole(value: object) -> bool:
 
 def _require(holds: bool, name: str, value: object, expected: str, example: str) -> None:
     if not holds:
-        option = name.replace("_", "-")
-        raise OptionError(
-            f"{name}={value!r}", expected, f"{name}={example}, or --{option} {example}"
-        )
+        raise OptionError(f"{name}={value!r}", expected, f"{name}={example}")

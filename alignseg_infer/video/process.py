@@ -38,7 +38,7 @@ STAGES = ("decode", "preprocess", "infer", "postprocess", "render", "encode")
 
 @dataclass(frozen=True)
 class VideoSummary:
-    """What `segment_video` did.
+    """What `segment_source` did.
 
     Attributes:
         output: The file that was written.
@@ -71,7 +71,7 @@ class VideoSummary:
         return self.frames / self.seconds if self.seconds > 0 else 0.0
 
 
-def segment_video(
+def segment_source(
     predictor: Predictor,
     source: FrameSource,
     output: str | Path,
@@ -80,7 +80,7 @@ def segment_video(
     *,
     view: View | None = None,
 ) -> VideoSummary:
-    """Segment `source` and write the result to `output`.
+    """Segment an open `source` and write the result to `output`.
 
     Decoding, preprocessing, the network, postprocessing, drawing and encoding overlap in threads.
     `output` appears only when it is complete and has been read back.
@@ -140,7 +140,7 @@ class _Work:
         """Do all of the work.
 
         Raises:
-            BaseException: Whatever stopped the work; see `segment_video`.
+            BaseException: Whatever stopped the work; see `segment_source`.
         """
         begin = time.perf_counter()
         try:
@@ -175,7 +175,7 @@ class _Work:
 
     def _count_expected(self) -> int | None:
         facts, options = self._source.facts, self._options
-        bounds = [facts.frames, options.frames]
+        bounds = [facts.frames, options.max_frames]
         if options.seconds is not None and facts.rate and not facts.live:
             bounds.append(math.ceil(options.seconds * facts.rate))
         return min((bound for bound in bounds if bound is not None), default=None)
@@ -205,7 +205,7 @@ class _Work:
 
     def _is_beyond_end(self, count: int, seconds: Fraction) -> bool:
         """Return whether frame `count`, `seconds` after the first, is beyond the options' end."""
-        frames, longest = self._options.frames, self._options.seconds
+        frames, longest = self._options.max_frames, self._options.seconds
         return (frames is not None and count >= frames) or (
             longest is not None and seconds >= longest
         )
@@ -317,7 +317,7 @@ def _require_other_file(source: FrameSource, output: Path) -> None:
     for path in (output, partial_path(output)):
         if os.path.realpath(path) == os.path.realpath(source.path):
             raise OptionError(
-                f"the output {output} would overwrite the source {source.path}",
-                "an output that is not the source",
-                f"-o {source.path.stem}_segmented.mp4",
+                f"the destination {output} would overwrite the source {source.path}",
+                "a destination that is not the source",
+                f"destination={source.path.stem}_segmented.mp4",
             )

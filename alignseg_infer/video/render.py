@@ -46,7 +46,7 @@ class Renderer:
         Raises:
             OptionError: The view returns something else than a picture, or changes its size.
         """
-        pictures = [result.overlay(self._options.overlay)]
+        pictures = [result.overlay(self._options.opacity)]
         if self._options.side_by_side:
             pictures.insert(0, result.image)
         if self._view is not None:

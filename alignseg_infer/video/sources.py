@@ -54,6 +54,15 @@ def open_source(
     return FileSource(Path(source))
 
 
+def drive_seconds(
+    seconds: float | None, max_frames: int | None, rate: Fraction | float | None
+) -> float | None:
+    """Return how long a drawn drive takes: as long as its frames, where only these are given."""
+    if seconds is not None or max_frames is None:
+        return seconds
+    return float(max_frames / (rate or DEFAULT_RATE))
+
+
 def _open_live_source(text: str, rate: Fraction | None) -> FrameSource:
     from alignseg_infer.video.camera_source import open_stream, open_webcam
 
@@ -93,9 +102,9 @@ def _make_exact(rate: Fraction | float, text: str) -> Fraction:
     if not (is_number(rate) and SLOWEST <= rate <= FASTEST):
         shown = f"{float(rate):g}" if is_number(rate) else repr(rate)
         raise OptionError(
-            f"{text} was given a rate of {shown} frames per second",
+            f"rate={shown} frames per second was given for {text}",
             f"{SLOWEST} to {FASTEST}",
-            "--rate 25",
+            "rate=25",
         )
     return Fraction(rate).limit_denominator(FINEST_RATE)
 
@@ -103,7 +112,7 @@ def _make_exact(rate: Fraction | float, text: str) -> Fraction:
 def _require_no_rate(rate: Fraction | None, text: str) -> None:
     if rate is not None:
         raise OptionError(
-            f"{text} was given a rate of {float(rate):g}, but has its own times",
+            f"rate={float(rate):g} was given, but {text} has its own times",
             "a rate only for a folder or drawn streets",
-            "leave out --rate",
+            "leave rate= out",
         )

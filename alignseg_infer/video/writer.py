@@ -154,7 +154,7 @@ def _translate_errors(problem: str) -> Iterator[None]:
         raise OutputError(
             f"{problem}: {error.strerror}",
             "pictures that libx264 can encode (at most 16384 pixels per side), and common audio",
-            "a smaller source, or --no-audio",
+            "a smaller source, or audio=False",
         ) from error
 
 

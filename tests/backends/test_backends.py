@@ -92,8 +92,8 @@ def test_foreign_checkpoint_warns_of_what_is_assumed(
     torch.save(AlignSeg(SMALL).state_dict(), tmp_path / "foreign.pth")
     with caplog.at_level(logging.WARNING, "alignseg_infer"):
         Predictor(tmp_path / "foreign.pth")
-    assert "--sampling-convention" in caplog.text
-    assert "--norm" in caplog.text
+    assert "convention=" in caplog.text
+    assert "norm=" in caplog.text
 
 
 def test_our_checkpoint_does_not_warn(

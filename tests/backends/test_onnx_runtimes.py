@@ -40,17 +40,11 @@ from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.pixels.postprocess import scores_from_logits
 from alignseg_infer.pixels.preprocess import preprocess
-from alignseg_infer.spec.model import OPSETS, SPEC_KEY, OutputKind, Precision, Sampler
+from alignseg_infer.spec.model import OPSETS, SPEC_KEY, Precision
+from tests.support.export_kinds import ANY_SIZE, FIXED_GATHER, GATHER, PLAIN_OFFSETS
 from tests.support.models import half_onnx, said_to_be
+from tests.support.slow import all_slow
 
-# The same as in test_export, so that each is exported only once.
-NATIVE: dict[str, Any] = {}
-GATHER: dict[str, Any] = {"sampler": Sampler.GATHER, "opset": 16}
-LABELS: dict[str, Any] = {"output": OutputKind.LABELS, "opset": 17}
-OFFSETS_PLAIN: dict[str, Any] = {
-    **{"with_offsets": True, "rewrites": False, "size": (65, 98), "batch": 2},
-    **LABELS,
-}
 RUNTIMES = list(OnnxRunner)
 IN_A_ROW = [(1, (32, 32)), (3, (33, 250)), (4, (64, 96)), (2, (211, 64)), (1, (32, 32))]
 
@@ -84,7 +78,7 @@ def reference(small_checkpoint: Path) -> OffsetBackend:
 
 
 @both
-@pytest.mark.parametrize("kind", [NATIVE, GATHER, LABELS], ids=str)
+@pytest.mark.parametrize("kind", [*ANY_SIZE, *all_slow(GATHER)], ids=str)
 def test_sizes_and_batches_in_a_row(
     export_small: Export, reference: Backend, kind: dict[str, Any], runtime: OnnxRunner
 ) -> None:
@@ -107,7 +101,7 @@ def test_fixed_size_labels_and_offsets(
     export_small: Export, reference: OffsetBackend, runtime: OnnxRunner
 ) -> None:
     tensor = tensor_of(reference, 2, (65, 98))
-    path = export_small(**OFFSETS_PLAIN)
+    path = export_small(**PLAIN_OFFSETS)
     check(open_backend(path, runtime=runtime).infer(tensor), reference.infer(tensor), (65, 98))
     check_offsets(path, reference.offsets(tensor), runtime, tensor)
 
@@ -474,6 +468,6 @@ def test_read_opsets(content: bytes, expected: dict[str, int], tmp_path: Path) -
 
 
 def test_read_opsets_of_an_export(export_small: Export, files: Path, tmp_path: Path) -> None:
-    assert read_opsets(export_small(**GATHER)) == {"": 16}
+    assert read_opsets(export_small(**FIXED_GATHER)) == {"": 16}
     assert read_opsets(files / "plugin.onnx") == {"": 19, "alignseg": 1}
     assert read_opsets(tmp_path / "nowhere.onnx") == {}

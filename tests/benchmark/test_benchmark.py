@@ -522,7 +522,7 @@ def test_command(
     no_footprints: list[dict[str, Any]],
 ) -> None:
     out = tmp_path / "out"
-    options = ["-o", str(out), "--size", "64x128", "--images-limit", "2"]
+    options = ["-o", str(out), "--size", "64x128", "--max-images", "2"]
     options += ["--batch", "1", "2", "--rounds", "3", "--threads", "1"]
     assert main(["bench", "demo", str(other_onnx), *options]) == 0
     printed, errors = capsys.readouterr()
@@ -549,7 +549,7 @@ def test_command(
 def test_two_runtimes(
     capsys: pytest.CaptureFixture[str], no_footprints: list[dict[str, Any]]
 ) -> None:
-    command = "bench demo demo@openvino --size 64x128 --rounds 1 --images-limit 1"
+    command = "bench demo demo@openvino --size 64x128 --rounds 1 --max-images 1"
     assert main(command.split()) == 0
     header, _, *lines = rows(capsys.readouterr().out)
     table = [dict(zip(header, line, strict=True)) for line in lines]
@@ -655,20 +655,20 @@ def test_interrupt_while_memory_is_measured(
         ("demo demo", "a model is given twice"),
         ("demo@tensorflow", "'tensorflow' no runtime"),
         ("demo --batch 1 1", "--batch 1 1"),
-        ("demo --batch 0", "batch=0"),
-        ("demo --rounds 0", "rounds=0"),
-        ("demo --seconds -1", "seconds=-1.0"),
-        ("demo --threads 0", "threads=0"),
-        ("demo --device tpu", "device='tpu'"),
-        ("demo --device cpu --on-device", "on_device=True"),
+        ("demo --batch 0", "--batch 0"),
+        ("demo --rounds 0", "--rounds 0"),
+        ("demo --seconds -1", "--seconds -1.0"),
+        ("demo --threads 0", "--threads 0"),
+        ("demo --device tpu", "--device tpu"),
+        ("demo --device cpu --on-device", "--on-device"),
         ("demo --images none", "none does not exist"),
-        ("demo --images-limit 0", "--images-limit 0"),
-        ("demo --images-limit -3", "--images-limit -3"),
+        ("demo --max-images 0", "--max-images 0"),
+        ("demo --max-images -3", "--max-images -3"),
         ("demo --size 8x8", "8x8"),
         ("demo --size 16", "16"),
         ("demo -o file", "cannot write into"),
         ("fixed.onnx --batch 1 3", "--batch 1 was given, but fixed.onnx was exported for 2"),
-        ("fixed.onnx --batch 2 --size 96x96", "size=(96, 96)"),
+        ("fixed.onnx --batch 2 --size 96x96", "--size 96x96"),
     ],
 )
 def test_bad_command(

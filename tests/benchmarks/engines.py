@@ -1,6 +1,6 @@
 """Builds TensorRT for RTX engines of full-width networks and prints Markdown. Needs no GPU.
 
-    python -m tests.benchmarks.engines [--backbones resnet101 resnet18] [--opt 1x512x1024]
+    python -m tests.benchmarks.engines [--backbones resnet101 resnet18] [--opt-shape 1x512x1024]
 
 Weights are seeded, not trained. Every engine is built in a process of its own. Times depend on the
 CPU, and include neither the export nor the parsing.
@@ -20,13 +20,13 @@ import cv2
 import onnx_ir
 
 from alignseg_infer.arrays import InputShape
-from alignseg_infer.cli.arguments.engine import input_shape
+from alignseg_infer.cli.arguments.values import input_shape
 from alignseg_infer.datasets.image_sets import choose_images
-from alignseg_infer.export.graph.onnx_graph import ExportOptions
+from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.int8.calibration import calibrate_ranges
 from alignseg_infer.export.int8.quantize import quantize_model
-from alignseg_infer.export.to_onnx import export_onnx
+from alignseg_infer.export.to_onnx import onnx_from_checkpoint
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, Sampler
@@ -34,7 +34,7 @@ from alignseg_infer.trt.builder.engine import engine_from_onnx
 from alignseg_infer.trt.builder.layer_report import working_layers
 from alignseg_infer.trt.builder.options import BuildOptions
 from alignseg_infer.trt.engine_file import Profile
-from alignseg_infer.trt.flavours import Runtime
+from alignseg_infer.trt.flavours import Flavour
 from tests.benchmarks.export import write_checkpoint
 
 CALIBRATION_SIZE = (128, 256)
@@ -64,7 +64,7 @@ def write_variants(backbone: str, folder: Path) -> dict[str, Path]:
     files = {}
     for sampler in (Sampler.NATIVE, Sampler.GATHER):
         source = folder / f"{backbone}-{sampler}.onnx"
-        export_onnx(load_checkpoint(checkpoint), source, ExportOptions(sampler=sampler))
+        onnx_from_checkpoint(load_checkpoint(checkpoint), source, ExportOptions(sampler=sampler))
         for precision in Precision:
             path = folder / f"{backbone}-{sampler}-{precision}.onnx"
             write_variant(source, path, precision, folder / "images")
@@ -74,7 +74,7 @@ def write_variants(backbone: str, folder: Path) -> dict[str, Path]:
 
 def measure(path: Path, profile: Profile) -> None:
     """Build one engine and print facts about it as JSON."""
-    engine = engine_from_onnx(path, BuildOptions(runtime=Runtime.TENSORRT_RTX, profile=profile))
+    engine = engine_from_onnx(path, BuildOptions(flavour=Flavour.TENSORRT_RTX, profile=profile))
     layers = engine.facts.layers
     types = {one.data_type: one.count for one in layers if one.kind == "CONVOLUTION"}
     working = working_layers(engine.network)
@@ -91,7 +91,7 @@ def measure(path: Path, profile: Profile) -> None:
 def table_row(name: str, path: Path, best: InputShape, dynamic: bool) -> str:
     """Return one Markdown row, measured in a child process."""
     program = [sys.executable, "-m", "tests.benchmarks.engines"]
-    command = [*program, "--measure", str(path), "--opt", str(best)]
+    command = [*program, "--measure", str(path), "--opt-shape", str(best)]
     if dynamic:
         command.append("--dynamic")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -113,7 +113,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--backbones", nargs="+", default=["resnet101", "resnet18"])
-    parser.add_argument("--opt", type=input_shape, default=InputShape(1, 512, 1024))
+    parser.add_argument("--opt-shape", type=input_shape, default=InputShape(1, 512, 1024))
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--dynamic", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

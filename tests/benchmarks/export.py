@@ -27,10 +27,10 @@ import torch
 from alignseg_infer.arrays import Size
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.benchmark import interleave
-from alignseg_infer.cli.arguments.inference import fixed_size
+from alignseg_infer.cli.arguments.values import fixed_size
 from alignseg_infer.datasets.class_tables import CITYSCAPES
-from alignseg_infer.export.graph.onnx_graph import ExportOptions
-from alignseg_infer.export.to_onnx import export_onnx
+from alignseg_infer.export.graph.options import ExportOptions
+from alignseg_infer.export.to_onnx import onnx_from_checkpoint
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint, save_checkpoint
 from alignseg_infer.spec.model import InputSpec, ModelSpec, NetworkSpec, Upsampling
@@ -65,7 +65,7 @@ def make_calls(checkpoint: Path, size: Size, threads: int) -> dict[str, Callable
         "ONNX, fixed size, resize": ExportOptions(size=size, batch=1, upsampling=Upsampling.RESIZE),
     }
     for index, (name, options) in enumerate(exports.items()):
-        path = export_onnx(loaded, checkpoint.with_suffix(f".{index}.onnx"), options).path
+        path = onnx_from_checkpoint(loaded, checkpoint.with_suffix(f".{index}.onnx"), options).path
         backend = OnnxRuntimeBackend(path, threads=threads)
         calls[name] = lambda backend=backend: backend.infer(tensor.numpy())  # type: ignore[misc]
     return calls

@@ -228,7 +228,9 @@ def choose_steps(names: str, steps: Sequence[Step]) -> list[Step]:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the options."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the results")
+    parser.add_argument(
+        "-o", "--destination", type=Path, required=True, help="folder for the results"
+    )
     parser.add_argument(
         "--steps", help="comma-separated names; kernels and sanitizer name groups (default: all)"
     )
@@ -255,7 +257,7 @@ def main(make_steps: Callable[[Path, int], list[Step]] = all_steps) -> int:
     """Run what was asked for."""
     options = parser()
     arguments = options.parse_args()
-    folder = arguments.output.resolve()
+    folder = arguments.destination.resolve()
     steps = make_steps(folder, arguments.sanitizer_sample)
     if arguments.steps is not None:
         try:

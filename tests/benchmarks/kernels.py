@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--machine", action="store_true", help="describe the machine, and stop")
     parser.add_argument("--commit", help="what is measured (default: ALIGNSEG_COMMIT, or git's)")
-    parser.add_argument("-o", "--output", type=Path, help="file to write the text to as well")
+    parser.add_argument("-o", "--destination", type=Path, help="file to write the text to as well")
     return parser
 
 
@@ -131,11 +131,11 @@ def table_names(text: str) -> list[str]:
 def benchmark(rig: Rig, arguments: argparse.Namespace, first: str) -> int:
     """Print and write what was asked for; return 1 if any of it is wrong."""
     texts, right, shown = [first], True, 0
-    write(texts, arguments.output)
+    write(texts, arguments.destination)
     for text, alright in sections(rig, arguments):
         texts.append(text)
         right, shown = right and alright, shown + 1
-        write(texts, arguments.output)
+        write(texts, arguments.destination)
     if not shown and not arguments.machine:
         print(f"no row matches {arguments.only!r}", file=sys.stderr)
         return 1

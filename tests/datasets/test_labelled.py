@@ -263,7 +263,7 @@ BAD: list[tuple[Callable[[Path], object], Dataset, dict[str, Any], type[AlignSeg
     (empty, Dataset.CITYSCAPES, {}, DatasetError, "contains no labelled images"),
     (empty, Dataset.CITYSCAPES, {"split": "train"}, DatasetError, "leftImg8bit/train"),
     (unpaired, Dataset.FOLDER, {"split": "val"}, OptionError, "split='val'"),
-    (unpaired, Dataset.FOLDER, {"limit": 0}, OptionError, "limit=0"),
+    (unpaired, Dataset.FOLDER, {"max_images": 0}, OptionError, "max_images=0"),
 ]
 
 

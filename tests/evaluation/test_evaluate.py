@@ -266,7 +266,7 @@ def test_models_of_one_name_stay_apart(
     (tmp_path / "fp32").mkdir()
     twin = Path(shutil.copy(small_onnx, tmp_path / "fp32"))
     command = eval_command(street, small_onnx, twin)
-    assert main([*command, "--limit", "1", "--size", "64x96", "--threads", "1"]) == 0
+    assert main([*command, "--max-images", "1", "--size", "64x96", "--threads", "1"]) == 0
     out = capsys.readouterr().out
     assert "# cityscapes val, first 1 of 3: 1 images" in out
     assert f"| {small_onnx} | {twin} | 100.00 |" in out
@@ -299,8 +299,8 @@ BAD: list[tuple[str, type[AlignSegError], str]] = [
     ("small.onnx --dataset cityscapes --root nowhere", DatasetError, "nowhere/leftImg8bit/val"),
     ("small.onnx --dataset ade20k --root .", DatasetError, "images/validation/**/*.jpg"),
     ("small.onnx --dataset cityscapes --root . --split train", DatasetError, "leftImg8bit/train"),
-    ("small.onnx --dataset cityscapes --root . --limit -1", OptionError, "limit=-1"),
-    ("small.onnx --dataset folder --root . --split val", OptionError, "split='val'"),
+    ("small.onnx --dataset cityscapes --root . --max-images -1", OptionError, "--max-images -1"),
+    ("small.onnx --dataset folder --root . --split val", OptionError, "--split val"),
     ("small.onnx ./small.onnx --dataset cityscapes --root .", OptionError, "given twice"),
     ("small.onnx --dataset ade20k --root ade", ModelError, "small.onnx has 19 classes"),
     ("small.onnx --dataset cityscapes --root . -o small.onnx/x", OutputError, "cannot write"),

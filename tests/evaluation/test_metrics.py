@@ -53,6 +53,7 @@ def test_confusion_is_that_of_scikit_learn(classes: int, ignored: float) -> None
     assert counts.dtype == np.int64
 
 
+@settings(deadline=None)
 @given(small_truth, small_labels)
 def test_scores_by_sets_of_pixels(truth: Image, found: Image) -> None:
     matrix = ConfusionMatrix.of(truth, found, CLASSES)

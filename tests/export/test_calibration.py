@@ -26,8 +26,9 @@ from alignseg_infer.errors import (
     OptionError,
     SizeError,
 )
-from alignseg_infer.export.int8.calibration import CalibrationOptions, calibrate_ranges
+from alignseg_infer.export.int8.calibration import calibrate_ranges
 from alignseg_infer.export.int8.histograms import BINS, CalibrationMethod, Histogram, Ranges
+from alignseg_infer.export.int8.options import CalibrationOptions
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import SPEC_KEY, ModelSpec

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 import torch
 
@@ -14,8 +15,8 @@ from alignseg_infer import ExportError, OptionError, ParityError, Predictor
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.export import to_onnx
 from alignseg_infer.export.graph import onnx_file, onnx_graph
-from alignseg_infer.export.graph.onnx_graph import ExportOptions, onnx_from_model
-from alignseg_infer.export.to_onnx import export_onnx
+from alignseg_infer.export.graph.options import ExportOptions
+from alignseg_infer.export.to_onnx import onnx_from_checkpoint
 from alignseg_infer.export.verification import parity
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
@@ -28,23 +29,22 @@ from alignseg_infer.spec.model import (
     Sampler,
     Upsampling,
 )
+from tests.support.export_kinds import (
+    DYNAMIC_KINDS,
+    FIXED,
+    FIXED_OFFSETS,
+    FIXED_RESIZE,
+    KINDS,
+    LABELS,
+    LABELS_AND_OFFSETS,
+    NATIVE,
+    PLAIN,
+    RESIZE,
+    RESIZE_GATHER,
+    RESIZE_LABELS,
+)
+from tests.support.slow import all_slow
 
-NATIVE: dict[str, Any] = {}
-GATHER: dict[str, Any] = {"sampler": Sampler.GATHER, "opset": 16}
-LABELS: dict[str, Any] = {"output": OutputKind.LABELS, "opset": 17}
-PLAIN: dict[str, Any] = {"rewrites": False, "size": (65, 98), "batch": 1, "opset": 19}
-FIXED: dict[str, Any] = {"size": (65, 98), "batch": 2}
-FIXED_GATHER: dict[str, Any] = {"size": (65, 98), "sampler": Sampler.GATHER, "opset": 19}
-OFFSETS: dict[str, Any] = {"with_offsets": True}
-RESIZE: dict[str, Any] = {"upsampling": Upsampling.RESIZE}
-RESIZE_GATHER: dict[str, Any] = {**RESIZE, **GATHER}
-RESIZE_LABELS: dict[str, Any] = {**RESIZE, **LABELS}
-RESIZE_FIXED: dict[str, Any] = {**RESIZE, **FIXED, "opset": 19}
-OFFSETS_PLAIN: dict[str, Any] = {**OFFSETS, **PLAIN, **LABELS, "batch": 2}
-RESIZES = [RESIZE, RESIZE_GATHER, RESIZE_LABELS]
-KINDS = [NATIVE, GATHER, LABELS, PLAIN, FIXED, FIXED_GATHER, OFFSETS, OFFSETS_PLAIN]
-KINDS += [*RESIZES, RESIZE_FIXED]
-DYNAMIC_KINDS = [NATIVE, GATHER, LABELS, OFFSETS, *RESIZES]
 OFFSET_OUTPUTS = [
     "offset.cam",
     "offset.cab5.high",
@@ -132,12 +132,10 @@ def test_sampler_is_lowered_as_asked(export_small: Export, kind: dict[str, Any])
     ("kind", "resizes"),
     [
         (NATIVE, 0),
-        (LABELS, 1),  # that of the logits
         (PLAIN, 5),  # one in each of four CAB, one in CAM
-        (RESIZE, 9),  # two in each of four CAB, one in CAM
-        (RESIZE_GATHER, 9),
-        (RESIZE_LABELS, 10),
-        (RESIZE_FIXED, 9),
+        (FIXED_RESIZE, 9),  # two in each of four CAB, one in CAM
+        (LABELS_AND_OFFSETS, 10),  # and that of the logits
+        *all_slow((LABELS, 1), (RESIZE, 9), (RESIZE_GATHER, 9), (RESIZE_LABELS, 10)),
     ],
     ids=str,
 )
@@ -184,7 +182,7 @@ def test_matrices_are_one_of_the_rewrites() -> None:
 
 def test_both_upsamplings_label_alike(export_small: Export) -> None:
     images = [probe_image((150, 262), seed) for seed in range(2)]
-    results = [Predictor(export_small(**kind))(images) for kind in (NATIVE, RESIZE)]
+    results = [Predictor(export_small(**kind))(images) for kind in (NATIVE, LABELS_AND_OFFSETS)]
     for one, other in zip(*results, strict=True):
         assert len(np.unique(one.labels)) > 3
         assert np.mean(one.labels != other.labels) <= 1e-4
@@ -243,25 +241,24 @@ def test_fixed_size_folds_the_grids(export_small: Export) -> None:
     assert not {"Shape", "Range", "ConstantOfShape"} & operators
 
 
+def make_exporter_return(graph: onnx_ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `export_onnx` check and write `graph` as if it had just been made."""
+    monkeypatch.setattr(to_onnx, "onnx_from_model", lambda model, options: graph)
+
+
 def test_wrong_graph_is_refused_and_nothing_is_written(
-    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    export_small: Export, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A graph whose sampling is slightly off must not be written."""
-
-    def slightly_wrong(model: Any, options: ExportOptions) -> Any:
-        with torch.no_grad():
-            model.CAB5.delta_gen1[2].weight += 0.01
-        graph = onnx_from_model(model, options)
-        with torch.no_grad():
-            model.CAB5.delta_gen1[2].weight -= 0.01
-        return graph
-
-    monkeypatch.setattr(to_onnx, "onnx_from_model", slightly_wrong)
+    graph = onnx_ir.load(export_small(**FIXED))
+    weight = graph.graph.initializers["model.CAB5.delta_gen.offsets.weight"]
+    assert weight.const_value is not None
+    weight.const_value = onnx_ir.tensor(weight.const_value.numpy() + 0.01, name=weight.name)
+    make_exporter_return(graph, monkeypatch)
     target = tmp_path / "model.onnx"
     target.write_bytes(b"an older file")
-    options = ExportOptions(size=(64, 96), batch=1)
     with pytest.raises(ParityError, match="differ from PyTorch"):
-        export_onnx(load_checkpoint(small_checkpoint), target, options)
+        onnx_from_checkpoint(load_checkpoint(small_checkpoint), target, ExportOptions(**FIXED))
     assert target.read_bytes() == b"an older file"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -280,17 +277,16 @@ def test_nan_is_a_difference(
 
 
 def test_exchanged_offsets_are_refused(
-    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    export_small: Export, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def exchanged(graph: Any, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        outputs, offsets = graph.model.forward_with_offsets(image)
-        cam, high, low, *others = offsets.values()
-        return (outputs.logits, cam, low, high, *others)
-
-    monkeypatch.setattr(onnx_graph._Graph, "forward", exchanged)
-    options = ExportOptions(size=(64, 96), batch=1, with_offsets=True)
+    graph = onnx_ir.load(export_small(**FIXED_OFFSETS))
+    outputs = graph.graph.outputs
+    outputs[2], outputs[3] = outputs[3], outputs[2]
+    outputs[2].name, outputs[3].name = outputs[3].name, outputs[2].name
+    make_exporter_return(graph, monkeypatch)
+    options = ExportOptions(**FIXED_OFFSETS)
     with pytest.raises(ParityError, match="exported offsets differ"):
-        export_onnx(load_checkpoint(small_checkpoint), tmp_path / "m.onnx", options)
+        onnx_from_checkpoint(load_checkpoint(small_checkpoint), tmp_path / "m.onnx", options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -300,23 +296,23 @@ def test_offsets_that_are_all_zero_are_equal() -> None:
 
 
 def test_large_weights_go_to_a_second_file(
-    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    export_small: Export, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    make_exporter_return(onnx_ir.load(export_small(**FIXED)), monkeypatch)
     monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_BYTES", 100_000)
-    options = ExportOptions(size=(64, 96), batch=1)
-    path = export_onnx(load_checkpoint(small_checkpoint), tmp_path / "big.onnx", options).path
+    options = ExportOptions(**FIXED)
+    path = onnx_from_checkpoint(
+        load_checkpoint(small_checkpoint), tmp_path / "big.onnx", options
+    ).path
     assert sorted(file.name for file in tmp_path.iterdir()) == ["big.onnx", "big.onnx.data"]
     assert path.stat().st_size < 1_000_000 < (tmp_path / "big.onnx.data").stat().st_size
-    result = Predictor(path)(probe_image((64, 96), 0))
-    assert result.labels.shape == (64, 96)
+    result = Predictor(path)(probe_image((65, 98), 0))
+    assert result.labels.shape == (65, 98)
 
 
 def test_operator_a_low_opset_lacks_is_an_error(
-    small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    export_small: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "alignseg_infer.export.graph.onnx_graph._is_same_in_opset", lambda *_: False
-    )
-    model = load_checkpoint(small_checkpoint).model()
+    monkeypatch.setattr(onnx_graph, "_is_same_in_opset", lambda *_: False)
     with pytest.raises(ExportError, match="opset 16 does not have"):
-        onnx_from_model(model, ExportOptions(size=(64, 96), batch=1, opset=16))
+        onnx_graph._lower_opset(onnx_ir.load(export_small(**FIXED)), 16)

@@ -18,20 +18,42 @@ from alignseg_infer.export.half_precision import find_coordinate_nodes, to_half_
 from alignseg_infer.export.verification.half_rounding import round_like_hardware
 from alignseg_infer.pixels.postprocess import scores_from_logits
 from alignseg_infer.pixels.preprocess import preprocess
-from alignseg_infer.spec.model import OutputKind, Sampler, Upsampling
+from tests.support.export_kinds import (
+    FIXED,
+    FIXED_GATHER,
+    GATHER,
+    LABELS,
+    LABELS_AND_OFFSETS,
+    NATIVE,
+    OFFSETS,
+    PLAIN,
+    RESIZE,
+    RESIZE_GATHER,
+    Kind,
+)
+from tests.support.slow import all_slow
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
-LOWERINGS: dict[str, dict[str, Any]] = {
-    "native": {},
-    "gather": {"sampler": Sampler.GATHER},
-    "no rewrites": {"rewrites": False},
-    "fixed": {"size": (96, 160), "batch": 1},
-    "labels": {"output": OutputKind.LABELS},
-    "offsets": {"with_offsets": True},
-    "opset 16": {"opset": 16, "sampler": Sampler.GATHER},
-    "resize": {"upsampling": Upsampling.RESIZE},
-    "resize, opset 16": {"upsampling": Upsampling.RESIZE, "opset": 16, "sampler": Sampler.GATHER},
+LOWERINGS = {
+    "native": NATIVE,
+    "labels and offsets": LABELS_AND_OFFSETS,
+    "fixed": FIXED,
+    "fixed, gather": FIXED_GATHER,
+    "fixed, no rewrites": PLAIN,
 }
+SLOW_LOWERINGS = {
+    "no rewrites": {"rewrites": False},
+    "gather": GATHER,
+    "labels": LABELS,
+    "offsets": OFFSETS,
+    "resize": RESIZE,
+    "resize, gather": RESIZE_GATHER,
+}
+each_lowering = pytest.mark.parametrize(
+    "lowering",
+    [*LOWERINGS.values(), *all_slow(*SLOW_LOWERINGS.values())],
+    ids=[*LOWERINGS, *SLOW_LOWERINGS],
+)
 
 
 def rank_of(value: ir.Value) -> int:
@@ -51,12 +73,13 @@ def outputs_of(model: ir.Model, folder: Path, tensor: np.ndarray[Any, Any]) -> n
     return OnnxRuntimeBackend(path).infer(tensor)
 
 
-@pytest.mark.parametrize("lowering", LOWERINGS)
+@each_lowering
 def test_half_graphs_compute_the_same(
-    lowering: str, export_small: Callable[..., Path], tmp_path: Path
+    lowering: Kind, export_small: Callable[..., Path], tmp_path: Path
 ) -> None:
-    path = export_small(**LOWERINGS[lowering])
-    tensor = np.random.default_rng(0).uniform(-120, 120, (1, 3, 96, 160)).astype(np.float32)
+    path = export_small(**lowering)
+    shape = (lowering.get("batch", 1), 3, *lowering.get("size", (96, 160)))
+    tensor = np.random.default_rng(0).uniform(-120, 120, shape).astype(np.float32)
     expected = OnnxRuntimeBackend(path).infer(tensor)
     model = half(path)
     rounded = half(path)
@@ -72,9 +95,9 @@ def test_half_graphs_compute_the_same(
             assert 1e-6 < error < 1e-2
 
 
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_what_is_half_and_what_is_not(lowering: str, export_small: Callable[..., Path]) -> None:
-    model = half(export_small(**LOWERINGS[lowering]))
+@each_lowering
+def test_what_is_half_and_what_is_not(lowering: Kind, export_small: Callable[..., Path]) -> None:
+    model = half(export_small(**lowering))
     types: dict[str, set[ir.DataType | None]] = {}
     for node in model.graph:
         types.setdefault(node.op_type, set()).add(node.outputs[0].dtype)
@@ -98,7 +121,7 @@ def test_what_is_half_and_what_is_not(lowering: str, export_small: Callable[...,
 
 def test_gathered_features_are_half(export_small: Callable[..., Path]) -> None:
     """The purpose of that lowering: half the memory traffic with exact coordinates."""
-    model = half(export_small(sampler=Sampler.GATHER))
+    model = half(export_small(**FIXED_GATHER))
     kinds = [
         (node.outputs[0].dtype, rank_of(node.outputs[0]))
         for node in model.graph
@@ -108,9 +131,9 @@ def test_gathered_features_are_half(export_small: Callable[..., Path]) -> None:
     assert (FLOAT, 4) not in kinds
 
 
-@pytest.mark.parametrize("lowering", ["native", "gather"])
-def test_coordinates_end_at_the_offsets(lowering: str, export_small: Callable[..., Path]) -> None:
-    found = find_coordinate_nodes(ir.load(export_small(**LOWERINGS[lowering])))
+@pytest.mark.parametrize("lowering", [NATIVE, FIXED_GATHER, *all_slow(GATHER)], ids=str)
+def test_coordinates_end_at_the_offsets(lowering: Kind, export_small: Callable[..., Path]) -> None:
+    found = find_coordinate_nodes(ir.load(export_small(**lowering)))
     kinds = {node.op_type for node in found}
     assert "Add" in kinds
     assert kinds.isdisjoint({"Conv", "MatMul", "LeakyRelu", "Relu", "GridSample", "Shape"})

@@ -19,7 +19,7 @@ from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.cli import main
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.demo.streets.folder import write_streets
-from alignseg_infer.export.graph.onnx_graph import ExportOptions
+from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.graph.plugin_nodes import (
     expand_plugin_nodes,
     find_plugin_nodes,
@@ -52,15 +52,17 @@ from alignseg_infer.spec.plugin_contract import (
     PluginOp,
 )
 from alignseg_infer.spec.verification import Verification
+from tests.support.export_kinds import LABELS_AND_OFFSETS, Kind
+from tests.support.slow import all_slow
 
 Export = Callable[..., Path]
 Array = np.ndarray[Any, Any]
 
 FLOAT, HALF, INT32 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT32
-FUSED: dict[str, Any] = {"sampler": Sampler.PLUGIN}
+FUSED: dict[str, Any] = {"sampler": Sampler.PLUGIN, "size": (64, 96), "batch": 1}
 PLAIN: dict[str, Any] = {**FUSED, "fuse": False, "opset": 16}
-LABELS: dict[str, Any] = {**FUSED, "output": OutputKind.LABELS, "opset": 17}
-NO_REWRITES: dict[str, Any] = {**FUSED, "rewrites": False, "size": (65, 98), "batch": 1}
+LABELS: dict[str, Any] = {"sampler": Sampler.PLUGIN, "output": OutputKind.LABELS, "opset": 17}
+NO_REWRITES: dict[str, Any] = {**FUSED, "rewrites": False, "size": (65, 98), "opset": 19}
 OFFSETS: dict[str, Any] = {**PLAIN, "with_offsets": True, "opset": 19}
 MATRICES: dict[str, Any] = {**FUSED, "upsampling": Upsampling.MATRICES}
 KINDS = [FUSED, PLAIN, LABELS, NO_REWRITES, OFFSETS, MATRICES]
@@ -214,14 +216,21 @@ def test_fusing_leaves_neither_upsampled_nor_sampled_features(export_small: Expo
     assert resizes == [5, 9]  # of the offset branches alone, and of the four features too
 
 
-@pytest.mark.parametrize("kind", [FUSED, LABELS], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "native_kind", "shapes"),
+    [
+        (MATRICES, {"size": (64, 96), "batch": 1}, [(1, 3, 64, 96)]),
+        (LABELS, LABELS_AND_OFFSETS, [(2, 3, 96, 160), (1, 3, 33, 250)]),
+    ],
+    ids=str,
+)
 def test_plugin_graphs_label_like_native_ones(
-    export_small: Export, kind: dict[str, Any], tmp_path: Path
+    export_small: Export, kind: Kind, native_kind: Kind, shapes: list[tuple[int, ...]]
 ) -> None:
-    native = OnnxRuntimeBackend(export_small(**{**kind, "sampler": Sampler.NATIVE}))
+    native = OnnxRuntimeBackend(export_small(**native_kind))
     with runnable_onnx(export_small(**kind)) as path:
         backend = OnnxRuntimeBackend(path)
-    for shape in ((2, 3, 96, 160), (1, 3, 33, 250)):
+    for shape in shapes:
         tensor = np.random.default_rng(0).uniform(-120, 120, shape).astype(np.float32)
         seen, expected = (np.asarray(one.infer(tensor)) for one in (backend, native))
         assert (seen.dtype, seen.shape) == (expected.dtype, expected.shape)
@@ -288,10 +297,10 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model, exported for plugins."""
+    """The demo model, exported for plugins and the size of the streets."""
     path = tmp_path_factory.mktemp("demo") / "demo.onnx"
     checkpoint = model_path("demo").with_suffix(".pth")
-    assert main(["export-onnx", str(checkpoint), "-o", str(path), "--sampler", "plugin"]) == 0
+    assert command(f"export-onnx {checkpoint} -o {path} --sampler plugin --size 128x256") == 0
     return path
 
 
@@ -299,13 +308,13 @@ def command(line: str) -> int:
     return main(line.split())
 
 
-@pytest.mark.parametrize(("precision", "alike"), [("fp16", 0.9995), ("int8", 0.985)])
+@pytest.mark.parametrize(("precision", "alike"), [("fp16", 0.9995), *all_slow(("int8", 0.985))])
 def test_plugin_models_in_lower_precision(
     demo: Path, streets: Path, precision: str, alike: float, tmp_path: Path
 ) -> None:
     path = tmp_path / "lower.onnx"
     calibration = f" --calibration {streets}" if precision == "int8" else ""
-    images = f" --verify-images {streets}{calibration}"
+    images = f" --verification {streets}{calibration}"
     assert command(f"export-onnx {demo} -o {path} --precision {precision}{images}") == 0
     facts = read_onnx_facts(path)
     assert facts.export.precision == precision
@@ -332,11 +341,12 @@ def test_a_wrong_expansion_would_be_noticed(
     model.metadata_props["alignseg.spec"] = replace(spec, export=export).to_json()
     ir.save(model, tmp_path / "other.onnx")
     assert command(f"verify {tmp_path}/other.onnx --against demo --images {streets}") == 1
-    assert "labels pixels otherwise" in capsys.readouterr().err
+    assert "does not label pixels as" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_sensitivity_of_a_plugin_model(demo: Path, streets: Path, tmp_path: Path) -> None:
-    line = f"sensitivity {demo} --images {streets} --calibration-images 2 -o {tmp_path}"
+    line = f"sensitivity {demo} --calibration {streets} --max-calibration-images 2 -o {tmp_path}"
     assert command(line) == 0
     assert "CAB2 offsets (stays float)" in (tmp_path / "sensitivity.md").read_text()
 

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from alignseg_infer import Predictor
-from alignseg_infer.cli.arguments.int8 import add_quantization_arguments, int8_options_from
+from alignseg_infer.cli.arguments.int8 import add_quantization_arguments
 from alignseg_infer.cli.commands import sensitivity
 from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.demo import model_path
@@ -32,23 +32,13 @@ from alignseg_infer.export.int8.convolutions import (
     find_convolutions,
     list_blocks,
 )
-from alignseg_infer.export.int8.from_onnx import Int8Options
 from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
-from alignseg_infer.export.int8.quantize import QuantizationOptions, load_graph, quantize_model
-from alignseg_infer.spec.model import OutputKind, Sampler, Upsampling
+from alignseg_infer.export.int8.options import Int8Options, QuantizationOptions, int8_options_for
+from alignseg_infer.export.int8.quantize import load_graph, quantize_model
+from alignseg_infer.spec.model import Precision
+from tests.support.export_kinds import GATHER, KINDS, NATIVE
+from tests.support.slow import all_slow
 
-# As in test_export, so that each is exported once.
-NATIVE: dict[str, Any] = {}
-GATHER: dict[str, Any] = {"sampler": Sampler.GATHER, "opset": 16}
-LABELS: dict[str, Any] = {"output": OutputKind.LABELS, "opset": 17}
-PLAIN: dict[str, Any] = {"rewrites": False, "size": (65, 98), "batch": 1, "opset": 19}
-OFFSETS_PLAIN: dict[str, Any] = {
-    **{"with_offsets": True, "rewrites": False, "size": (65, 98), "batch": 2},
-    **{"output": OutputKind.LABELS, "opset": 17},
-}
-RESIZE: dict[str, Any] = {"upsampling": Upsampling.RESIZE}
-RESIZE_GATHER: dict[str, Any] = {**RESIZE, **GATHER}
-KINDS = [NATIVE, GATHER, LABELS, PLAIN, OFFSETS_PLAIN, RESIZE, RESIZE_GATHER]
 BLOCKS = (
     *("stem", "layer1", "layer2", "layer3", "layer4", "RRB1a", "RRB2a", "RRB2b", "RRB3a"),
     *("RRB3b", "RRB4a", "RRB4b", "CAM", "RRB5a", "RRB5b", "head"),
@@ -279,7 +269,7 @@ def test_files_that_are_no_graphs(tmp_path: Path) -> None:
             load_graph(tmp_path / name)
 
 
-@pytest.mark.parametrize("kind", [NATIVE, GATHER], ids=str)
+@pytest.mark.parametrize("kind", [NATIVE, *all_slow(GATHER)], ids=str)
 def test_tensorrt_rtx_builds_int8(
     export_small: Export, tmp_path: Path, kind: dict[str, Any]
 ) -> None:
@@ -307,16 +297,18 @@ def test_tensorrt_rtx_builds_int8(
 def _parsed(words: list[str]) -> Int8Options:
     parser = argparse.ArgumentParser()
     add_quantization_arguments(parser)
-    return int8_options_from(parser.parse_args(words))
+    options = int8_options_for(Precision.INT8, **vars(parser.parse_args(words)))
+    assert options is not None
+    return options
 
 
 def test_arguments() -> None:
     options = _parsed(["--calibration", "images"])
     assert options == Int8Options(source=Path("images"))
-    words = "--calibration drive.mp4 --calibration-images 7 --calibration-method minmax"
+    words = "--calibration drive.mp4 --max-calibration-images 7 --calibration-method minmax"
     words += " --calibration-size 64x96 --calibration-cache seen --keep-float stem RRB2b"
     options = _parsed([*words.split(), "--int8-budget", "0.5"])
-    assert (options.source, options.images, options.budget) == (Path("drive.mp4"), 7, 0.5)
+    assert (options.source, options.max_images, options.budget) == (Path("drive.mp4"), 7, 0.5)
     assert options.quantization.keep_float == ("stem", "RRB2b")
     calibration = options.calibration
     assert (calibration.method, calibration.size) == (CalibrationMethod.MINMAX, (64, 96))
@@ -327,8 +319,8 @@ def test_arguments() -> None:
     ("words", "problem"),
     [
         ([], "without images to calibrate with"),
-        (["--calibration", "images", "--int8-budget", "-1"], "a budget of -1"),
-        (["--calibration", "images", "--int8-budget", "nan"], "a budget of nan"),
+        (["--calibration", "images", "--int8-budget", "-1"], "int8_budget=-1"),
+        (["--calibration", "images", "--int8-budget", "nan"], "int8_budget=nan"),
     ],
 )
 def test_bad_arguments(words: list[str], problem: str) -> None:

@@ -21,12 +21,13 @@ from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.drawing.figures import BLUE, GRAY, ORANGE, pixels_of
 from alignseg_infer.errors import AlignSegError, ModelError, OptionError, VerificationError
 from alignseg_infer.export.int8 import sensitivity as module
-from alignseg_infer.export.int8.calibration import CalibrationOptions, calibrate_ranges
+from alignseg_infer.export.int8.calibration import calibrate_ranges
 from alignseg_infer.export.int8.convolutions import Convolution, Grain, Role, find_convolutions
 from alignseg_infer.export.int8.effect import Effect, EffectMeter
-from alignseg_infer.export.int8.from_onnx import Int8Options, int8_from_onnx
+from alignseg_infer.export.int8.from_onnx import int8_from_onnx
 from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
-from alignseg_infer.export.int8.quantize import QuantizationOptions, quantize_model
+from alignseg_infer.export.int8.options import CalibrationOptions, Int8Options, QuantizationOptions
+from alignseg_infer.export.int8.quantize import quantize_model
 from alignseg_infer.export.int8.sensitivity import (
     BlockEffect,
     Sensitivity,
@@ -198,9 +199,9 @@ def test_int8_from_onnx_within_a_budget(streets: Path, tmp_path: Path) -> None:
 
 def test_command(streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The report on the small network lists all blocks; with labels and without."""
-    command = ["sensitivity", "demo", "--images", str(streets / "images"), "-o", str(tmp_path)]
-    command += ["--calibration-images", "1", "--calibration-cache", str(tmp_path / "cache")]
-    labels = ["--dataset", "folder", "--root", str(streets), "--limit", "1"]
+    command = ["sensitivity", "demo", "--calibration", str(streets / "images"), "-o", str(tmp_path)]
+    command += ["--max-calibration-images", "1", "--calibration-cache", str(tmp_path / "cache")]
+    labels = ["--dataset", "folder", "--root", str(streets), "--max-images", "1"]
     assert main([*command, *labels]) == 0
     out = capsys.readouterr().out
     assert out == (tmp_path / "sensitivity.md").read_text()
@@ -262,14 +263,18 @@ def test_command_without_matplotlib(
 
 
 COMMANDS: list[tuple[str, type[AlignSegError], str]] = [
-    ("sensitivity nowhere.onnx --images IMAGES -o out", AlignSegError, "does not exist"),
-    ("sensitivity demo --images nowhere -o out", AlignSegError, "does not exist"),
-    ("sensitivity demo --images IMAGES -o out --dataset folder", OptionError, "only one of"),
-    ("sensitivity demo --images IMAGES -o out --root ROOT", OptionError, "only one of"),
-    ("sensitivity demo --images IMAGES -o out --calibration-images 0", OptionError, "0 images of"),
-    ("sensitivity demo --images IMAGES -o out --calibration-size 8x8", AlignSegError, "8x8"),
+    ("sensitivity nowhere.onnx --calibration IMAGES -o out", AlignSegError, "does not exist"),
+    ("sensitivity demo --calibration nowhere -o out", AlignSegError, "does not exist"),
+    ("sensitivity demo --calibration IMAGES -o out --dataset folder", OptionError, "only one of"),
+    ("sensitivity demo --calibration IMAGES -o out --root ROOT", OptionError, "only one of"),
     (
-        "sensitivity demo --images IMAGES -o out --dataset folder --root IMAGES",
+        "sensitivity demo --calibration IMAGES -o out --max-calibration-images 0",
+        OptionError,
+        "0 images of",
+    ),
+    ("sensitivity demo --calibration IMAGES -o out --calibration-size 8x8", AlignSegError, "8x8"),
+    (
+        "sensitivity demo --calibration IMAGES -o out --dataset folder --root IMAGES",
         AlignSegError,
         "is not a folder",
     ),

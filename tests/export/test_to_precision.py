@@ -36,6 +36,7 @@ from alignseg_infer.export.verification.verify import verify_where_possible
 from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, ModelSpec, OutputKind, Precision
 from alignseg_infer.spec.verification import Verification
 from alignseg_infer.trt.engine_file import Profile, sidecar_path
+from tests.support.export_kinds import LABELS_AND_OFFSETS
 from tests.support.fake_tensorrt import write_engine
 
 DEMO = model_path("demo")
@@ -57,7 +58,7 @@ def folder(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for precision in ("fp16", "int8"):
         command = f"export-onnx {DEMO} -o {folder}/{precision}.onnx --precision {precision}"
         if precision == "int8":
-            command += f" --calibration {streets}/images --calibration-images 4"
+            command += f" --calibration {streets}/images --max-calibration-images 4"
         assert main(command.split()) == 0
     return folder
 
@@ -159,12 +160,12 @@ BAD = [
         ExportError,
         "is fp16",
     ),
-    (f"{DEMO} -o a.onnx --precision fp16 --verify-images nowhere", AlignSegError, "nowhere"),
+    (f"{DEMO} -o a.onnx --precision fp16 --verification nowhere", AlignSegError, "nowhere"),
     (f"{DEMO} -o a.onnx --precision int8 --calibration {{empty}}", AlignSegError, "image"),
     ("demo -o a.onnx --precision int8", OptionError, "--calibration FOLDER"),
     ("demo -o a.onnx --precision int8 --calibration nowhere", DatasetError, "does not exist"),
-    (f"{DEMO} -o a.onnx --precision fp16 --calibration .", OptionError, "not --precision int8"),
-    ("demo -o a.onnx --int8-budget 0.5", OptionError, "not --precision int8"),
+    (f"{DEMO} -o a.onnx --precision fp16 --calibration .", OptionError, "without --precision int8"),
+    ("demo -o a.onnx --int8-budget 0.5", OptionError, "without --precision int8"),
 ]
 
 
@@ -193,7 +194,7 @@ def test_a_model_that_fails_the_comparison_is_not_written(
     monkeypatch.setitem(verification.REQUIRED_AGREEMENT, Precision.FP16, 1.01)
     target = tmp_path / "half.onnx"
     target.write_bytes(b"an older file")
-    with pytest.raises(VerificationError, match=r"half\.onnx labels pixels otherwise"):
+    with pytest.raises(VerificationError, match=r"half\.onnx does not label pixels as"):
         main(["export-onnx", str(DEMO), "-o", str(target), "--precision", "fp16", "--debug"])
     assert target.read_bytes() == b"an older file"
     assert list(tmp_path.iterdir()) == [target]
@@ -204,7 +205,7 @@ def test_labels_model_in_half(
 ) -> None:
     """Also with the upsampling and argmax in the graph; random weights, so half may disagree."""
     monkeypatch.setitem(verification.REQUIRED_AGREEMENT, Precision.FP16, 0.9)
-    source = export_small(output=OutputKind.LABELS)
+    source = export_small(**LABELS_AND_OFFSETS)
     command = f"export-onnx {source} -o {tmp_path}/labels.onnx --precision fp16"
     assert main(command.split()) == 0
     spec = ModelSpec.from_json(ir.load(tmp_path / "labels.onnx").metadata_props[SPEC_KEY])
@@ -232,8 +233,8 @@ def test_the_float32_model_is_not_overwritten(tmp_path: Path) -> None:
 VERIFY = [
     ("{folder}/int8.onnx --against {folder}/fp16.onnx", ModelError, "reference is fp16"),
     ("{folder}/fp16.onnx --against {folder}/fp16.onnx", ModelError, "reference is fp16"),
-    ("{folder}/fp16.onnx --against demo --sizes 16x64", SizeError, "16x64"),
-    ("{folder}/fp16.onnx --against demo --images-limit 0 --images {streets}", OptionError, "0 im"),
+    ("{folder}/fp16.onnx --against demo --size 16x64", SizeError, "16x64"),
+    ("{folder}/fp16.onnx --against demo --max-images 0 --images {streets}", OptionError, "0 im"),
     ("{folder}/fp16.onnx --against demo --split val", OptionError, "--dataset folder"),
     ("{folder}/fp16.onnx --against demo --dataset folder", OptionError, "--root FOLDER"),
 ]

@@ -93,7 +93,7 @@ def test_a_graph_that_samples_otherwise_is_refused(
     break_it: Callable[[ir.Model], None], precision: Precision, tmp_path: Path
 ) -> None:
     broken = changed(tmp_path / "broken.onnx", break_it, precision)
-    with pytest.raises(VerificationError, match="labels pixels otherwise") as caught:
+    with pytest.raises(VerificationError, match="does not label pixels as") as caught:
         verify(broken, DEMO, streets(1), sizes=[(128, 256)])
     assert "1x128x256" in str(caught.value)
     assert "pictures of what the model is for" in caught.value.fix

@@ -15,7 +15,7 @@ from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.errors import CudaError, DeviceError
 from alignseg_infer.spec.model import OutputKind, Precision
 from alignseg_infer.trt.engine_file import read_facts
-from alignseg_infer.trt.flavours import Runtime, TensorRT, captures_graphs_itself, load_tensorrt
+from alignseg_infer.trt.flavours import Flavour, TensorRT, captures_graphs_itself, load_tensorrt
 from alignseg_infer.trt.plugin_library import find_plugin_library
 from alignseg_infer.trt.runtime.backend import TensorRTBackend
 from alignseg_infer.trt.runtime.runtime_cache import cache_path
@@ -25,7 +25,7 @@ from tests.support.tiny_engine import build_tiny_engine, expected_logits
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture(scope="module", params=list(Runtime))
+@pytest.fixture(scope="module", params=list(Flavour))
 def tensorrt(request: pytest.FixtureRequest) -> TensorRT:
     try:
         return load_tensorrt(request.param)
@@ -86,7 +86,7 @@ def test_a_graph_gives_what_the_plain_call_gave(backend: TensorRTBackend) -> Non
 def test_a_graph_is_captured(backend: TensorRTBackend, tensorrt: TensorRT) -> None:
     cuda = backend._pool._idle[0]._cuda
     if not cuda.can_capture or captures_graphs_itself(tensorrt):
-        pytest.skip(f"not by us with {cuda.name} and {tensorrt.runtime}")
+        pytest.skip(f"not by us with {cuda.name} and {tensorrt.flavour}")
     for _ in range(2):
         check(backend, (1, 3, 64, 64))
     (runner,) = backend._pool._idle
@@ -151,7 +151,7 @@ def test_predictor(engine: Path) -> None:
 
 
 def test_rtx_keeps_its_kernels(engine: Path, tensorrt: TensorRT) -> None:
-    if tensorrt.runtime is not Runtime.TENSORRT_RTX:
+    if tensorrt.flavour is not Flavour.TENSORRT_RTX:
         pytest.skip("classic TensorRT compiles when it builds")
     for _ in range(2):
         with TensorRTBackend(engine) as backend:
@@ -166,7 +166,7 @@ def test_plugins_label_streets_alike(
     """The demo's checkpoint with its sampling in plugins, in float16, verified like any engine."""
     from alignseg_infer.cli import main
 
-    if tensorrt.runtime is not Runtime.TENSORRT:
+    if tensorrt.flavour is not Flavour.TENSORRT:
         pytest.skip("TensorRT for RTX has no plugins")
     try:
         find_plugin_library(None, "this test", EngineError)
@@ -175,8 +175,10 @@ def test_plugins_label_streets_alike(
     list(write_streets(tmp_path, FIRST_HELD_OUT, 4, size=(128, 256)))
     path, checkpoint = tmp_path / "demo.engine", model_path("demo").with_suffix(".pth")
     command = f"export-trt {checkpoint} -o {path} --sampler plugin --precision fp16"
-    command += f" --output {output} --min 1x64x128 --opt 1x128x256 --max 3x128x256"
-    assert main([*command.split(), "--verify-images", str(tmp_path / "images")]) == 0
+    command += (
+        f" --output {output} --min-shape 1x64x128 --opt-shape 1x128x256 --max-shape 3x128x256"
+    )
+    assert main([*command.split(), "--verification", str(tmp_path / "images")]) == 0
     facts = read_facts(path)
     assert facts.verification is not None
     assert {"AlignedAdd/1", "OffsetGridSample/1"} <= set(facts.plugins)
@@ -191,10 +193,10 @@ def test_the_demo_labels_streets_alike(
 
     list(write_streets(tmp_path, FIRST_HELD_OUT, 4, size=(128, 256)))
     path = tmp_path / "demo.engine"
-    command = f"export-trt demo -o {path} --runtime {tensorrt.runtime} --precision {precision}"
+    command = f"export-trt demo -o {path} --flavour {tensorrt.flavour} --precision {precision}"
     if precision is Precision.INT8:
-        command += f" --calibration {tmp_path}/images --calibration-images 4"
-    command += " --min 1x64x128 --opt 1x128x256 --max 3x128x256"
+        command += f" --calibration {tmp_path}/images --max-calibration-images 4"
+    command += " --min-shape 1x64x128 --opt-shape 1x128x256 --max-shape 3x128x256"
     assert main(command.split()) == 0
     found = read_facts(path).verification
     assert found is not None

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from alignseg_infer.arrays import Image, Size
+from alignseg_infer.arrays import Floats, Image, Size
 from alignseg_infer.errors import AlignSegError, ModelError, OptionError, SizeError
-from alignseg_infer.pixels.postprocess import Floats, scores_from_logits
+from alignseg_infer.pixels.postprocess import scores_from_logits
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import ExportSpec, InputSpec, OutputKind, Sampler

@@ -2,22 +2,16 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from alignseg_infer.errors import OptionError
 from alignseg_infer.inference import pipeline as pipeline_module
 from alignseg_infer.inference.pipeline import Pipeline, PipelineStopped
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 5
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return condition()
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +34,7 @@ def test_order_is_kept_through_stages() -> None:
 
 def test_stages_overlap() -> None:
     """The first stage makes an item while the second works on the one before."""
-    barrier = threading.Barrier(2, timeout=5)
+    barrier = threading.Barrier(2, timeout=PATIENCE)
 
     def first() -> Iterator[int]:
         for item in range(5):
@@ -84,7 +78,7 @@ def test_old_items_are_dropped_and_counted() -> None:
 
     with Pipeline() as pipeline:
         frames = pipeline.thread(camera(), depth=1, drop_old=True)
-        assert done.wait(5)
+        assert done.wait(PATIENCE)
         assert list(frames) == [9]
         assert pipeline.dropped == 9
 
@@ -120,7 +114,7 @@ def test_stopping_wakes_a_stage_that_waits_for_items() -> None:
 
     def source() -> Iterator[int]:
         yield 0
-        release.wait(5)
+        release.wait(PATIENCE)
 
     with Pipeline() as pipeline:
         items = pipeline.thread(map(abs, pipeline.thread(source())))
@@ -151,7 +145,7 @@ def test_a_stage_that_hangs_is_left_alone_and_named(
 
     def camera() -> Iterator[int]:
         yield 0
-        release.wait(10)
+        release.wait(PATIENCE)
 
     with Pipeline() as pipeline:
         next(pipeline.thread(camera()))

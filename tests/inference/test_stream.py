@@ -3,12 +3,15 @@
 import itertools
 import os
 import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from alignseg_infer.errors import ImageError, ModelError, OptionError
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import OutputKind
 from tests.support.models import FakeBackend, FakeLabelBackend
+from tests.support.waiting import PATIENCE, eventually
 from tests.test_predictor import LABELS, LARGE, LOGITS, SMALL, backend_with, solid
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
@@ -29,12 +33,7 @@ pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExce
 def _no_thread_is_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    deadline = time.monotonic() + 5
-    left: list[threading.Thread] = list(set(threading.enumerate()) - before)
-    while left and time.monotonic() < deadline:
-        time.sleep(0.005)
-        left = [thread for thread in left if thread.is_alive()]
-    assert left == []
+    assert eventually(lambda: not (set(threading.enumerate()) - before))
 
 
 def labels_of(results: Any) -> list[int]:
@@ -118,7 +117,7 @@ def test_a_full_batch_does_not_wait_for_the_next_image() -> None:
 
     def images() -> Iterator[Image]:
         yield from (solid(1), solid(2))
-        assert more.wait(5)
+        assert more.wait(PATIENCE)
         yield solid(3)
 
     with Predictor(FakeBackend(), batch=2).stream(images()) as results:
@@ -137,7 +136,7 @@ class StuckBackend(FakeBackend):
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
         self.seen.append(int(batch[0, 0, 0, 0]))
-        assert self.go.acquire(timeout=5)
+        assert self.go.acquire(timeout=PATIENCE)
         return super().infer(batch)
 
 
@@ -152,10 +151,12 @@ def test_back_pressure(depth: int) -> None:
             read += 1
             yield solid(1)
 
+    # In the network; then per thread in front of it `depth` waiting and one in hand.
+    bound = 1 + 2 * (depth + 1) * (depth > 0)
     with Predictor(backend).stream(images(), depth=depth):
-        time.sleep(0.2)
-        # One in the network; for each thread before it, `depth` that wait and one in work.
-        assert read == 1 + 2 * (depth + 1) * (depth > 0)
+        assert eventually(lambda: read >= bound)
+        time.sleep(0.1)  # no more is read, however long one waits
+        assert read == bound
         backend.go.release(1000)
 
 
@@ -165,15 +166,14 @@ def test_live_takes_the_newest_and_counts_the_rest() -> None:
 
     def camera() -> Iterator[Image]:
         yield solid(0)
-        assert started.wait(5)
+        assert started.wait(PATIENCE)
         yield from (solid(n) for n in range(1, 11))
         sent.set()
 
     with Predictor(backend).stream(camera(), live=True) as results:
-        while not backend.seen:
-            time.sleep(0.005)
+        assert eventually(lambda: bool(backend.seen))
         started.set()
-        assert sent.wait(5)
+        assert sent.wait(PATIENCE)
         backend.go.release(1000)
         assert labels_of(results) == [0, 10]
         assert results.dropped == 9
@@ -240,15 +240,38 @@ def test_leaving_the_loop_ends_an_endless_source() -> None:
         break
 
 
+def waits_for_the_network(thread: int) -> bool:
+    """Return whether `thread` waits inside of the package."""
+    frame = sys._current_frames()[thread]
+    names = [place.f_globals["__name__"] for place, _ in traceback.walk_stack(frame)]
+    return names[0] == "threading" and any(name.startswith("alignseg_infer.") for name in names)
+
+
 def test_ctrl_c_while_the_network_computes() -> None:
     backend = StuckBackend()
-    interrupt = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-    finish = threading.Timer(0.3, backend.go.release, (1000,))
     results = Predictor(backend).stream([solid(1)] * 99)
-    for timer in (interrupt, finish):
-        timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        next(results)
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        finish.start()
+        signal.default_int_handler(number, frame)
+
+    main = threading.get_ident()
+
+    def interrupt() -> None:
+        assert eventually(lambda: bool(backend.seen) and waits_for_the_network(main))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    # The stream waits for the network to return, which it does well after the signal has come.
+    finish = threading.Timer(0.2, backend.go.release, (1000,))
+    before = signal.signal(signal.SIGINT, interrupted)  # background jobs ignore it
+    killer = threading.Thread(target=interrupt)
+    try:
+        killer.start()
+        with pytest.raises(KeyboardInterrupt):
+            next(results)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        killer.join()
     assert list(results) == []
     assert len(backend.seen) == 1
 
@@ -320,7 +343,7 @@ def test_closed_by_its_own_source() -> None:
 
     def source() -> Iterator[Image]:
         yield solid(1)
-        assert made.wait(5)
+        assert made.wait(PATIENCE)
         results.close()
 
     results = Predictor(FakeBackend()).stream(source())

@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from alignseg_infer.arrays import Size
+from alignseg_infer.arrays import Floats, Size
 from alignseg_infer.inference.tiling import Tiling, sliding_logits, tile_starts, tile_windows
 from alignseg_infer.pixels import postprocess
-from alignseg_infer.pixels.postprocess import Floats
 
 THIRD = 1 / 3
 CLASSES = 3

@@ -11,11 +11,8 @@ from alignseg_infer import CheckpointError
 from alignseg_infer.datasets.class_tables import ADE20K, CITYSCAPES
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.backbone import BACKBONES
-from alignseg_infer.models.checkpoint import (
-    CheckpointOptions,
-    load_checkpoint,
-    save_checkpoint,
-)
+from alignseg_infer.models.checkpoint import load_checkpoint, save_checkpoint
+from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.spec.model import (
     ChannelOrder,
     InputSpec,

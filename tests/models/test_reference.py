@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignseg_infer import Predictor
-from alignseg_infer.export.to_onnx import export_onnx
+from alignseg_infer.arrays import Floats
+from alignseg_infer.export.to_onnx import onnx_from_checkpoint
 from alignseg_infer.inference.tiling import Tiling, sliding_logits
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.pixels.postprocess import Floats, upsample_in_bands
+from alignseg_infer.pixels.postprocess import upsample_in_bands
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import InputSpec, NetworkSpec, SamplingConvention
 from tests.support.models import DATA
@@ -116,25 +117,34 @@ def official_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def official_onnx(official_checkpoint: Path) -> Path:
     path = official_checkpoint.with_suffix(".onnx")
-    export_onnx(load_checkpoint(official_checkpoint), path)
+    onnx_from_checkpoint(load_checkpoint(official_checkpoint), path)
     return path
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
-def test_whole_image_labels(runtime: str, official_checkpoint: Path, official_onnx: Path) -> None:
+# A ResNet-101 is exported for more than a minute.
+each_runtime = pytest.mark.parametrize(
+    ("runtime", "file"),
+    [
+        ("torch", "official_checkpoint"),
+        pytest.param("onnxruntime", "official_onnx", marks=pytest.mark.slow),
+    ],
+)
+
+
+@each_runtime
+def test_whole_image_labels(runtime: str, file: str, request: pytest.FixtureRequest) -> None:
     reference = np.load(DATA / "whole_release-2021-12_150x260.npz")
-    predictor = Predictor(official_checkpoint if runtime == "torch" else official_onnx)
+    predictor = Predictor(request.getfixturevalue(file))
     assert predictor.backend.startswith(runtime)
     result = predictor(seeded_image(150, 260))
     assert result.labels.shape == reference["label"].shape
     assert np.mean(result.labels == reference["label"]) >= 0.9999
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
-def test_sliding_window(runtime: str, official_checkpoint: Path, official_onnx: Path) -> None:
+@each_runtime
+def test_sliding_window(runtime: str, file: str, request: pytest.FixtureRequest) -> None:
     reference = np.load(DATA / "sliding_release-2021-12_150x260_tile97.npz")
-    model = official_checkpoint if runtime == "torch" else official_onnx
-    predictor = Predictor(model, mode="slide", tile=97, batch=3)
+    predictor = Predictor(request.getfixturevalue(file), mode="slide", tile=97, batch=3)
     assert predictor.backend.startswith(runtime)
     result = predictor(seeded_image(150, 260))
     assert np.mean(result.labels == reference["label"]) >= 0.999
@@ -148,6 +158,7 @@ def test_sliding_window(runtime: str, official_checkpoint: Path, official_onnx: 
     assert relative_l2(logits[::5, ::5], reference["logits"]) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_whole_image_logits(official_onnx: Path) -> None:
     reference = np.load(DATA / "whole_release-2021-12_150x260.npz")["logits"]
     backend = Predictor(official_onnx)._stages.backend
@@ -157,6 +168,7 @@ def test_whole_image_logits(official_onnx: Path) -> None:
     assert relative_l2(upsampled[::5, ::5], reference) <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_exported_official_network_matches(official_onnx: Path, size: tuple[int, int]) -> None:
     reference = np.load(DATA / f"forward_release-2021-12_{size[0]}x{size[1]}.npz")["logits"]

@@ -35,7 +35,7 @@ from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.ops.sampling import source_pixels
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import SamplingConvention
-from tests.export.test_export import OFFSETS, OFFSETS_PLAIN
+from tests.support.export_kinds import FIXED, FIXED_OFFSETS, LABELS_AND_OFFSETS, PLAIN_OFFSETS
 from tests.support.models import FakeBackend
 
 CAM, HIGH = OffsetField.CAM, OffsetField.CAB2_HIGH
@@ -70,10 +70,11 @@ def network_input(backend: Any, size: tuple[int, int], images: int) -> NDArray[n
 @pytest.mark.parametrize(
     ("kind", "size", "images"),
     [
-        (OFFSETS, (32, 32), 1),
-        (OFFSETS, (33, 250), 1),
-        (OFFSETS, (128, 256), 2),
-        (OFFSETS_PLAIN, (65, 98), 2),
+        (LABELS_AND_OFFSETS, (32, 32), 1),
+        (LABELS_AND_OFFSETS, (33, 250), 1),
+        (LABELS_AND_OFFSETS, (128, 256), 2),
+        (FIXED_OFFSETS, (65, 98), 2),
+        (PLAIN_OFFSETS, (65, 98), 2),
     ],
     ids=str,
 )
@@ -99,7 +100,7 @@ def test_onnx_gives_the_offsets_of_pytorch(
 def test_infer_asks_for_one_output_only(
     export_small: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = OnnxRuntimeBackend(export_small(**OFFSETS))
+    backend = OnnxRuntimeBackend(export_small(**LABELS_AND_OFFSETS))
     asked: list[list[str]] = []
 
     class Recorder:
@@ -111,13 +112,13 @@ def test_infer_asks_for_one_output_only(
     monkeypatch.setattr(backend, "_session", Recorder())
     backend.infer(network_input(backend, (64, 96), 1))
     backend.offsets(network_input(backend, (64, 96), 1))
-    assert asked == [["logits"], [field.output_name for field in OffsetField]]
+    assert asked == [["labels"], [field.output_name for field in OffsetField]]
 
 
-def test_offsets_change_no_label(export_small: Export, small_onnx: Path) -> None:
+def test_offsets_change_no_label(export_small: Export) -> None:
     image = probe_image((90, 130), 3)
-    plain = Predictor(small_onnx)(image)
-    assert np.array_equal(plain.labels, Predictor(export_small(**OFFSETS))(image).labels)
+    plain = Predictor(export_small(**FIXED))(image)
+    assert np.array_equal(plain.labels, Predictor(export_small(**FIXED_OFFSETS))(image).labels)
 
 
 def test_threads_do_not_mix_their_offsets(small_checkpoint: Path) -> None:
@@ -135,7 +136,7 @@ def test_threads_do_not_mix_their_offsets(small_checkpoint: Path) -> None:
 
 
 def test_graph_with_some_of_the_offsets_is_refused(export_small: Export, tmp_path: Path) -> None:
-    model = onnx.load(export_small(**OFFSETS))
+    model = onnx.load(export_small(**FIXED_OFFSETS))
     del model.graph.output[5]
     onnx.save(model, tmp_path / "some.onnx")
     with pytest.raises(ModelFileError, match="does not fit its outputs"):
@@ -155,7 +156,7 @@ def test_offsets_that_are_not_finite_are_refused() -> None:
 def test_fixed_batch_is_filled(export_small: Export) -> None:
     """A fixed size is used without being requested."""
     seen, fields = offsets_of_image(
-        OnnxRuntimeBackend(export_small(**OFFSETS_PLAIN)), probe_image((90, 130), 0)
+        OnnxRuntimeBackend(export_small(**PLAIN_OFFSETS)), probe_image((90, 130), 0)
     )
     assert seen.shape == (65, 98, 3)
     assert fields[CAM].vectors.shape == (3, 4, 2)
@@ -400,7 +401,7 @@ def test_command_prints_and_draws(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     tables, pictures = [], []
-    for model in (export_small(**OFFSETS), small_checkpoint):
+    for model in (export_small(**LABELS_AND_OFFSETS), small_checkpoint):
         target = tmp_path / "new" / f"{model.suffix[1:]}.png"
         assert main(["offsets", str(model), str(street), "-o", str(target)]) == 0
         lines = capsys.readouterr().out.splitlines()
@@ -434,19 +435,19 @@ def test_unknown_field_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_failure_leaves_an_older_picture(
-    small_onnx: Path, street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    export_small: Export, street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "older.png"
     shutil.copy(street, target)
     before = target.read_bytes()
-    assert main(["offsets", str(small_onnx), str(street), "-o", str(target)]) == 1
+    assert main(["offsets", str(export_small(**FIXED)), str(street), "-o", str(target)]) == 1
     assert "--with-offsets" in capsys.readouterr().err
     assert target.read_bytes() == before
 
 
 def test_inspect_says_whether_offsets_are_there(
-    export_small: Export, small_onnx: Path, capsys: pytest.CaptureFixture[str]
+    export_small: Export, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for model, answer in ((export_small(**OFFSETS), "yes"), (small_onnx, "no (")):
+    for model, answer in ((export_small(**FIXED_OFFSETS), "yes"), (export_small(**FIXED), "no (")):
         assert main(["inspect", str(model)]) == 0
         assert f"returns offset fields: {answer}" in capsys.readouterr().out

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from alignseg_infer.arrays import Size
+from alignseg_infer.arrays import Floats, Size
 from alignseg_infer.pixels import postprocess
 from alignseg_infer.pixels.postprocess import (
-    Floats,
     label_dtype,
     resize_labels,
     scores_from_logits,

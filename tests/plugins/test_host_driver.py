@@ -95,9 +95,10 @@ sys.exit(pytest.main())
 def test_seam(tmp_path: Path, package: str, module: str, passes: int) -> None:
     run = runner_over(package, module, tmp_path)
     # A PyTorch or CuPy built for CUDA would need more from a driver.
-    assert run("test_gpu_cuda.py", f"{package} and not pytorch and not cupy") == passes
+    assert run("gpu/test_gpu_cuda.py", f"{package} and not pytorch and not cupy") == passes
 
 
+@pytest.mark.slow
 def test_kernels(tmp_path: Path) -> None:
     """The GPU tests of our kernels: NVRTC's cubin is loaded, and the CPU's build of it runs."""
     run = runner_over("cuda-python", "cuda", tmp_path)
@@ -106,4 +107,4 @@ def test_kernels(tmp_path: Path) -> None:
         (tmp_path / source).write_bytes(compile_kernel(source, "9.0"))
     few = "(test_labels and 33x47) or (test_network and 1x) or (test_sampling and 2x33x3x3)"
     few += " or (test_sampling and 5x9)"
-    assert run("test_gpu_kernels.py", few, CUBINS=str(tmp_path), HOST_KERNELS=libraries) > 50
+    assert run("gpu/test_gpu_kernels.py", few, CUBINS=str(tmp_path), HOST_KERNELS=libraries) > 50

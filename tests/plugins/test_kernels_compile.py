@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.host_kernels import KERNELS
 from tests.support.kernel_cases import Op, Scalar
+from tests.support.slow import all_slow
 
 SOURCES = sorted(KERNELS.glob("*.cu"))
 CMAKE_LIST = KERNELS.parent / "cmake" / "CudaArchitectures.cmake"
@@ -105,6 +106,7 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Build(source, fatbin, done.stderr)
 
 
+@pytest.mark.slow
 @nvcc
 def test_nvcc(build: Build, record_property: Callable[[str, object], None]) -> None:
     report = build.report
@@ -166,6 +168,7 @@ def memory_accesses(fatbin: Path) -> Iterator[tuple[str, str, Counter[str]]]:
             yield architecture, name, Counter(kind for kind in kinds if kind)
 
 
+@pytest.mark.slow
 @nvcc
 def test_kernels_move_memory_in_the_widths_they_claim(build: Build) -> None:
     rows = WIDTHS[build.source.stem]
@@ -213,7 +216,7 @@ def nvrtc_cubin(source: Path, architecture: int) -> bytes:
     return cubin
 
 
-@pytest.mark.parametrize("architecture", [ARCHITECTURES[0], ARCHITECTURES[-1]])
+@pytest.mark.parametrize("architecture", [ARCHITECTURES[0], *all_slow(ARCHITECTURES[-1])])
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_nvrtc(source: Path, architecture: int) -> None:
     names = re.findall(

@@ -322,6 +322,7 @@ def test_unknown_types(library: ctypes.CDLL, scalar: int) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sanitizer", "every"),
     [("address,undefined", 1), ("thread", 3)],  # the latter takes a second for each shape
@@ -332,7 +333,7 @@ def test_sanitized(tmp_path: Path, sanitizer: str, every: int) -> None:
     sources = [HOST_CUDA / "post_sanitized.cpp", *SOURCES[1:]]
     host_compile(sources, program, flags=(f"-fsanitize={sanitizer}", "-g", "-O1"))
     command = [str(program), str(every)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.endswith("done\n")
     assert done.stderr == ""

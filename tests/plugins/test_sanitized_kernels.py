@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.host_kernels import HOST_CUDA, KERNELS, host_compile
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parents[1]
 FLAGS = ("-shared", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 # Without this guard, a pixel of weight 0 is read wherever it would lie.

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from alignseg_infer.arrays import Labels
 from alignseg_infer.datasets.class_tables import CITYSCAPES
-from alignseg_infer.pixels.postprocess import Labels
 from alignseg_infer.results.coco_rle import coco_annotations, coco_dataset, coco_rle
 
 
@@ -39,11 +39,13 @@ SIDES = st.integers(1, 14)
 SHAPES = st.tuples(SIDES, SIDES)
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.uint8, SHAPES, elements=st.integers(0, 3)))
 def test_like_pycocotools(labels: Labels) -> None:
     assert_like_theirs(labels)
 
 
+@settings(deadline=None)
 @given(
     hnp.arrays(np.uint16, SHAPES, elements=st.sampled_from([0, 7, 299])),
     st.integers(1, 200),
@@ -53,6 +55,7 @@ def test_long_runs_like_pycocotools(labels: Labels, down: int, right: int) -> No
     assert_like_theirs(labels.repeat(down, axis=0).repeat(right, axis=1))
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.uint8, SHAPES, elements=st.integers(0, 1)))
 def test_round_trip(labels: Labels) -> None:
     decoded = coco_mask.decode(coco_rle(labels, 1))

@@ -12,9 +12,9 @@ import supervision as sv
 from matplotlib.axes import Axes
 from matplotlib.legend import Legend
 
+from alignseg_infer.arrays import Floats, Labels
 from alignseg_infer.datasets.class_tables import ADE20K, CITYSCAPES
 from alignseg_infer.errors import OptionError
-from alignseg_infer.pixels.postprocess import Floats, Labels
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.results.times import StageTimes
 
@@ -46,7 +46,7 @@ def _no_windows() -> Iterator[None]:
 
 def test_plot_shows_the_overlay_in_rgb() -> None:
     result = segmentation()
-    axes = result.plot(alpha=0.25)
+    axes = result.plot(opacity=0.25)
     (shown,) = axes.get_images()
     np.testing.assert_array_equal(shown.get_array(), result.overlay(0.25, order="rgb"))
 
@@ -101,7 +101,7 @@ def test_plot_into_given_axes() -> None:
     assert len(key.get_texts()) == 3
     assert not left.get_images()
     with pytest.raises(OptionError):
-        segmentation().plot(right, alpha=2)
+        segmentation().plot(right, opacity=2)
 
 
 def test_classes_as_detections() -> None:

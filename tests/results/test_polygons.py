@@ -5,13 +5,13 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from alignseg_infer.arrays import Labels
 from alignseg_infer.datasets.class_tables import class_table_for
 from alignseg_infer.errors import OptionError
-from alignseg_infer.pixels.postprocess import Labels
 from alignseg_infer.results.polygons import Polygon, polygons_of
 
 NAMES = class_table_for(300).names
@@ -48,11 +48,13 @@ def assert_exact(labels: Labels) -> None:
 SIDES = st.integers(1, 12)
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.uint8, st.tuples(SIDES, SIDES), elements=st.integers(0, 2)))
 def test_random_regions_are_exact(labels: Labels) -> None:
     assert_exact(labels)
 
 
+@settings(deadline=None)
 @given(
     hnp.arrays(np.uint16, st.tuples(SIDES, SIDES), elements=st.sampled_from([0, 299])),
     st.integers(1, 4),

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from alignseg_infer.arrays import Labels
 from alignseg_infer.datasets.class_tables import ADE20K, CITYSCAPES, class_table_for
 from alignseg_infer.datasets.labelled import Dataset, label_table
 from alignseg_infer.drawing.masks import legend, share_text
 from alignseg_infer.errors import OptionError, OutputError
-from alignseg_infer.pixels.postprocess import Labels
 from alignseg_infer.results.saving import SavedFormat, paths_to_save
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.results.times import StageTimes
@@ -132,7 +132,7 @@ def test_save(labels: Labels, classes: ClassSpec, tmp_path: Path) -> None:
 def test_save_takes_a_string_and_replaces(tmp_path: Path) -> None:
     stem = str(tmp_path / "street")
     segmentation(halves(1)).save(stem)
-    paths = segmentation(halves(2)).save(stem, alpha=0.0)
+    paths = segmentation(halves(2)).save(stem, opacity=0.0)
     np.testing.assert_array_equal(pixels_in(paths[0]), halves(2))
     assert np.abs(pixels_in(paths[2]).astype(int) - (10, 110, 210)).max() < 6
     assert len(list(tmp_path.iterdir())) == 3
@@ -178,7 +178,7 @@ def test_saved_polygons_are_simplified_on_request(tmp_path: Path) -> None:
         ({"formats": []}, "no format"),
         ({"formats": "overlay,color"}, "'overlay,color'"),
         ({"formats": ["polygons"], "tolerance": -1}, "tolerance=-1"),
-        ({"formats": ["labels", "overlay"], "alpha": 2}, "alpha=2"),
+        ({"formats": ["labels", "overlay"], "opacity": 2}, "opacity=2"),
     ],
 )
 def test_nothing_is_saved_with_refused_options(

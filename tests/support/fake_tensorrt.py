@@ -26,7 +26,7 @@ from alignseg_infer.files import sha256_of
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.spec.model import ExportSpec, OutputKind, Precision, Sampler
 from alignseg_infer.trt.engine_file import EngineFacts, Profile, sidecar_path
-from alignseg_infer.trt.flavours import Runtime, TensorRT
+from alignseg_infer.trt.flavours import Flavour, TensorRT
 from tests.support.models import SMALL_SPEC
 
 ADA = Gpu("NVIDIA L4", "8.9")
@@ -278,7 +278,7 @@ class FakeTensorRT:
         return self.registry
 
     def loaded(self, version: tuple[int, ...] = VERSION) -> TensorRT:
-        return TensorRT(Runtime.TENSORRT, self, version)
+        return TensorRT(Flavour.TENSORRT, self, version)
 
 
 class FakeTensorRTRTX(FakeTensorRT):
@@ -287,7 +287,7 @@ class FakeTensorRTRTX(FakeTensorRT):
     CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
 
     def loaded(self, version: tuple[int, ...] = VERSION) -> TensorRT:
-        return TensorRT(Runtime.TENSORRT_RTX, self, version)
+        return TensorRT(Flavour.TENSORRT_RTX, self, version)
 
 
 class FakeRegistry:
@@ -528,14 +528,13 @@ def write_engine(path: Path, plan: bytes | None = None, **changes: Any) -> Engin
     facts = EngineFacts(
         spec=replace(SMALL_SPEC, export=EXPORT),
         sha256=sha256_of(path),
-        runtime=Runtime.TENSORRT,
-        runtime_version=".".join(map(str, VERSION)),
+        flavour=Flavour.TENSORRT,
+        tensorrt_version=".".join(map(str, VERSION)),
         version_compatible=False,
         hardware_compatibility="none",
         compute_capabilities=(),
         gpu=ADA,
         profile=PROFILE,
-        stripped=False,
         plugins=(),
         layers=(),
         source_sha256="0" * 64,

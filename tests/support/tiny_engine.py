@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.trt.engine_file import EngineFacts
-from alignseg_infer.trt.flavours import Runtime, TensorRT
+from alignseg_infer.trt.flavours import Flavour, TensorRT
 from tests.support.fake_tensorrt import PROFILE, write_engine
 
 WEIGHTS = np.random.default_rng(5).normal(size=(19, 3, 4, 4)).astype(np.float32)
@@ -48,7 +48,7 @@ def build_tiny_engine(path: Path, tensorrt: TensorRT, gpu: Gpu | None) -> Engine
     return write_engine(
         path,
         bytes(plan),
-        runtime=tensorrt.runtime,
-        runtime_version=tensorrt.version_text,
-        gpu=None if tensorrt.runtime is Runtime.TENSORRT_RTX else gpu,
+        flavour=tensorrt.flavour,
+        tensorrt_version=tensorrt.version_text,
+        gpu=None if tensorrt.flavour is Flavour.TENSORRT_RTX else gpu,
     )

@@ -10,26 +10,29 @@ import pytest
 
 from alignseg_infer.arrays import InputShape
 from alignseg_infer.datasets.image_sets import choose_images
-from alignseg_infer.export.graph.onnx_graph import ExportOptions
+from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.int8.calibration import calibrate_ranges
 from alignseg_infer.export.int8.quantize import quantize_model
-from alignseg_infer.export.to_onnx import export_onnx
+from alignseg_infer.export.to_onnx import onnx_from_checkpoint
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.spec.model import Precision, Sampler, Upsampling
 from alignseg_infer.trt.builder.engine import engine_from_onnx
 from alignseg_infer.trt.builder.options import BuildOptions
 from alignseg_infer.trt.engine_file import Profile
-from alignseg_infer.trt.flavours import Runtime
+from alignseg_infer.trt.flavours import Flavour
+from tests.support.export_kinds import GATHER, NATIVE
 from tests.support.models import SMALL, SMALL_SPEC, said_to_be, write_seeded_checkpoint
+from tests.support.slow import all_slow
 
 pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")
 
 CONVOLUTIONS = {"resnet18": 76, "resnet101": 159}
-# Files exported for engines, and files exported for CPUs.
-NETWORKS = [(name, Upsampling.RESIZE) for name in CONVOLUTIONS] + [
-    ("resnet18", Upsampling.MATRICES)
+# Files exported for CPUs, and files exported for engines.
+NETWORKS = [
+    ("resnet18", Upsampling.MATRICES),
+    *all_slow(*((name, Upsampling.RESIZE) for name in CONVOLUTIONS)),
 ]
 RESIZES = 9
 IN_HALF = 21  # in an int8 graph: offset branches of four CABs and the CAM, and the classifier
@@ -52,14 +55,15 @@ def in_precision(
 
     def float32(backbone: str, upsampling: Upsampling, sampler: Sampler) -> Path:
         if backbone == SMALL.backbone:
-            return export_small(sampler=sampler, upsampling=upsampling)
+            kind = GATHER if sampler is Sampler.GATHER else NATIVE
+            return export_small(**kind, upsampling=upsampling)
         path = folder / f"{backbone}-{upsampling}-{sampler}.onnx"
         if not path.exists():
             checkpoint = folder / f"{backbone}.pth"
             network = replace(SMALL, backbone=backbone)
             write_seeded_checkpoint(checkpoint, replace(SMALL_SPEC, network=network))
             options = ExportOptions(sampler=sampler, upsampling=upsampling)
-            export_onnx(load_checkpoint(checkpoint), path, options)
+            onnx_from_checkpoint(load_checkpoint(checkpoint), path, options)
         return path
 
     def file(backbone: str, upsampling: Upsampling, sampler: Sampler, precision: Precision) -> Path:
@@ -81,7 +85,7 @@ def in_precision(
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("precision", list(Precision))
-@pytest.mark.parametrize("sampler", [Sampler.NATIVE, Sampler.GATHER])
+@pytest.mark.parametrize("sampler", [Sampler.NATIVE, *all_slow(Sampler.GATHER)])
 @pytest.mark.parametrize(("backbone", "upsampling"), NETWORKS)
 def test_layer_types(
     backbone: str,
@@ -92,7 +96,7 @@ def test_layer_types(
     in_precision: Callable[[str, Upsampling, Sampler, Precision], Path],
 ) -> None:
     path = in_precision(backbone, upsampling, sampler, precision)
-    options = BuildOptions(runtime=Runtime.TENSORRT_RTX, profile=PROFILES[profile])
+    options = BuildOptions(flavour=Flavour.TENSORRT_RTX, profile=PROFILES[profile])
     engine = engine_from_onnx(path, options)
     kinds: dict[str, dict[str, int]] = {}
     for layer in engine.facts.layers:

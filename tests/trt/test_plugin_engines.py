@@ -34,7 +34,7 @@ from alignseg_infer.trt.engine_file import (
     read_facts,
     sidecar_path,
 )
-from alignseg_infer.trt.flavours import Runtime
+from alignseg_infer.trt.flavours import Flavour
 from alignseg_infer.trt.plugin_library import LIBRARY_VARIABLE
 from alignseg_infer.trt.runtime import backend as tensorrt_backend
 from alignseg_infer.trt.runtime.backend import TensorRTBackend
@@ -54,9 +54,9 @@ from tests.support.models import half_onnx
 Export = Callable[..., Path]
 
 SOURCES = Path(__file__).parents[2] / "plugins"
-PLUGIN: dict[str, Any] = {"sampler": Sampler.PLUGIN}
-LABELS: dict[str, Any] = {**PLUGIN, "output": OutputKind.LABELS, "opset": 17}
-PROFILE = Profile(InputShape(1, 64, 64), InputShape(1, 96, 160), InputShape(2, 96, 160))
+PLUGIN: dict[str, Any] = {"sampler": Sampler.PLUGIN, "size": (64, 96), "batch": 1}
+LABELS: dict[str, Any] = {"sampler": Sampler.PLUGIN, "output": OutputKind.LABELS, "opset": 17}
+PROFILE = Profile(*[InputShape(1, 64, 96)] * 3)
 NAMES = tuple(PLUGIN_OPS)
 
 
@@ -204,17 +204,17 @@ def test_libraries_that_do_not_serve_a_build(
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"plugin": Path("a.so")}, OptionError, "--plugin for a model whose sampler is native"),
+        ({"plugin": Path("a.so")}, OptionError, "plugin= for a model whose sampler is native"),
         (
             {"embed_plugin": True, "version_compatible": True},
             OptionError,
-            "--embed-plugin for a model",
+            "embed_plugin= for a model",
         ),
-        ({"embed_plugin": True}, OptionError, "--embed-plugin without --version-compatible"),
+        ({"embed_plugin": True}, OptionError, "embed_plugin=True without version_compatible=True"),
         (
-            {"runtime": Runtime.TENSORRT_RTX, "plugin": Path("a.so")},
+            {"flavour": Flavour.TENSORRT_RTX, "plugin": Path("a.so")},
             OptionError,
-            "--plugin with --runtime tensorrt-rtx",
+            "plugin= with flavour='tensorrt-rtx'",
         ),
     ],
     ids=str,
@@ -246,10 +246,10 @@ def test_tensorrt_for_rtx_has_no_plugins(
     if given == "onnx":
         source = str(export_small(**PLUGIN))
     monkeypatch.setattr("alignseg_infer.cli.commands.export_trt.load_tensorrt", None)
-    line = f"export-trt {source} -o {tmp_path}/a.engine --runtime tensorrt-rtx --opt 1x64x96"
+    line = f"export-trt {source} -o {tmp_path}/a.engine --flavour tensorrt-rtx --opt-shape 1x64x96"
     assert main(line.split()) == 1
     said = capsys.readouterr().err
-    for words in ("TensorRT for RTX does not support", "--sampler gather", "--runtime tensorrt"):
+    for words in ("TensorRT for RTX does not support", "--sampler gather", "--flavour tensorrt"):
         assert words in said
 
 
@@ -265,7 +265,7 @@ def test_command_line(
         "alignseg_infer.cli.commands.export_trt.load_tensorrt", lambda runtime: None
     )
     monkeypatch.setattr("alignseg_infer.export.verification.verify.current_gpu", lambda: None)
-    line = f"export-trt {export_small(**PLUGIN)} -o {tmp_path}/a.engine --opt 1x64x96"
+    line = f"export-trt {export_small(**PLUGIN)} -o {tmp_path}/a.engine --opt-shape 1x64x96"
     line += f" --plugin {library} --embed-plugin --version-compatible"
     assert main(line.split()) == 0
     assert read_facts(tmp_path / "a.engine").plugins_embedded

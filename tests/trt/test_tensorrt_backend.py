@@ -31,7 +31,7 @@ from alignseg_infer.cli import main
 from alignseg_infer.cuda.base import Cuda, Gpu
 from alignseg_infer.spec.model import InputSpec, OutputKind
 from alignseg_infer.trt.engine_file import Profile, sidecar_path
-from alignseg_infer.trt.flavours import Runtime
+from alignseg_infer.trt.flavours import Flavour
 from alignseg_infer.trt.runtime import backend as tensorrt_backend
 from alignseg_infer.trt.runtime.backend import TensorRTBackend
 from alignseg_infer.trt.runtime.inspector import layers_from_json
@@ -49,6 +49,7 @@ from tests.support.fake_tensorrt import (
     write_engine,
 )
 from tests.support.models import SMALL_SPEC
+from tests.support.waiting import PATIENCE
 
 LABELS = replace(SMALL_SPEC, export=replace(EXPORT, output=OutputKind.LABELS))
 
@@ -200,7 +201,7 @@ def test_threads_have_contexts_of_their_own(stand: Stand) -> None:
     copy = stand.cuda.copy_to_device
 
     def met(address: int, source: NDArray[Any], stream: int) -> None:
-        meeting.wait(10)  # fails unless three calls are here at the same time
+        meeting.wait(PATIENCE)  # fails unless three calls are here at the same time
         copy(address, source, stream)
 
     stand.cuda.copy_to_device = met  # type: ignore[method-assign]
@@ -261,7 +262,7 @@ def test_close_waits_for_calls_under_way(stand: Stand) -> None:
 
     def slow(stream: int) -> None:
         inside.set()
-        assert may_go.wait(10)
+        assert may_go.wait(PATIENCE)
         synchronize(stream)
 
     stand.cuda.synchronize = slow  # type: ignore[method-assign]
@@ -269,13 +270,13 @@ def test_close_waits_for_calls_under_way(stand: Stand) -> None:
     batch = image_of((1, 3, 64, 64))
     with ThreadPoolExecutor(2) as threads:
         call = threads.submit(backend.infer, batch)
-        assert inside.wait(10)
+        assert inside.wait(PATIENCE)
         closing = threads.submit(backend.close)
         assert not closing.done()
         assert "context gone" not in stand.cuda.events
         may_go.set()
-        np.testing.assert_array_equal(call.result(10), expected_logits(batch))
-        closing.result(10)
+        np.testing.assert_array_equal(call.result(PATIENCE), expected_logits(batch))
+        closing.result(PATIENCE)
     assert stand.cuda.events[-1] == "cuda closed"
 
 
@@ -337,7 +338,7 @@ def test_outside_the_profile_names_what_to_type(stand: Stand) -> None:
         backend.infer(image_of((1, 3, 20, 200)))
     assert "1x20x200" in caught.value.problem
     assert "1x32x32 to 2x64x96" in caught.value.expected
-    assert "--opt 1x64x64 --min 1x20x32 --max 2x64x200" in caught.value.fix
+    assert "--opt-shape 1x64x64 --min-shape 1x20x32 --max-shape 2x64x200" in caught.value.fix
 
 
 def nothing(stand: Stand) -> None:
@@ -355,7 +356,7 @@ def edit_facts(stand: Stand, **changes: Any) -> None:
 
 def rtx_with_plugins(stand: Stand) -> None:
     stand.module = FakeTensorRTRTX(stand.cuda)
-    write_engine(stand.path, runtime=Runtime.TENSORRT_RTX, plugins=("AlignedAdd/1",))
+    write_engine(stand.path, flavour=Flavour.TENSORRT_RTX, plugins=("AlignedAdd/1",))
 
 
 REFUSALS: dict[str, tuple[Callable[[Stand], Any], type[AlignSegError], str]] = {
@@ -368,7 +369,6 @@ REFUSALS: dict[str, tuple[Callable[[Stand], Any], type[AlignSegError], str]] = {
     "facts of another version": (lambda s: edit_facts(s, version=0), EngineError, "version 0"),
     "facts with more": (lambda s: edit_facts(s, extra=1), EngineError, "extra"),
     "no JSON": (lambda s: sidecar_path(s.path).write_text("{"), EngineError, "cannot be read"),
-    "stripped": (lambda s: write_engine(s.path, stripped=True), EngineError, "without its weights"),
     "plugins": (lambda s: write_engine(s.path, plugins=("A/1", "B/2")), EngineError, "A/1, B/2"),
     "plugins on TensorRT for RTX": (
         rtx_with_plugins,
@@ -418,7 +418,7 @@ def test_a_changed_plan_is_never_deserialised(
 ) -> None:
     stand.path.write_bytes(plan_of(data_type="FLOAT", note="changed"))
 
-    def never(runtime: Runtime) -> Any:
+    def never(flavour: Flavour) -> Any:
         raise AssertionError("TensorRT was loaded")
 
     with monkeypatch.context() as patch:
@@ -444,7 +444,7 @@ VERSIONS = [
 def test_versions(
     stand: Stand, built: str, running: tuple[int, ...], compatible: bool, runs: bool
 ) -> None:
-    write_engine(stand.path, runtime_version=built, version_compatible=compatible)
+    write_engine(stand.path, tensorrt_version=built, version_compatible=compatible)
     stand.version = running
     if runs:
         stand.open().close()
@@ -461,10 +461,10 @@ GPUS = [
     ("7.5", {"hardware_compatibility": "ampere-plus"}, False),
     ("8.9", {"hardware_compatibility": "same-compute-capability"}, True),
     ("9.0", {"hardware_compatibility": "same-compute-capability"}, False),
-    ("12.0", {"runtime": Runtime.TENSORRT_RTX, "gpu": None}, True),
-    ("7.5", {"runtime": Runtime.TENSORRT_RTX, "gpu": None}, False),
-    ("7.5", {"runtime": Runtime.TENSORRT_RTX, "compute_capabilities": ("7.5", "8.9")}, True),
-    ("8.6", {"runtime": Runtime.TENSORRT_RTX, "compute_capabilities": ("7.5", "8.9")}, False),
+    ("12.0", {"flavour": Flavour.TENSORRT_RTX, "gpu": None}, True),
+    ("7.5", {"flavour": Flavour.TENSORRT_RTX, "gpu": None}, False),
+    ("7.5", {"flavour": Flavour.TENSORRT_RTX, "compute_capabilities": ("7.5", "8.9")}, True),
+    ("8.6", {"flavour": Flavour.TENSORRT_RTX, "compute_capabilities": ("7.5", "8.9")}, False),
 ]
 
 

@@ -9,7 +9,7 @@ import pytest
 from alignseg_infer import DeviceError, EngineError, Predictor
 from alignseg_infer.cuda.base import Cuda
 from alignseg_infer.errors import MissingDependencyError
-from alignseg_infer.trt.flavours import Runtime, TensorRT, load_tensorrt
+from alignseg_infer.trt.flavours import Flavour, TensorRT, load_tensorrt
 from alignseg_infer.trt.log import new_log
 from alignseg_infer.trt.runtime import backend as tensorrt_backend
 from alignseg_infer.trt.runtime.backend import TensorRTBackend
@@ -44,7 +44,7 @@ def rtx(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRTRTX:
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
-    write_engine(tmp_path / "a.engine", runtime=Runtime.TENSORRT_RTX, gpu=None)
+    write_engine(tmp_path / "a.engine", flavour=Flavour.TENSORRT_RTX, gpu=None)
     return tmp_path / "a.engine"
 
 
@@ -110,7 +110,7 @@ def test_contexts_share_one_cache(rtx: FakeTensorRTRTX, engine: Path) -> None:
 @pytest.fixture(scope="module")
 def real() -> TensorRT:
     try:
-        return load_tensorrt(Runtime.TENSORRT_RTX)
+        return load_tensorrt(Flavour.TENSORRT_RTX)
     except MissingDependencyError as error:
         pytest.skip(error.problem)
 

@@ -1,4 +1,4 @@
-"""Compares what goes into `segment_video` with what comes out."""
+"""Compares what goes into `segment_source` with what comes out."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -16,13 +16,13 @@ from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.drawing.masks import legend
 from alignseg_infer.video.colors import BgrFrames
 from alignseg_infer.video.options import VideoOptions
-from alignseg_infer.video.process import VideoSummary, segment_video
+from alignseg_infer.video.process import VideoSummary, segment_source
 from alignseg_infer.video.sources import open_source
 from tests.support.models import FakeBackend
 from tests.support.video_clips import Clip, picture, probe, write_clip
 
 LOSSY = ("mpeg4", "mjpeg", "libvpx-vp9")
-PLAIN = VideoOptions(overlay=0.0, crf=2)  # the frames themselves
+PLAIN = VideoOptions(opacity=0.0, crf=2)  # the frames themselves
 CLIPS = {
     "h264.mp4": Clip(),
     "h265.mp4": Clip("libx265"),
@@ -53,7 +53,7 @@ def run_video(
     options: VideoOptions = PLAIN,
     backend: FakeBackend | None = None,
 ) -> VideoSummary:
-    return segment_video(Predictor(backend or FakeBackend()), open_source(source), output, options)
+    return segment_source(Predictor(backend or FakeBackend()), open_source(source), output, options)
 
 
 def require_shown(images: list[Image], clip: Clip, tolerance: float) -> None:
@@ -196,13 +196,13 @@ def test_audio_ends_with_the_frames_that_were_asked_for(tmp_path: Path) -> None:
     after = probe(tmp_path / "out.mp4")
     assert summary.frames == len(after.times) == 13  # 0 to 0.48 s
     assert 0.35 < len(after.audio) * 1024 / 48000 < 0.65
-    silent = run_video(source, tmp_path / "silent.mp4", VideoOptions(frames=3, audio=False))
+    silent = run_video(source, tmp_path / "silent.mp4", VideoOptions(max_frames=3, audio=False))
     assert (silent.frames, probe(tmp_path / "silent.mp4").audio) == (3, [])
 
 
 def test_overlay_legend_and_both_sides(tmp_path: Path) -> None:
     source = write_clip(tmp_path / "a.mp4", Clip(frames=2))
-    options = VideoOptions(overlay=1.0, legend=True, side_by_side=True, crf=2)
+    options = VideoOptions(opacity=1.0, legend=True, side_by_side=True, crf=2)
     run_video(source, tmp_path / "out.mp4", options)
     (image, _) = probe(tmp_path / "out.mp4").images
     key = legend(CITYSCAPES, 192)

@@ -74,7 +74,7 @@ def test_rates_that_are_no_numbers_are_wrong_usage(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--seconds", "inf"], "seconds=inf"),
+        (["--seconds", "inf"], "--seconds inf"),
         (["--rate", "1e-12"], "frames per second"),
         (["--offsets", "cab2.high", "--mode", "slide"], "--mode slide"),
         (["--offsets", "cab2.high", "--scales", "0.5", "1"], "--scales 0.5 1"),
@@ -90,7 +90,7 @@ def test_command_says_what_makes_no_sense(
 
 
 def test_nearly_1000_frames_per_second_are_1000(tmp_path: Path) -> None:
-    arguments = ["--rate", "999.9999999999", "--frames", "2", "--size", "64x128"]
+    arguments = ["--rate", "999.9999999999", "--max-frames", "2", "--size", "64x128"]
     assert video(tmp_path, *arguments) == 0
 
 

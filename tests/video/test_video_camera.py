@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from alignseg_infer import Predictor, VideoError
 from alignseg_infer.arrays import Image
 from alignseg_infer.video.camera_source import TIME_BASE, CameraSource
-from alignseg_infer.video.process import segment_video
+from alignseg_infer.video.process import segment_source
 from tests.support.models import FakeBackend
 from tests.support.video_clips import picture, probe
+from tests.support.waiting import PATIENCE, eventually
 from tests.video.test_video_faults import SIZE, require_nothing_left
 
 
@@ -66,7 +67,7 @@ def test_camera_that_stays_away_is_an_error_after_a_while(tmp_path: Path) -> Non
         "fake", lambda: next(captures, FakeCapture(0)), first_wait=0.01, attempts=3
     )
     with pytest.raises(VideoError, match="after 3 attempts"):
-        segment_video(Predictor(FakeBackend()), source, tmp_path / "out.mp4")
+        segment_source(Predictor(FakeBackend()), source, tmp_path / "out.mp4")
     require_nothing_left(tmp_path, "out.partial.mp4")
 
 
@@ -76,37 +77,48 @@ def test_camera_that_is_not_there_is_an_error() -> None:
 
 
 def test_ctrl_c_is_the_normal_end_of_a_live_source(tmp_path: Path) -> None:
-    source = CameraSource("fake", lambda: FakeCapture(100_000))
+    capture = FakeCapture(1_000_000)
+    source, backend = CameraSource("fake", lambda: capture), SlowBackend(capture)
 
     def interrupted(done: int, total: int | None) -> None:
         assert total is None
         if done == 10:
+            backend.hurries = True  # the camera takes no more pictures
             raise KeyboardInterrupt
 
-    predictor = Predictor(SlowBackend())
-    summary = segment_video(predictor, source, tmp_path / "out.mp4", progress=interrupted)
+    predictor = Predictor(backend)
+    summary = segment_source(predictor, source, tmp_path / "out.mp4", progress=interrupted)
     require_nothing_left(tmp_path, "out.mp4")
     assert summary.frames == len(probe(tmp_path / "out.mp4").times) >= 10
     assert summary.dropped > 10
 
 
 class SlowBackend(FakeBackend):
+    """Computes for as long as the camera takes five pictures, until it is told to hurry."""
+
+    def __init__(self, capture: FakeCapture) -> None:
+        super().__init__()
+        self.capture = capture
+        self.hurries = False
+
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
-        time.sleep(0.02)
+        left = self.capture.left - 5
+        assert eventually(lambda: self.hurries or self.capture.left <= left)
         return super().infer(batch)
 
 
 def test_ctrl_c_while_a_camera_is_away_ends_at_once(tmp_path: Path) -> None:
-    captures = iter([FakeCapture(3)])
-    source = CameraSource("fake", lambda: next(captures, FakeCapture(0)), first_wait=60)
+    capture = FakeCapture(3)
+    source = CameraSource("fake", lambda: capture, first_wait=2 * PATIENCE)
 
     def interrupted(done: int, total: int | None) -> None:
-        time.sleep(0.2)
+        assert eventually(lambda: capture.left <= 0)
+        time.sleep(0.1)  # it notices that, and waits
         raise KeyboardInterrupt
 
     begin = time.monotonic()
-    segment_video(Predictor(FakeBackend()), source, tmp_path / "out.mp4", progress=interrupted)
-    assert time.monotonic() - begin < 4
+    segment_source(Predictor(FakeBackend()), source, tmp_path / "out.mp4", progress=interrupted)
+    assert time.monotonic() - begin < PATIENCE
     require_nothing_left(tmp_path, "out.mp4")
 
 
@@ -120,10 +132,18 @@ def test_frames_that_arrive_together_get_times_of_their_own(
 
 
 def test_waiting_for_a_camera_can_be_interrupted(tmp_path: Path) -> None:
-    captures = iter([FakeCapture(3)])
-    source = CameraSource("fake", lambda: next(captures, FakeCapture(0)), first_wait=60)
-    threading.Timer(0.5, source.stop).start()
+    capture = FakeCapture(3)
+    source = CameraSource("fake", lambda: capture, first_wait=2 * PATIENCE)
+
+    def stop() -> None:
+        assert eventually(lambda: capture.left <= 0)
+        time.sleep(0.1)  # it notices that, and waits
+        source.stop()
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
     begin = time.monotonic()
-    summary = segment_video(Predictor(FakeBackend()), source, tmp_path / "out.mp4")
+    summary = segment_source(Predictor(FakeBackend()), source, tmp_path / "out.mp4")
+    stopping.join()
     assert summary.frames >= 1
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < PATIENCE

@@ -22,10 +22,11 @@ from alignseg_infer.offsets.pictures import color_limit, direction_colors
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.video.camera_source import open_stream
 from alignseg_infer.video.options import VideoOptions
-from alignseg_infer.video.process import segment_video
+from alignseg_infer.video.process import segment_source
 from alignseg_infer.video.sources import open_source
 from tests.support.models import FakeBackend
 from tests.support.video_clips import Clip, picture, probe, write_clip
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +37,7 @@ def test_command_writes_a_video_and_prints_a_summary(
     source = write_clip(tmp_path / "clip.mp4", Clip(frames=3, audio="aac"))
     output = tmp_path / "out.mp4"
     arguments = ["video", "demo", str(source), "-o", str(output), "--legend", "--side-by-side"]
-    assert main([*arguments, "--overlay", "0.7", "--size", "64x96", "--smoothing", "0.5"]) == 0
+    assert main([*arguments, "--opacity", "0.7", "--size", "64x96", "--smoothing", "0.5"]) == 0
     printed = capsys.readouterr().out
     assert f"{output}: 3 frames, 0.10 s" in printed
     assert "decode" in printed
@@ -48,7 +49,7 @@ def test_command_writes_a_video_and_prints_a_summary(
 
 def test_offsets_are_shown_at_the_right(tmp_path: Path) -> None:
     output = tmp_path / "out.mp4"
-    arguments = ["video", "demo", "streets", "-o", str(output), "--frames", "2", "--rate", "2"]
+    arguments = ["video", "demo", "streets", "-o", str(output), "--max-frames", "2", "--rate", "2"]
     assert main([*arguments, "--size", "64x128", "--offsets", "cab2.high", "--crf", "4"]) == 0
     for number, image in enumerate(probe(output).images):
         assert image.shape == (256, 1024, 3)
@@ -107,8 +108,8 @@ sys.exit(main(["video", "demo", "a.mp4", "-o", "out.mp4"]))
 
 def test_drawn_streets_are_the_streets(tmp_path: Path) -> None:
     source = open_source("streets:7", rate=Fraction(5), seconds=0.5)
-    summary = segment_video(
-        Predictor(FakeBackend()), source, tmp_path / "out.mp4", VideoOptions(overlay=0.0, crf=2)
+    summary = segment_source(
+        Predictor(FakeBackend()), source, tmp_path / "out.mp4", VideoOptions(opacity=0.0, crf=2)
     )
     after = probe(tmp_path / "out.mp4")
     assert summary.frames == 3
@@ -127,11 +128,11 @@ def test_folder_is_shown_in_the_order_of_its_numbers(tmp_path: Path) -> None:
     for name in ("0.jpg", "3.png"):
         (folder / name).write_bytes(b"no picture")
     (folder / "notes.txt").write_text("no picture either")
-    summary = segment_video(
+    summary = segment_source(
         Predictor(FakeBackend()),
         open_source(folder, rate=Fraction(4)),
         tmp_path / "out.mp4",
-        VideoOptions(overlay=0.0, crf=2),
+        VideoOptions(opacity=0.0, crf=2),
     )
     after = probe(tmp_path / "out.mp4")
     assert after.times == [Fraction(number, 4) for number in (1, 2, 3, 5, 6)]
@@ -153,7 +154,7 @@ def test_stream_that_is_cut_is_connected_again(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="no longer gives frames, after 1 attempts"):
         shapes.extend(frame.image.shape for frame in source)
     source.close()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert source.reconnects == 1
     assert shapes == [(64, 96, 3)] * 24
     with pytest.raises(VideoError, match=r"^rtsp://127\.0\.0\.1:1/x ") as caught:

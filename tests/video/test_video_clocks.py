@@ -28,14 +28,14 @@ def packets_of(path: Path, kind: str) -> list[tuple[Fraction, Fraction]]:
         ]
 
 
-@pytest.mark.parametrize("options", [VideoOptions(), VideoOptions(frames=80)])
+@pytest.mark.parametrize("options", [VideoOptions(), VideoOptions(max_frames=80)])
 def test_clock_that_jumps_back_goes_on(options: VideoOptions, tmp_path: Path) -> None:
     part = write_clip(tmp_path / "a.ts", Clip(frames=30, rate=RATE, audio="mp2"))
     source = tmp_path / "c.ts"
     source.write_bytes(part.read_bytes() * 3)
     summary = run_video(source, tmp_path / "out.mp4", options)
     after = probe(tmp_path / "out.mp4")
-    count = options.frames or 90
+    count = options.max_frames or 90
     assert summary.frames == count
     assert summary.duration == pytest.approx(count / 25, abs=0.01)
     for number, time in enumerate(after.times):
@@ -52,7 +52,7 @@ def test_clock_that_jumps_back_goes_on(options: VideoOptions, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("options", "seconds"),
-    [(VideoOptions(frames=3), 3), (VideoOptions(seconds=1.5), 2), (VideoOptions(), 5)],
+    [(VideoOptions(max_frames=3), 3), (VideoOptions(seconds=1.5), 2), (VideoOptions(), 5)],
 )
 def test_audio_lasts_as_long_as_the_last_frame(
     options: VideoOptions, seconds: int, tmp_path: Path

@@ -20,11 +20,12 @@ from alignseg_infer import ModelError, OutputError, Predictor, VideoError
 from alignseg_infer.arrays import Image
 from alignseg_infer.video.frames import Frame, StreamFacts
 from alignseg_infer.video.options import VideoOptions
-from alignseg_infer.video.process import segment_video
+from alignseg_infer.video.process import segment_source
 from alignseg_infer.video.render import Renderer
 from alignseg_infer.video.writer import VideoWriter
 from tests.support.models import FakeBackend
 from tests.support.video_clips import Clip, picture, probe, write_clip
+from tests.support.waiting import PATIENCE
 
 SIZE = (64, 96)
 STEP = Fraction(1, 25)
@@ -76,7 +77,7 @@ def test_what_was_encoded_before_a_source_died_is_kept(
 ) -> None:
     source = Source(VideoError("the disk was pulled out", "a disk", "put it back"), after=9)
     with pytest.raises(VideoError, match="pulled out"):
-        segment_video(Predictor(FakeBackend()), source, tmp_path / "out.mp4")
+        segment_source(Predictor(FakeBackend()), source, tmp_path / "out.mp4")
     require_nothing_left(tmp_path, "out.partial.mp4")
     after = probe(tmp_path / "out.partial.mp4")
     assert 5 <= len(after.times) <= 9  # frames still in the threads may be lost
@@ -107,7 +108,7 @@ def test_each_stage_may_fail(stage: str, tmp_path: Path, monkeypatch: pytest.Mon
             raise ModelError("progress broke", "none", "none")
 
     with pytest.raises(ModelError, match="broke"):
-        segment_video(Predictor(backend), Source(), tmp_path / "out.mp4", progress=progress)
+        segment_source(Predictor(backend), Source(), tmp_path / "out.mp4", progress=progress)
     require_nothing_left(tmp_path, "out.partial.mp4")
     assert 4 <= len(probe(tmp_path / "out.partial.mp4").times) <= 20
 
@@ -115,7 +116,7 @@ def test_each_stage_may_fail(stage: str, tmp_path: Path, monkeypatch: pytest.Mon
 def test_full_disk_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(VideoWriter, "_mux", no_space)
     with pytest.raises(OutputError, match="No space left"):
-        segment_video(Predictor(FakeBackend()), Source(), tmp_path / "out.mp4")
+        segment_source(Predictor(FakeBackend()), Source(), tmp_path / "out.mp4")
     require_nothing_left(tmp_path)
 
 
@@ -133,7 +134,7 @@ def test_file_that_may_not_grow_leaves_no_file(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
         with pytest.raises(OutputError, match="File too large"):
-            segment_video(
+            segment_source(
                 Predictor(FakeBackend()), Noise(), tmp_path / "out.mp4", VideoOptions(crf=1)
             )
     finally:
@@ -151,18 +152,18 @@ def test_file_that_reads_back_shorter_is_refused(
 
     monkeypatch.setattr(VideoWriter, "_mux", losing)
     with pytest.raises(OutputError, match="holds 19 frames, but 20 were"):
-        segment_video(Predictor(FakeBackend()), Source(), tmp_path / "out.mp4")
+        segment_source(Predictor(FakeBackend()), Source(), tmp_path / "out.mp4")
     require_nothing_left(tmp_path)
 
 
 def test_source_without_frames_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="gave no frames"):
-        segment_video(Predictor(FakeBackend()), Source(after=0), tmp_path / "out.mp4")
+        segment_source(Predictor(FakeBackend()), Source(after=0), tmp_path / "out.mp4")
     require_nothing_left(tmp_path)
 
 
 CHILD = """
-import sys, time
+import signal, sys, time
 from alignseg_infer.cli import main
 from alignseg_infer.video.render import Renderer
 from alignseg_infer.video import process
@@ -171,11 +172,15 @@ count = 0
 def slowly(self, result):
     global count
     count += 1
-    time.sleep(0.02)
     if count == 60:
         print("well under way", flush=True)
+    if count >= 60:  # so that the signal finds it at work, however late it comes
+        time.sleep(0.5)
     return draw(self, result)
 Renderer.draw = slowly
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as do children of nohup
 sys.exit(main(["video", "demo", "clip.mp4", "-o", "out.mp4", "--size", "64"]))
 """
 
@@ -187,17 +192,13 @@ def test_interruption_keeps_a_valid_part(number: int, code: int, tmp_path: Path)
     write_clip(tmp_path / "clip.mp4", Clip(frames=400, rate=Fraction(25), audio="aac"))
     command = [sys.executable, "-c", CHILD]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    before = signal.signal(
-        signal.SIGHUP, signal.SIG_DFL
-    )  # under nohup, children would ignore it too
     child = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)  # type: ignore[call-overload]
-    signal.signal(signal.SIGHUP, before)
     assert child.stdout.readline() == "well under way\n", child.communicate()
     child.send_signal(number)
     if number == signal.SIGHUP:  # a terminal may send it twice when it is closed
         time.sleep(0.02)
         child.send_signal(number)
-    _, errors = child.communicate(timeout=60)
+    _, errors = child.communicate(timeout=PATIENCE)
     assert child.returncode == code, errors
     assert "out.partial.mp4" in errors
     assert "Traceback" not in errors
@@ -227,7 +228,7 @@ def test_memory_does_not_grow_with_frames_that_wait(tmp_path: Path) -> None:
         time.sleep(0.01)
 
     output = tmp_path / "out.mp4"
-    segment_video(Predictor(FakeBackend()), Counted(after=120), output, progress=progress)
+    segment_source(Predictor(FakeBackend()), Counted(after=120), output, progress=progress)
     assert most < 30
 
 
@@ -249,5 +250,5 @@ def test_a_source_may_use_one_buffer(tmp_path: Path) -> None:
         return image
 
     predictor = Predictor(FakeBackend())
-    segment_video(predictor, OneBuffer(), tmp_path / "out.mp4", VideoOptions(), view=view)
+    segment_source(predictor, OneBuffer(), tmp_path / "out.mp4", VideoOptions(), view=view)
     assert seen == [{number} for number in range(20)]

@@ -1,20 +1,16 @@
 """The arguments of commands that build TensorRT engines."""
 
 import argparse
-import re
 from pathlib import Path
 
-from alignseg_infer.arrays import InputShape
-from alignseg_infer.cli.arguments.inference import choices_of
-from alignseg_infer.errors import OptionError
+from alignseg_infer.cli.arguments.values import choices_of, input_shape
 from alignseg_infer.trt.builder.options import (
     MAX_OPTIMIZATION_LEVEL,
-    MEBIBYTE,
     BuildOptions,
     HardwareCompatibility,
+    profile_from,
 )
-from alignseg_infer.trt.engine_file import Profile
-from alignseg_infer.trt.flavours import Runtime
+from alignseg_infer.trt.flavours import Flavour
 from alignseg_infer.trt.plugin_library import BUILT_LIBRARY, LIBRARY_VARIABLE
 
 
@@ -22,9 +18,9 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """What `build_options_from` reads."""
     group = parser.add_argument_group("the engine")
     group.add_argument(
-        "--runtime",
-        choices=choices_of(Runtime),
-        default=Runtime.TENSORRT.value,
+        "--flavour",
+        choices=choices_of(Flavour),
+        default=Flavour.TENSORRT.value,
         help="tensorrt builds on the GPU that will run the engine; tensorrt-rtx, for consumer "
         "GPUs, builds anywhere (default: tensorrt)",
     )
@@ -33,7 +29,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "--workspace",
         type=int,
         metavar="MIB",
-        help="GPU memory an algorithm may use (default: all there is)",
+        help="MiB of GPU memory an algorithm may use (default: all there is)",
     )
     group.add_argument(
         "--optimization-level",
@@ -53,13 +49,13 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_shape_arguments(group: argparse._ArgumentGroup) -> None:
     for name, what in (("min", "smallest"), ("max", "largest")):
         group.add_argument(
-            f"--{name}",
+            f"--{name}-shape",
             type=input_shape,
             metavar="NxHxW",
-            help=f"{what} images x height x width it takes (default: that of --opt)",
+            help=f"{what} images x height x width it takes (default: that of --opt-shape)",
         )
     group.add_argument(
-        "--opt",
+        "--opt-shape",
         type=input_shape,
         metavar="NxHxW",
         help="images x height x width it is fastest at, such as 1x512x1024; can be left out for a "
@@ -86,7 +82,7 @@ def _add_target_arguments(group: argparse._ArgumentGroup) -> None:
         help="other GPUs that are to run it; tensorrt only (default: none)",
     )
     group.add_argument(
-        "--compute-capability",
+        "--compute-capabilities",
         nargs="+",
         default=[],
         metavar="X.Y",
@@ -99,7 +95,7 @@ def _add_plugin_arguments(group: argparse._ArgumentGroup) -> None:
         "--plugin",
         type=Path,
         metavar="LIBRARY",
-        help="library of TensorRT plugins, for a model exported with --sampler plugin (default: "
+        help="library of TensorRT plugins, for a model with --sampler plugin (default: "
         f"${LIBRARY_VARIABLE}, else plugins/build/{BUILT_LIBRARY.name} of a checkout)",
     )
     group.add_argument(
@@ -110,43 +106,22 @@ def _add_plugin_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def input_shape(text: str) -> InputShape:
-    """``1x512x1024`` as images, height, width."""
-    if not re.fullmatch(r"\d+x\d+x\d+", text.lower()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not IMAGESxHEIGHTxWIDTH: 1x512x1024")
-    return InputShape(*map(int, text.lower().split("x")))
-
-
 def build_options_from(arguments: argparse.Namespace) -> BuildOptions:
     """What the arguments of `add_engine_arguments` say.
 
     Raises:
         OptionError, SizeError: A value cannot be used.
     """
-    mebibytes = arguments.workspace
     return BuildOptions(
-        runtime=Runtime(arguments.runtime),
-        profile=_profile_from(arguments),
-        workspace=None if mebibytes is None else mebibytes * MEBIBYTE,
+        flavour=Flavour(arguments.flavour),
+        profile=profile_from(arguments.min_shape, arguments.opt_shape, arguments.max_shape),
+        workspace=arguments.workspace,
         timing_cache=arguments.timing_cache,
         version_compatible=arguments.version_compatible,
         hardware_compatibility=HardwareCompatibility(arguments.hardware_compatibility),
-        compute_capabilities=tuple(arguments.compute_capability),
+        compute_capabilities=tuple(arguments.compute_capabilities),
         optimization_level=arguments.optimization_level,
         tf32=arguments.tf32,
         plugin=arguments.plugin,
         embed_plugin=arguments.embed_plugin,
     )
-
-
-def _profile_from(arguments: argparse.Namespace) -> Profile | None:
-    best = arguments.opt
-    if best is None:
-        if arguments.min or arguments.max:
-            raise OptionError(
-                "--min or --max without --opt",
-                "also the input shape it is to be fastest at",
-                f"--opt {arguments.max or arguments.min}",
-            )
-        return None
-    return Profile(arguments.min or best, best, arguments.max or best)

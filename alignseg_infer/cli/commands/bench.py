@@ -17,8 +17,8 @@ from alignseg_infer.cli.arguments.inference import (
     add_inference_arguments,
     names_of,
     predictor_options,
-    require_packages,
 )
+from alignseg_infer.cli.arguments.values import add_destination
 from alignseg_infer.cli.reports import write_report
 from alignseg_infer.cli.termination import terminated_by_exception
 from alignseg_infer.datasets.image_sets import ImageFiles, choose_images
@@ -26,6 +26,7 @@ from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.errors import INSTALL_BENCH, OptionError
 from alignseg_infer.files import require_writable_folder
 from alignseg_infer.inference.averaging import Mode
+from alignseg_infer.packages import require_packages
 from alignseg_infer.pixels.images import write_image
 from alignseg_infer.predictor import Predictor
 
@@ -59,11 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "PNG first (default: drawn streets of the network's size, as PNG)",
     )
     parser.add_argument(
-        "--images-limit",
+        "--max-images",
         type=int,
         default=DEFAULT_IMAGES,
         metavar="N",
-        help=f"so many images, spread evenly over the source (default: {DEFAULT_IMAGES})",
+        help=f"use at most N images, spread evenly over the source (default: {DEFAULT_IMAGES})",
     )
     parser.add_argument(
         "--rounds",
@@ -73,11 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{DEFAULT_SECONDS:.0f} seconds allow)",
     )
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="end after so many, but not before five rounds"
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="stop after S seconds, but run at least five rounds",
     )
-    parser.add_argument(
-        "-o", "--output", type=Path, help=f"folder for {', '.join(RESULTS[:2])} and {RESULTS[2]}"
-    )
+    add_destination(parser, f"folder for {', '.join(RESULTS[:2])} and {RESULTS[2]}", required=False)
     add_inference_arguments(parser, several_batches=True)
 
 
@@ -85,16 +87,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Measures, prints the table, and writes it with its picture if asked to."""
     names = names_of(arguments.models)
     _require_distinct(arguments.batch)
-    if arguments.images_limit < 1:
+    if arguments.max_images < 1:
         raise OptionError(
-            f"--images-limit {arguments.images_limit}",
+            f"--max-images {arguments.max_images}",
             "1 or more",
-            f"--images-limit {DEFAULT_IMAGES}",
+            f"--max-images {DEFAULT_IMAGES}",
         )
     require_packages(MACHINE_PACKAGES, INSTALL_BENCH)
-    if arguments.output:
+    if arguments.destination:
         require_packages(("matplotlib",), INSTALL_BENCH)  # now, not after minutes of measuring
-        require_writable_folder(arguments.output)
+        require_writable_folder(arguments.destination)
     with terminated_by_exception(), tempfile.TemporaryDirectory() as folder:
         report = _measured(arguments, names, Path(folder))
     if report.partial:
@@ -102,13 +104,13 @@ def run(arguments: argparse.Namespace) -> int:
     if report.machine.busy:
         print(f"warning: other work was running: {report.machine.busy}", file=sys.stderr)
     print(report.to_markdown(), end="")
-    if arguments.output:
+    if arguments.destination:
         from alignseg_infer.benchmark.picture import benchmark_figure
         from alignseg_infer.drawing.figures import pixels_of
 
         picture = pixels_of(benchmark_figure(report))
         contents = (report.to_json() + "\n", report.to_markdown(), picture)
-        write_report(arguments.output, dict(zip(RESULTS, contents, strict=True)))
+        write_report(arguments.destination, dict(zip(RESULTS, contents, strict=True)))
     return EXIT_INTERRUPTED if report.partial else 0
 
 
@@ -194,8 +196,8 @@ def _image_files(
     from alignseg_infer.demo.streets.folder import write_streets
 
     if arguments.images:
-        return _given_images(arguments.images, arguments.images_limit, folder)
-    size, count = _street_size(arguments.size, first), arguments.images_limit
+        return _given_images(arguments.images, arguments.max_images, folder)
+    size, count = _street_size(arguments.size, first), arguments.max_images
     streets = [files.image for files in write_streets(folder, FIRST_HELD_OUT, count, size)]
     return f"{count} drawn streets of {size[0]}x{size[1]}, PNG", streets
 

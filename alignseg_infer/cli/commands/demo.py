@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from alignseg_infer.arrays import Image
+from alignseg_infer.arrays import Image, Labels
 from alignseg_infer.cli.arguments.inference import add_runtime_arguments
+from alignseg_infer.cli.arguments.values import add_destination
 from alignseg_infer.demo import DEMO, FIRST_HELD_OUT
 from alignseg_infer.drawing.masks import colorize, legend, titled
 from alignseg_infer.errors import OptionError
 from alignseg_infer.evaluation.metrics import ConfusionMatrix
 from alignseg_infer.pixels.images import write_image
-from alignseg_infer.pixels.postprocess import Labels
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.results.segmentation import Segmentation
 
@@ -23,13 +23,7 @@ SHEET_ROWS = 4  # streets in the overview picture
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("demo-output"),
-        help="folder to write into (default: demo-output)",
-    )
+    add_destination(parser, "folder to write into (default: demo-output)", Path("demo-output"))
     parser.add_argument("--streets", type=int, default=4, help="how many (default: 4)")
     parser.add_argument(
         "--seed",
@@ -52,9 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     classes = predictor.spec.classes
     confusion: ConfusionMatrix | None = None
     rows: list[Image] = []
-    for files in write_streets(arguments.output, arguments.seed, arguments.streets):
+    for files in write_streets(arguments.destination, arguments.seed, arguments.streets):
         result = predictor(files.image)
-        result.save(arguments.output / "results" / files.image.stem)
+        result.save(arguments.destination / "results" / files.image.stem)
         one = ConfusionMatrix.of(files.scene.labels, result.labels, len(classes.names))
         confusion = one if confusion is None else confusion + one
         print(
@@ -63,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         if len(rows) < SHEET_ROWS:
             rows.append(_row(result, files.scene.labels))
     sheet = _sheet(rows, legend(classes, rows[0].shape[1]))
-    path = arguments.output / "demo.png"
+    path = arguments.destination / "demo.png"
     write_image(path, sheet)
     assert confusion is not None  # there is at least one street
     print(

@@ -7,15 +7,17 @@ from pathlib import Path
 
 from alignseg_infer.backends import CHECKPOINT_SUFFIXES
 from alignseg_infer.backends.onnx_domains import needs_plugins
-from alignseg_infer.cli.arguments.inference import (
+from alignseg_infer.cli.arguments.checkpoint import (
     add_checkpoint_arguments,
+    checkpoint_options_from,
     require_no_checkpoint_arguments,
-    require_packages,
 )
 from alignseg_infer.cli.describe import describe_engine, verification_lines
+from alignseg_infer.cli.translation import translate
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import INSTALL_ONNX, ModelFileError, OptionError
 from alignseg_infer.files import sha256_of
+from alignseg_infer.packages import require_packages
 from alignseg_infer.spec.model import (
     AGREEMENT_KEY,
     VERIFICATION_KEY,
@@ -32,9 +34,7 @@ EXAMPLE = "Example: alignseg inspect CS_scenes.pth"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
-    parser.add_argument(
-        "checkpoint", metavar="model", type=Path, help=".pth, .safetensors, .onnx, .engine"
-    )
+    parser.add_argument("model", type=Path, help=".pth, .safetensors, .onnx, .engine")
     parser.add_argument(
         "--json",
         action="store_true",
@@ -50,25 +50,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints what the file is."""
-    arguments.checkpoint = model_path(arguments.checkpoint)
-    suffix = arguments.checkpoint.suffix.lower()
+    model = model_path(arguments.model)
+    suffix = model.suffix.lower()
     if suffix in ENGINE_SUFFIXES:
-        require_no_checkpoint_arguments(arguments, arguments.checkpoint)
-        return _print_engine(arguments.checkpoint, arguments.json, arguments.layers)
+        require_no_checkpoint_arguments(arguments, model)
+        return _print_engine(model, arguments.json, arguments.layers)
     if arguments.layers:
         raise OptionError(
-            f"--layers with {arguments.checkpoint}, which is no engine",
+            f"--layers with {model}, which is no engine",
             f"an engine: {', '.join(ENGINE_SUFFIXES)}",
             "leave --layers out",
         )
     if suffix == ".onnx":
-        require_no_checkpoint_arguments(arguments, arguments.checkpoint)
-        spec, details = _inspect_onnx(arguments.checkpoint)
-    elif suffix in CHECKPOINT_SUFFIXES or arguments.checkpoint.is_file():
-        spec, details = _inspect_checkpoint(arguments)
+        require_no_checkpoint_arguments(arguments, model)
+        spec, details = _inspect_onnx(model)
+    elif suffix in CHECKPOINT_SUFFIXES or model.is_file():
+        spec, details = _inspect_checkpoint(model, arguments)
     else:
         raise ModelFileError(
-            f"{arguments.checkpoint} is no model file",
+            f"{model} is no model file",
             f".onnx, an engine ({', '.join(ENGINE_SUFFIXES)}), or a checkpoint: "
             f"{', '.join(CHECKPOINT_SUFFIXES)}",
             "check the path",
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(json.loads(spec.to_json()), indent=2))
     else:
-        print(f"{arguments.checkpoint}: {describe_spec(spec)}\n{details}")
+        print(f"{model}: {describe_spec(spec)}\n{details}")
     return 0
 
 
@@ -155,11 +155,11 @@ def _facts_of_onnx(path: Path) -> tuple[ModelSpec, dict[str, str], bool, list[st
     return backend.spec, backend.metadata, backend.has_offsets, []
 
 
-def _inspect_checkpoint(arguments: argparse.Namespace) -> tuple[ModelSpec, str]:
+def _inspect_checkpoint(path: Path, arguments: argparse.Namespace) -> tuple[ModelSpec, str]:
     from alignseg_infer.backends import torch_backend  # noqa: F401  says it if torch is missing
-    from alignseg_infer.cli.checkpoints import describe_assumptions, load_checkpoint_as_asked
+    from alignseg_infer.models.checkpoint import describe_assumptions, load_checkpoint
 
-    checkpoint = load_checkpoint_as_asked(arguments)
+    checkpoint = load_checkpoint(path, checkpoint_options_from(arguments))
     parameters = sum(tensor.numel() for tensor in checkpoint.state.values())
     scales = [
         tensor
@@ -171,6 +171,6 @@ def _inspect_checkpoint(arguments: argparse.Namespace) -> tuple[ModelSpec, str]:
         f"  {len(checkpoint.state)} tensors, {parameters / 1e6:.1f} M values",
         f"  {negative} of {sum(t.numel() for t in scales)} normalisation weights are negative; "
         "InPlaceABN uses their absolute value",
-        describe_assumptions(checkpoint),
+        translate(describe_assumptions(checkpoint), arguments.parser),
     ]
     return checkpoint.spec, "\n".join(lines)

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from alignseg_infer.backends import open_backend
-from alignseg_infer.cli.arguments.inference import (
-    add_runtime_arguments,
+from alignseg_infer.cli.arguments.inference import add_runtime_arguments
+from alignseg_infer.cli.arguments.values import (
+    SIZE_POLICY_HELP,
+    add_destination,
     choices_of,
     size_policy_value,
 )
@@ -25,27 +27,26 @@ ENDINGS = (".png", ".jpg", ".jpeg")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
     parser.add_argument(
-        "model", help="a checkpoint (.pth, .safetensors), an .onnx exported --with-offsets, or demo"
+        "model",
+        help="a checkpoint (.pth, .safetensors), demo, or an .onnx that returns its offsets "
+        "(alignseg export-onnx --with-offsets)",
     )
     parser.add_argument("image", type=Path, help="an image file")
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="the picture to write, .png or .jpg"
-    )
+    add_destination(parser, "the picture to write, .png or .jpg")
     parser.add_argument(
         "--field", choices=choices_of(OffsetField), help="one field alone, larger (default: all)"
     )
     parser.add_argument(
         "--size",
         type=size_policy_value,
-        help="network input: native, HEIGHTxWIDTH, or the longest side "
-        "(default: the model's size if it is fixed, else native)",
+        help=SIZE_POLICY_HELP,
     )
     add_runtime_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the picture and prints the magnitudes."""
-    _require_picture_path(arguments.output, arguments.image)
+    _require_picture_path(arguments.destination, arguments.image)
     image = load_image(arguments.image)
     backend = open_backend(
         arguments.model,
@@ -56,10 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
     seen, displacements = offsets_of_image(backend, image, arguments.size)
     fields = [OffsetField(arguments.field)] if arguments.field else list(displacements)
     chosen = [displacements[field] for field in fields]
-    write_image(arguments.output, offsets_sheet(seen, chosen))
+    write_image(arguments.destination, offsets_sheet(seen, chosen))
     print(f"pixels of the {seen.shape[0]}x{seen.shape[1]} network input, on {backend.name}")
     print(format_magnitudes(chosen))
-    print(arguments.output)
+    print(arguments.destination)
     return 0
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from alignseg_infer.cli.arguments.inference import (
     add_inference_arguments,
-    choices_of,
     predictor_from,
 )
+from alignseg_infer.cli.arguments.values import add_destination, choices_of
+from alignseg_infer.drawing.masks import require_opacity
 from alignseg_infer.errors import ImageError, OptionError
 from alignseg_infer.files import require_writable_folder
 from alignseg_infer.results.polygons import require_tolerance
@@ -35,13 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", help="an exported .onnx, an .engine, a checkpoint (.pth, .safetensors), or demo"
     )
     parser.add_argument("images", nargs="+", type=Path, help="image files")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write into")
+    add_destination(parser, "folder to write into")
     parser.add_argument(
-        "--alpha", type=float, default=0.5, help="opacity of the overlay, 0 to 1 (default: 0.5)"
+        "--opacity",
+        type=float,
+        default=0.5,
+        help="of the classes' colours over the image, 0 to 1 (default: 0.5)",
     )
     choices = ", ".join(choices_of(SavedFormat))
     parser.add_argument(
-        "--save",
+        "--formats",
         type=_formats,
         default=list(PICTURES),
         metavar="FORMAT,...",
@@ -53,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="PIXELS",
-        help="by how much simplified polygons may be off, with --save polygons (default: 0, exact)",
+        help="by how much simplified polygons may be off, with --formats polygons (default: 0)",
     )
     add_inference_arguments(parser)
 
@@ -61,14 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Segments each image; one that fails is reported and the others go on."""
     _require_distinct_names(arguments.images)
-    _require_no_image_among_results(arguments.images, arguments.output, arguments.save)
-    if not 0 <= arguments.alpha <= 1:
-        raise OptionError(f"--alpha {arguments.alpha}", "an opacity from 0 to 1", "--alpha 0.5")
+    _require_no_image_among_results(arguments.images, arguments.destination, arguments.formats)
+    require_opacity(arguments.opacity)
     require_tolerance(arguments.tolerance)
-    _require_folder_name(arguments.output)
-    require_writable_folder(arguments.output)
+    _require_folder_name(arguments.destination)
+    require_writable_folder(arguments.destination)
     predictor = predictor_from(arguments, arguments.model)
-    require_savable(arguments.save, predictor.spec.classes)
+    require_savable(arguments.formats, predictor.spec.classes)
     failures = 0
     for path in arguments.images:
         try:
@@ -80,9 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"error: {error}", file=sys.stderr)
             continue
         written = result.save(
-            arguments.output / path.stem,
-            arguments.alpha,
-            formats=arguments.save,
+            arguments.destination / path.stem,
+            arguments.opacity,
+            formats=arguments.formats,
             tolerance=arguments.tolerance,
         )
         print(f"{path}: {_summary(result)}")
@@ -113,7 +116,7 @@ def _formats(text: str) -> list[SavedFormat]:
 def _require_folder_name(output: Path) -> None:
     if output.suffix.lower() in PICTURE_ENDINGS and not output.is_dir():
         raise OptionError(
-            f"the output {output} is called as a picture is",
+            f"the destination {output} looks like an image file",
             "a folder, in which several files are written for each image",
             f"-o {output.with_suffix('')}",
         )

@@ -6,47 +6,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignseg_infer.arrays import Image
-from alignseg_infer.cli.arguments.graph import require_packages_for
-from alignseg_infer.cli.arguments.inference import choices_of, require_packages
 from alignseg_infer.cli.arguments.int8 import add_calibration_arguments, calibration_options_from
+from alignseg_infer.cli.arguments.values import add_destination, choices_of
 from alignseg_infer.cli.reports import write_report
 from alignseg_infer.datasets.labelled import Dataset, LabelledImages, find_labelled_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
 from alignseg_infer.files import require_writable_folder
+from alignseg_infer.packages import require_export_packages, require_packages
 
 if TYPE_CHECKING:
     from alignseg_infer.export.int8.sensitivity import Sensitivity
 
 HELP = "Quantise one block of a model at a time, and rank the blocks by what that does to labels."
-EXAMPLE = "Example: alignseg sensitivity alignseg.onnx --images IMAGES -o out/"
+EXAMPLE = "Example: alignseg sensitivity alignseg.onnx --calibration IMAGES -o out/"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Defines the command's arguments."""
     parser.add_argument("model", type=Path, help="an exported FP32 .onnx, or demo")
-    parser.add_argument(
-        "--images",
-        type=Path,
-        required=True,
-        metavar="SOURCE",
-        help="to calibrate with, and to compare on if there is no --dataset: a folder, a .txt list "
-        "of paths, or a video",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        help="folder for sensitivity.json, sensitivity.md and sensitivity.png",
-    )
+    add_destination(parser, "folder for sensitivity.json, sensitivity.md and sensitivity.png")
     parser.add_argument(
         "--blocks",
         choices=("stage", "block"),
         default="stage",
         help="layer3 as one, or each of its residual blocks (default: stage)",
     )
-    add_calibration_arguments(parser.add_argument_group("calibration"))
+    add_calibration_arguments(
+        parser.add_argument_group("calibration"),
+        "images to calibrate with, and to compare on if there is no --dataset: a folder, a .txt "
+        "list of paths, or a video",
+        required=True,
+    )
     _add_dataset_arguments(parser)
     parser.add_argument("--threads", type=int, help="CPU threads (default: the runtime's choice)")
 
@@ -56,17 +47,17 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dataset", choices=choices_of(Dataset), help="the layout")
     group.add_argument("--root", type=Path, help="the dataset's folder")
     group.add_argument("--split", help="train, val or test (default: val; a folder has none)")
-    group.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    group.add_argument("--max-images", type=int, metavar="N", help="use only the first N of them")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures, prints the table, and writes it with its picture."""
-    require_packages_for(model_path(arguments.model))
+    require_export_packages(model_path(arguments.model))
     require_packages(("matplotlib",), "pip install matplotlib")  # now, not after measuring
     labelled = _labelled(arguments)
-    require_writable_folder(arguments.output)
+    require_writable_folder(arguments.destination)
     sensitivity = _measured(arguments, labelled)
-    _write(sensitivity, arguments.output)
+    _write(sensitivity, arguments.destination)
     print(sensitivity.to_markdown(), end="")
     return 0
 
@@ -81,7 +72,7 @@ def _labelled(arguments: argparse.Namespace) -> LabelledImages | None:
             "--dataset cityscapes --root DATA",
         )
     dataset = Dataset(arguments.dataset)
-    return find_labelled_images(dataset, arguments.root, arguments.split, arguments.limit)
+    return find_labelled_images(dataset, arguments.root, arguments.split, arguments.max_images)
 
 
 def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) -> "Sensitivity":
@@ -95,7 +86,7 @@ def _measured(arguments: argparse.Namespace, labelled: LabelledImages | None) ->
 
     path, options = model_path(arguments.model), calibration_options_from(arguments)
     graph = load_graph(path)
-    images = choose_images(arguments.images, arguments.calibration_images)
+    images = choose_images(arguments.calibration, arguments.max_calibration_images)
     with progress_bar("calibration images") as progress:
         ranges = calibrate_ranges(path, images, options, progress)
     with tempfile.TemporaryDirectory() as folder:

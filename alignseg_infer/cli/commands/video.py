@@ -2,20 +2,17 @@
 
 import argparse
 import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignseg_infer.cli.arguments.inference import (
     add_inference_arguments,
-    choices_of,
-    exact_fraction,
     predictor_from,
 )
+from alignseg_infer.cli.arguments.values import add_destination, choices_of, exact_fraction
 from alignseg_infer.cli.termination import terminated_by_exception
 from alignseg_infer.errors import OptionError
 from alignseg_infer.inference.averaging import Mode
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.video.frames import DEFAULT_RATE
 from alignseg_infer.video.options import VideoOptions
 
 if TYPE_CHECKING:
@@ -36,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a video file, a folder of images, the index of a webcam (0), rtsp://..., or streets "
         "(a drawn drive; streets:SEED for another one)",
     )
-    parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="the video to write: .mp4, .mov or .mkv"
-    )
+    add_destination(parser, "the video to write: .mp4, .mov or .mkv")
     _add_picture_arguments(parser)
     parser.add_argument(
         "--smoothing",
@@ -53,23 +48,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FPS",
         help="of a folder or drawn drive (default: 25)",
     )
-    parser.add_argument("--frames", type=int, metavar="N", help="end after N frames")
+    parser.add_argument("--max-frames", type=int, metavar="N", help="end after N frames")
     parser.add_argument(
         "--seconds",
         type=float,
         metavar="S",
-        help="end after S seconds; a drawn drive takes so many (default: 4)",
+        help="end after S seconds, which a drawn drive takes (default: 4)",
     )
     add_inference_arguments(parser)
 
 
 def _add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--overlay",
+        "--opacity",
         type=float,
         default=0.5,
-        metavar="ALPHA",
-        help="opacity of the classes' colours, 0 to 1 (default: 0.5)",
+        help="of the classes' colours over the frame, 0 to 1 (default: 0.5)",
     )
     parser.add_argument("--legend", action="store_true", help="class names and colours below")
     parser.add_argument("--side-by-side", action="store_true", help="the frame itself at the left")
@@ -82,37 +76,34 @@ def _add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--crf", type=int, default=20, help="H.264 quality, 0 (lossless) to 51 (default: 20)"
     )
-    parser.add_argument("--no-audio", action="store_true", help="do not copy the audio of a file")
+    parser.add_argument(
+        "--no-audio", dest="audio", action="store_false", help="do not copy the audio of a file"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Segments the video and prints a summary."""
     from alignseg_infer.cli.progress import frames_bar
-    from alignseg_infer.video.process import segment_video
-    from alignseg_infer.video.sources import open_source
+    from alignseg_infer.video.process import segment_source
+    from alignseg_infer.video.sources import drive_seconds, open_source
 
     options = _options(arguments)
     _require_plain_offsets(arguments)
     with terminated_by_exception():
         source = open_source(
-            arguments.source, rate=arguments.rate, seconds=_drive_seconds(arguments)
+            arguments.source,
+            rate=arguments.rate,
+            seconds=drive_seconds(arguments.seconds, arguments.max_frames, arguments.rate),
         )
         with contextlib.closing(source):
             predictor = predictor_from(arguments, arguments.model)
             view = _offset_view(arguments)
             with frames_bar() as progress:
-                summary = segment_video(
-                    predictor, source, arguments.output, options, progress, view=view
+                summary = segment_source(
+                    predictor, source, arguments.destination, options, progress, view=view
                 )
     print(summary_text(summary))
     return 0
-
-
-def _drive_seconds(arguments: argparse.Namespace) -> float | None:
-    """How long a drawn drive is to take: as long as its frames, where only these are given."""
-    if arguments.seconds is not None or arguments.frames is None:
-        return arguments.seconds  # type: ignore[no-any-return]
-    return float(arguments.frames / (arguments.rate or DEFAULT_RATE))
 
 
 def summary_text(summary: "VideoSummary") -> str:
@@ -168,12 +159,12 @@ def _require_plain_offsets(arguments: argparse.Namespace) -> None:
 
 def _options(arguments: argparse.Namespace) -> VideoOptions:
     return VideoOptions(
-        overlay=arguments.overlay,
+        opacity=arguments.opacity,
         legend=arguments.legend,
         side_by_side=arguments.side_by_side,
         smoothing=arguments.smoothing,
         crf=arguments.crf,
-        audio=not arguments.no_audio,
-        frames=arguments.frames,
+        audio=arguments.audio,
+        max_frames=arguments.max_frames,
         seconds=arguments.seconds,
     )

@@ -66,7 +66,7 @@ class Street:
 
     def __init__(self, seed: int) -> None:
         if type(seed) is not int or seed < 0:
-            raise OptionError(f"seed={seed!r}", "a whole number, 0 or more", "Street(0), --seed 0")
+            raise OptionError(f"seed={seed!r}", "a whole number, 0 or more", "seed=0")
         self.seed = seed
         rng = np.random.default_rng([seed, 0])
         self._lanes = 1 if rng.random() < 0.65 else 2

@@ -25,5 +25,5 @@ def require_onnx_ending(path: Path) -> None:
         raise OptionError(
             f"{path} does not end in .onnx",
             "the ending .onnx, which tells loaders what kind of file it is",
-            f"-o {path.stem}.onnx",
+            f"destination={path.stem}.onnx",
         )

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import onnx
 import onnx_ir
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from alignseg_infer.arrays import Size
-from alignseg_infer.errors import ExportError, OptionError
+from alignseg_infer.errors import ExportError
+from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.graph.plugin_translation import plugin_translations
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.decoder import OffsetSampler, size_of, upsample
@@ -22,94 +21,16 @@ from alignseg_infer.models.rewrites import rewrite_for_inference, without_auxili
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.ops.plugin_ops import upsample_argmax
 from alignseg_infer.pixels.postprocess import label_dtype
-from alignseg_infer.pixels.preprocess import require_input_size
 from alignseg_infer.spec.model import (
-    DEFAULT_OPSET,
     INPUT_NAME,
     MIN_INPUT_SIDE,
-    OPSETS,
     OutputKind,
     Sampler,
-    Upsampling,
 )
 
 LOWEST_TRACED_OPSET = 18  # the lowest torch's exporter writes; we derive lower ones from it
 LOWERED_IR_VERSION = 8  # of ONNX 1.12, which brought opset 17
 TRACED_SIZE = (128, 192)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """How a model is exported.
-
-    Attributes:
-        output: ``logits`` at 1/4 size, or ``labels`` at input size.
-        sampler: How offset sampling is lowered.
-        size: Fixed input (height, width); None for any size.
-        batch: Fixed batch size; None for any.
-        opset: ONNX opset, 16 to 19. From 20 on GridSample's mode has another name, which
-            TensorRT up to 11.1 reads as nearest neighbour without an error
-            (NVIDIA/TensorRT#4646).
-        rewrites: Whether to apply `models.rewrites`.
-        with_offsets: Whether the graph also returns the offset fields, named by
-            `OffsetField.output_name`.
-        fuse: With the sampler ``plugin``, whether upsampling, sampling and sum of an alignment
-            are one node. The others have nothing to fuse.
-        upsampling: How the rewrites upsample; None for what suits the sampler: ``resize`` with
-            ``plugin``, which GPUs alone have, else ``matrices``.
-
-    Raises:
-        OptionError, SizeError: A value cannot be used.
-    """
-
-    output: OutputKind = OutputKind.LOGITS
-    sampler: Sampler = Sampler.NATIVE
-    size: Size | None = None
-    batch: int | None = None
-    opset: int = DEFAULT_OPSET
-    rewrites: bool = True
-    with_offsets: bool = False
-    fuse: bool = True
-    upsampling: Upsampling | None = None
-
-    @property
-    def chosen_upsampling(self) -> Upsampling:
-        """`upsampling`, or what is chosen where that is None."""
-        if self.upsampling is not None:
-            return self.upsampling
-        resize = self.sampler is Sampler.PLUGIN or not self.rewrites
-        return Upsampling.RESIZE if resize else Upsampling.MATRICES
-
-    @property
-    def output_names(self) -> list[str]:
-        """Names of the graph's outputs, in their order."""
-        fields = OffsetField if self.with_offsets else ()
-        return [self.output.value, *(field.output_name for field in fields)]
-
-    def __post_init__(self) -> None:
-        if self.opset not in OPSETS:
-            raise OptionError(
-                f"opset {self.opset}",
-                f"{OPSETS[0]} to {OPSETS[-1]}: GridSample came with 16, and from 20 on TensorRT "
-                "gets it wrong",
-                f"--opset {DEFAULT_OPSET}",
-            )
-        if self.size is not None:
-            require_input_size(self.size)
-        if self.batch is not None and self.batch < 1:
-            raise OptionError(f"batch {self.batch}", "1 or more", "--batch 1")
-        if not self.fuse and self.sampler is not Sampler.PLUGIN:
-            raise OptionError(
-                f"no fusing with the sampler {self.sampler}",
-                "the sampler plugin, the only one that fuses",
-                "--sampler plugin, or leave --no-fuse out",
-            )
-        if not self.rewrites and self.upsampling is Upsampling.MATRICES:
-            raise OptionError(
-                "upsampling by matrices without the rewrites",
-                "resize, which the network is made of without them",
-                "--upsampling resize, or leave --no-rewrites out",
-            )
 
 
 class _Graph(nn.Module):
@@ -261,7 +182,7 @@ def _lower_opset(model: onnx_ir.Model, opset: int) -> None:
             raise ExportError(
                 f"the graph uses {node.op_type} in a form that opset {opset} does not have",
                 f"opset {LOWEST_TRACED_OPSET} or higher for this model",
-                f"--opset {LOWEST_TRACED_OPSET}",
+                f"opset={LOWEST_TRACED_OPSET}",
             )
     model.opset_imports[""] = opset
     model.ir_version = LOWERED_IR_VERSION

@@ -17,43 +17,21 @@ from numpy.typing import NDArray
 from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends.onnxruntime_backend import session_options
 from alignseg_infer.datasets.image_sets import CalibrationImages
-from alignseg_infer.errors import ModelFileError, OptionError
+from alignseg_infer.errors import OptionError
 from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes
-from alignseg_infer.export.int8.histograms import (
-    DEFAULT_METHOD,
-    CalibrationMethod,
-    Histogram,
-    Ranges,
-)
-from alignseg_infer.files import require_file, sha256_of, write_atomically
+from alignseg_infer.export.int8.histograms import Histogram, Ranges
+from alignseg_infer.export.int8.options import CalibrationOptions
+from alignseg_infer.files import write_atomically
 from alignseg_infer.pixels.preprocess import preprocess, size_policy
 from alignseg_infer.progress import Progress
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
-from alignseg_infer.spec.onnx_facts import read_onnx_facts
+from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 
 CACHE_VERSION = 1
 
 Tensors: TypeAlias = list[NDArray[np.float32]]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrationOptions:
-    """How a model is calibrated.
-
-    Attributes:
-        method: How ranges are chosen.
-        size: Network input size, as `Predictor` takes it; None for the model's fixed size, or the
-            size of each image if the model has none.
-        cache: File to save the histograms to after each image; None to save nothing.
-        threads: CPU threads; None for the runtime's choice.
-    """
-
-    method: CalibrationMethod = DEFAULT_METHOD
-    size: str | int | Size | None = None
-    cache: Path | None = None
-    threads: int | None = None
 
 
 @dataclass
@@ -76,6 +54,7 @@ def calibrate_ranges(
     images: CalibrationImages,
     options: CalibrationOptions | None = None,
     progress: Progress | None = None,
+    facts: OnnxFacts | None = None,
 ) -> Ranges:
     """Measure the ranges of all tensors that convolutions read.
 
@@ -88,6 +67,7 @@ def calibrate_ranges(
         images: From `choose_images`.
         options: How to calibrate.
         progress: Called after each image with the number of images counted and their total.
+        facts: Facts of `model`, if they were read already.
 
     Raises:
         ModelError: The model cannot be used, or computes values that are not finite.
@@ -96,30 +76,31 @@ def calibrate_ranges(
         OutputError: The cache cannot be written.
     """
     options = options or CalibrationOptions()
+    facts = facts or read_onnx_facts(model)
     total = len(images.digests)
-    seen = _load_cache(options.cache, _make_key(model, images, options.size))
+    seen = _load_cache(options.cache, _make_key(facts, images, options.size))
     if seen.images < total:
-        _count_images(model, images, options, seen, progress)
+        _count_images(model, facts.spec, images, options, seen, progress=progress)
     limits = {name: histo.limit(options.method) for name, histo in seen.histograms.items()}
     return Ranges(options.method, total, limits)
 
 
-def _make_key(model: Path, images: CalibrationImages, size: object) -> str:
+def _make_key(model: OnnxFacts, images: CalibrationImages, size: object) -> str:
     """Return what identifies a run: a digest of all that affects its histograms."""
-    require_file(model, "an ONNX model", ModelFileError)
-    facts = [CACHE_VERSION, sha256_of(model), list(images.digests), size]
+    facts = [CACHE_VERSION, model.sha256, list(images.digests), size]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def _count_images(
     model: Path,
+    spec: ModelSpec,
     images: CalibrationImages,
     options: CalibrationOptions,
     seen: _Seen,
+    *,
     progress: Progress | None,
 ) -> None:
     """Count the images that `seen` lacks."""
-    spec = read_onnx_facts(model).spec
     session, names = _open_observed(model, options.threads)
     logger.info("calibrating with %s", images.name)
     for tensors in _make_batches(images.read(seen.images), spec, options.size):
@@ -154,7 +135,7 @@ def _make_batches(
     images: Iterable[Image], spec: ModelSpec, size: str | int | Size | None
 ) -> Iterator[Tensors]:
     """Yield lists of network inputs, each (1, 3, H, W): up to the model's fixed batch, else one."""
-    policy = size_policy(size, spec.export)
+    policy = size_policy(size, spec.export, "calibration_size")
     most = (spec.export and spec.export.batch) or 1
     waiting: Tensors = []
     for image in images:
@@ -188,13 +169,13 @@ def _load_cache(cache: Path | None, key: str) -> _Seen:
         raise OptionError(
             f"{cache} is not a calibration cache: {error}",
             "a file that a calibration wrote, or one that does not exist yet",
-            f"--calibration-cache {cache.with_suffix('.calibration')}, or remove that file",
+            f"calibration_cache={cache.with_suffix('.calibration')}, or remove that file",
         ) from error
     if seen.key != key:
         raise OptionError(
             f"{cache} holds {seen.images} images calibrated with another model, images or size",
             "the cache of this model, these images and this size; this file is not overwritten",
-            f"--calibration-cache {cache.with_name('another-' + cache.name)}, or remove that file",
+            f"calibration_cache={cache.with_name('another-' + cache.name)}, or remove that file",
         )
     logger.info("%s holds %d calibrated images", cache, seen.images)
     return seen

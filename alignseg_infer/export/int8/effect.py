@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir
 
-from alignseg_infer.arrays import Size
+from alignseg_infer.arrays import Labels, Size
 from alignseg_infer.datasets.class_tables import class_table
 from alignseg_infer.datasets.image_sets import CalibrationImages, ImageFiles
 from alignseg_infer.datasets.labelled import (
@@ -26,7 +26,6 @@ from alignseg_infer.datasets.labelled import (
 from alignseg_infer.errors import ModelError
 from alignseg_infer.evaluation.metrics import MAX_CLASSES, ConfusionMatrix
 from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes, runnable_onnx
-from alignseg_infer.pixels.postprocess import Labels
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import Progress
 
@@ -162,7 +161,7 @@ def _read_label_table(labelled: LabelledImages, num_classes: int) -> LabelTable:
         raise ModelError(
             f"the model has {num_classes} classes",
             f"the {expected} of {labelled.name}, and at most {MAX_CLASSES}",
-            "the --dataset that the model was trained for",
+            "dataset= the one that the model was trained for",
         )
     table = label_table(labelled.dataset, num_classes)
     require_usable(labelled, table)

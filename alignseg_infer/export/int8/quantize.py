@@ -10,7 +10,6 @@ fraction of a pixel) and the classifier (its output decides the label).
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,20 +29,10 @@ from alignseg_infer.export.int8.convolutions import (
     list_blocks,
 )
 from alignseg_infer.export.int8.histograms import Ranges
+from alignseg_infer.export.int8.options import QuantizationOptions
 from alignseg_infer.files import require_file
 
 _SEPARATED = ".int8"  # ending of the temporary copies that quantised convolutions read
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuantizationOptions:
-    """Which convolutions are quantised.
-
-    Attributes:
-        keep_float: Blocks or layers that stay float: ``stem``, ``layer4``, ``RRB2b.inner``, ...
-    """
-
-    keep_float: tuple[str, ...] = ()
 
 
 def load_graph(path: Path) -> onnx_ir.Model:
@@ -79,7 +68,7 @@ def choose_convolutions(
             raise OptionError(
                 f"there is no block {block!r} to keep in float",
                 f"one of {', '.join(list_blocks(model))}, or a part such as layer3.0",
-                "--keep-float with names of that list; offsets and classifier are float anyway",
+                f"keep_float={[*list_blocks(model)][:1]}; offsets and classifier are float anyway",
             )
     chosen = tuple(
         conv
@@ -90,7 +79,7 @@ def choose_convolutions(
         raise OptionError(
             "every convolution would stay in float",
             "at least one convolution to quantise",
-            "fewer blocks after --keep-float, or --precision fp16",
+            "fewer blocks in keep_float=, or precision='fp16'",
         )
     return chosen
 
@@ -144,7 +133,7 @@ def _require_float32(model: onnx_ir.Model) -> None:
         raise ExportError(
             "the graph to quantise is not entirely float32",
             "the FP32 export, because float16 comes after quantisation",
-            "alignseg export-onnx CHECKPOINT -o MODEL.onnx, without a --precision",
+            "alignseg export-onnx CHECKPOINT -o MODEL.onnx, whose precision is fp32",
         )
 
 
@@ -254,7 +243,7 @@ def _require_quantized(model: onnx_ir.Model, chosen: Collection[Convolution]) ->
         raise ExportError(
             f"{len(missing)} convolutions could not be quantised, the first {missing[0]}",
             "a type for each tensor of the graph",
-            f"--keep-float {missing[0]}, and report this with the command you typed",
+            f"keep_float={[missing[0]]}, and report this with what you typed",
         )
 
 

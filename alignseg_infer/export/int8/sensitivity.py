@@ -8,12 +8,12 @@ from typing import TypeAlias
 
 import onnx_ir
 
-from alignseg_infer.errors import OptionError, VerificationError
+from alignseg_infer.errors import VerificationError
 from alignseg_infer.export.int8.convolutions import Convolution, Grain, Role, find_convolutions
 from alignseg_infer.export.int8.effect import Effect, EffectMeter
 from alignseg_infer.export.int8.histograms import Ranges
+from alignseg_infer.export.int8.options import QuantizationOptions, require_budget
 from alignseg_infer.export.int8.quantize import (
-    QuantizationOptions,
     choose_convolutions,
     quantize_convolutions,
 )
@@ -229,15 +229,9 @@ def keep_within_budget(
     return WithinBudget(QuantizationOptions(keep_float=kept), excluded, effect)
 
 
-def require_budget(budget: float) -> None:
-    """Raise OptionError unless `budget` is 0 or more."""
-    if not budget >= 0:  # NaN too
-        raise OptionError(f"a budget of {budget:g}", "0 or more percent", "--int8-budget 0.5")
-
-
 def _above_budget(drop: float, budget: float, block: str) -> VerificationError:
     return VerificationError(
         f"INT8 costs {drop:.3f} even if only {block} is quantised",
         f"at most {budget:g}, the budget",
-        "a larger --int8-budget, another --calibration-method, more images, or --precision fp16",
+        "a larger int8_budget=, another calibration_method=, more images, or precision='fp16'",
     )

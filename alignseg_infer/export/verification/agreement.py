@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.arrays import Image, InputShape, Size
+from alignseg_infer.arrays import Floats, Image, InputShape, Size
 from alignseg_infer.backend import Backend
 from alignseg_infer.errors import VerificationError
-from alignseg_infer.pixels.postprocess import Floats, scores_from_logits
+from alignseg_infer.pixels.postprocess import scores_from_logits
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.progress import Progress
 from alignseg_infer.spec.verification import VerifiedRow

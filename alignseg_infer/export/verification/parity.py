@@ -3,7 +3,7 @@
 The other checks compare two files; this one shows that the first file is right.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,11 +82,11 @@ def _require_close(row: Comparison, what: str, error: float, tolerance: float) -
             f"the exported {what} differ from PyTorch's by {error:.2g} at "
             f"{row.batch}x3x{row.height}x{row.width}",
             f"at most {tolerance:g}",
-            "try another --sampler or --opset, or --no-rewrites; nothing was written",
+            "try another sampler= or opset=, or rewrites=False; nothing was written",
         )
 
 
-def format_comparisons(rows: list[Comparison], output: OutputKind) -> str:
+def format_comparisons(rows: Sequence[Comparison], output: OutputKind) -> str:
     """Format the rows as a small text table."""
     title = "relative L2 error" if output is OutputKind.LOGITS else "share of labels that differ"
     lines = [f"  {'input':>16}  {title}"]

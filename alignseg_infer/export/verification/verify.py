@@ -50,21 +50,22 @@ LONGEST_SIDE = 1024
 
 def verify(
     model: str | Path,
-    reference: str | Path,
+    against: str | Path,
     images: Sequence[Image] | None = None,
     *,
     device: str | None = None,
     sizes: Sequence[Size] = (),
     data: LabelledImages | None = None,
+    against_sha256: str | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Check that `model` labels images as `reference` does.
+    """Check that `model` labels images as `against` does.
 
     Float16 and int8 ONNX models on the CPU round as a GPU would; see `half_rounding`.
 
     Args:
         model: An ``.onnx`` file or an engine.
-        reference: The float32 ``.onnx`` it came from; it runs in ONNX Runtime on the CPU.
+        against: The float32 ``.onnx`` it came from; it runs in ONNX Runtime on the CPU.
         images: BGR images (H, W, 3) uint8; they are resized to each size. None for streets drawn
             by `alignseg_infer.demo.streets`.
         device: Where `model` runs; None for the default of its kind.
@@ -72,6 +73,7 @@ def verify(
             the size of the first image, scaled to at most 1024 pixels. Engines run at the corners
             of their profile.
         data: Labelled images, to compare mean IoU too.
+        against_sha256: Of the file `against`, if it is known already.
         progress: Called with the number of images compared and their total.
 
     Returns:
@@ -82,9 +84,9 @@ def verify(
         ModelError: The two have different classes or prepare images differently.
         OptionError: `images` is empty.
     """
-    path, reference = model_path(model), model_path(reference)
+    path, reference = model_path(model), model_path(against)
     if images is not None and not len(images):
-        raise OptionError("no images to verify with", "one or more", "--images FOLDER")
+        raise OptionError("images= holds no image", "one or more", "images=FOLDER")
     expected = _opened(reference)
     seen = open_for_verification(path, device)
     _require_same_task(seen, expected)
@@ -94,7 +96,7 @@ def verify(
     )
     found = Verification(
         reference=reference.name,
-        reference_sha256=sha256_of(reference),
+        reference_sha256=against_sha256 or sha256_of(reference),
         backend=seen.name,
         images="drawn streets" if images is None else counted(len(images), "image"),
         required_agreement=REQUIRED_AGREEMENT[precision_of(seen)],
@@ -106,9 +108,11 @@ def verify(
 
 def verify_where_possible(
     engine: Path,
-    reference: Path,
+    against: Path,
     images: Sequence[Image] | None = None,
     progress: Progress | None = None,
+    *,
+    against_sha256: str | None = None,
 ) -> Verification | None:
     """Run `verify` if this machine can run the engine; else log why not and return None.
 
@@ -116,16 +120,16 @@ def verify_where_possible(
         VerificationError, ModelError, OptionError: As `verify` does.
     """
     reason = _why_not_here(read_facts(engine).compute_capabilities)
-    if reason is None and precision_of(_opened(reference)) is not Precision.FP32:
-        reason = f"{reference.name} is not float32"
+    if reason is None and precision_of(_opened(against)) is not Precision.FP32:
+        reason = f"{against.name} is not float32"
     if reason is None:
-        return verify(engine, reference, images, progress=progress)
+        return verify(engine, against, images, against_sha256=against_sha256, progress=progress)
     logger.warning(
         "built, not verified (%s); on the machine that will run it: "
         "alignseg verify %s --against %s --images FOLDER",
         reason,
         engine.name,
-        reference.name,
+        against.name,
     )
     return None
 
@@ -209,7 +213,8 @@ def require_agreement(model: Path, found: Verification) -> None:
             f"({found.backend}, {found.images}):\n{format_rows(found.rows)}",
             f"at least {found.required_agreement:.1%} alike in each row, {worst:.1%} in each image",
             "verify with images of the kind the model is for; for int8, more calibration images, "
-            "--int8-budget or --precision fp16; for engines, another TensorRT or --sampler gather",
+            "int8_budget=0.5 or precision='fp16'; for engines, another TensorRT or "
+            "sampler='gather'",
         )
 
 
@@ -226,7 +231,7 @@ def _with_miou(
         raise VerificationError(
             f"mean IoU on {data.name} drops from {before:.2%} to {after:.2%} with {path.name}",
             f"a drop of at most {ALLOWED_MIOU_DROP} percentage points",
-            "more calibration images, --int8-budget, or --precision fp16",
+            "more calibration images, int8_budget=0.5, or precision='fp16'",
         )
     return dataclasses.replace(found, miou_drop=drop)
 
@@ -257,9 +262,9 @@ def _shapes(
     if path.suffix.lower() in ENGINE_SUFFIXES:
         if sizes:
             raise OptionError(
-                f"sizes were given for {path.name}, which runs at the corners of its profile",
-                "no sizes for an engine",
-                "leave --sizes out",
+                f"size= was given for {path.name}, which runs at the corners of its profile",
+                "no size for an engine",
+                "leave size= out",
             )
         shapes = profile_shapes(read_facts(path).profile)
     else:
@@ -274,7 +279,7 @@ def _shapes(
                 f"input size {size[0]}x{size[1]}, but model and reference accept "
                 f"{' and '.join(_size_text(taken) for taken in fixed)}",
                 "a size that both accept",
-                "leave --sizes out, or give a reference that accepts any size",
+                "leave size= out, or give a reference that accepts any size",
             )
     return shapes
 
@@ -315,14 +320,14 @@ def _require_same_task(seen: Backend, expected: Backend) -> None:
         raise ModelError(
             f"the reference is {precision_of(expected)}",
             "the float32 model",
-            "--against the float32 .onnx that the model was made from",
+            "against= the float32 .onnx that the model was made from",
         )
     digests = {spec.source.sha256 if spec.source else None for spec in (one, other)}
     if one.network != other.network or len(digests) > 1:
         raise ModelError(
             f"the model was made from {_origin(one)}, its reference from {_origin(other)}",
             "the same checkpoint and network for both",
-            "--against the float32 .onnx that it was made from",
+            "against= the float32 .onnx that it was made from",
         )
     if one.input != other.input or one.classes != other.classes:
         raise ModelError(
@@ -330,5 +335,5 @@ def _require_same_task(seen: Backend, expected: Backend) -> None:
             f"the model, {other.network.num_classes} ({other.classes.dataset}) and {other.input} "
             "in its reference",
             "the same classes and input preparation in both",
-            "--against the float32 model that it was made from",
+            "against= the float32 .onnx that it was made from",
         )

@@ -4,7 +4,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from alignseg_infer.errors import BuildError, OptionError
-from alignseg_infer.trt.builder.options import BuildOptions, HardwareCompatibility, shape_tuple
+from alignseg_infer.trt.builder.options import (
+    MEBIBYTE,
+    BuildOptions,
+    HardwareCompatibility,
+    shape_tuple,
+)
 from alignseg_infer.trt.engine_file import Profile
 from alignseg_infer.trt.flavours import (
     TensorRT,
@@ -50,7 +55,7 @@ def new_config(session: Session, profile: Profile, options: BuildOptions) -> Any
     module, config = session.tensorrt.module, session.builder.create_builder_config()
     config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
     if options.workspace is not None:
-        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, options.workspace)
+        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, options.workspace * MEBIBYTE)
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     if not options.tf32:
@@ -70,9 +75,9 @@ def _set_targets(tensorrt: TensorRT, config: Any, options: BuildOptions) -> None
         levels = tensorrt.module.HardwareCompatibilityLevel.__members__
         if name not in levels:
             raise OptionError(
-                f"--hardware-compatibility {options.hardware_compatibility}",
+                f"hardware_compatibility={options.hardware_compatibility.value!r}",
                 f"a level that TensorRT {tensorrt.version_text} supports: {', '.join(levels)}",
-                "install a newer TensorRT, or leave --hardware-compatibility out",
+                "install a newer TensorRT, or leave hardware_compatibility= out",
             )
         config.hardware_compatibility_level = levels[name]
     targets = [compute_capability(tensorrt, text) for text in options.compute_capabilities]
@@ -90,5 +95,5 @@ def _add_profile(session: Session, config: Any, profile: Profile) -> None:
         raise BuildError(
             f"TensorRT rejects the input shapes {shapes}: " + "; ".join(session.messages.errors),
             "shapes that the graph takes",
-            "pass other shapes to --min, --opt and --max",
+            "another min_shape=, opt_shape= or max_shape=",
         )

@@ -30,7 +30,7 @@ from alignseg_infer.trt.builder.plugins import load_plugins, require_plugin_opti
 from alignseg_infer.trt.builder.progress import PhaseProgress, Phases, new_monitor, run_stoppable
 from alignseg_infer.trt.builder.timing_cache import save_timing_cache, use_timing_cache
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, EngineFacts, Profile, sidecar_path
-from alignseg_infer.trt.flavours import Runtime, TensorRT, load_tensorrt
+from alignseg_infer.trt.flavours import Flavour, TensorRT, load_tensorrt
 from alignseg_infer.version import __version__
 
 Verify: TypeAlias = Callable[[Path], Verification | None]
@@ -62,6 +62,7 @@ def build_engine(
     engine_path: Path,
     options: BuildOptions,
     *,
+    facts: OnnxFacts | None = None,
     progress: PhaseProgress | None = None,
     verify: Verify | None = None,
 ) -> Engine:
@@ -71,6 +72,7 @@ def build_engine(
         onnx_path: A file that this package exported.
         engine_path: The plan file to write; its facts go to `sidecar_path` of it.
         options: How to build it.
+        facts: Facts of `onnx_path`, if they were read already.
         progress: Called with each phase of TensorRT's build.
         verify: As in `save_engine`.
 
@@ -83,7 +85,7 @@ def build_engine(
         KeyboardInterrupt: The user pressed Ctrl-C; the build has stopped.
     """
     require_engine_name(engine_path)
-    engine = engine_from_onnx(onnx_path, options, progress=progress)
+    engine = engine_from_onnx(onnx_path, options, facts=facts, progress=progress)
     return replace(engine, facts=save_engine(engine, engine_path, verify=verify))
 
 
@@ -93,27 +95,31 @@ def require_engine_name(path: Path) -> None:
         raise OptionError(
             f"{path} does not end in {', '.join(ENGINE_SUFFIXES)}",
             "an ending that tells loaders that the file is an engine",
-            f"-o {path.stem}.engine",
+            f"destination={path.stem}.engine",
         )
 
 
 def engine_from_onnx(
-    path: Path, options: BuildOptions, *, progress: PhaseProgress | None = None
+    path: Path,
+    options: BuildOptions,
+    *,
+    facts: OnnxFacts | None = None,
+    progress: PhaseProgress | None = None,
 ) -> Engine:
     """Build an engine in memory. It raises the same errors as `build_engine`."""
-    facts = read_onnx_facts(path)
+    facts = facts or read_onnx_facts(path)
     _require_narrow_labels(facts)
     if facts.export.upsampling is Upsampling.MATRICES:
         logger.info(
-            "%s upsamples by matrices, which is best on CPUs; for a GPU, export the model with "
-            "--upsampling resize",
+            "%s upsamples by matrices, which is best on CPUs; for a GPU, export the checkpoint "
+            "with upsampling='resize'",
             path.name,
         )
     require_plugin_options(facts.export.sampler, options)
     profile = profile_for(facts.export, options.profile)
-    session = Session.of(load_tensorrt(options.runtime))
+    session = Session.of(load_tensorrt(options.flavour))
     # TensorRT builds on this GPU, and loaders compare it with theirs. TensorRT for RTX needs none.
-    gpu = current_gpu() if options.runtime is Runtime.TENSORRT else None
+    gpu = current_gpu() if options.flavour is Flavour.TENSORRT else None
     options = load_plugins(session.tensorrt, facts, options)
     _parse(session, path)
     network = read_network(session.tensorrt.module, session.network)
@@ -168,7 +174,7 @@ def _require_narrow_labels(facts: OnnxFacts) -> None:
             f"the graph returns labels of {classes} classes as uint16, which TensorRT does not "
             "support",
             f"logits, or labels of at most {MAX_LABELS} classes",
-            "export the model again with --output logits",
+            "export the checkpoint again with output='logits'",
         )
 
 
@@ -180,10 +186,10 @@ def _parse(session: Session, path: Path) -> None:
     errors = [_describe_error(parser.get_error(index)) for index in range(parser.num_errors)]
     reasons = errors or session.messages.errors
     raise BuildError(
-        f"{session.tensorrt.runtime} {session.tensorrt.version_text} cannot read {path}:\n    "
+        f"{session.tensorrt.flavour} {session.tensorrt.version_text} cannot read {path}:\n    "
         + "\n    ".join(reasons or ["it gives no reason"]),
         "an ONNX graph in which TensorRT knows every node",
-        "export the model again, perhaps with another --sampler; if that does not help, report it",
+        "export the model again, perhaps with another sampler=; if that does not help, report it",
     )
 
 
@@ -212,10 +218,10 @@ def _build_plan(
         raise phases.error
     if plan is None:
         raise BuildError(
-            f"{session.tensorrt.runtime} {session.tensorrt.version_text} cannot build the engine: "
+            f"{session.tensorrt.flavour} {session.tensorrt.version_text} cannot build the engine: "
             + "\n    ".join(session.messages.errors or ["it gives no reason"]),
             "a graph and options that TensorRT can build",
-            "try other options (--workspace, --compute-capability, shapes), or --sampler gather",
+            "another workspace=, compute_capabilities= or input shape, or sampler='gather'",
         )
     if options.timing_cache is not None:
         save_timing_cache(config, options.timing_cache)
@@ -235,19 +241,18 @@ def _facts_of(
     return EngineFacts(
         spec=source.spec,
         sha256=hashlib.sha256(plan).hexdigest(),
-        runtime=tensorrt.runtime,
-        runtime_version=tensorrt.version_text,
+        flavour=tensorrt.flavour,
+        tensorrt_version=tensorrt.version_text,
         version_compatible=options.version_compatible,
         hardware_compatibility=options.hardware_compatibility,
         compute_capabilities=options.compute_capabilities,
         gpu=gpu,
         profile=profile,
-        stripped=False,
         plugins=tuple(sorted(set(source.plugins))),
         plugins_embedded=options.embed_plugin,
         layers=count_layers(network),
         source_sha256=source.sha256,
         verification=None,
-        builder=f"alignseg-infer {__version__}, {tensorrt.runtime} {tensorrt.version_text}",
+        builder=f"alignseg-infer {__version__}, {tensorrt.flavour} {tensorrt.version_text}",
         tf32=options.tf32,
     )

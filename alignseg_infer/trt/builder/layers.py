@@ -145,7 +145,7 @@ def require_sampling(network: Network, facts: OnnxFacts) -> None:
                 f"TensorRT's layer {layer.name!r} samples with {mode}, {outside}, "
                 f"align_corners={corners}",
                 "LINEAR, FILL (zeros outside), align_corners=False, as in the ONNX graph",
-                "export again with --sampler gather, which needs no such layer; and report this",
+                "export again with sampler='gather', which needs no such layer; and report this",
             )
     rounded = [layer for layer in network.layers if _is_inexact_coordinate(layer)]
     if rounded:
@@ -153,7 +153,7 @@ def require_sampling(network: Network, facts: OnnxFacts) -> None:
             f"TensorRT's layer {rounded[0].name!r} computes sampling coordinates in "
             f"{rounded[0].data_type}",
             "FLOAT: sampling coordinates in float16 are off by up to 1/16 pixel at width 513",
-            "export the model again: alignseg export-trt CHECKPOINT --precision fp16",
+            "build it from the checkpoint again, with precision='fp16'",
         )
     native = facts.export.sampler is Sampler.NATIVE
     if len(found) != facts.grid_samples or bool(found) != native:
@@ -178,7 +178,7 @@ def require_resizing(network: Network, facts: OnnxFacts) -> None:
             raise BuildError(
                 f"TensorRT's layer {layer.name!r} resizes with {', '.join(layer.resizing or ())}",
                 f"{' and '.join(RESIZING)}, as in the ONNX graph",
-                "export again with --upsampling matrices --output logits, which needs no such "
+                "export again with upsampling='matrices' and output='logits', which needs no such "
                 "layer; and report this",
             )
     if len(found) != facts.resizes:
@@ -238,7 +238,7 @@ def require_precision(network: Network, precision: Precision) -> None:
             f"the graph was exported as {precision}, but TensorRT computes "
             f"{_count_per_type(convolutions)} convolutions{first}",
             f"all of them in {' or '.join(sorted(_SHOWN[kind] for kind in _ALLOWED[precision]))}",
-            f"export the model again: alignseg export-trt CHECKPOINT --precision {precision}",
+            f"build it from the checkpoint again, with precision={precision.value!r}",
         )
 
 

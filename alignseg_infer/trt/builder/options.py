@@ -6,15 +6,16 @@ from enum import StrEnum
 from pathlib import Path
 
 from alignseg_infer.arrays import InputShape
+from alignseg_infer.choices import convert_choices
 from alignseg_infer.errors import OptionError
 from alignseg_infer.pixels.preprocess import require_input_size
 from alignseg_infer.spec.model import ExportSpec
 from alignseg_infer.trt.engine_file import Profile
-from alignseg_infer.trt.flavours import Runtime, require_option_of
+from alignseg_infer.trt.flavours import Flavour, require_option_of
 
 MAX_OPTIMIZATION_LEVEL = 5
 MEBIBYTE = 1 << 20
-MAX_WORKSPACE = 1 << 40
+MAX_WORKSPACE = 1 << 20  # MiB
 MAX_BATCH = 1024
 
 
@@ -35,9 +36,9 @@ class BuildOptions:
     """How to build an engine.
 
     Attributes:
-        runtime: Flavour of TensorRT.
+        flavour: Which TensorRT.
         profile: Input shapes it takes; None if the graph takes only one.
-        workspace: Bytes of GPU memory an algorithm may use; None for all there is.
+        workspace: MiB of GPU memory an algorithm may use; None for all there is.
         timing_cache: File of measurements that later builds use again; TensorRT only.
         version_compatible: Whether later versions should run it too; TensorRT only.
         hardware_compatibility: The other GPUs it should run on; TensorRT only.
@@ -54,7 +55,7 @@ class BuildOptions:
         OptionError, SizeError: A value cannot be used.
     """
 
-    runtime: Runtime = Runtime.TENSORRT
+    flavour: Flavour = Flavour.TENSORRT
     profile: Profile | None = None
     workspace: int | None = None
     timing_cache: Path | None = None
@@ -67,37 +68,38 @@ class BuildOptions:
     embed_plugin: bool = False
 
     def __post_init__(self) -> None:
+        convert_choices(self)
         given = {
-            "--timing-cache": self.timing_cache is not None,
-            "--version-compatible": self.version_compatible,
-            "--hardware-compatibility": (
+            "timing_cache": self.timing_cache is not None,
+            "version_compatible": self.version_compatible,
+            "hardware_compatibility": (
                 self.hardware_compatibility is not HardwareCompatibility.NONE
             ),
-            "--compute-capability": bool(self.compute_capabilities),
-            "--plugin": self.plugin is not None,
-            "--embed-plugin": self.embed_plugin,
+            "compute_capabilities": bool(self.compute_capabilities),
+            "plugin": self.plugin is not None,
+            "embed_plugin": self.embed_plugin,
         }
         for option in filter(given.__getitem__, given):
-            require_option_of(self.runtime, option)
+            require_option_of(self.flavour, option)
         if self.profile is not None:
             _require_ordered(self.profile)
-        if self.workspace is not None and not MEBIBYTE <= self.workspace <= MAX_WORKSPACE:
+        if self.workspace is not None and not 1 <= self.workspace <= MAX_WORKSPACE:
             raise OptionError(
-                f"a workspace of {self.workspace} bytes", "1 MiB to 1 TiB", "--workspace 4096"
+                f"workspace={self.workspace!r}", f"1 to {MAX_WORKSPACE} MiB", "workspace=4096"
             )
         if self.embed_plugin and not self.version_compatible:
             raise OptionError(
-                "--embed-plugin without --version-compatible",
+                "embed_plugin=True without version_compatible=True",
                 "both options: TensorRT puts libraries only into version-compatible engines "
                 "(NvInfer.h, setPluginsToSerialize)",
-                "--embed-plugin --version-compatible, or neither",
+                "embed_plugin=True with version_compatible=True, or neither",
             )
         level = self.optimization_level
         if level is not None and not 0 <= level <= MAX_OPTIMIZATION_LEVEL:
             raise OptionError(
-                f"optimization level {level}",
+                f"optimization_level={level!r}",
                 f"0 to {MAX_OPTIMIZATION_LEVEL}",
-                "--optimization-level 3",
+                "optimization_level=3",
             )
 
 
@@ -112,10 +114,37 @@ def _require_ordered(profile: Profile) -> None:
             )
     if profile.optimum not in profile:
         raise OptionError(
-            f"input shapes --min {profile.minimum} --opt {profile.optimum} --max {profile.maximum}",
-            "a batch, height and width that do not shrink from --min to --opt to --max",
-            "--min 1x256x512 --opt 1x512x1024 --max 4x1024x2048",
+            _describe_profile(profile),
+            "images, height and width that do not shrink from smallest to best to largest",
+            "min_shape=(1, 256, 512) opt_shape=(1, 512, 1024) max_shape=(4, 1024, 2048)",
         )
+
+
+def profile_from(
+    smallest: InputShape | None, best: InputShape | None, largest: InputShape | None
+) -> Profile | None:
+    """Return the input shapes of an engine; the smallest and largest may be left out.
+
+    Raises:
+        OptionError: Only the smallest or the largest was given.
+    """
+    if best is not None:
+        return Profile(smallest or best, best, largest or best)
+    given = largest or smallest
+    if given is not None:
+        raise OptionError(
+            "min_shape= or max_shape= without opt_shape=",
+            "also the input shape the engine is to be fastest at",
+            f"opt_shape={shape_text(given)}",
+        )
+    return None
+
+
+def _describe_profile(profile: Profile) -> str:
+    return (
+        f"min_shape={shape_text(profile.minimum)} opt_shape={shape_text(profile.optimum)} "
+        f"max_shape={shape_text(profile.maximum)}"
+    )
 
 
 def profile_for(export: ExportSpec, asked: Profile | None) -> Profile:
@@ -137,7 +166,7 @@ def profile_for(export: ExportSpec, asked: Profile | None) -> Profile:
             raise OptionError(
                 f"input shape {shape} for a graph of {_describe_shapes(export)}",
                 "shapes that the graph takes",
-                "pass other shapes to --min, --opt or --max, or export the model for any size",
+                "another min_shape=, opt_shape= or max_shape=, or export the model for any size",
             )
     return asked
 
@@ -148,7 +177,7 @@ def _require_only_profile(export: ExportSpec) -> Profile:
         raise OptionError(
             f"the graph takes {_describe_shapes(export)}, and no input shape was given",
             "the shape at which the engine is fastest, and optionally the smallest and largest",
-            f"--opt {export.batch or 1}x{height}x{width}",
+            f"opt_shape=({export.batch or 1}, {height}, {width})",
         )
     shape = InputShape(export.batch, *export.size)
     return Profile(shape, shape, shape)
@@ -157,6 +186,11 @@ def _require_only_profile(export: ExportSpec) -> Profile:
 def _describe_shapes(export: ExportSpec) -> str:
     size = "any size" if export.size is None else f"size {export.size[0]}x{export.size[1]}"
     return f"{size} and " + ("any batch" if export.batch is None else f"batch {export.batch}")
+
+
+def shape_text(shape: InputShape) -> str:
+    """Return `shape` as Python writes it: ``(1, 512, 1024)``."""
+    return str(dataclasses.astuple(shape))
 
 
 def shape_tuple(shape: InputShape) -> tuple[int, int, int, int]:

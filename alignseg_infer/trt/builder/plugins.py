@@ -13,7 +13,7 @@ from alignseg_infer.trt.plugin_library import (
     require_plugins_of,
 )
 
-_MODEL = "a model exported with --sampler plugin"
+_MODEL = "a model with sampler='plugin'"
 
 
 def require_plugin_options(sampler: Sampler, options: BuildOptions) -> None:
@@ -24,15 +24,15 @@ def require_plugin_options(sampler: Sampler, options: BuildOptions) -> None:
         OptionError: Options for plugins were given for a model without plugins.
     """
     if sampler is Sampler.PLUGIN:
-        require_plugins_of(options.runtime, _MODEL, BuildError)
+        require_plugins_of(options.flavour, _MODEL, BuildError)
         find_plugin_library(options.plugin, _MODEL, BuildError)
         return
-    given = {"--plugin": options.plugin is not None, "--embed-plugin": options.embed_plugin}
+    given = {"plugin": options.plugin is not None, "embed_plugin": options.embed_plugin}
     for option in filter(given.__getitem__, given):
         raise OptionError(
-            f"{option} for a model whose sampler is {sampler}",
+            f"{option}= for a model whose sampler is {sampler}",
             _MODEL,
-            f"leave out {option}, or export the checkpoint again with --sampler plugin",
+            f"leave {option}= out, or export the checkpoint again with sampler='plugin'",
         )
 
 

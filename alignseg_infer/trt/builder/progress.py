@@ -8,6 +8,7 @@ import concurrent.futures
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -38,6 +39,7 @@ class Phase:
 
 
 PhaseProgress: TypeAlias = Callable[[Phase], None]
+PhaseBars: TypeAlias = Callable[[], AbstractContextManager[PhaseProgress | None]]
 
 
 class Phases:

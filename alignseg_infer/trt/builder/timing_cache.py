@@ -42,7 +42,7 @@ def _read_file(path: Path) -> bytes:
         raise OptionError(
             f"the timing cache {path} cannot be read: {error.strerror}",
             "a file",
-            "--timing-cache FILE",
+            "timing_cache=FILE",
         ) from error
 
 

@@ -31,7 +31,6 @@ from alignseg_infer.trt.log import new_log
 from alignseg_infer.trt.plugin_library import provide_plugins
 from alignseg_infer.trt.runtime.checks import (
     REBUILD,
-    require_complete,
     require_gpu,
     require_unchanged_plan,
     require_version,
@@ -89,8 +88,7 @@ class TensorRTBackend:
         plan = path.read_bytes()  # read once, so that the checked bytes are the loaded ones
         if not trust_changed_plan:
             require_unchanged_plan(path, self.facts, hashlib.sha256(plan).hexdigest())
-        require_complete(path, self.facts)
-        tensorrt = load_tensorrt(self.facts.runtime)
+        tensorrt = load_tensorrt(self.facts.flavour)
         require_version(path, self.facts, tensorrt)
         with contextlib.ExitStack() as stack:
             gpu = open_cuda(index, cuda)
@@ -109,7 +107,7 @@ class TensorRTBackend:
             # Without close(), this runs when the backend is garbage collected or Python ends.
             self._finalizer = weakref.finalize(self, stack.pop_all().close)
         self.spec = _spec_of(self.facts)
-        self.name = f"{tensorrt.runtime} {tensorrt.version_text} ({gpu.gpu.name})"
+        self.name = f"{tensorrt.flavour} {tensorrt.version_text} ({gpu.gpu.name})"
         self.batch_limits = (self.facts.profile.minimum.batch, self.facts.profile.maximum.batch)
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
@@ -205,7 +203,7 @@ def _load(
         del runtime  # as above
         raise EngineError(
             f"{path} cannot be loaded: {log.take_errors()}",
-            f"an engine that {tensorrt.runtime} {tensorrt.version_text} reads on this GPU",
+            f"an engine that {tensorrt.flavour} {tensorrt.version_text} reads on this GPU",
             REBUILD,
         )
     try:
@@ -237,7 +235,7 @@ def _parse_gpu(device: str) -> int:
         raise OptionError(
             f"device={device!r} was asked for, but TensorRT engines run on a GPU only",
             'device="cuda" or "cuda:N"; an engine without a device runs on cuda',
-            "run the .onnx model on the CPU, or leave --device out",
+            "run the .onnx model on the CPU, or leave device= out",
         )
     return index
 
@@ -269,13 +267,13 @@ def require_in_profile(shape: tuple[int, ...], profile: Profile) -> None:
     if seen in profile:
         return
     low, high = profile.minimum, profile.maximum
-    size = f"--size {high.height}x{high.width}"
+    size = f"size=({high.height}, {high.width})"
     raise SizeError(
         f"the engine's input would be {seen} (batch x height x width)",
         f"{low} to {high}, the range that it was built for",
-        f"{size} and --batch {high.batch} or less, or build it for more: "
-        f"python export/to_trt.py MODEL -o ENGINE --opt {profile.optimum} "
-        f"--min {_least(low, seen)} --max {_most(high, seen)}",
+        f"{size} and batch={high.batch} or less, or build it for more: "
+        f"alignseg export-trt MODEL -o ENGINE --opt-shape {profile.optimum} "
+        f"--min-shape {_least(low, seen)} --max-shape {_most(high, seen)}",
     )
 
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.errors import EngineError
 from alignseg_infer.trt.engine_file import EngineFacts, sidecar_path
-from alignseg_infer.trt.flavours import Runtime, TensorRT
+from alignseg_infer.trt.flavours import Flavour, TensorRT
 
 logger = logging.getLogger(__name__)
 
-REBUILD = "build it again here: python export/to_trt.py MODEL -o ENGINE --opt NxHxW"
+REBUILD = "build it again here: alignseg export-trt MODEL -o ENGINE --opt-shape NxHxW"
 _AMPERE = (8, 0)
 # A version-compatible engine crosses major versions only in these pairs: (built, running).
 _ACROSS_MAJOR = {(8, 10), (10, 11)}
@@ -43,40 +43,26 @@ def require_unchanged_plan(path: Path, facts: EngineFacts, seen: str) -> None:
         )
 
 
-def require_complete(path: Path, facts: EngineFacts) -> None:
-    """Checks that the engine has its weights.
-
-    Raises:
-        EngineError: Otherwise.
-    """
-    if facts.stripped:
-        raise EngineError(
-            f"{path} was built without its weights",
-            "an engine with weights; refitting is not something this version does",
-            "build it again: python export/to_trt.py MODEL -o ENGINE --opt NxHxW",
-        )
-
-
 def require_version(path: Path, facts: EngineFacts, tensorrt: TensorRT) -> None:
     """Check that the installed TensorRT reads plans of the version that built this one.
 
     Raises:
         EngineError: It does not read them.
     """
-    built = _numbers(facts.runtime_version)
+    built = _numbers(facts.tensorrt_version)
     if tensorrt.version == built:
         return
-    forward = facts.version_compatible and facts.runtime is Runtime.TENSORRT
+    forward = facts.version_compatible and facts.flavour is Flavour.TENSORRT
     if forward and _reads_older(built, tensorrt.version):
         return
-    package = facts.runtime.value
+    package = facts.flavour.value
     newer = " or newer (the engine is version compatible)" if forward else ""
     wheel = package.replace("-rtx", "-rtx-cu13")
     raise EngineError(
-        f"{path} was built by {package} {facts.runtime_version}, but "
+        f"{path} was built by {package} {facts.tensorrt_version}, but "
         f"{tensorrt.version_text} is installed",
-        f"{package} {facts.runtime_version}{newer}",
-        f"pip install {wheel}=={facts.runtime_version}, or {REBUILD}",
+        f"{package} {facts.tensorrt_version}{newer}",
+        f"pip install {wheel}=={facts.tensorrt_version}, or {REBUILD}",
     )
 
 
@@ -97,7 +83,7 @@ def require_gpu(path: Path, facts: EngineFacts, gpu: Gpu) -> None:
             f"{path} cannot run on this GPU, {gpu.name} (compute capability "
             f"{gpu.compute_capability})",
             wanted.text,
-            f"try another --device cuda:N, or {REBUILD}",
+            f"try another device='cuda:N', or {REBUILD}",
         )
     alike = (
         facts.gpu is None or facts.gpu.name == gpu.name or facts.hardware_compatibility != "none"
@@ -123,7 +109,7 @@ class _WantedGpu(NamedTuple):
 
 
 def _describe_wanted_gpu(facts: EngineFacts) -> _WantedGpu:
-    if facts.runtime is Runtime.TENSORRT_RTX:
+    if facts.flavour is Flavour.TENSORRT_RTX:
         if facts.compute_capabilities:
             known = ", ".join(facts.compute_capabilities)
             return _WantedGpu(f"compute capability {known}", facts.compute_capabilities)

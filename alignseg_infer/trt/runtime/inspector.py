@@ -38,8 +38,7 @@ def layers_from_json(information: str) -> tuple[LayerCount, ...]:
         raise EngineError(
             f"TensorRT's inspector describes the engine as {information[:80]!r}",
             'JSON with the "Layers" of the engine',
-            "leave out --layers: alignseg inspect works without; and report this with the version "
-            "of TensorRT",
+            "report this with the version of TensorRT; the engine runs without it",
         ) from error
     return tuple(
         LayerCount(kind, data_type, count) for (kind, data_type), count in sorted(counts.items())

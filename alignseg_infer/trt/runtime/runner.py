@@ -269,7 +269,7 @@ class EngineRunner:
                 f"an engine that runs here; {needed:.0f} MiB of GPU memory for its activations",
                 "run nvidia-smi to see how much memory is free; call from fewer threads; or build "
                 "the engine for smaller inputs: "
-                "python export/to_trt.py MODEL -o ENGINE --opt NxHxW --max NxHxW",
+                "alignseg export-trt MODEL -o ENGINE --opt-shape NxHxW --max-shape NxHxW",
             )
 
 

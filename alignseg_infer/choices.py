@@ -1,0 +1,48 @@
+"""Strings for closed choices: ``"int8"`` where ``Precision.INT8`` is meant."""
+
+import dataclasses
+import types
+import typing
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from alignseg_infer.errors import OptionError
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def choose(kind: type[Choice], value: str, name: str) -> Choice:
+    """Return the member of `kind` that `value` names.
+
+    Args:
+        kind: The choices.
+        value: A member, or its value.
+        name: Of the parameter, for the message.
+
+    Raises:
+        OptionError: There is no such choice.
+    """
+    try:
+        return kind(value)
+    except ValueError as error:
+        known = [member.value for member in kind]
+        example = f"{name}={known[0]!r}"
+        raise OptionError(f"{name}={value!r}", " or ".join(known), example) from error
+
+
+def convert_choices(options: Any) -> None:
+    """Replace strings by members in those fields of a dataclass that hold a choice.
+
+    For ``__post_init__``, also of frozen dataclasses: what callers write as ``output="labels"``
+    is an ``OutputKind`` from there on.
+
+    Raises:
+        OptionError: A field holds none of its choices.
+    """
+    hints = typing.get_type_hints(type(options))
+    for field in dataclasses.fields(options):
+        hint, value = hints[field.name], getattr(options, field.name)
+        members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        kinds = [kind for kind in members if isinstance(kind, type) and issubclass(kind, StrEnum)]
+        if kinds and not (value is None and types.NoneType in members):
+            object.__setattr__(options, field.name, choose(kinds[0], value, field.name))

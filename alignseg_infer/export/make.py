@@ -1,0 +1,314 @@
+"""Checkpoint → graph → precision → engine, each compared with what it was made from.
+
+Nothing gets its name before it was compared. What a step needs is loaded by that step: no PyTorch
+for an ``.onnx``.
+"""
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignseg_infer.demo import model_path
+from alignseg_infer.errors import OptionError
+from alignseg_infer.export.graph.options import ExportOptions
+from alignseg_infer.export.recipe import Recipe
+from alignseg_infer.models.checkpoint_options import CheckpointOptions
+from alignseg_infer.packages import require_export_packages
+from alignseg_infer.progress import ProgressBars, no_bar
+from alignseg_infer.spec.model import ModelSpec, Precision, Sampler, Upsampling
+from alignseg_infer.spec.verification import Verification
+from alignseg_infer.trt.builder.options import BuildOptions
+from alignseg_infer.trt.builder.progress import PhaseBars
+from alignseg_infer.trt.engine_file import EngineFacts
+from alignseg_infer.trt.flavours import load_tensorrt
+
+if TYPE_CHECKING:  # loads PyTorch, or ONNX
+    from alignseg_infer.export.verification.parity import Comparison
+    from alignseg_infer.models.checkpoint import Assumption
+    from alignseg_infer.spec.onnx_facts import OnnxFacts
+    from alignseg_infer.trt.builder.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxReport:
+    """What `make_onnx` wrote.
+
+    Attributes:
+        path: The ONNX file.
+        spec: The facts stored in it.
+        assumptions: What the checkpoint does not say, and was assumed.
+        comparisons: The float32 graph against PyTorch; empty where the model was an ``.onnx``.
+        verification: The fp16 or int8 graph against the float32 one; None for float32.
+    """
+
+    path: Path
+    spec: ModelSpec
+    assumptions: Sequence["Assumption"]
+    comparisons: Sequence["Comparison"]
+    verification: Verification | None
+
+    @property
+    def precision(self) -> Precision:
+        """What the graph computes in."""
+        return self.spec.export.precision if self.spec.export else Precision.FP32
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineReport:
+    """What `make_engine` wrote.
+
+    Attributes:
+        path: The engine.
+        facts: Those in the JSON file beside it.
+        seconds: TensorRT took to build it.
+        assumptions: What the checkpoint does not say, and was assumed.
+        comparisons: The float32 graph against PyTorch; empty where the model was an ``.onnx``.
+        graph_verification: The fp16 or int8 graph against the float32 one; None if it was not
+            converted.
+    """
+
+    path: Path
+    facts: EngineFacts
+    seconds: float
+    assumptions: Sequence["Assumption"]
+    comparisons: Sequence["Comparison"]
+    graph_verification: Verification | None
+
+    @property
+    def verification(self) -> Verification | None:
+        """The engine against the float32 graph; None: built, not verified."""
+        return self.facts.verification
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """An ONNX file on the way, with its facts, which are read once, and what was found."""
+
+    path: Path
+    facts: "OnnxFacts"
+    assumptions: Sequence["Assumption"] = ()
+    comparisons: Sequence["Comparison"] = ()
+    verification: Verification | None = None
+
+
+def make_onnx(
+    model: str | Path, destination: str | Path, recipe: Recipe, *, bars: ProgressBars = no_bar
+) -> OnnxReport:
+    """Write a checkpoint, or a float32 ``.onnx``, as an ONNX file, compared before it appears.
+
+    Args:
+        model: A checkpoint; with a precision other than fp32, also a float32 ``.onnx``. ``demo``
+            is the checkpoint that comes with the package.
+        destination: The ``.onnx`` file to write.
+        recipe: How.
+        bars: Gives a progress function for what is counted, such as "images".
+
+    Raises:
+        OptionError, SizeError: Something cannot be done as asked.
+        ModelError: The model cannot be used.
+        MissingDependencyError: A package is not installed.
+        ExportError: The graph cannot be made as asked, or does not compute what it should.
+        OutputError: The file cannot be written.
+    """
+    model, destination = Path(model), Path(destination)
+    require_export_packages(model)
+    from alignseg_infer.export.graph.onnx_file import require_onnx_ending
+
+    require_onnx_ending(destination)
+    converts = recipe.precision not in (None, Precision.FP32)
+    if not converts:
+        _require_checkpoint(model)
+        return _onnx_report(_float32_graph(model, destination, recipe))
+    with tempfile.TemporaryDirectory() as folder:
+        reference = _float32_graph(model, Path(folder) / f"{model.stem}.onnx", recipe)
+        return _onnx_report(_converted(reference, destination, recipe, bars))
+
+
+def make_engine(
+    model: str | Path,
+    destination: str | Path,
+    recipe: Recipe,
+    options: BuildOptions,
+    *,
+    bars: ProgressBars = no_bar,
+    phases: PhaseBars = nullcontext,
+) -> EngineReport:
+    """Build a TensorRT engine from a checkpoint or an ``.onnx``; verify it where a GPU can run it.
+
+    Args:
+        model: A checkpoint, or an ``.onnx`` of this package; ``demo`` is the ``.onnx`` that comes
+            with the package.
+        destination: The ``.engine``, ``.plan`` or ``.trt`` file to write; its facts go beside it.
+        recipe: How the graph is made. A checkpoint is exported for GPUs, with upsampling by Resize
+            if nothing else is asked for. With a size, but neither a batch nor input shapes, the
+            batch is 1.
+        options: How the engine is built.
+        bars: Gives a progress function for what is counted, such as "images".
+        phases: Gives a function that is told of TensorRT's phases.
+
+    Raises:
+        AlignSegError: As `make_onnx` and `trt.builder.engine.build_engine` do.
+    """
+    model, destination = model_path(model), Path(destination)
+    require_export_packages(model)
+    from alignseg_infer.trt.builder.engine import require_engine_name
+    from alignseg_infer.trt.builder.options import profile_for
+    from alignseg_infer.trt.builder.plugins import require_plugin_options
+
+    require_engine_name(destination)
+    given = _given_graph(model, recipe)
+    require_plugin_options(given.facts.export.sampler if given else _sampler_of(recipe), options)
+    load_tensorrt(options.flavour)  # before an export that takes half a minute
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / f"{model.stem}.onnx"
+        reference = given or _float32_graph(model, target, _for_gpus(recipe, options))
+        profile_for(reference.facts.export, options.profile)  # before calibrating
+        graph = reference
+        if recipe.precision not in (None, reference.facts.export.precision):
+            target = Path(folder) / f"{reference.path.stem}-{recipe.precision}.onnx"
+            graph = _converted(reference, target, recipe, bars)
+        engine = _built(graph, reference, destination, recipe, options, bars=bars, phases=phases)
+    return EngineReport(
+        path=destination,
+        facts=engine.facts,
+        seconds=engine.seconds,
+        assumptions=graph.assumptions,
+        comparisons=graph.comparisons,
+        graph_verification=graph.verification,
+    )
+
+
+def _onnx_report(graph: _Graph) -> OnnxReport:
+    return OnnxReport(
+        path=graph.path,
+        spec=graph.facts.spec,
+        assumptions=graph.assumptions,
+        comparisons=graph.comparisons,
+        verification=graph.verification,
+    )
+
+
+def _require_checkpoint(model: Path) -> None:
+    if model.suffix.lower() == ".onnx":
+        raise OptionError(
+            f"{model} is an exported model already",
+            "a checkpoint, or a precision to write the model in",
+            "precision='fp16'",
+        )
+
+
+def _given_graph(model: Path, recipe: Recipe) -> _Graph | None:
+    """The model, if it is an ``.onnx``.
+
+    Raises:
+        OptionError: Something was asked for that only a checkpoint leaves open.
+    """
+    if model.suffix.lower() != ".onnx":
+        return None
+    from alignseg_infer.spec.onnx_facts import read_onnx_facts
+
+    for asked in (recipe.graph, recipe.checkpoint):
+        if asked is not None:
+            raise OptionError(
+                f"{_first_change(asked)} cannot change {model}",
+                "no such option with an exported model, whose facts are fixed",
+                "give it with the checkpoint, and export that again",
+            )
+    return _Graph(model, read_onnx_facts(model))
+
+
+def _first_change(options: ExportOptions | CheckpointOptions) -> str:
+    """The first field that is not at its default, as ``size=``."""
+    changed = [
+        field.name for field in fields(options) if getattr(options, field.name) != field.default
+    ]
+    return f"{changed[0]}=" if changed else "an option of the graph"
+
+
+def _float32_graph(model: Path, target: Path, recipe: Recipe) -> _Graph:
+    """The model as a float32 graph: itself if it is an ``.onnx``, else the checkpoint's export."""
+    if given := _given_graph(model, recipe):
+        return given
+    from alignseg_infer.export.to_onnx import onnx_from_checkpoint
+    from alignseg_infer.export.verification.parity import format_comparisons
+    from alignseg_infer.models.checkpoint import describe_assumptions, load_checkpoint
+    from alignseg_infer.spec.onnx_facts import read_onnx_facts
+
+    options = recipe.graph or ExportOptions()
+    checkpoint = load_checkpoint(model, recipe.checkpoint)
+    logger.info("%s", describe_assumptions(checkpoint))
+    report = onnx_from_checkpoint(checkpoint, target, options)
+    logger.info("%s", format_comparisons(report.comparisons, options.output))
+    facts = read_onnx_facts(target)
+    return _Graph(target, facts, checkpoint.assumptions, report.comparisons)
+
+
+def _converted(graph: _Graph, target: Path, recipe: Recipe, bars: ProgressBars) -> _Graph:
+    """A float32 graph in the recipe's precision, compared with it."""
+    from alignseg_infer.export.to_precision import onnx_in_precision
+    from alignseg_infer.export.verification.agreement import format_rows
+    from alignseg_infer.spec.onnx_facts import read_onnx_facts
+
+    precision = recipe.precision or Precision.FP32
+    found = onnx_in_precision(
+        graph.path,
+        target,
+        precision,
+        int8=recipe.int8,
+        images=recipe.verification_images(),
+        bars=bars,
+        facts=graph.facts,
+    )
+    logger.info("%s against fp32 on %s, %s:", precision, found.images, found.backend)
+    logger.info("%s", format_rows(found.rows))
+    return replace(graph, path=target, facts=read_onnx_facts(target), verification=found)
+
+
+def _sampler_of(recipe: Recipe) -> Sampler:
+    return recipe.graph.sampler if recipe.graph else Sampler.NATIVE
+
+
+def _for_gpus(recipe: Recipe, options: BuildOptions) -> Recipe:
+    """The recipe with what suits an engine where nothing else is asked for."""
+    graph = recipe.graph or ExportOptions()
+    if graph.size and graph.batch is None and options.profile is None:
+        graph = replace(graph, batch=1)  # a fixed size alone is meant for single images
+    return replace(recipe, graph=replace(graph, upsampling=graph.upsampling or Upsampling.RESIZE))
+
+
+def _built(
+    graph: _Graph,
+    reference: _Graph,
+    destination: Path,
+    recipe: Recipe,
+    options: BuildOptions,
+    *,
+    bars: ProgressBars,
+    phases: PhaseBars,
+) -> "Engine":
+    """The engine, written and, where that is possible, compared with the reference."""
+    from alignseg_infer.export.verification.verify import verify_where_possible
+    from alignseg_infer.trt.builder.engine import build_engine
+
+    def verify(engine: Path) -> Verification | None:
+        with bars("images") as progress:
+            images = recipe.verification_images()
+            return verify_where_possible(
+                engine, reference.path, images, progress, against_sha256=reference.facts.sha256
+            )
+
+    with phases() as progress:
+        return build_engine(
+            graph.path,
+            destination,
+            options,
+            facts=graph.facts,
+            progress=progress,
+            verify=verify,
+        )

@@ -1,0 +1,68 @@
+"""On what a model is compared with its reference. Loads no runtime."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from alignseg_infer.arrays import Image, Size
+from alignseg_infer.choices import convert_choices
+from alignseg_infer.datasets.image_sets import choose_images, spread_evenly
+from alignseg_infer.datasets.labelled import Dataset, LabelledImages, find_labelled_images
+from alignseg_infer.errors import OptionError
+from alignseg_infer.pixels.images import read_image
+
+DEFAULT_IMAGES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerificationOptions:
+    """On what a model is compared with its reference.
+
+    Attributes:
+        images: A folder, a ``.txt`` list or a video; or BGR images (H, W, 3) uint8. None for
+            those of the dataset, and for drawn streets, which show gross errors only, where there
+            is none.
+        max_images: How many of them to use at most, spread evenly; of images in memory, all.
+        size: Sizes (height, width) of the network's input, for an ``.onnx`` of any size. Engines
+            run at the corners of their profile.
+        device: Where the model runs; None for what its kind implies.
+        dataset: Layout of labelled images, to compare mean IoU too.
+        root: The dataset's folder.
+        split: ``train``, ``val`` or ``test``; None for ``val``. A plain folder has none.
+
+    Raises:
+        OptionError: A value cannot be used, or not without another.
+    """
+
+    images: Path | Sequence[Image] | None = None
+    max_images: int = DEFAULT_IMAGES
+    size: tuple[Size, ...] = ()
+    device: str | None = None
+    dataset: Dataset | None = None
+    root: Path | None = None
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        convert_choices(self)
+        together = self.dataset is not None, self.root is not None
+        if any(together) != all(together) or (self.split is not None and not all(together)):
+            raise OptionError(
+                "only some of dataset=, root= and split= were given",
+                "dataset= and root= together; split= with them only",
+                "dataset='folder' root=FOLDER",
+            )
+
+    def labelled(self) -> LabelledImages | None:
+        """Find the labelled images, if there are any."""
+        if self.dataset is None or self.root is None:
+            return None
+        return find_labelled_images(self.dataset, self.root, self.split)
+
+    def chosen_images(self, data: LabelledImages | None) -> Sequence[Image] | None:
+        """Read the images to compare labels on; None for drawn streets."""
+        if isinstance(self.images, Path):
+            return list(choose_images(self.images, self.max_images).read())
+        if self.images is None and data is not None:
+            chosen = spread_evenly(len(data.pairs), self.max_images)
+            return [read_image(data.pairs[index].image) for index in chosen]
+        return self.images

@@ -1,0 +1,42 @@
+"""Optional packages: whether they are there, before anything takes long."""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from alignseg_infer.errors import INSTALL_EXPORT, INSTALL_ONNX, MissingDependencyError
+
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnx_ir")
+
+
+def require_packages(packages: Sequence[str], install: str) -> None:
+    """Check that optional packages can be imported.
+
+    Args:
+        packages: Their import names.
+        install: How to get them.
+
+    Raises:
+        MissingDependencyError: One cannot.
+    """
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"this needs the package {package}, which is not installed",
+                f"the packages {', '.join(packages)}",
+                install,
+            ) from error
+
+
+def require_export_packages(model: Path) -> None:
+    """Check that what it takes to export `model` is installed: no PyTorch for an ``.onnx``.
+
+    Raises:
+        MissingDependencyError: A package is not.
+    """
+    if model.suffix.lower() == ".onnx":
+        require_packages(ONNX_PACKAGES, INSTALL_ONNX)
+    else:
+        require_packages(("torch", *ONNX_PACKAGES), INSTALL_EXPORT)
