@@ -105,7 +105,7 @@ def find_labelled_images(
         raise OptionError(
             f"split={split!r} was given, but a plain folder has no splits",
             "no split",
-            "leave split= out, and pass the folder that contains images/ and labels/ as root=",
+            "leave split= out; root= is the folder that contains images/ and labels/",
         )
     sides = _choose_sides(dataset, split or DEFAULT_SPLIT)
     images, labels = (_find_files(root, side, sides) for side in sides)
@@ -287,7 +287,7 @@ def _layout_error(root: Path, problem: str, sides: tuple[_Side, _Side]) -> Datas
     return DatasetError(
         problem,
         f"images {images} and labels {labels} below {root}",
-        f"ls {root}; pass the folder that contains these as root=, with its dataset= and split=",
+        f"ls {root}; root= is the folder that contains these, dataset= and split= name them",
     )
 
 
