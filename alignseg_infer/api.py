@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from alignseg_infer.arrays import Image, Size
+from alignseg_infer.arrays import Image, Size, plain_value
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import ClassSpec
 
@@ -361,6 +361,7 @@ def verify(
     from alignseg_infer.export.verification.options import VerificationOptions
     from alignseg_infer.export.verification.record import verify_and_record
 
+    size = plain_value(size)
     one_size = len(size) == 2 and all(isinstance(side, int) for side in size)
     options = VerificationOptions(
         images=Path(images) if isinstance(images, str) else images,

@@ -22,3 +22,18 @@ class InputShape:
 
     def __str__(self) -> str:
         return f"{self.batch}x{self.height}x{self.width}"
+
+
+def plain_value(value: Any) -> Any:
+    """Return what callers give as plain Python values, so that one check fits all of them.
+
+    NumPy numbers become Python's, and lists (as from JSON or YAML) and arrays become tuples.
+    Everything else stays as it is.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return tuple(map(plain_value, value))
+    return value

@@ -126,4 +126,4 @@ def parse_device(device: str) -> tuple[str, int]:
         return device, 0
     if isinstance(device, str) and re.fullmatch(r"cuda:\d{1,3}", device):
         return "cuda", int(device.removeprefix("cuda:"))
-    raise OptionError(f"device={device!r}", "cpu, cuda, cuda:N or auto", "--device cpu")
+    raise OptionError(f"device={device!r}", "cpu, cuda, cuda:N or auto", "device='cpu'")

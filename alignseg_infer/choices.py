@@ -6,6 +6,7 @@ import typing
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from alignseg_infer.arrays import plain_value
 from alignseg_infer.errors import OptionError
 
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -31,7 +32,7 @@ def choose(kind: type[Choice], value: str, name: str) -> Choice:
 
 
 def convert_choices(options: Any) -> None:
-    """Replace strings by members in those fields of a dataclass that hold a choice.
+    """Replace strings by members in fields that hold a choice, and NumPy numbers by Python's.
 
     For ``__post_init__``, also of frozen dataclasses: what callers write as ``output="labels"``
     is an ``OutputKind`` from there on.
@@ -41,7 +42,8 @@ def convert_choices(options: Any) -> None:
     """
     hints = typing.get_type_hints(type(options))
     for field in dataclasses.fields(options):
-        hint, value = hints[field.name], getattr(options, field.name)
+        hint, value = hints[field.name], plain_value(getattr(options, field.name))
+        object.__setattr__(options, field.name, value)
         members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         kinds = [kind for kind in members if isinstance(kind, type) and issubclass(kind, StrEnum)]
         if kinds and not (value is None and types.NoneType in members):

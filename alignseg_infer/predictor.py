@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
-from alignseg_infer.arrays import Size
+from alignseg_infer.arrays import Size, plain_value
 from alignseg_infer.backend import Backend, ImageBackend, LimitedBackend
 from alignseg_infer.backends import open_backend
 from alignseg_infer.errors import MissingDependencyError, OptionError
@@ -81,6 +81,7 @@ class Predictor:
         on_device: bool | None = None,
         runtime: str | None = None,
     ) -> None:
+        batch, on_device = plain_value(batch), plain_value(on_device)
         if type(batch) is not int or batch < 1:
             raise OptionError(f"batch={batch!r}", "1 or more", "batch=1")
         if isinstance(model, str | Path):

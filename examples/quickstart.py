@@ -10,13 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-try:
-    from alignseg_infer.export.to_onnx import onnx_from_checkpoint
-    from alignseg_infer.models.checkpoint import load_checkpoint
-except ImportError:
-    sys.exit("error: PyTorch is not installed\n  try: pip install torch==2.13.0 '.[export]'")
-
-from alignseg_infer import AlignSegError, Predictor
+from alignseg_infer import AlignSegError, Predictor, export_onnx
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.pixels.images import load_image
@@ -32,11 +26,10 @@ def main() -> int:
     image = load_image(picture)  # before the export, which takes half a minute
     print(f"1. picture     {picture}")
 
-    checkpoint = load_checkpoint("demo")
-    network = checkpoint.spec.network
+    report = export_onnx("demo", OUTPUT / "alignseg.onnx")
+    network = report.spec.network
     print(f"2. checkpoint  {network.backbone}, sampling convention {network.convention}")
 
-    report = onnx_from_checkpoint(checkpoint, OUTPUT / "alignseg.onnx")
     worst = max(row.error for row in report.comparisons)
     print(f"3. ONNX        {report.path} (differs from PyTorch by {worst:.1e}, relative L2)")
 

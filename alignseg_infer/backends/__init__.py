@@ -3,6 +3,7 @@
 from enum import StrEnum
 from pathlib import Path
 
+from alignseg_infer.arrays import plain_value
 from alignseg_infer.backend import Backend
 from alignseg_infer.choices import choose
 from alignseg_infer.demo import model_path
@@ -45,7 +46,7 @@ def open_backend(
         MissingDependencyError: The runtime is not installed.
         OptionError: `device`, `threads` or `runtime` makes no sense, or does not fit this file.
     """
-    path = model_path(model)
+    path, threads = model_path(model), plain_value(threads)
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
         raise OptionError(f"threads={threads!r}", f"1 to {MAX_THREADS}, or None", "threads=2")
     suffix = path.suffix.lower()

@@ -194,7 +194,7 @@ def no_such_gpu(index: int, count: int) -> DeviceError:
     return DeviceError(
         f"device cuda:{index} was asked for, but CUDA sees {count} GPUs",
         f"the number of an existing GPU ({known})",
-        "nvidia-smi -L; echo $CUDA_VISIBLE_DEVICES; then --device cuda:N",
+        "nvidia-smi -L; echo $CUDA_VISIBLE_DEVICES; then device='cuda:N'",
     )
 
 
@@ -216,5 +216,5 @@ def out_of_memory(what: str, size: int, free: int | None = None) -> CudaError:
         "enough memory for the engine, its activations, and its largest input and output",
         "close other programs on the GPU (nvidia-smi lists them), call from fewer threads, or "
         "build the engine for smaller inputs: "
-        "python export/to_trt.py MODEL -o ENGINE --opt NxHxW --max NxHxW",
+        "alignseg export-trt MODEL -o ENGINE --opt-shape NxHxW --max-shape NxHxW",
     )

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from alignseg_infer.arrays import Floats, Size
+from alignseg_infer.arrays import Floats, Size, plain_value
 from alignseg_infer.choices import choose
 from alignseg_infer.errors import OptionError, SizeError
 from alignseg_infer.inference.tiling import (
@@ -113,6 +113,7 @@ def averaging_for(
         OptionError: An argument makes no sense, or does not fit this model.
         SizeError: The network, or this export of it, does not take tiles of this size.
     """
+    tile, overlap, scales, flip = map(plain_value, (tile, overlap, scales, flip))
     _require_choices(mode, overlap, scales, flip)
     fixed = spec.export.size if spec.export else None
     tiling = None

@@ -1,4 +1,4 @@
-"""What a user may say about a checkpoint. Loads no PyTorch."""
+"""Facts that a user can give about a checkpoint. This module does not import PyTorch."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,15 @@ from alignseg_infer.spec.model import ChannelOrder, ClassSpec, NormKind, Samplin
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
-    """What the user says about a checkpoint; None leaves it to the file or to our assumption.
+    """The user's facts about a checkpoint; None takes the file's fact or our assumption.
 
     Attributes:
         convention: Sampling convention of the code that trained the weights.
         norm: How normalisation weights are used.
         classes: Names and colours.
-        channel_order: Of the input.
-        mean: Subtracted from 0..255 pixels, a number for each channel in that order.
-        std: Then divided by.
+        channel_order: Channel order of the input.
+        mean: Mean to subtract from pixels in 0..255, one number per channel in that order.
+        std: Standard deviation to divide by, one number per channel.
 
     Raises:
         OptionError: A value cannot be used.

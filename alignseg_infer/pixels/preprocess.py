@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.arrays import Image, Size
+from alignseg_infer.arrays import Image, Size, plain_value
 from alignseg_infer.errors import OptionError, SizeError
 from alignseg_infer.spec.model import (
     MAX_INPUT_SIDE,
@@ -80,7 +80,7 @@ def size_policy(
     fixed = export.size if export else None
     if size is None:
         return SizePolicy(fixed=fixed)
-    policy = _parse_size(size, name)
+    policy = _parse_size(plain_value(size), name)
     if fixed is not None and policy.fixed != fixed:
         raise SizeError(
             f"{name}={size!r} was requested, but the model was exported for {fixed[0]}x{fixed[1]}",

@@ -85,7 +85,7 @@ def paths_to_save(stem: str | Path, formats: Iterable[str] = PICTURES) -> list[P
         OptionError: `stem` names a folder, or there is no format with one of these names.
     """
     stem, text = Path(stem), str(stem)
-    if not stem.name or text.endswith(("/", "\\")):
+    if not stem.name or text.endswith(("/", "\\")) or stem.is_dir():
         raise OptionError(
             f"save({text!r}) names a folder",
             "a path without ending, to which _labels.png and other endings are added",

@@ -172,6 +172,13 @@ class ClassSpec:
                 "red, green and blue from 0 to 255",
                 "correct the class table: classes=FILE.json",
             )
+        doubled = [name for name, count in Counter(self.names).items() if count > 1]
+        if doubled:
+            raise SpecError(
+                f"several classes are called {doubled[0]!r}",
+                "a different name for each class",
+                "rename them in the class table: classes=FILE.json",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,13 +248,6 @@ class ModelSpec:
                 f"names and {len(self.classes.colors)} colours are given",
                 "one name and one colour per class",
                 "choose the class table that fits: classes=cityscapes|ade20k|voc|FILE.json",
-            )
-        doubled = [name for name, count in Counter(self.classes.names).items() if count > 1]
-        if doubled:
-            raise SpecError(
-                f"several classes are called {doubled[0]!r}",
-                "a different name for each class",
-                "rename them in the class table: classes=FILE.json",
             )
 
     def to_json(self) -> str:

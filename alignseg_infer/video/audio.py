@@ -14,6 +14,7 @@ Packet: TypeAlias = "av.Packet[av.stream.Stream]"
 
 MATROSKA = "matroska"  # FFmpeg's name
 PACKETS_TRIED = 4
+KEPT_TAGS = {"language", "title"}
 
 
 class AudioCopy:
@@ -42,7 +43,11 @@ class AudioCopy:
         self._output = output
         for stream in self._container.streams:
             if isinstance(stream, av.AudioStream) and self._accepts(source.path, stream):
-                self._outputs[stream.index] = output.add_stream_from_template(stream)
+                copied = output.add_stream_from_template(stream)
+                copied.disposition = stream.disposition
+                for name in KEPT_TAGS & stream.metadata.keys():
+                    copied.metadata[name] = stream.metadata[name]
+                self._outputs[stream.index] = copied
         self._packets = self._read() if self._outputs else iter(())
         self._next = next(self._packets, None)
 

@@ -18,7 +18,9 @@ from alignseg_infer.video.pyav import av
 logger = logging.getLogger(__name__)
 
 MOST_READ_ERRORS = 10  # in a row; after that, the file is taken to end there
-FEWEST_ANNOUNCED = 0.98  # share of the announced frames; some headers announce two too many
+CUT_STEPS = Fraction(5, 2)  # usual steps between frames: some headers announce two frames too many
+CUT_SHARE = Fraction(2, 100)  # of the announced length
+CUT_SECONDS = Fraction(1, 10)  # a shorter end is not missed, and rounding may make one
 COVER = av.stream.Disposition.attached_pic  # an album cover, stored as a video stream
 
 
@@ -76,19 +78,18 @@ class FileSource:
         self.facts = self._gather_facts()
 
     def __iter__(self) -> Iterator[Frame]:
-        last: Fraction | None = None
-        shown = 0
+        last: Frame | None = None
         for frame in chain((self._first,), self._decoder):
             image = self._convert(frame)
             if image is None:
                 continue
-            shown += 1
-            last = self._time_frame(frame, last)
+            time = self._time_frame(frame, last.time if last else None)
             duration = (frame.duration or 0) * self._time_base
-            yield Frame(image, last, duration or None)
+            last = Frame(image, time, duration or None)
+            yield last
             if self._stopped:
                 return
-        self._note_early_end(shown + self.damaged, last)
+        self._note_early_end(last)
 
     def stop(self) -> None:
         """End the iteration after the current frame."""
@@ -224,14 +225,34 @@ class FileSource:
     def _round_to_ticks(self, seconds: Fraction) -> Fraction:
         return round(seconds / self._time_base) * self._time_base
 
-    def _note_early_end(self, frames: int, last: Fraction | None) -> None:
-        announced = self.facts.frames
-        if announced and frames < FEWEST_ANNOUNCED * announced and announced - frames > 1:
-            end = float(last + self.step) if last is not None else 0.0
+    def _note_early_end(self, last: Frame | None) -> None:
+        """Note that the file ends before its header says; whole files have no such note.
+
+        Times are compared, not numbers of frames: headers count frames that an edit list hides, or
+        that are only shown for longer, and rates are averages.
+        """
+        announced = self._announced_end()
+        if announced is None or self.shifts:  # a clock that jumps back makes the header's end void
+            return
+        end = self.damaged * self.step
+        if last is not None:
+            end += last.time + max(last.duration or 0, self.step)
+        if announced - end > max(CUT_STEPS * self.step, CUT_SHARE * announced, CUT_SECONDS):
             self.notes.append(
-                f"{self.path} is cut off: its header announces {announced} frames, "
-                f"but it ends after {frames} ({end:.2f} s)"
+                f"{self.path} is cut off: its header announces {float(announced):.2f} s, "
+                f"but it ends after {float(end):.2f} s"
             )
+
+    def _announced_end(self) -> Fraction | None:
+        """Return when the video ends according to the header, in seconds from its start."""
+        if self._stream.duration:
+            end = ((self._stream.start_time or 0) + self._stream.duration) * self._time_base
+        else:
+            seconds = _matroska_seconds(self._stream.metadata.get("DURATION", ""))
+            if seconds is None:
+                return None
+            end = seconds
+        return end - self.start
 
 
 def _matroska_seconds(text: str) -> Fraction | None:

@@ -242,7 +242,7 @@ def test_fixed_size_folds_the_grids(export_small: Export) -> None:
 
 
 def make_exporter_return(graph: onnx_ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `export_onnx` check and write `graph` as if it had just been made."""
+    """Let `onnx_from_checkpoint` check and write `graph` as if it had just been made."""
     monkeypatch.setattr(to_onnx, "onnx_from_model", lambda model, options: graph)
 
 

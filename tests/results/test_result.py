@@ -1,6 +1,7 @@
 """What a Segmentation says, draws and saves."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,38 @@ def test_refused_options() -> None:
     for draw in (result.color, lambda order: result.overlay(0.5, order)):
         with pytest.raises(OptionError):
             draw("bgra")
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1 << 20])
+def test_counting_in_blocks(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alignseg_infer.results.segmentation.BLOCK", block)
+    labels = np.random.default_rng(0).integers(0, 19, (37, 23), np.uint8)
+    found = segmentation(labels).pixel_counts()
+    expected = np.bincount(labels.ravel(), minlength=19)
+    assert sorted(found.values()) == sorted(expected[expected > 0].tolist())
+    assert sum(found.values()) == labels.size
+
+
+def test_counting_takes_little_memory() -> None:
+    result = segmentation(np.zeros((4000, 4000), np.uint8))
+    tracemalloc.start()
+    try:
+        assert "16000000" not in repr(result)
+        assert tracemalloc.get_traced_memory()[1] < 40e6  # 128e6 for all pixels at once
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_folder_is_no_stem(kind: type, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    result = segmentation(halves(1))
+    for stem in (kind(tmp_path / "out"), f"{tmp_path}/new/"):
+        with pytest.raises(OptionError, match="names a folder") as caught:
+            result.save(stem)
+        assert "street" in caught.value.fix
+    assert list(tmp_path.rglob("*")) == [tmp_path / "out"]
+    assert len(result.save(kind(tmp_path / "out" / "street"))) == 3  # what the error advises
 
 
 @pytest.mark.parametrize(

@@ -205,3 +205,11 @@ def test_other_channel_order_turns_mean_and_std_round() -> None:
         channel_order=ChannelOrder.RGB, mean=(3.0, 2.0, 1.0), std=(6.0, 5.0, 4.0)
     )
     assert rgb.reversed() == bgr
+
+
+def test_two_classes_of_one_name_are_refused() -> None:
+    """Their pixels would be counted as one class, or lost."""
+    colors = ((0, 0, 0), (1, 2, 3), (9, 9, 9))
+    with pytest.raises(SpecError, match="several classes are called 'other'"):
+        ClassSpec(dataset="own", names=("other", "road", "other"), colors=colors)
+    assert ClassSpec(dataset="own", names=("other", "road", "Other"), colors=colors).names

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -170,6 +171,45 @@ def test_audio_is_copied_or_its_absence_said(
     assert after.audio == (before.audio if copied else [])
     assert len(summary.notes) == (0 if copied else 1)
     assert after.times == before.times
+
+
+def audio_tags(path: Path) -> list[tuple[str | None, str | None, int]]:
+    with av.open(str(path)) as container:
+        return [
+            (stream.metadata.get("language"), stream.metadata.get("title"), stream.disposition)
+            for stream in container.streams.audio
+        ]
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_audio_keeps_its_languages_and_flags(ending: str, tmp_path: Path) -> None:
+    flags = av.stream.Disposition
+    wanted = [("eng", flags(0)), ("deu", flags.default), ("fra", flags.forced)]
+    source = tmp_path / "in.mkv"
+    with av.open(str(source), "w") as container:
+        video: Any = container.add_stream("libx264", rate=25)
+        video.height, video.width, video.pix_fmt = 64, 96, "yuv420p"
+        tracks: list[Any] = [container.add_stream("aac", rate=48000) for _ in wanted]
+        for track, (language, disposition) in zip(tracks, wanted, strict=True):
+            track.metadata["language"], track.disposition = language, disposition
+            track.metadata["title"] = f"in {language}"
+        for number in range(5):
+            frame = av.VideoFrame.from_ndarray(picture((64, 96), number), "bgr24")
+            container.mux(video.encode(frame))
+            for track in tracks:
+                sound = av.AudioFrame.from_ndarray(
+                    np.zeros((1, 1920), np.float32), format="fltp", layout="mono"
+                )
+                sound.sample_rate, sound.pts = 48000, 1920 * number
+                container.mux(track.encode(sound))
+        for stream in (video, *tracks):
+            container.mux(stream.encode())
+    run_video(source, tmp_path / f"out{ending}")
+    before, after = audio_tags(source), audio_tags(tmp_path / f"out{ending}")
+    assert [(language, flag) for language, _, flag in before] == wanted
+    assert [(language, flag) for language, _, flag in after] == wanted
+    if ending == ".mkv":  # MP4 calls a title the name of the handler
+        assert after == before
 
 
 def test_frames_that_begin_after_the_audio_stay_so(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from alignseg_infer.video.sources import open_source
     ("source", "options", "message"),
     [
         ("streets:-1", {}, "seed"),
-        ("streets", {"rate": Fraction(0)}, "rate of 0 frames per second"),
+        ("streets", {"rate": Fraction(0)}, "rate=0 frames per second"),
         ("streets", {"rate": -1}, "-1 frames per second"),
         ("streets", {"rate": Fraction(1, 10**12)}, "frames per second"),
         ("streets", {"rate": 1001}, "1001 frames per second"),

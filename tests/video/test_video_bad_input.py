@@ -3,6 +3,8 @@
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -11,6 +13,7 @@ import pytest
 
 from alignseg_infer import AlignSegError, OptionError, OutputError, SizeError, VideoError
 from alignseg_infer.video.options import VideoOptions
+from alignseg_infer.video.sources import open_source
 from tests.support.video_clips import NTSC, Clip, probe, write_clip
 from tests.video.test_video import run_video
 
@@ -99,6 +102,46 @@ def test_a_file_that_is_cut_gives_what_there_is_and_says_so(name: str, tmp_path:
     assert summary.damaged == (1 if name.endswith("avi") else 0)  # it ends within a frame
 
 
+def trim(source: Path, target: Path, seconds: Fraction) -> None:
+    """Copy a file without its first seconds; the frames before the key frame are only hidden."""
+    with av.open(str(source)) as whole, av.open(str(target), "w") as container:
+        stream = container.add_stream_from_template(whole.streams.video[0])
+        for packet in whole.demux(video=0):
+            if packet.dts is not None and packet.pts is not None:
+                shift = round(seconds / packet.time_base)
+                packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                packet.stream = stream
+                container.mux(packet)
+
+
+RATE = Fraction(25)
+VARIABLE = np.cumsum([0] + [17 if number % 3 else 50 for number in range(59)]).tolist()
+WHOLE = {
+    "skipped.avi": Clip("mpeg4", frames=10, rate=RATE, times=[0, 40, 80, 240, 280, 320, 480, 600]),
+    "variable.mkv": Clip(frames=60, times=VARIABLE),
+    "variable.webm": Clip("libvpx", frames=60, times=VARIABLE),
+    "constant.mp4": Clip(frames=50, rate=NTSC, audio="aac"),
+    "constant.ts": Clip(frames=50, rate=NTSC),
+}
+
+
+@pytest.mark.parametrize("name", ["trimmed.mp4", *WHOLE])
+def test_whole_files_are_not_said_to_be_cut(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name == "trimmed.mp4":
+        options = {"g": "50", "bf": "2"}
+        whole = write_clip(tmp_path / "whole.mp4", Clip(frames=50, rate=RATE, options=options))
+        trim(whole, path, Fraction(4, 5))
+    else:
+        clip = WHOLE[name]
+        frames = len(clip.times) if clip.times else clip.frames
+        write_clip(path, replace(clip, frames=frames))
+    source = open_source(path)
+    assert len(list(source)) > 5
+    source.close()
+    assert source.notes == []
+
+
 def test_ending_of_a_source_does_not_matter(tmp_path: Path) -> None:
     write_clip(tmp_path / "real.mp4", Clip()).rename(tmp_path / "renamed.txt")
     assert run_video(tmp_path / "renamed.txt", tmp_path / "out.mp4").frames == 6
@@ -141,10 +184,10 @@ def test_missing_folder_is_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"overlay": 1.5},
-        {"overlay": NAN},
-        {"overlay": "x"},
-        {"overlay": None},
+        {"opacity": 1.5},
+        {"opacity": NAN},
+        {"opacity": "x"},
+        {"opacity": None},
         {"legend": "no"},
         {"audio": 1},
         {"smoothing": 1.0},
@@ -152,10 +195,10 @@ def test_missing_folder_is_made(tmp_path: Path) -> None:
         {"crf": 52},
         {"crf": 20.5},
         {"crf": None},
-        {"frames": 0},
-        {"frames": 2.5},
-        {"frames": "3"},
-        {"frames": True},
+        {"max_frames": 0},
+        {"max_frames": 2.5},
+        {"max_frames": "3"},
+        {"max_frames": True},
         {"seconds": 0.0},
         {"seconds": -1.0},
         {"seconds": NAN},

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.arrays import Image
+from alignseg_infer.arrays import Image, plain_value
 from alignseg_infer.demo.streets import buildings, ground
 from alignseg_infer.demo.streets.ground import Ground
 from alignseg_infer.demo.streets.layout import (
@@ -65,6 +65,7 @@ class Street:
     """
 
     def __init__(self, seed: int) -> None:
+        seed = plain_value(seed)
         if type(seed) is not int or seed < 0:
             raise OptionError(f"seed={seed!r}", "a whole number, 0 or more", "seed=0")
         self.seed = seed
