@@ -1,7 +1,7 @@
-"""The functions of the public door. Each loads what it needs when it is called.
+"""The public functions. Each loads what it needs when it is called.
 
-Commands of the same name (``alignseg export-onnx``, ``export-trt``, ``verify``, ``video``) do the
-same with options of the same names.
+The commands ``alignseg export-onnx``, ``export-trt``, ``verify`` and ``video`` do the same, with
+options of the same names.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,59 +58,65 @@ def export_onnx(
     std: tuple[float, float, float] | None = None,
     progress: StepProgress | None = None,
 ) -> "OnnxReport":
-    """Export a checkpoint to ONNX, or write a float32 ``.onnx`` as fp16 or int8.
+    """Export a checkpoint to ONNX, or convert a float32 ``.onnx`` to fp16 or int8.
 
-    The file appears after it was compared: a float32 graph with PyTorch, another one with the
-    float32 graph. ::
+    The file is compared before it appears: a float32 graph with PyTorch, an fp16 or int8 graph with
+    the float32 graph. ::
 
         export_onnx("CS_scenes.pth", "alignseg.onnx", size=(1024, 2048))
 
     Args:
-        model: A checkpoint (``.pth``, ``.pt``, ``.safetensors``), or with `precision` also a
-            float32 ``.onnx``; ``demo`` for the one that comes with the package.
+        model: A checkpoint (``.pth``, ``.pt``, ``.safetensors``), or ``demo`` for the one that
+            comes with the package. With the precision fp16 or int8, also a float32 ``.onnx``.
         destination: The ``.onnx`` file to write.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``; None for fp32.
-        output: ``"logits"`` at 1/4 size, or ``"labels"`` at input size; None for logits.
-        size: Fixed (height, width) of the network's input; None for any.
+        output: ``"logits"`` at 1/4 of the input size, or ``"labels"`` at the input size; None for
+            logits.
+        size: Fixed (height, width) of the network's input; None for any size.
         batch: Fixed batch size; None for any.
-        sampler: How offset sampling is written: ``"native"``, ``"gather"`` or ``"plugin"``; None
-            for native.
-        upsampling: ``"matrices"``, for CPUs, or ``"resize"``, for GPUs; None for what suits the
-            sampler.
+        sampler: How the graph samples at offsets: ``"native"`` (GridSample), ``"gather"`` (index
+            arithmetic) or ``"plugin"`` (TensorRT plugins); None for native.
+        upsampling: How the graph upsamples features: ``"matrices"``, for CPUs, or ``"resize"``,
+            for GPUs; None for what suits the sampler.
         opset: 16 to 19; None for 18. An int8 graph always has 19.
         rewrites: Whether to apply the exact rewrites that save work; None for True.
         fuse: With the sampler plugin, whether an alignment is one node; None for True.
         with_offsets: Whether the graph also returns the learned offset fields; None for False.
-        calibration: For int8, images like those the model will see: a folder, a ``.txt`` list, or
-            a video.
-        max_calibration_images: How many of them to use at most, spread evenly.
-        calibration_method: How ranges are chosen: ``"percentile"``, ``"minmax"`` or ``"entropy"``.
-        calibration_size: Size of the network's input then, as `Predictor` takes it.
-        calibration_cache: File that keeps what was seen, so that a run that was cut goes on.
-        keep_float: Blocks not to quantise.
-        int8_budget: Percent of the calibration images' pixels that may get another label at most;
-            blocks stay in float until it is met.
-        verification: Images to compare labels on; None for those of `calibration`, else streets
-            that are drawn.
-        max_verification_images: How many of them to use at most, spread evenly.
-        convention: Sampling convention the weights were trained with, if the file does not say:
-            ``"release-2021-12"``, ``"release-2021-05"`` or ``"standard"``.
+        calibration: Images to calibrate int8 with, like those the model will see: a folder, a
+            ``.txt`` list, or a video.
+        max_calibration_images: Maximum number of images to calibrate with, spread evenly over
+            `calibration`.
+        calibration_method: How to choose the range of each tensor: ``"percentile"``, ``"minmax"``
+            or ``"entropy"``.
+        calibration_size: Size of the network's input during calibration, as `Predictor` takes it.
+        calibration_cache: File that keeps the measured ranges, so that an interrupted calibration
+            can continue.
+        keep_float: Blocks that are not quantised.
+        int8_budget: Maximum percentage of the calibration images' pixels that may get another
+            label than in FP32. Blocks stay in float until it is met.
+        verification: Images to compare labels on; None for those of `calibration`, or for drawn
+            streets if there are none.
+        max_verification_images: Maximum number of images to compare labels on, spread evenly.
+        convention: Sampling convention that the weights were trained with, if the file does not
+            contain it: ``"release-2021-12"``, ``"release-2021-05"`` or ``"standard"``.
         norm: Use of normalisation weights: ``"inplace-abn"`` or ``"batch-norm"``.
-        classes: ``"cityscapes"``, ``"ade20k"``, ``"voc"``, a ``.json`` file, or a table.
-        channel_order: ``"bgr"`` or ``"rgb"``.
-        mean: Subtracted from pixels of 0..255, in that order.
-        std: Then divided by.
-        progress: Called with what is counted, how many are done, and of how many.
+        classes: Class names and colours: ``"cityscapes"``, ``"ade20k"``, ``"voc"``, a ``.json``
+            file, or a table.
+        channel_order: Channel order of the network's input: ``"bgr"`` or ``"rgb"``.
+        mean: Values to subtract from pixels of 0..255, one for each channel in that order.
+        std: Values to divide by after that, one for each channel.
+        progress: Called with what is counted, how many of them are done, and the total.
 
     Returns:
-        The path, the facts in the file, what was assumed of the checkpoint, and the comparisons.
+        The path, the facts in the file, what was assumed about the checkpoint, and the
+        comparisons.
 
     Raises:
-        OptionError, SizeError: Something cannot be done as asked.
+        OptionError, SizeError: An argument cannot be used, or not with the others.
         ModelError: The model cannot be used.
         DatasetError: Images cannot be used.
         MissingDependencyError: A package is not installed.
-        ExportError: The graph cannot be made as asked, or does not compute what it should.
+        ExportError: The graph cannot be made with these arguments, or computes wrong results.
         OutputError: The file cannot be written.
     """
     from alignseg_infer.export.make import make_onnx
@@ -198,63 +204,68 @@ def export_engine(
 ) -> "EngineReport":
     """Build a TensorRT engine from a checkpoint or an exported model, and verify it.
 
-    The engine is compared with the float32 graph where a GPU can run it; one that fails is not
-    written. Without such a GPU it is built, not verified, and the report says so. ::
+    Where a GPU can run the engine, it is compared with the float32 graph, and an engine that fails
+    is not written. Without such a GPU the engine is not verified, and the report says so. ::
 
         export_engine("CS_scenes.pth", "alignseg.engine", precision="fp16", size=(1024, 2048))
 
     Args:
-        model: A checkpoint, or an ``.onnx`` of this package; ``demo`` for the one in it.
-        destination: The ``.engine``, ``.plan`` or ``.trt`` file to write; its facts go beside it.
+        model: A checkpoint, an ``.onnx`` that this package exported, or ``demo`` for the
+            ``.onnx`` that comes with the package.
+        destination: The ``.engine``, ``.plan`` or ``.trt`` file to write. Its facts are written to
+            a ``.json`` file beside it.
         flavour: ``"tensorrt"``, which builds on the GPU that will run the engine, or
-            ``"tensorrt-rtx"``, which builds anywhere.
-        precision: ``"fp32"``, ``"fp16"`` or ``"int8"``; None for what the model is.
+            ``"tensorrt-rtx"``, which builds on any machine.
+        precision: ``"fp32"``, ``"fp16"`` or ``"int8"``; None for the precision of the model.
         size: As in `export_onnx`. With neither `batch` nor `opt_shape`, the batch is 1.
         batch: As in `export_onnx`.
-        min_shape: Smallest (images, height, width) it takes; None for `opt_shape`.
-        opt_shape: The one it is fastest at; None for a graph of fixed size and batch.
-        max_shape: The largest it takes; None for `opt_shape`.
-        workspace: MiB of GPU memory an algorithm may use; None for all there is.
-        optimization_level: 0 (built soonest) to 5 (searched longest); None for TensorRT's.
+        min_shape: Smallest (images, height, width) that the engine accepts; None for `opt_shape`.
+        opt_shape: The (images, height, width) that the engine is fastest for; None for a graph of
+            fixed size and batch.
+        max_shape: Largest (images, height, width) that the engine accepts; None for `opt_shape`.
+        workspace: MiB of GPU memory that one algorithm may use; None for all.
+        optimization_level: 0 (builds fastest) to 5 (searches longest); None for TensorRT's default.
         tf32: Whether float32 convolutions may round to 10 bits of mantissa.
-        timing_cache: File of measurements that later builds use again; tensorrt only.
-        version_compatible: Whether later versions of TensorRT run it too; tensorrt only.
-        hardware_compatibility: ``"none"``, ``"ampere-plus"`` or ``"same-compute-capability"``;
-            tensorrt only.
-        compute_capabilities: GPUs it is for, such as ``["8.9", "12.0"]``; tensorrt-rtx only.
+        timing_cache: File of time measurements that later builds use again; tensorrt only.
+        version_compatible: Whether later versions of TensorRT can run the engine too; tensorrt
+            only.
+        hardware_compatibility: The other GPUs that the engine runs on: ``"none"``,
+            ``"ampere-plus"`` or ``"same-compute-capability"``; tensorrt only.
+        compute_capabilities: Compute capabilities of the GPUs to build for, such as
+            ``["8.9", "12.0"]``; tensorrt-rtx only.
         plugin: Library of TensorRT plugins, for the sampler plugin.
-        embed_plugin: Whether to put that library into the engine.
-        output: As in `export_onnx`, like what follows.
-        sampler: See there.
-        upsampling: See there; None for resize, since engines run on GPUs.
-        opset: See there.
-        rewrites: See there.
-        fuse: See there.
-        with_offsets: See there.
-        calibration: See there.
-        max_calibration_images: See there.
-        calibration_method: See there.
-        calibration_size: See there.
-        calibration_cache: See there.
-        keep_float: See there.
-        int8_budget: See there.
-        verification: See there.
-        max_verification_images: See there.
-        convention: See there.
-        norm: See there.
-        classes: See there.
-        channel_order: See there.
-        mean: See there.
-        std: See there.
-        progress: Called with what is counted, how many are done, and of how many.
+        embed_plugin: Whether to store that library in the engine.
+        output: As in `export_onnx`.
+        sampler: As in `export_onnx`.
+        upsampling: As in `export_onnx`, but None means resize, since engines run on GPUs.
+        opset: As in `export_onnx`.
+        rewrites: As in `export_onnx`.
+        fuse: As in `export_onnx`.
+        with_offsets: As in `export_onnx`.
+        calibration: As in `export_onnx`.
+        max_calibration_images: As in `export_onnx`.
+        calibration_method: As in `export_onnx`.
+        calibration_size: As in `export_onnx`.
+        calibration_cache: As in `export_onnx`.
+        keep_float: As in `export_onnx`.
+        int8_budget: As in `export_onnx`.
+        verification: As in `export_onnx`.
+        max_verification_images: As in `export_onnx`.
+        convention: As in `export_onnx`.
+        norm: As in `export_onnx`.
+        classes: As in `export_onnx`.
+        channel_order: As in `export_onnx`.
+        mean: As in `export_onnx`.
+        std: As in `export_onnx`.
+        progress: Called with what is counted, how many of them are done, and the total.
 
     Returns:
-        The path, the engine's facts, what was assumed of the checkpoint, and the comparisons.
+        The path, the engine's facts, what was assumed about the checkpoint, and the comparisons.
 
     Raises:
         AlignSegError: As `export_onnx` does.
-        BuildError: TensorRT does not take the graph, or its plugins are not there.
-        VerificationError: The engine does not label images as the float32 graph does.
+        BuildError: TensorRT does not accept the graph, or its plugins are missing.
+        VerificationError: The engine does not label images like the float32 graph.
     """
     from alignseg_infer.arrays import InputShape
     from alignseg_infer.export.make import make_engine
@@ -328,35 +339,35 @@ def verify(
     split: str | None = None,
     progress: StepProgress | None = None,
 ) -> "Verification":
-    """Compare a model with the float32 one it was made from, on images.
+    """Check that a model labels images like the float32 model that it was made from.
 
-    An engine's facts say afterwards how it was verified, or that it was not. ::
+    For an engine, the result is also recorded in the engine's facts. ::
 
         verify("alignseg_int8.onnx", "alignseg.onnx", "leftImg8bit/val").rows
 
     Args:
         model: An ``.onnx`` file or an engine.
-        against: The float32 ``.onnx`` it was made from, or ``demo``.
-        images: A folder, a ``.txt`` list or a video; or BGR images (H, W, 3) uint8. None for
-            those of `dataset`, else streets that are drawn, which show gross errors only.
-        max_images: How many of them to use at most, spread evenly.
+        against: The float32 ``.onnx`` that `model` was made from, or ``demo``.
+        images: A folder, a ``.txt`` list or a video; or BGR images (H, W, 3) uint8. None for the
+            images of `dataset`, or, without one, for drawn streets, which show gross errors only.
+        max_images: Maximum number of images to compare labels on, spread evenly over the source.
         size: (height, width) of the network's input, or several, for an ``.onnx`` of any size.
             Engines run at the corners of their profile.
-        device: Where `model` runs; None for what its kind implies.
-        dataset: Layout of labelled images, to compare mean IoU too: ``"cityscapes"``,
-            ``"ade20k"`` or ``"folder"``.
+        device: Where `model` runs; None for ``"cuda"`` for an engine, else ``"cpu"``.
+        dataset: Layout of a folder of labelled images, to compare mean IoU as well:
+            ``"cityscapes"``, ``"ade20k"`` or ``"folder"``.
         root: The dataset's folder.
         split: ``"train"``, ``"val"`` or ``"test"``; None for val.
-        progress: Called with what is counted, how many are done, and of how many.
+        progress: Called with what is counted, how many of them are done, and the total.
 
     Returns:
-        What was compared; all of it met the thresholds.
+        What was compared. All of it met the thresholds.
 
     Raises:
         VerificationError: Labels differ in too many pixels, or mean IoU drops too far.
-        ModelError: The two are not one model, or cannot be used.
+        ModelError: The two were not made from the same model, or one cannot be used.
         DatasetError: Images cannot be used.
-        OptionError: An option cannot be used.
+        OptionError: An argument cannot be used, or not with the others.
     """
     from alignseg_infer.export.verification.options import VerificationOptions
     from alignseg_infer.export.verification.record import verify_and_record
@@ -401,18 +412,20 @@ def segment_video(
     Args:
         model: A predictor, or what `Predictor` takes.
         source: A video file, a folder of images, the index of a webcam (``"0"``), the address of a
-            stream, or ``"streets"`` for a drawn drive; or a source that is open, which is closed.
+            stream, or ``"streets"`` for a drawn drive; or an open source, which is closed at the
+            end.
         destination: The video to write: .mp4, .mov, .m4v or .mkv.
-        opacity: Of the classes' colours over the frame, 0..1.
-        legend: Whether class names and colours stand below.
-        side_by_side: Whether the frame itself stands to the left.
+        opacity: Opacity of the class colours over the frame, 0..1.
+        legend: Whether to show class names and colours below the frame.
+        side_by_side: Whether to show the original frame on the left.
         smoothing: Weight of earlier frames' logits, 0 (none) to below 1.
         crf: Quality of the H.264 encoder, 0 (lossless, largest) to 51.
-        audio: Whether the audio of a file is copied.
+        audio: Whether to copy the audio of a file.
         rate: Frames per second of a folder or a drawn drive; None for 25.
-        max_frames: How many frames to write at most; None for all.
-        seconds: Of the source, at most; None for all, and for 4 of a drawn drive.
-        progress: Called with how many frames are done, and of how many (None: not known).
+        max_frames: Stop after this many frames; None for all.
+        seconds: Stop after this many seconds of the source; None for all, and for 4 of a drawn
+            drive.
+        progress: Called with the number of frames done and the total (None if it is not known).
 
     Returns:
         What was written, and how long it took.
@@ -420,7 +433,7 @@ def segment_video(
     Raises:
         VideoError: The source cannot be read to its end.
         OutputError: The video cannot be written.
-        OptionError: An option cannot be used.
+        OptionError: An argument cannot be used.
         AlignSegError: As `Predictor` does.
     """
     from alignseg_infer.video.options import VideoOptions

@@ -1,4 +1,4 @@
-"""Strings for closed choices: ``"int8"`` where ``Precision.INT8`` is meant."""
+"""Converts strings into members of closed choices: ``"int8"`` into ``Precision.INT8``."""
 
 import dataclasses
 import types
@@ -18,7 +18,7 @@ def choose(kind: type[Choice], value: str, name: str) -> Choice:
     Args:
         kind: The choices.
         value: A member, or its value.
-        name: Of the parameter, for the message.
+        name: Name of the parameter, for the error message.
 
     Raises:
         OptionError: There is no such choice.
@@ -32,10 +32,10 @@ def choose(kind: type[Choice], value: str, name: str) -> Choice:
 
 
 def convert_choices(options: Any) -> None:
-    """Replace strings by members in fields that hold a choice, and NumPy numbers by Python's.
+    """Replace strings with members in fields that hold a choice, and NumPy numbers with Python's.
 
-    For ``__post_init__``, also of frozen dataclasses: what callers write as ``output="labels"``
-    is an ``OutputKind`` from there on.
+    Call it in ``__post_init__``; it works on frozen dataclasses too. A caller may then write
+    ``output="labels"``, and the field holds an ``OutputKind``.
 
     Raises:
         OptionError: A field holds none of its choices.

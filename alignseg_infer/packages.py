@@ -1,4 +1,4 @@
-"""Optional packages: whether they are there, before anything takes long."""
+"""Checks that optional packages are installed, before any long work begins."""
 
 import importlib
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ def require_packages(packages: Sequence[str], install: str) -> None:
 
     Args:
         packages: Their import names.
-        install: How to get them.
+        install: The command that installs them.
 
     Raises:
-        MissingDependencyError: One cannot.
+        MissingDependencyError: A package cannot be imported.
     """
     for package in packages:
         try:
@@ -31,10 +31,10 @@ def require_packages(packages: Sequence[str], install: str) -> None:
 
 
 def require_export_packages(model: Path) -> None:
-    """Check that what it takes to export `model` is installed: no PyTorch for an ``.onnx``.
+    """Check that the packages that export `model` are installed; an ``.onnx`` needs no PyTorch.
 
     Raises:
-        MissingDependencyError: A package is not.
+        MissingDependencyError: A package is not installed.
     """
     if model.suffix.lower() == ".onnx":
         require_packages(ONNX_PACKAGES, INSTALL_ONNX)

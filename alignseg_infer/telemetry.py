@@ -1,9 +1,9 @@
-"""Keeps the runtimes that this package loads from reporting on their users.
+"""Prevents the runtimes that this package loads from sending data about their users.
 
-ONNX Runtime's Linux wheels from 1.29 on write a device id to the cache folder and look up an event
-host when a model is loaded; their thread also keeps forked children from ending. OpenVINO writes a
-client id and looks up an analytics host when it is imported. A robot or a hospital cannot have
-either, so both are switched off before they are imported, unless the user switched them on.
+When a model is loaded, ONNX Runtime's Linux wheels from 1.29 on write a device id to the cache
+folder and look up an event host; their thread also keeps forked children from ending. When OpenVINO
+is imported, it writes a client id and looks up an analytics host. Robots and hospitals cannot
+accept this, so both are switched off before they are imported, unless the user switched them on.
 """
 
 import contextlib
@@ -13,30 +13,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ONNXRUNTIME_SWITCH = "ORT_DISABLE_TELEMETRY"  # read when a model is loaded; 0 switches it on
-OPENVINO_CONSENT = Path("intel", "openvino_telemetry")  # in the home folder; `opt_in_out` writes it
+OPENVINO_CONSENT = Path("intel", "openvino_telemetry")  # `opt_in_out` writes it in the home folder
 OPENVINO_PACKAGE = "openvino_telemetry"
 
 
 def disable_onnxruntime_telemetry() -> None:
     """Switch ONNX Runtime's telemetry off for this process and its children.
 
-    An environment variable that the user has set already stays as it is.
+    If the user has set the environment variable, it stays as it is.
     """
     os.environ.setdefault(ONNXRUNTIME_SWITCH, "1")
 
 
 @contextlib.contextmanager
 def without_openvino_telemetry() -> Iterator[None]:
-    """Hide the package that reports for OpenVINO from the imports in this block.
+    """Hide OpenVINO's telemetry package from the imports in this block.
 
-    OpenVINO then takes the stub that it brings for this case. Nothing is hidden where the user
-    answered OpenVINO's own question (``opt_in_out --opt_in`` or ``--opt_out``).
+    OpenVINO then uses the stub that it contains for this case. If the user has answered OpenVINO's
+    own question (``opt_in_out --opt_in`` or ``--opt_out``), nothing is hidden.
     """
     answered = (Path.home() / OPENVINO_CONSENT).exists()
     if answered or OPENVINO_PACKAGE in sys.modules:
         yield
         return
-    sys.modules[OPENVINO_PACKAGE] = None  # type: ignore[assignment]  # an import of it now fails
+    sys.modules[OPENVINO_PACKAGE] = None  # type: ignore[assignment]  # importing it now fails
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
-"""The processor, the memory and the GPUs, asked through psutil, py-cpuinfo and NVML.
+"""Facts about the processor, the memory and the GPUs, from psutil, py-cpuinfo and NVML.
 
-These packages are loaded with this module.
+This module loads these packages when it is imported.
 """
 
 import functools
@@ -24,45 +24,47 @@ except ImportError as error:
 
 T = TypeVar("T")
 
-# What makes networks faster, as Linux calls it: vectors, INT8, bfloat16, matrix tiles; then Arm's.
+# Flags of features that make networks faster, under Linux's names: vectors, INT8 and bfloat16;
+# matrix tiles; Arm's.
 FLAGS = (
     *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16"),
     *("amx_tile", "amx_int8", "amx_bf16"),
     *("asimd", "asimddp", "i8mm", "bf16", "sve"),
 )
-CPUID_NAMES = {"avx512vnni": "avx512_vnni"}  # py-cpuinfo's own, where the system tells no flags
+# py-cpuinfo uses this name of its own if the system does not give the flags.
+CPUID_NAMES = {"avx512vnni": "avx512_vnni"}
 UNKNOWN_STATE = 32  # NVML_PSTATE_UNKNOWN
 MIB = 1 << 20
 
 
 def cpu_name() -> str:
-    """Return the model of the processor, as it calls itself."""
+    """Return the processor's name for itself."""
     return str(_cpu().get("brand_raw") or platform.processor() or platform.machine())
 
 
 def cpu_flags() -> tuple[str, ...]:
-    """Return which of `FLAGS` the processor has; none where that cannot be told."""
+    """Return the `FLAGS` that the processor has, or none if they are unknown."""
     found = {CPUID_NAMES.get(flag, flag) for flag in _cpu().get("flags", ())}
     return tuple(flag for flag in FLAGS if flag in found)
 
 
 @functools.cache
 def _cpu() -> dict[str, Any]:
-    """Ask py-cpuinfo, which starts a process and takes a second; it knows nothing of some CPUs."""
+    """Ask py-cpuinfo, which starts a process and takes a second. It does not know all CPUs."""
     return dict(cpuinfo.get_cpu_info())
 
 
 def memory_bytes() -> tuple[int, int]:
-    """Return the machine's memory, and how much of it is available."""
+    """Return the total and the available memory of the machine, in bytes."""
     memory = psutil.virtual_memory()
     return memory.total, memory.available
 
 
 def processor_seconds() -> tuple[float, float]:
-    """Return the seconds all cores have worked since the start, and those plus what they idled.
+    """Return how many seconds all cores have worked since the start, and worked or been idle.
 
-    What other virtual machines took (steal) counts as work. What guests of this machine took is in
-    the time of their processes already.
+    Time that other virtual machines took (steal) counts as work. Time of this machine's guests is
+    not added, since the times of their processes contain it.
     """
     times = psutil.cpu_times()._asdict()
     everything = sum(seconds for name, seconds in times.items() if not name.startswith("guest"))
@@ -70,7 +72,7 @@ def processor_seconds() -> tuple[float, float]:
 
 
 def gpu_states() -> tuple[GpuState, ...]:
-    """Return the state of each GPU; nothing where NVIDIA's driver is not there or fails."""
+    """Return the state of each GPU, or none if NVIDIA's driver is missing or fails."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -79,7 +81,7 @@ def gpu_states() -> tuple[GpuState, ...]:
         driver = str(pynvml.nvmlSystemGetDriverVersion())
         count = pynvml.nvmlDeviceGetCount()
         return tuple(
-            _state_of(pynvml.nvmlDeviceGetHandleByIndex(index), driver) for index in range(count)
+            _read_state(pynvml.nvmlDeviceGetHandleByIndex(index), driver) for index in range(count)
         )
     except pynvml.NVMLError:
         return ()
@@ -87,27 +89,27 @@ def gpu_states() -> tuple[GpuState, ...]:
         pynvml.nvmlShutdown()
 
 
-def _state_of(gpu: object, driver: str) -> GpuState:
-    capability = _told(pynvml.nvmlDeviceGetCudaComputeCapability, gpu)
-    state = _told(pynvml.nvmlDeviceGetPerformanceState, gpu)
-    # The second version does not count what the driver reserves as used, as nvidia-smi does.
-    memory = _told(pynvml.nvmlDeviceGetMemoryInfo, gpu, pynvml.nvmlMemory_v2)
+def _read_state(gpu: object, driver: str) -> GpuState:
+    capability = _ask(pynvml.nvmlDeviceGetCudaComputeCapability, gpu)
+    state = _ask(pynvml.nvmlDeviceGetPerformanceState, gpu)
+    # Like nvidia-smi, version 2 does not count the memory that the driver reserves as used.
+    memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, gpu, pynvml.nvmlMemory_v2)
     return GpuState(
         name=str(pynvml.nvmlDeviceGetName(gpu)),
         driver=driver,
         compute_capability=None if capability is None else ".".join(map(str, capability)),
         state=None if state in (None, UNKNOWN_STATE) else f"P{state}",
-        sm_mhz=_told(pynvml.nvmlDeviceGetClockInfo, gpu, pynvml.NVML_CLOCK_SM),
-        max_sm_mhz=_told(pynvml.nvmlDeviceGetMaxClockInfo, gpu, pynvml.NVML_CLOCK_SM),
-        memory_mhz=_told(pynvml.nvmlDeviceGetClockInfo, gpu, pynvml.NVML_CLOCK_MEM),
+        sm_mhz=_ask(pynvml.nvmlDeviceGetClockInfo, gpu, pynvml.NVML_CLOCK_SM),
+        max_sm_mhz=_ask(pynvml.nvmlDeviceGetMaxClockInfo, gpu, pynvml.NVML_CLOCK_SM),
+        memory_mhz=_ask(pynvml.nvmlDeviceGetClockInfo, gpu, pynvml.NVML_CLOCK_MEM),
         memory_used_mib=None if memory is None else memory.used // MIB,
         memory_mib=None if memory is None else memory.total // MIB,
     )
 
 
-def _told(ask: Callable[..., T], *arguments: object) -> T | None:
-    """Return what NVML says; None where it does not support that, as for Jetson's memory."""
+def _ask(query: Callable[..., T], *arguments: object) -> T | None:
+    """Return NVML's answer, or None if it does not support the query, such as Jetson's memory."""
     try:
-        return ask(*arguments)
+        return query(*arguments)
     except pynvml.NVMLError:
         return None

@@ -1,26 +1,26 @@
-"""What a benchmark ran on, as facts; `watch` and `hardware` find them."""
+"""Facts about the machine that a benchmark ran on. `watch` and `hardware` find them."""
 
 import os
 from dataclasses import dataclass
 
-BUSY_LOAD = 0.25  # of the usable cores
-BUSY_SHARE = 0.05
+BUSY_LOAD = 0.25  # load average, as a share of the usable cores
+BUSY_SHARE = 0.05  # share of the processor's time that other processes took
 
 
 @dataclass(frozen=True)
 class GpuState:
-    """What a GPU is and does at one moment; None for what its driver does not tell.
+    """What a GPU is and does at one moment. A fact that its driver does not give is None.
 
     Attributes:
-        name: Its model.
+        name: Name of the model.
         driver: Version of the driver.
-        compute_capability: For example ``8.9``.
-        state: P0 (fast) to P12 (idle).
+        compute_capability: Compute capability, such as ``8.9``.
+        state: Performance state, from P0 (fast) to P12 (idle).
         sm_mhz: Clock of the multiprocessors.
-        max_sm_mhz: The highest it may have.
+        max_sm_mhz: Highest clock of the multiprocessors.
         memory_mhz: Clock of the memory.
-        memory_used_mib: Memory in use, by all processes together.
-        memory_mib: Memory there is.
+        memory_used_mib: Memory that all processes together use.
+        memory_mib: Total memory.
     """
 
     name: str
@@ -34,33 +34,33 @@ class GpuState:
     memory_mib: int | None
 
     def __str__(self) -> str:
-        told = (
+        facts = (
             (f"compute capability {self.compute_capability}", self.compute_capability),
             (self.state, self.state),
             (f"{self.sm_mhz} of {self.max_sm_mhz} MHz", self.sm_mhz),
             (f"memory {self.memory_mhz} MHz", self.memory_mhz),
             (f"{self.memory_used_mib} of {self.memory_mib} MiB used", self.memory_mib),
         )
-        texts = [text for text, value in told if text and value is not None]
+        texts = [text for text, value in facts if text and value is not None]
         return ", ".join([self.name, f"driver {self.driver}", *texts])
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a benchmark ran on.
+    """The machine that a benchmark ran on.
 
     Attributes:
         cpu: Model of the processor.
-        cores: Logical cores this process may use.
-        flags: Those of `hardware.FLAGS` that the processor has.
+        cores: Number of logical cores that this process may use.
+        flags: The `hardware.FLAGS` that the processor has.
         system: Operating system.
         python: Version of Python.
-        versions: Of this package and of what was loaded, by distribution.
-        date: Day and time, UTC, ISO 8601.
-        load: Load average of the last minute before it began; None where there is none.
-        others: Share (0..1) of the processor's time that other processes took while it was
-            measured; None where that cannot be told.
-        gpus: One for each GPU, right after the last round.
+        versions: Versions of this package and of the loaded packages, by distribution.
+        date: Date and time in UTC, in ISO 8601.
+        load: Load average of the minute before the benchmark; None on systems without it.
+        others: Share (0..1) of the processor's time that other processes took during the
+            benchmark; None if it is unknown.
+        gpus: The state of each GPU right after the last round.
     """
 
     cpu: str
@@ -76,7 +76,7 @@ class Machine:
 
     @property
     def busy(self) -> str | None:
-        """Why these figures are not to be trusted, if other work was running."""
+        """Why the figures cannot be trusted, if other work was running; otherwise None."""
         if self.others is not None and self.others > BUSY_SHARE:
             return f"other processes took {self.others:.0%} of the processor's time meanwhile"
         if self.others is None and self.load is not None and self.load > BUSY_LOAD * self.cores:

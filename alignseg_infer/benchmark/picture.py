@@ -1,4 +1,4 @@
-"""A benchmark as a chart: for each variant its times, and what they are made of."""
+"""Draws a benchmark as a chart: the times of each variant, and the share of each stage."""
 
 import textwrap
 from collections.abc import Sequence
@@ -23,32 +23,32 @@ from alignseg_infer.drawing.figures import (
     ORANGE,
     PURPLE,
     new_figure,
-    wrapped_label,
+    wrap_label,
 )
 
 WIDTH = 11.0  # inches
-ROW, LINE = 0.3, 0.17  # inches: of a row with a label of one line, and of each further line
-AROUND = 1.4  # inches of title, legend and axes
+ROW, LINE = 0.3, 0.17  # inches for a row with one line of label, and for each further line
+AROUND = 1.4  # inches for title, legend and axes
 TITLE_LINE = 140  # characters
 STAGE_COLORS: dict[Stage, str] = dict(zip(PARTS, (GREEN, ORANGE, BLUE, PURPLE), strict=True))
-FEW_TIMES = 5  # an axis whose end is less than this many times its start has equal steps
-WIDE = 300  # one whose end is more than this many times its start has powers of ten only
+FEW_TIMES = 5  # if the axis ends below this many times its start, its ticks have equal steps
+WIDE = 300  # if it ends above this many times its start, its ticks are powers of ten only
 
 
 def benchmark_figure(report: BenchmarkReport) -> Figure:
-    """Draw one row for each variant: its end to end time with the spread, and the stages' shares.
+    """Draw a row for each variant: its end-to-end time with its spread, and the stages' shares.
 
-    The line goes from the fastest call to the 90th percentile, or to the slowest call where there
-    are fewer than ten; the dot is the median.
+    The line goes from the fastest call to the 90th percentile, or to the slowest call if there are
+    fewer than ten. The dot is the median.
     """
-    labels = [wrapped_label(report.label(measured)) for measured in report.measured]
+    labels = [wrap_label(report.label(measured)) for measured in report.measured]
     lines = sum(label.count("\n") for label in labels)
     figure = new_figure(WIDTH, AROUND + ROW * len(labels) + LINE * lines)
     times, shares = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1))
     _draw_times(times, report.measured)
     _draw_shares(shares, report.measured)
     times.set_yticks(range(len(labels)), labels)
-    times.set_ylim(len(labels) - 0.4, -0.6)  # the first on top
+    times.set_ylim(len(labels) - 0.4, -0.6)  # puts the first row on top
     figure.suptitle(_title(report), x=0.01, ha="left", fontsize="medium")
     figure.legend(loc="outside lower right", ncols=len(STAGE_COLORS), frameon=False)
     return figure
@@ -77,18 +77,18 @@ def _draw_times(axes: Axes, variants: Sequence[Measured]) -> None:
     first, last = low.min() / 1.2, high.max() * 1.2
     axes.set_xscale("log")
     axes.set_xlim(first, last)
-    axes.xaxis.set_major_locator(_locator(last / first))
+    axes.xaxis.set_major_locator(_choose_locator(last / first))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(axis="x", color=GRAY, linewidth=0.6)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     slow = "slowest" if variants[0].quantile(0.9) is None else "90th percentile"
-    axes.set_xlabel(f"ms, end to end: fastest, median, {slow}")
+    axes.set_xlabel(f"end-to-end time, ms: fastest, median, {slow}")
 
 
-def _locator(ratio: float) -> Locator:
-    """Return what places ticks on a logarithmic axis whose end is `ratio` times its start."""
+def _choose_locator(ratio: float) -> Locator:
+    """Return the locator of ticks for a logarithmic axis that ends at `ratio` times its start."""
     if ratio < FEW_TIMES:
         return MaxNLocator(6, steps=[1, 2, 5, 10])
     return LogLocator(subs=(1.0,) if ratio > WIDE else (1.0, 2.0, 5.0))
@@ -98,13 +98,13 @@ def _spread(measured: Measured) -> tuple[float, float, float]:
     """Return the times of the fastest, the median and a slow call."""
     low, middle = measured.quantile(0.0), measured.quantile(0.5)
     high = measured.quantile(0.9) or float(measured.of(Stage.END_TO_END).max())
-    assert low is not None  # of any number of calls
+    assert low is not None  # these two exist for any number of calls
     assert middle is not None
     return low, middle, high
 
 
 def _draw_shares(axes: Axes, variants: Sequence[Measured]) -> None:
-    """Draw bars of equal length, divided as the medians of the stages are."""
+    """Draw bars of equal length, divided in proportion to the medians of the stages."""
     medians = np.array([[np.median(one.of(stage)) for one in variants] for stage in STAGE_COLORS])
     shares = 100 * medians / np.maximum(medians.sum(axis=0), np.finfo(float).tiny)
     starts = np.cumsum(shares, axis=0) - shares

@@ -1,4 +1,4 @@
-"""Watching the machine while something is measured."""
+"""Watches the machine while something is measured."""
 
 import datetime
 import importlib.metadata
@@ -11,7 +11,7 @@ from alignseg_infer.benchmark.hardware import cpu_flags, cpu_name, gpu_states, p
 from alignseg_infer.benchmark.machine import Machine, usable_cores
 from alignseg_infer.version import __version__
 
-# Import name -> distribution; only what is loaded has a part in the figures.
+# Import name -> distribution. Only loaded packages are reported, since others play no part.
 PACKAGES = {
     "numpy": "numpy",
     "cv2": "opencv-python-headless",
@@ -21,7 +21,7 @@ PACKAGES = {
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt_rtx",
 }
-LEAST_WATCHED = 1.0  # s of processor time; the system counts in hundredths
+LEAST_WATCHED = 1.0  # seconds of processor time; the system counts in hundredths
 
 
 class MachineWatch:
@@ -32,8 +32,8 @@ class MachineWatch:
         self._all, self._own = processor_seconds(), own_seconds()
 
     def facts(self) -> Machine:
-        """Return what the machine is, and what it did meanwhile."""
-        gpus, others = gpu_states(), self._share_of_others()  # first: they change with time
+        """Return what the machine is, and what else it did while it was watched."""
+        gpus, others = gpu_states(), self._share_of_others()  # first, since they change with time
         return Machine(
             cpu=cpu_name(),
             cores=usable_cores(),
@@ -50,7 +50,7 @@ class MachineWatch:
     def _share_of_others(self) -> float | None:
         now, own = processor_seconds(), own_seconds() - self._own
         busy, everything = (after - before for after, before in zip(now, self._all, strict=True))
-        if everything < LEAST_WATCHED:  # and in some containers the system's times stand still
+        if everything < LEAST_WATCHED:  # in some containers, the system's times do not advance
             return None
         return min(max((busy - own) / everything, 0.0), 1.0)
 
@@ -62,7 +62,7 @@ def own_seconds() -> float:
 
 
 def loaded_versions() -> dict[str, str]:
-    """Return the versions of this package and of those of `PACKAGES` that are loaded."""
+    """Return the versions of this package and of the loaded `PACKAGES`."""
     versions = {"alignseg-infer": __version__}
     for module, distribution in PACKAGES.items():
         if module in sys.modules:

@@ -30,22 +30,22 @@ def version_text(*, verbose: bool) -> str:
     line = f"alignseg-infer {__version__}"
     if not verbose:
         return line
-    return "\n".join([line, *(f"{title}: {fact}" for title, fact in _facts())])
+    return "\n".join([line, *(f"{title}: {fact}" for title, fact in _list_facts())])
 
 
-def _facts() -> Iterator[tuple[str, str]]:
+def _list_facts() -> Iterator[tuple[str, str]]:
     yield "Python", platform.python_version()
     yield "System", platform.platform()
     distributions = importlib.metadata.packages_distributions()
     for title, module in MODULES.items():
         found = sorted(set(distributions.get(module, ())))
         versions = [f"{name} {importlib.metadata.version(name)}" for name in found]
-        providers = [f"providers {_providers()}"] if found and module == "onnxruntime" else []
+        providers = [f"providers {_list_providers()}"] if found and module == "onnxruntime" else []
         yield title, ", ".join([*versions, *providers]) or "not installed"
-    yield from _machine_facts()
+    yield from _list_machine_facts()
 
 
-def _providers() -> str:
+def _list_providers() -> str:
     """Return the providers of ONNX Runtime, or why they are unknown."""
     try:
         from onnxruntime import get_available_providers
@@ -54,7 +54,7 @@ def _providers() -> str:
     return ", ".join(get_available_providers())
 
 
-def _machine_facts() -> Iterator[tuple[str, str]]:
+def _list_machine_facts() -> Iterator[tuple[str, str]]:
     """Yield facts about the hardware, fewer of them where the packages for `bench` are missing."""
     try:
         from alignseg_infer.benchmark import hardware

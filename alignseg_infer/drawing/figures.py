@@ -1,4 +1,4 @@
-"""Charts drawn with Matplotlib, which is loaded with this module; without pyplot and its state."""
+"""Draws charts with Matplotlib, without pyplot and its global state. Imports Matplotlib."""
 
 import io
 import textwrap
@@ -19,14 +19,14 @@ except ImportError as error:
     ) from error
 
 DPI = 130
-LABEL_LINE, LABEL_LONGEST = 28, 72  # characters: of one line, and of all (three, when wrapped)
-# Of Okabe and Ito, "Color Universal Design": people with any colour vision can tell them apart.
+LABEL_LINE, LABEL_LONGEST = 28, 72  # characters in one line, and in the whole label (three lines)
+# From Okabe and Ito, "Color Universal Design": people with any colour vision can tell them apart.
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 GRAY, BLACK = "#BBBBBB", "#222222"
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of `width` x `height` inches, whose parts do not overlap."""
+    """Return an empty figure of `width` x `height` inches whose parts do not overlap."""
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
@@ -34,7 +34,7 @@ def pixels_of(figure: Figure) -> Image:
     """Draw `figure`.
 
     Returns:
-        (height, width, 3) uint8 BGR.
+        (H, W, 3) uint8 BGR.
     """
     png = io.BytesIO()
     figure.savefig(png, format="png")
@@ -42,8 +42,8 @@ def pixels_of(figure: Figure) -> Image:
     return np.asarray(pixels, np.uint8)
 
 
-def wrapped_label(text: str) -> str:
-    """Break a long name into lines; leave out the middle of one that is too long for that."""
+def wrap_label(text: str) -> str:
+    """Break a long name into lines; leave out the middle of a name that is too long even so."""
     if len(text) > LABEL_LONGEST:
         text = f"{text[: LABEL_LONGEST // 2]}…{text[-LABEL_LONGEST // 2 + 1 :]}"
     return "\n".join(textwrap.wrap(text, LABEL_LINE))

@@ -1,4 +1,4 @@
-"""Colour masks, overlays and legends of labelled images."""
+"""Draws colour masks, overlays and legends of labelled images."""
 
 from collections.abc import Mapping
 
@@ -54,19 +54,19 @@ def blend(image: Image, color: Image, opacity: float) -> Image:
     return np.asarray(cv2.addWeighted(image, 1.0 - opacity, color, opacity, 0.0), np.uint8)
 
 
-LEGEND_ENTRY = (24, 130)  # pixels: height and least width
-LEGEND_MARGIN = 36  # pixels of an entry that are not text: the box and what is around it
+LEGEND_ENTRY = (24, 130)  # height and minimum width of an entry, in pixels
+LEGEND_MARGIN = 36  # width in pixels of an entry without its text: the box and the space around it
 MIN_LEGEND_WIDTH = 64
 
 
-def legend(classes: ClassSpec, width: int, shares: Mapping[str, float] | None = None) -> Image:
+def draw_legend(classes: ClassSpec, width: int, shares: Mapping[str, float] | None = None) -> Image:
     """Draw class names beside their colours, in as many columns as fit.
 
     Args:
         classes: Names and colours.
         width: Pixels, 64 or more. The text gets smaller if not even one name fits.
-        shares: Show only these classes, in this order, each with its share (0..1) in per cent.
-            None shows all classes.
+        shares: The classes to show, in this order, each with its share (0..1), which is written in
+            per cent. None shows all classes without shares.
 
     Returns:
         (height, width, 3) uint8 BGR, dark text on white.
@@ -101,7 +101,7 @@ def share_text(share: float) -> str:
 
 
 def stack_pictures(upper: Image, lower: Image) -> Image:
-    """Put one picture above another, and fill up the narrower one with white on its right."""
+    """Put one picture above another; extend the narrower one with white on its right."""
     width = max(upper.shape[1], lower.shape[1])
     return np.vstack(
         [
@@ -121,7 +121,7 @@ def shrink_picture(picture: Image, longest: int) -> Image:
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def titled(picture: Image, title: str) -> Image:
+def add_title(picture: Image, title: str) -> Image:
     """Add a line of text above `picture`."""
     strip: Image = np.full((LEGEND_ENTRY[0] + 4, picture.shape[1], 3), 255, np.uint8)
     write_text(strip, title, (6, LEGEND_ENTRY[0] - 5))

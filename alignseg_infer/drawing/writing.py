@@ -1,4 +1,4 @@
-"""Text in pictures of masks and offsets; charts are drawn by Matplotlib (`figures`)."""
+"""Writes text into pictures of masks and offsets. Charts use Matplotlib instead (`figures`)."""
 
 import cv2
 
@@ -6,7 +6,7 @@ from alignseg_infer.arrays import Image
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 INK = (30, 30, 30)
-SCALE = 0.45  # capital letters of 10 pixels
+SCALE = 0.45  # capital letters are 10 pixels high
 
 
 def write_text(
@@ -17,14 +17,15 @@ def write_text(
     scale: float = SCALE,
     room: int | None = None,
 ) -> None:
-    """Write `text` into `picture`, dark.
+    """Write `text` into `picture` in dark letters.
 
     Args:
-        picture: (H, W, 3) uint8; is changed.
+        picture: (H, W, 3) uint8, which is changed.
         text: What to write.
-        place: (x, y) of the left end of its baseline.
-        scale: Of the font.
-        room: Pixels it may take; longer text is written smaller. None for any length.
+        place: (x, y) of the left end of the text's baseline.
+        scale: Scale of the font.
+        room: Width in pixels that the text may take; longer text is written smaller. None allows
+            any width.
     """
     if room is not None:
         scale *= min(1.0, room / max(text_width(text, scale), 1))

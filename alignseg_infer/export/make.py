@@ -1,7 +1,7 @@
-"""Checkpoint → graph → precision → engine, each compared with what it was made from.
+"""Makes graphs and engines: checkpoint → float32 graph → other precision → engine.
 
-Nothing gets its name before it was compared. What a step needs is loaded by that step: no PyTorch
-for an ``.onnx``.
+Each result is compared with what it was made from before it appears under its name. Each step
+loads the packages that it needs, so an ``.onnx`` needs no PyTorch.
 """
 
 import logging
@@ -42,9 +42,9 @@ class OnnxReport:
     Attributes:
         path: The ONNX file.
         spec: The facts stored in it.
-        assumptions: What the checkpoint does not say, and was assumed.
-        comparisons: The float32 graph against PyTorch; empty where the model was an ``.onnx``.
-        verification: The fp16 or int8 graph against the float32 one; None for float32.
+        assumptions: Facts that the checkpoint does not contain and that were assumed.
+        comparisons: The float32 graph compared with PyTorch; empty if the model was an ``.onnx``.
+        verification: The fp16 or int8 graph compared with the float32 graph; None for float32.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class OnnxReport:
 
     @property
     def precision(self) -> Precision:
-        """What the graph computes in."""
+        """The precision of the graph."""
         return self.spec.export.precision if self.spec.export else Precision.FP32
 
 
@@ -65,12 +65,12 @@ class EngineReport:
 
     Attributes:
         path: The engine.
-        facts: Those in the JSON file beside it.
-        seconds: TensorRT took to build it.
-        assumptions: What the checkpoint does not say, and was assumed.
-        comparisons: The float32 graph against PyTorch; empty where the model was an ``.onnx``.
-        graph_verification: The fp16 or int8 graph against the float32 one; None if it was not
-            converted.
+        facts: The facts in the JSON file beside it.
+        seconds: How long TensorRT took to build it.
+        assumptions: Facts that the checkpoint does not contain and that were assumed.
+        comparisons: The float32 graph compared with PyTorch; empty if the model was an ``.onnx``.
+        graph_verification: The fp16 or int8 graph compared with the float32 graph; None if the
+            graph was not converted.
     """
 
     path: Path
@@ -82,13 +82,13 @@ class EngineReport:
 
     @property
     def verification(self) -> Verification | None:
-        """The engine against the float32 graph; None: built, not verified."""
+        """The engine compared with the float32 graph; None if it was not verified."""
         return self.facts.verification
 
 
 @dataclass(frozen=True)
 class _Graph:
-    """An ONNX file on the way, with its facts, which are read once, and what was found."""
+    """An ONNX file in progress, with its facts (which are read once) and what was found so far."""
 
     path: Path
     facts: "OnnxFacts"
@@ -100,20 +100,20 @@ class _Graph:
 def make_onnx(
     model: str | Path, destination: str | Path, recipe: Recipe, *, bars: ProgressBars = no_bar
 ) -> OnnxReport:
-    """Write a checkpoint, or a float32 ``.onnx``, as an ONNX file, compared before it appears.
+    """Write a checkpoint or a float32 ``.onnx`` as an ONNX file; compare it before it appears.
 
     Args:
         model: A checkpoint; with a precision other than fp32, also a float32 ``.onnx``. ``demo``
             is the checkpoint that comes with the package.
         destination: The ``.onnx`` file to write.
-        recipe: How.
-        bars: Gives a progress function for what is counted, such as "images".
+        recipe: How to make the graph.
+        bars: Opens a progress bar with the given title, such as "images".
 
     Raises:
-        OptionError, SizeError: Something cannot be done as asked.
+        OptionError, SizeError: An argument cannot be used, or not with the others.
         ModelError: The model cannot be used.
         MissingDependencyError: A package is not installed.
-        ExportError: The graph cannot be made as asked, or does not compute what it should.
+        ExportError: The graph cannot be made with these options, or computes wrong results.
         OutputError: The file cannot be written.
     """
     model, destination = Path(model), Path(destination)
@@ -124,10 +124,10 @@ def make_onnx(
     converts = recipe.precision not in (None, Precision.FP32)
     if not converts:
         _require_checkpoint(model)
-        return _onnx_report(_float32_graph(model, destination, recipe))
+        return _report_onnx(_make_float32_graph(model, destination, recipe))
     with tempfile.TemporaryDirectory() as folder:
-        reference = _float32_graph(model, Path(folder) / f"{model.stem}.onnx", recipe)
-        return _onnx_report(_converted(reference, destination, recipe, bars))
+        reference = _make_float32_graph(model, Path(folder) / f"{model.stem}.onnx", recipe)
+        return _report_onnx(_convert(reference, destination, recipe, bars))
 
 
 def make_engine(
@@ -144,13 +144,14 @@ def make_engine(
     Args:
         model: A checkpoint, or an ``.onnx`` of this package; ``demo`` is the ``.onnx`` that comes
             with the package.
-        destination: The ``.engine``, ``.plan`` or ``.trt`` file to write; its facts go beside it.
-        recipe: How the graph is made. A checkpoint is exported for GPUs, with upsampling by Resize
-            if nothing else is asked for. With a size, but neither a batch nor input shapes, the
+        destination: The ``.engine``, ``.plan`` or ``.trt`` file to write. Its facts are written to
+            a ``.json`` file beside it.
+        recipe: How to make the graph. A checkpoint is exported for GPUs: it is upsampled by Resize,
+            unless the recipe says otherwise. With a size, but neither a batch nor input shapes, the
             batch is 1.
-        options: How the engine is built.
-        bars: Gives a progress function for what is counted, such as "images".
-        phases: Gives a function that is told of TensorRT's phases.
+        options: How to build the engine.
+        bars: Opens a progress bar with the given title, such as "images".
+        phases: Opens progress bars for TensorRT's phases.
 
     Raises:
         AlignSegError: As `make_onnx` and `trt.builder.engine.build_engine` do.
@@ -162,18 +163,18 @@ def make_engine(
     from alignseg_infer.trt.builder.plugins import require_plugin_options
 
     require_engine_name(destination)
-    given = _given_graph(model, recipe)
+    given = _read_given_graph(model, recipe)
     require_plugin_options(given.facts.export.sampler if given else _sampler_of(recipe), options)
     load_tensorrt(options.flavour)  # before an export that takes half a minute
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / f"{model.stem}.onnx"
-        reference = given or _float32_graph(model, target, _for_gpus(recipe, options))
+        reference = given or _make_float32_graph(model, target, _adapt_to_gpus(recipe, options))
         profile_for(reference.facts.export, options.profile)  # before calibrating
         graph = reference
         if recipe.precision not in (None, reference.facts.export.precision):
             target = Path(folder) / f"{reference.path.stem}-{recipe.precision}.onnx"
-            graph = _converted(reference, target, recipe, bars)
-        engine = _built(graph, reference, destination, recipe, options, bars=bars, phases=phases)
+            graph = _convert(reference, target, recipe, bars)
+        engine = _build(graph, reference, destination, recipe, options, bars=bars, phases=phases)
     return EngineReport(
         path=destination,
         facts=engine.facts,
@@ -184,7 +185,7 @@ def make_engine(
     )
 
 
-def _onnx_report(graph: _Graph) -> OnnxReport:
+def _report_onnx(graph: _Graph) -> OnnxReport:
     return OnnxReport(
         path=graph.path,
         spec=graph.facts.spec,
@@ -197,17 +198,17 @@ def _onnx_report(graph: _Graph) -> OnnxReport:
 def _require_checkpoint(model: Path) -> None:
     if model.suffix.lower() == ".onnx":
         raise OptionError(
-            f"{model} is an exported model already",
-            "a checkpoint, or a precision to write the model in",
+            f"{model} is already an exported model",
+            "a checkpoint, or a precision to convert the model to",
             "precision='fp16'",
         )
 
 
-def _given_graph(model: Path, recipe: Recipe) -> _Graph | None:
-    """The model, if it is an ``.onnx``.
+def _read_given_graph(model: Path, recipe: Recipe) -> _Graph | None:
+    """Return the model if it is an ``.onnx``, else None.
 
     Raises:
-        OptionError: Something was asked for that only a checkpoint leaves open.
+        OptionError: The recipe has options that only a checkpoint takes.
     """
     if model.suffix.lower() != ".onnx":
         return None
@@ -217,23 +218,23 @@ def _given_graph(model: Path, recipe: Recipe) -> _Graph | None:
         if asked is not None:
             raise OptionError(
                 f"{_first_change(asked)} cannot change {model}",
-                "no such option with an exported model, whose facts are fixed",
-                "give it with the checkpoint, and export that again",
+                "no options of the graph or checkpoint, since an exported model's facts are fixed",
+                "export the checkpoint again with this option",
             )
     return _Graph(model, read_onnx_facts(model))
 
 
 def _first_change(options: ExportOptions | CheckpointOptions) -> str:
-    """The first field that is not at its default, as ``size=``."""
+    """Return the name of the first field that differs from its default, written as ``size=``."""
     changed = [
         field.name for field in fields(options) if getattr(options, field.name) != field.default
     ]
     return f"{changed[0]}=" if changed else "an option of the graph"
 
 
-def _float32_graph(model: Path, target: Path, recipe: Recipe) -> _Graph:
-    """The model as a float32 graph: itself if it is an ``.onnx``, else the checkpoint's export."""
-    if given := _given_graph(model, recipe):
+def _make_float32_graph(model: Path, target: Path, recipe: Recipe) -> _Graph:
+    """Return the model itself if it is an ``.onnx``, else export the checkpoint to `target`."""
+    if given := _read_given_graph(model, recipe):
         return given
     from alignseg_infer.export.to_onnx import onnx_from_checkpoint
     from alignseg_infer.export.verification.parity import format_comparisons
@@ -249,8 +250,8 @@ def _float32_graph(model: Path, target: Path, recipe: Recipe) -> _Graph:
     return _Graph(target, facts, checkpoint.assumptions, report.comparisons)
 
 
-def _converted(graph: _Graph, target: Path, recipe: Recipe, bars: ProgressBars) -> _Graph:
-    """A float32 graph in the recipe's precision, compared with it."""
+def _convert(graph: _Graph, target: Path, recipe: Recipe, bars: ProgressBars) -> _Graph:
+    """Convert a float32 graph to the recipe's precision, and compare the two."""
     from alignseg_infer.export.to_precision import onnx_in_precision
     from alignseg_infer.export.verification.agreement import format_rows
     from alignseg_infer.spec.onnx_facts import read_onnx_facts
@@ -261,11 +262,11 @@ def _converted(graph: _Graph, target: Path, recipe: Recipe, bars: ProgressBars) 
         target,
         precision,
         int8=recipe.int8,
-        images=recipe.verification_images(),
+        images=recipe.read_verification_images(),
         bars=bars,
         facts=graph.facts,
     )
-    logger.info("%s against fp32 on %s, %s:", precision, found.images, found.backend)
+    logger.info("compared %s with fp32 on %s, %s:", precision, found.images, found.backend)
     logger.info("%s", format_rows(found.rows))
     return replace(graph, path=target, facts=read_onnx_facts(target), verification=found)
 
@@ -274,15 +275,15 @@ def _sampler_of(recipe: Recipe) -> Sampler:
     return recipe.graph.sampler if recipe.graph else Sampler.NATIVE
 
 
-def _for_gpus(recipe: Recipe, options: BuildOptions) -> Recipe:
-    """The recipe with what suits an engine where nothing else is asked for."""
+def _adapt_to_gpus(recipe: Recipe, options: BuildOptions) -> Recipe:
+    """Return the recipe with defaults that suit an engine."""
     graph = recipe.graph or ExportOptions()
     if graph.size and graph.batch is None and options.profile is None:
         graph = replace(graph, batch=1)  # a fixed size alone is meant for single images
     return replace(recipe, graph=replace(graph, upsampling=graph.upsampling or Upsampling.RESIZE))
 
 
-def _built(
+def _build(
     graph: _Graph,
     reference: _Graph,
     destination: Path,
@@ -292,13 +293,13 @@ def _built(
     bars: ProgressBars,
     phases: PhaseBars,
 ) -> "Engine":
-    """The engine, written and, where that is possible, compared with the reference."""
+    """Build and write the engine; compare it with the reference where a GPU can run it."""
     from alignseg_infer.export.verification.verify import verify_where_possible
     from alignseg_infer.trt.builder.engine import build_engine
 
     def verify(engine: Path) -> Verification | None:
         with bars("images") as progress:
-            images = recipe.verification_images()
+            images = recipe.read_verification_images()
             return verify_where_possible(
                 engine, reference.path, images, progress, against_sha256=reference.facts.sha256
             )

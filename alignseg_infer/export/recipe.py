@@ -27,18 +27,18 @@ class Recipe:
     """How a model becomes a graph in some precision.
 
     Attributes:
-        precision: What the graph computes in; None for what the model does, which is fp32 for a
+        precision: Precision of the graph; None for that of the model, which is fp32 for a
             checkpoint.
-        graph: The form of the graph of a checkpoint; None where nothing is asked for.
-        checkpoint: What the checkpoint does not say itself; None where nothing is said.
-        int8: How the model is quantised; int8 only, which needs it.
-        verification: Images to compare labels on: a folder, a list or a video. None for those that
-            calibrate, and for drawn streets where there are none.
-        max_verification_images: How many of them to use at most, spread evenly.
+        graph: The form of a checkpoint's graph; None for the default form.
+        checkpoint: Facts that the checkpoint does not contain; None if the user gives none.
+        int8: How the model is quantised. The precision int8 requires it, and no other takes it.
+        verification: Images to compare labels on: a folder, a list or a video. None for the
+            calibration images, or for drawn streets if there are none.
+        max_verification_images: Maximum number of images to compare labels on, spread evenly.
 
     Raises:
         OptionError: `int8` is missing, or was given for another precision.
-        DatasetError: There is nothing where images should be.
+        DatasetError: A source of images does not exist.
     """
 
     precision: Precision | None = None
@@ -64,7 +64,7 @@ class Recipe:
     def _calibration(self) -> Path | None:
         return None if self.int8 is None else self.int8.source
 
-    def verification_images(self) -> list[Image] | None:
+    def read_verification_images(self) -> list[Image] | None:
         """Read the images to compare labels on, (H, W, 3) uint8 BGR; None for drawn streets.
 
         Raises:
@@ -87,19 +87,19 @@ def recipe_for(
     verification: str | Path | None,
     max_verification_images: int,
 ) -> Recipe:
-    """Return the recipe that a command's or function's arguments ask for.
+    """Return the recipe that the arguments of a command or function ask for.
 
     Args:
-        precision: Its value; None for what the model is.
-        graph: Fields of `ExportOptions`; None where nothing was given.
-        checkpoint: Fields of `CheckpointOptions`; None where nothing was given.
-        int8: What `int8_options_for` takes.
+        precision: Name of the precision; None for that of the model.
+        graph: Fields of `ExportOptions`; a value of None means that it was not given.
+        checkpoint: Fields of `CheckpointOptions`; a value of None means that it was not given.
+        int8: Arguments of `int8_options_for`.
         verification: Images to compare labels on.
-        max_verification_images: How many of them to use at most.
+        max_verification_images: Maximum number of images to compare labels on.
 
     Raises:
         OptionError, SizeError: A value cannot be used.
-        DatasetError: There is nothing where images should be.
+        DatasetError: A source of images does not exist.
     """
     asked = {name: value for name, value in graph.items() if value is not None}
     said = {name: value for name, value in checkpoint.items() if value is not None}

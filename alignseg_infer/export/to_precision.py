@@ -1,4 +1,4 @@
-"""Turns a float32 ONNX file into one in float16 or int8, and compares the two before it appears."""
+"""Converts a float32 ONNX file to float16 or int8, and compares the two before the file appears."""
 
 import logging
 from collections.abc import Sequence
@@ -42,13 +42,13 @@ def onnx_in_precision(
         int8: How convolutions are quantised.
         images: Images to compare both on, (H, W, 3) uint8 BGR; None for drawn streets.
         bars: Opens a progress bar with the given title, like `cli.progress.progress_bar`.
-        facts: Facts of `source`, if they were read already.
+        facts: Facts of `source`, if they have already been read.
 
     Returns:
         The comparison, which is also stored in the file.
 
     Raises:
-        OptionError: `target` does not end in ``.onnx`` or is `source`; ``int8`` without options.
+        OptionError: `target` does not end in ``.onnx`` or is `source`, or `int8` is missing.
         ModelFileError: `source` is not one of our files.
         ExportError: `source` is not float32, or cannot be converted.
         VerificationError: Too many labels differ; nothing is written.
@@ -58,18 +58,18 @@ def onnx_in_precision(
     if target.exists() and source.exists() and target.samefile(source):
         raise OptionError(
             f"{target} is the float32 model itself",
-            "another file: the float32 model is needed to verify, and to quantise again",
+            "another file, since the float32 model is needed to verify and to quantise again",
             f"destination={source.stem}_{precision}.onnx",
         )
     facts = facts or read_onnx_facts(source)
     if facts.export.precision is not Precision.FP32 or precision is Precision.FP32:
         raise ExportError(
             f"{source} is {facts.export.precision}, and {precision} was asked for",
-            "a float32 model, and fp16 or int8 as its new precision",
+            "a float32 model, to convert to fp16 or int8",
             "start from the float32 file: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
     quantized = precision is Precision.INT8
-    model = _quantized(source, facts, int8, bars) if quantized else onnx_ir.load(source)
+    model = _quantize(source, facts, int8, bars) if quantized else onnx_ir.load(source)
     to_half_precision(model)
     export = replace(facts.export, precision=precision, opset=model.opset_imports[""])
     model.metadata_props[SPEC_KEY] = replace(facts.spec, export=export).to_json()
@@ -84,12 +84,12 @@ def onnx_in_precision(
     return found
 
 
-def _quantized(
+def _quantize(
     source: Path, facts: OnnxFacts, options: Int8Options | None, bars: ProgressBars
 ) -> onnx_ir.Model:
     if options is None:
         raise needs_calibration()
     result = int8_from_onnx(source, options, bars, facts)
     if result.excluded:
-        logger.info("kept in float for the budget: %s", ", ".join(result.excluded))
+        logger.info("blocks kept in float to meet the budget: %s", ", ".join(result.excluded))
     return result.model

@@ -16,7 +16,7 @@ from alignseg_infer.datasets.labelled import cityscapes_ids
 from alignseg_infer.drawing.masks import (
     blend,
     colorize,
-    legend,
+    draw_legend,
     share_text,
     shrink_picture,
     stack_pictures,
@@ -121,7 +121,7 @@ class Segmentation:
             OptionError: `width` or `order` cannot be used.
         """
         width = max(MIN_SHEET_WIDTH, self.size[1]) if width is None else width
-        return _reorder_channels(legend(self.classes, width, self.class_share()), order)
+        return _reorder_channels(draw_legend(self.classes, width, self.class_share()), order)
 
     def pixel_counts(self) -> dict[str, int]:
         """Return the number of pixels by class name, largest first, without absent classes."""

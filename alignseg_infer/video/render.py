@@ -6,7 +6,7 @@ import numpy as np
 
 from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backend import Backend
-from alignseg_infer.drawing.masks import legend
+from alignseg_infer.drawing.masks import draw_legend
 from alignseg_infer.errors import OptionError
 from alignseg_infer.offsets.displacement import offsets_of_image
 from alignseg_infer.offsets.pictures import color_limit, direction_colors
@@ -55,7 +55,7 @@ class Renderer:
         if not self._options.legend:
             return picture
         if self._legend is None or self._legend.shape[1] != picture.shape[1]:
-            self._legend = legend(self._classes, picture.shape[1])
+            self._legend = draw_legend(self._classes, picture.shape[1])
         return np.vstack((picture, self._legend))
 
     def _call_view(self, view: Callable[[Image], Image], image: Image) -> Image:

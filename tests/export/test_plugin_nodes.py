@@ -320,7 +320,7 @@ def test_plugin_models_in_lower_precision(
     assert facts.export.precision == precision
     assert Counter(facts.plugins) == {"AlignedAdd/1": 4, "OffsetGridSample/1": 1}
     found = Verification.from_json(facts.metadata[AGREEMENT_KEY])
-    assert "plugin nodes written out, rounding to float16" in found.backend
+    assert "plugin nodes expanded, rounding to float16" in found.backend
     assert all(alike <= row.agreement <= 1 for row in found.rows)
     assert all(row.logits_error and row.logits_error > 1e-4 for row in found.rows)
     assert command(f"verify {path} --against {demo} --images {streets}") == 0

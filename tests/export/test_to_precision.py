@@ -149,7 +149,7 @@ def _with_quantized_weights(weights: Any, scale: Any) -> ir.Model:
 
 BAD = [
     (f"{DEMO} -o a.onnx", OptionError, "--precision fp16"),
-    (f"{DEMO} -o a.onnx --precision fp32", OptionError, "exported model already"),
+    (f"{DEMO} -o a.onnx --precision fp32", OptionError, "is already an exported model"),
     (f"{DEMO} -o a.onnx --precision int8", OptionError, "--calibration FOLDER"),
     (f"{DEMO} -o a.onnx --precision fp16 --size 64x64", OptionError, "--size cannot change"),
     (f"{DEMO} -o a.onnx --precision fp16 --no-rewrites", OptionError, "--no-rewrites cannot"),
@@ -217,9 +217,9 @@ def test_verify_command(folder: Path, streets: Path, capsys: pytest.CaptureFixtu
     command = f"verify {folder}/int8.onnx --against demo --images {streets}/images"
     assert main([*command.split(), "--dataset", "folder", "--root", str(streets)]) == 0
     out = capsys.readouterr().out
-    assert "rounding to float16, against demo.onnx, on 4 images" in out
+    assert "rounding to float16, compared with demo.onnx on 4 images" in out
     assert "mean IoU changes by" in out
-    assert "passed: at least 98.0% alike" in out
+    assert "passed: in each row, at least 98.0% of the pixels" in out
 
 
 def test_the_float32_model_is_not_overwritten(tmp_path: Path) -> None:
@@ -271,8 +271,8 @@ FOUND = Verification(
 @pytest.mark.parametrize(
     ("gpu", "said"),
     [
-        (None, "no GPU here"),
-        (Gpu("Old", "8.0"), "this GPU is Old, of compute capability 8.0"),
+        (None, "this machine has no GPU"),
+        (Gpu("Old", "8.0"), "this machine's Old has compute capability 8.0"),
         (MissingDependencyError("no CUDA package", "", ""), "no CUDA package"),
         (Gpu("Right", "8.9"), None),
     ],
@@ -330,7 +330,7 @@ def test_corners_of_an_engine_are_run(engine: Path) -> None:
 
 
 def test_streets_are_drawn_at_the_largest_size() -> None:
-    images = verification.drawn_streets([InputShape(1, 64, 128), InputShape(1, 96, 128)])
+    images = verification.draw_streets([InputShape(1, 64, 128), InputShape(1, 96, 128)])
     assert {image.shape for image in images} == {(96, 128, 3)}
     first = Street(FIRST_HELD_OUT).scene(size=(96, 128)).image
     np.testing.assert_array_equal(images[0], first)

@@ -126,7 +126,7 @@ def test_drawn_streets_stand_in_for_images() -> None:
 def test_large_images_are_compared_at_a_size_that_fits(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
-    assert verification._default_size([np.zeros((*size, 3), np.uint8)]) == expected
+    assert verification._choose_size([np.zeros((*size, 3), np.uint8)]) == expected
 
 
 def test_no_image_is_an_error() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from alignseg_infer.arrays import Labels
 from alignseg_infer.datasets.class_tables import ADE20K, CITYSCAPES, class_table_for
 from alignseg_infer.datasets.labelled import Dataset, label_table
-from alignseg_infer.drawing.masks import legend, share_text
+from alignseg_infer.drawing.masks import draw_legend, share_text
 from alignseg_infer.errors import OptionError, OutputError
 from alignseg_infer.results.saving import SavedFormat, paths_to_save
 from alignseg_infer.results.segmentation import Segmentation
@@ -333,7 +333,7 @@ def test_legend_shows_what_is_there_largest_first() -> None:
 @pytest.mark.parametrize("classes", [CITYSCAPES, ADE20K], ids=["cityscapes", "ade20k"])
 def test_no_name_of_a_legend_reaches_the_next(classes: ClassSpec, width: int) -> None:
     """Left of each box, and at the picture's right edge, there is white."""
-    picture = legend(classes, width)
+    picture = draw_legend(classes, width)
     assert (picture[:, -1] == 255).all()
     columns = {left for _, left, _ in boxes_in(picture, classes)}
     assert columns
@@ -343,7 +343,7 @@ def test_no_name_of_a_legend_reaches_the_next(classes: ClassSpec, width: int) ->
 
 def test_text_of_a_legend_gets_smaller_only_where_no_name_fits() -> None:
     """The first row begins with *wall*; the longest of the names is *television receiver*."""
-    first = [legend(ADE20K, width)[:24, 28:60] for width in (4000, 600, 250, 100)]
+    first = [draw_legend(ADE20K, width)[:24, 28:60] for width in (4000, 600, 250, 100)]
     assert (first[0] != 255).any()
     np.testing.assert_array_equal(first[1], first[0])
     np.testing.assert_array_equal(first[2], first[0])

@@ -14,7 +14,7 @@ from alignseg_infer import (
 )
 from alignseg_infer.arrays import Image
 from alignseg_infer.datasets.class_tables import CITYSCAPES
-from alignseg_infer.drawing.masks import legend
+from alignseg_infer.drawing.masks import draw_legend
 from alignseg_infer.video.colors import BgrFrames
 from alignseg_infer.video.options import VideoOptions
 from alignseg_infer.video.process import VideoSummary, segment_source
@@ -245,7 +245,7 @@ def test_overlay_legend_and_both_sides(tmp_path: Path) -> None:
     options = VideoOptions(opacity=1.0, legend=True, side_by_side=True, crf=2)
     run_video(source, tmp_path / "out.mp4", options)
     (image, _) = probe(tmp_path / "out.mp4").images
-    key = legend(CITYSCAPES, 192)
+    key = draw_legend(CITYSCAPES, 192)
     assert image.shape == (64 + key.shape[0], 192, 3)
     frame = next(iter(open_source(source))).image
     assert np.abs(image[:64, :96].astype(int) - frame.astype(int)).mean() < 3

@@ -133,10 +133,10 @@ def _measure(
     from alignseg_infer.cli.progress import progress_bar
 
     variants = [
-        variant for name, path in names.items() for variant in _variants(arguments, name, path)
+        variant for name, path in names.items() for variant in _open_variants(arguments, name, path)
     ]
     what, images = _prepare_images(arguments, variants[0].predictor, folder)
-    rounds, seconds = _limits(arguments)
+    rounds, seconds = _choose_limits(arguments)
     print(f"warming up, then timing on {what}", file=sys.stderr)
     with progress_bar("rounds") as progress:
         report = benchmark(
@@ -144,21 +144,21 @@ def _measure(
             images,
             rounds=rounds,
             seconds=seconds,
-            settings={"images": what, **_settings(arguments)},
+            settings={"images": what, **_list_settings(arguments)},
             progress=progress,
         )
     del variants  # frees the models' memory for the processes that follow
     return report if report.partial else _add_footprints(report, arguments, names, images)
 
 
-def _limits(arguments: argparse.Namespace) -> tuple[int, float | None]:
+def _choose_limits(arguments: argparse.Namespace) -> tuple[int, float | None]:
     """Return the limits of rounds and seconds; if only one was given, the other does not count."""
     if arguments.rounds is None and arguments.seconds is None:
         return DEFAULT_ROUNDS, DEFAULT_SECONDS
     return NO_LIMIT if arguments.rounds is None else arguments.rounds, arguments.seconds
 
 
-def _variants(arguments: argparse.Namespace, name: str, path: Path) -> Iterator[Variant]:
+def _open_variants(arguments: argparse.Namespace, name: str, path: Path) -> Iterator[Variant]:
     """Yield a variant for each batch. The model is loaded once."""
     path, options = _split_runtime(path, arguments)
     backend = open_backend(path, **{key: options.pop(key) for key in LOADED_ONCE})
@@ -202,7 +202,7 @@ def _prepare_images(
 
     if arguments.images:
         return _choose_files(arguments.images, arguments.max_images, folder)
-    size, count = _street_size(arguments.size, first), arguments.max_images
+    size, count = _choose_street_size(arguments.size, first), arguments.max_images
     streets = [files.image for files in write_streets(folder, FIRST_HELD_OUT, count, size)]
     return f"{count} drawn streets of {size[0]}x{size[1]}, PNG", streets
 
@@ -217,7 +217,7 @@ def _choose_files(source: Path, max_images: int, folder: Path) -> tuple[str, lis
     return f"{images.name}, as PNG", paths
 
 
-def _street_size(size: str | int | Size | None, first: Predictor) -> Size:
+def _choose_street_size(size: str | int | Size | None, first: Predictor) -> Size:
     if isinstance(size, tuple):
         return size
     if isinstance(size, int):
@@ -226,7 +226,7 @@ def _street_size(size: str | int | Size | None, first: Predictor) -> Size:
     return export.size if export and export.size else DEFAULT_SIZE
 
 
-def _settings(arguments: argparse.Namespace) -> dict[str, object]:
+def _list_settings(arguments: argparse.Namespace) -> dict[str, object]:
     """Return the settings that the figures depend on, besides models, batches and images."""
     options = predictor_options(arguments)
     averaged = options["mode"] != Mode.WHOLE or options["flip"] or options["scales"] != [1.0]

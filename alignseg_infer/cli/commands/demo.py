@@ -9,7 +9,7 @@ from alignseg_infer.arrays import Image, Labels
 from alignseg_infer.cli.arguments.inference import add_runtime_arguments
 from alignseg_infer.cli.arguments.values import add_destination
 from alignseg_infer.demo import DEMO, FIRST_HELD_OUT
-from alignseg_infer.drawing.masks import colorize, legend, titled
+from alignseg_infer.drawing.masks import add_title, colorize, draw_legend
 from alignseg_infer.errors import OptionError
 from alignseg_infer.evaluation.metrics import ConfusionMatrix
 from alignseg_infer.pixels.images import write_image
@@ -66,8 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{result.times.total:.0f} ms"
         )
         if len(rows) < SHEET_ROWS:
-            rows.append(_row(result, files.scene.labels))
-    sheet = _sheet(rows, legend(classes, rows[0].shape[1]))
+            rows.append(_draw_row(result, files.scene.labels))
+    sheet = _draw_sheet(rows, draw_legend(classes, rows[0].shape[1]))
     path = arguments.destination / "demo.png"
     write_image(path, sheet)
     assert confusion is not None  # there is at least one street
@@ -79,14 +79,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _row(result: Segmentation, truth: Labels) -> Image:
+def _draw_row(result: Segmentation, truth: Labels) -> Image:
     """Put the street, the overlay of the predicted labels, and the true labels side by side."""
     return np.hstack((result.image, result.overlay(0.6), colorize(truth, result.classes)))
 
 
-def _sheet(rows: list[Image], key: Image) -> Image:
+def _draw_sheet(rows: list[Image], key: Image) -> Image:
     titles = ("street (drawn)", "demo model", "true labels")
     width = rows[0].shape[1] // len(titles)
     blank: Image = np.empty((0, width, 3), np.uint8)
-    heading = np.hstack([titled(blank, title) for title in titles])
+    heading = np.hstack([add_title(blank, title) for title in titles])
     return np.vstack([heading, *rows, key])

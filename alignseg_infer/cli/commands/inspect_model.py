@@ -129,7 +129,7 @@ def _print_engine(path: Path, as_json: bool, with_layers: bool) -> int:
 
 
 def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
-    spec, metadata, has_offsets, lines = _facts_of_onnx(path)
+    spec, metadata, has_offsets, lines = _read_onnx_facts(path)
     offsets = "yes" if has_offsets else "no (alignseg export-onnx --with-offsets)"
     labels = spec.export is not None and spec.export.output is OutputKind.LABELS
     measure = "share of labels that differ" if labels else "relative L2 error"
@@ -145,7 +145,7 @@ def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
     return spec, "\n".join(lines)
 
 
-def _facts_of_onnx(path: Path) -> tuple[ModelSpec, dict[str, str], bool, list[str]]:
+def _read_onnx_facts(path: Path) -> tuple[ModelSpec, dict[str, str], bool, list[str]]:
     """Return the spec, metadata, whether offsets are returned, and a line about plugins if any."""
     if needs_plugins(path):  # ONNX Runtime refuses such files
         require_packages(("onnx",), INSTALL_ONNX)

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     choices = ", ".join(choices_of(SavedFormat))
     parser.add_argument(
         "--formats",
-        type=_formats,
+        type=_parse_formats,
         default=list(PICTURES),
         metavar="FORMAT,...",
         help=f"results to write for each image, separated by commas: {choices}; label-ids are "
@@ -88,14 +88,14 @@ def run(arguments: argparse.Namespace) -> int:
             formats=arguments.formats,
             tolerance=arguments.tolerance,
         )
-        print(f"{path}: {_summary(result)}")
+        print(f"{path}: {_summarise(result)}")
         print("\n".join(f"  {file}" for file in written))
     if failures:
         print(f"{failures} of {len(arguments.images)} images failed", file=sys.stderr)
     return 1 if failures else 0
 
 
-def _summary(result: Segmentation) -> str:
+def _summarise(result: Segmentation) -> str:
     shares = list(result.class_share().items())[:CLASSES_SHOWN]
     seen = ", ".join(f"{name} {share:.0%}" for name, share in shares)
     times = result.times
@@ -105,7 +105,7 @@ def _summary(result: Segmentation) -> str:
     )
 
 
-def _formats(text: str) -> list[SavedFormat]:
+def _parse_formats(text: str) -> list[SavedFormat]:
     """Parse ``overlay,polygons``."""
     try:
         return parse_formats(text.split(","))

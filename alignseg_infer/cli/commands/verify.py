@@ -74,7 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
     options = verification_options_from(arguments)
     with progress_bar("images") as progress:
         found = verify_and_record(arguments.model, arguments.against, options, progress)
-    print(f"{arguments.model}, {found.backend}, against {found.reference}, on {found.images}")
+    print(
+        f"{arguments.model} on {found.backend}, compared with {found.reference} on {found.images}:"
+    )
     print(format_rows(found.rows))
     if found.miou_drop is not None:
         change = round(-found.miou_drop, 2) + 0.0  # no "-0.00"

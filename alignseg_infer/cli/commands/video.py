@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         with contextlib.closing(source):
             predictor = predictor_from(arguments, arguments.model)
-            view = _offset_view(arguments)
+            view = _open_offset_view(arguments)
             with frames_bar() as progress:
                 summary = segment_source(
                     predictor, source, arguments.destination, options, progress, view=view
@@ -139,7 +139,7 @@ def summary_text(summary: "VideoSummary") -> str:
     return "\n".join([*lines, *(f"  {note}" for note in summary.notes)])
 
 
-def _offset_view(arguments: argparse.Namespace) -> "OffsetView | None":
+def _open_offset_view(arguments: argparse.Namespace) -> "OffsetView | None":
     from alignseg_infer.backends import open_backend
     from alignseg_infer.video.render import OffsetView
 

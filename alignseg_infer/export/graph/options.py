@@ -1,4 +1,4 @@
-"""What an exported graph is to be. Loads no PyTorch."""
+"""Options for an exported graph. Loads no PyTorch."""
 
 from dataclasses import dataclass
 
@@ -15,20 +15,20 @@ class ExportOptions:
     """How a model is exported.
 
     Attributes:
-        output: ``logits`` at 1/4 size, or ``labels`` at input size.
-        sampler: How offset sampling is lowered.
-        size: Fixed input (height, width); None for any size.
+        output: ``logits`` at 1/4 of the input size, or ``labels`` at the input size.
+        sampler: How the graph samples at offsets.
+        size: Fixed (height, width) of the input; None for any size.
         batch: Fixed batch size; None for any.
-        opset: ONNX opset, 16 to 19. From 20 on GridSample's mode has another name, which
+        opset: ONNX opset, 16 to 19. From opset 20 on, GridSample's mode has another name, which
             TensorRT up to 11.1 reads as nearest neighbour without an error
             (NVIDIA/TensorRT#4646).
         rewrites: Whether to apply `models.rewrites`.
         with_offsets: Whether the graph also returns the offset fields, named by
             `OffsetField.output_name`.
         fuse: With the sampler ``plugin``, whether upsampling, sampling and sum of an alignment
-            are one node. The others have nothing to fuse.
+            are one node. The other samplers have nothing to fuse.
         upsampling: How the rewrites upsample; None for what suits the sampler: ``resize`` with
-            ``plugin``, which GPUs alone have, else ``matrices``.
+            ``plugin``, which runs on GPUs only, else ``matrices``.
 
     Raises:
         OptionError, SizeError: A value cannot be used.
@@ -46,7 +46,7 @@ class ExportOptions:
 
     @property
     def chosen_upsampling(self) -> Upsampling:
-        """`upsampling`, or what is chosen where that is None."""
+        """`upsampling`, or the choice that replaces None."""
         if self.upsampling is not None:
             return self.upsampling
         resize = self.sampler is Sampler.PLUGIN or not self.rewrites
@@ -63,8 +63,8 @@ class ExportOptions:
         if self.opset not in OPSETS:
             raise OptionError(
                 f"opset={self.opset!r}",
-                f"{OPSETS[0]} to {OPSETS[-1]}: GridSample came with 16, and from 20 on TensorRT "
-                "gets it wrong",
+                f"{OPSETS[0]} to {OPSETS[-1]}, since GridSample exists from 16 on, and TensorRT "
+                "reads it wrongly from 20 on",
                 f"opset={DEFAULT_OPSET}",
             )
         if self.size is not None:
@@ -74,12 +74,12 @@ class ExportOptions:
         if not self.fuse and self.sampler is not Sampler.PLUGIN:
             raise OptionError(
                 f"fuse=False with sampler={self.sampler.value!r}",
-                "the sampler plugin, the only one that fuses",
+                "the sampler plugin, which is the only one that fuses",
                 "sampler='plugin', or leave fuse= out",
             )
         if not self.rewrites and self.upsampling is Upsampling.MATRICES:
             raise OptionError(
                 "upsampling='matrices' with rewrites=False",
-                "resize, which the network is made of without the rewrites",
+                "resize, which the network itself uses if it is not rewritten",
                 "upsampling='resize', or leave rewrites= out",
             )

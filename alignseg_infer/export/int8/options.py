@@ -1,4 +1,4 @@
-"""How a model becomes INT8. Loads neither ONNX nor ONNX Runtime."""
+"""Options for converting a model to INT8. Loads neither ONNX nor ONNX Runtime."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,10 +17,10 @@ class CalibrationOptions:
     """How a model is calibrated.
 
     Attributes:
-        method: How ranges are chosen.
+        method: How the range of each tensor is chosen.
         size: Network input size, as `Predictor` takes it; None for the model's own if it is
             fixed, else the images'.
-        cache: File that keeps what was seen, after each image; None to keep nothing.
+        cache: File that stores the measured values after each image; None to store nothing.
         threads: CPU threads; None for the runtime's choice.
     """
 
@@ -38,7 +38,8 @@ class QuantizationOptions:
     """Which convolutions are quantised.
 
     Attributes:
-        keep_float: Blocks or layers that are not, such as ``stem``, ``layer4`` or ``RRB2b.inner``.
+        keep_float: Blocks or layers that are not quantised, such as ``stem``, ``layer4`` or
+            ``RRB2b.inner``.
     """
 
     keep_float: tuple[str, ...] = ()
@@ -46,15 +47,15 @@ class QuantizationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Int8Options:
-    """How a model becomes INT8.
+    """How a model is converted to INT8.
 
     Attributes:
         source: Images to calibrate with, as `choose_images` takes them.
-        max_images: How many of them to use at most.
+        max_images: Maximum number of images to calibrate with.
         calibration: How ranges are found.
-        quantization: What stays float in any case.
-        budget: Largest share of the pixels of the calibration images, in percent, that may get
-            another label than in FP32; None for no limit. Blocks stay float until it is met.
+        quantization: What stays in float in any case.
+        budget: Maximum percentage of the calibration images' pixels that may get another label
+            than in FP32; None for no limit. Blocks stay in float until it is met.
 
     Raises:
         OptionError: The budget is negative.
@@ -72,8 +73,8 @@ class Int8Options:
 
 
 def require_budget(budget: float) -> None:
-    """Raise OptionError if no drop can be at most `budget`."""
-    if not budget >= 0:  # NaN too
+    """Raise OptionError if `budget` is negative or not a number."""
+    if not budget >= 0:  # true for NaN too
         raise OptionError(f"int8_budget={budget:g}", "0 or more percent", "int8_budget=0.5")
 
 
@@ -88,10 +89,10 @@ def int8_options_for(
     keep_float: Sequence[str] = (),
     int8_budget: float | None = None,
 ) -> Int8Options | None:
-    """Return what INT8 needs, from what commands and functions are given; None for no INT8.
+    """Return the INT8 options that arguments of commands and functions ask for; None without INT8.
 
     Raises:
-        OptionError: Something is missing for INT8, or was given for another precision.
+        OptionError: INT8 lacks an argument, or an argument of INT8 was given without it.
     """
     given: dict[str, object] = {
         "calibration": calibration,
@@ -120,11 +121,11 @@ def int8_options_for(
 
 
 def needs_int8(name: str) -> OptionError:
-    """Return the error for an option of INT8 without INT8."""
+    """Return the error for an INT8 option that was given without INT8."""
     return OptionError(
         f"{name}= was given without precision='int8'",
-        "options of INT8 with INT8 only",
-        "precision='int8'; images to compare labels on are named with verification=",
+        "INT8 options only with INT8",
+        "precision='int8'; or verification= if these images are for comparing labels",
     )
 
 
@@ -132,6 +133,6 @@ def needs_calibration() -> OptionError:
     """Return the error for INT8 without images to calibrate with."""
     return OptionError(
         "precision='int8' was asked for without images to calibrate with",
-        "some 100 images like those the model will see: a folder, a list, or a video",
+        "about 100 images like those the model will see: a folder, a list, or a video",
         "calibration=FOLDER",
     )

@@ -5,7 +5,7 @@ import textwrap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from alignseg_infer.drawing.figures import BLUE, GRAY, ORANGE, new_figure, wrapped_label
+from alignseg_infer.drawing.figures import BLUE, GRAY, ORANGE, new_figure, wrap_label
 from alignseg_infer.export.int8.effect import Effect
 from alignseg_infer.export.int8.sensitivity import Sensitivity
 
@@ -21,7 +21,7 @@ def sensitivity_figure(sensitivity: Sensitivity) -> Figure:
     blocks = sensitivity.blocks
     effects = [*(one.effect for one in blocks), sensitivity.together]
     colors = [*(GRAY if one.always_float else BLUE for one in blocks), ORANGE]
-    names = [*(wrapped_label(one.block) for one in blocks), "all together"]
+    names = [*(wrap_label(one.block) for one in blocks), "all together"]
     figure = new_figure(WIDTH, AROUND + ROW * len(effects))
     axes = figure.subplots()
     lengths = [one.disagreement for one in effects]

@@ -1,4 +1,4 @@
-"""On what a model is compared with its reference. Loads no runtime."""
+"""Options for comparing a model with its reference. Loads no runtime."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ DEFAULT_IMAGES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class VerificationOptions:
-    """On what a model is compared with its reference.
+    """The images, sizes and device with which a model is compared with its reference.
 
     Attributes:
-        images: A folder, a ``.txt`` list or a video; or BGR images (H, W, 3) uint8. None for
-            those of the dataset, and for drawn streets, which show gross errors only, where there
-            is none.
-        max_images: How many of them to use at most, spread evenly; of images in memory, all.
+        images: A folder, a ``.txt`` list or a video; or BGR images (H, W, 3) uint8. None for the
+            images of the dataset, or, without one, for drawn streets, which show gross errors only.
+        max_images: Maximum number of images to compare labels on, spread evenly over the source;
+            images in memory are all used.
         size: Sizes (height, width) of the network's input, for an ``.onnx`` of any size. Engines
             run at the corners of their profile.
-        device: Where the model runs; None for what its kind implies.
-        dataset: Layout of labelled images, to compare mean IoU too.
+        device: Where the model runs; None for ``cuda`` for an engine, else ``cpu``.
+        dataset: Layout of a folder of labelled images, to compare mean IoU as well.
         root: The dataset's folder.
-        split: ``train``, ``val`` or ``test``; None for ``val``. A plain folder has none.
+        split: ``train``, ``val`` or ``test``; None for ``val``. The layout ``folder`` has none.
 
     Raises:
-        OptionError: A value cannot be used, or not without another.
+        OptionError: A value cannot be used, or needs another one.
     """
 
     images: Path | Sequence[Image] | None = None
@@ -48,17 +48,17 @@ class VerificationOptions:
         if any(together) != all(together) or (self.split is not None and not all(together)):
             raise OptionError(
                 "only some of dataset=, root= and split= were given",
-                "dataset= and root= together; split= with them only",
+                "dataset= and root= together, and split= only with both",
                 "dataset='folder' root=FOLDER",
             )
 
-    def labelled(self) -> LabelledImages | None:
-        """Find the labelled images, if there are any."""
+    def find_labelled(self) -> LabelledImages | None:
+        """Find the labelled images; return None if there is no dataset."""
         if self.dataset is None or self.root is None:
             return None
         return find_labelled_images(self.dataset, self.root, self.split)
 
-    def chosen_images(self, data: LabelledImages | None) -> Sequence[Image] | None:
+    def read_images(self, data: LabelledImages | None) -> Sequence[Image] | None:
         """Read the images to compare labels on; None for drawn streets."""
         if isinstance(self.images, Path):
             return list(choose_images(self.images, self.max_images).read())

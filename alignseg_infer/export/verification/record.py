@@ -1,4 +1,4 @@
-"""Verify a model on images that a user names, and record the result beside an engine."""
+"""Verifies a model on images that a user names, and records the result beside an engine."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,23 +19,25 @@ def verify_and_record(
     options: VerificationOptions | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Compare `model` with `against`; an engine's facts then say how it was verified, or not.
+    """Compare `model` with `against`; record in an engine's facts how it was verified.
+
+    If an engine fails, its facts then say that it was not verified.
 
     Args:
         model: An ``.onnx`` file or an engine.
-        against: The float32 ``.onnx`` it was made from, or ``demo``.
-        options: On what.
+        against: The float32 ``.onnx`` that `model` was made from, or ``demo``.
+        options: The images, sizes and device to compare with.
         progress: Called with the number of images compared and their total.
 
     Raises:
         VerificationError: Labels differ in too many pixels, or mean IoU drops too far.
-        ModelError: The two are not one model, or cannot be used.
+        ModelError: The two were not made from the same model, or one cannot be used.
         DatasetError: Images cannot be used.
         OptionError: An option cannot be used.
     """
     options, path = options or VerificationOptions(), model_path(model)
-    data = options.labelled()
-    images = options.chosen_images(data)
+    data = options.find_labelled()
+    images = options.read_images(data)
     try:
         found = verify(
             path,
@@ -54,7 +56,7 @@ def verify_and_record(
 
 
 def _record(engine: Path, found: Verification | None) -> None:
-    """Write into the facts of an engine how it was verified; None: it was not."""
+    """Write into the facts of an engine how it was verified; None means that it was not."""
     if engine.suffix.lower() not in ENGINE_SUFFIXES:
         return
     facts = replace(read_facts(engine), verification=found)

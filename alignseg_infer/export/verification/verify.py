@@ -65,19 +65,20 @@ def verify(
 
     Args:
         model: An ``.onnx`` file or an engine.
-        against: The float32 ``.onnx`` it came from; it runs in ONNX Runtime on the CPU.
+        against: The float32 ``.onnx`` that `model` was made from. It runs in ONNX Runtime on the
+            CPU.
         images: BGR images (H, W, 3) uint8; they are resized to each size. None for streets drawn
             by `alignseg_infer.demo.streets`.
-        device: Where `model` runs; None for the default of its kind.
+        device: Where `model` runs; None for ``cuda`` for an engine, else ``cpu``.
         sizes: Input sizes (height, width) for an ONNX model that takes any size. The default is
             the size of the first image, scaled to at most 1024 pixels. Engines run at the corners
             of their profile.
-        data: Labelled images, to compare mean IoU too.
-        against_sha256: Of the file `against`, if it is known already.
+        data: Labelled images, to compare mean IoU as well.
+        against_sha256: SHA-256 of the file `against`, if it is already known.
         progress: Called with the number of images compared and their total.
 
     Returns:
-        What was compared, all of which met the thresholds.
+        What was compared. All of it met the thresholds.
 
     Raises:
         VerificationError: Labels differ in too many pixels, or mean IoU drops too far.
@@ -86,24 +87,24 @@ def verify(
     """
     path, reference = model_path(model), model_path(against)
     if images is not None and not len(images):
-        raise OptionError("images= holds no image", "one or more", "images=FOLDER")
-    expected = _opened(reference)
+        raise OptionError("images= holds no image", "one image or more", "images=FOLDER")
+    expected = _open(reference)
     seen = open_for_verification(path, device)
     _require_same_task(seen, expected)
-    shapes = _shapes(path, seen, expected, images, sizes)
+    shapes = _list_shapes(path, seen, expected, images, sizes)
     rows = compare_labels(
-        seen, expected, drawn_streets(shapes) if images is None else images, shapes, progress
+        seen, expected, draw_streets(shapes) if images is None else images, shapes, progress
     )
     found = Verification(
         reference=reference.name,
         reference_sha256=against_sha256 or sha256_of(reference),
         backend=seen.name,
-        images="drawn streets" if images is None else counted(len(images), "image"),
+        images="drawn streets" if images is None else count_text(len(images), "image"),
         required_agreement=REQUIRED_AGREEMENT[precision_of(seen)],
         rows=rows,
     )
     require_agreement(path, found)
-    return _with_miou(path, found, seen, expected, data) if data else found
+    return _add_miou(path, found, seen, expected, data) if data else found
 
 
 def verify_where_possible(
@@ -120,12 +121,12 @@ def verify_where_possible(
         VerificationError, ModelError, OptionError: As `verify` does.
     """
     reason = _why_not_here(read_facts(engine).compute_capabilities)
-    if reason is None and precision_of(_opened(against)) is not Precision.FP32:
+    if reason is None and precision_of(_open(against)) is not Precision.FP32:
         reason = f"{against.name} is not float32"
     if reason is None:
         return verify(engine, against, images, against_sha256=against_sha256, progress=progress)
     logger.warning(
-        "built, not verified (%s); on the machine that will run it: "
+        "built, not verified (%s); on the machine that will run it, type: "
         "alignseg verify %s --against %s --images FOLDER",
         reason,
         engine.name,
@@ -135,19 +136,19 @@ def verify_where_possible(
 
 
 def _why_not_here(built_for: Sequence[str]) -> str | None:
-    """Say why an engine for these compute capabilities (empty: any) cannot run here, if so."""
+    """Return why an engine for these compute capabilities (none: any) cannot run here, or None."""
     try:
         gpu = current_gpu()
     except MissingDependencyError as error:
         return error.problem
     if gpu is None:
-        return "no GPU here"
+        return "this machine has no GPU"
     if built_for and gpu.compute_capability not in built_for:
-        return f"this GPU is {gpu.name}, of compute capability {gpu.compute_capability}"
+        return f"this machine's {gpu.name} has compute capability {gpu.compute_capability}"
     return None
 
 
-def _opened(path: Path, device: str | None = None) -> Backend:
+def _open(path: Path, device: str | None = None) -> Backend:
     """Load a model; expand its plugin nodes, which ONNX Runtime does not have."""
     if path.suffix.lower() != ".onnx" or not needs_plugins(path):
         return open_backend(path, device=device)
@@ -155,17 +156,17 @@ def _opened(path: Path, device: str | None = None) -> Backend:
 
     with runnable_onnx(path) as file:
         backend = open_backend(file, device=device)
-    backend.name += ", plugin nodes written out"
+    backend.name += ", plugin nodes expanded"
     return backend
 
 
 def open_for_verification(path: Path, device: str | None = None) -> Backend:
     """Load a model for verification: on the CPU, float16 rounds as on a GPU."""
-    backend = _opened(path, device)
+    backend = _open(path, device)
     on_cpu = "CPU" in backend.name
     if not on_cpu or path.suffix.lower() != ".onnx" or precision_of(backend) is Precision.FP32:
         return backend
-    # From the extra `export`, which is not needed to verify engines.
+    # These need the extra `export`, which is not required to verify engines.
     import onnx_ir
 
     from alignseg_infer.export.graph.onnx_file import save_onnx
@@ -185,7 +186,7 @@ def open_for_verification(path: Path, device: str | None = None) -> Backend:
     return rounded
 
 
-def counted(number: int, what: str) -> str:
+def count_text(number: int, what: str) -> str:
     """Write a number with its noun: ``1 image``, ``2 images``."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
@@ -195,7 +196,7 @@ def precision_of(backend: Backend) -> Precision:
     return backend.spec.export.precision if backend.spec.export else Precision.FP32
 
 
-def drawn_streets(shapes: Sequence[InputShape]) -> list[Image]:
+def draw_streets(shapes: Sequence[InputShape]) -> list[Image]:
     """Draw streets at the largest of the sizes; the demo model was trained on none of them."""
     size = max((min(shape.height, 4096), min(shape.width, 4096)) for shape in shapes)
     return [Street(FIRST_HELD_OUT + seed).scene(size=size).image for seed in range(DRAWN_STREETS)]
@@ -211,14 +212,15 @@ def require_agreement(model: Path, found: Verification) -> None:
         raise VerificationError(
             f"{model.name} labels too many pixels differently from {found.reference} "
             f"({found.backend}, {found.images}):\n{format_rows(found.rows)}",
-            f"at least {found.required_agreement:.1%} alike in each row, {worst:.1%} in each image",
+            f"the same label for at least {found.required_agreement:.1%} of the pixels in each "
+            f"row, and {worst:.1%} in each image",
             "verify with images of the kind the model is for; for int8, more calibration images, "
             "int8_budget=0.5 or precision='fp16'; for engines, another TensorRT or "
             "sampler='gather'",
         )
 
 
-def _with_miou(
+def _add_miou(
     path: Path, found: Verification, seen: Backend, expected: Backend, data: LabelledImages
 ) -> Verification:
     """Add the drop of mean IoU to `found`."""
@@ -237,14 +239,14 @@ def _with_miou(
 
 
 def _size_for_data(path: Path, seen: Backend) -> Size | None:
-    """Return the size to score at: the engine's best or model's fixed; None for the images'."""
+    """Return the size to score at: an engine's best, a model's fixed size, or None for native."""
     if path.suffix.lower() in ENGINE_SUFFIXES:
         best = read_facts(path).profile.optimum
         return best.height, best.width
     return seen.spec.export.size if seen.spec.export else None
 
 
-def _shapes(
+def _list_shapes(
     path: Path,
     seen: Backend,
     expected: Backend,
@@ -268,7 +270,7 @@ def _shapes(
             )
         shapes = profile_shapes(read_facts(path).profile)
     else:
-        sizes = sizes or [next(filter(None, fixed), None) or _default_size(images)]
+        sizes = sizes or [next(filter(None, fixed), None) or _choose_size(images)]
         batches = [export.batch] if export and export.batch else range(1, LARGEST_BATCH + 1)
         shapes = [InputShape(batch, *size) for size in sizes for batch in batches]
     for shape in shapes:
@@ -294,8 +296,8 @@ def _origin(spec: ModelSpec) -> str:
     return f"{source}, {network.backbone}, {network.convention}"
 
 
-def _default_size(images: Sequence[Image] | None) -> Size:
-    """Return the first image's size, scaled to at most `LONGEST_SIDE`: batches cost memory."""
+def _choose_size(images: Sequence[Image] | None) -> Size:
+    """Return the first image's size, at most `LONGEST_SIDE` pixels, since batches cost memory."""
     if images is None:
         return DRAWN_SIZE
     height, width, _ = images[0].shape
@@ -304,7 +306,7 @@ def _default_size(images: Sequence[Image] | None) -> Size:
 
 
 def profile_shapes(profile: Profile) -> list[InputShape]:
-    """Return each size of a profile at its smallest, best and largest batch and all up to 4."""
+    """Return each size of a profile with its smallest, best and largest batch, and all up to 4."""
     corners = (profile.minimum, profile.optimum, profile.maximum)
     sizes = dict.fromkeys((corner.height, corner.width) for corner in corners)
     least, most = profile.minimum.batch, profile.maximum.batch
