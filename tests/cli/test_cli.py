@@ -195,7 +195,7 @@ def test_inspect_json(
 def test_export_script_writes_what_the_library_exports(
     export_small: Callable[..., Path], small_checkpoint: Path, tmp_path: Path
 ) -> None:
-    options = ["--size", "64x96", "--batch", "1", "--convention", "standard"]
+    options = ["--size", "64x96", "--batch", "1"]
     script = [sys.executable, str(ROOT / "export/to_onnx.py"), str(small_checkpoint)]
     target = tmp_path / "script.onnx"
     done = subprocess.run(
