@@ -96,7 +96,7 @@ def test_a_graph_that_samples_otherwise_is_refused(
     with pytest.raises(VerificationError, match="labels too many pixels") as caught:
         verify(broken, DEMO, streets(1), sizes=[(128, 256)])
     assert "1x128x256" in str(caught.value)
-    assert "pictures of what the model is for" in caught.value.fix
+    assert "images of the kind the model is for" in caught.value.fix
 
 
 def test_other_classes_are_refused(tmp_path: Path) -> None:
