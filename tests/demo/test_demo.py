@@ -147,8 +147,8 @@ def test_demo_refuses_bad_arguments(
     assert fix in said
 
 
-def test_readme_states_the_scores_of_both_trainings() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_results_state_the_scores_of_both_trainings() -> None:
+    readme = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
     folder = model_path("demo").parent
     models = [
         json.loads((folder / name).read_text())["evaluation"]["models"][0]

@@ -31,6 +31,7 @@ from alignseg_infer.demo.streets import Street
 from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.export import half_precision as halves
 from alignseg_infer.export.half_precision import to_half_precision
+from alignseg_infer.export.verification import record
 from alignseg_infer.export.verification import verify as verification
 from alignseg_infer.export.verification.verify import verify_where_possible
 from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, ModelSpec, OutputKind, Precision
@@ -194,7 +195,7 @@ def test_a_model_that_fails_the_comparison_is_not_written(
     monkeypatch.setitem(verification.REQUIRED_AGREEMENT, Precision.FP16, 1.01)
     target = tmp_path / "half.onnx"
     target.write_bytes(b"an older file")
-    with pytest.raises(VerificationError, match=r"half\.onnx does not label pixels as"):
+    with pytest.raises(VerificationError, match=r"half\.onnx labels too many pixels"):
         main(["export-onnx", str(DEMO), "-o", str(target), "--precision", "fp16", "--debug"])
     assert target.read_bytes() == b"an older file"
     assert list(tmp_path.iterdir()) == [target]
@@ -305,7 +306,7 @@ def test_an_engine_that_fails_is_verified_no_more(
         raise VerificationError("it differs", "", "")
 
     for function, code, noted in ((lambda *_, **__: FOUND, 0, True), (fail, 1, False)):
-        monkeypatch.setattr(verification, "verify", function)
+        monkeypatch.setattr(record, "verify", function)
         assert main(["verify", str(engine), "--against", "demo"]) == code
         facts = json.loads(sidecar_path(engine).read_text())
         assert (facts["verification"] is not None) is noted
@@ -313,7 +314,7 @@ def test_an_engine_that_fails_is_verified_no_more(
 
 def test_a_verified_engine_says_so(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = engine.read_bytes()
-    monkeypatch.setattr(verification, "verify", lambda *_, **__: FOUND)
+    monkeypatch.setattr(record, "verify", lambda *_, **__: FOUND)
     assert main(["verify", str(engine), "--against", "demo"]) == 0
     facts = json.loads(sidecar_path(engine).read_text())
     assert facts["verification"]["backend"] == "fake"

@@ -93,10 +93,10 @@ def test_a_graph_that_samples_otherwise_is_refused(
     break_it: Callable[[ir.Model], None], precision: Precision, tmp_path: Path
 ) -> None:
     broken = changed(tmp_path / "broken.onnx", break_it, precision)
-    with pytest.raises(VerificationError, match="does not label pixels as") as caught:
+    with pytest.raises(VerificationError, match="labels too many pixels") as caught:
         verify(broken, DEMO, streets(1), sizes=[(128, 256)])
     assert "1x128x256" in str(caught.value)
-    assert "pictures of what the model is for" in caught.value.fix
+    assert "images of the kind the model is for" in caught.value.fix
 
 
 def test_other_classes_are_refused(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_large_images_are_compared_at_a_size_that_fits(
 
 
 def test_no_image_is_an_error() -> None:
-    with pytest.raises(OptionError, match="no images"):
+    with pytest.raises(OptionError, match="holds no image"):
         verify(DEMO, DEMO, [])
 
 

@@ -1,6 +1,5 @@
 """Engines that need plugins: finding, loading and checking the library, in a fake TensorRT."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +31,6 @@ from alignseg_infer.trt.engine_file import (
     LayerCount,
     Profile,
     read_facts,
-    sidecar_path,
 )
 from alignseg_infer.trt.flavours import Flavour
 from alignseg_infer.trt.plugin_library import LIBRARY_VARIABLE
@@ -344,14 +342,6 @@ def test_a_plugin_graph_can_be_what_an_engine_is_verified_against(
     )
     verification.verify_where_possible(stand.path, export_small(**PLUGIN))
     assert verified == [(stand.path, export_small(**PLUGIN))]
-
-
-def test_facts_written_before_plugins_are_read(stand: Stand) -> None:
-    path = sidecar_path(stand.path)
-    facts = json.loads(path.read_text())
-    del facts["plugins_embedded"]
-    path.write_text(json.dumps({**facts, "version": 1}))
-    assert not read_facts(stand.path).plugins_embedded
 
 
 CONTRACT = re.compile(
