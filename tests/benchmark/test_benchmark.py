@@ -653,7 +653,7 @@ def test_interrupt_while_memory_is_measured(
         ("none.onnx", "none.onnx does not exist"),
         ("model.tflite", "which no backend reads"),
         ("demo demo", "a model is given twice"),
-        ("demo@tensorflow", "'tensorflow' no runtime"),
+        ("demo@tensorflow", "'tensorflow' is not a runtime"),
         ("demo --batch 1 1", "--batch 1 1"),
         ("demo --batch 0", "--batch 0"),
         ("demo --rounds 0", "--rounds 0"),

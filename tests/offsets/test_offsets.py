@@ -405,7 +405,7 @@ def test_command_prints_and_draws(
         target = tmp_path / "new" / f"{model.suffix[1:]}.png"
         assert main(["offsets", str(model), str(street), "-o", str(target)]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[0].startswith("pixels of the 90x130 network input, on ")
+        assert lines[0].startswith("displacements in pixels of the 90x130 network input, on ")
         assert lines[-1] == str(target)
         tables.append(lines[2:-1])
         pictures.append(read(target).astype(int))
@@ -422,7 +422,7 @@ def test_one_field_at_another_size(
     options = ["--field", "cab3.low", "--size", "64x96", "-o", str(tmp_path / "one.JPG")]
     assert main(["offsets", str(small_checkpoint), str(street), *options]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("pixels of the 64x96 network input")
+    assert lines[0].startswith("displacements in pixels of the 64x96 network input")
     assert [line.split()[:2] for line in lines[2:-1]] == [["cab3.low", "17x25"]]
     assert read(tmp_path / "one.JPG").shape[1] == SHEET_WIDTH
 
