@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path in arguments.images:
         try:
             text = _segment(predictor, path, arguments)
-        except (ImageError, SizeError, OutputError) as error:
+        except (ImageError, SizeError, OptionError, OutputError) as error:
             if len(arguments.images) == 1 or arguments.debug:
                 raise
             failures += 1
