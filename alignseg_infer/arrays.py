@@ -27,12 +27,12 @@ class InputShape:
 def plain_value(value: Any) -> Any:
     """Return what callers give as plain Python values, so that one check fits all of them.
 
-    NumPy numbers become Python's, and lists (as from JSON or YAML) and arrays become tuples.
-    Everything else stays as it is.
+    NumPy numbers become Python's; lists (as from JSON or YAML) and arrays of one dimension become
+    tuples. Everything else stays as it is, such as images.
     """
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.ndim < 2:
         value = value.tolist()
     if isinstance(value, list | tuple) and type(value) in (list, tuple):
         return tuple(map(plain_value, value))

@@ -32,6 +32,13 @@ def test_plain_value(given: object, expected: object) -> None:
     assert type(found) is type(expected)
 
 
+def test_images_stay_arrays() -> None:
+    images = [np.zeros((4, 5), np.uint8), np.zeros((4, 5, 3), np.uint8)]
+    found = plain_value(images)
+    assert found[0] is images[0]
+    assert found[1] is images[1]
+
+
 @pytest.mark.parametrize(
     ("given", "plain"),
     [

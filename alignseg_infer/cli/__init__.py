@@ -6,7 +6,6 @@ Results go to stdout; progress and errors go to stderr. The exit code is 0 after
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -24,6 +23,7 @@ from alignseg_infer.cli.commands import (
     verify,
     video,
 )
+from alignseg_infer.cli.streams import discard_stdout, make_streams_safe
 from alignseg_infer.cli.translation import translate, translate_error
 from alignseg_infer.errors import AlignSegError
 
@@ -46,6 +46,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``alignseg`` and return its exit code."""
+    make_streams_safe()
     parser = argparse.ArgumentParser(
         prog="alignseg", description="Export, verify and run AlignSeg segmentation models."
     )
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def main_of(module_name: str, argv: Sequence[str] | None = None) -> int:
     """Run one command as a script, such as ``export/to_onnx.py``, and return its exit code."""
+    make_streams_safe()
     module = COMMANDS[module_name]
     parser = argparse.ArgumentParser(description=module.HELP, epilog=module.EXAMPLE)
     module.add_arguments(parser)
@@ -94,8 +96,8 @@ def run_reporting_errors(run: Run, arguments: argparse.Namespace) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        discard_stdout()
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

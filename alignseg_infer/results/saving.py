@@ -78,6 +78,15 @@ def require_savable(formats: Iterable[SavedFormat], classes: ClassSpec) -> None:
         require_cityscapes(classes)
 
 
+def folder_error(stem: str) -> OptionError:
+    """Return the error for a stem that names a folder."""
+    return OptionError(
+        f"save({stem!r}) names a folder",
+        "a path without ending, to which _labels.png and other endings are added",
+        f"save({str(Path(stem) / 'street')!r})",
+    )
+
+
 def paths_to_save(stem: str | Path, formats: Iterable[str] = PICTURES) -> list[Path]:
     """Return the paths that `Segmentation.save` writes.
 
@@ -85,10 +94,6 @@ def paths_to_save(stem: str | Path, formats: Iterable[str] = PICTURES) -> list[P
         OptionError: `stem` names a folder, or there is no format with one of these names.
     """
     stem, text = Path(stem), str(stem)
-    if not stem.name or text.endswith(("/", "\\")) or stem.is_dir():
-        raise OptionError(
-            f"save({text!r}) names a folder",
-            "a path without ending, to which _labels.png and other endings are added",
-            f"save({str(stem / 'street')!r})",
-        )
+    if not stem.name or text.endswith(("/", "\\")):
+        raise folder_error(text)
     return [stem.with_name(stem.name + kind.ending) for kind in parse_formats(formats)]

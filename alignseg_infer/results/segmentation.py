@@ -34,6 +34,7 @@ from alignseg_infer.results.polygons import Polygon, polygons_of
 from alignseg_infer.results.saving import (
     PICTURES,
     SavedFormat,
+    folder_error,
     parse_formats,
     paths_to_save,
 )
@@ -319,6 +320,8 @@ class Segmentation:
             OptionError: An argument is invalid, or cannot be used with these classes.
             OutputError: The files cannot be written.
         """
+        if Path(stem).is_dir():
+            raise folder_error(str(stem))
         paths = paths_to_save(stem, formats)
         contents = [
             self._encode_file(kind, opacity=opacity, tolerance=tolerance)

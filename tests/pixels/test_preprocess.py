@@ -103,7 +103,7 @@ def test_fixed_model_takes_no_other_size(size: str | int | Size) -> None:
 
 
 @pytest.mark.parametrize(
-    "size", ["512", 0, -5, True, 1.5, (64,), (64, 64, 3), (0, 64), (64.0, 64.0), [64, 64]]
+    "size", ["512", 0, -5, True, 1.5, (64,), (64, 64, 3), (0, 64), (64.0, 64.0), [64.0, 64]]
 )
 def test_refused_size(size: Any) -> None:
     with pytest.raises(OptionError):

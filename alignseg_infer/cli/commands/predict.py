@@ -11,9 +11,12 @@ from alignseg_infer.cli.arguments.inference import (
     predictor_from,
 )
 from alignseg_infer.cli.arguments.values import MODEL_HELP, add_destination, choices_of
+from alignseg_infer.cli.streams import print_to_pipe
+from alignseg_infer.cli.translation import translate_error
 from alignseg_infer.drawing.masks import require_opacity
-from alignseg_infer.errors import ImageError, OptionError
+from alignseg_infer.errors import ImageError, OptionError, OutputError, SizeError
 from alignseg_infer.files import require_writable_folder
+from alignseg_infer.predictor import Predictor
 from alignseg_infer.results.polygons import require_tolerance
 from alignseg_infer.results.saving import (
     PICTURES,
@@ -72,27 +75,33 @@ def run(arguments: argparse.Namespace) -> int:
     require_writable_folder(arguments.destination)
     predictor = predictor_from(arguments, arguments.model)
     require_savable(arguments.formats, predictor.spec.classes)
-    failures = 0
+    failures, listened = 0, True
     for path in arguments.images:
         try:
-            result = predictor(path)
-        except ImageError as error:
+            text = _segment(predictor, path, arguments)
+        except (ImageError, SizeError, OptionError, OutputError) as error:
             if len(arguments.images) == 1 or arguments.debug:
                 raise
             failures += 1
+            translate_error(error, arguments.parser)
             print(f"error: {error}", file=sys.stderr)
-            continue
-        written = result.save(
-            arguments.destination / path.stem,
-            arguments.opacity,
-            formats=arguments.formats,
-            tolerance=arguments.tolerance,
-        )
-        print(f"{path}: {_summarise(result)}")
-        print("\n".join(f"  {file}" for file in written))
+        else:
+            listened &= print_to_pipe(text)
     if failures:
         print(f"{failures} of {len(arguments.images)} images failed", file=sys.stderr)
-    return 1 if failures else 0
+    return 1 if failures or not listened else 0
+
+
+def _segment(predictor: Predictor, path: Path, arguments: argparse.Namespace) -> str:
+    """Segment one image, write its files, and return the lines that tell about them."""
+    result = predictor(path)
+    written = result.save(
+        arguments.destination / path.stem,
+        arguments.opacity,
+        formats=arguments.formats,
+        tolerance=arguments.tolerance,
+    )
+    return "\n".join([f"{path}: {_summarise(result)}", *(f"  {file}" for file in written)])
 
 
 def _summarise(result: Segmentation) -> str:
