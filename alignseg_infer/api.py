@@ -4,6 +4,7 @@ The commands ``alignseg export-onnx``, ``export-trt``, ``verify`` and ``video`` 
 options of the same names.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from alignseg_infer.arrays import Image, Size, plain_value
+from alignseg_infer.files import user_path
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import ClassSpec
 
@@ -375,7 +377,7 @@ def verify(
     size = plain_value(size)
     one_size = len(size) == 2 and all(isinstance(side, int) for side in size)
     options = VerificationOptions(
-        images=Path(images) if isinstance(images, str) else images,
+        images=user_path(images) if isinstance(images, str | os.PathLike) else images,
         max_images=max_images,
         size=(size,) if one_size else tuple(size),  # type: ignore[arg-type]
         device=device,
@@ -457,7 +459,7 @@ def segment_video(
 
 
 def _path(path: str | Path | None) -> Path | None:
-    return None if path is None else Path(path)
+    return None if path is None else user_path(path)
 
 
 def _bars(progress: StepProgress | None) -> "ProgressBars":

@@ -13,6 +13,14 @@ from alignseg_infer.errors import AlignSegError, OutputError
 HASH_BLOCK = 1 << 20
 
 
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path that a user gave, with ``~`` for the home folder as in a shell."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # ~name of a user who does not exist: a file may be called so
+        return Path(path)
+
+
 def require_file(path: Path, what: str, error: type[AlignSegError]) -> None:
     """Raise `error` unless `path` is a readable file that is not empty.
 

@@ -1,6 +1,7 @@
 """`Predictor`, which turns images into segmentations."""
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import overload
@@ -84,7 +85,7 @@ class Predictor:
         batch, on_device = plain_value(batch), plain_value(on_device)
         if type(batch) is not int or batch < 1:
             raise OptionError(f"batch={batch!r}", "1 or more", "batch=1")
-        if isinstance(model, str | Path):
+        if isinstance(model, str | os.PathLike):
             model = open_backend(model, device=device, threads=threads, runtime=runtime)
         averaging = averaging_for(
             model.spec, mode=mode, tile=tile, overlap=overlap, scales=scales, flip=flip

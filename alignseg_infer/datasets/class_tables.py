@@ -17,7 +17,7 @@ import operator
 from pathlib import Path
 
 from alignseg_infer.errors import OptionError
-from alignseg_infer.files import require_file
+from alignseg_infer.files import require_file, user_path
 from alignseg_infer.spec.model import ClassSpec
 
 _CITYSCAPES = """
@@ -105,7 +105,7 @@ def class_table_named(classes: str | Path | ClassSpec) -> ClassSpec:
     """
     if isinstance(classes, ClassSpec):
         return classes
-    path = Path(classes)
+    path = user_path(classes)
     return class_table_from_file(path) if path.suffix == ".json" else class_table(str(classes))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import AlignSegError, DatasetError, OptionError
-from alignseg_infer.files import require_file, sha256_of
+from alignseg_infer.files import require_file, sha256_of, user_path
 from alignseg_infer.pixels.images import image_from_array, read_image
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -100,7 +100,7 @@ def choose_images(source: str | Path, max_images: int = DEFAULT_MAX_IMAGES) -> C
             "1 or more; about 100 are enough to calibrate, and 8 to compare",
             f"a number such as {DEFAULT_MAX_IMAGES}",
         )
-    source = Path(source)
+    source = user_path(source)
     if source.is_dir():
         return _choose_files(source, _search_folder(source), max_images)
     require_file(source, "a folder, a list of images, or a video", DatasetError)

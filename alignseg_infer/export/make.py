@@ -16,6 +16,7 @@ from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.recipe import Recipe
+from alignseg_infer.files import user_path
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.packages import require_export_packages
 from alignseg_infer.progress import ProgressBars, no_bar
@@ -116,7 +117,7 @@ def make_onnx(
         ExportError: The graph cannot be made with these options, or computes wrong results.
         OutputError: The file cannot be written.
     """
-    model, destination = Path(model), Path(destination)
+    model, destination = user_path(model), user_path(destination)
     require_export_packages(model)
     from alignseg_infer.export.graph.onnx_file import require_onnx_ending
 
@@ -156,7 +157,7 @@ def make_engine(
     Raises:
         AlignSegError: As `make_onnx` and `trt.builder.engine.build_engine` do.
     """
-    model, destination = model_path(model), Path(destination)
+    model, destination = model_path(model), user_path(destination)
     require_export_packages(model)
     from alignseg_infer.trt.builder.engine import require_engine_name
     from alignseg_infer.trt.builder.options import profile_for

@@ -18,6 +18,7 @@ from alignseg_infer.export.int8.options import (
     needs_int8,
 )
 from alignseg_infer.export.verification.options import DEFAULT_IMAGES
+from alignseg_infer.files import user_path
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.spec.model import Precision
 
@@ -111,6 +112,6 @@ def recipe_for(
         graph=ExportOptions(**asked) if asked else None,
         checkpoint=CheckpointOptions(**said) if said else None,
         int8=int8_options_for(chosen, **int8),
-        verification=None if verification is None else Path(verification),
+        verification=None if verification is None else user_path(verification),
         max_verification_images=max_verification_images,
     )

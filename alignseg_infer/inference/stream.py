@@ -1,11 +1,11 @@
 """Segmentation of a stream of images, by stages in overlapping threads."""
 
+import os
 import threading
 import weakref
 from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from numbers import Real
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -92,7 +92,9 @@ def require_stream_options(images: object, smoothing: object, depth: object) -> 
     Raises:
         OptionError: An argument makes no sense.
     """
-    if isinstance(images, str | Path | np.ndarray | PILImage) or not isinstance(images, Iterable):
+    if isinstance(images, str | os.PathLike | np.ndarray | PILImage) or not isinstance(
+        images, Iterable
+    ):
         raise OptionError(
             f"images is one {type(images).__name__}",
             "an iterable of images",

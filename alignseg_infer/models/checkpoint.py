@@ -15,7 +15,7 @@ from torch import Tensor
 from alignseg_infer.datasets.class_tables import class_table_for
 from alignseg_infer.demo import checkpoint_path
 from alignseg_infer.errors import CheckpointError, SpecError
-from alignseg_infer.files import require_file, sha256_of, write_atomically
+from alignseg_infer.files import require_file, sha256_of, user_path, write_atomically
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.backbone import BACKBONES
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
@@ -128,7 +128,7 @@ def save_checkpoint(path: str | Path, model: AlignSeg, spec: ModelSpec) -> None:
         OutputError: The file cannot be written.
         MissingDependencyError: The file needs safetensors, which is not installed.
     """
-    path = Path(path)
+    path = user_path(path)
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
     if path.suffix == ".safetensors":
         content = safetensors_torch().save(state, {SPEC_ENTRY: spec.to_json()})

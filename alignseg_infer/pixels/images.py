@@ -1,5 +1,6 @@
 """Reading images from files, arrays and PIL, always as (H, W, 3) uint8 BGR, and writing them."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import ImageError, OutputError
-from alignseg_infer.files import require_file, write_atomically
+from alignseg_infer.files import require_file, user_path, write_atomically
 from alignseg_infer.pixels.value_range import (
     PNG_SIGNATURE,
     ValueRange,
@@ -43,7 +44,7 @@ class OwnImage(NamedTuple):
     pixels: Image
 
 
-ImageSource: TypeAlias = str | Path | NDArray[Any] | PILImage | OwnImage
+ImageSource: TypeAlias = str | os.PathLike[str] | NDArray[Any] | PILImage | OwnImage
 
 
 def take_over(source: ImageSource) -> ImageSource:
@@ -81,8 +82,8 @@ def load_image(source: ImageSource) -> Image:
     """
     if isinstance(source, OwnImage):
         return source.pixels
-    if isinstance(source, str | Path):
-        return read_image(Path(source))
+    if isinstance(source, str | os.PathLike):
+        return read_image(user_path(source))
     if isinstance(source, np.ndarray):
         source = np.asarray(source)  # of np.matrix, whose views have two dimensions always
         image = image_from_array(source)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from alignseg_infer.datasets.labelled import require_cityscapes
 from alignseg_infer.errors import OptionError
+from alignseg_infer.files import user_path
 from alignseg_infer.spec.model import ClassSpec
 
 
@@ -93,7 +94,7 @@ def paths_to_save(stem: str | Path, formats: Iterable[str] = PICTURES) -> list[P
     Raises:
         OptionError: `stem` names a folder, or there is no format with one of these names.
     """
-    stem, text = Path(stem), str(stem)
+    stem, text = user_path(stem), str(stem)
     if not stem.name or text.endswith(("/", "\\")):
         raise folder_error(text)
     return [stem.with_name(stem.name + kind.ending) for kind in parse_formats(formats)]

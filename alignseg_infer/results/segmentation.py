@@ -21,7 +21,7 @@ from alignseg_infer.drawing.masks import (
     shrink_picture,
     stack_pictures,
 )
-from alignseg_infer.files import write_atomically
+from alignseg_infer.files import user_path, write_atomically
 from alignseg_infer.pixels.images import encode_image
 from alignseg_infer.results.coco_rle import (
     CocoAnnotation,
@@ -320,7 +320,7 @@ class Segmentation:
             OptionError: An argument is invalid, or cannot be used with these classes.
             OutputError: The files cannot be written.
         """
-        if Path(stem).is_dir():
+        if user_path(stem).is_dir():
             raise folder_error(str(stem))
         paths = paths_to_save(stem, formats)
         contents = [

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alignseg_infer.errors import AlignSegError
+from alignseg_infer.files import user_path
 from alignseg_infer.spec.plugin_contract import NAMESPACE
 from alignseg_infer.trt.flavours import Flavour, TensorRT
 
@@ -37,7 +38,7 @@ def find_plugin_library(asked: Path | None, what: str, error: type[AlignSegError
         AlignSegError: The file does not exist. The error is of the class `error`.
     """
     said = os.environ.get(LIBRARY_VARIABLE)
-    chosen = asked or (Path(said) if said else BUILT_LIBRARY)
+    chosen = asked or (user_path(said) if said else BUILT_LIBRARY)
     if not chosen.is_file():
         source = "plugin=" if asked else (f"${LIBRARY_VARIABLE}" if said else "the default place")
         raise error(

@@ -16,7 +16,7 @@ from typing import TypeAlias, TypeVar
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import AlignSegError, OptionError, OutputError, VideoError
-from alignseg_infer.files import write_atomically
+from alignseg_infer.files import user_path, write_atomically
 from alignseg_infer.inference.pipeline import Pipeline
 from alignseg_infer.inference.stream import SegmentationStream
 from alignseg_infer.pixels.images import OwnImage, load_image
@@ -105,7 +105,7 @@ def segment_source(
         OptionError: The output is the source, or is not named like a video; or `view` failed.
         SizeError: The frames are too small for the network.
     """
-    output, options = Path(output), options or VideoOptions()
+    output, options = user_path(output), options or VideoOptions()
     with contextlib.closing(source):
         require_video_ending(output)
         _require_other_file(source, output)

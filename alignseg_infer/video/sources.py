@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from alignseg_infer.errors import OptionError
+from alignseg_infer.files import user_path
 from alignseg_infer.video.frames import DEFAULT_RATE, FrameSource
 from alignseg_infer.video.options import is_number, require_seconds
 
@@ -44,14 +45,14 @@ def open_source(
         return StreetSource(_parse_seed(text), rate or DEFAULT_RATE, seconds or STREET_SECONDS)
     if text.isdecimal() or "://" in text:
         return _open_live_source(text, rate)
-    if Path(source).is_dir():
+    if user_path(source).is_dir():
         from alignseg_infer.video.pictures import FolderSource
 
-        return FolderSource(Path(source), rate or DEFAULT_RATE)
+        return FolderSource(user_path(source), rate or DEFAULT_RATE)
     from alignseg_infer.video.file_source import FileSource
 
     _require_no_rate(rate, text)
-    return FileSource(Path(source))
+    return FileSource(user_path(source))
 
 
 def drive_seconds(

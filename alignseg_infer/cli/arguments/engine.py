@@ -1,9 +1,9 @@
 """Arguments of the command that builds TensorRT engines."""
 
 import argparse
-from pathlib import Path
 
 from alignseg_infer.cli.arguments.values import choices_of, input_shape
+from alignseg_infer.files import user_path
 from alignseg_infer.trt.builder.options import (
     MAX_OPTIMIZATION_LEVEL,
     BuildOptions,
@@ -68,7 +68,7 @@ def _add_shape_arguments(group: argparse._ArgumentGroup) -> None:
 def _add_target_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--timing-cache",
-        type=Path,
+        type=user_path,
         metavar="FILE",
         help="file of time measurements that later builds use again; tensorrt only",
     )
@@ -97,7 +97,7 @@ def _add_target_arguments(group: argparse._ArgumentGroup) -> None:
 def _add_plugin_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--plugin",
-        type=Path,
+        type=user_path,
         metavar="LIBRARY",
         help="library of TensorRT plugins, for a model with --sampler plugin (default: the path "
         f"in ${LIBRARY_VARIABLE}, else plugins/build/{BUILT_LIBRARY.name} in a checkout)",

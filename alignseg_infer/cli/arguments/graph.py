@@ -1,13 +1,13 @@
 """Arguments for the form and precision of a graph, for the commands that export."""
 
 import argparse
-from pathlib import Path
 
 from alignseg_infer.cli.arguments.checkpoint import CHECKPOINT_ARGUMENTS, add_checkpoint_arguments
 from alignseg_infer.cli.arguments.int8 import INT8_ARGUMENTS, add_quantization_arguments
 from alignseg_infer.cli.arguments.values import IMAGES_HELP, SIZE_HELP, choices_of, fixed_size
 from alignseg_infer.export.recipe import Recipe, recipe_for
 from alignseg_infer.export.verification.options import DEFAULT_IMAGES
+from alignseg_infer.files import user_path
 from alignseg_infer.spec.model import (
     DEFAULT_OPSET,
     OPSETS,
@@ -65,7 +65,7 @@ def _add_precision_arguments(parser: argparse.ArgumentParser) -> None:
     add_quantization_arguments(parser)
     parser.add_argument(
         "--verification",
-        type=Path,
+        type=user_path,
         metavar="SOURCE",
         help=f"images to compare labels on: {IMAGES_HELP} (default: those of --calibration if "
         "given, else drawn streets, which show gross errors only)",

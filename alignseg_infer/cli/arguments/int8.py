@@ -1,7 +1,6 @@
 """Arguments for INT8, shared by the commands that quantise."""
 
 import argparse
-from pathlib import Path
 
 from alignseg_infer.cli.arguments.values import (
     IMAGES_HELP,
@@ -13,6 +12,7 @@ from alignseg_infer.cli.arguments.values import (
 from alignseg_infer.datasets.image_sets import DEFAULT_MAX_IMAGES
 from alignseg_infer.export.int8.histograms import DEFAULT_METHOD, CalibrationMethod
 from alignseg_infer.export.int8.options import CalibrationOptions
+from alignseg_infer.files import user_path
 
 INT8_ARGUMENTS = (
     "calibration",
@@ -59,7 +59,7 @@ def add_calibration_arguments(
     """
     group.add_argument(
         "--calibration",
-        type=Path,
+        type=user_path,
         metavar="SOURCE",
         required=required,
         help=f"{images}: {IMAGES_HELP}",
@@ -86,7 +86,7 @@ def add_calibration_arguments(
     )
     group.add_argument(
         "--calibration-cache",
-        type=Path,
+        type=user_path,
         metavar="FILE",
         help="file that keeps the measured ranges, so that the same command continues after an "
         "interruption and does not calibrate twice",

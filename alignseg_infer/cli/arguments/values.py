@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from alignseg_infer.arrays import InputShape, Size
+from alignseg_infer.files import user_path
 
 SIZE_HELP = "size of the network's input, HEIGHTxWIDTH"
 OTHER_SIZES_HELP = (
@@ -117,7 +118,7 @@ def add_destination(
     parser.add_argument(
         "-o",
         "--destination",
-        type=Path,
+        type=user_path,
         default=default,
         required=required and default is None,
         help=what,

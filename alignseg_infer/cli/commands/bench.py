@@ -24,7 +24,7 @@ from alignseg_infer.cli.termination import terminated_by_exception
 from alignseg_infer.datasets.image_sets import ImageFiles, choose_images
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.errors import INSTALL_BENCH, OptionError
-from alignseg_infer.files import require_writable_folder
+from alignseg_infer.files import require_writable_folder, user_path
 from alignseg_infer.inference.averaging import Mode
 from alignseg_infer.packages import require_packages
 from alignseg_infer.pixels.images import write_image
@@ -48,13 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "models",
         nargs="+",
-        type=Path,
+        type=user_path,
         help="models to time: .onnx files, engines, checkpoints, or demo; MODEL@RUNTIME, such as "
         "demo@openvino, sets the runtime of one .onnx file; the others are compared with the first",
     )
     parser.add_argument(
         "--images",
-        type=Path,
+        type=user_path,
         metavar="SOURCE",
         help=f"images to time with: {IMAGES_HELP}, whose frames are first written as PNG (default: "
         "drawn streets of the network's size, as PNG)",

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from alignseg_infer.cli.arguments.inference import (
     add_inference_arguments,
@@ -19,7 +18,7 @@ from alignseg_infer.cli.arguments.values import (
 from alignseg_infer.cli.reports import write_report
 from alignseg_infer.datasets.labelled import Dataset, find_labelled_images
 from alignseg_infer.evaluation.evaluate import evaluate
-from alignseg_infer.files import require_writable_folder
+from alignseg_infer.files import require_writable_folder, user_path
 
 HELP = "Score one or more models on labelled images: IoU, accuracy, boundary F1 and speed."
 EXAMPLE = "Example: alignseg eval alignseg.onnx --dataset cityscapes --root DATA -o out/"
@@ -33,11 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "models",
         nargs="+",
-        type=Path,
+        type=user_path,
         help="models to score: .onnx files, engines, checkpoints, or demo",
     )
     parser.add_argument("--dataset", choices=choices_of(Dataset), required=True, help=DATASET_HELP)
-    parser.add_argument("--root", type=Path, required=True, metavar="FOLDER", help=ROOT_HELP)
+    parser.add_argument("--root", type=user_path, required=True, metavar="FOLDER", help=ROOT_HELP)
     parser.add_argument("--split", help=SPLIT_HELP)
     parser.add_argument(
         "--max-images", type=int, metavar="N", help="use only the first N images (default: all)"

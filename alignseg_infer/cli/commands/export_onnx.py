@@ -1,11 +1,11 @@
 """``alignseg export-onnx`` and ``export/to_onnx.py``: write a model as an ONNX file."""
 
 import argparse
-from pathlib import Path
 
 from alignseg_infer.cli.arguments.graph import add_recipe_arguments, recipe_from
 from alignseg_infer.cli.arguments.values import add_destination
 from alignseg_infer.export.make import make_onnx
+from alignseg_infer.files import user_path
 
 HELP = "Export a checkpoint to ONNX, or convert a float32 .onnx to fp16 or int8, and verify it."
 EXAMPLE = "Example: alignseg export-onnx CS_scenes.pth -o alignseg.onnx"
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command's arguments."""
     parser.add_argument(
         "model",
-        type=Path,
+        type=user_path,
         help="model to export: a checkpoint (.pth, .pt, .safetensors), demo, or, with --precision "
         "fp16 or int8, a float32 .onnx file",
     )

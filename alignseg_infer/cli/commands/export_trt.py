@@ -1,12 +1,12 @@
 """``alignseg export-trt`` and ``export/to_trt.py``: build a TensorRT engine from a model."""
 
 import argparse
-from pathlib import Path
 
 from alignseg_infer.cli.arguments.engine import add_engine_arguments, build_options_from
 from alignseg_infer.cli.arguments.graph import add_recipe_arguments, recipe_from
 from alignseg_infer.cli.arguments.values import add_destination
 from alignseg_infer.export.make import make_engine
+from alignseg_infer.files import user_path
 from alignseg_infer.spec.model import Precision
 from alignseg_infer.trt.engine_file import EngineFacts
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command's arguments."""
     parser.add_argument(
         "model",
-        type=Path,
+        type=user_path,
         help="model to build from: a checkpoint (.pth, .pt, .safetensors), an .onnx file that "
         "this package exported, or demo",
     )

@@ -16,7 +16,7 @@ from alignseg_infer.cli.describe import describe_engine, verification_lines
 from alignseg_infer.cli.translation import translate
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import INSTALL_ONNX, ModelFileError, OptionError
-from alignseg_infer.files import sha256_of
+from alignseg_infer.files import sha256_of, user_path
 from alignseg_infer.packages import require_packages
 from alignseg_infer.spec.model import (
     AGREEMENT_KEY,
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command's arguments."""
     parser.add_argument(
         "model",
-        type=Path,
+        type=user_path,
         help="model to describe: a checkpoint (.pth, .pt, .safetensors), an .onnx file, an engine "
         "(.engine, .plan, .trt), or demo",
     )

@@ -14,6 +14,7 @@ from alignseg_infer.cli.arguments.values import (
     size_policy_value,
 )
 from alignseg_infer.errors import OptionError
+from alignseg_infer.files import user_path
 from alignseg_infer.offsets.displacement import HIGH_PERCENTILE, Displacement, offsets_of_image
 from alignseg_infer.offsets.pictures import offsets_sheet, pixels_text
 from alignseg_infer.ops.offset_fields import OffsetField
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model to run: a checkpoint (.pth, .pt, .safetensors), demo, or an .onnx file that "
         "returns its offsets (alignseg export-onnx --with-offsets)",
     )
-    parser.add_argument("image", type=Path, help="image file to run the model on")
+    parser.add_argument("image", type=user_path, help="image file to run the model on")
     add_destination(parser, "picture to write, .png or .jpg")
     parser.add_argument(
         "--field",

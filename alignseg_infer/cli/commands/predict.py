@@ -15,7 +15,7 @@ from alignseg_infer.cli.streams import print_to_pipe
 from alignseg_infer.cli.translation import translate_error
 from alignseg_infer.drawing.masks import require_opacity
 from alignseg_infer.errors import ImageError, OptionError, OutputError, SizeError
-from alignseg_infer.files import require_writable_folder
+from alignseg_infer.files import require_writable_folder, user_path
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.results.polygons import require_tolerance
 from alignseg_infer.results.saving import (
@@ -36,7 +36,7 @@ PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command's arguments."""
     parser.add_argument("model", help=MODEL_HELP)
-    parser.add_argument("images", nargs="+", type=Path, help="image files to segment")
+    parser.add_argument("images", nargs="+", type=user_path, help="image files to segment")
     add_destination(parser, "folder to write the results into")
     parser.add_argument(
         "--opacity",

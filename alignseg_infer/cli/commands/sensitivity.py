@@ -19,7 +19,7 @@ from alignseg_infer.cli.reports import write_report
 from alignseg_infer.datasets.labelled import Dataset, LabelledImages, find_labelled_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
-from alignseg_infer.files import require_writable_folder
+from alignseg_infer.files import require_writable_folder, user_path
 from alignseg_infer.packages import require_export_packages, require_packages
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ EXAMPLE = "Example: alignseg sensitivity alignseg.onnx --calibration IMAGES -o o
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command's arguments."""
     parser.add_argument(
-        "model", type=Path, help="model to measure: an exported float32 .onnx file, or demo"
+        "model", type=user_path, help="model to measure: an exported float32 .onnx file, or demo"
     )
     add_destination(
         parser, "folder to write sensitivity.json, sensitivity.md and sensitivity.png into"
@@ -58,7 +58,7 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         "dataset options", "labelled images to compare on, as for alignseg eval"
     )
     group.add_argument("--dataset", choices=choices_of(Dataset), help=DATASET_HELP)
-    group.add_argument("--root", type=Path, metavar="FOLDER", help=ROOT_HELP)
+    group.add_argument("--root", type=user_path, metavar="FOLDER", help=ROOT_HELP)
     group.add_argument("--split", help=SPLIT_HELP)
     group.add_argument(
         "--max-images",

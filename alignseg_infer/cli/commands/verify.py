@@ -1,7 +1,6 @@
 """``alignseg verify``: checks that a model labels images like the float32 model it came from."""
 
 import argparse
-from pathlib import Path
 
 from alignseg_infer.cli.arguments.values import (
     DATASET_HELP,
@@ -14,6 +13,7 @@ from alignseg_infer.cli.arguments.values import (
 )
 from alignseg_infer.datasets.labelled import Dataset
 from alignseg_infer.export.verification.options import DEFAULT_IMAGES, VerificationOptions
+from alignseg_infer.files import user_path
 
 HELP = "Check that a float16 or int8 model, or an engine, labels images like its float32 .onnx."
 EXAMPLE = "Example: alignseg verify alignseg_fp16.engine --against alignseg.onnx --images DIR"
@@ -21,17 +21,17 @@ EXAMPLE = "Example: alignseg verify alignseg_fp16.engine --against alignseg.onnx
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command's arguments."""
-    parser.add_argument("model", type=Path, help="model to verify: an engine or an .onnx file")
+    parser.add_argument("model", type=user_path, help="model to verify: an engine or an .onnx file")
     parser.add_argument(
         "--against",
-        type=Path,
+        type=user_path,
         required=True,
         metavar="REFERENCE",
         help="float32 .onnx file that the model was made from, or demo",
     )
     parser.add_argument(
         "--images",
-        type=Path,
+        type=user_path,
         metavar="SOURCE",
         help=f"images to compare labels on: {IMAGES_HELP} (default: those of --dataset if given, "
         "else drawn streets, which show gross errors only)",
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     labels = parser.add_argument_group("dataset options", "labelled images to compare mean IoU on")
     labels.add_argument("--dataset", choices=choices_of(Dataset), help=DATASET_HELP)
-    labels.add_argument("--root", type=Path, metavar="FOLDER", help=ROOT_HELP)
+    labels.add_argument("--root", type=user_path, metavar="FOLDER", help=ROOT_HELP)
     labels.add_argument("--split", help=SPLIT_HELP)
 
 
