@@ -283,3 +283,21 @@ def test_two_threads_share_a_real_session(small_onnx: Path) -> None:
         together = list(pool.map(lambda image: predictor(image).labels, images * 3))
     for index, labels in enumerate(together):
         np.testing.assert_array_equal(labels, alone[index % len(images)])
+
+
+@pytest.mark.parametrize("options", [{}, {"flip": True}, {"mode": "slide", "tile": 32}], ids=str)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_results_say_which_file_they_are_of(
+    options: dict[str, Any], streamed: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "street.png"
+    done, data = cv2.imencode(".png", solid(3))
+    assert done
+    path.write_bytes(data.tobytes())
+    predictor = Predictor(FakeBackend(), **options)
+    sources: list[Any] = [path, str(path), solid(3)]
+    results = list(predictor.stream(sources)) if streamed else predictor(sources)
+    assert [result.source for result in results] == [str(path), str(path), None]
+    assert [result.to_dict()["source"] for result in results] == [str(path), str(path), None]
+    assert str(path) in repr(results[0])
+    assert "None" not in repr(results[2])

@@ -3,6 +3,7 @@
 They can run one after the other, one image or batch at a time, or in threads (`pipeline`).
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -51,6 +52,7 @@ class _Prepared(NamedTuple):
     """One image and its network input (1, 3, H, W); times in ms."""
 
     image: Image
+    source: str | None
     tensor: NDArray[np.float32]
     load: float
     preprocess: float
@@ -60,6 +62,7 @@ class _Loaded(NamedTuple):
     """One image and the size of its network input; time in ms."""
 
     image: Image
+    source: str | None
     input_size: Size
     load: float
 
@@ -68,6 +71,7 @@ class _Output(NamedTuple):
     """The network's output for one image: logits (C, h, w), or labels (h, w)."""
 
     image: Image
+    source: str | None
     output: NDArray[np.generic]
     input_size: Size
     times: StageTimes
@@ -123,13 +127,15 @@ class Stages:
         start = time.perf_counter()
         image = load_image(source)
         milliseconds = 1e3 * (time.perf_counter() - start)
-        return _Loaded(image, self.policy.input_size(_size_of(image)), milliseconds)
+        size = self.policy.input_size(_size_of(image))
+        return _Loaded(image, _path_of(source), size, milliseconds)
 
     def _prepare(self, source: ImageSource) -> _Prepared:
         loaded = self._load(source)
         start = time.perf_counter()
         tensor = preprocess(loaded.image, loaded.input_size, self.backend.spec.input)
-        return _Prepared(loaded.image, tensor, loaded.load, 1e3 * (time.perf_counter() - start))
+        milliseconds = 1e3 * (time.perf_counter() - start)
+        return _Prepared(loaded.image, loaded.source, tensor, loaded.load, milliseconds)
 
     def _infer_batches(self, images: Iterable[_Prepared]) -> Iterator[_Output]:
         for batch in _group(images, self.batch, lambda prepared: prepared.tensor.shape):
@@ -139,7 +145,7 @@ class Stages:
             for prepared, output in zip(batch, outputs, strict=True):
                 height, width = prepared.tensor.shape[2:]
                 times = StageTimes(prepared.load, prepared.preprocess, infer, 0.0)
-                yield _Output(prepared.image, output, (height, width), times)
+                yield _Output(prepared.image, prepared.source, output, (height, width), times)
 
     def _infer(self, tensors: list[Floats]) -> NDArray[np.generic]:
         """Run the network on inputs (1, 3, H, W) of one size, and return one output for each."""
@@ -172,7 +178,7 @@ class Stages:
         logits = averaging.mean_logits(input_sizes, _size_of(image), prepare, infer)
         clock.lap("postprocess")
         seen = averaging.tiling.tile if averaging.tiling else max(input_sizes)
-        return _Output(image, logits, seen, clock.times())
+        return _Output(image, _path_of(source), logits, seen, clock.times())
 
     def _finish(self, wanted: Wanted, found: _Output) -> Segmentation:
         start = time.perf_counter()
@@ -189,7 +195,7 @@ class Stages:
             )
         spent = found.times.postprocess + 1e3 * (time.perf_counter() - start)
         times = replace(found.times, postprocess=spent)
-        return self._make_segmentation(found.image, scores, found.input_size, times)
+        return self._make_segmentation(found, scores, found.input_size, times)
 
     def _label(
         self, backend: ImageBackend, images: Iterable[_Loaded], confidence: bool
@@ -201,21 +207,27 @@ class Stages:
             spent = (done.preprocess / count, done.infer / count, done.postprocess / count)
             for loaded, scores in zip(batch, done.scores, strict=True):
                 times = StageTimes(loaded.load, *spent)
-                yield self._make_segmentation(loaded.image, scores, size, times)
+                yield self._make_segmentation(loaded, scores, size, times)
 
     def _make_segmentation(
-        self, image: Image, scores: Scores, input_size: Size, times: StageTimes
+        self, found: _Loaded | _Output, scores: Scores, input_size: Size, times: StageTimes
     ) -> Segmentation:
         return Segmentation(
             labels=scores.labels,
-            image=image,
+            image=found.image,
             classes=self.backend.spec.classes,
             input_size=input_size,
             backend=self.backend.name,
             times=times,
             confidence=scores.confidence,
             probabilities=scores.probabilities,
+            source=found.source,
         )
+
+
+def _path_of(source: ImageSource) -> str | None:
+    """Return the path of an image that was given as one."""
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else None
 
 
 def _size_of(image: Image) -> Size:

@@ -70,20 +70,22 @@ def coco_annotations(labels: Labels, image_id: int | None = None) -> list[CocoAn
     ]
     if image_id is not None:
         for annotation in annotations:
-            annotation["image_id"] = image_id
+            annotation["image_id"] = int(image_id)
     return annotations
 
 
-def coco_dataset(labels: Labels, names: Sequence[str]) -> dict[str, Any]:
+def coco_dataset(labels: Labels, names: Sequence[str], file_name: str) -> dict[str, Any]:
     """Return a COCO dataset of this one image, as ``pycocotools.coco.COCO`` reads it from JSON.
 
     Args:
         labels: (H, W), each below the number of names.
         names: Names of the classes, which become the categories 0, 1, 2...
+        file_name: Name of the image's file, which readers of COCO ask for.
     """
     annotations = coco_annotations(labels, image_id=1)
+    height, width = labels.shape
     return {
-        "images": [{"id": 1, "height": labels.shape[0], "width": labels.shape[1]}],
+        "images": [{"id": 1, "file_name": file_name, "height": height, "width": width}],
         "categories": [{"id": label, "name": name} for label, name in enumerate(names)],
         "annotations": [
             {"id": number, **annotation} for number, annotation in enumerate(annotations, 1)

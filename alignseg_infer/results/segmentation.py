@@ -64,6 +64,7 @@ class Segmentation:
         times: Milliseconds per stage.
         confidence: (H, W) float32 in 0..1, probability of the label; None if not requested.
         probabilities: (C, H, W) float32; None if not requested.
+        source: Path of the image, as it was given; None for an array or a PIL image.
     """
 
     labels: Labels
@@ -74,12 +75,15 @@ class Segmentation:
     times: StageTimes
     confidence: Floats | None = None
     probabilities: Floats | None = None
+    source: str | None = None
 
     def __repr__(self) -> str:
         height, width = self.labels.shape
         shares = list(self.class_share().items())[:3]
         seen = ", ".join(f"{name} {share:.0%}" for name, share in shares)
-        return f"Segmentation({height}x{width}: {seen}; {self.times.total:.0f} ms, {self.backend})"
+        name = f"{self.source}, " if self.source else ""
+        cost = f"{self.times.total:.0f} ms, {self.backend}"
+        return f"Segmentation({name}{height}x{width}: {seen}; {cost})"
 
     def color(self, order: str = ChannelOrder.BGR) -> Image:
         """Return each pixel in its class's colour, (H, W, 3) uint8.
@@ -205,6 +209,7 @@ class Segmentation:
         """
         height, width = self.size
         return {
+            "source": self.source,
             "height": height,
             "width": width,
             "input_size": list(self.input_size),
@@ -324,7 +329,7 @@ class Segmentation:
             raise folder_error(str(stem))
         paths = paths_to_save(stem, formats)
         contents = [
-            self._encode_file(kind, opacity=opacity, tolerance=tolerance)
+            self._encode_file(kind, Path(stem).name, opacity=opacity, tolerance=tolerance)
             for kind in parse_formats(formats)
         ]
         for path, content in zip(paths, contents, strict=True):
@@ -332,7 +337,13 @@ class Segmentation:
                 temporary.write_bytes(content)
         return paths
 
-    def _encode_file(self, kind: SavedFormat, *, opacity: float, tolerance: float) -> bytes:
+    def _file_name(self, stem: str) -> str:
+        """Return the name of the image's file, or, for an array, one like those of the results."""
+        return Path(self.source).name if self.source else f"{stem}.png"
+
+    def _encode_file(
+        self, kind: SavedFormat, name: str, *, opacity: float, tolerance: float
+    ) -> bytes:
         """Return the bytes of one of the files of `save`."""
         match kind:
             case SavedFormat.LABELS:
@@ -349,7 +360,9 @@ class Segmentation:
                 content = {"height": height, "width": width, "polygons": polygons}
                 return json.dumps(content).encode()
             case SavedFormat.COCO:
-                return json.dumps(coco_dataset(self.labels, self.classes.names)).encode()
+                file_name = self._file_name(name)
+                dataset = coco_dataset(self.labels, self.classes.names, file_name)
+                return json.dumps(dataset).encode()
             case SavedFormat.SUMMARY:
                 return self.to_json().encode()
 

@@ -79,14 +79,17 @@ def test_image_id_only_if_given() -> None:
     labels = np.zeros((3, 5), np.uint8)
     assert "image_id" not in coco_annotations(labels)[0]
     assert coco_annotations(labels, image_id=0)[0]["image_id"] == 0
+    (one,) = coco_annotations(labels, image_id=np.arange(5)[3])
+    assert json.loads(json.dumps(one))["image_id"] == 3
 
 
 def test_dataset_is_read_by_pycocotools(tmp_path: Path) -> None:
     labels = np.array([[0, 0, 13], [10, 13, 13]], np.uint8)
     path = tmp_path / "coco.json"
-    path.write_text(json.dumps(coco_dataset(labels, CITYSCAPES.names)))
+    path.write_text(json.dumps(coco_dataset(labels, CITYSCAPES.names, "street.png")))
     with contextlib.redirect_stdout(io.StringIO()):
         dataset = COCO(str(path))
+    assert dataset.loadImgs([1])[0]["file_name"] == "street.png"
     (car,) = dataset.getCatIds(catNms=["car"])
     (annotation,) = dataset.loadAnns(dataset.getAnnIds(imgIds=[1], catIds=[car]))
     np.testing.assert_array_equal(dataset.annToMask(annotation), labels == 13)

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import cv2
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -179,3 +182,20 @@ except MissingDependencyError as error:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert said in done.stdout
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+def test_supervision_reads_our_coco_file(as_array: bool, tmp_path: Path) -> None:
+    picture = tmp_path / "street.png"
+    done, data = cv2.imencode(".png", np.full((*LABELS.shape, 3), 90, np.uint8))
+    assert done
+    picture.write_bytes(data.tobytes())
+    result = replace(segmentation(), source=None if as_array else str(picture))
+    (path,) = result.save(tmp_path / "street", formats=["coco"])
+    dataset = sv.DetectionDataset.from_coco(str(tmp_path), str(path), force_masks=True)
+    ((name, _, found),) = list(dataset)
+    assert Path(name) == picture
+    pairs: Any = zip(found.class_id, found.mask, strict=True)  # type: ignore[arg-type]
+    masks = {dataset.classes[label]: mask for label, mask in pairs}
+    for label in (0, 10, 13):
+        np.testing.assert_array_equal(masks[CITYSCAPES.names[label]], label == LABELS)
