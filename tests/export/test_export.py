@@ -176,7 +176,7 @@ def test_upsampling_that_is_chosen(options: dict[str, Any], chosen: Upsampling) 
 
 
 def test_matrices_are_one_of_the_rewrites() -> None:
-    with pytest.raises(OptionError, match="without the rewrites"):
+    with pytest.raises(OptionError, match="upsampling='matrices' with rewrites=False"):
         ExportOptions(rewrites=False, upsampling=Upsampling.MATRICES)
 
 
