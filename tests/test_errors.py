@@ -162,7 +162,9 @@ COMMANDS: list[tuple[str, type[AlignSegError], str]] = [
     ("predict model.tflite good.jpg -o out", ModelFileError, "no backend reads"),
     ("inspect nowhere.onnx", ModelFileError, "does not exist"),
     ("inspect nowhere.pth", CheckpointError, "does not exist"),
-    ("inspect nowhere", ModelFileError, "is not a model file"),
+    ("inspect nowhere", ModelFileError, "nowhere does not exist"),
+    ("predict nowhere good.jpg -o out", ModelFileError, "nowhere does not exist"),
+    ("predict demo.onxx good.jpg -o out", ModelFileError, "demo.onxx does not exist"),
     # options
     ("predict fixed.onnx good.jpg -o out --size 512x1024", SizeError, "exported for 65x98"),
     ("predict good.pth good.jpg -o out --size 16x16", SizeError, "16x16"),

@@ -62,6 +62,12 @@ def open_backend(
         return TorchBackend(path, device=device, threads=threads)
     if suffix in ENGINE_SUFFIXES:
         return _open_engine(path, device, threads)
+    if not path.exists():
+        raise ModelFileError(
+            f"{path} does not exist",
+            "a model file, or demo for the model that comes with the package",
+            f"check the path: ls {path.parent}",
+        )
     raise ModelFileError(
         f"{path} has the ending {suffix!r}, which no backend reads",
         f".onnx, an engine ({', '.join(ENGINE_SUFFIXES)}), or a checkpoint: "

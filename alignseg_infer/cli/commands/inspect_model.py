@@ -73,10 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
         spec, details = _inspect_checkpoint(model, arguments)
     else:
         raise ModelFileError(
-            f"{model} is not a model file",
-            f"an .onnx file, an engine ({', '.join(ENGINE_SUFFIXES)}), or a checkpoint "
-            f"({', '.join(CHECKPOINT_SUFFIXES)})",
-            "check the path",
+            f"{model} {'is not a file' if model.exists() else 'does not exist'}",
+            f"an .onnx file, an engine ({', '.join(ENGINE_SUFFIXES)}), a checkpoint "
+            f"({', '.join(CHECKPOINT_SUFFIXES)}), or demo",
+            f"check the path: ls {model.parent}",
         )
     if arguments.json:
         print(json.dumps(json.loads(spec.to_json()), indent=2))
