@@ -172,6 +172,13 @@ class ClassSpec:
                 "red, green and blue from 0 to 255",
                 "correct the class table: classes=FILE.json",
             )
+        odd = [name for name in self.names if not name or not name.isprintable()]
+        if odd:  # a lone surrogate ends the process in OpenCV; escape sequences reach terminals
+            raise SpecError(
+                f"a class is called {odd[0]!r}",
+                "names of printable characters",
+                "rename it in the class table: classes=FILE.json",
+            )
         doubled = [name for name, count in Counter(self.names).items() if count > 1]
         if doubled:
             raise SpecError(

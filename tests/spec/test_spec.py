@@ -213,3 +213,14 @@ def test_two_classes_of_one_name_are_refused() -> None:
     with pytest.raises(SpecError, match="several classes are called 'other'"):
         ClassSpec(dataset="own", names=("other", "road", "other"), colors=colors)
     assert ClassSpec(dataset="own", names=("other", "road", "Other"), colors=colors).names
+
+
+@pytest.mark.parametrize("name", ["", "road\ud800", "\x1b[31mroad", "two\nlines", "nul\0"])
+def test_names_of_classes_are_printable(name: str) -> None:
+    with pytest.raises(SpecError, match="a class is called"):
+        ClassSpec(dataset="own", names=("road", name), colors=((0, 0, 0), (1, 2, 3)))
+
+
+def test_names_of_classes_in_any_script() -> None:
+    names = ("straße", "道路", "дорога", "road & kerb (wet)")
+    assert ClassSpec(dataset="own", names=names, colors=((0, 0, 0),) * 4).names == names
