@@ -8,10 +8,12 @@
 `export_onnx`, `export_engine`, `verify` and `segment_video` do what commands of ``alignseg`` do.
 
 Importing this loads NumPy and OpenCV, nothing heavier; runtimes are loaded when a model is. It also
-sets ``ORT_DISABLE_TELEMETRY=1`` unless that variable is set, see `alignseg_infer.telemetry`.
+sets ``ORT_DISABLE_TELEMETRY=1`` unless that variable is set, see
+`alignseg_infer.backends.telemetry`.
 """
 
 from alignseg_infer.api import export_engine, export_onnx, segment_video, verify
+from alignseg_infer.backends.telemetry import disable_onnxruntime_telemetry as _disable_telemetry
 from alignseg_infer.errors import (
     AlignSegError,
     BuildError,
@@ -38,7 +40,6 @@ from alignseg_infer.results.polygons import Polygon
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.results.times import StageTimes
 from alignseg_infer.spec.model import ModelSpec
-from alignseg_infer.telemetry import disable_onnxruntime_telemetry as _disable_telemetry
 from alignseg_infer.version import __version__ as __version__
 
 _disable_telemetry()

@@ -121,42 +121,11 @@ def export_onnx(
         ExportError: The graph cannot be made with these arguments, or computes wrong results.
         OutputError: The file cannot be written.
     """
+    arguments = locals()  # all parameters by name, of which the recipe takes its own
     from alignseg_infer.export.make import make_onnx
     from alignseg_infer.export.recipe import recipe_for
 
-    recipe = recipe_for(
-        precision=precision,
-        graph={
-            "output": output,
-            "size": size,
-            "batch": batch,
-            "sampler": sampler,
-            "upsampling": upsampling,
-            "opset": opset,
-            "rewrites": rewrites,
-            "fuse": fuse,
-            "with_offsets": with_offsets,
-        },
-        checkpoint={
-            "convention": convention,
-            "norm": norm,
-            "classes": classes,
-            "channel_order": channel_order,
-            "mean": mean,
-            "std": std,
-        },
-        int8={
-            "calibration": calibration,
-            "max_calibration_images": max_calibration_images,
-            "calibration_method": calibration_method,
-            "calibration_size": calibration_size,
-            "calibration_cache": calibration_cache,
-            "keep_float": keep_float,
-            "int8_budget": int8_budget,
-        },
-        verification=verification,
-        max_verification_images=max_verification_images,
-    )
+    recipe = recipe_for(arguments)
     return make_onnx(model, destination, recipe, bars=_bars(progress))
 
 
@@ -269,6 +238,7 @@ def export_engine(
         BuildError: TensorRT does not accept the graph, or its plugins are missing.
         VerificationError: The engine does not label images like the float32 graph.
     """
+    arguments = locals()  # all parameters by name, of which the recipe takes its own
     from alignseg_infer.arrays import InputShape
     from alignseg_infer.export.make import make_engine
     from alignseg_infer.export.recipe import recipe_for
@@ -290,39 +260,7 @@ def export_engine(
         plugin=_path(plugin),
         embed_plugin=embed_plugin,
     )
-    recipe = recipe_for(
-        precision=precision,
-        graph={
-            "output": output,
-            "size": size,
-            "batch": batch,
-            "sampler": sampler,
-            "upsampling": upsampling,
-            "opset": opset,
-            "rewrites": rewrites,
-            "fuse": fuse,
-            "with_offsets": with_offsets,
-        },
-        checkpoint={
-            "convention": convention,
-            "norm": norm,
-            "classes": classes,
-            "channel_order": channel_order,
-            "mean": mean,
-            "std": std,
-        },
-        int8={
-            "calibration": calibration,
-            "max_calibration_images": max_calibration_images,
-            "calibration_method": calibration_method,
-            "calibration_size": calibration_size,
-            "calibration_cache": calibration_cache,
-            "keep_float": keep_float,
-            "int8_budget": int8_budget,
-        },
-        verification=verification,
-        max_verification_images=max_verification_images,
-    )
+    recipe = recipe_for(arguments)
     return make_engine(
         model, destination, recipe, options, bars=_bars(progress), phases=_phases(progress)
     )

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "alignseg_infer"
 FLOORS = [
     ["version"],
-    ["errors", "arrays", "progress", "telemetry", "text"],
+    ["errors", "arrays", "progress", "text"],
     ["choices", "files", "packages"],
     ["spec"],
     ["ops", "pixels"],

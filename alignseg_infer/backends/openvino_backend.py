@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from alignseg_infer.backend import parse_device
 from alignseg_infer.backends.onnx_backend import OnnxBackend, not_loaded, require_runnable
 from alignseg_infer.backends.onnx_domains import read_opsets
+from alignseg_infer.backends.telemetry import without_openvino_telemetry
 from alignseg_infer.errors import DeviceError, MissingDependencyError, ModelFileError
 from alignseg_infer.spec.model import INPUT_NAME, OPSETS, ModelSpec, Precision
-from alignseg_infer.telemetry import without_openvino_telemetry
 
 try:
     with without_openvino_telemetry():

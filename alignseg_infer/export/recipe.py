@@ -1,5 +1,7 @@
 """The recipe: how a model becomes a graph in some precision. Loads neither PyTorch nor ONNX."""
 
+import dataclasses
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,10 @@ from alignseg_infer.export.verification.options import DEFAULT_IMAGES
 from alignseg_infer.files import user_path
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.spec.model import Precision
+
+GRAPH_NAMES = tuple(field.name for field in dataclasses.fields(ExportOptions))
+CHECKPOINT_NAMES = tuple(field.name for field in dataclasses.fields(CheckpointOptions))
+INT8_NAMES = tuple(inspect.signature(int8_options_for).parameters)[1:]  # the first: precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,39 +85,32 @@ class Recipe:
         return list(choose_images(source, limit).read())
 
 
-def recipe_for(
-    *,
-    precision: str | None,
-    graph: Mapping[str, Any],
-    checkpoint: Mapping[str, Any],
-    int8: Mapping[str, Any],
-    verification: str | Path | None,
-    max_verification_images: int,
-) -> Recipe:
+def recipe_for(values: Mapping[str, Any]) -> Recipe:
     """Return the recipe that the arguments of a command or function ask for.
 
     Args:
-        precision: Name of the precision; None for that of the model.
-        graph: Fields of `ExportOptions`; a value of None means that it was not given.
-        checkpoint: Fields of `CheckpointOptions`; a value of None means that it was not given.
-        int8: Arguments of `int8_options_for`.
-        verification: Images to compare labels on.
-        max_verification_images: Maximum number of images to compare labels on.
+        values: Values by the names of their parameters: ``precision``, ``verification``,
+            ``max_verification_images``, the fields of `ExportOptions` and `CheckpointOptions`, and
+            the parameters of `int8_options_for`. None, or no entry, means that nothing was given.
+            Other names are ignored.
 
     Raises:
         OptionError, SizeError: A value cannot be used.
         DatasetError: A source of images does not exist.
     """
-    asked = {name: value for name, value in graph.items() if value is not None}
-    said = {name: value for name, value in checkpoint.items() if value is not None}
-    if "classes" in said:
-        said["classes"] = class_table_named(said["classes"])
-    chosen = None if precision is None else choose(Precision, precision, "precision")
+    given = {name: value for name, value in values.items() if value is not None}
+    graph, checkpoint, int8 = (
+        {name: given[name] for name in names if name in given}
+        for names in (GRAPH_NAMES, CHECKPOINT_NAMES, INT8_NAMES)
+    )
+    if "classes" in checkpoint:
+        checkpoint["classes"] = class_table_named(checkpoint["classes"])
+    precision = choose(Precision, given["precision"], "precision") if "precision" in given else None
     return Recipe(
-        precision=chosen,
-        graph=ExportOptions(**asked) if asked else None,
-        checkpoint=CheckpointOptions(**said) if said else None,
-        int8=int8_options_for(chosen, **int8),
-        verification=None if verification is None else user_path(verification),
-        max_verification_images=max_verification_images,
+        precision=precision,
+        graph=ExportOptions(**graph) if graph else None,
+        checkpoint=CheckpointOptions(**checkpoint) if checkpoint else None,
+        int8=int8_options_for(precision, **int8),
+        verification=user_path(given["verification"]) if "verification" in given else None,
+        max_verification_images=given.get("max_verification_images", DEFAULT_IMAGES),
     )

@@ -109,7 +109,7 @@ def _image_from_pil(source: PILImage) -> Image:
         raise ImageError(
             f"the PIL image of mode {source.mode!r} cannot be decoded: {reason}",
             "a complete image that is still open, in a mode that converts to RGB",
-            "image.load() inside the block that opens it; image.convert('RGB') for other modes",
+            "image.load() inside the block that opens it; for mode La, image.convert('LA')",
         ) from error
 
 

@@ -1,8 +1,8 @@
-"""Which value is white in an image file: what its header says, which OpenCV does not tell.
+"""Finds out which value is white in an image file from its header, since OpenCV does not say.
 
-OpenCV gives the values of PNM, JPEG 2000 and AVIF files as they are stored, so that 10 bits end at
-1023 whether the array has 8 or 16 bits. It shifts 10, 12 and 14 bits of TIFF up to 16, and leaves
-TIFF of more than 8 bits inverted where 0 means white (seen in OpenCV 4.12 and 5.0).
+OpenCV returns the values of PNM, JPEG 2000 and AVIF files as they are stored: with 10 bits, white
+is 1023. It shifts the values of TIFF files with 10, 12 or 14 bits up to 16 bits. TIFF files with
+more than 8 bits in which 0 means white come out inverted (OpenCV 4.12 and 5.0).
 """
 
 import re
@@ -19,11 +19,11 @@ _TIFF_KINDS = {b"II*\0": "<", b"MM\0*": ">"}
 _BIG_TIFF_KINDS = {b"II+\0": "<", b"MM\0+": ">"}
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF 6.0
 _MIN_IS_WHITE = 0
-_HEADER = 1 << 16  # bytes in which the header of a PNM or PAM file is sought
+_HEADER = 1 << 16  # number of bytes to search for the header of a PNM or PAM file
 
 
 class ValueRange(NamedTuple):
-    """How the values that OpenCV decodes are to be read.
+    """How to read the values that OpenCV decodes.
 
     Attributes:
         maximum: The value of the brightest pixel that the file can hold, 1 to 65535.
@@ -35,7 +35,7 @@ class ValueRange(NamedTuple):
 
 
 def value_range_of(data: bytes) -> ValueRange | None:
-    """Return the range of values of an encoded image; None where its header does not say.
+    """Return the range of values of an encoded image; None if its header does not say.
 
     Args:
         data: The whole file.
@@ -59,8 +59,8 @@ def colors_of_avif(data: bytes) -> tuple[int, int]:
     """Return primaries and transfer of an AVIF file by their numbers in ITU-T H.273.
 
     Returns:
-        Those of the first ``colr`` box of type ``nclx`` (ISO/IEC 14496-12); 2, unspecified, where
-        there is none or the file is of another format.
+        The numbers in the first ``colr`` box of type ``nclx`` (ISO/IEC 14496-12). They are 2,
+        unspecified, if there is no such box or the file has another format.
     """
     place = data.find(b"colrnclx") if data[4:8] == b"ftyp" else -1
     if place < 0 or len(data) < place + 12:

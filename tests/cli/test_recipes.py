@@ -1,13 +1,15 @@
 """From the arguments of the commands that export to the recipe; nothing is exported."""
 
 import argparse
+import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from alignseg_infer import OptionError
+from alignseg_infer import OptionError, export_engine, export_onnx
 from alignseg_infer.arrays import InputShape
 from alignseg_infer.cli import COMMANDS
 from alignseg_infer.cli.arguments.engine import build_options_from
@@ -15,7 +17,13 @@ from alignseg_infer.cli.arguments.graph import recipe_from
 from alignseg_infer.datasets.class_tables import VOC
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.int8.options import CalibrationOptions, Int8Options, QuantizationOptions
-from alignseg_infer.export.recipe import Recipe, recipe_for
+from alignseg_infer.export.recipe import (
+    CHECKPOINT_NAMES,
+    GRAPH_NAMES,
+    INT8_NAMES,
+    Recipe,
+    recipe_for,
+)
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.spec.model import (
     ChannelOrder,
@@ -100,20 +108,28 @@ def test_options_of_int8(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("function", [export_onnx, export_engine])
+def test_functions_have_every_parameter_of_a_recipe(function: Callable[..., object]) -> None:
+    """They hand on their parameters by name."""
+    names = {"precision", "verification", "max_verification_images"}
+    names |= {*GRAPH_NAMES, *CHECKPOINT_NAMES, *INT8_NAMES}
+    assert names <= inspect.signature(function).parameters.keys()
+
+
+@pytest.mark.parametrize("command", ["export-onnx", "export-trt"])
+def test_commands_have_every_parameter_of_a_recipe(command: str) -> None:
+    names = {"precision", "verification", "max_verification_images"}
+    names |= {*GRAPH_NAMES, *CHECKPOINT_NAMES, *INT8_NAMES}
+    assert names <= vars(parsed(command, "")).keys()
+
+
 def test_a_recipe_is_whole(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="without images to calibrate with"):
         Recipe(precision=Precision.INT8)
     with pytest.raises(OptionError, match="calibration= was given without precision='int8'"):
         Recipe(precision=Precision.FP16, int8=Int8Options(source=tmp_path))
     with pytest.raises(OptionError, match="precision='fp8'"):
-        recipe_for(
-            precision="fp8",
-            graph={},
-            checkpoint={},
-            int8={"calibration": None},
-            verification=None,
-            max_verification_images=8,
-        )
+        recipe_for({"precision": "fp8"})
 
 
 def test_options_of_the_engine() -> None:

@@ -152,6 +152,8 @@ def test_every_pil_mode_is_taken_or_refused_by_name(mode: str) -> None:
     if mode in ("F", "I", "La"):
         with pytest.raises(ImageError, match=f"mode {mode!r}"):
             load_image(picture)
+        if mode == "La":
+            assert load_image(picture.convert("LA")).shape == (3, 5, 3)  # what the error advises
     else:
         image = load_image(picture)
         assert image.shape == (3, 5, 3)

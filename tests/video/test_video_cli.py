@@ -91,15 +91,14 @@ def test_example_runs_with_nothing_downloaded(tmp_path: Path) -> None:
     ],
 )
 def test_missing_pyav_is_said_with_what_to_install(start: str, tmp_path: Path) -> None:
-    program = """
-import sys
-sys.modules["av"] = None
-from alignseg_infer.backends import open_backend
-from alignseg_infer.cli import main
-sys.exit(main(["video", "demo", "a.mp4", "-o", "out.mp4"]))
-"""
+    program = f"import runpy, sys; sys.modules['av'] = None; {start}"
+    options = ["--source", "a.mp4", "--destination", "out.mp4"] if "runpy.run" in start else []
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path
+        [sys.executable, "-c", program, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
     )
     assert done.returncode == 1
     assert "'alignseg-infer[video]'" in done.stderr

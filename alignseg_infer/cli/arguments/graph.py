@@ -2,8 +2,8 @@
 
 import argparse
 
-from alignseg_infer.cli.arguments.checkpoint import CHECKPOINT_ARGUMENTS, add_checkpoint_arguments
-from alignseg_infer.cli.arguments.int8 import INT8_ARGUMENTS, add_quantization_arguments
+from alignseg_infer.cli.arguments.checkpoint import add_checkpoint_arguments
+from alignseg_infer.cli.arguments.int8 import add_quantization_arguments
 from alignseg_infer.cli.arguments.values import IMAGES_HELP, SIZE_HELP, choices_of, fixed_size
 from alignseg_infer.export.recipe import Recipe, recipe_for
 from alignseg_infer.export.verification.options import DEFAULT_IMAGES
@@ -15,18 +15,6 @@ from alignseg_infer.spec.model import (
     Precision,
     Sampler,
     Upsampling,
-)
-
-GRAPH_ARGUMENTS = (
-    "size",
-    "batch",
-    "output",
-    "sampler",
-    "opset",
-    "rewrites",
-    "with_offsets",
-    "fuse",
-    "upsampling",
 )
 
 
@@ -44,14 +32,7 @@ def recipe_from(arguments: argparse.Namespace) -> Recipe:
         OptionError, SizeError: A value cannot be used.
         DatasetError: A source of images does not exist.
     """
-    return recipe_for(
-        precision=arguments.precision,
-        graph={name: getattr(arguments, name) for name in GRAPH_ARGUMENTS},
-        checkpoint={name: getattr(arguments, name) for name in CHECKPOINT_ARGUMENTS},
-        int8={name: getattr(arguments, name) for name in INT8_ARGUMENTS},
-        verification=arguments.verification,
-        max_verification_images=arguments.max_verification_images,
-    )
+    return recipe_for(vars(arguments))
 
 
 def _add_precision_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +62,7 @@ def _add_precision_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_graph_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define `GRAPH_ARGUMENTS`, each with None as its default."""
+    """Define the options of the graph, each with None as its default."""
     graph = parser.add_argument_group("graph options", "only if the model is a checkpoint")
     graph.add_argument("--size", type=fixed_size, help=f"fixed {SIZE_HELP} (default: any size)")
     graph.add_argument("--batch", type=int, metavar="N", help="fixed batch size (default: any)")

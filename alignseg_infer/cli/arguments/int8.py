@@ -14,19 +14,9 @@ from alignseg_infer.export.int8.histograms import DEFAULT_METHOD, CalibrationMet
 from alignseg_infer.export.int8.options import CalibrationOptions
 from alignseg_infer.files import user_path
 
-INT8_ARGUMENTS = (
-    "calibration",
-    "max_calibration_images",
-    "calibration_method",
-    "calibration_size",
-    "calibration_cache",
-    "keep_float",
-    "int8_budget",
-)
-
 
 def add_quantization_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define `INT8_ARGUMENTS`."""
+    """Define the options of INT8."""
     group = parser.add_argument_group("INT8 options")
     add_calibration_arguments(group, "images to calibrate with, like those the model will see")
     group.add_argument(

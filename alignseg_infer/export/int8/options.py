@@ -81,7 +81,7 @@ def require_budget(budget: float) -> None:
 def int8_options_for(
     precision: Precision | None,
     *,
-    calibration: str | Path | None,
+    calibration: str | Path | None = None,
     max_calibration_images: int = DEFAULT_MAX_IMAGES,
     calibration_method: str = DEFAULT_METHOD,
     calibration_size: str | int | Size | None = None,

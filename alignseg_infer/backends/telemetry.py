@@ -1,7 +1,8 @@
 """Prevents the runtimes that this package loads from sending data about their users.
 
-When a model is loaded, ONNX Runtime's Linux wheels from 1.29 on write a device id to the cache
-folder and look up an event host; their thread also keeps forked children from ending. When OpenVINO
+From 1.29 on, ONNX Runtime's Linux wheels write a device id to the cache folder when they are
+imported, and look up an event host when a model is loaded; their thread also keeps forked children
+from ending. When OpenVINO
 is imported, it writes a client id and looks up an analytics host. Robots and hospitals cannot
 accept this, so both are switched off before they are imported, unless the user switched them on.
 """
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-ONNXRUNTIME_SWITCH = "ORT_DISABLE_TELEMETRY"  # read when a model is loaded; 0 switches it on
+ONNXRUNTIME_SWITCH = "ORT_DISABLE_TELEMETRY"  # read when ONNX Runtime is imported; 0 switches it on
 OPENVINO_CONSENT = Path("intel", "openvino_telemetry")  # `opt_in_out` writes it in the home folder
 OPENVINO_PACKAGE = "openvino_telemetry"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alignseg_infer.telemetry import ONNXRUNTIME_SWITCH, OPENVINO_CONSENT
+from alignseg_infer.backends.telemetry import ONNXRUNTIME_SWITCH, OPENVINO_CONSENT
 
 PREDICT = """
 import numpy as np
