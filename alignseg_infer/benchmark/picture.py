@@ -84,7 +84,7 @@ def _draw_times(axes: Axes, variants: Sequence[Measured]) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     slow = "slowest" if variants[0].quantile(0.9) is None else "90th percentile"
-    axes.set_xlabel(f"end-to-end time, ms: fastest, median, {slow}")
+    axes.set_xlabel(f"end-to-end time, ms (log scale): fastest, median, {slow}")
 
 
 def _choose_locator(ratio: float) -> Locator:

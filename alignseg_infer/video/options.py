@@ -2,6 +2,7 @@
 
 import numbers
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TypeGuard
 
 from alignseg_infer.errors import OptionError
@@ -70,6 +71,11 @@ def require_seconds(seconds: object) -> None:
         seconds is None or (is_number(seconds) and 0 < seconds <= MOST_SECONDS),
         *("seconds", seconds, "more than 0 and at most 1e9; None for all", "10"),
     )
+
+
+def exact_seconds(seconds: float | Fraction) -> Fraction:
+    """Return the length that was meant: 2/5 for 0.4, which as a float is a little more."""
+    return Fraction(seconds).limit_denominator(1_000_000)
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -15,6 +15,7 @@ from alignseg_infer.demo.streets import Street
 from alignseg_infer.errors import ImageError, VideoError
 from alignseg_infer.pixels.images import read_image
 from alignseg_infer.video.frames import Frame, StreamFacts
+from alignseg_infer.video.options import exact_seconds
 
 STREET_SIZE = (256, 512)  # what the demo model was trained on
 STREET_SECONDS = 4.0
@@ -106,7 +107,7 @@ class StreetSource:
         self.notes: list[str] = []
         self._street = Street(seed)
         self._stopped = False
-        frames = max(1, math.ceil(Fraction(seconds) * rate))
+        frames = max(1, math.ceil(exact_seconds(seconds) * rate))
         self.facts = StreamFacts(size=STREET_SIZE, time_base=1 / rate, rate=rate, frames=frames)
 
     def __iter__(self) -> Iterator[Frame]:

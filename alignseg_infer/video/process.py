@@ -24,7 +24,7 @@ from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import FrameProgress
 from alignseg_infer.video.file_source import FileSource
 from alignseg_infer.video.frames import Frame, FrameSource
-from alignseg_infer.video.options import VideoOptions
+from alignseg_infer.video.options import VideoOptions, exact_seconds
 from alignseg_infer.video.render import Renderer
 from alignseg_infer.video.writer import VideoWriter, require_video_ending
 
@@ -177,7 +177,7 @@ class _Work:
         facts, options = self._source.facts, self._options
         bounds = [facts.frames, options.max_frames]
         if options.seconds is not None and facts.rate and not facts.live:
-            bounds.append(math.ceil(options.seconds * facts.rate))
+            bounds.append(math.ceil(exact_seconds(options.seconds) * facts.rate))
         return min((bound for bound in bounds if bound is not None), default=None)
 
     def _decode(self) -> Iterator[Frame]:
@@ -207,7 +207,7 @@ class _Work:
         """Return whether frame `count`, `seconds` after the first, is beyond the options' end."""
         frames, longest = self._options.max_frames, self._options.seconds
         return (frames is not None and count >= frames) or (
-            longest is not None and seconds >= longest
+            longest is not None and seconds >= exact_seconds(longest)
         )
 
     def _draw(self, results: SegmentationStream) -> Iterator[tuple[Image, Frame]]:

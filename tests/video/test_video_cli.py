@@ -25,7 +25,7 @@ from alignseg_infer.video.options import VideoOptions
 from alignseg_infer.video.process import segment_source
 from alignseg_infer.video.sources import open_source
 from tests.support.models import FakeBackend
-from tests.support.video_clips import Clip, picture, probe, write_clip
+from tests.support.video_clips import NTSC, Clip, picture, probe, write_clip
 from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +103,25 @@ def test_missing_pyav_is_said_with_what_to_install(start: str, tmp_path: Path) -
     assert done.returncode == 1
     assert "'alignseg-infer[video]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rate", "frames"),
+    [(0.2, 25, 5), (0.4, 25, 10), (0.6, 5, 3), (0.3, 10, 3), (0.41, 25, 11), (0.1, NTSC, 3)],
+)
+def test_a_length_gives_its_frames(
+    seconds: float, rate: Fraction, frames: int, tmp_path: Path
+) -> None:
+    """0.2 as a float is a little more than 1/5, which was a frame too many."""
+    counted: list[tuple[int, int | None]] = []
+    summary = segment_source(
+        Predictor(FakeBackend()),
+        open_source("streets", rate=rate, seconds=seconds),
+        tmp_path / "out.mp4",
+        VideoOptions(seconds=seconds),
+        lambda done, total: counted.append((done, total)),
+    )
+    assert (summary.frames, counted[-1]) == (frames, (frames, frames))
 
 
 def test_drawn_streets_are_the_streets(tmp_path: Path) -> None:
