@@ -10,7 +10,12 @@ from alignseg_infer.cli.arguments.inference import (
     add_inference_arguments,
     predictor_from,
 )
-from alignseg_infer.cli.arguments.values import MODEL_HELP, add_destination, choices_of
+from alignseg_infer.cli.arguments.values import (
+    MODEL_HELP,
+    add_destination,
+    add_overlay_arguments,
+    choices_of,
+)
 from alignseg_infer.cli.streams import print_to_pipe
 from alignseg_infer.cli.translation import translate_error
 from alignseg_infer.drawing.masks import require_opacity
@@ -38,13 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument("images", nargs="+", type=user_path, help="image files to segment")
     add_destination(parser, "folder to write the results into")
-    parser.add_argument(
-        "--opacity",
-        type=float,
-        default=0.5,
-        metavar="F",
-        help="opacity of the class colours in the overlay, from 0 to 1 (default: 0.5)",
-    )
+    add_overlay_arguments(parser)
     choices = ", ".join(choices_of(SavedFormat))
     parser.add_argument(
         "--formats",
@@ -100,6 +99,7 @@ def _segment(predictor: Predictor, path: Path, arguments: argparse.Namespace) ->
         arguments.opacity,
         formats=arguments.formats,
         tolerance=arguments.tolerance,
+        outline=arguments.outline,
     )
     return "\n".join([f"{path}: {_summarise(result)}", *(f"  {file}" for file in written)])
 
