@@ -16,8 +16,11 @@ from alignseg_infer.datasets.labelled import cityscapes_ids
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.demo.streets.street import Street
 from alignseg_infer.pixels.images import write_image
+from tests.support.fetching import fetched
 
 IGNORED_IDS = (0, 3, 4, 6, 10, 15)  # licence plates, parking and such, which are not scored
+# The first brings the module `typing` of Python 2 when it is installed with what it asks for.
+PACKAGES = ("cityscapesscripts==2.2.4", "pyquaternion==0.9.9")
 EVALUATE = """
 import json
 import cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling as official
@@ -46,8 +49,12 @@ def write_town(root: Path, streets: int) -> list[Path]:
     return images
 
 
-def official_scores(root: Path, predictions: Path) -> dict[str, Any]:
-    folders = {"CITYSCAPES_DATASET": root, "CITYSCAPES_RESULTS": predictions}
+def official_scores(root: Path, predictions: Path, packages: Path) -> dict[str, Any]:
+    folders = {
+        "CITYSCAPES_DATASET": root,
+        "CITYSCAPES_RESULTS": predictions,
+        "PYTHONPATH": packages,
+    }
     environment = {**os.environ, **{name: str(path) for name, path in folders.items()}}
     command = [sys.executable, "-c", EVALUATE]
     subprocess.run(command, env=environment, check=True, timeout=120, capture_output=True)
@@ -62,7 +69,8 @@ def test_the_official_evaluator_gives_our_scores(
     images = write_town(tmp_path / "data", streets=3)
     written = ["-o", str(tmp_path / "out"), "--formats", "label-ids"]
     assert main(["predict", "demo", *map(str, images), *written]) == 0
-    theirs = official_scores(tmp_path / "data", tmp_path / "out")
+    packages = fetched(tmp_path / "packages", *PACKAGES)
+    theirs = official_scores(tmp_path / "data", tmp_path / "out", packages)
 
     command = ["eval", "demo", "--dataset", "cityscapes", "--root", str(tmp_path / "data")]
     assert main([*command, "-o", str(tmp_path / "scores")]) == 0

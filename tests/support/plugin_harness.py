@@ -8,7 +8,6 @@ import ctypes
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.support.fetching import fetched
 from tests.support.host_kernels import HOST_CUDA, KERNELS, host_compile
 
 GLUE = KERNELS.parent / "tensorrt"
@@ -227,15 +227,6 @@ class Plugin:
 
 def _facts(text: bytes) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.decode().splitlines())
-
-
-def fetched(folder: Path, *packages: str) -> Path:
-    """Install `packages`, without dependencies, into `folder`; skip the test if that fails."""
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
-    done = subprocess.run([*command, *packages], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"{' and '.join(packages)} cannot be fetched: {done.stderr[-200:]}")
-    return folder
 
 
 def tensorrt_headers(folder: Path) -> Path:

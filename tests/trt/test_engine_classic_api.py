@@ -3,10 +3,12 @@
 Its Python bindings are a package of their own (``tensorrt-cu13-bindings``). In a child process they
 are given the libraries of TensorRT for RTX under the names they ask for, and an empty plugin
 library. So names, signatures and call order are those of the real bindings of 11.4; parser and
-optimiser are not classic TensorRT's. The bindings of 10.16 load in the same way but crash at the
-first call into the library, so of those only the names are compared with what our code uses.
+optimiser are not classic TensorRT's. The bindings of 10.x load in the same way but crash at the
+first call into the library, so of those only the names are compared with what our code uses: 10.3
+is that of JetPack 6.2, 10.16 that of JetPack 7.2.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -25,10 +27,16 @@ import pytest
 import alignseg_infer
 from alignseg_infer.spec.plugin_contract import PLUGIN_OPS
 from tests.support.export_kinds import LABELS_AND_OFFSETS
+from tests.support.fetching import fetched
 from tests.support.plugin_harness import SANITIZE, build_library
 
-NEW, OLD = "11.4.0.106", "10.16.1.11"
-PACKAGE = "tensorrt-cu13-bindings"
+NEW = "11.4.0.106"
+PACKAGES = {
+    NEW: "tensorrt-cu13-bindings==11.4.0.106",
+    "10.16.1.11": "tensorrt-cu13-bindings==10.16.1.11",
+    "10.13.3.9.post1": "tensorrt-cu12-bindings==10.13.3.9.post1",
+    "10.3.0": "tensorrt-cu12-bindings==10.3.0",
+}
 SOURCES = Path(alignseg_infer.__file__).parent
 RTX_ONLY = {"ComputeCapability", "num_compute_capabilities"}
 RTX_ONLY |= {"set_compute_capability", "CudaGraphStrategy", "cuda_graph_strategy"}
@@ -39,22 +47,11 @@ Export = Callable[..., Path]
 
 
 def bindings(wanted: str, folder: Path) -> Path:
-    """Return the folder to import ``tensorrt_bindings`` from; fetch the package if necessary."""
-    try:
-        if version(PACKAGE) == wanted:
-            spec = importlib.util.find_spec("tensorrt_bindings")
-            assert spec is not None
-            assert spec.origin is not None
-            return Path(spec.origin).parent.parent
-    except PackageNotFoundError:
-        pass
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
-    done = subprocess.run(
-        [*command, f"{PACKAGE}=={wanted}"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"{PACKAGE} {wanted} cannot be fetched: {done.stderr[-200:]}")
-    return folder
+    """Return a folder with the package, or an empty one if that version is installed."""
+    with contextlib.suppress(PackageNotFoundError):
+        if version("tensorrt-cu13-bindings") == wanted:
+            return folder
+    return fetched(folder, PACKAGES[wanted])
 
 
 def libraries(major: str, folder: Path) -> Path:
@@ -290,7 +287,7 @@ def test_resize_layers_are_read_back(run: Run, export_small: Export, tmp_path: P
     assert kinds["RESIZE", "FLOAT"] == 10  # the last upsamples the logits
 
 
-@pytest.mark.parametrize("wanted", [NEW, OLD])
+@pytest.mark.parametrize("wanted", PACKAGES)
 def test_names_exist(in_child: Callable[[str], Run], wanted: str) -> None:
     names = used_names()
     assert "create_timing_cache" in names["IBuilderConfig"]

@@ -127,6 +127,31 @@ def test_without_plugins_no_library_is_looked_for(
     assert tensorrt.registry.loaded == []
 
 
+def hide_plugins(layers: list[FakeLayer]) -> None:
+    """Let plugins say nothing about themselves, as the Python bindings up to 10.3 do."""
+    for layer in layers:
+        if layer.plugin is not None:
+            layer.plugin.get_capability_interface = lambda kind: None
+
+
+def test_plugins_that_do_not_say_what_they_are_go_by_the_names_of_nodes(
+    export_small: Export, tensorrt: FakeTensorRTBuild, library: Path, tmp_path: Path
+) -> None:
+    tensorrt.spoil = hide_plugins
+    facts = built(export_small(**LABELS), tmp_path)
+    assert facts.plugins == ("AlignedAdd/1", "OffsetGridSample/1", "UpsampleArgmax/1")
+
+
+def hide_plugins_and_lose_a_layer(layers: list[FakeLayer]) -> None:
+    hide_plugins(layers)
+    lose_a_layer(layers)
+
+
+def hide_plugins_and_rename_a_layer(layers: list[FakeLayer]) -> None:
+    hide_plugins(layers)
+    next(layer for layer in layers if layer.plugin is not None).name = "(Unnamed Layer* 7)"
+
+
 def lose_a_layer(layers: list[FakeLayer]) -> None:
     layers.remove(next(layer for layer in layers if layer.plugin is not None))
 
@@ -146,6 +171,8 @@ def compute_in_float(layers: list[FakeLayer]) -> None:
     [
         (lose_a_layer, "3 AlignedAdd/1, 1 OffsetGridSample/1, the ONNX graph 4 AlignedAdd/1"),
         (change_a_plugin, "1 AlignedAdd/2"),
+        (hide_plugins_and_lose_a_layer, "3 AlignedAdd/1, 1 OffsetGridSample/1, the ONNX graph 4"),
+        (hide_plugins_and_rename_a_layer, "1 OffsetGridSample/1, 1 PLUGIN_V3, the ONNX graph 4"),
         (compute_in_float, "returns FLOAT, but the graph was exported as fp16"),
     ],
 )
