@@ -73,13 +73,54 @@ def libraries(major: str, folder: Path) -> Path:
     return folder
 
 
+NULL_FACTORIES = """
+struct ILogger {  // of 11.4, where four methods come before log()
+    virtual void first() = 0;
+    virtual void second() = 0;
+    virtual void third() = 0;
+    virtual void fourth() = 0;
+    virtual void log(int severity, const char *message) noexcept = 0;
+};
+extern "C" {
+void *createInferBuilder_INTERNAL(ILogger *log, int) {
+    log->log(1, "CUDA initialization failure with error: 35.");
+    return nullptr;
+}
+void *createInferRuntime_INTERNAL(ILogger *log, int version) {
+    return createInferBuilder_INTERNAL(log, version);
+}
+void *createInferRefitter_INTERNAL(void *, ILogger *, int) { return nullptr; }
+void *createNvOnnxParser_INTERNAL(void *, ILogger *, int) { return nullptr; }
+void *createNvOnnxParserRefitter_INTERNAL(void *, ILogger *, int) { return nullptr; }
+void *getBuilderPluginRegistry(int) { return nullptr; }
+void *getPluginRegistry() { return nullptr; }
+int getNvOnnxParserVersion() { return 0; }
+int initLibNvInferPlugins(void *, const char *) { return 1; }
+}
+"""
+
+
+def null_libraries(major: str, folder: Path) -> Path:
+    """Libraries whose factories log an error and return no object, as without a driver."""
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs Linux and a C++ compiler")
+    source = folder / "null.cpp"
+    source.write_text(NULL_FACTORIES)
+    for part in ("nvinfer", "nvonnxparser", "nvinfer_plugin"):
+        name = f"lib{part}.so.{major}"
+        command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(folder / name)]
+        subprocess.run([*command, str(source)], check=True)
+    return folder
+
+
 @pytest.fixture(scope="session")
-def in_child(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+def in_child(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     """Return a function that runs a program with one version of the bindings."""
 
-    def prepare(wanted: str) -> Run:
+    def prepare(wanted: str, provide: Callable[[str, Path], Path] = libraries) -> Run:
         packages = bindings(wanted, tmp_path_factory.mktemp("bindings"))
-        links = libraries(wanted.partition(".")[0], tmp_path_factory.mktemp("links"))
+        links = provide(wanted.partition(".")[0], tmp_path_factory.mktemp("links"))
         places = [str(packages), str(SOURCES.parent), os.environ.get("PYTHONPATH", "")]
         environment = {
             **os.environ,
@@ -108,7 +149,7 @@ def in_child(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
 
 
 @pytest.fixture(scope="session")
-def run(in_child: Callable[[str], Run]) -> Run:
+def run(in_child: Callable[..., Run]) -> Run:
     return in_child(NEW)
 
 
@@ -178,6 +219,38 @@ def test_timing_cache(run: Run, small_onnx: Path, tmp_path: Path) -> None:
     assert "rejects the timing cache" in result["error"]
     assert cache.read_bytes() == b"measurements of something else"
     assert not (tmp_path / "b.engine").exists()
+
+
+START = """
+    import json
+    from pathlib import Path
+    from alignseg_infer import DeviceError
+    from alignseg_infer.trt.builder.config import require_builder
+    from alignseg_infer.trt.flavours import Flavour, load_tensorrt
+    from alignseg_infer.trt.log import new_log
+    from alignseg_infer.trt.starting import start
+
+    tensorrt, said = load_tensorrt(Flavour.TENSORRT), []
+    log = new_log(tensorrt)
+    for attempt in (
+        lambda: require_builder(Flavour.TENSORRT),
+        lambda: start(tensorrt, lambda: tensorrt.module.Runtime(log), log.take_errors),
+    ):
+        try:
+            attempt()
+        except DeviceError as error:
+            said.append(error.problem)
+    print(json.dumps({"said": said}))
+"""
+
+
+def test_a_factory_that_returns_no_object(in_child: Callable[..., Run]) -> None:
+    """The bindings raise a bare TypeError then."""
+    said = in_child(NEW, null_libraries)(START)["said"]
+    assert len(said) == 2
+    for problem in said:
+        assert problem.startswith(f"tensorrt {NEW}, built for CUDA 13, does not start")
+        assert "CUDA initialization failure with error: 35." in problem
 
 
 PLUGINS = """
@@ -288,7 +361,7 @@ def test_resize_layers_are_read_back(run: Run, export_small: Export, tmp_path: P
 
 
 @pytest.mark.parametrize("wanted", PACKAGES)
-def test_names_exist(in_child: Callable[[str], Run], wanted: str) -> None:
+def test_names_exist(in_child: Callable[..., Run], wanted: str) -> None:
     names = used_names()
     assert "create_timing_cache" in names["IBuilderConfig"]
     assert "parse_from_file" in names["OnnxParser"]

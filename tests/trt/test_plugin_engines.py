@@ -270,7 +270,7 @@ def test_tensorrt_for_rtx_has_no_plugins(
     source = f"{small_checkpoint} --sampler plugin"
     if given == "onnx":
         source = str(export_small(**PLUGIN))
-    monkeypatch.setattr("alignseg_infer.export.make.load_tensorrt", None)
+    monkeypatch.setattr("alignseg_infer.export.make.require_builder", None)
     line = f"export-trt {source} -o {tmp_path}/a.engine --flavour tensorrt-rtx --opt-shape 1x64x96"
     assert main(line.split()) == 1
     said = capsys.readouterr().err
@@ -286,7 +286,7 @@ def test_command_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("alignseg_infer.export.make.load_tensorrt", lambda runtime: None)
+    monkeypatch.setattr("alignseg_infer.export.make.require_builder", lambda runtime: None)
     monkeypatch.setattr("alignseg_infer.export.verification.verify.current_gpu", lambda: None)
     line = f"export-trt {export_small(**PLUGIN)} -o {tmp_path}/a.engine --opt-shape 1x64x96"
     line += f" --plugin {library} --embed-plugin --version-compatible"
