@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from alignseg_infer.cli import main
+from alignseg_infer.demo import checkpoint_path
 from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.spec.model import Precision, Sampler
 from alignseg_infer.spec.onnx_facts import read_onnx_facts
@@ -68,7 +69,14 @@ def test_every_precision_is_exported_verified_and_built(
 def test_a_checkpoint_becomes_an_engine_in_one_command(streets: str, tmp_path: Path) -> None:
     """The casts of weights in this graph were once taken for coordinates, so it was refused."""
     engine = tmp_path / "a.engine"
-    command = ["export-trt", "demo", "-o", str(engine), "--flavour", "tensorrt-rtx"]
+    command = [
+        "export-trt",
+        str(checkpoint_path("demo")),
+        "-o",
+        str(engine),
+        "--flavour",
+        "tensorrt-rtx",
+    ]
     kind = ["--sampler", "gather", "--precision", "int8", "--calibration", streets]
     assert main([*command, *kind, *SIZES["one size"][0]]) == 0
     export = read_facts(engine).spec.export

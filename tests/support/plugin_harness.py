@@ -278,10 +278,14 @@ def build_library(folder: Path) -> Library:
     """Compile the plugin library with kernels for the CPU, and load it."""
     flags = build_flags(folder)
     harness, plugins = build_harness(folder, flags), folder / "libalignseg_plugin.so"
+    compile_plugins(plugins, flags, HOST_CUDA / "failing_new.cpp")
+    return Library(harness, plugins)
+
+
+def compile_plugins(library: Path, flags: Sequence[str], *others: Path) -> None:
+    """Compile a plugin library with kernels for the CPU, and `others` into it."""
     names = ("aligned_add", "offset_grid_sample", "upsample_argmax")
     kernels = [KERNELS / f"{name}_kernel.cu" for name in names]
     # -Bsymbolic makes the library call its own operator new, from failing_new.cpp.
     own = ("-fvisibility=hidden", "-Wl,-Bsymbolic")
-    sources = [*glue_sources(), *kernels, HOST_CUDA / "failing_new.cpp"]
-    host_compile(sources, plugins, flags=[*flags, *own])
-    return Library(harness, plugins)
+    host_compile([*glue_sources(), *kernels, *others], library, flags=[*flags, *own])

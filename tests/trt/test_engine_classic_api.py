@@ -293,10 +293,35 @@ PLUGINS = """
 
 @pytest.fixture(scope="module")
 def plugin_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plugins of the C++ sources, compiled for the CPU; TensorRT's side of them is the same."""
+    """The plugins of the C++ sources, compiled for the CPU; TensorRT's side of them is the same.
+
+    Headers of 10.14 are all that a package has. What this module calls is alike in 11, other than
+    the logger, so the library is told to name 11.
+    """
     if SANITIZE:
         pytest.skip("a library with AddressSanitizer cannot be loaded into another process")
-    return build_library(tmp_path_factory.mktemp("plugins")).plugins
+    path = build_library(tmp_path_factory.mktemp("plugins")).plugins
+    named = f"alignseg plugins for TensorRT {NEW.split('.', maxsplit=1)[0]}.".encode()
+    path.write_bytes(path.read_bytes().replace(b"alignseg plugins for TensorRT 10.", named))
+    return path
+
+
+def test_a_library_for_another_major_is_refused_unloaded(
+    run: Run, plugin_library: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.so"
+    content = plugin_library.read_bytes()
+    other.write_bytes(content.replace(b"for TensorRT 11.", b"for TensorRT 10."))
+    result = run(PLUGINS.format(needed=["AlignedAdd/1"]), other)
+    assert "was built for TensorRT 10." in result["seen"]["error"]
+    assert "-DTENSORRT_VERSION=11.4" in result["seen"]["error"]
+    assert result["errors"] == []
+
+
+def test_a_library_that_names_no_tensorrt_is_refused(run: Run, tmp_path: Path) -> None:
+    path = libraries("11", tmp_path) / "libnvinfer_plugin.so.11"
+    result = run(PLUGINS.format(needed=["AlignedAdd/1"]), path)
+    assert "was built for a TensorRT that it does not name" in result["seen"]["error"]
 
 
 def test_the_library_is_loaded_and_its_plugins_created(run: Run, plugin_library: Path) -> None:
@@ -305,12 +330,6 @@ def test_the_library_is_loaded_and_its_plugins_created(run: Run, plugin_library:
     fields = {op.described: list(op.fields) for op in PLUGIN_OPS.values()}
     assert result["seen"] == {**fields, "to serialize": [str(plugin_library)]}
     assert result["errors"] == []
-
-
-def test_a_library_without_plugins_is_refused(run: Run, tmp_path: Path) -> None:
-    path = libraries("11", tmp_path) / "libnvinfer_plugin.so.11"
-    result = run(PLUGINS.format(needed=["AlignedAdd/1"]), path)
-    assert "which should provide the plugins" in result["seen"]["error"]
 
 
 def test_a_plugin_that_a_library_lacks_is_named(run: Run, plugin_library: Path) -> None:

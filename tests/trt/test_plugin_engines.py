@@ -195,8 +195,20 @@ def no_library(path: Path) -> None:
     path.unlink()
 
 
-def unloadable(path: Path) -> None:
+def empty(path: Path) -> None:
     path.write_text("")
+
+
+def unknown(path: Path) -> None:
+    path.write_text("AlignedAdd 1 alignseg")
+
+
+def other_major(path: Path) -> None:
+    write_plugin_library(path, NAMES, tensorrt="10.14")
+
+
+def unloadable(path: Path) -> None:
+    write_plugin_library(path, [])
 
 
 def old_library(path: Path) -> None:
@@ -205,6 +217,9 @@ def old_library(path: Path) -> None:
 
 BROKEN = [
     (no_library, "is not at"),
+    (empty, "was built for a TensorRT that it does not name, but tensorrt 11.4.0.106 is installed"),
+    (unknown, "was built for a TensorRT that it does not name"),
+    (other_major, "was built for TensorRT 10.14, but tensorrt 11.4.0.106 is installed"),
     (unloadable, "which should provide the plugins"),
     (old_library, "does not provide the TensorRT plugins AlignedAdd/1"),
 ]
@@ -223,7 +238,9 @@ def test_libraries_that_do_not_serve_a_build(
     with pytest.raises(BuildError) as caught:
         built(export_small(**PLUGIN), tmp_path)
     assert words in caught.value.problem
-    assert "cmake -S plugins -B plugins/build && cmake --build plugins/build" in caught.value.fix
+    assert "cmake -S plugins -B plugins/build" in caught.value.fix
+    assert "cmake --build plugins/build" in caught.value.fix
+    assert tensorrt.registry.loaded == [] or change is old_library
 
 
 @pytest.mark.parametrize(
@@ -352,7 +369,8 @@ def test_libraries_that_do_not_serve_an_engine(
     with pytest.raises(EngineError) as caught:
         TensorRTBackend(stand.path)
     assert words in caught.value.problem
-    assert "cmake -S plugins -B plugins/build && cmake --build plugins/build" in caught.value.fix
+    assert "cmake -S plugins -B plugins/build" in caught.value.fix
+    assert "cmake --build plugins/build" in caught.value.fix
     assert stand.cuda.events[-2:] == ["runtime gone", "cuda closed"]
 
 
