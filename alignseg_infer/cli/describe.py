@@ -4,6 +4,7 @@ from pathlib import Path
 
 from alignseg_infer.spec.verification import Verification
 from alignseg_infer.trt.engine_file import EngineFacts, Profile
+from alignseg_infer.trt.runtime.checks import wanted_gpu
 
 _SHOWN_LAYERS = ("CONVOLUTION", "GRID_SAMPLE", "PLUGIN_V3")
 
@@ -39,7 +40,7 @@ def _gpu_text(facts: EngineFacts) -> str:
     if facts.compute_capabilities:
         return f"compute capability {', '.join(facts.compute_capabilities)}"
     if facts.gpu is None:
-        return "GPUs of compute capability 8.0 and higher, the default of TensorRT for RTX"
+        return wanted_gpu(facts).text
     built = f"{facts.gpu.name} (compute capability {facts.gpu.compute_capability})"
     if facts.hardware_compatibility == "none":
         return built

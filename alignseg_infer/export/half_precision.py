@@ -7,6 +7,7 @@ Everything that is computed from the image becomes float16, except
   pixel at width 513 (``tests/benchmarks/precision.py`` measures the effect on labels);
 * GridSample itself, which stays a float32 island because TensorRT requires feature and grid to have
   the same type;
+* labels, once they are found;
 * values that depend on shapes only: pooling and interpolation matrices are computed in float32 and
   then rounded once.
 
@@ -36,6 +37,7 @@ _FEATURE_MAKERS = frozenset({"Conv", "MatMul", "GridSample", "ConvTranspose", "G
 # Inputs that are not features: region and scales, and the image where only its size is read.
 _ALWAYS_FLOAT32 = {"Resize": {1, 2}}
 _ALWAYS_FLOAT32 |= {op.name: set(op.shapes) for op in PLUGIN_OPS.values()}
+_LABEL_TYPES = {ir.DataType.INT32, ir.DataType.INT64}
 SMALLEST_HALF = 2.0**-24
 
 
@@ -143,17 +145,27 @@ def _find_values_from_image(model: ir.Model) -> set[ir.Value]:
 def _find_half_nodes(model: ir.Model) -> dict[ir.Node, None]:
     """Return the nodes that should compute in float16, in the graph's order."""
     from_image = _find_values_from_image(model)
-    coordinates = find_coordinate_nodes(model)
+    kept = find_coordinate_nodes(model) | _find_label_nodes(model, from_image)
     return {
         node: None
         for node in model.graph
         if node.op_type in QUANTIZERS
         or (
             node.op_type not in ("GridSample", *_SHAPE_READERS)
-            and node not in coordinates
+            and node not in kept
             and not from_image.isdisjoint(node.inputs)
         )
     }
+
+
+def _find_label_nodes(model: ir.Model, from_image: set[ir.Value]) -> set[ir.Node]:
+    """Return the nodes that only convert labels: float16 holds them up to 2048."""
+    found: set[ir.Node] = set()
+    for node in model.graph:  # in topological order
+        inputs = [value for value in node.inputs if value in from_image]
+        if inputs and all(v.dtype in _LABEL_TYPES or v.producer() in found for v in inputs):
+            found.add(node)
+    return found
 
 
 class _Conversion:

@@ -5,6 +5,7 @@ loads the packages that it needs, so an ``.onnx`` needs no PyTorch.
 """
 
 import logging
+import shlex
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alignseg_infer.arrays import InputShape
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.graph.options import ExportOptions
@@ -25,7 +27,7 @@ from alignseg_infer.spec.verification import Verification
 from alignseg_infer.trt.builder.config import require_builder
 from alignseg_infer.trt.builder.options import BuildOptions
 from alignseg_infer.trt.builder.progress import PhaseBars
-from alignseg_infer.trt.engine_file import EngineFacts
+from alignseg_infer.trt.engine_file import EngineFacts, Profile
 
 if TYPE_CHECKING:  # loads PyTorch, or ONNX
     from alignseg_infer.export.verification.parity import Comparison
@@ -148,8 +150,8 @@ def make_engine(
         destination: The ``.engine``, ``.plan`` or ``.trt`` file to write. Its facts are written to
             a ``.json`` file beside it.
         recipe: How to make the graph. A checkpoint is exported for GPUs: it is upsampled by Resize,
-            unless the recipe says otherwise. With a size, but neither a batch nor input shapes, the
-            batch is 1.
+            unless the recipe says otherwise. A size, of either kind of model, means an engine of
+            that one size, and of the recipe's batch, or else 1.
         options: How to build the engine.
         bars: Opens a progress bar with the given title, such as "images".
         phases: Opens progress bars for TensorRT's phases.
@@ -164,9 +166,10 @@ def make_engine(
     from alignseg_infer.trt.builder.plugins import require_plugin_options
 
     require_engine_name(destination)
+    recipe, options = _take_shape(model, recipe, options)
     given = _read_given_graph(model, recipe)
     require_plugin_options(given.facts.export.sampler if given else _sampler_of(recipe), options)
-    require_builder(options.flavour)  # before an export that takes half a minute
+    require_builder(options)  # before an export that takes half a minute
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / f"{model.stem}.onnx"
         reference = given or _make_float32_graph(model, target, _adapt_to_gpus(recipe, options))
@@ -175,7 +178,13 @@ def make_engine(
         if recipe.precision not in (None, reference.facts.export.precision):
             target = Path(folder) / f"{reference.path.stem}-{recipe.precision}.onnx"
             graph = _convert(reference, target, recipe, bars)
-        engine = _build(graph, reference, destination, recipe, options, bars=bars, phases=phases)
+        command = _verify_command(model, reference, destination)
+        engine = _build(
+            *(graph, reference, destination, recipe, options),
+            command=command,
+            bars=bars,
+            phases=phases,
+        )
     return EngineReport(
         path=destination,
         facts=engine.facts,
@@ -223,6 +232,31 @@ def _read_given_graph(model: Path, recipe: Recipe) -> _Graph | None:
                 "export the checkpoint again with this option",
             )
     return _Graph(model, read_onnx_facts(model))
+
+
+def _take_shape(model: Path, recipe: Recipe, options: BuildOptions) -> tuple[Recipe, BuildOptions]:
+    """Turn the size and batch that were asked for into the engine's only input shape.
+
+    They do not change the graph of an ``.onnx``, so they leave its recipe.
+
+    Raises:
+        OptionError: Input shapes were asked for too.
+    """
+    graph = recipe.graph
+    if model.suffix.lower() != ".onnx" or graph is None or graph.size is None:
+        return recipe, options
+    if options.profile is not None:
+        raise OptionError(
+            "size= and opt_shape= were both given",
+            "a size for an engine of one size, or opt_shape= and perhaps others for a range",
+            "leave out size=",
+        )
+    shape = InputShape(graph.batch or 1, *graph.size)
+    others = replace(graph, size=None, batch=None)
+    return (
+        replace(recipe, graph=None if others == ExportOptions() else others),
+        replace(options, profile=Profile(shape, shape, shape)),
+    )
 
 
 def _first_change(options: ExportOptions | CheckpointOptions) -> str:
@@ -284,6 +318,17 @@ def _adapt_to_gpus(recipe: Recipe, options: BuildOptions) -> Recipe:
     return replace(recipe, graph=replace(graph, upsampling=graph.upsampling or Upsampling.RESIZE))
 
 
+def _verify_command(model: Path, reference: _Graph, engine: Path) -> str:
+    """Return the command that compares the engine with its float32 graph, on another machine."""
+    float32, before = "FLOAT32.onnx", ""
+    if model.suffix.lower() != ".onnx":
+        before = f"alignseg export-onnx {shlex.quote(str(model))} -o {float32} && "
+    elif reference.facts.export.precision is Precision.FP32:
+        float32 = shlex.quote(str(model))
+    destination = shlex.quote(str(engine))
+    return f"{before}alignseg verify {destination} --against {float32} --images FOLDER"
+
+
 def _build(
     graph: _Graph,
     reference: _Graph,
@@ -291,10 +336,14 @@ def _build(
     recipe: Recipe,
     options: BuildOptions,
     *,
+    command: str,
     bars: ProgressBars,
     phases: PhaseBars,
 ) -> "Engine":
-    """Build and write the engine; compare it with the reference where a GPU can run it."""
+    """Build and write the engine; compare it with the reference where a GPU can run it.
+
+    Where none can, tell the user the `command` that does it elsewhere.
+    """
     from alignseg_infer.export.verification.verify import verify_where_possible
     from alignseg_infer.trt.builder.engine import build_engine
 
@@ -302,7 +351,9 @@ def _build(
         with bars("images") as progress:
             images = recipe.read_verification_images()
             return verify_where_possible(
-                engine, reference.path, images, progress, against_sha256=reference.facts.sha256
+                *(engine, reference.path, images, progress),
+                against_sha256=reference.facts.sha256,
+                command=command,
             )
 
     with phases() as progress:

@@ -169,6 +169,12 @@ def typed_network(tensorrt: TensorRT, builder: Any) -> Any:
     return builder.create_network(1 << int(flag))
 
 
+# The compute capabilities of the GPUs that run an engine of TensorRT for RTX if it was built for
+# none in particular ("CPU-Only AOT and TensorRT-RTX Engines"); not Orin (8.7) and Hopper (9.0).
+RTX_DEFAULT = ("8.0", "8.6", "8.9", "12.0")
+RTX_DEFAULT_TEXT = "8.0, 8.6, 8.9, 12.0 and later"
+
+
 def compute_capability(tensorrt: TensorRT, text: str) -> Any:
     """Turn ``8.9`` into ``ComputeCapability.SM89`` of TensorRT for RTX.
 
@@ -181,6 +187,6 @@ def compute_capability(tensorrt: TensorRT, text: str) -> Any:
         raise OptionError(
             f"compute_capabilities={[text]}",
             f"one that {tensorrt.flavour} {tensorrt.version_text} supports: {', '.join(numbers)}",
-            f"compute_capabilities={list(numbers)[-1:]}",
+            f"compute_capabilities={list(RTX_DEFAULT)}; or flavour='tensorrt', on the GPU itself",
         )
     return members[numbers[text]]

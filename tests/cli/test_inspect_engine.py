@@ -55,7 +55,10 @@ SAID: list[tuple[dict[str, Any], list[str]]] = [
     ),
     ({"version_compatible": True}, ["11.4.0.106 or newer"]),
     ({"hardware_compatibility": "ampere-plus"}, ["built for ampere-plus"]),
-    ({"flavour": Flavour.TENSORRT_RTX, "gpu": None}, ["8.0 and higher", "tensorrt-rtx 11.4"]),
+    (
+        {"flavour": Flavour.TENSORRT_RTX, "gpu": None},
+        ["8.9, 12.0 and later", "tensorrt-rtx 11.4"],
+    ),
     (
         {"compute_capabilities": ("8.6", "8.9"), "gpu": ADA},
         ["runs on: compute capability 8.6, 8.9"],

@@ -32,13 +32,14 @@ from tests.support.export_kinds import (
     NATIVE,
     OFFSETS,
     PLAIN,
+    PLAIN_OFFSETS,
     RESIZE,
     RESIZE_GATHER,
     Kind,
 )
 from tests.support.slow import all_slow
 
-FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+FLOAT, HALF, INT64 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT64
 LOWERINGS = {
     "native": NATIVE,
     "labels and offsets": LABELS_AND_OFFSETS,
@@ -122,6 +123,26 @@ def test_what_is_half_and_what_is_not(lowering: Kind, export_small: Callable[...
     assert "Cast" not in {node.op_type for node in makers if node is not None}
     weights = [value.dtype for value in model.graph.initializers.values() if rank_of(value) == 4]
     assert set(weights) == {HALF}
+
+
+@pytest.mark.parametrize("to_half", [False, True])
+@pytest.mark.parametrize("kind", [PLAIN_OFFSETS, *all_slow(LABELS)], ids=str)
+def test_labels_become_bytes_from_floats(
+    kind: Kind, to_half: bool, export_small: Callable[..., Path]
+) -> None:
+    """TensorRT documents no other conversion to UINT8; float16 would be exact up to 2048 only."""
+    path = export_small(**kind)
+    model = half(path) if to_half else ir.load(path)
+    last = model.graph.outputs[0].producer()
+    assert last is not None
+    assert last.op_type == "Cast"
+    assert last.outputs[0].dtype is ir.DataType.UINT8
+    (value,) = last.inputs
+    assert value is not None
+    assert value.dtype is FLOAT
+    before = value.producer()
+    assert before is not None
+    assert (before.op_type, before.inputs[0] and before.inputs[0].dtype) == ("Cast", INT64)
 
 
 @each_lowering

@@ -37,6 +37,7 @@ from alignseg_infer.export.verification.verify import verify_where_possible
 from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, ModelSpec, OutputKind, Precision
 from alignseg_infer.spec.verification import Verification
 from alignseg_infer.trt.engine_file import Profile, sidecar_path
+from alignseg_infer.trt.flavours import Flavour
 from tests.support.export_kinds import LABELS_AND_OFFSETS
 from tests.support.fake_tensorrt import write_engine
 
@@ -255,7 +256,7 @@ def test_what_verify_refuses(
 def engine(tmp_path: Path) -> Path:
     """Write a plan file that says it is for compute capability 8.9."""
     path = tmp_path / "a.engine"
-    write_engine(path, compute_capabilities=("8.9",), gpu=None)
+    write_engine(path, flavour=Flavour.TENSORRT_RTX, compute_capabilities=("8.9",), gpu=None)
     return path
 
 
@@ -293,10 +294,11 @@ def test_engines_are_verified_where_they_can_run(
     monkeypatch.setattr(verification, "current_gpu", current_gpu)
     monkeypatch.setattr(verification, "verify", lambda *_, **__: FOUND)
     with caplog.at_level(logging.WARNING):
-        found = verify_where_possible(engine, DEMO)
+        found = verify_where_possible(engine, DEMO, command="alignseg verify a.engine")
     assert found == (FOUND if said is None else None)
     if said is not None:
         assert f"built, not verified ({said})" in caplog.text
+        assert caplog.messages[-1].endswith("type: alignseg verify a.engine")
 
 
 def test_an_engine_that_fails_is_verified_no_more(

@@ -1,6 +1,8 @@
 """Engines: TensorRT for RTX parses and builds on any CPU; running one needs a GPU."""
 
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -23,6 +25,8 @@ from alignseg_infer import (
 )
 from alignseg_infer.arrays import InputShape
 from alignseg_infer.cli import main
+from alignseg_infer.export.make import _Graph, _verify_command, make_engine
+from alignseg_infer.export.recipe import Recipe
 from alignseg_infer.files import sha256_of
 from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, Sampler, Upsampling
 from alignseg_infer.spec.onnx_facts import read_onnx_facts
@@ -39,6 +43,7 @@ from tests.support.export_kinds import (
     RESIZE,
     RESIZE_GATHER,
 )
+from tests.support.pages import parse_options
 from tests.support.slow import all_slow
 
 Export = Callable[..., Path]
@@ -344,7 +349,10 @@ COMMANDS = [
     ("{onnx} -o {folder}/a.engine", 1, "--opt-shape 1x"),
     ("{onnx} -o {folder}/a.engine --max-shape 1x64x64", 1, "without --opt-shape"),
     ("{onnx} -o {folder}/a.onnx --opt-shape 1x64x64", 1, ".engine"),
-    ("{onnx} -o {folder}/a.engine --opt-shape 1x64x64 --size 64x64", 1, "--size cannot change"),
+    ("{onnx} -o {folder}/a.engine --opt-shape 1x64x64 --size 64x64", 1, "leave out --size"),
+    ("{onnx} -o {folder}/a.engine --batch 2", 1, "--batch cannot change"),
+    ("{onnx} -o {folder}/a.engine --size 64x64 --opset 17", 1, "--opset cannot change"),
+    ("{onnx} -o {folder}/a.engine --size 8x64", 1, "8x64"),
     ("{onnx} -o {folder}/a.engine --opt-shape 1x64x64 --precision int8", 1, "--calibration FOLDER"),
     (
         "{onnx} -o {folder}/a.engine --opt-shape 1x64x64 --norm batch-norm",
@@ -376,6 +384,62 @@ def test_wrong_commands(
     assert seen == code
     assert words in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "profile"),
+    [
+        ("--size 64x96", "1x64x96 to 1x64x96"),
+        ("--size 64x96 --batch 2", "2x64x96 to 2x64x96"),
+    ],
+)
+def test_a_size_for_an_exported_model_makes_an_engine_of_that_size(
+    options: str,
+    profile: str,
+    small_onnx: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rtx()
+    command = f"export-trt {small_onnx} -o {tmp_path}/a.engine --flavour tensorrt-rtx {options}"
+    assert main(command.split()) == 0
+    assert profile in capsys.readouterr().out
+
+
+def test_a_size_that_an_exported_model_does_not_take(
+    export_small: Export, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rtx()
+    command = f"export-trt {export_small(**FIXED)} -o {tmp_path}/a.engine --size 64x96"
+    assert main([*command.split(), "--flavour", "tensorrt-rtx"]) == 1
+    assert "input shape 1x64x96 for a graph of size 65x98 and batch 2" in capsys.readouterr().err
+
+
+def test_compute_capabilities_are_checked_before_the_export(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rtx()
+    monkeypatch.setattr("alignseg_infer.export.make._make_float32_graph", None)
+    options = BuildOptions(flavour=Flavour.TENSORRT_RTX, compute_capabilities=("8.7",))
+    with pytest.raises(OptionError) as caught:
+        make_engine(small_checkpoint, tmp_path / "a.engine", Recipe(), options)
+    assert "7.5, 8.0, 8.6, 8.9, 12.0" in caught.value.expected
+    assert "compute_capabilities=['8.0', '8.6', '8.9', '12.0']" in caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["small model.onnx", "small.pth"])
+def test_the_command_to_verify_an_engine_elsewhere(
+    name: str, small_onnx: Path, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Its options are right, and its paths are those of the user."""
+    model, engine = tmp_path / name, tmp_path / "a.engine"
+    shutil.copy(small_onnx if name.endswith(".onnx") else small_checkpoint, model)
+    graph = _Graph(small_onnx, read_onnx_facts(small_onnx))
+    commands = [shlex.split(one) for one in _verify_command(model, graph, engine).split(" && ")]
+    assert commands[-1][:3] == ["alignseg", "verify", str(engine)]
+    assert all(parse_options(words) for words in commands)
+    assert str(model) in commands[0]
+    assert len(commands) == 1 + name.endswith(".pth")
 
 
 def test_command_from_a_checkpoint(

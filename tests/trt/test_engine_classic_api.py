@@ -202,7 +202,8 @@ def test_build(run: Run, small_onnx: Path, tmp_path: Path) -> None:
 
 def test_version_compatibility_is_asked_for(run: Run, small_onnx: Path, tmp_path: Path) -> None:
     result = built(run, small_onnx, tmp_path / "a.engine", "version_compatible=True")
-    assert "libnvinfer_lean" in result["error"]  # only classic TensorRT has it
+    assert "libnvinfer_lean.so.11: cannot open shared object file" in result["error"]
+    assert f"pip install tensorrt-lean-cu13=={NEW}" in result["error"]
     assert list(tmp_path.iterdir()) == []
 
 

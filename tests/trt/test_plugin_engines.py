@@ -71,6 +71,9 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRTBuild:
     module = FakeTensorRTBuild()
     monkeypatch.setattr(engines, "load_tensorrt", lambda runtime: module.loaded())
     monkeypatch.setattr(engines, "current_gpu", lambda: ADA)
+    monkeypatch.setattr(
+        "alignseg_infer.trt.builder.config.load_lean_runtime", lambda tensorrt: None
+    )
     monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
     return module
 
@@ -385,7 +388,7 @@ def test_a_plugin_graph_can_be_what_an_engine_is_verified_against(
         "verify",
         lambda engine, reference, *_, **__: verified.append((engine, reference)),
     )
-    verification.verify_where_possible(stand.path, export_small(**PLUGIN))
+    verification.verify_where_possible(stand.path, export_small(**PLUGIN), command="")
     assert verified == [(stand.path, export_small(**PLUGIN))]
 
 

@@ -461,8 +461,14 @@ GPUS = [
     ("7.5", {"hardware_compatibility": "ampere-plus"}, False),
     ("8.9", {"hardware_compatibility": "same-compute-capability"}, True),
     ("9.0", {"hardware_compatibility": "same-compute-capability"}, False),
-    ("12.0", {"flavour": Flavour.TENSORRT_RTX, "gpu": None}, True),
-    ("7.5", {"flavour": Flavour.TENSORRT_RTX, "gpu": None}, False),
+    *(
+        (capability, {"flavour": Flavour.TENSORRT_RTX, "gpu": None}, True)
+        for capability in ("8.0", "8.6", "8.9", "12.0", "12.1", "13.0")
+    ),
+    *(
+        (capability, {"flavour": Flavour.TENSORRT_RTX, "gpu": None}, False)
+        for capability in ("7.5", "8.7", "9.0", "10.0", "11.0")
+    ),
     ("7.5", {"flavour": Flavour.TENSORRT_RTX, "compute_capabilities": ("7.5", "8.9")}, True),
     ("8.6", {"flavour": Flavour.TENSORRT_RTX, "compute_capabilities": ("7.5", "8.9")}, False),
 ]

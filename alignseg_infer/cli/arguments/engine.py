@@ -10,7 +10,7 @@ from alignseg_infer.trt.builder.options import (
     HardwareCompatibility,
     profile_from,
 )
-from alignseg_infer.trt.flavours import Flavour
+from alignseg_infer.trt.flavours import RTX_DEFAULT_TEXT, Flavour
 from alignseg_infer.trt.plugin_library import BUILT_LIBRARY, LIBRARY_VARIABLE
 
 
@@ -90,7 +90,7 @@ def _add_target_arguments(group: argparse._ArgumentGroup) -> None:
         default=[],
         metavar="X.Y",
         help="compute capabilities of the GPUs to build for, such as 8.9 12.0; tensorrt-rtx only "
-        "(default: 8.0 and higher)",
+        f"(default: {RTX_DEFAULT_TEXT})",
     )
 
 

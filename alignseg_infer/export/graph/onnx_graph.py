@@ -49,7 +49,8 @@ class _Graph(nn.Module):
         outputs, offsets = self.model.forward_with_offsets(image)
         result = outputs.logits  # (N, K, H/4, W/4)
         if self.output is OutputKind.LABELS:
-            result = self._label(result, image).to(self.label_dtype)  # (N, H, W)
+            # TensorRT documents no conversion of integers to UINT8. Labels are exact in floats.
+            result = self._label(result, image).float().to(self.label_dtype)  # (N, H, W)
         return (result, *offsets.values()) if self.with_offsets else (result,)
 
     def _label(self, logits: Tensor, image: Tensor) -> Tensor:

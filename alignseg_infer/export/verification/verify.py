@@ -35,7 +35,9 @@ from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import Progress
 from alignseg_infer.spec.model import ModelSpec, Precision
 from alignseg_infer.spec.verification import Verification
-from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, Profile, read_facts
+from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, EngineFacts, Profile, read_facts
+from alignseg_infer.trt.flavours import Flavour
+from alignseg_infer.trt.runtime.checks import wanted_gpu
 
 logger = logging.getLogger(__name__)
 
@@ -113,37 +115,36 @@ def verify_where_possible(
     images: Sequence[Image] | None = None,
     progress: Progress | None = None,
     *,
+    command: str,
     against_sha256: str | None = None,
 ) -> Verification | None:
     """Run `verify` if this machine can run the engine; else log why not and return None.
 
+    The message tells the user the `command` that verifies the engine where it can run.
+
     Raises:
         VerificationError, ModelError, OptionError: As `verify` does.
     """
-    reason = _why_not_here(read_facts(engine).compute_capabilities)
+    reason = _why_not_here(read_facts(engine))
     if reason is None and precision_of(_open(against)) is not Precision.FP32:
         reason = f"{against.name} is not float32"
     if reason is None:
         return verify(engine, against, images, against_sha256=against_sha256, progress=progress)
     logger.warning(
-        "built, not verified (%s); on the machine that will run it, type: "
-        "alignseg verify %s --against %s --images FOLDER",
-        reason,
-        engine.name,
-        against.name,
+        "built, not verified (%s); on the machine that will run it, type: %s", reason, command
     )
     return None
 
 
-def _why_not_here(built_for: Sequence[str]) -> str | None:
-    """Return why an engine for these compute capabilities (none: any) cannot run here, or None."""
+def _why_not_here(facts: EngineFacts) -> str | None:
+    """Return why an engine with these facts cannot run here, or None."""
     try:
         gpu = current_gpu()
     except MissingDependencyError as error:
         return error.problem
     if gpu is None:
         return "this machine has no GPU"
-    if built_for and gpu.compute_capability not in built_for:
+    if facts.flavour is Flavour.TENSORRT_RTX and not wanted_gpu(facts).accepts(gpu):
         return f"this machine's {gpu.name} has compute capability {gpu.compute_capability}"
     return None
 

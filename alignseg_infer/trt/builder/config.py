@@ -12,12 +12,12 @@ from alignseg_infer.trt.builder.options import (
 )
 from alignseg_infer.trt.engine_file import Profile
 from alignseg_infer.trt.flavours import (
-    Flavour,
     TensorRT,
     compute_capability,
     load_tensorrt,
     typed_network,
 )
+from alignseg_infer.trt.lean_runtime import load_lean_runtime
 from alignseg_infer.trt.log import Messages, new_logger
 from alignseg_infer.trt.starting import start
 
@@ -51,14 +51,21 @@ class Session:
         return cls(tensorrt, messages, builder, typed_network(tensorrt, builder))
 
 
-def require_builder(flavour: Flavour) -> None:
-    """Check that this TensorRT can build here.
+def require_builder(options: BuildOptions) -> None:
+    """Check that this TensorRT can build here, and for the GPUs in `options`.
 
     Raises:
         MissingDependencyError: It is not installed, or is too old.
         DeviceError: It does not start.
+        OptionError: It cannot build for one of these GPUs.
+        BuildError: It lacks the library that a version-compatible engine contains.
     """
-    Session.of(load_tensorrt(flavour))
+    tensorrt = load_tensorrt(options.flavour)
+    for text in options.compute_capabilities:
+        compute_capability(tensorrt, text)
+    Session.of(tensorrt)
+    if options.version_compatible:
+        load_lean_runtime(tensorrt)
 
 
 def new_config(session: Session, profile: Profile, options: BuildOptions) -> Any:
@@ -68,7 +75,8 @@ def new_config(session: Session, profile: Profile, options: BuildOptions) -> Any
 
     Raises:
         OptionError: This version of TensorRT does not support an option.
-        BuildError: TensorRT rejects the profile.
+        BuildError: TensorRT rejects the profile, or lacks the library that a version-compatible
+            engine contains.
     """
     module, config = session.tensorrt.module, session.builder.create_builder_config()
     config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
@@ -79,6 +87,7 @@ def new_config(session: Session, profile: Profile, options: BuildOptions) -> Any
     if not options.tf32:
         config.clear_flag(module.BuilderFlag.TF32)
     if options.version_compatible:
+        load_lean_runtime(session.tensorrt)
         config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
     if options.embed_plugin:
         config.plugins_to_serialize = [str(options.plugin)]

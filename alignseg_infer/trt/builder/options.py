@@ -43,7 +43,7 @@ class BuildOptions:
         version_compatible: Whether later versions should run it too; TensorRT only.
         hardware_compatibility: The other GPUs it should run on; TensorRT only.
         compute_capabilities: GPUs to build for, e.g. ``("8.9", "12.0")``; TensorRT for RTX only.
-            Empty for its default, 8.0 and later.
+            Empty for its default, `flavours.RTX_DEFAULT`.
         optimization_level: 0 (fastest build) to 5 (longest search); None for TensorRT's default, 3.
         tf32: Whether float32 convolutions and products may round their inputs to 10 bits of
             mantissa (TF32), which is TensorRT's default but not ours.

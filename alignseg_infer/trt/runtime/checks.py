@@ -12,7 +12,7 @@ from typing import NamedTuple
 from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.errors import EngineError
 from alignseg_infer.trt.engine_file import EngineFacts, sidecar_path
-from alignseg_infer.trt.flavours import Flavour, TensorRT
+from alignseg_infer.trt.flavours import RTX_DEFAULT, RTX_DEFAULT_TEXT, Flavour, TensorRT
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def require_gpu(path: Path, facts: EngineFacts, gpu: Gpu) -> None:
     Raises:
         EngineError: It was built for others.
     """
-    wanted = _describe_wanted_gpu(facts)
+    wanted = wanted_gpu(facts)
     if not wanted.accepts(gpu):
         raise EngineError(
             f"{path} cannot run on this GPU, {gpu.name} (compute capability "
@@ -95,32 +95,35 @@ def require_gpu(path: Path, facts: EngineFacts, gpu: Gpu) -> None:
         )
 
 
-class _WantedGpu(NamedTuple):
-    """The compute capabilities that an engine runs on: a list of them, or the lowest one."""
+class WantedGpu(NamedTuple):
+    """The compute capabilities that an engine runs on: a list of them, and all from one upwards."""
 
     text: str
     capabilities: tuple[str, ...] = ()
     lowest: tuple[int, ...] | None = None
 
     def accepts(self, gpu: Gpu) -> bool:
-        if self.lowest is not None:
-            return _numbers(gpu.compute_capability) >= self.lowest
+        """Return whether an engine for these runs on `gpu`."""
+        if self.lowest is not None and _numbers(gpu.compute_capability) >= self.lowest:
+            return True
         return gpu.compute_capability in self.capabilities
 
 
-def _describe_wanted_gpu(facts: EngineFacts) -> _WantedGpu:
+def wanted_gpu(facts: EngineFacts) -> WantedGpu:
+    """Return the GPUs that an engine runs on."""
     if facts.flavour is Flavour.TENSORRT_RTX:
         if facts.compute_capabilities:
             known = ", ".join(facts.compute_capabilities)
-            return _WantedGpu(f"compute capability {known}", facts.compute_capabilities)
-        return _WantedGpu("compute capability 8.0 or higher (the default)", lowest=_AMPERE)
+            return WantedGpu(f"compute capability {known}", facts.compute_capabilities)
+        text = f"compute capability {RTX_DEFAULT_TEXT} (the default of TensorRT for RTX)"
+        return WantedGpu(text, RTX_DEFAULT, lowest=_numbers(RTX_DEFAULT[-1]))
     if facts.hardware_compatibility == "ampere-plus":
-        return _WantedGpu("compute capability 8.0 or higher (built ampere-plus)", lowest=_AMPERE)
+        return WantedGpu("compute capability 8.0 or higher (built ampere-plus)", lowest=_AMPERE)
     if facts.gpu is None:
-        return _WantedGpu("the GPU that built it, which its facts do not name")
+        return WantedGpu("the GPU that built it, which its facts do not name")
     seen = facts.gpu
     text = f"compute capability {seen.compute_capability}, like the {seen.name} that built it"
-    return _WantedGpu(text, (seen.compute_capability,))
+    return WantedGpu(text, (seen.compute_capability,))
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -218,7 +218,10 @@ class EngineRunner:
         self._shape = None
         accepted = self._context.set_input_shape(INPUT_NAME, shape)
         self._require(accepted, f"take the input shape {shape}")
-        missing = self._context.infer_shapes()
+        try:
+            missing = self._context.infer_shapes()
+        except RuntimeError as error:  # the bindings raise it where the C++ function returns -1
+            missing = str(error)
         self._require(not missing, f"infer shapes for the input {shape}; missing: {missing}")
 
     def _execute(self) -> None:
