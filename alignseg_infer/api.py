@@ -341,6 +341,7 @@ def segment_video(
     destination: str | Path,
     *,
     opacity: float = 0.5,
+    outline: bool = False,
     legend: bool = False,
     side_by_side: bool = False,
     smoothing: float = 0.0,
@@ -364,7 +365,8 @@ def segment_video(
             end.
         destination: The video to write: .mp4, .mov, .m4v or .mkv.
         opacity: Opacity of the class colours over the frame, 0..1.
-        legend: Whether to show class names and colours below the frame.
+        outline: Whether to draw a white line where classes meet.
+        legend: Whether to show the classes and their shares below the frame.
         side_by_side: Whether to show the original frame on the left.
         smoothing: Weight of earlier frames' logits, 0 (none) to below 1.
         crf: Quality of the H.264 encoder, 0 (lossless, largest) to 51.
@@ -390,6 +392,7 @@ def segment_video(
 
     options = VideoOptions(
         opacity=opacity,
+        outline=outline,
         legend=legend,
         side_by_side=side_by_side,
         smoothing=smoothing,

@@ -220,6 +220,41 @@ def test_the_readme_has_two_setup_commands() -> None:
     assert second in (ROOT / ".ci" / "run").read_text()
 
 
+def test_a_signed_model_is_verified_as_shown_and_a_changed_one_is_not(tmp_path: Path) -> None:
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("ssh-keygen, which the page uses, is not installed")
+    model = tmp_path / "alignseg.onnx"
+    shutil.copy(model_path("demo"), model)
+    sign, verify = (b.text for b in blocks_of(ROOT / "docs/security.md") if b.language == "bash")
+    for script in (sign, verify):
+        done = run(["bash", "-e", "-c", script], tmp_path)
+        assert done.returncode == 0, done.stderr
+    hashes = tmp_path / "alignseg.sha256"
+    for path in (model, hashes):
+        kept = path.read_bytes()
+        path.write_bytes(kept.replace(b"a", b"b", 1))
+        assert run(["bash", "-e", "-c", verify], tmp_path).returncode != 0, path
+        path.write_bytes(kept)
+
+
+def test_the_table_of_licences_has_each_package_that_is_installed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {"": project["dependencies"], **project["optional-dependencies"]}
+    del extras["test"]  # nobody passes these on
+    needed: dict[str, set[str]] = {}
+    for extra, requirements in extras.items():
+        for requirement in requirements:
+            needed.setdefault(re.split("[<>=~!]", requirement)[0], set()).add(extra)
+    page = (ROOT / "docs" / "licenses.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\w, -]+) \| ([\w, -]*) ?\| [^|-]", page, re.MULTILINE)[1:]
+    shown = {
+        name: {extra.strip() for extra in extras.split(",")}
+        for names, extras in rows
+        for name in names.split(", ")
+    }
+    assert needed == shown
+
+
 def test_extras_exist() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]

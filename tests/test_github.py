@@ -22,15 +22,34 @@ def loaded(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def test_workflow_calls_the_script_on_each_push_and_pull_request() -> None:
+JOBS = {
+    "check": ("github.event_name != 'workflow_dispatch'", "bash .ci/run"),
+    "newest": ("github.event_name == 'workflow_dispatch'", "bash .ci/run newest"),
+}
+
+
+def test_workflow_runs_on_each_push_and_pull_request_and_by_hand() -> None:
     workflow = loaded(GITHUB / "workflows" / "ci.yml")
-    assert set(workflow[True]) == {"push", "pull_request"}  # YAML 1.1 reads `on` as true
-    (job,) = workflow["jobs"].values()
+    assert set(workflow[True]) == {"push", "pull_request", "workflow_dispatch"}  # YAML 1.1: on
+    assert workflow["jobs"].keys() == JOBS.keys()
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_jobs_call_the_script(name: str) -> None:
+    job = loaded(GITHUB / "workflows" / "ci.yml")["jobs"][name]
+    condition, command = JOBS[name]
+    assert job["if"] == condition
     commands = [step["run"] for step in job["steps"] if "run" in step]
-    assert commands == ["bash .ci/run"]
-    assert (ROOT / ".ci" / "run").exists()
+    assert commands == ["sudo apt-get install --yes strace", command]
     (python,) = (step["with"] for step in job["steps"] if "setup-python" in step.get("uses", ""))
     assert python["python-version"] == "3.11"  # a text: as a number, 3.10 would be 3.1
+
+
+def test_the_newest_releases_are_tested_without_pins() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    newest = script.partition("newest ]")[2].partition("\nfi\n")[0]
+    assert "pip install torch -e '.[test]'" in newest
+    assert "-m ''" in newest  # the slow ones too
 
 
 @pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)

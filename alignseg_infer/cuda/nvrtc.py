@@ -46,8 +46,8 @@ def compile_kernel(name: str, compute_capability: str) -> bytes:
         A cubin, or PTX for a GPU that is newer than the installed NVRTC.
 
     Raises:
-        MissingDependencyError: NVRTC's library is not installed, or does not support this GPU.
-        CudaError: NVRTC cannot compile the file.
+        MissingDependencyError: NVRTC's library is not installed, does not support this GPU, or
+            cannot compile the file.
     """
     folder = kernel_folder()
     program = _call(
@@ -61,14 +61,21 @@ def compile_kernel(name: str, compute_capability: str) -> bytes:
         nvrtc.nvrtcDestroyProgram(program)
 
 
+def nvrtc_version() -> tuple[int, int]:
+    """Return the version of CUDA that NVRTC belongs to, as (major, minor)."""
+    status, major, minor = nvrtc.nvrtcVersion()
+    assert status == nvrtc.nvrtcResult.NVRTC_SUCCESS, status
+    return int(major), int(minor)
+
+
 def _compile(program: Any, folder: Path, compute_capability: str) -> bytes:
     target = _choose_target(compute_capability)
     options = [f"--gpu-architecture={target}", f"--include-path={folder}", "--std=c++17"]
     encoded = [option.encode() for option in options]
     (status,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        raise CudaError(
-            f"NVRTC cannot compile the kernels for {target}: {_read_log(program)}",
+        raise MissingDependencyError(
+            f"this NVRTC cannot compile the kernels for {target}: {_read_log(program)}",
             "kernels that compile",
             "try another version: pip install --upgrade nvidia-cuda-nvrtc; and report this",
         )

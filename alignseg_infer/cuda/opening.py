@@ -1,5 +1,8 @@
 """Opening a GPU through whichever Python package for CUDA is installed."""
 
+import ctypes
+import sys
+
 from alignseg_infer.cuda.base import Cuda, CudaPackage, Gpu
 from alignseg_infer.errors import DeviceError, MissingDependencyError, OptionError
 
@@ -37,6 +40,18 @@ def current_gpu() -> Gpu | None:
     gpu = cuda.gpu
     cuda.close()
     return gpu
+
+
+def driver_cuda_version() -> tuple[int, int] | None:
+    """Return the newest CUDA that the driver runs, as (major, minor); None without a driver."""
+    version = ctypes.c_int()
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        if driver.cuDriverGetVersion(ctypes.byref(version)):
+            return None
+    except (OSError, AttributeError):
+        return None
+    return version.value // 1000, version.value % 1000 // 10
 
 
 def _open_cuda_python(index: int) -> Cuda:

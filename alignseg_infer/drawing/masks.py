@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from alignseg_infer.arrays import Image, Labels
-from alignseg_infer.drawing.writing import SCALE, text_width, write_text
+from alignseg_infer.drawing.writing import INK, SCALE, text_width, write_text
 from alignseg_infer.errors import OptionError
 from alignseg_infer.spec.model import ChannelOrder, ClassSpec
 
@@ -54,9 +54,30 @@ def blend(image: Image, color: Image, opacity: float) -> Image:
     return np.asarray(cv2.addWeighted(image, 1.0 - opacity, color, opacity, 0.0), np.uint8)
 
 
+LINE_SPACING = 1024  # pixels of the longer side for each pixel of an outline's width
+
+
+def outline_regions(picture: Image, labels: Labels) -> Image:
+    """Draw a white line where classes meet, so that dark classes stand out from dark images.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        labels: (H, W), the classes in `picture`.
+
+    Returns:
+        (H, W, 3) uint8. The line is 1 pixel wide, or 1 for every 1024 pixels of the longer side.
+    """
+    width = max(1, round(max(labels.shape) / LINE_SPACING))
+    neighbours = np.ones((width + 1, width + 1), np.uint8)
+    differs = cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, neighbours) > 0
+    line = cv2.cvtColor(differs.astype(np.uint8) * 255, cv2.COLOR_GRAY2BGR)
+    return np.asarray(cv2.bitwise_or(picture, line), np.uint8)
+
+
 LEGEND_ENTRY = (24, 130)  # height and minimum width of an entry, in pixels
 LEGEND_MARGIN = 36  # width in pixels of an entry without its text: the box and the space around it
 MIN_LEGEND_WIDTH = 64
+ABSENT = 0.35  # opacity of a class without pixels
 
 
 def draw_legend(classes: ClassSpec, width: int, shares: Mapping[str, float] | None = None) -> Image:
@@ -66,7 +87,8 @@ def draw_legend(classes: ClassSpec, width: int, shares: Mapping[str, float] | No
         classes: Names and colours.
         width: Pixels, 64 or more. The text gets smaller if not even one name fits.
         shares: The classes to show, in this order, each with its share (0..1), which is written in
-            per cent. None shows all classes without shares.
+            per cent; classes with a share of 0 are pale. None shows all classes without shares.
+            The size of the picture depends on the classes shown, not on their shares.
 
     Returns:
         (height, width, 3) uint8 BGR, dark text on white.
@@ -77,22 +99,46 @@ def draw_legend(classes: ClassSpec, width: int, shares: Mapping[str, float] | No
     if width < MIN_LEGEND_WIDTH:
         expected = f"{MIN_LEGEND_WIDTH} pixels or more"
         raise OptionError(f"a legend of width={width}", expected, "width=640")
-    colors = dict(zip(classes.names, classes.colors, strict=True))
-    texts = {name: name for name in classes.names}
-    if shares is not None:
-        texts = {name: f"{name} {share_text(share)}" for name, share in shares.items()}
+    names = list(classes.names if shares is None else shares)
+    room = "" if shares is None else " 100%"
+    longest = max((text_width(name + room) for name in names), default=1)
     row_height, least = LEGEND_ENTRY
-    longest = max((text_width(text) for text in texts.values()), default=0)
-    columns = max(1, width // max(least, longest + LEGEND_MARGIN))
-    scale = SCALE * min(1.0, (width // columns - LEGEND_MARGIN) / max(1, longest))
-    rows = -(-len(texts) // columns)
+    most = max(1, width // max(least, longest + LEGEND_MARGIN))
+    rows = -(-len(names) // most)
+    columns = max(1, -(-len(names) // max(1, rows)))  # as many in the last row as possible
+    scale = SCALE * min(1.0, (width // columns - LEGEND_MARGIN) / longest)
     picture: Image = np.full((rows * row_height + 8, width, 3), 255, np.uint8)
-    for place, (name, text) in enumerate(texts.items()):
+    for place, name in enumerate(names):
         row, column = divmod(place, columns)
-        left, top = column * (width // columns) + 6, row * row_height + 6
-        cv2.rectangle(picture, (left, top), (left + 18, top + 16), colors[name][::-1], cv2.FILLED)
-        write_text(picture, text, (left + 24, top + 13), scale=scale)
+        corner = (column * (width // columns) + 6, row * row_height + 6)
+        color, ink, text = classes.colors[classes.names.index(name)], INK, name
+        if shares is not None and shares[name] == 0:
+            color, ink = _pale(color), _pale(ink)
+        elif shares is not None:
+            text = f"{name} {share_text(shares[name])}"
+        _draw_entry(picture, corner, color, text, ink, scale=scale)
     return picture
+
+
+def _draw_entry(
+    picture: Image,
+    corner: tuple[int, int],
+    color: tuple[int, int, int],
+    text: str,
+    ink: tuple[int, int, int],
+    *,
+    scale: float,
+) -> None:
+    """Draw a box in `color` (RGB), with its upper left corner at (x, y), and text beside it."""
+    left, top = corner
+    cv2.rectangle(picture, (left, top), (left + 18, top + 16), color[::-1], cv2.FILLED)
+    write_text(picture, text, (left + 24, top + 13), scale=scale, ink=ink)
+
+
+def _pale(color: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return a colour as it looks with the opacity `ABSENT` on white."""
+    red, green, blue = (round(255 - ABSENT * (255 - channel)) for channel in color)
+    return red, green, blue
 
 
 def share_text(share: float) -> str:

@@ -16,8 +16,9 @@ def write_text(
     *,
     scale: float = SCALE,
     room: int | None = None,
+    ink: tuple[int, int, int] = INK,
 ) -> None:
-    """Write `text` into `picture` in dark letters.
+    """Write `text` into `picture`, in dark letters unless said otherwise.
 
     Args:
         picture: (H, W, 3) uint8, which is changed.
@@ -26,10 +27,11 @@ def write_text(
         scale: Scale of the font.
         room: Width in pixels that the text may take; longer text is written smaller. None allows
             any width.
+        ink: Blue, green and red of the letters, 0..255.
     """
     if room is not None:
         scale *= min(1.0, room / max(text_width(text, scale), 1))
-    cv2.putText(picture, text, place, FONT, scale, INK, 1, cv2.LINE_AA)
+    cv2.putText(picture, text, place, FONT, scale, ink, 1, cv2.LINE_AA)
 
 
 def text_width(text: str, scale: float = SCALE) -> int:

@@ -94,7 +94,9 @@ def require_exact_coordinates(model: ir.Model) -> None:
         ExportError: A coordinate is float16.
     """
     grids = [node.inputs[1] for node in model.graph if node.op_type == "GridSample"]
-    values = [*grids, *(value for node in find_coordinate_nodes(model) for value in node.outputs)]
+    nodes = find_coordinate_nodes(model)
+    exact = [node for node in nodes if not _only_rounds_weights(node, nodes)]
+    values = [*grids, *(value for node in exact for value in node.outputs)]
     half = [value.name for value in values if value and value.dtype == ir.DataType.FLOAT16]
     if half:
         raise ExportError(
@@ -102,6 +104,12 @@ def require_exact_coordinates(model: ir.Model) -> None:
             "float32 coordinates: float16 ones are off by up to 1/16 pixel at width 513",
             "alignseg export-onnx FLOAT32.onnx -o MODEL.onnx --precision fp16",
         )
+
+
+def _only_rounds_weights(node: ir.Node, coordinates: set[ir.Node]) -> bool:
+    """Return whether `node` rounds finished bilinear weights for their product with a feature."""
+    readers = set(node.outputs[0].consumers())
+    return node.op_type == "Cast" and readers.isdisjoint(coordinates)
 
 
 def _find_coordinate_ends(model: ir.Model) -> Iterable[ir.Value]:

@@ -22,10 +22,10 @@ from alignseg_infer.packages import require_export_packages
 from alignseg_infer.progress import ProgressBars, no_bar
 from alignseg_infer.spec.model import ModelSpec, Precision, Sampler, Upsampling
 from alignseg_infer.spec.verification import Verification
+from alignseg_infer.trt.builder.config import require_builder
 from alignseg_infer.trt.builder.options import BuildOptions
 from alignseg_infer.trt.builder.progress import PhaseBars
 from alignseg_infer.trt.engine_file import EngineFacts
-from alignseg_infer.trt.flavours import load_tensorrt
 
 if TYPE_CHECKING:  # loads PyTorch, or ONNX
     from alignseg_infer.export.verification.parity import Comparison
@@ -166,7 +166,7 @@ def make_engine(
     require_engine_name(destination)
     given = _read_given_graph(model, recipe)
     require_plugin_options(given.facts.export.sampler if given else _sampler_of(recipe), options)
-    load_tensorrt(options.flavour)  # before an export that takes half a minute
+    require_builder(options.flavour)  # before an export that takes half a minute
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / f"{model.stem}.onnx"
         reference = given or _make_float32_graph(model, target, _adapt_to_gpus(recipe, options))

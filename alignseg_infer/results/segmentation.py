@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +18,7 @@ from alignseg_infer.drawing.masks import (
     blend,
     colorize,
     draw_legend,
+    outline_regions,
     share_text,
     shrink_picture,
     stack_pictures,
@@ -97,17 +99,23 @@ class Segmentation:
         """
         return _reorder_channels(colorize(self.labels, self.classes), order)
 
-    def overlay(self, opacity: float = 0.5, order: str = ChannelOrder.BGR) -> Image:
+    def overlay(
+        self, opacity: float = 0.5, order: str = ChannelOrder.BGR, *, outline: bool = False
+    ) -> Image:
         """Return the colours drawn over the image, (H, W, 3) uint8.
 
         Args:
             opacity: Opacity of the colours, 0..1.
             order: ``"bgr"`` (for OpenCV) or ``"rgb"``.
+            outline: Whether to draw a white line where classes meet.
 
         Raises:
             OptionError: `opacity` or `order` cannot be used.
         """
-        return _reorder_channels(blend(self.image, self.color(), opacity), order)
+        picture = blend(self.image, self.color(), opacity)
+        if outline:
+            picture = outline_regions(picture, self.labels)
+        return _reorder_channels(picture, order)
 
     @property
     def size(self) -> Size:
@@ -131,12 +139,11 @@ class Segmentation:
 
     def pixel_counts(self) -> dict[str, int]:
         """Return the number of pixels by class name, largest first, without absent classes."""
-        # np.bincount makes 8 bytes of each label: 264 MB for 8000x4125 pixels at once.
         rows = max(1, BLOCK // self.labels.shape[1])
         blocks = (self.labels[top : top + rows] for top in range(0, len(self.labels), rows))
         counts = np.zeros(len(self.classes.names), np.int64)
         for block in blocks:
-            counts += np.bincount(block.ravel(), minlength=len(counts))
+            counts += _count_labels(block, len(counts))
         order = np.argsort(-counts, kind="stable")
         return {self.classes.names[label]: int(counts[label]) for label in order if counts[label]}
 
@@ -242,13 +249,23 @@ class Segmentation:
         """Return `to_dict` as a JSON string."""
         return json.dumps(self.to_dict(rle=rle), indent=2)
 
-    def plot(self, ax: "Axes | None" = None, opacity: float = 0.5, legend: bool = True) -> "Axes":
+    def plot(
+        self,
+        ax: "Axes | None" = None,
+        opacity: float = 0.5,
+        legend: bool = True,
+        *,
+        outline: bool = False,
+    ) -> "Axes":
         """Draw the overlay with Matplotlib.
+
+        Pyplot keeps a new figure until it is closed: ``plt.close(result.plot().figure)``.
 
         Args:
             ax: Axes to draw in; None for a new figure.
             opacity: Opacity of the colours, 0..1.
             legend: Whether to list the classes of the image with their shares.
+            outline: Whether to draw a white line where classes meet.
 
         Returns:
             The axes with the picture.
@@ -264,7 +281,8 @@ class Segmentation:
             LegendEntry(f"{name} {share_text(share)}", colors[name])
             for name, share in self.class_share().items()
         ]
-        return plot_overlay(self.overlay(opacity, order="rgb"), entries if legend else [], ax)
+        overlay = self.overlay(opacity, order="rgb", outline=outline)
+        return plot_overlay(overlay, entries if legend else [], ax)
 
     def to_supervision(self, *, regions: bool = False, min_area: int = 0) -> "Detections":
         """Return the classes of the image as ``supervision.Detections``.
@@ -306,6 +324,7 @@ class Segmentation:
         *,
         formats: Sequence[str] = PICTURES,
         tolerance: float = 0.0,
+        outline: bool = False,
     ) -> list[Path]:
         """Write ``STEM_labels.png``, ``STEM_color.png`` and ``STEM_overlay.jpg``, or others.
 
@@ -318,6 +337,7 @@ class Segmentation:
                 Cityscapes' labelIds), ``"polygons"``, ``"coco"`` and ``"summary"`` (JSON; `saving`
                 describes their contents).
             tolerance: Pixels by which saved polygons may be off.
+            outline: Whether to draw a white line where classes meet, in the overlay.
 
         Returns:
             The paths of the files, in the order of `formats`.
@@ -330,7 +350,7 @@ class Segmentation:
             raise folder_error(str(stem))
         paths = paths_to_save(stem, formats)
         contents = [
-            self._encode_file(kind, Path(stem).name, opacity=opacity, tolerance=tolerance)
+            self._encode_file(kind, Path(stem).name, tolerance, opacity, outline=outline)
             for kind in parse_formats(formats)
         ]
         for path, content in zip(paths, contents, strict=True):
@@ -343,7 +363,7 @@ class Segmentation:
         return Path(self.source).name if self.source else f"{stem}.png"
 
     def _encode_file(
-        self, kind: SavedFormat, name: str, *, opacity: float, tolerance: float
+        self, kind: SavedFormat, name: str, tolerance: float, opacity: float, *, outline: bool
     ) -> bytes:
         """Return the bytes of one of the files of `save`."""
         match kind:
@@ -352,7 +372,7 @@ class Segmentation:
             case SavedFormat.COLOR:
                 return encode_image(self.color(), ".png")
             case SavedFormat.OVERLAY:
-                return encode_image(self.overlay(opacity), ".jpg")
+                return encode_image(self.overlay(opacity, outline=outline), ".jpg")
             case SavedFormat.LABEL_IDS:
                 return encode_image(self.label_ids(), ".png")
             case SavedFormat.POLYGONS:
@@ -366,6 +386,14 @@ class Segmentation:
                 return json.dumps(dataset).encode()
             case SavedFormat.SUMMARY:
                 return self.to_json().encode()
+
+
+def _count_labels(labels: Labels, classes: int) -> NDArray[np.int64]:
+    """Return the number of pixels by label. At most 2^24 pixels, which OpenCV counts exactly."""
+    if labels.dtype == np.uint8:  # a fifth of the time that np.bincount takes
+        counts = cv2.calcHist([labels], [0], None, [256], [0, 256])
+        return counts.ravel()[:classes].astype(np.int64)
+    return np.bincount(labels.ravel(), minlength=classes)
 
 
 def _reorder_channels(picture: Image, order: str) -> Image:

@@ -1,6 +1,7 @@
 """The facts stored in an ONNX file, read without its weights."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,8 @@ class OnnxFacts:
         sha256: SHA-256 of the file, without the ``.data`` file of large models.
         grid_samples: Number of GridSample nodes.
         resizes: Number of Resize nodes.
-        plugins: ``name/version`` of the plugin for each node that needs one, sorted.
+        plugin_nodes: The name of each node that needs a plugin, and that plugin as
+            ``name/version``, in the graph's order.
         metadata: All metadata entries.
         outputs: Names of the graph's outputs.
     """
@@ -33,9 +35,14 @@ class OnnxFacts:
     sha256: str
     grid_samples: int
     resizes: int
-    plugins: tuple[str, ...]
+    plugin_nodes: tuple[tuple[str, str], ...]
     metadata: dict[str, str]
     outputs: tuple[str, ...]
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """``name/version`` of the plugin for each node that needs one, sorted."""
+        return tuple(sorted(plugin for _, plugin in self.plugin_nodes))
 
 
 def read_onnx_facts(path: Path) -> OnnxFacts:
@@ -67,16 +74,14 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
         sha256=sha256_of(path),
         grid_samples=operators["GridSample"],
         resizes=operators["Resize"],
-        plugins=_list_plugins(model.graph),
+        plugin_nodes=tuple(_find_plugin_nodes(model.graph)),
         metadata=properties,
         outputs=tuple(value.name for value in model.graph.output),
     )
 
 
-def _list_plugins(graph: onnx.GraphProto) -> tuple[str, ...]:
-    found = []
+def _find_plugin_nodes(graph: onnx.GraphProto) -> Iterator[tuple[str, str]]:
     for node in graph.node:
         if node.domain == DOMAIN:
             fields = {field.name: field.s.decode(errors="replace") for field in node.attribute}
-            found.append(f"{node.op_type}/{fields.get(VERSION_FIELD, '?')}")
-    return tuple(sorted(found))
+            yield node.name, f"{node.op_type}/{fields.get(VERSION_FIELD, '?')}"

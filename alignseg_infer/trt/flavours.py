@@ -66,7 +66,8 @@ def load_tensorrt(flavour: Flavour) -> TensorRT:
             f"{flavour} {'.'.join(map(str, _OLDEST[flavour]))} or newer",
             _INSTALL[flavour],
         ) from error
-    version = tuple(int(number) for number in re.findall(r"\d+", module.__version__))
+    release = re.split(r"[^\d.]", module.__version__)[0]  # 10.13.3.9. of 10.13.3.9.post1
+    version = tuple(int(number) for number in re.findall(r"\d+", release))
     if version < _OLDEST[flavour]:
         raise MissingDependencyError(
             f"{flavour} {module.__version__} is installed",

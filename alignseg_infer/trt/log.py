@@ -9,6 +9,7 @@ from alignseg_infer.trt.flavours import TensorRT
 logger = logging.getLogger(__name__)
 
 _KEPT = 8  # messages; the first says what went wrong, the others are consequences
+NO_REASON = "TensorRT gives no reason"
 _TELLING = ("ERROR", "INTERNAL_ERROR")
 
 
@@ -32,7 +33,7 @@ def new_log(tensorrt: TensorRT) -> Any:
 
         def take_errors(self) -> str:
             errors = [self._errors.popleft() for _ in range(len(self._errors))]
-            return "; ".join(errors) or "TensorRT gives no reason"
+            return "; ".join(errors) or NO_REASON
 
     return Log()
 
@@ -43,6 +44,10 @@ class Messages:
     def __init__(self) -> None:
         self.errors: list[str] = []
         self.warnings: list[str] = []
+
+    def list_errors(self) -> str:
+        """Return the errors in one line."""
+        return "; ".join(self.errors) or NO_REASON
 
     def add(self, severity: str, message: str) -> None:
         """Keep an error or a warning, and pass every message to our log, at debug level."""

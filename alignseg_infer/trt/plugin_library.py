@@ -5,7 +5,9 @@ the library and create its plugins (tests/trt/test_engine_classic_api.py). No en
 them yet.
 """
 
+import mmap
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -80,8 +82,8 @@ def provide_plugins(
         error: Class of the error to raise.
 
     Raises:
-        AlignSegError: The library does not exist, cannot be loaded, or lacks a plugin. The error
-            is of the class `error`.
+        AlignSegError: The library does not exist, was built for another major version of TensorRT,
+            cannot be loaded, or lacks a plugin. The error is of the class `error`.
     """
     wanted = ", ".join(sorted(needed))
     what = f"a network with the plugins {wanted}"
@@ -90,6 +92,7 @@ def provide_plugins(
     if not _find_missing(registry, needed):
         return
     path = find_plugin_library(library, what, error)
+    _require_same_major(path, tensorrt, error)
     if registry.load_library(str(path)) is None:
         raise error(
             f"{tensorrt.flavour} {tensorrt.version_text} cannot load {path}, which should provide "
@@ -102,6 +105,40 @@ def provide_plugins(
             f"{path} does not provide the TensorRT plugins {', '.join(missing)}",
             f"a library with {wanted} in the namespace {NAMESPACE!r}",
             BUILD_IT,
+        )
+
+
+def built_for(library: Path) -> tuple[int, int] | None:
+    """Return the version of TensorRT, (major, minor), that a library of plugins was built for.
+
+    The file is read, not loaded. None for a library that does not say it.
+    """
+    with (
+        library.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        found = _BUILT_FOR.search(content)
+        return (int(found[1]), int(found[2])) if found else None
+
+
+_BUILT_FOR = re.compile(rb"alignseg plugins for TensorRT (\d+)\.(\d+)")
+
+
+def _require_same_major(library: Path, tensorrt: TensorRT, error: type[AlignSegError]) -> None:
+    """Check that the library was built for this major version: another one may end the process."""
+    try:
+        seen = built_for(library)
+    except (OSError, ValueError):  # ValueError: the file is empty
+        seen = None
+    major = tensorrt.version[0]
+    if seen is None or seen[0] != major:
+        said = f"TensorRT {seen[0]}.{seen[1]}" if seen else "a TensorRT that it does not name"
+        raise error(
+            f"{library} was built for {said}, but {tensorrt.flavour} {tensorrt.version_text} is "
+            "installed",
+            f"a library of plugins built for TensorRT {major}: another one may end the process",
+            f"in a checkout: cmake -S plugins -B plugins/build -DTENSORRT_VERSION={major}."
+            f"{tensorrt.version[1]} && cmake --build plugins/build",
         )
 
 

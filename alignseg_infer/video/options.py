@@ -17,7 +17,9 @@ class VideoOptions:
 
     Attributes:
         opacity: Opacity of the classes' colours over the frame, 0..1.
-        legend: Whether to show a legend of the classes below the frame.
+        outline: Whether to draw a white line where classes meet.
+        legend: Whether to show a legend below the frame, with the share of each class. Classes that
+            are not in the frame are pale.
         side_by_side: Whether to show the original frame on the left.
         smoothing: Weight of the logits of earlier frames, from 0 (none) to below 1.
         crf: Quality setting of the H.264 encoder, 0 (lossless, largest) to 51.
@@ -30,6 +32,7 @@ class VideoOptions:
     """
 
     opacity: float = 0.5
+    outline: bool = False
     legend: bool = False
     side_by_side: bool = False
     smoothing: float = 0.0
@@ -39,7 +42,7 @@ class VideoOptions:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("legend", "side_by_side", "audio"):
+        for name in ("outline", "legend", "side_by_side", "audio"):
             value = getattr(self, name)
             _require(isinstance(value, bool), name, value, "True or False", "True")
         _require(

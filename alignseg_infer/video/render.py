@@ -35,7 +35,6 @@ class Renderer:
         self._classes = classes
         self._options = options
         self._view = view
-        self._legend: Image | None = None
         self._view_shape: tuple[int, ...] | None = None
 
     def draw(self, result: Segmentation) -> Image:
@@ -46,7 +45,8 @@ class Renderer:
         Raises:
             OptionError: The view returns something else than a picture, or changes its size.
         """
-        pictures = [result.overlay(self._options.opacity)]
+        overlay = result.overlay(self._options.opacity, outline=self._options.outline)
+        pictures = [overlay]
         if self._options.side_by_side:
             pictures.insert(0, result.image)
         if self._view is not None:
@@ -54,9 +54,8 @@ class Renderer:
         picture = np.hstack(pictures)
         if not self._options.legend:
             return picture
-        if self._legend is None or self._legend.shape[1] != picture.shape[1]:
-            self._legend = draw_legend(self._classes, picture.shape[1])
-        return np.vstack((picture, self._legend))
+        shares = dict.fromkeys(self._classes.names, 0.0) | result.class_share()
+        return np.vstack((picture, draw_legend(self._classes, picture.shape[1], shares)))
 
     def _call_view(self, view: Callable[[Image], Image], image: Image) -> Image:
         fix = "call it with one frame: view(image).shape"

@@ -1,4 +1,4 @@
-// The two functions that TensorRT looks for in a library of plugins. Loading the library registers
+// The two functions that TensorRT looks for in a library of plugins, and its version. Loading the library registers
 // nothing, so it loads without TensorRT.
 
 #include "creators.h"
@@ -33,6 +33,11 @@ nvinfer1::IPluginCreatorInterface* const* alignseg::allCreators(int32_t& count)
     count = static_cast<int32_t>(sizeof creators / sizeof creators[0]);
     return creators;
 }
+
+//! For which TensorRT this was built; Python finds the text in the file, before it loads the library.
+extern "C" ALIGNSEG_EXPORT char const alignsegTensorRtVersion[];
+char const alignsegTensorRtVersion[]
+    = "alignseg plugins for TensorRT " ALIGNSEG_TEXT(NV_TENSORRT_MAJOR) "." ALIGNSEG_TEXT(NV_TENSORRT_MINOR);
 
 //! Returns all creators, and their number in `count`.
 extern "C" ALIGNSEG_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count)

@@ -5,6 +5,9 @@
 
 #include <NvInferRuntime.h>
 
+#define ALIGNSEG_TEXT_OF(macro) #macro
+#define ALIGNSEG_TEXT(macro) ALIGNSEG_TEXT_OF(macro)
+
 namespace alignseg
 {
 

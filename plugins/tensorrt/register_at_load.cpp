@@ -6,14 +6,33 @@
 #include <cstdio>
 #include <dlfcn.h>
 
-#define ALIGNSEG_TEXT_OF(macro) #macro
-#define ALIGNSEG_TEXT(macro) ALIGNSEG_TEXT_OF(macro)
-
 namespace
 {
 
 //! The library of the major version that this was compiled for: other registries have other methods.
 constexpr char const* kTensorRt = "libnvinfer.so." ALIGNSEG_TEXT(NV_TENSORRT_MAJOR);
+
+constexpr int kOldestMajor = 8;
+constexpr int kNewestMajor = NV_TENSORRT_MAJOR + 4;
+
+//! Whether the process has loaded only the TensorRT that this was compiled for, or none yet; else prints why.
+bool isOnlyTensorRt()
+{
+    for (int major = kOldestMajor; major <= kNewestMajor; ++major)
+    {
+        char name[32];
+        std::snprintf(name, sizeof name, "libnvinfer.so.%d", major);
+        if (major != NV_TENSORRT_MAJOR && dlopen(name, RTLD_LAZY | RTLD_NOLOAD) != nullptr)
+        {
+            std::fprintf(stderr,
+                "alignseg plugin: not registered: this process uses %s, but the library was built for %s; build it "
+                "with -DTENSORRT_VERSION=%d\n",
+                name, kTensorRt, major);
+            return false;
+        }
+    }
+    return true;
+}
 
 //! Returns TensorRT's registry; or null, and prints why. Finds it by name, without linking, so that the
 //! library builds without TensorRT.
@@ -33,7 +52,7 @@ nvinfer1::IPluginRegistry* findRegistry()
 
 __attribute__((constructor)) void registerAtLoad()
 {
-    nvinfer1::IPluginRegistry* const registry = findRegistry();
+    nvinfer1::IPluginRegistry* const registry = isOnlyTensorRt() ? findRegistry() : nullptr;
     int32_t count = 0;
     // getCreators might resolve to another library's function of that name.
     nvinfer1::IPluginCreatorInterface* const* const creators = alignseg::allCreators(count);

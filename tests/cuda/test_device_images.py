@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from alignseg_infer import CudaError, MissingDependencyError, ModelError, OptionError, Predictor
 from alignseg_infer.arrays import Image, InputShape
+from alignseg_infer.cuda import kernels
 from alignseg_infer.cuda.base import Cuda
 from alignseg_infer.spec.model import ChannelOrder, InputSpec, OutputKind
 from alignseg_infer.trt.runtime import backend as tensorrt_backend
@@ -166,6 +167,36 @@ def test_without_nvrtc_the_host_does_it(
     assert "pip install nvidia-cuda-nvrtc" in caplog.text
     with pytest.raises(MissingDependencyError):
         Predictor(backend, on_device=True)
+
+
+@pytest.mark.parametrize(
+    ("driver", "advice"),
+    [
+        ((12, 6), "pip install 'cuda-python<13' nvidia-cuda-nvrtc-cu12"),
+        ((99, 0), "update the driver; or pass on_device=False"),
+        (None, "update the driver; or pass on_device=False"),
+    ],
+)
+def test_kernels_that_the_driver_does_not_load(
+    driver: tuple[int, int] | None,
+    advice: str,
+    backend: TensorRTBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A cubin of NVRTC 13 needs a driver of release 580 or newer."""
+    monkeypatch.setattr(kernels, "driver_cuda_version", lambda: driver)
+    cuda = backend._gpu
+    assert isinstance(cuda, FakeCuda)
+    cuda.failing.add("load_module")
+    assert not Predictor(backend).on_device
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "the CPU prepares images and labels pixels, which is slower" in message
+    assert advice in message
+    with pytest.raises(MissingDependencyError, match="does not load the kernels that NVRTC"):
+        Predictor(backend, on_device=True)
+    cuda.failing.clear()
+    assert Predictor(backend).on_device
 
 
 @pytest.mark.parametrize("wrong", ["mean", "labels"])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alignseg_infer import CudaError, MissingDependencyError, OptionError
+from alignseg_infer import MissingDependencyError, OptionError
 from alignseg_infer.cuda import nvrtc, params
 from alignseg_infer.cuda.launches import (
     DeviceTensor,
@@ -220,7 +220,9 @@ def test_a_gpu_older_than_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_kernel_that_does_not_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_kernel.cu").write_text("this is no C++", encoding="utf-8")
     monkeypatch.setattr(nvrtc, "kernel_folder", lambda: tmp_path)
-    with pytest.raises(CudaError, match=r"NVRTC cannot compile the kernels for sm_90: .*error"):
+    with pytest.raises(
+        MissingDependencyError, match=r"NVRTC cannot compile the kernels for sm_90: .*error"
+    ):
         nvrtc.compile_kernel("broken", "9.0")
 
 

@@ -14,7 +14,12 @@ from alignseg_infer import ExportError
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.export.half_precision import find_coordinate_nodes, to_half_precision
+from alignseg_infer.export import half_precision
+from alignseg_infer.export.half_precision import (
+    find_coordinate_nodes,
+    require_exact_coordinates,
+    to_half_precision,
+)
 from alignseg_infer.export.verification.half_rounding import round_like_hardware
 from alignseg_infer.pixels.postprocess import scores_from_logits
 from alignseg_infer.pixels.preprocess import preprocess
@@ -117,6 +122,31 @@ def test_what_is_half_and_what_is_not(lowering: Kind, export_small: Callable[...
     assert "Cast" not in {node.op_type for node in makers if node is not None}
     weights = [value.dtype for value in model.graph.initializers.values() if rank_of(value) == 4]
     assert set(weights) == {HALF}
+
+
+@each_lowering
+def test_coordinates_are_exact(lowering: Kind, export_small: Callable[..., Path]) -> None:
+    require_exact_coordinates(half(export_small(**lowering)))
+
+
+@pytest.mark.parametrize("lowering", [FIXED, FIXED_GATHER], ids=["native", "gather"])
+@pytest.mark.parametrize("kept", [0, 9])
+def test_half_coordinates_are_refused(
+    lowering: Kind, kept: int, export_small: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes that come first, such as the Slice of the offsets, may be right, and others not."""
+    path = export_small(**lowering)
+    right = find_coordinate_nodes
+
+    def forget(model: ir.Model) -> set[ir.Node]:
+        found = right(model)
+        return set([node for node in model.graph if node in found][:kept])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(half_precision, "find_coordinate_nodes", forget)
+        wrong = half(path)
+    with pytest.raises(ExportError, match="sampling coordinates are float16"):
+        require_exact_coordinates(wrong)
 
 
 def test_gathered_features_are_half(export_small: Callable[..., Path]) -> None:

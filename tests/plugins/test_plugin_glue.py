@@ -23,6 +23,7 @@ import alignseg_infer.ops.plugin_ops  # noqa: F401  defines the operators
 from alignseg_infer import OptionError
 from alignseg_infer.spec.model import SamplingConvention
 from alignseg_infer.spec.plugin_contract import PLUGIN_OPS
+from alignseg_infer.trt.plugin_library import built_for
 from tests.support.host_kernels import HOST_CUDA, KERNELS, host_compile
 from tests.support.kernel_cases import Array, KernelCase, Op, check
 from tests.support.plugin_cases import (
@@ -55,6 +56,7 @@ from tests.support.plugin_harness import (
     build_flags,
     build_harness,
     build_library,
+    compile_plugins,
     convention,
     tensor,
     tensorrt_headers,
@@ -682,10 +684,12 @@ def cmake_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["libalignseg_plugin.so", "libalignseg_plugin_at_load.so"])
-def test_cmake_exports_two_functions(cmake_build: Path, name: str) -> None:
+def test_cmake_exports_what_is_looked_for(cmake_build: Path, name: str) -> None:
     listed = ["nm", "-D", "--defined-only", str(cmake_build / name)]
     symbols = subprocess.run(listed, capture_output=True, text=True, check=True).stdout
-    assert {line.split()[-1] for line in symbols.splitlines()} == {"getCreators", "setLoggerFinder"}
+    wanted = {"alignsegTensorRtVersion", "getCreators", "setLoggerFinder"}
+    assert {line.split()[-1] for line in symbols.splitlines()} == wanted
+    assert built_for(cmake_build / name) is not None
 
 
 @pytest.mark.slow
@@ -715,23 +719,65 @@ def loaded_in_child(libraries: Sequence[Path], folder: Path) -> tuple[list[str],
     return done.stdout.splitlines(), done.stderr
 
 
+def test_the_library_says_for_which_tensorrt_it_was_built(library: Library) -> None:
+    folder = tensorrt_headers(library.plugins.parent / "headers")
+    headers = (folder / "NvInferVersion.h").read_text()
+    names = r"(?:TRT_{0}_ENTERPRISE|NV_TENSORRT_{0})"
+    version = [
+        int(number)
+        for part in ("MAJOR", "MINOR")
+        for number in re.findall(rf"define {names.format(part)} +(\d+)", headers)
+    ]
+    assert built_for(library.plugins) == tuple(version)
+    symbol = (ctypes.c_char * 64).in_dll(
+        ctypes.CDLL(str(library.plugins)), "alignsegTensorRtVersion"
+    )
+    assert symbol.value.decode() == "alignseg plugins for TensorRT {}.{}".format(*version)
+
+
+@pytest.fixture(scope="module")
+def library_at_load(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that registers itself, with kernels for the CPU."""
+    folder = tmp_path_factory.mktemp("at_load")
+    path = folder / "libalignseg_plugin_at_load.so"
+    compile_plugins(path, build_flags(folder), KERNELS.parent / "tensorrt/register_at_load.cpp")
+    return path
+
+
 @pytest.mark.slow
-def test_cmake_library_that_registers_itself(cmake_build: Path, tmp_path: Path) -> None:
-    plugins = cmake_build / "libalignseg_plugin_at_load.so"
+@pytest.mark.skipif(SANITIZE, reason="a sanitized library cannot be loaded into another process")
+@pytest.mark.parametrize("build", ["library_at_load", "cmake_build"])
+def test_a_library_that_registers_itself(
+    build: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    plugins: Path = request.getfixturevalue(build)
+    if plugins.is_dir():
+        plugins /= "libalignseg_plugin_at_load.so"
     printed, errors = loaded_in_child([plugins], tmp_path)
     assert printed == []
     assert re.search(r"not registered: libnvinfer.so.\d+: .* into LD_LIBRARY_PATH", errors)
-    named = re.search(r"libnvinfer.so.\d+", errors)
+    named = re.search(r"libnvinfer.so.(\d+)", errors)
     assert named is not None
-    fake = HOST_CUDA / "fake_registry.cpp"
-    host_compile([fake], tmp_path / named.group(), flags=build_flags(tmp_path))
+    own = tmp_path / named.group()
+    host_compile([HOST_CUDA / "fake_registry.cpp"], own, flags=build_flags(tmp_path))
     everything = [f"alignseg {name}" for name in INPUTS]
     assert loaded_in_child([plugins], tmp_path) == (everything, "")
+    assert loaded_in_child([own, plugins], tmp_path) == (everything, "")
     second = tmp_path / "second.so"
     shutil.copy(plugins, second)
     printed, errors = loaded_in_child([plugins, second], tmp_path)
     assert printed == [*everything, *everything]
     assert errors.count("is already registered; load one library of plugins, not two") == 3
+
+    other = int(named[1]) + 1
+    flags = [*build_flags(tmp_path), f"-Wl,-soname,libnvinfer.so.{other}"]
+    host_compile(
+        [HOST_CUDA / "fake_registry.cpp"], tmp_path / f"libnvinfer.so.{other}", flags=flags
+    )
+    printed, errors = loaded_in_child([tmp_path / f"libnvinfer.so.{other}", plugins], tmp_path)
+    assert printed == []
+    assert f"this process uses libnvinfer.so.{other}, but the library was built for" in errors
+    assert f"-DTENSORRT_VERSION={other}" in errors
 
 
 def test_cmake_says_what_is_missing(tmp_path: Path) -> None:

@@ -54,6 +54,22 @@ def test_plot_shows_the_overlay_in_rgb() -> None:
     np.testing.assert_array_equal(shown.get_array(), result.overlay(0.25, order="rgb"))
 
 
+def test_a_new_figure_can_be_closed_as_documented() -> None:
+    before = mpl.pyplot.get_fignums()
+    figure = segmentation().plot().figure
+    assert len(mpl.pyplot.get_fignums()) == len(before) + 1
+    assert Segmentation.plot.__doc__ is not None
+    assert "plt.close(result.plot().figure)" in Segmentation.plot.__doc__
+    mpl.pyplot.close(figure)  # type: ignore[arg-type]
+    assert mpl.pyplot.get_fignums() == before
+
+
+def test_plot_draws_an_outline() -> None:
+    (shown,) = segmentation().plot(outline=True).get_images()
+    expected = segmentation().overlay(order="rgb", outline=True)
+    np.testing.assert_array_equal(shown.get_array(), expected)
+
+
 def test_plot_lists_the_classes() -> None:
     key = legend_of(segmentation().plot())
     texts = [text.get_text() for text in key.get_texts()]

@@ -56,6 +56,15 @@ def test_class_share() -> None:
     assert list(shares.items()) == [("car", 0.5), ("road", 0.375), ("sky", 0.125)]
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_counts_of_an_image_larger_than_a_block(dtype: type[np.unsignedinteger]) -> None:
+    labels = np.random.default_rng(0).integers(0, 19, (1500, 1501)).astype(dtype)
+    counts = segmentation(labels).pixel_counts()
+    expected = {name: int((labels == i).sum()) for i, name in enumerate(CITYSCAPES.names)}
+    assert counts == expected
+    assert sum(counts.values()) == labels.size
+
+
 def test_class_share_of_equals_is_in_label_order() -> None:
     assert list(segmentation(halves(13, 0, 10)).class_share()) == ["road", "sky", "car"]
 
@@ -169,6 +178,14 @@ def test_save_takes_a_string_and_replaces(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels_in(paths[0]), halves(2))
     assert np.abs(pixels_in(paths[2]).astype(int) - (10, 110, 210)).max() < 6
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_save_with_an_outline(tmp_path: Path) -> None:
+    result = segmentation(halves(0, 13))
+    (path,) = result.save(tmp_path / "street", opacity=0.0, formats=["overlay"], outline=True)
+    seen = pixels_in(path).astype(int)
+    assert seen[:, 8].mean() > 200
+    assert np.abs(seen[:, :5] - result.image[:, :5]).max() < 60
 
 
 def test_save_of_what_jpeg_cannot_hold(tmp_path: Path) -> None:
@@ -327,6 +344,34 @@ def test_legend_shows_what_is_there_largest_first() -> None:
     np.testing.assert_array_equal(result.legend(400, "rgb"), picture[..., ::-1])
     assert picture.shape[1] == 400
     assert result.legend().shape[1] == 320
+
+
+@pytest.mark.parametrize(
+    ("width", "rows"), [(600, [4, 4, 4, 4, 3]), (1024, [7, 7, 5]), (64, [1] * 19)]
+)
+def test_rows_of_a_legend_are_of_one_length(width: int, rows: list[int]) -> None:
+    boxes = boxes_in(draw_legend(CITYSCAPES, width), CITYSCAPES)
+    tops = [top for top, _, _ in boxes]
+    assert [tops.count(top) for top in sorted(set(tops))] == rows
+    assert [name for _, _, name in boxes] == list(CITYSCAPES.names)
+
+
+def test_the_size_of_a_legend_does_not_depend_on_the_shares() -> None:
+    """The frames of a video have one size."""
+    for width in range(64, 700, 7):
+        shapes = {
+            draw_legend(CITYSCAPES, width, dict.fromkeys(CITYSCAPES.names, share)).shape
+            for share in (0.0, 0.001, 0.5, 1.0)
+        }
+        assert len(shapes) == 1, width
+
+
+def test_a_class_without_pixels_is_pale_and_has_no_share() -> None:
+    shares = dict.fromkeys(CITYSCAPES.names, 0.0) | {"car": 1.0}
+    picture = draw_legend(CITYSCAPES, 600, shares)
+    assert [name for _, _, name in boxes_in(picture, CITYSCAPES)] == ["car"]
+    paler = 255 - 0.35 * (255 - np.array(CITYSCAPES.colors[0][::-1]))
+    assert np.abs(picture[14, 14] - paler).max() < 1  # road, the first box
 
 
 @pytest.mark.parametrize("width", [64, 150, 200, 600, 2048])

@@ -314,7 +314,7 @@ class FakeRegistry:
         ]
 
     def load_library(self, plugin_path: str) -> object | None:
-        lines = Path(plugin_path).read_text().splitlines()
+        lines = Path(plugin_path).read_text().splitlines()[1:]
         creators = {(name, version, space) for name, version, space in map(str.split, lines)}
         if not creators or creators & self.creators:  # no library, or registered already
             return None
@@ -323,9 +323,12 @@ class FakeRegistry:
         return plugin_path
 
 
-def write_plugin_library(path: Path, names: Iterable[str], version: str = "1") -> Path:
-    """A library that `FakeRegistry` loads."""
-    path.write_text("\n".join(f"{name} {version} alignseg" for name in names))
+def write_plugin_library(
+    path: Path, names: Iterable[str], version: str = "1", tensorrt: str = "11.1"
+) -> Path:
+    """A library that `FakeRegistry` loads, built for a version of TensorRT."""
+    lines = [f"alignseg plugins for TensorRT {tensorrt}"]
+    path.write_text("\n".join(lines + [f"{name} {version} alignseg" for name in names]))
     return path
 
 

@@ -179,6 +179,7 @@ class FakeParser:
             core = SimpleNamespace(plugin_name=node.op_type, plugin_version=version)
             kinds = {self._module.PluginCapabilityType.CORE: core}
             layer.plugin = SimpleNamespace(get_capability_interface=kinds.__getitem__)
+            layer.name = str(node.name)
         return layer
 
 

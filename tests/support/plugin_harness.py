@@ -8,7 +8,6 @@ import ctypes
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.support.fetching import fetched
 from tests.support.host_kernels import HOST_CUDA, KERNELS, host_compile
 
 GLUE = KERNELS.parent / "tensorrt"
@@ -229,15 +229,6 @@ def _facts(text: bytes) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.decode().splitlines())
 
 
-def fetched(folder: Path, *packages: str) -> Path:
-    """Install `packages`, without dependencies, into `folder`; skip the test if that fails."""
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
-    done = subprocess.run([*command, *packages], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"{' and '.join(packages)} cannot be fetched: {done.stderr[-200:]}")
-    return folder
-
-
 def tensorrt_headers(folder: Path) -> Path:
     """Return TensorRT's headers: ALIGNSEG_TENSORRT_HEADERS, or those of 10.14 from a package."""
     given = os.environ.get("ALIGNSEG_TENSORRT_HEADERS")
@@ -287,10 +278,14 @@ def build_library(folder: Path) -> Library:
     """Compile the plugin library with kernels for the CPU, and load it."""
     flags = build_flags(folder)
     harness, plugins = build_harness(folder, flags), folder / "libalignseg_plugin.so"
+    compile_plugins(plugins, flags, HOST_CUDA / "failing_new.cpp")
+    return Library(harness, plugins)
+
+
+def compile_plugins(library: Path, flags: Sequence[str], *others: Path) -> None:
+    """Compile a plugin library with kernels for the CPU, and `others` into it."""
     names = ("aligned_add", "offset_grid_sample", "upsample_argmax")
     kernels = [KERNELS / f"{name}_kernel.cu" for name in names]
     # -Bsymbolic makes the library call its own operator new, from failing_new.cpp.
     own = ("-fvisibility=hidden", "-Wl,-Bsymbolic")
-    sources = [*glue_sources(), *kernels, HOST_CUDA / "failing_new.cpp"]
-    host_compile(sources, plugins, flags=[*flags, *own])
-    return Library(harness, plugins)
+    host_compile([*glue_sources(), *kernels, *others], library, flags=[*flags, *own])

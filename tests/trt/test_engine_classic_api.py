@@ -3,10 +3,12 @@
 Its Python bindings are a package of their own (``tensorrt-cu13-bindings``). In a child process they
 are given the libraries of TensorRT for RTX under the names they ask for, and an empty plugin
 library. So names, signatures and call order are those of the real bindings of 11.4; parser and
-optimiser are not classic TensorRT's. The bindings of 10.16 load in the same way but crash at the
-first call into the library, so of those only the names are compared with what our code uses.
+optimiser are not classic TensorRT's. The bindings of 10.x load in the same way but crash at the
+first call into the library, so of those only the names are compared with what our code uses: 10.3
+is that of JetPack 6.2, 10.16 that of JetPack 7.2.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -25,10 +27,16 @@ import pytest
 import alignseg_infer
 from alignseg_infer.spec.plugin_contract import PLUGIN_OPS
 from tests.support.export_kinds import LABELS_AND_OFFSETS
+from tests.support.fetching import fetched
 from tests.support.plugin_harness import SANITIZE, build_library
 
-NEW, OLD = "11.4.0.106", "10.16.1.11"
-PACKAGE = "tensorrt-cu13-bindings"
+NEW = "11.4.0.106"
+PACKAGES = {
+    NEW: "tensorrt-cu13-bindings==11.4.0.106",
+    "10.16.1.11": "tensorrt-cu13-bindings==10.16.1.11",
+    "10.13.3.9.post1": "tensorrt-cu12-bindings==10.13.3.9.post1",
+    "10.3.0": "tensorrt-cu12-bindings==10.3.0",
+}
 SOURCES = Path(alignseg_infer.__file__).parent
 RTX_ONLY = {"ComputeCapability", "num_compute_capabilities"}
 RTX_ONLY |= {"set_compute_capability", "CudaGraphStrategy", "cuda_graph_strategy"}
@@ -39,22 +47,11 @@ Export = Callable[..., Path]
 
 
 def bindings(wanted: str, folder: Path) -> Path:
-    """Return the folder to import ``tensorrt_bindings`` from; fetch the package if necessary."""
-    try:
-        if version(PACKAGE) == wanted:
-            spec = importlib.util.find_spec("tensorrt_bindings")
-            assert spec is not None
-            assert spec.origin is not None
-            return Path(spec.origin).parent.parent
-    except PackageNotFoundError:
-        pass
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
-    done = subprocess.run(
-        [*command, f"{PACKAGE}=={wanted}"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"{PACKAGE} {wanted} cannot be fetched: {done.stderr[-200:]}")
-    return folder
+    """Return a folder with the package, or an empty one if that version is installed."""
+    with contextlib.suppress(PackageNotFoundError):
+        if version("tensorrt-cu13-bindings") == wanted:
+            return folder
+    return fetched(folder, PACKAGES[wanted])
 
 
 def libraries(major: str, folder: Path) -> Path:
@@ -76,13 +73,54 @@ def libraries(major: str, folder: Path) -> Path:
     return folder
 
 
+NULL_FACTORIES = """
+struct ILogger {  // of 11.4, where four methods come before log()
+    virtual void first() = 0;
+    virtual void second() = 0;
+    virtual void third() = 0;
+    virtual void fourth() = 0;
+    virtual void log(int severity, const char *message) noexcept = 0;
+};
+extern "C" {
+void *createInferBuilder_INTERNAL(ILogger *log, int) {
+    log->log(1, "CUDA initialization failure with error: 35.");
+    return nullptr;
+}
+void *createInferRuntime_INTERNAL(ILogger *log, int version) {
+    return createInferBuilder_INTERNAL(log, version);
+}
+void *createInferRefitter_INTERNAL(void *, ILogger *, int) { return nullptr; }
+void *createNvOnnxParser_INTERNAL(void *, ILogger *, int) { return nullptr; }
+void *createNvOnnxParserRefitter_INTERNAL(void *, ILogger *, int) { return nullptr; }
+void *getBuilderPluginRegistry(int) { return nullptr; }
+void *getPluginRegistry() { return nullptr; }
+int getNvOnnxParserVersion() { return 0; }
+int initLibNvInferPlugins(void *, const char *) { return 1; }
+}
+"""
+
+
+def null_libraries(major: str, folder: Path) -> Path:
+    """Libraries whose factories log an error and return no object, as without a driver."""
+    compiler = shutil.which("c++") or shutil.which("g++")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs Linux and a C++ compiler")
+    source = folder / "null.cpp"
+    source.write_text(NULL_FACTORIES)
+    for part in ("nvinfer", "nvonnxparser", "nvinfer_plugin"):
+        name = f"lib{part}.so.{major}"
+        command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(folder / name)]
+        subprocess.run([*command, str(source)], check=True)
+    return folder
+
+
 @pytest.fixture(scope="session")
-def in_child(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+def in_child(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     """Return a function that runs a program with one version of the bindings."""
 
-    def prepare(wanted: str) -> Run:
+    def prepare(wanted: str, provide: Callable[[str, Path], Path] = libraries) -> Run:
         packages = bindings(wanted, tmp_path_factory.mktemp("bindings"))
-        links = libraries(wanted.partition(".")[0], tmp_path_factory.mktemp("links"))
+        links = provide(wanted.partition(".")[0], tmp_path_factory.mktemp("links"))
         places = [str(packages), str(SOURCES.parent), os.environ.get("PYTHONPATH", "")]
         environment = {
             **os.environ,
@@ -111,7 +149,7 @@ def in_child(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
 
 
 @pytest.fixture(scope="session")
-def run(in_child: Callable[[str], Run]) -> Run:
+def run(in_child: Callable[..., Run]) -> Run:
     return in_child(NEW)
 
 
@@ -183,6 +221,38 @@ def test_timing_cache(run: Run, small_onnx: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "b.engine").exists()
 
 
+START = """
+    import json
+    from pathlib import Path
+    from alignseg_infer import DeviceError
+    from alignseg_infer.trt.builder.config import require_builder
+    from alignseg_infer.trt.flavours import Flavour, load_tensorrt
+    from alignseg_infer.trt.log import new_log
+    from alignseg_infer.trt.starting import start
+
+    tensorrt, said = load_tensorrt(Flavour.TENSORRT), []
+    log = new_log(tensorrt)
+    for attempt in (
+        lambda: require_builder(Flavour.TENSORRT),
+        lambda: start(tensorrt, lambda: tensorrt.module.Runtime(log), log.take_errors),
+    ):
+        try:
+            attempt()
+        except DeviceError as error:
+            said.append(error.problem)
+    print(json.dumps({"said": said}))
+"""
+
+
+def test_a_factory_that_returns_no_object(in_child: Callable[..., Run]) -> None:
+    """The bindings raise a bare TypeError then."""
+    said = in_child(NEW, null_libraries)(START)["said"]
+    assert len(said) == 2
+    for problem in said:
+        assert problem.startswith(f"tensorrt {NEW}, built for CUDA 13, does not start")
+        assert "CUDA initialization failure with error: 35." in problem
+
+
 PLUGINS = """
     import json
     from pathlib import Path
@@ -223,10 +293,35 @@ PLUGINS = """
 
 @pytest.fixture(scope="module")
 def plugin_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plugins of the C++ sources, compiled for the CPU; TensorRT's side of them is the same."""
+    """The plugins of the C++ sources, compiled for the CPU; TensorRT's side of them is the same.
+
+    Headers of 10.14 are all that a package has. What this module calls is alike in 11, other than
+    the logger, so the library is told to name 11.
+    """
     if SANITIZE:
         pytest.skip("a library with AddressSanitizer cannot be loaded into another process")
-    return build_library(tmp_path_factory.mktemp("plugins")).plugins
+    path = build_library(tmp_path_factory.mktemp("plugins")).plugins
+    named = f"alignseg plugins for TensorRT {NEW.split('.', maxsplit=1)[0]}.".encode()
+    path.write_bytes(path.read_bytes().replace(b"alignseg plugins for TensorRT 10.", named))
+    return path
+
+
+def test_a_library_for_another_major_is_refused_unloaded(
+    run: Run, plugin_library: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.so"
+    content = plugin_library.read_bytes()
+    other.write_bytes(content.replace(b"for TensorRT 11.", b"for TensorRT 10."))
+    result = run(PLUGINS.format(needed=["AlignedAdd/1"]), other)
+    assert "was built for TensorRT 10." in result["seen"]["error"]
+    assert "-DTENSORRT_VERSION=11.4" in result["seen"]["error"]
+    assert result["errors"] == []
+
+
+def test_a_library_that_names_no_tensorrt_is_refused(run: Run, tmp_path: Path) -> None:
+    path = libraries("11", tmp_path) / "libnvinfer_plugin.so.11"
+    result = run(PLUGINS.format(needed=["AlignedAdd/1"]), path)
+    assert "was built for a TensorRT that it does not name" in result["seen"]["error"]
 
 
 def test_the_library_is_loaded_and_its_plugins_created(run: Run, plugin_library: Path) -> None:
@@ -235,12 +330,6 @@ def test_the_library_is_loaded_and_its_plugins_created(run: Run, plugin_library:
     fields = {op.described: list(op.fields) for op in PLUGIN_OPS.values()}
     assert result["seen"] == {**fields, "to serialize": [str(plugin_library)]}
     assert result["errors"] == []
-
-
-def test_a_library_without_plugins_is_refused(run: Run, tmp_path: Path) -> None:
-    path = libraries("11", tmp_path) / "libnvinfer_plugin.so.11"
-    result = run(PLUGINS.format(needed=["AlignedAdd/1"]), path)
-    assert "which should provide the plugins" in result["seen"]["error"]
 
 
 def test_a_plugin_that_a_library_lacks_is_named(run: Run, plugin_library: Path) -> None:
@@ -290,8 +379,8 @@ def test_resize_layers_are_read_back(run: Run, export_small: Export, tmp_path: P
     assert kinds["RESIZE", "FLOAT"] == 10  # the last upsamples the logits
 
 
-@pytest.mark.parametrize("wanted", [NEW, OLD])
-def test_names_exist(in_child: Callable[[str], Run], wanted: str) -> None:
+@pytest.mark.parametrize("wanted", PACKAGES)
+def test_names_exist(in_child: Callable[..., Run], wanted: str) -> None:
     names = used_names()
     assert "create_timing_cache" in names["IBuilderConfig"]
     assert "parse_from_file" in names["OnnxParser"]

@@ -127,6 +127,31 @@ def test_without_plugins_no_library_is_looked_for(
     assert tensorrt.registry.loaded == []
 
 
+def hide_plugins(layers: list[FakeLayer]) -> None:
+    """Let plugins say nothing about themselves, as the Python bindings up to 10.3 do."""
+    for layer in layers:
+        if layer.plugin is not None:
+            layer.plugin.get_capability_interface = lambda kind: None
+
+
+def test_plugins_that_do_not_say_what_they_are_go_by_the_names_of_nodes(
+    export_small: Export, tensorrt: FakeTensorRTBuild, library: Path, tmp_path: Path
+) -> None:
+    tensorrt.spoil = hide_plugins
+    facts = built(export_small(**LABELS), tmp_path)
+    assert facts.plugins == ("AlignedAdd/1", "OffsetGridSample/1", "UpsampleArgmax/1")
+
+
+def hide_plugins_and_lose_a_layer(layers: list[FakeLayer]) -> None:
+    hide_plugins(layers)
+    lose_a_layer(layers)
+
+
+def hide_plugins_and_rename_a_layer(layers: list[FakeLayer]) -> None:
+    hide_plugins(layers)
+    next(layer for layer in layers if layer.plugin is not None).name = "(Unnamed Layer* 7)"
+
+
 def lose_a_layer(layers: list[FakeLayer]) -> None:
     layers.remove(next(layer for layer in layers if layer.plugin is not None))
 
@@ -146,6 +171,8 @@ def compute_in_float(layers: list[FakeLayer]) -> None:
     [
         (lose_a_layer, "3 AlignedAdd/1, 1 OffsetGridSample/1, the ONNX graph 4 AlignedAdd/1"),
         (change_a_plugin, "1 AlignedAdd/2"),
+        (hide_plugins_and_lose_a_layer, "3 AlignedAdd/1, 1 OffsetGridSample/1, the ONNX graph 4"),
+        (hide_plugins_and_rename_a_layer, "1 OffsetGridSample/1, 1 PLUGIN_V3, the ONNX graph 4"),
         (compute_in_float, "returns FLOAT, but the graph was exported as fp16"),
     ],
 )
@@ -168,8 +195,20 @@ def no_library(path: Path) -> None:
     path.unlink()
 
 
-def unloadable(path: Path) -> None:
+def empty(path: Path) -> None:
     path.write_text("")
+
+
+def unknown(path: Path) -> None:
+    path.write_text("AlignedAdd 1 alignseg")
+
+
+def other_major(path: Path) -> None:
+    write_plugin_library(path, NAMES, tensorrt="10.14")
+
+
+def unloadable(path: Path) -> None:
+    write_plugin_library(path, [])
 
 
 def old_library(path: Path) -> None:
@@ -178,6 +217,9 @@ def old_library(path: Path) -> None:
 
 BROKEN = [
     (no_library, "is not at"),
+    (empty, "was built for a TensorRT that it does not name, but tensorrt 11.4.0.106 is installed"),
+    (unknown, "was built for a TensorRT that it does not name"),
+    (other_major, "was built for TensorRT 10.14, but tensorrt 11.4.0.106 is installed"),
     (unloadable, "which should provide the plugins"),
     (old_library, "does not provide the TensorRT plugins AlignedAdd/1"),
 ]
@@ -196,7 +238,9 @@ def test_libraries_that_do_not_serve_a_build(
     with pytest.raises(BuildError) as caught:
         built(export_small(**PLUGIN), tmp_path)
     assert words in caught.value.problem
-    assert "cmake -S plugins -B plugins/build && cmake --build plugins/build" in caught.value.fix
+    assert "cmake -S plugins -B plugins/build" in caught.value.fix
+    assert "cmake --build plugins/build" in caught.value.fix
+    assert tensorrt.registry.loaded == [] or change is old_library
 
 
 @pytest.mark.parametrize(
@@ -243,7 +287,7 @@ def test_tensorrt_for_rtx_has_no_plugins(
     source = f"{small_checkpoint} --sampler plugin"
     if given == "onnx":
         source = str(export_small(**PLUGIN))
-    monkeypatch.setattr("alignseg_infer.export.make.load_tensorrt", None)
+    monkeypatch.setattr("alignseg_infer.export.make.require_builder", None)
     line = f"export-trt {source} -o {tmp_path}/a.engine --flavour tensorrt-rtx --opt-shape 1x64x96"
     assert main(line.split()) == 1
     said = capsys.readouterr().err
@@ -259,7 +303,7 @@ def test_command_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("alignseg_infer.export.make.load_tensorrt", lambda runtime: None)
+    monkeypatch.setattr("alignseg_infer.export.make.require_builder", lambda runtime: None)
     monkeypatch.setattr("alignseg_infer.export.verification.verify.current_gpu", lambda: None)
     line = f"export-trt {export_small(**PLUGIN)} -o {tmp_path}/a.engine --opt-shape 1x64x96"
     line += f" --plugin {library} --embed-plugin --version-compatible"
@@ -325,7 +369,8 @@ def test_libraries_that_do_not_serve_an_engine(
     with pytest.raises(EngineError) as caught:
         TensorRTBackend(stand.path)
     assert words in caught.value.problem
-    assert "cmake -S plugins -B plugins/build && cmake --build plugins/build" in caught.value.fix
+    assert "cmake -S plugins -B plugins/build" in caught.value.fix
+    assert "cmake --build plugins/build" in caught.value.fix
     assert stand.cuda.events[-2:] == ["runtime gone", "cuda closed"]
 
 

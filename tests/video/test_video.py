@@ -245,7 +245,8 @@ def test_overlay_legend_and_both_sides(tmp_path: Path) -> None:
     options = VideoOptions(opacity=1.0, legend=True, side_by_side=True, crf=2)
     run_video(source, tmp_path / "out.mp4", options)
     (image, _) = probe(tmp_path / "out.mp4").images
-    key = draw_legend(CITYSCAPES, 192)
+    shares = {name: float(name == "road") for name in CITYSCAPES.names}
+    key = draw_legend(CITYSCAPES, 192, shares)
     assert image.shape == (64 + key.shape[0], 192, 3)
     frame = next(iter(open_source(source))).image
     assert np.abs(image[:64, :96].astype(int) - frame.astype(int)).mean() < 3

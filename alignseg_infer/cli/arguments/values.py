@@ -141,3 +141,19 @@ def add_destination(
         required=required and default is None,
         help=what,
     )
+
+
+def add_overlay_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define how classes are drawn over the image."""
+    parser.add_argument(
+        "--opacity",
+        type=float,
+        default=0.5,
+        metavar="F",
+        help="opacity of the class colours over the image, from 0 to 1 (default: 0.5)",
+    )
+    parser.add_argument(
+        "--outline",
+        action="store_true",
+        help="draw a white line where classes meet, so that dark classes can be seen",
+    )

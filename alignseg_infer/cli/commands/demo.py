@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alignseg_infer.arrays import Image, Labels
+from alignseg_infer.arrays import Floats, Image, Labels
 from alignseg_infer.cli.arguments.inference import add_runtime_arguments
 from alignseg_infer.cli.arguments.values import add_destination
 from alignseg_infer.demo import DEMO, FIRST_HELD_OUT
@@ -15,6 +15,7 @@ from alignseg_infer.evaluation.metrics import ConfusionMatrix
 from alignseg_infer.pixels.images import write_image
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.results.segmentation import Segmentation
+from alignseg_infer.spec.model import ClassSpec
 
 HELP = "Draw streets, segment them with the model that comes with the package, and write pictures."
 EXAMPLE = "Example: alignseg demo, then alignseg eval demo --dataset folder --root demo-output"
@@ -56,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     classes = predictor.spec.classes
     confusion: ConfusionMatrix | None = None
     rows: list[Image] = []
+    shown = np.zeros(len(classes.names))
     for files in write_streets(arguments.destination, arguments.seed, arguments.streets):
         result = predictor(files.image)
         result.save(arguments.destination / "results" / files.image.stem)
@@ -67,7 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         if len(rows) < SHEET_ROWS:
             rows.append(_draw_row(result, files.scene.labels))
-    sheet = _draw_sheet(rows, draw_legend(classes, rows[0].shape[1]))
+            shown += one.counts.sum(axis=0) + one.counts.sum(axis=1)
+    sheet = _draw_sheet(rows, _draw_key(shown / shown.sum(), classes, rows[0].shape[1]))
     path = arguments.destination / "demo.png"
     write_image(path, sheet)
     assert confusion is not None  # there is at least one street
@@ -82,6 +85,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _draw_row(result: Segmentation, truth: Labels) -> Image:
     """Put the street, the overlay of the predicted labels, and the true labels side by side."""
     return np.hstack((result.image, result.overlay(0.6), colorize(truth, result.classes)))
+
+
+def _draw_key(shares: Floats, classes: ClassSpec, width: int) -> Image:
+    """Draw the classes of the predicted and true labels that are shown, the largest first."""
+    present = [label for label in np.argsort(-shares, kind="stable") if shares[label]]
+    return draw_legend(classes, width, {classes.names[label]: shares[label] for label in present})
 
 
 def _draw_sheet(rows: list[Image], key: Image) -> Image:

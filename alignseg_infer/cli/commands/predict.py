@@ -12,6 +12,7 @@ from alignseg_infer.cli.arguments.inference import (
 from alignseg_infer.cli.arguments.values import (
     MODEL_HELP,
     add_destination,
+    add_overlay_arguments,
     choices_of,
     image_path,
 )
@@ -47,13 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="image files to segment; - for one that comes through standard input",
     )
     add_destination(parser, "folder to write the results into")
-    parser.add_argument(
-        "--opacity",
-        type=float,
-        default=0.5,
-        metavar="F",
-        help="opacity of the class colours in the overlay, from 0 to 1 (default: 0.5)",
-    )
+    add_overlay_arguments(parser)
     choices = ", ".join(choices_of(SavedFormat))
     parser.add_argument(
         "--formats",
@@ -109,6 +104,7 @@ def _segment(predictor: Predictor, path: Path, arguments: argparse.Namespace) ->
         arguments.opacity,
         formats=arguments.formats,
         tolerance=arguments.tolerance,
+        outline=arguments.outline,
     )
     return "\n".join([f"{path}: {_summarise(result)}", *(f"  {file}" for file in written)])
 

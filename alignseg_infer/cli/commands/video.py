@@ -11,6 +11,7 @@ from alignseg_infer.cli.arguments.inference import (
 from alignseg_infer.cli.arguments.values import (
     MODEL_HELP,
     add_destination,
+    add_overlay_arguments,
     choices_of,
     exact_fraction,
 )
@@ -65,15 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_picture_arguments(parser: argparse.ArgumentParser) -> None:
+    add_overlay_arguments(parser)
     parser.add_argument(
-        "--opacity",
-        type=float,
-        default=0.5,
-        metavar="F",
-        help="opacity of the class colours over the frame, from 0 to 1 (default: 0.5)",
-    )
-    parser.add_argument(
-        "--legend", action="store_true", help="show class names and colours below the frame"
+        "--legend", action="store_true", help="show the classes and their shares below the frame"
     )
     parser.add_argument(
         "--side-by-side", action="store_true", help="show the original frame on the left"
@@ -180,6 +175,7 @@ def _require_plain_offsets(arguments: argparse.Namespace) -> None:
 def _options(arguments: argparse.Namespace) -> VideoOptions:
     return VideoOptions(
         opacity=arguments.opacity,
+        outline=arguments.outline,
         legend=arguments.legend,
         side_by_side=arguments.side_by_side,
         smoothing=arguments.smoothing,

@@ -12,11 +12,14 @@ from alignseg_infer.trt.builder.options import (
 )
 from alignseg_infer.trt.engine_file import Profile
 from alignseg_infer.trt.flavours import (
+    Flavour,
     TensorRT,
     compute_capability,
+    load_tensorrt,
     typed_network,
 )
 from alignseg_infer.trt.log import Messages, new_logger
+from alignseg_infer.trt.starting import start
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,25 @@ class Session:
 
     @classmethod
     def of(cls, tensorrt: TensorRT) -> Self:
-        """Create a builder and an empty network."""
+        """Create a builder and an empty network.
+
+        Raises:
+            DeviceError: TensorRT does not start.
+        """
         messages = Messages()
-        builder = tensorrt.module.Builder(new_logger(tensorrt.module, messages))
+        logger = new_logger(tensorrt.module, messages)
+        builder = start(tensorrt, lambda: tensorrt.module.Builder(logger), messages.list_errors)
         return cls(tensorrt, messages, builder, typed_network(tensorrt, builder))
+
+
+def require_builder(flavour: Flavour) -> None:
+    """Check that this TensorRT can build here.
+
+    Raises:
+        MissingDependencyError: It is not installed, or is too old.
+        DeviceError: It does not start.
+    """
+    Session.of(load_tensorrt(flavour))
 
 
 def new_config(session: Session, profile: Profile, options: BuildOptions) -> Any:

@@ -43,7 +43,7 @@ class Layer:
         sampling: Interpolation, value outside, and whether corners are aligned, for a grid-sample
             layer.
         resizing: Interpolation and coordinate transformation, for a resize layer.
-        plugin: The plugin of a plugin layer, as ``name/version``.
+        plugin: The plugin of a plugin layer, as ``name/version``, if TensorRT tells.
     """
 
     name: str
@@ -113,7 +113,8 @@ def _read_own_facts(module: Any, layer: Any, kind: str) -> dict[str, Any]:
     if kind == PLUGIN_LAYER:
         layer.__class__ = module.IPluginV3Layer
         core = layer.plugin.get_capability_interface(module.PluginCapabilityType.CORE)
-        return {"plugin": f"{core.plugin_name}/{core.plugin_version}"}
+        if core is not None:  # Python bindings up to 10.3 always return None
+            return {"plugin": f"{core.plugin_name}/{core.plugin_version}"}
     return {}
 
 
@@ -192,7 +193,8 @@ def require_resizing(network: Network, facts: OnnxFacts) -> None:
 def _require_plugins(network: Network, facts: OnnxFacts) -> None:
     """Check that each plugin node became a layer of that plugin, in the graph's own type."""
     layers = [layer for layer in network.layers if layer.kind.startswith("PLUGIN")]
-    found = Counter(layer.plugin or layer.kind for layer in layers)
+    nodes = dict(facts.plugin_nodes)  # the parser names layers after nodes
+    found = Counter(layer.plugin or nodes.get(layer.name, layer.kind) for layer in layers)
     if found != Counter(facts.plugins):
         raise BuildError(
             f"TensorRT has the plugin layers {_list_counts(found)}, the ONNX graph "

@@ -40,6 +40,7 @@ from alignseg_infer.trt.runtime.runner import CHANNELS, EngineRunner, LoadedEngi
 from alignseg_infer.trt.runtime.runner_pool import RunnerPool
 from alignseg_infer.trt.runtime.runtime_cache import cache_path, read_cache, write_cache
 from alignseg_infer.trt.runtime.tensors import list_tensors, outputs_of, read_profile
+from alignseg_infer.trt.starting import start
 
 DEFAULT_CONTEXTS = 4
 
@@ -189,7 +190,7 @@ def _load(
 ) -> LoadedEngine:
     """Deserialise the engine, and compare it with its facts."""
     log = new_log(tensorrt)
-    runtime = tensorrt.module.Runtime(log)
+    runtime = start(tensorrt, lambda: tensorrt.module.Runtime(log), log.take_errors)
     if facts.version_compatible or facts.plugins_embedded:  # the plan contains code
         runtime.engine_host_code_allowed = True
     if facts.plugins and not facts.plugins_embedded:
