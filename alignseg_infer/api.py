@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from alignseg_infer.arrays import Image, Size, plain_value
 from alignseg_infer.files import user_path
+from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import ClassSpec
 
@@ -58,6 +59,7 @@ def export_onnx(
     channel_order: str | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
     progress: StepProgress | None = None,
 ) -> "OnnxReport":
     """Export a checkpoint to ONNX, or convert a float32 ``.onnx`` to fp16 or int8.
@@ -107,6 +109,7 @@ def export_onnx(
         channel_order: Channel order of the network's input: ``"bgr"`` or ``"rgb"``.
         mean: Values to subtract from pixels of 0..255, one for each channel in that order.
         std: Values to divide by after that, one for each channel.
+        max_pixels: The largest number of pixels of an image file; larger ones are refused.
         progress: Called with what is counted, how many of them are done, and the total.
 
     Returns:
@@ -171,6 +174,7 @@ def export_engine(
     channel_order: str | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
     progress: StepProgress | None = None,
 ) -> "EngineReport":
     """Build a TensorRT engine from a checkpoint or an exported model, and verify it.
@@ -228,6 +232,7 @@ def export_engine(
         channel_order: As in `export_onnx`.
         mean: As in `export_onnx`.
         std: As in `export_onnx`.
+        max_pixels: As in `export_onnx`.
         progress: Called with what is counted, how many of them are done, and the total.
 
     Returns:
@@ -277,6 +282,7 @@ def verify(
     dataset: str | None = None,
     root: str | Path | None = None,
     split: str | None = None,
+    max_pixels: int = MAX_PIXELS,
     progress: StepProgress | None = None,
 ) -> "Verification":
     """Check that a model labels images like the float32 model that it was made from.
@@ -298,6 +304,7 @@ def verify(
             ``"cityscapes"``, ``"ade20k"`` or ``"folder"``.
         root: The dataset's folder.
         split: ``"train"``, ``"val"`` or ``"test"``; None for val.
+        max_pixels: The largest number of pixels of an image file; larger ones are refused.
         progress: Called with what is counted, how many of them are done, and the total.
 
     Returns:
@@ -322,6 +329,7 @@ def verify(
         dataset=dataset,  # type: ignore[arg-type]  # takes strings
         root=_path(root),
         split=split,
+        max_pixels=max_pixels,
     )
     shown = None if progress is None else partial(progress, "images")
     return verify_and_record(model, against, options, shown)
@@ -395,7 +403,12 @@ def segment_video(
     )
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     if isinstance(source, str | Path):
-        source = open_source(source, rate=rate, seconds=drive_seconds(seconds, max_frames, rate))
+        source = open_source(
+            source,
+            rate=rate,
+            seconds=drive_seconds(seconds, max_frames, rate),
+            max_pixels=predictor.max_pixels,
+        )
     return segment_source(predictor, source, destination, options, progress)
 
 

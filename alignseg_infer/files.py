@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import os
+import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from pathlib import Path
 from alignseg_infer.errors import AlignSegError, OutputError
 
 HASH_BLOCK = 1 << 20
+# The scheme of one letter is a drive of Windows.
+_ADDRESS = re.compile("(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<place>.+)", re.DOTALL)
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
@@ -21,6 +25,14 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         return Path(path)
 
 
+def real_path(path: str | os.PathLike[str]) -> str:
+    """Return the path without links, to compare with others; as given if links cannot be read."""
+    try:
+        return os.path.realpath(path)
+    except OSError:  # the working folder no longer exists
+        return os.fspath(path)
+
+
 def require_file(path: Path, what: str, error: type[AlignSegError]) -> None:
     """Raise `error` unless `path` is a readable file that is not empty.
 
@@ -29,20 +41,126 @@ def require_file(path: Path, what: str, error: type[AlignSegError]) -> None:
         what: What the file should be, for the message: "an image".
         error: Type of the error to raise.
     """
+    if stat.S_ISFIFO(require_readable(path, what, error).st_mode):
+        raise error(
+            f"{path} is a pipe",
+            f"{what} in a file, since it is read more than once",
+            f"copy it to a file first: cat {path} > FILE",
+        )
+
+
+def require_readable(path: Path, what: str, error: type[AlignSegError]) -> os.stat_result:
+    """Return the status of a readable file that is not empty, or of a pipe; else raise `error`.
+
+    Args:
+        path: The file or the pipe, such as ``/dev/stdin``.
+        what: What it should contain, for the message: "an image".
+        error: Type of the error to raise.
+    """
     expected = f"{what} that can be read"
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError) as missing:
-        fix = f"check the path: ls {path.parent}"
-        raise error(f"{path} does not exist", expected, fix) from missing
-    except (OSError, ValueError) as unusable:  # name too long or with a NUL, or no permission
-        raise error(f"{path} cannot be read: {unusable}", expected, "check the path") from unusable
+    status = require_path(path, expected, error)
+    is_file = stat.S_ISREG(status.st_mode)
     if stat.S_ISDIR(status.st_mode):
         raise error(f"{path} is a directory", expected, f"name a file in it: {path / '...'}")
-    if status.st_size == 0:
+    if not is_file and not stat.S_ISFIFO(status.st_mode):
+        raise error(
+            f"{path} is a terminal, another device or a socket",
+            f"{what} in a file, or one that comes through a pipe",
+            "copy it to a file first, and name the file",
+        )
+    if is_file and status.st_size == 0:
         raise error(f"{path} is empty (0 bytes)", expected, "copy or download it again")
-    if not os.access(path, os.R_OK):
-        raise error(f"no permission to read {path}", expected, f"chmod +r {path}")
+    if is_file:
+        try:
+            path.open("rb").close()
+        except OSError as locked:
+            problem = f"{path} cannot be opened: {locked.strerror}"
+            raise error(problem, expected, f"chmod +r {path}") from locked
+    return status
+
+
+def require_path(path: Path, expected: str, error: type[AlignSegError]) -> os.stat_result:
+    """Return the status of what is at `path`; raise `error` if nothing is, or it is out of reach.
+
+    Args:
+        path: A file, a folder, or something else.
+        expected: What should be there, for the message.
+        error: Type of the error to raise.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError) as missing:
+        raise error(*_describe_missing(path, expected)) from missing
+    except (OSError, ValueError) as unusable:  # name too long or with a NUL, or no permission
+        reason = getattr(unusable, "strerror", None) or unusable
+        raise error(f"{path} cannot be read: {reason}", expected, "check the path") from unusable
+
+
+def is_folder(path: Path, error: type[AlignSegError]) -> bool:
+    """Return whether `path` is a folder; raise `error` if permissions hide that."""
+    try:
+        return path.is_dir()
+    except OSError as hidden:
+        raise error(
+            f"{path} cannot be reached: {hidden.strerror}",
+            "a path through folders that can be entered",
+            f"check their permissions: ls -ld {path.parent}",
+        ) from hidden
+
+
+def _describe_missing(path: Path, expected: str) -> tuple[str, str, str]:
+    """Return the three parts of the error about a path that does not exist."""
+    address = _ADDRESS.match(str(path))
+    if address is None:
+        return f"{path} does not exist", expected, f"check the path: ls {path.parent}"
+    scheme, place = address["scheme"].lower(), address["place"]  # Path made one slash of two
+    if scheme == "file":
+        return f"file:///{place} is an address", f"{expected}, by its path", f"write /{place}"
+    url = f"{scheme}://{place}"
+    by_curl = f": curl -O {url}" if scheme in ("http", "https", "ftp") else ""
+    return f"{url} is an address, not a file", expected, f"download it first{by_curl}"
+
+
+def find_files(
+    folder: Path, endings: tuple[str, ...], error: type[AlignSegError], *, deep: bool = True
+) -> list[Path]:
+    """Find the files below a folder, in the order of their paths.
+
+    Links to files and folders are followed, but not into a folder that contains the link. Hidden
+    files and folders, whose names begin with a dot, are left out: macOS writes ``._NAME`` beside
+    each file on some disks. A link whose target is missing is found, so that reading it fails.
+
+    Args:
+        folder: The folder to search.
+        endings: How the names of the files end, in any case.
+        error: Type of the error to raise if a folder cannot be read.
+        deep: Whether to search folders in the folder, too.
+    """
+    lower = tuple(ending.lower() for ending in endings)
+    found: list[Path] = []
+    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
+    try:
+        while waiting:
+            place, above = waiting.pop()
+            status = place.stat()
+            identity = status.st_dev, status.st_ino
+            if identity in above:
+                continue
+            for entry in os.scandir(place):
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    if deep:
+                        waiting.append((Path(entry), above | {identity}))
+                elif entry.name.lower().endswith(lower) and (entry.is_file() or entry.is_symlink()):
+                    found.append(Path(entry))
+    except OSError as unreadable:
+        raise error(
+            f"{unreadable.filename} cannot be searched: {unreadable.strerror}",
+            "a folder whose files and folders can all be listed",
+            f"chmod -R u+rX {folder}",
+        ) from unreadable
+    return sorted(found)
 
 
 def sha256_of(path: Path) -> str:
@@ -66,38 +184,78 @@ def require_writable_folder(path: Path) -> None:
             pass
     except OSError as error:
         raise OutputError(
-            f"cannot write into {path}: {error.strerror}",
+            f"cannot write into {path}: {_describe(error, path)}",
             "a folder that can be created and written to",
             "choose another output with -o",
         ) from error
+
+
+def _describe(error: Exception, path: Path) -> str:
+    """Return why a path cannot be written."""
+    if not path.is_absolute():
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            return "the working folder no longer exists; go to another one, or give a whole path"
+    if isinstance(error, FileExistsError):
+        return "it is not a folder"
+    return getattr(error, "strerror", None) or f"{error}"
 
 
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and move what was written there to `path` at the end.
 
-    If the block raises, `path` stays as it was and the temporary files are deleted.
+    If the block raises, `path` stays as it was and the temporary files are deleted. A pipe or a
+    device, such as ``/dev/null``, is not replaced: what was written is copied into it.
 
     Raises:
-        OutputError: The folder cannot be written to, or `path` is a directory.
+        OutputError: The folder cannot be written to, `path` is a directory, or a pipe cannot take
+            what was written.
     """
     try:
-        path = path.resolve()  # a symbolic link stays; its target is replaced
-        taken = path.is_dir()
+        mode = path.stat().st_mode if path.exists() else stat.S_IFREG
+        is_special = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+        if not is_special:  # the folder of a pipe may be one that nobody can write to
+            path = path.resolve()  # a symbolic link stays; its target is replaced
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a link to itself
-        raise OutputError(f"{path} cannot be written: {error}", "a file name", "-o NAME") from error
-    if taken:
+        problem = f"{path} cannot be written: {_describe(error, path)}"
+        raise OutputError(problem, "a file name", "-o NAME") from error
+    if stat.S_ISDIR(mode):
         raise OutputError(f"{path} is a directory", "a file name", f"-o {path / 'NAME'}")
-    require_writable_folder(path.parent)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+    if not is_special:
+        require_writable_folder(path.parent)
+    beside = None if is_special else path.parent
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".writing-") as folder:
         temporary = Path(folder) / path.name
         try:
             yield temporary
-            for written in sorted(Path(folder).iterdir(), key=lambda file: file == temporary):
-                os.replace(written, path.parent / written.name)
+            written = sorted(Path(folder).iterdir(), key=lambda file: file == temporary)
+            if is_special:
+                _copy_into(path, written)
+            else:
+                for file in written:
+                    os.replace(file, path.parent / file.name)
         except OSError as error:
             raise OutputError(
                 f"cannot write {path}: {error.strerror or error}",
                 "free disk space and permission to write there",
                 f"df -h {path.parent}, or choose another output with -o",
             ) from error
+
+
+def _copy_into(special: Path, written: list[Path]) -> None:
+    """Copy a file into a pipe or a device.
+
+    Raises:
+        OutputError: There are several files, which belong beside each other.
+        OSError: It cannot be written to.
+    """
+    if len(written) > 1:
+        raise OutputError(
+            f"{special} is a pipe or a device, but {len(written)} files have to be written",
+            "a file name, so that the other files can be beside it",
+            "-o NAME",
+        )
+    with written[0].open("rb") as source, special.open("wb") as target:
+        shutil.copyfileobj(source, target)

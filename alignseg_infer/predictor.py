@@ -14,6 +14,7 @@ from alignseg_infer.inference.averaging import Mode, averaging_for, require_logi
 from alignseg_infer.inference.stages import Stages, Wanted
 from alignseg_infer.inference.stream import SegmentationStream, require_stream_options
 from alignseg_infer.inference.tiling import DEFAULT_OVERLAP
+from alignseg_infer.pixels.encoded import MAX_PIXELS, require_max_pixels
 from alignseg_infer.pixels.images import ImageSource
 from alignseg_infer.pixels.preprocess import size_policy
 from alignseg_infer.results.segmentation import Segmentation
@@ -54,6 +55,8 @@ class Predictor:
             cross the bus. None does so if TensorRT or PyTorch runs the model on a GPU and the
             packages that compile CUDA kernels are installed; the property `on_device` tells.
         runtime: What runs an ``.onnx``: ``"onnxruntime"`` or ``"openvino"``; None for the former.
+        max_pixels: The largest number of pixels of an image file or a PIL image. Larger ones are
+            refused before they are decoded, because a small file can take all memory.
 
     Besides one batch of tiles, a sliding window needs about 4*C bytes of memory per pixel of its
     image (at the largest scale). Several scales need another 4*C bytes per pixel of the original
@@ -81,8 +84,11 @@ class Predictor:
         flip: bool = False,
         on_device: bool | None = None,
         runtime: str | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         batch, on_device = plain_value(batch), plain_value(on_device)
+        max_pixels = plain_value(max_pixels)
+        require_max_pixels(max_pixels)
         if type(batch) is not int or batch < 1:
             raise OptionError(f"batch={batch!r}", "1 or more", "batch=1")
         if isinstance(model, str | os.PathLike):
@@ -102,6 +108,7 @@ class Predictor:
             image_backend=_choose_image_backend(model, on_device, averaged=averaging is not None),
             least_batch=least_batch,
             batch=fixed_batch or batch,
+            max_pixels=max_pixels,
         )
 
     @property
@@ -118,6 +125,11 @@ class Predictor:
     def batch(self) -> int:
         """The most images per network call."""
         return self._stages.batch
+
+    @property
+    def max_pixels(self) -> int:
+        """The largest number of pixels of an image that is read."""
+        return self._stages.max_pixels
 
     @property
     def on_device(self) -> bool:
@@ -151,8 +163,9 @@ class Predictor:
         """Segment one image, or each image of a list.
 
         Args:
-            image: A path, a (H, W, 3) uint8 BGR array (gray and BGRA too), or a PIL image; or a
-                list or tuple of these. Arrays are copied: results share no memory with them.
+            image: A path, the bytes of an image file, a (H, W, 3) uint8 BGR array (gray and BGRA
+                too), or a PIL image; or a list or tuple of these. Arrays are copied: results share
+                no memory with them.
             confidence: Whether to compute the probability of each pixel's label.
             probabilities: Whether to compute the probabilities of all C classes, which take 4*C
                 bytes per pixel.

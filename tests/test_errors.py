@@ -288,7 +288,7 @@ ARRAYS: list[tuple[Any, str]] = [
     (np.zeros((40, 40, 3), np.uint16), "uint16"),
     (np.zeros((40, 40, 3), np.int64), "int64"),
     (np.zeros((40, 40), bool), "bool"),
-    (None, "NoneType"),
+    (None, "None"),
     (3, "int"),
     (torch.zeros(3, 40, 40), "Tensor"),
 ]

@@ -3,14 +3,19 @@
 import errno
 import hashlib
 import os
+import re
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 
-from alignseg_infer.errors import ImageError, OutputError
+from alignseg_infer.errors import DatasetError, ImageError, OutputError
 from alignseg_infer.files import (
     HASH_BLOCK,
+    find_files,
     require_file,
+    require_readable,
     require_writable_folder,
     sha256_of,
     write_atomically,
@@ -23,6 +28,12 @@ def write_half(path: Path, error: BaseException) -> None:
         temporary.write_text("half")
         temporary.with_name("second").write_text("half")
         raise error
+
+
+def write_two(path: Path) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_text("graph")
+        temporary.with_name("weights").write_text("weights")
 
 
 def names_in(folder: Path) -> list[str]:
@@ -166,3 +177,184 @@ def test_link_stays_a_link(tmp_path: Path) -> None:
         temporary.write_text("new")
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "real.txt").read_text() == "new"
+
+
+def test_link_to_a_file_that_does_not_exist_yet(tmp_path: Path) -> None:
+    (tmp_path / "link.txt").symlink_to("deep/real.txt")
+    with write_atomically(tmp_path / "link.txt") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "deep" / "real.txt").read_text() == "new"
+
+
+def read_in_thread(pipe: Path) -> tuple[threading.Thread, list[bytes]]:
+    """Start to read a pipe; the list holds what came through it at the end."""
+    read: list[bytes] = []
+    thread = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    thread.start()
+    return thread, read
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_pipe_stays_a_pipe(linked: bool, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    path = tmp_path / "link" if linked else pipe
+    if linked:
+        path.symlink_to(pipe)
+    thread, read = read_in_thread(pipe)
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(b"x" * 100_000)  # more than a pipe holds
+    thread.join()
+    assert read == [b"x" * 100_000]
+    assert pipe.is_fifo()
+    assert names_in(tmp_path) == (["link", "pipe"] if linked else ["pipe"])
+
+
+def test_a_device_stays_a_device() -> None:
+    null = Path(os.devnull)
+    with write_atomically(null) as temporary:
+        temporary.write_text("x")
+    assert null.is_char_device()
+    assert not list(null.parent.glob(".writing-*"))
+
+
+def test_a_full_device() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("only Linux has this device")
+    with pytest.raises(OutputError, match="No space left"), write_atomically(full) as temporary:
+        temporary.write_bytes(b"x" * 100_000)
+    assert full.is_char_device()
+
+
+def test_a_pipe_takes_one_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="2 files have to be written"):
+        write_two(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_an_error_writes_nothing_into_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="half"):
+        write_half(tmp_path / "pipe", ValueError("half"))
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_file_is_needed_where_it_is_read_again(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    require_readable(tmp_path / "pipe", "an image", ImageError)
+    with pytest.raises(ImageError, match="is a pipe"):
+        require_file(tmp_path / "pipe", "an image", ImageError)
+
+
+def test_devices_and_sockets_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind("socket")
+        for path in (Path("socket"), Path(os.devnull), Path("/dev/zero")):
+            with pytest.raises(ImageError, match="device or a socket"):
+                require_file(path, "an image", ImageError)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem", "fix"),
+    [
+        (
+            "https://host/a/street.jpg",
+            "https://host/a/street.jpg is an address",
+            "curl -O https://",
+        ),
+        ("s3://bucket/a.png", "s3://bucket/a.png is an address", "download it"),
+        ("file:///tmp/a.png", "file:///tmp/a.png is an address", "write /tmp/a.png"),
+        ("C:/a.png", "C:/a.png does not exist", "check the path"),
+        ("a:b/c.png", "a:b/c.png does not exist", "check the path"),
+    ],
+)
+def test_addresses_are_no_files(given: str, problem: str, fix: str) -> None:
+    with pytest.raises(ImageError, match=re.escape(problem)) as error:
+        require_file(Path(given), "an image", ImageError)
+    assert fix in error.value.fix
+
+
+def test_a_file_may_be_named_like_an_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("https:/host").mkdir(parents=True)
+    Path("https:/host/a.png").write_text("x")
+    require_file(Path("https://host/a.png"), "an image", ImageError)
+
+
+def make_files(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def found(folder: Path, *, deep: bool = True) -> list[str]:
+    files = find_files(folder, (".png", ".JPG"), DatasetError, deep=deep)
+    return [path.relative_to(folder).as_posix() for path in files]
+
+
+def test_found_files_are_in_order(tmp_path: Path) -> None:
+    make_files(tmp_path, "b/1.png", "a/2.JPG", "a.png", "c.jpg", "b.txt", "d.png.bak", "b/png")
+    assert found(tmp_path) == ["a/2.JPG", "a.png", "b/1.png", "c.jpg"]
+    assert found(tmp_path, deep=False) == ["a.png", "c.jpg"]
+    assert found(tmp_path / "b") == ["1.png"]
+
+
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    """macOS writes ``._a.png`` beside ``a.png`` on disks of other systems."""
+    make_files(tmp_path, "a.png", "._a.png", ".b.png", ".hidden/c.png", "d/._e.png", "d/e.png")
+    assert found(tmp_path) == ["a.png", "d/e.png"]
+    make_files(tmp_path / ".hidden", "f.png")
+    assert found(tmp_path / ".hidden") == ["c.png", "f.png"]
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    make_files(tmp_path, "data/a/1.png", "data/2.png", "elsewhere/b/3.png", "elsewhere/4.png")
+    (tmp_path / "data/b").symlink_to(tmp_path / "elsewhere/b")
+    (tmp_path / "data/b2").symlink_to("b")
+    (tmp_path / "data/4.png").symlink_to(tmp_path / "elsewhere/4.png")
+    assert found(tmp_path / "data") == ["2.png", "4.png", "a/1.png", "b/3.png", "b2/3.png"]
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    make_files(tmp_path, "a/1.png", "b/2.png")
+    (tmp_path / "a/up").symlink_to(tmp_path)
+    (tmp_path / "a/self").symlink_to(".")
+    (tmp_path / "a/b").symlink_to("../b")
+    (tmp_path / "b/a").symlink_to("../a")
+    assert found(tmp_path) == ["a/1.png", "a/b/2.png", "b/2.png", "b/a/1.png"]
+
+
+def test_a_link_without_its_target_is_found(tmp_path: Path) -> None:
+    """Whoever reads it says that it is missing; it must not be left out in silence."""
+    (tmp_path / "a.png").symlink_to("gone.png")
+    assert found(tmp_path) == ["a.png"]
+    with pytest.raises(ImageError, match="does not exist"):
+        require_file(tmp_path / "a.png", "an image", ImageError)
+
+
+def test_pipes_among_files_are_no_images(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    make_files(tmp_path, "b.png")
+    assert found(tmp_path) == ["b.png"]
+
+
+def test_folders_that_cannot_be_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_files(tmp_path, "a/1.png", "b/2.png")
+    listed = os.scandir
+
+    def scandir(path: Path) -> object:
+        if Path(path).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DatasetError, match=r"b cannot be searched: Permission denied"):
+        found(tmp_path)
+    with pytest.raises(DatasetError, match="cannot be searched"):
+        find_files(tmp_path / "missing", (".png",), DatasetError)

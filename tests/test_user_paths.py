@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from alignseg_infer import Predictor, segment_video
+from alignseg_infer import ImageError, OutputError, Predictor, segment_video
 from alignseg_infer.cli import COMMANDS, main
 from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.demo import model_path
+from alignseg_infer.export.recipe import recipe_for
 from alignseg_infer.files import user_path
 from tests.support.models import FakeBackend
 from tests.support.video_clips import Clip, write_clip
@@ -53,6 +54,14 @@ def test_python_takes_the_home_folder(home: Path) -> None:
     assert not Path("~").exists()
 
 
+def test_calibration_takes_the_home_folder(home: Path) -> None:
+    given = {"calibration": "~/a.png", "calibration_cache": "~/cache", "verification": "~/a.png"}
+    recipe = recipe_for({"precision": "int8", **given})
+    assert recipe.int8
+    assert (recipe.int8.source, recipe.verification) == (home / "a.png", home / "a.png")
+    assert recipe.int8.calibration.cache == home / "cache"
+
+
 def test_commands_take_the_home_folder(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A shell does not expand ``--destination=~/out``."""
     command = ["predict", "~/model.onnx", "~/a.png", "--destination=~/out2"]
@@ -78,3 +87,45 @@ def test_anything_like_a_path_is_a_path(home: Path) -> None:
     np.testing.assert_array_equal(predictor(entry).image, image)
     (streamed,) = predictor.stream([entry])
     np.testing.assert_array_equal(streamed.image, image)
+
+
+def test_a_working_folder_that_was_deleted(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole paths work; others are errors of this package that say why."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    predictor = Predictor(home / "model.onnx")
+    result = predictor(home / "a.png")
+    assert result.save(home / "whole" / "a")
+    with pytest.raises(ImageError, match=r"a\.png does not exist"):
+        predictor("a.png")
+    for write in (
+        lambda: result.save("a"),
+        lambda: result.save("deep/a"),
+        lambda: segment_video(predictor, home / "clip.mp4", "a.mp4"),
+    ):
+        with pytest.raises(OutputError, match="the working folder no longer exists"):
+            write()
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("predict demo {}/a.png -o {}/out", 0),
+        ("predict demo {}/a.png -o out", 1),
+        ("predict demo a.png -o {}/out", 1),
+        ("offsets demo {}/a.png -o {}/out.png --size 64x64", 0),
+        ("offsets demo {}/a.png -o out.png --size 64x64", 1),
+        ("inspect model.onnx", 1),
+        ("inspect {}/model.onnx", 0),
+    ],
+)
+def test_commands_in_a_working_folder_that_was_deleted(
+    words: str, code: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(words.format(home, home).split()) == code

@@ -8,6 +8,7 @@ from alignseg_infer.backend import Backend
 from alignseg_infer.choices import choose
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import ModelFileError, OptionError
+from alignseg_infer.files import require_path
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES
 
 MAX_THREADS = 1024
@@ -62,12 +63,8 @@ def open_backend(
         return TorchBackend(path, device=device, threads=threads)
     if suffix in ENGINE_SUFFIXES:
         return _open_engine(path, device, threads)
-    if not path.exists():
-        raise ModelFileError(
-            f"{path} does not exist",
-            "a model file, or demo for the model that comes with the package",
-            f"check the path: ls {path.parent}",
-        )
+    expected = "a model file, or demo for the model that comes with the package"
+    require_path(path, expected, ModelFileError)
     raise ModelFileError(
         f"{path} has the ending {suffix!r}, which no backend reads",
         f".onnx, an engine ({', '.join(ENGINE_SUFFIXES)}), or a checkpoint: "

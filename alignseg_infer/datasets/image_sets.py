@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,10 +14,14 @@ import numpy as np
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import AlignSegError, DatasetError, OptionError
-from alignseg_infer.files import require_file, sha256_of, user_path
+from alignseg_infer.files import find_files, is_folder, require_file, sha256_of, user_path
+from alignseg_infer.pixels.encoded import MAX_PIXELS, require_max_pixels, require_pixels
 from alignseg_infer.pixels.images import image_from_array, read_image
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+IMAGE_ENDINGS = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2"),
+    *(".pbm", ".pgm", ".ppm", ".pnm", ".pam"),
+)
 LIST_ENDING = ".txt"
 DEFAULT_MAX_IMAGES = 128
 PROBLEMS_SHOWN = 20
@@ -32,15 +37,17 @@ class ImageFiles:
         name: Description for people: "128 of 500 images in DATA".
         paths: The files, in reading order.
         digests: A hash that identifies each image.
+        max_pixels: The largest number of pixels of an image.
     """
 
     name: str
     paths: tuple[Path, ...]
     digests: tuple[str, ...]
+    max_pixels: int = MAX_PIXELS
 
     def read(self, start: int = 0) -> Iterator[Image]:
         """Read the images from number `start` on, (H, W, 3) uint8 BGR."""
-        return map(read_image, self.paths[start:])
+        return (read_image(path, self.max_pixels) for path in self.paths[start:])
 
 
 @dataclass(frozen=True)
@@ -52,12 +59,14 @@ class VideoFrames:
         path: The video.
         frames: Numbers of the frames, increasing.
         digests: A hash that identifies each frame.
+        max_pixels: The largest number of pixels of a frame.
     """
 
     name: str
     path: Path
     frames: tuple[int, ...]
     digests: tuple[str, ...]
+    max_pixels: int = MAX_PIXELS
 
     def read(self, start: int = 0) -> Iterator[Image]:
         """Read the frames from position `start` of `frames` on, (H, W, 3) uint8 BGR.
@@ -67,7 +76,7 @@ class VideoFrames:
         Raises:
             DatasetError: The video has changed and ends too early.
         """
-        capture, position = _open_video(self.path), -1
+        capture, position = _open_video(self.path, self.max_pixels), -1
         for frame in self.frames[start:]:
             while position < frame and capture.grab():
                 position += 1
@@ -80,7 +89,9 @@ class VideoFrames:
 CalibrationImages: TypeAlias = ImageFiles | VideoFrames
 
 
-def choose_images(source: str | Path, max_images: int = DEFAULT_MAX_IMAGES) -> CalibrationImages:
+def choose_images(
+    source: str | Path, max_images: int = DEFAULT_MAX_IMAGES, max_pixels: int = MAX_PIXELS
+) -> CalibrationImages:
     """Choose images spread evenly over `source`, the same ones each time.
 
     Args:
@@ -88,12 +99,14 @@ def choose_images(source: str | Path, max_images: int = DEFAULT_MAX_IMAGES) -> C
             ``.txt`` file with one path per line, relative to its own folder (blank lines and lines
             that start with ``#`` are skipped); a single image; or a video.
         max_images: Maximum number of images.
+        max_pixels: The largest number of pixels of an image or a frame.
 
     Raises:
         DatasetError: There are no images, files are missing or cannot be decoded (they are listed),
             or the video cannot be read.
-        OptionError: `max_images` is below 1.
+        OptionError: `max_images` or `max_pixels` is below 1.
     """
+    require_max_pixels(max_pixels)
     if max_images < 1:
         raise OptionError(
             f"{max_images} images of {source} were requested",
@@ -101,15 +114,16 @@ def choose_images(source: str | Path, max_images: int = DEFAULT_MAX_IMAGES) -> C
             f"a number such as {DEFAULT_MAX_IMAGES}",
         )
     source = user_path(source)
-    if source.is_dir():
-        return _choose_files(source, _search_folder(source), max_images)
+    if is_folder(source, DatasetError):
+        paths = find_files(source, IMAGE_ENDINGS, DatasetError)
+        return _choose_files(source, paths, max_images, max_pixels)
     require_file(source, "a folder, a list of images, or a video", DatasetError)
     ending = source.suffix.lower()
     if ending == LIST_ENDING:
-        return _choose_files(source, _read_list(source), max_images)
+        return _choose_files(source, _read_list(source), max_images, max_pixels)
     if ending in IMAGE_ENDINGS:
-        return _choose_files(source, [source], max_images)
-    return _choose_frames(source, max_images)
+        return _choose_files(source, [source], max_images, max_pixels)
+    return _choose_frames(source, max_images, max_pixels)
 
 
 def spread_evenly(count: int, limit: int) -> list[int]:
@@ -117,16 +131,6 @@ def spread_evenly(count: int, limit: int) -> list[int]:
     if count <= limit:
         return list(range(count))
     return [(2 * part + 1) * count // (2 * limit) for part in range(limit)]
-
-
-def _search_folder(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in sorted(folder.rglob("[!.]*"))
-        if path.suffix.lower() in IMAGE_ENDINGS
-        and "/." not in f"/{path.relative_to(folder).as_posix()}"
-        and path.is_file()
-    ]
 
 
 def _read_list(path: Path) -> list[Path]:
@@ -142,7 +146,7 @@ def _read_list(path: Path) -> list[Path]:
     return [path.parent / name for name in names if name and not name.startswith("#")]
 
 
-def _choose_files(source: Path, paths: Sequence[Path], limit: int) -> ImageFiles:
+def _choose_files(source: Path, paths: Sequence[Path], limit: int, max_pixels: int) -> ImageFiles:
     chosen = [paths[index] for index in spread_evenly(len(paths), limit)]
     if not chosen:
         raise DatasetError(
@@ -151,7 +155,9 @@ def _choose_files(source: Path, paths: Sequence[Path], limit: int) -> ImageFiles
             f"find {source.parent if source.is_file() else source} -name '*.jpg' | head",
         )
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        problems = [problem for problem in pool.map(_find_problem, chosen) if problem]
+        problems = [
+            problem for problem in pool.map(partial(_find_problem, max_pixels), chosen) if problem
+        ]
     if problems:
         listed = "".join(f"\n    {problem}" for problem in problems[:PROBLEMS_SHOWN])
         rest = len(problems) - PROBLEMS_SHOWN
@@ -162,13 +168,14 @@ def _choose_files(source: Path, paths: Sequence[Path], limit: int) -> ImageFiles
             "pass a folder or a list of such images only; copy damaged images again",
         )
     name = f"{len(chosen)} of {len(paths)} images of {source}"
-    return ImageFiles(name, tuple(chosen), tuple(map(sha256_of, chosen)))
+    return ImageFiles(name, tuple(chosen), tuple(map(sha256_of, chosen)), max_pixels)
 
 
-def _find_problem(path: Path) -> str | None:
+def _find_problem(max_pixels: int, path: Path) -> str | None:
     """Return what is wrong with an image, or None."""
     try:
-        image = read_image(path)
+        require_file(path, "an image", DatasetError)  # it is read several times
+        image = read_image(path, max_pixels)
     except AlignSegError as error:
         return error.problem
     colors = len(np.unique(image[::8, ::8].reshape(-1, 3), axis=0))
@@ -178,8 +185,8 @@ def _find_problem(path: Path) -> str | None:
     return None
 
 
-def _choose_frames(path: Path, limit: int) -> VideoFrames:
-    capture, count = _open_video(path), 0
+def _choose_frames(path: Path, limit: int, max_pixels: int) -> VideoFrames:
+    capture, count = _open_video(path, max_pixels), 0
     while capture.grab():  # the number of frames in the header is often an estimate
         count += 1
     if not count:
@@ -187,13 +194,17 @@ def _choose_frames(path: Path, limit: int) -> VideoFrames:
     frames = tuple(spread_evenly(count, limit))
     digest = sha256_of(path)
     digests = (hashlib.sha256(f"{digest} {frame}".encode()).hexdigest() for frame in frames)
-    return VideoFrames(f"{len(frames)} of {count} frames of {path}", path, frames, tuple(digests))
+    name = f"{len(frames)} of {count} frames of {path}"
+    return VideoFrames(name, path, frames, tuple(digests), max_pixels)
 
 
-def _open_video(path: Path) -> cv2.VideoCapture:
+def _open_video(path: Path, max_pixels: int) -> cv2.VideoCapture:
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
         raise _video_error(path, f"OpenCV cannot open it as a video (ending {path.suffix!r})")
+    height, width = cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH
+    size = int(capture.get(height)), int(capture.get(width))
+    require_pixels(size, max_pixels, f"a frame of {path}")
     return capture
 
 

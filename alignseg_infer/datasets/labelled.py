@@ -26,6 +26,8 @@ from alignseg_infer.arrays import Image, Labels
 from alignseg_infer.choices import choose
 from alignseg_infer.datasets.class_tables import CITYSCAPES, IGNORED
 from alignseg_infer.errors import AlignSegError, DatasetError, OptionError
+from alignseg_infer.files import find_files, is_folder
+from alignseg_infer.pixels.encoded import MAX_PIXELS, require_max_pixels
 from alignseg_infer.pixels.images import read_gray_png, read_image
 from alignseg_infer.spec.model import ClassSpec
 
@@ -67,12 +69,14 @@ class LabelledImages:
         name: Description for people: "cityscapes val, first 10 of 500".
         root: The folder in which they were found.
         pairs: Image and label files, sorted by name.
+        max_pixels: The largest number of pixels of a file.
     """
 
     dataset: Dataset
     name: str
     root: Path
     pairs: tuple[LabelledImage, ...]
+    max_pixels: int = MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,12 @@ class _Side:
 
 
 def find_labelled_images(
-    dataset: Dataset, root: Path, split: str | None = None, max_images: int | None = None
+    dataset: Dataset,
+    root: Path,
+    split: str | None = None,
+    max_images: int | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> LabelledImages:
     """Find the images of `dataset` and their labels, without opening any file.
 
@@ -93,12 +102,14 @@ def find_labelled_images(
         root: The folder that contains the layout's folders.
         split: ``train``, ``val`` or ``test``; None for ``val``. A plain folder has no splits.
         max_images: Maximum number of images, the first by name; None for all.
+        max_pixels: The largest number of pixels of a file, when it is read.
 
     Raises:
         DatasetError: A folder, a label file or an image is missing, or there are no images at all.
-        OptionError: `split` or `max_images` is invalid.
+        OptionError: `split`, `max_images` or `max_pixels` is invalid.
     """
     dataset = choose(Dataset, dataset, "dataset")
+    require_max_pixels(max_pixels)
     if max_images is not None and max_images < 1:
         raise OptionError(f"max_images={max_images}", "1 or more", "max_images=10")
     if dataset is Dataset.FOLDER and split is not None:
@@ -115,7 +126,7 @@ def find_labelled_images(
     if len(stems) < len(images):
         name += f", first {len(stems)} of {len(images)}"
     pairs = tuple(LabelledImage(images[stem][0], labels[stem][0]) for stem in stems)
-    return LabelledImages(dataset, name, root, pairs)
+    return LabelledImages(dataset, name, root, pairs, max_pixels)
 
 
 def label_table(dataset: Dataset, num_classes: int) -> LabelTable:
@@ -173,18 +184,19 @@ def require_cityscapes(classes: ClassSpec) -> None:
         )
 
 
-def read_truth(path: Path, table: LabelTable) -> Image:
+def read_truth(path: Path, table: LabelTable, max_pixels: int = MAX_PIXELS) -> Image:
     """Read the labels in the file `path` as (H, W) uint8, 255 for ignored.
 
     Args:
         path: An 8-bit gray PNG.
         table: The result of `label_table`.
+        max_pixels: The largest number of pixels.
 
     Raises:
-        ImageError: The file is not an 8-bit gray PNG.
+        ImageError: The file is not an 8-bit gray PNG, or has too many pixels.
         DatasetError: The file has values that are not allowed.
     """
-    values = read_gray_png(path)
+    values = read_gray_png(path, max_pixels)
     truth = table[values]
     if truth.min() == NO_LABEL:
         wrong = np.unique(values[truth == NO_LABEL])
@@ -205,7 +217,7 @@ def require_usable(data: LabelledImages, table: LabelTable) -> None:
             ignored.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        checks = list(pool.map(lambda pair: _check_pair(pair, table), data.pairs))
+        checks = list(pool.map(lambda pair: _check_pair(pair, table, data.max_pixels), data.pairs))
     problems = [problem for problem, _ in checks if problem]
     if problems:
         raise DatasetError(
@@ -224,10 +236,11 @@ def require_usable(data: LabelledImages, table: LabelTable) -> None:
         )
 
 
-def _check_pair(pair: LabelledImage, table: LabelTable) -> tuple[str | None, bool]:
+def _check_pair(pair: LabelledImage, table: LabelTable, max_pixels: int) -> tuple[str | None, bool]:
     """Return what is wrong with a pair (or None), and whether any of its pixels has a label."""
     try:
-        truth, image = read_truth(pair.labels, table), read_image(pair.image)
+        truth = read_truth(pair.labels, table, max_pixels)
+        image = read_image(pair.image, max_pixels)
     except AlignSegError as error:
         return error.problem, False
     if truth.shape != image.shape[:2]:
@@ -249,16 +262,13 @@ def _choose_sides(dataset: Dataset, split: str) -> tuple[_Side, _Side]:
 def _find_files(root: Path, side: _Side, sides: tuple[_Side, _Side]) -> dict[str, list[Path]]:
     """Find the files of one side, by their path below its folder without the ending."""
     folder = root / side.folder
-    if not folder.is_dir():
+    if not is_folder(folder, DatasetError):
         raise _layout_error(root, f"{folder} is not a folder", sides)
     files: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("[!.]*")):
+    for path in find_files(folder, side.endings, DatasetError):
         name = path.relative_to(folder).as_posix()
-        if "/." in f"/{name}":  # in a hidden folder
-            continue
-        ending = next((end for end in side.endings if name.lower().endswith(end.lower())), None)
-        if ending:
-            files.setdefault(name[: -len(ending)], []).append(path)
+        ending = next(end for end in side.endings if name.lower().endswith(end.lower()))
+        files.setdefault(name[: -len(ending)], []).append(path)
     return files
 
 

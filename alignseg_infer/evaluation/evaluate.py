@@ -152,7 +152,7 @@ def _predict(
         pairs = data.pairs[start : start + chunk]
         found = [predictor([pair.image for pair in pairs]) for predictor in predictors]
         for pair, results in zip(pairs, zip(*found, strict=True), strict=True):
-            yield read_truth(pair.labels, table), results
+            yield read_truth(pair.labels, table, data.max_pixels), results
 
 
 def _count(

@@ -20,8 +20,9 @@ from alignseg_infer.export.int8.options import (
     needs_int8,
 )
 from alignseg_infer.export.verification.options import DEFAULT_IMAGES
-from alignseg_infer.files import user_path
+from alignseg_infer.files import require_path, user_path
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
+from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.spec.model import Precision
 
 GRAPH_NAMES = tuple(field.name for field in dataclasses.fields(ExportOptions))
@@ -42,6 +43,7 @@ class Recipe:
         verification: Images to compare labels on: a folder, a list or a video. None for the
             calibration images, or for drawn streets if there are none.
         max_verification_images: Maximum number of images to compare labels on, spread evenly.
+        max_pixels: The largest number of pixels of an image file to compare labels on.
 
     Raises:
         OptionError: `int8` is missing, or was given for another precision.
@@ -54,18 +56,15 @@ class Recipe:
     int8: Int8Options | None = None
     verification: Path | None = None
     max_verification_images: int = DEFAULT_IMAGES
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         convert_choices(self)
         if (self.precision is Precision.INT8) != (self.int8 is not None):
             raise needs_int8("calibration") if self.int8 else needs_calibration()
         for source in (self._calibration, self.verification):
-            if source is not None and not source.exists():
-                raise DatasetError(
-                    f"{source} does not exist",
-                    "a folder, a list, or a video",
-                    f"ls {source.parent}",
-                )
+            if source is not None:
+                require_path(source, "a folder, a list, or a video", DatasetError)
 
     @property
     def _calibration(self) -> Path | None:
@@ -82,7 +81,7 @@ class Recipe:
         if source is None:
             return None
         limit = self.max_verification_images
-        return list(choose_images(source, limit).read())
+        return list(choose_images(source, limit, self.max_pixels).read())
 
 
 def recipe_for(values: Mapping[str, Any]) -> Recipe:
@@ -90,9 +89,9 @@ def recipe_for(values: Mapping[str, Any]) -> Recipe:
 
     Args:
         values: Values by the names of their parameters: ``precision``, ``verification``,
-            ``max_verification_images``, the fields of `ExportOptions` and `CheckpointOptions`, and
-            the parameters of `int8_options_for`. None, or no entry, means that nothing was given.
-            Other names are ignored.
+            ``max_verification_images``, ``max_pixels``, the fields of `ExportOptions` and
+            `CheckpointOptions`, and the parameters of `int8_options_for`. None, or no entry, means
+            that nothing was given. Other names are ignored.
 
     Raises:
         OptionError, SizeError: A value cannot be used.
@@ -113,4 +112,5 @@ def recipe_for(values: Mapping[str, Any]) -> Recipe:
         int8=int8_options_for(precision, **int8),
         verification=user_path(given["verification"]) if "verification" in given else None,
         max_verification_images=given.get("max_verification_images", DEFAULT_IMAGES),
+        max_pixels=given.get("max_pixels", MAX_PIXELS),
     )

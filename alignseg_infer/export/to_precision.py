@@ -1,6 +1,7 @@
 """Converts a float32 ONNX file to float16 or int8, and compares the two before the file appears."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +56,7 @@ def onnx_in_precision(
         OutputError: The file cannot be written.
     """
     require_onnx_ending(target)
-    if target.exists() and source.exists() and target.samefile(source):
+    if os.path.exists(target) and os.path.exists(source) and target.samefile(source):
         raise OptionError(
             f"{target} is the float32 model itself",
             "another file, since the float32 model is needed to verify and to quantise again",

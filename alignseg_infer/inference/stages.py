@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from alignseg_infer.arrays import Floats, Image, Size
 from alignseg_infer.backend import Backend, ImageBackend
 from alignseg_infer.inference.averaging import Averaging
+from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.pixels.images import ImageSource, load_image
 from alignseg_infer.pixels.postprocess import Scores, resize_labels, scores_from_logits
 from alignseg_infer.pixels.preprocess import SizePolicy, preprocess
@@ -88,6 +89,7 @@ class Stages:
         image_backend: Prepares images and labels pixels on the GPU; None for the CPU.
         least_batch: The fewest inputs per network call; copies fill smaller batches up.
         batch: The most inputs per network call.
+        max_pixels: The largest number of pixels of an image that is read.
     """
 
     backend: Backend
@@ -96,6 +98,7 @@ class Stages:
     image_backend: ImageBackend | None
     least_batch: int
     batch: int
+    max_pixels: int = MAX_PIXELS
 
     def segment(
         self, sources: Iterable[ImageSource], wanted: Wanted, before: Join, after: Join
@@ -125,7 +128,7 @@ class Stages:
 
     def _load(self, source: ImageSource) -> _Loaded:
         start = time.perf_counter()
-        image = load_image(source)
+        image = load_image(source, self.max_pixels)
         milliseconds = 1e3 * (time.perf_counter() - start)
         size = self.policy.input_size(_size_of(image))
         return _Loaded(image, _path_of(source), size, milliseconds)
@@ -157,7 +160,7 @@ class Stages:
 
     def _average(self, averaging: Averaging, source: ImageSource) -> _Output:
         clock = StageClock()
-        image = load_image(source)
+        image = load_image(source, self.max_pixels)
         clock.lap("load")
         input_sizes = [self.policy.input_size(_size_of(image), scale) for scale in averaging.scales]
 

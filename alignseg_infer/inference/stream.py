@@ -14,7 +14,7 @@ import numpy as np
 from alignseg_infer.errors import OptionError
 from alignseg_infer.inference.pipeline import Pipeline, PipelineStopped
 from alignseg_infer.inference.stages import Join, Stages, Wanted
-from alignseg_infer.pixels.images import ImageSource, PILImage, take_over
+from alignseg_infer.pixels.images import Encoded, ImageSource, PILImage, take_over
 from alignseg_infer.results.segmentation import Segmentation
 
 
@@ -38,7 +38,7 @@ class SegmentationStream(Iterator[Segmentation]):
         weakref.finalize(self, self._pipeline.stop)  # for loops that end with a break
         thread: Join = partial(self._pipeline.thread, depth=max(depth, 1))
         before: Join = iter if live or depth == 0 else thread
-        owned = _take_over_each(images)
+        owned = _take_over_each(images, stages.max_pixels)
         if live:
             owned = self._pipeline.thread(owned, depth=1, drop_old=True)
         self._results = stages.segment(before(owned), wanted, before, thread)
@@ -74,13 +74,13 @@ class SegmentationStream(Iterator[Segmentation]):
         self.close()
 
 
-def _take_over_each(images: Iterable[ImageSource]) -> Iterator[ImageSource]:
+def _take_over_each(images: Iterable[ImageSource], max_pixels: int) -> Iterator[ImageSource]:
     """Take over each image in the thread that iterates, before the source makes the next.
 
     Cameras and shared memory return the same array again and again.
     """
     try:
-        yield from map(take_over, images)
+        yield from (take_over(image, max_pixels) for image in images)
     finally:
         if isinstance(images, Generator):
             images.close()
@@ -92,7 +92,7 @@ def require_stream_options(images: object, smoothing: object, depth: object) -> 
     Raises:
         OptionError: An argument makes no sense.
     """
-    if isinstance(images, str | os.PathLike | np.ndarray | PILImage) or not isinstance(
+    if isinstance(images, str | os.PathLike | Encoded | np.ndarray | PILImage) or not isinstance(
         images, Iterable
     ):
         raise OptionError(

@@ -6,17 +6,19 @@ more than 8 bits in which 0 means white come out inverted (OpenCV 4.12 and 5.0).
 """
 
 import re
-import struct
 from typing import NamedTuple
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-JPEG_2000_CODESTREAM = b"\xff\x4f\xff\x51"  # SOC, then SIZ, which every codestream begins with
-_SIZ_COMPONENTS = 38  # bytes from SIZ's length to the bit depth of its first component
+import numpy as np
+from numpy.typing import NDArray
+
+from alignseg_infer.arrays import Image
+from alignseg_infer.pixels.containers import PNG_SIGNATURE, is_tiff, tiff_directories
+from alignseg_infer.pixels.header import is_avif, jpeg_2000_codestream
+
+_DEPTH = 42  # byte of a JPEG 2000 codestream that holds the bit depth of its first component
 _PNM_SPACE = rb"(?:\s|#[^\n]*\n)+"  # between width, height and the largest value
 _PNM_HEADER = re.compile(_PNM_SPACE.join([rb"P[2356]", rb"\d+", rb"\d+", rb"(\d+)\s"]))
 _PAM_MAXIMUM = re.compile(rb"^MAXVAL\s+(\d+)\s*$", re.MULTILINE)
-_TIFF_KINDS = {b"II*\0": "<", b"MM\0*": ">"}
-_BIG_TIFF_KINDS = {b"II+\0": "<", b"MM\0+": ">"}
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF 6.0
 _MIN_IS_WHITE = 0
 _HEADER = 1 << 16  # number of bytes to search for the header of a PNM or PAM file
@@ -42,31 +44,14 @@ def value_range_of(data: bytes) -> ValueRange | None:
     """
     if data.startswith(PNG_SIGNATURE) and len(data) > 24:
         return ValueRange(65535 if data[24] == 16 else 255)  # OpenCV scales fewer bits to 8
-    if data[:4] in _TIFF_KINDS or data[:4] in _BIG_TIFF_KINDS:
+    if is_tiff(data):
         return _range_of_tiff(data)
     if re.match(rb"P[2-7]\s", data):
         return _range_of_pnm(data[:_HEADER])
-    if data[4:8] == b"ftyp" and b"av1C" in data:
+    if is_avif(data):
         return _range_of_bits(max(_av1_depths(data)))
-    start = data.find(JPEG_2000_CODESTREAM)
-    if start >= 0 and (start == 0 or data[4:8] == b"jP  "):
-        depth = data[start + 4 + _SIZ_COMPONENTS : start + 5 + _SIZ_COMPONENTS]
-        return _range_of_bits((depth[0] & 0x7F) + 1) if depth else None
-    return None
-
-
-def colors_of_avif(data: bytes) -> tuple[int, int]:
-    """Return primaries and transfer of an AVIF file by their numbers in ITU-T H.273.
-
-    Returns:
-        The numbers in the first ``colr`` box of type ``nclx`` (ISO/IEC 14496-12). They are 2,
-        unspecified, if there is no such box or the file has another format.
-    """
-    place = data.find(b"colrnclx") if data[4:8] == b"ftyp" else -1
-    if place < 0 or len(data) < place + 12:
-        return 2, 2
-    primaries, transfer = struct.unpack_from(">HH", data, place + 8)
-    return primaries, transfer
+    depth = jpeg_2000_codestream(data)[_DEPTH : _DEPTH + 1]
+    return _range_of_bits((depth[0] & 0x7F) + 1) if depth else None
 
 
 def _range_of_bits(bits: int) -> ValueRange | None:
@@ -93,9 +78,8 @@ def _av1_depths(data: bytes) -> list[int]:
 
 
 def _range_of_tiff(data: bytes) -> ValueRange | None:
-    try:
-        tags = _tiff_tags(data)
-    except struct.error:  # it ends within its first directory
+    tags = next(tiff_directories(data), None)
+    if tags is None:  # it ends within its first directory
         return None
     bits = tags.get(_BITS_PER_SAMPLE, 1)
     if bits <= 8:
@@ -106,27 +90,8 @@ def _range_of_tiff(data: bytes) -> ValueRange | None:
     return ValueRange(65535 >> unused << unused, tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE)
 
 
-def _tiff_tags(data: bytes) -> dict[int, int]:
-    """Return the first value of each tag of the first directory that holds a number."""
-    order = _TIFF_KINDS.get(data[:4])
-    if order:
-        offset, count, first, entry = "I", "H", 4, "HHI"
-    else:
-        order, offset, count, first, entry = _BIG_TIFF_KINDS[data[:4]], "Q", "Q", 8, "HHQ"
-    (start,) = struct.unpack_from(order + offset, data, first)
-    (number,) = struct.unpack_from(order + count, data, start)
-    place = start + struct.calcsize(order + count)
-    value_size = struct.calcsize(order + offset)
-    entry_size = struct.calcsize(order + entry) + value_size
-    tags = {}
-    for index in range(min(number, 4096)):
-        at = place + index * entry_size
-        tag, kind, values = struct.unpack_from(order + entry, data, at)
-        letter = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
-        if letter is None or values == 0:
-            continue
-        where = at + struct.calcsize(order + entry)
-        if struct.calcsize(letter) * values > value_size:  # the values stand elsewhere
-            (where,) = struct.unpack_from(order + offset, data, where)
-        (tags[tag],) = struct.unpack_from(order + letter, data, where)
-    return tags
+def scale_to_8_bits(image: NDArray[np.uint8] | NDArray[np.uint16], values: ValueRange) -> Image:
+    """Scale values so that ``values.maximum`` becomes 255, rounding to the nearest."""
+    numbers = np.minimum(image, values.maximum).astype(np.uint32)
+    scaled = ((numbers * 255 + values.maximum // 2) // values.maximum).astype(np.uint8)
+    return 255 - scaled if values.inverted else scaled

@@ -23,7 +23,8 @@ from alignseg_infer.drawing.masks import (
     shrink_picture,
     stack_pictures,
 )
-from alignseg_infer.files import user_path, write_atomically
+from alignseg_infer.errors import OutputError
+from alignseg_infer.files import is_folder, user_path, write_atomically
 from alignseg_infer.pixels.images import encode_image
 from alignseg_infer.results.coco_rle import (
     CocoAnnotation,
@@ -345,7 +346,7 @@ class Segmentation:
             OptionError: An argument is invalid, or cannot be used with these classes.
             OutputError: The files cannot be written.
         """
-        if user_path(stem).is_dir():
+        if is_folder(user_path(stem), OutputError):
             raise folder_error(str(stem))
         paths = paths_to_save(stem, formats)
         contents = [

@@ -5,6 +5,7 @@ The plan file holds exactly what TensorRT wrote, so trtexec can read it too.
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -136,13 +137,14 @@ def read_facts(engine: Path) -> EngineFacts:
     """
     require_file(engine, "a TensorRT engine", EngineError)
     path = sidecar_path(engine)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise EngineError(
             f"{engine} has no {path.name} beside it",
             "the facts that this package writes beside an engine; they say how to prepare images",
             f"copy {path.name} into {engine.parent} too, or build the engine again: "
             "alignseg export-trt MODEL -o ENGINE",
         )
+    require_file(path, "the facts of a TensorRT engine", EngineError)
     try:
         return EngineFacts.from_json(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:

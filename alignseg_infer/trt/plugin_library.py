@@ -41,7 +41,7 @@ def find_plugin_library(asked: Path | None, what: str, error: type[AlignSegError
     """
     said = os.environ.get(LIBRARY_VARIABLE)
     chosen = asked or (user_path(said) if said else BUILT_LIBRARY)
-    if not chosen.is_file():
+    if not os.path.isfile(chosen):
         source = "plugin=" if asked else (f"${LIBRARY_VARIABLE}" if said else "the default place")
         raise error(
             f"{what} needs the library of TensorRT plugins, which is not at {chosen} ({source})",

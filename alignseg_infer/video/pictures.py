@@ -13,6 +13,8 @@ from alignseg_infer.arrays import Image, Size
 from alignseg_infer.datasets.image_sets import IMAGE_ENDINGS
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.errors import ImageError, VideoError
+from alignseg_infer.files import find_files
+from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.pixels.images import read_image
 from alignseg_infer.video.frames import Frame, StreamFacts
 from alignseg_infer.video.options import exact_seconds
@@ -30,30 +32,32 @@ class FolderSource:
     Args:
         folder: The folder. Its subfolders are not searched.
         rate: Images per second.
+        max_pixels: The largest number of pixels of an image; larger ones are left out.
 
     Raises:
         VideoError: The folder holds no image that can be read.
     """
 
-    def __init__(self, folder: Path, rate: Fraction) -> None:
+    def __init__(self, folder: Path, rate: Fraction, max_pixels: int = MAX_PIXELS) -> None:
         self.name = str(folder)
+        self._max_pixels = max_pixels
         self.damaged = 0
         self.reconnects = 0
         self.notes: list[str] = []
         self._stopped = False
-        self._paths = [
-            path
-            for path in sorted(folder.iterdir(), key=_natural_order)
-            if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()
-        ]
+        paths = find_files(folder, IMAGE_ENDINGS, VideoError, deep=False)
+        self._paths = sorted(paths, key=_natural_order)
+        self._first_error: ImageError | None = None
         first = next(
             (image for path in self._paths if (image := self._read(path)) is not None), None
         )
         if first is None:
+            error = self._first_error
             raise VideoError(
-                f"{folder} holds {len(self._paths)} images, of which none can be read",
+                f"{folder} holds {len(self._paths)} images, of which none can be read"
+                + (f"; the first: {error.problem}" if error else ""),
                 f"image files that end in {', '.join(IMAGE_ENDINGS)}",
-                f"ls {folder}",
+                error.fix if error else f"ls {folder}",
             )
         self.damaged = 0
         self.facts = StreamFacts(
@@ -73,6 +77,8 @@ class FolderSource:
             if image is not None:
                 resized += image.shape[:2] != self.facts.size
                 yield Frame(resize_to(image, self.facts.size), number * step, step)
+        if self._first_error:
+            self.notes.append(f"the first image left out: {self._first_error.problem}")
         if resized:
             self.notes.append(f"{resized} images were resized to the first one's size")
 
@@ -85,9 +91,10 @@ class FolderSource:
 
     def _read(self, path: Path) -> Image | None:
         try:
-            return read_image(path)
-        except ImageError:
+            return read_image(path, self._max_pixels)
+        except ImageError as error:
             self.damaged += 1
+            self._first_error = self._first_error or error
             return None
 
 

@@ -16,7 +16,7 @@ from typing import TypeAlias, TypeVar
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import AlignSegError, OptionError, OutputError, VideoError
-from alignseg_infer.files import user_path, write_atomically
+from alignseg_infer.files import real_path, user_path, write_atomically
 from alignseg_infer.inference.pipeline import Pipeline
 from alignseg_infer.inference.stream import SegmentationStream
 from alignseg_infer.pixels.images import OwnImage, load_image
@@ -315,7 +315,7 @@ def _require_other_file(source: FrameSource, output: Path) -> None:
     if not isinstance(source, FileSource):
         return
     for path in (output, partial_path(output)):
-        if os.path.realpath(path) == os.path.realpath(source.path):
+        if real_path(path) == real_path(source.path):
             raise OptionError(
                 f"the destination {output} would overwrite the source {source.path}",
                 "a destination that is not the source",

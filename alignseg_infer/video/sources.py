@@ -4,8 +4,9 @@ import re
 from fractions import Fraction
 from pathlib import Path
 
-from alignseg_infer.errors import OptionError
-from alignseg_infer.files import user_path
+from alignseg_infer.errors import OptionError, VideoError
+from alignseg_infer.files import is_folder, user_path
+from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.video.frames import DEFAULT_RATE, FrameSource
 from alignseg_infer.video.options import is_number, require_seconds
 
@@ -17,7 +18,11 @@ WEBCAM_DIGITS = 4  # OpenCV has 100 indices for each of its camera libraries
 
 
 def open_source(
-    source: str | Path, *, rate: Fraction | float | None = None, seconds: float | None = None
+    source: str | Path,
+    *,
+    rate: Fraction | float | None = None,
+    seconds: float | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> FrameSource:
     """Open the file, folder, webcam, stream or drawn drive that `source` names.
 
@@ -28,6 +33,7 @@ def open_source(
         rate: Frames per second for a folder or a drawn drive, 0.001 to 1000; 25 if None. It is
             rounded to the nearest fraction with a denominator of at most 1001.
         seconds: How long a drawn drive takes; 4 if None.
+        max_pixels: The largest number of pixels of an image in a folder.
 
     Raises:
         VideoError: The source cannot be opened, or holds no frame.
@@ -45,10 +51,10 @@ def open_source(
         return StreetSource(_parse_seed(text), rate or DEFAULT_RATE, seconds or STREET_SECONDS)
     if text.isdecimal() or "://" in text:
         return _open_live_source(text, rate)
-    if user_path(source).is_dir():
+    if is_folder(user_path(source), VideoError):
         from alignseg_infer.video.pictures import FolderSource
 
-        return FolderSource(user_path(source), rate or DEFAULT_RATE)
+        return FolderSource(user_path(source), rate or DEFAULT_RATE, max_pixels)
     from alignseg_infer.video.file_source import FileSource
 
     _require_no_rate(rate, text)

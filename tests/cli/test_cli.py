@@ -22,7 +22,7 @@ from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.alignseg import AlignSeg
-from alignseg_infer.spec.model import SPEC_KEY, ModelSpec
+from alignseg_infer.spec.model import SPEC_KEY, VERIFICATION_KEY, ModelSpec
 from tests.support.models import SMALL, SMALL_SPEC
 
 ROOT = Path(__file__).parents[2]
@@ -179,6 +179,21 @@ def test_inspect_onnx_shows_its_check(small_onnx: Path, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert "opset 18, sampler native, upsampling matrices, with rewrites" in out
     assert "2x3x190x101: " in out
+
+
+@pytest.mark.parametrize(
+    "content", ["", "7", "[[1]]", "[" * 100_000, json.dumps([{"error": 10**400}])], ids=len
+)
+def test_inspect_survives_odd_records(
+    content: str, small_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(small_onnx)
+    (entry,) = (entry for entry in model.metadata_props if entry.key == VERIFICATION_KEY)
+    rows = content.replace('"error"', '"batch": 1, "height": 2, "width": 3, "error"')
+    entry.value = rows
+    onnx.save(model, tmp_path / "odd.onnx")
+    assert main(["inspect", str(tmp_path / "odd.onnx")]) == 0
+    assert "not recorded in the file" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "onnx"])

@@ -286,3 +286,55 @@ def test_hidden_folders_are_left_out(tmp_path: Path) -> None:
     folder(tmp_path, "a", stripes([0]))
     write(tmp_path / "images/.ipynb_checkpoints/a-checkpoint.png", picture())
     assert names(find_labelled_images(Dataset.FOLDER, tmp_path)) == [("a.png", "a.png")]
+
+
+def test_macos_files_are_no_images(tmp_path: Path) -> None:
+    folder(tmp_path, "a", stripes([0]))
+    for name in ("images/._a.png", "labels/._a.png", "images/._b.png"):
+        (tmp_path / name).write_bytes(b"\0\x05\x16\x07")
+    assert names(find_labelled_images(Dataset.FOLDER, tmp_path)) == [("a.png", "a.png")]
+
+
+def test_linked_cities_are_found(tmp_path: Path) -> None:
+    """Of four pairs, only the one that was no link used to be scored, under the full name."""
+    for city in ("aachen", "bremen", "cologne"):
+        cityscapes(tmp_path / "disk", city, "1", stripes([7]))
+    cityscapes(tmp_path / "here", "dresden", "1", stripes([7]))
+    for side in ("leftImg8bit", "gtFine"):
+        for city in ("aachen", "bremen"):
+            link = tmp_path / "here" / side / "val" / city
+            link.symlink_to(tmp_path / "disk" / side / "val" / city)
+        deep = tmp_path / "here" / side / "val" / "more"
+        deep.symlink_to(tmp_path / "disk" / side / "val")
+    data = find_labelled_images(Dataset.CITYSCAPES, tmp_path / "here")
+    found = [pair.image.relative_to(tmp_path / "here/leftImg8bit/val") for pair in data.pairs]
+    cities = [path.parent.as_posix() for path in found]
+    linked = ["aachen", "bremen", "dresden", "more/aachen", "more/bremen", "more/cologne"]
+    assert cities == linked
+    require_usable(data, label_table(Dataset.CITYSCAPES, 19))
+
+
+def test_a_link_that_leads_nowhere_is_said(tmp_path: Path) -> None:
+    folder(tmp_path, "a", stripes([0]))
+    folder(tmp_path, "b", stripes([0]))
+    (tmp_path / "images/b.png").unlink()
+    (tmp_path / "images/b.png").symlink_to("elsewhere.png")
+    data = find_labelled_images(Dataset.FOLDER, tmp_path)
+    with pytest.raises(DatasetError, match=r"1 of 2 .*\n.*b\.png does not exist"):
+        require_usable(data, label_table(Dataset.FOLDER, 19))
+
+
+@pytest.mark.parametrize("side", ["images", "labels"])
+def test_files_with_too_many_pixels(side: str, tmp_path: Path) -> None:
+    folder(tmp_path, "a", stripes([0]))
+    large = np.zeros((50, 80), np.uint8)
+    write(tmp_path / side / "a.png", large)
+    table = label_table(Dataset.FOLDER, 19)
+    data = find_labelled_images(Dataset.FOLDER, tmp_path, max_pixels=3999)
+    with pytest.raises(DatasetError, match=r"has 50x80 .* = 4000 pixels"):
+        require_usable(data, table)
+    data = find_labelled_images(Dataset.FOLDER, tmp_path, max_pixels=4000)
+    with pytest.raises(DatasetError, match=r"is (50x80|40x64)"):  # the other has another size
+        require_usable(data, table)
+    with pytest.raises(OptionError, match="max_pixels=0"):
+        find_labelled_images(Dataset.FOLDER, tmp_path, max_pixels=0)

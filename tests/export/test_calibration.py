@@ -1,8 +1,10 @@
 """Calibration: the images, the histograms, the ranges, and how an interrupted run continues."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -334,6 +336,56 @@ def test_another_file_is_no_cache(small_onnx: Path, pictures: Path, tmp_path: Pa
         with pytest.raises(OptionError, match="is not a calibration cache"):
             calibrate_ranges(small_onnx, choose_images(pictures), options)
         assert content is None or path.read_bytes() == content
+
+
+def test_damaged_caches(small_onnx: Path, pictures: Path, tmp_path: Path) -> None:
+    """Each is refused, or holds what it held: some bytes of an archive mean nothing."""
+    images, cache = choose_images(pictures / "list.txt"), tmp_path / "cache"
+    options = CalibrationOptions(cache=cache)
+    expected = calibrate_ranges(small_onnx, images, options)
+    whole, random, reasons = cache.read_bytes(), np.random.default_rng(0), []
+    for place in [*range(1, 300, 60), *range(len(whole) - 400, len(whole), 60)]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << random.integers(8)
+        for content in (bytes(damaged), whole[:place]):
+            cache.write_bytes(content)
+            with contextlib.suppress(OptionError):
+                assert calibrate_ranges(small_onnx, images, options) == expected
+                continue
+            reasons.append(content)
+            assert cache.read_bytes() == content
+    assert len(reasons) > 12
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("images", lambda images: -images),
+        ("images", lambda _: np.array("many")),
+        ("counts", lambda counts: counts[:, :7]),
+        ("counts", lambda counts: counts[:1]),
+        ("counts", lambda counts: counts.astype(np.float32)),
+        ("names", lambda names: names[:0]),
+        ("powers", lambda powers: np.full(powers.shape, np.inf)),
+        ("largest", lambda largest: largest.astype(str)[:, np.newaxis]),
+    ],
+)
+def test_caches_with_odd_content(
+    part: str,
+    change: Callable[[NDArray[Any]], NDArray[Any]],
+    small_onnx: Path,
+    pictures: Path,
+    tmp_path: Path,
+) -> None:
+    images, cache = choose_images(pictures / "list.txt"), tmp_path / "cache"
+    options = CalibrationOptions(cache=cache)
+    calibrate_ranges(small_onnx, images, options)
+    with np.load(cache) as stored:
+        content = dict(stored)
+    with cache.open("wb") as file:
+        np.savez(file, **(content | {part: np.asarray(change(content[part]))}))
+    with pytest.raises(OptionError, match="is not a calibration cache"):
+        calibrate_ranges(small_onnx, images, options)
 
 
 def test_images_of_many_sizes_fill_no_batch_together(small_onnx: Path, tmp_path: Path) -> None:

@@ -1,18 +1,28 @@
 """Images from files, arrays and Pillow, compared with pixels known beforehand."""
 
+import contextlib
 import io
+import os
 import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from alignseg_infer import OptionError, Predictor
 from alignseg_infer.arrays import Image
+from alignseg_infer.cli import main
 from alignseg_infer.errors import ImageError
 from alignseg_infer.pixels.images import load_image
+from tests.support.models import FakeBackend
 
 END_OF_JPEG = b"\xff\xd9"
 START_OF_SCAN = b"\xff\xda"
@@ -248,22 +258,159 @@ def test_progressive_jpeg(tmp_path: Path) -> None:
         load_image(written(tmp_path, data[: last_scan + 20]))
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        pytest.param(np.zeros((40, 40, 3), np.float32), id="float"),
-        pytest.param(np.zeros((40, 40, 3), np.uint16), id="uint16"),
-        pytest.param(np.zeros((3, 40, 40), np.uint8), id="channels first"),
-        pytest.param(np.zeros((2, 40, 40, 3), np.uint8), id="batch"),
-        pytest.param(np.zeros((1, 40, 3), np.uint8), id="one row"),
-        pytest.param(7, id="number"),
-        pytest.param("a" * 300, id="name longer than any file's"),
-        pytest.param("a\0b", id="name with NUL"),
-    ],
-)
-def test_refused(source: Any) -> None:
-    with pytest.raises(ImageError):
+REFUSED: dict[str, tuple[Any, str, str]] = {
+    "None": (None, "as None", "cv2.imread returns None"),
+    "unreadable for OpenCV": (cv2.imread("missing.png"), "as None", "cv2.imread returns None"),
+    "number": (7, "as int", "list(images)"),
+    "no object of use": (object(), "as object", ""),
+    "nested lists": ([[[0, 0, 0]] * 4] * 4, "as list", "numpy.array(image, numpy.uint8)"),
+    "generator": (iter(()), "as tuple_iterator", "list(images)"),
+    "file object": (io.BytesIO(), "as BytesIO", "file.read()"),
+    "dictionary": ({"image": 0}, "as dict", ""),
+    "tensor": (torch.zeros(3, 40, 40), "as Tensor", "permute(1, 2, 0)"),
+    "float": (np.zeros((40, 40, 3), np.float32), "is float32", "* 255"),
+    "NaN": (np.full((40, 40, 3), np.nan), "with 4800 NaN", "NaN"),
+    "uint16": (np.zeros((40, 40, 3), np.uint16), "is uint16", ">> 8"),
+    "int64": (np.zeros((40, 40, 3), np.int64), "is int64", "astype"),
+    "bool": (np.zeros((40, 40), np.bool_), "is bool", "* 255"),
+    "complex": (np.zeros((40, 40), np.complex64), "is complex64", "astype"),
+    "text": (np.array(["a.png"]), "is <U5", "astype"),
+    "objects": (np.array([noise(8, 8), None], object), "is object", "list(images)"),
+    "records": (np.zeros((40, 40), "u1,u1,u1"), "is [('f0'", "astype"),
+    "no dimensions": (np.array(7, np.uint8), "shape ()", ""),
+    "one dimension": (np.zeros(40, np.uint8), "shape (40,)", ""),
+    "channels first": (np.zeros((3, 40, 40), np.uint8), "shape (3, 40, 40)", "transpose(1, 2, 0)"),
+    "two channels": (np.zeros((40, 40, 2), np.uint8), "shape (40, 40, 2)", ""),
+    "batch": (np.zeros((2, 40, 40, 3), np.uint8), "shape (2, 40, 40, 3)", "list of images"),
+    "no pixels": (np.zeros((0, 0, 3), np.uint8), "is 0x0", ""),
+    "one row": (np.zeros((1, 40, 3), np.uint8), "is 1x40", ""),
+    "name longer than any file's": ("a" * 300, "File name too long", ""),
+    "name with NUL": ("a\0b", "null byte", ""),
+    "empty name": ("", "is a directory", ""),
+    "address": ("https://host/a.png", "https://host/a.png is an address", "curl -O"),
+    "no bytes": (b"", "of 0 bytes cannot be decoded", "write the bytes"),
+    "bytes of a name": (b"/tmp/a.png", "its first bytes are b'/tmp/a.p'", "write the bytes"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused(kind: str) -> None:
+    source, problem, fix = REFUSED[kind]
+    with pytest.raises(ImageError) as error:
         load_image(source)
+    assert problem in error.value.problem
+    assert fix in error.value.fix
+
+
+def test_advice_about_kinds() -> None:
+    tensor = torch.from_numpy(noise()).permute(2, 0, 1)
+    np.testing.assert_array_equal(load_image(tensor.permute(1, 2, 0).cpu().numpy()), noise())
+    nested = noise(4, 4).tolist()
+    np.testing.assert_array_equal(load_image(np.array(nested, np.uint8)), noise(4, 4))
+    file = io.BytesIO(encoded(".png", noise()))
+    np.testing.assert_array_equal(load_image(file.read()), noise())
+    ragged = np.array([noise(80, 80), noise(40, 40)], object)
+    assert [result.size[0] for result in Predictor(FakeBackend())(list(ragged))] == [80, 40]
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".webp"])
+def test_bytes_of_a_file(kind: Callable[[bytes], Any], ending: str, tmp_path: Path) -> None:
+    data = encoded(ending, noise())
+    expected = load_image(written(tmp_path, data))
+    np.testing.assert_array_equal(load_image(kind(data)), expected)
+    predictor = Predictor(FakeBackend())
+    first, second = predictor([kind(data), noise()])
+    assert (first.source, second.source) == (None, None)
+    np.testing.assert_array_equal(first.image, expected)
+    with pytest.raises(OptionError, match=f"images is one {kind.__name__}"):
+        predictor.stream(kind(data))
+
+
+def test_bytes_in_a_stream_may_be_used_again() -> None:
+    buffer = bytearray(encoded(".bmp", noise()))
+
+    def frames() -> Iterator[memoryview]:
+        for value in range(3):
+            buffer[-1000:] = bytes([value]) * 1000
+            yield memoryview(buffer)
+
+    with Predictor(FakeBackend()).stream(frames()) as results:
+        assert [int(result.image[0, -1, 0]) for result in results] == [0, 1, 2]
+
+
+def test_truncated_bytes() -> None:
+    with pytest.raises(ImageError):
+        load_image(encoded(".jpg", noise())[:-200])
+
+
+def write_into(pipe: Path, data: bytes) -> threading.Thread:
+    def write() -> None:
+        with contextlib.suppress(BrokenPipeError):
+            pipe.write_bytes(data)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("ending", [".png", ".bmp"])
+def test_pipe(ending: str, tmp_path: Path) -> None:
+    """Both are larger than what a pipe holds."""
+    pixels = noise(300, 400)
+    os.mkfifo(tmp_path / "pipe")
+    thread = write_into(tmp_path / "pipe", encoded(ending, pixels))
+    result = Predictor(FakeBackend())(tmp_path / "pipe")
+    thread.join()
+    np.testing.assert_array_equal(result.image, pixels)
+    assert result.source == str(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "nothing came through"),
+        (b"no image", "cannot be decoded"),
+        (b"\xff\xd8\xff", "truncated"),
+        (bytes(66 << 20), "has more than"),
+    ],
+    ids=["empty", "no image", "truncated", "endless"],
+)
+def test_pipe_without_an_image(data: bytes, message: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    thread = write_into(tmp_path / "pipe", data)
+    with pytest.raises(ImageError, match=message):
+        load_image(tmp_path / "pipe", 1000)
+    thread.join()
+
+
+def test_device() -> None:
+    with pytest.raises(ImageError, match="terminal, another device or a socket"):
+        load_image("/dev/zero")
+
+
+@pytest.mark.parametrize("word", ["-", "/dev/stdin"])
+def test_standard_input(word: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "alignseg_infer", "predict", "demo", word, "-o", str(tmp_path)]
+    data = encoded(".png", noise())
+    subprocess.run(command, input=data, check=True, capture_output=True)
+    expected = Predictor("demo")(noise()).labels
+    found = cv2.imread(str(tmp_path / "stdin_labels.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_an_animation_is_said_to_have_more_pictures(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pil = pytest.importorskip("PIL.Image")
+    first, second = pil.fromarray(noise()), pil.fromarray(255 - noise())
+    first.save(tmp_path / "film.gif", save_all=True, append_images=[second])
+    for _ in range(3):
+        load_image(tmp_path / "film.gif")
+    (said,) = caplog.messages
+    assert said.startswith(f"{tmp_path / 'film.gif'} has several pictures, of which the first")
+    command = ["video", "demo", str(tmp_path / "film.gif"), "-o", str(tmp_path / "film.mp4")]
+    assert main(command) == 0  # what the message advises
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8", b"\x89PNG\r\n\x1a\nIEND"])

@@ -3,6 +3,7 @@
 import math
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ from alignseg_infer.video.sources import open_source
         ("rtsp://host/1", {"rate": Fraction(5)}, "its own times"),
     ],
 )
-def test_bad_names_rates_and_lengths(source: str, options: dict[str, float], message: str) -> None:
+def test_bad_names_rates_and_lengths(source: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         open_source(source, **options)
 

@@ -157,7 +157,9 @@ def test_folder_is_shown_in_the_order_of_its_numbers(tmp_path: Path) -> None:
     bars = [int(image[31:33].min(2).mean(0).argmax()) // 4 for image in after.images]
     assert bars[:4] == [0, 1, 2, 10]
     assert summary.damaged == 2
-    assert summary.notes == ("1 images were resized to the first one's size",)
+    left_out, resized = summary.notes
+    assert left_out.startswith(f"the first image left out: {folder / '0.jpg'} cannot be decoded")
+    assert resized == "1 images were resized to the first one's size"
 
 
 def test_stream_that_is_cut_is_connected_again(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from alignseg_infer.arrays import Image
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.demo.streets import Street
+from alignseg_infer.pixels.header import colors_of_avif
 from alignseg_infer.pixels.images import read_image
-from alignseg_infer.pixels.value_range import colors_of_avif
 from alignseg_infer.pixels.wide_color import Primaries, Transfer, color_name, to_bt709
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.video.sources import open_source

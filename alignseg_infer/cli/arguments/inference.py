@@ -1,7 +1,6 @@
 """Arguments of the commands that run a model on images."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from alignseg_infer.backends import OnnxRunner
 from alignseg_infer.cli.arguments.values import (
     SIZE_POLICY_HELP,
     THREADS_HELP,
+    add_max_pixels,
     choices_of,
     fraction,
     scale_value,
@@ -18,6 +18,7 @@ from alignseg_infer.cli.arguments.values import (
 )
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
+from alignseg_infer.files import real_path
 from alignseg_infer.inference.averaging import Mode
 from alignseg_infer.inference.tiling import DEFAULT_OVERLAP, DEFAULT_TILE
 from alignseg_infer.predictor import Predictor
@@ -53,6 +54,7 @@ def add_inference_arguments(
         help="prepare images and label pixels on the GPU (default: yes if the model runs on a GPU "
         "in TensorRT or PyTorch)",
     )
+    add_max_pixels(parser)
 
 
 def _add_averaging_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,6 +134,7 @@ def predictor_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "flip": arguments.flip,
         "on_device": arguments.on_device,
         "runtime": arguments.runtime,
+        "max_pixels": arguments.max_pixels,
     }
 
 
@@ -141,7 +144,7 @@ def names_of(models: Sequence[Path]) -> dict[str, Path]:
     Raises:
         OptionError: A model is given twice.
     """
-    if len({os.path.realpath(model_path(path)) for path in models}) < len(models):
+    if len({real_path(model_path(path)) for path in models}) < len(models):
         raise OptionError(
             f"a model is given twice: {', '.join(map(str, models))}",
             "different files",

@@ -6,6 +6,7 @@ from alignseg_infer.cli.arguments.values import (
     IMAGES_HELP,
     OTHER_SIZES_HELP,
     SIZE_HELP,
+    add_max_pixels,
     choices_of,
     size_policy_value,
 )
@@ -81,6 +82,7 @@ def add_calibration_arguments(
         help="file that keeps the measured ranges, so that the same command continues after an "
         "interruption and does not calibrate twice",
     )
+    add_max_pixels(group)
 
 
 def calibration_options_from(arguments: argparse.Namespace) -> CalibrationOptions:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from alignseg_infer.arrays import InputShape, Size
 from alignseg_infer.files import user_path
+from alignseg_infer.pixels.encoded import MAX_PIXELS
 
 SIZE_HELP = "size of the network's input, HEIGHTxWIDTH"
 OTHER_SIZES_HELP = (
@@ -39,6 +40,11 @@ def fixed_size(text: str) -> Size:
             f"{text!r} is not a size; write HEIGHTxWIDTH, such as 512x1024"
         )
     return int(height), int(width)
+
+
+def image_path(text: str) -> Path:
+    """Parse the path of an image; ``-`` is standard input."""
+    return Path("/dev/stdin") if text == "-" else user_path(text)
 
 
 def size_policy_value(text: str) -> str | int | Size:
@@ -98,6 +104,18 @@ def input_shape(text: str) -> InputShape:
             f"{text!r} is not a shape; write IMAGESxHEIGHTxWIDTH, such as 1x512x1024"
         )
     return InputShape(*map(int, text.lower().split("x")))
+
+
+def add_max_pixels(parser: argparse._ActionsContainer) -> None:
+    """Define ``--max-pixels``, the limit for images that are read."""
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="largest number of pixels of an image file; larger ones are refused before they are "
+        f"decoded, since a small file can take all memory (default: {MAX_PIXELS})",
+    )
 
 
 def add_destination(

@@ -201,14 +201,16 @@ def _prepare_images(
     from alignseg_infer.demo.streets.folder import write_streets
 
     if arguments.images:
-        return _choose_files(arguments.images, arguments.max_images, folder)
+        return _choose_files(arguments.images, arguments.max_images, arguments.max_pixels, folder)
     size, count = _choose_street_size(arguments.size, first), arguments.max_images
     streets = [files.image for files in write_streets(folder, FIRST_HELD_OUT, count, size)]
     return f"{count} drawn streets of {size[0]}x{size[1]}, PNG", streets
 
 
-def _choose_files(source: Path, max_images: int, folder: Path) -> tuple[str, list[Path]]:
-    images = choose_images(source, max_images)
+def _choose_files(
+    source: Path, max_images: int, max_pixels: int, folder: Path
+) -> tuple[str, list[Path]]:
+    images = choose_images(source, max_images, max_pixels)
     if isinstance(images, ImageFiles):
         return images.name, list(images.paths)
     paths = [folder / f"{number}.png" for number in images.frames]

@@ -24,7 +24,7 @@ HELP = "Score one or more models on labelled images: IoU, accuracy, boundary F1 
 EXAMPLE = "Example: alignseg eval alignseg.onnx --dataset cityscapes --root DATA -o out/"
 EXIT_INTERRUPTED = 130
 # These arguments do not change the scores.
-NO_SETTINGS = ("models", "root", "destination", "run", "parser", "debug")
+NO_SETTINGS = ("models", "root", "destination", "run", "parser", "debug", "max_pixels")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
     from alignseg_infer.cli.progress import progress_bar
 
     data = find_labelled_images(
-        Dataset(arguments.dataset), arguments.root, arguments.split, arguments.max_images
+        Dataset(arguments.dataset),
+        arguments.root,
+        arguments.split,
+        arguments.max_images,
+        max_pixels=arguments.max_pixels,
     )
     names = names_of(arguments.models)
     if arguments.destination:

@@ -16,7 +16,7 @@ from alignseg_infer.cli.describe import describe_engine, verification_lines
 from alignseg_infer.cli.translation import translate
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import INSTALL_ONNX, ModelFileError, OptionError
-from alignseg_infer.files import sha256_of, user_path
+from alignseg_infer.files import require_file, sha256_of, user_path
 from alignseg_infer.packages import require_packages
 from alignseg_infer.spec.model import (
     AGREEMENT_KEY,
@@ -69,15 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
     if suffix == ".onnx":
         require_no_checkpoint_arguments(arguments, model)
         spec, details = _inspect_onnx(model)
-    elif suffix in CHECKPOINT_SUFFIXES or model.is_file():
-        spec, details = _inspect_checkpoint(model, arguments)
     else:
-        raise ModelFileError(
-            f"{model} {'is not a file' if model.exists() else 'does not exist'}",
-            f"an .onnx file, an engine ({', '.join(ENGINE_SUFFIXES)}), a checkpoint "
-            f"({', '.join(CHECKPOINT_SUFFIXES)}), or demo",
-            f"check the path: ls {model.parent}",
-        )
+        if suffix not in CHECKPOINT_SUFFIXES:
+            known = f"an engine ({', '.join(ENGINE_SUFFIXES)}), a checkpoint "
+            known += f"({', '.join(CHECKPOINT_SUFFIXES)}), demo, or an .onnx file"
+            require_file(model, known, ModelFileError)
+        spec, details = _inspect_checkpoint(model, arguments)
     if arguments.json:
         print(json.dumps(json.loads(spec.to_json()), indent=2))
     else:
@@ -138,7 +135,7 @@ def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
     try:
         rows = json.loads(metadata[VERIFICATION_KEY])
         lines += [f"    {r['batch']}x3x{r['height']}x{r['width']}: {r['error']:.2e}" for r in rows]
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
         lines.append("    not recorded in the file")
     if AGREEMENT_KEY in metadata:
         lines += verification_lines(Verification.from_json(metadata[AGREEMENT_KEY]))

@@ -1,7 +1,6 @@
 """``alignseg offsets``: draws where the network's learned offsets point."""
 
 import argparse
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,11 +9,13 @@ from alignseg_infer.cli.arguments.inference import add_runtime_arguments
 from alignseg_infer.cli.arguments.values import (
     SIZE_POLICY_HELP,
     add_destination,
+    add_max_pixels,
     choices_of,
+    image_path,
     size_policy_value,
 )
 from alignseg_infer.errors import OptionError
-from alignseg_infer.files import user_path
+from alignseg_infer.files import real_path
 from alignseg_infer.offsets.displacement import HIGH_PERCENTILE, Displacement, offsets_of_image
 from alignseg_infer.offsets.pictures import offsets_sheet, pixels_text
 from alignseg_infer.ops.offset_fields import OffsetField
@@ -32,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model to run: a checkpoint (.pth, .pt, .safetensors), demo, or an .onnx file that "
         "returns its offsets (alignseg export-onnx --with-offsets)",
     )
-    parser.add_argument("image", type=user_path, help="image file to run the model on")
+    parser.add_argument(
+        "image", type=image_path, help="image file to run the model on; - for standard input"
+    )
     add_destination(parser, "picture to write, .png or .jpg")
     parser.add_argument(
         "--field",
@@ -41,12 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--size", type=size_policy_value, help=SIZE_POLICY_HELP)
     add_runtime_arguments(parser)
+    add_max_pixels(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the picture and print the magnitudes."""
     _require_picture_path(arguments.destination, arguments.image)
-    image = load_image(arguments.image)
+    image = load_image(arguments.image, arguments.max_pixels)
     backend = open_backend(
         arguments.model,
         device=arguments.device,
@@ -83,7 +87,7 @@ def _require_picture_path(path: Path, image: Path) -> None:
             "a file name with the ending of a picture",
             f"-o {path.stem or 'offsets'}.png",
         )
-    if os.path.realpath(path) == os.path.realpath(image):
+    if real_path(path) == real_path(image):
         raise OptionError(
             f"the picture would overwrite the image {image}",
             "another name for the picture",

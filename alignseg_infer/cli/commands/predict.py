@@ -1,7 +1,6 @@
 """``alignseg predict``: images in, masks out."""
 
 import argparse
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,12 +14,13 @@ from alignseg_infer.cli.arguments.values import (
     add_destination,
     add_overlay_arguments,
     choices_of,
+    image_path,
 )
 from alignseg_infer.cli.streams import print_to_pipe
 from alignseg_infer.cli.translation import translate_error
 from alignseg_infer.drawing.masks import require_opacity
 from alignseg_infer.errors import ImageError, OptionError, OutputError, SizeError
-from alignseg_infer.files import require_writable_folder, user_path
+from alignseg_infer.files import is_folder, real_path, require_writable_folder
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.results.polygons import require_tolerance
 from alignseg_infer.results.saving import (
@@ -41,7 +41,12 @@ PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command's arguments."""
     parser.add_argument("model", help=MODEL_HELP)
-    parser.add_argument("images", nargs="+", type=user_path, help="image files to segment")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=image_path,
+        help="image files to segment; - for one that comes through standard input",
+    )
     add_destination(parser, "folder to write the results into")
     add_overlay_arguments(parser)
     choices = ", ".join(choices_of(SavedFormat))
@@ -123,7 +128,7 @@ def _parse_formats(text: str) -> list[SavedFormat]:
 
 
 def _require_folder_name(output: Path) -> None:
-    if output.suffix.lower() in PICTURE_ENDINGS and not output.is_dir():
+    if output.suffix.lower() in PICTURE_ENDINGS and not is_folder(output, OutputError):
         raise OptionError(
             f"the destination {output} looks like an image file",
             "a folder, since several files are written for each image",
@@ -139,10 +144,10 @@ def _require_no_image_among_results(
     Raises:
         OptionError: A result would overwrite an image.
     """
-    given = {os.path.realpath(image) for image in images}
+    given = {real_path(image) for image in images}
     for image in images:
         for path in paths_to_save(folder / image.stem, formats):
-            if os.path.realpath(path) in given:
+            if real_path(path) in given:
                 raise OptionError(
                     f"the result {path} would overwrite an image of this command",
                     "results and images in different folders",

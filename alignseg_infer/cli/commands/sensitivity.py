@@ -90,7 +90,13 @@ def _find_labelled(arguments: argparse.Namespace) -> LabelledImages | None:
             "--dataset cityscapes --root DATA",
         )
     dataset = Dataset(arguments.dataset)
-    return find_labelled_images(dataset, arguments.root, arguments.split, arguments.max_images)
+    return find_labelled_images(
+        dataset,
+        arguments.root,
+        arguments.split,
+        arguments.max_images,
+        max_pixels=arguments.max_pixels,
+    )
 
 
 def _measure(arguments: argparse.Namespace, labelled: LabelledImages | None) -> "Sensitivity":
@@ -104,7 +110,9 @@ def _measure(arguments: argparse.Namespace, labelled: LabelledImages | None) -> 
 
     path, options = model_path(arguments.model), calibration_options_from(arguments)
     graph = load_graph(path)
-    images = choose_images(arguments.calibration, arguments.max_calibration_images)
+    images = choose_images(
+        arguments.calibration, arguments.max_calibration_images, arguments.max_pixels
+    )
     with progress_bar("calibration images") as progress:
         ranges = calibrate_ranges(path, images, options, progress)
     with tempfile.TemporaryDirectory() as folder:

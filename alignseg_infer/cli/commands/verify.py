@@ -8,6 +8,7 @@ from alignseg_infer.cli.arguments.values import (
     ROOT_HELP,
     SIZE_HELP,
     SPLIT_HELP,
+    add_max_pixels,
     choices_of,
     fixed_size,
 )
@@ -63,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     labels.add_argument("--dataset", choices=choices_of(Dataset), help=DATASET_HELP)
     labels.add_argument("--root", type=user_path, metavar="FOLDER", help=ROOT_HELP)
     labels.add_argument("--split", help=SPLIT_HELP)
+    add_max_pixels(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -102,4 +104,5 @@ def verification_options_from(arguments: argparse.Namespace) -> VerificationOpti
         dataset=arguments.dataset,
         root=arguments.root,
         split=arguments.split,
+        max_pixels=arguments.max_pixels,
     )

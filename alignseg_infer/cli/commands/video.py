@@ -104,6 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.source,
             rate=arguments.rate,
             seconds=drive_seconds(arguments.seconds, arguments.max_frames, arguments.rate),
+            max_pixels=arguments.max_pixels,
         )
         with contextlib.closing(source):
             predictor = predictor_from(arguments, arguments.model)

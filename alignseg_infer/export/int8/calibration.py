@@ -3,7 +3,9 @@
 import hashlib
 import json
 import logging
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,7 @@ from alignseg_infer.backends.onnxruntime_backend import session_options
 from alignseg_infer.datasets.image_sets import CalibrationImages
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes
-from alignseg_infer.export.int8.histograms import Histogram, Ranges
+from alignseg_infer.export.int8.histograms import BINS, Histogram, Ranges
 from alignseg_infer.export.int8.options import CalibrationOptions
 from alignseg_infer.files import write_atomically
 from alignseg_infer.pixels.preprocess import preprocess, size_policy
@@ -28,6 +30,11 @@ from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 
 CACHE_VERSION = 1
+# What reading another file, or a damaged one, raises; RuntimeError: an encrypted archive.
+_NO_CACHE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, MemoryError),
+    *(ArithmeticError, RuntimeError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error),
+)
 
 Tensors: TypeAlias = list[NDArray[np.float32]]
 
@@ -161,13 +168,15 @@ def _load_cache(cache: Path | None, key: str) -> _Seen:
     Raises:
         OptionError: The file is not a cache, or belongs to another run; it is not overwritten.
     """
-    if cache is None or not cache.exists():
+    if cache is None:
         return _Seen(key)
     try:
+        if not cache.exists():
+            return _Seen(key)
         seen = _read_cache(cache)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except _NO_CACHE as error:
         raise OptionError(
-            f"{cache} is not a calibration cache: {error}",
+            f"{cache} is not a calibration cache: {error!r}",
             "a file that a calibration wrote, or one that does not exist yet",
             f"calibration_cache={cache.with_suffix('.calibration')}, or remove that file",
         ) from error
@@ -183,13 +192,17 @@ def _load_cache(cache: Path | None, key: str) -> _Seen:
 
 def _read_cache(cache: Path) -> _Seen:
     with np.load(cache, allow_pickle=False) as stored:
-        histograms = {
-            str(name): Histogram(counts, int(power), float(largest))
-            for name, counts, power, largest in zip(
-                *(stored[part] for part in ("names", "counts", "powers", "largest")), strict=True
-            )
-        }
-        return _Seen(str(stored["key"]), int(stored["images"]), histograms)
+        names, counts, powers, largest = (
+            stored[part] for part in ("names", "counts", "powers", "largest")
+        )
+        key, images = str(stored["key"]), int(stored["images"])
+    if counts.shape != (len(names), BINS) or counts.dtype != np.int64 or images < 0:
+        raise ValueError(f"{images} images, counts of shape {counts.shape} and type {counts.dtype}")
+    histograms = {
+        str(name): Histogram(count, int(power), float(most))
+        for name, count, power, most in zip(names, counts, powers, largest, strict=True)
+    }
+    return _Seen(key, images, histograms)
 
 
 def _write_cache(cache: Path, seen: _Seen) -> None:

@@ -87,8 +87,9 @@ class EffectMeter:
         self._truths: tuple[Path, ...] = ()
         if labelled:
             self._table = _read_label_table(labelled, self._classes)
+            self._max_pixels = labelled.max_pixels
             paths = tuple(pair.image for pair in labelled.pairs)
-            images = ImageFiles(labelled.name, paths, tuple(map(str, paths)))
+            images = ImageFiles(labelled.name, paths, tuple(map(str, paths)), labelled.max_pixels)
             self._truths = tuple(pair.labels for pair in labelled.pairs)
         self.images = images
         for index, labels in enumerate(self._label(predictor, progress)):
@@ -138,7 +139,7 @@ class EffectMeter:
         return [self._reference_path(index) for index in range(len(self.images.digests))]
 
     def _count_confusion(self, index: int, labels: Labels) -> ConfusionMatrix:
-        truth = read_truth(self._truths[index], self._table)
+        truth = read_truth(self._truths[index], self._table, self._max_pixels)
         return ConfusionMatrix.of(truth, labels, self._classes)
 
     def _measure_miou(self, labels: Iterable[Labels]) -> float:

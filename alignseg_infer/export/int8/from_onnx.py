@@ -64,7 +64,7 @@ def int8_from_onnx(
     """
     model = load_graph(path)
     choose_convolutions(model, options.quantization)  # bad options fail early
-    images = choose_images(options.source, options.max_images)
+    images = choose_images(options.source, options.max_images, options.max_pixels)
     with bars("calibration images") as progress:
         ranges = calibrate_ranges(path, images, options.calibration, progress, facts)
     if options.budget is None:

@@ -9,6 +9,8 @@ from alignseg_infer.choices import choose, convert_choices
 from alignseg_infer.datasets.image_sets import DEFAULT_MAX_IMAGES
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.int8.histograms import DEFAULT_METHOD, CalibrationMethod
+from alignseg_infer.files import user_path
+from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.spec.model import Precision
 
 
@@ -56,6 +58,7 @@ class Int8Options:
         quantization: What stays in float in any case.
         budget: Maximum percentage of the calibration images' pixels that may get another label
             than in FP32; None for no limit. Blocks stay in float until it is met.
+        max_pixels: The largest number of pixels of an image file.
 
     Raises:
         OptionError: The budget is negative.
@@ -66,6 +69,7 @@ class Int8Options:
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
     budget: float | None = None
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if self.budget is not None:
@@ -88,6 +92,7 @@ def int8_options_for(
     calibration_cache: str | Path | None = None,
     keep_float: Sequence[str] = (),
     int8_budget: float | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Int8Options | None:
     """Return the INT8 options that arguments of commands and functions ask for; None without INT8.
 
@@ -108,15 +113,16 @@ def int8_options_for(
     if calibration is None:
         raise needs_calibration()
     return Int8Options(
-        source=Path(calibration),
+        source=user_path(calibration),
         max_images=max_calibration_images,
         calibration=CalibrationOptions(
             method=choose(CalibrationMethod, calibration_method, "calibration_method"),
             size=calibration_size,
-            cache=None if calibration_cache is None else Path(calibration_cache),
+            cache=None if calibration_cache is None else user_path(calibration_cache),
         ),
         quantization=QuantizationOptions(keep_float=tuple(keep_float)),
         budget=int8_budget,
+        max_pixels=max_pixels,
     )
 
 

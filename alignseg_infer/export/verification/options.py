@@ -9,6 +9,7 @@ from alignseg_infer.choices import convert_choices
 from alignseg_infer.datasets.image_sets import choose_images, spread_evenly
 from alignseg_infer.datasets.labelled import Dataset, LabelledImages, find_labelled_images
 from alignseg_infer.errors import OptionError
+from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.pixels.images import read_image
 
 DEFAULT_IMAGES = 8
@@ -29,6 +30,7 @@ class VerificationOptions:
         dataset: Layout of a folder of labelled images, to compare mean IoU as well.
         root: The dataset's folder.
         split: ``train``, ``val`` or ``test``; None for ``val``. The layout ``folder`` has none.
+        max_pixels: The largest number of pixels of an image file.
 
     Raises:
         OptionError: A value cannot be used, or needs another one.
@@ -41,6 +43,7 @@ class VerificationOptions:
     dataset: Dataset | None = None
     root: Path | None = None
     split: str | None = None
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         convert_choices(self)
@@ -56,13 +59,13 @@ class VerificationOptions:
         """Find the labelled images; return None if there is no dataset."""
         if self.dataset is None or self.root is None:
             return None
-        return find_labelled_images(self.dataset, self.root, self.split)
+        return find_labelled_images(self.dataset, self.root, self.split, max_pixels=self.max_pixels)
 
     def read_images(self, data: LabelledImages | None) -> Sequence[Image] | None:
         """Read the images to compare labels on; None for drawn streets."""
         if isinstance(self.images, Path):
-            return list(choose_images(self.images, self.max_images).read())
+            return list(choose_images(self.images, self.max_images, self.max_pixels).read())
         if self.images is None and data is not None:
             chosen = spread_evenly(len(data.pairs), self.max_images)
-            return [read_image(data.pairs[index].image) for index in chosen]
+            return [read_image(data.pairs[index].image, self.max_pixels) for index in chosen]
         return self.images

@@ -226,7 +226,10 @@ def _add_miou(
 ) -> Verification:
     """Add the drop of mean IoU to `found`."""
     size = _size_for_data(path, seen)
-    predictors = {"reference": Predictor(expected, size=size), "model": Predictor(seen, size=size)}
+    predictors = {
+        name: Predictor(backend, size=size, max_pixels=data.max_pixels)
+        for name, backend in (("reference", expected), ("model", seen))
+    }
     scores = evaluate(predictors, data).models
     before, after = (model.confusion.mean_iou for model in scores)
     drop = 100 * float(before - after)
