@@ -11,11 +11,14 @@ from alignseg_infer.video.audio import AudioCopy
 from alignseg_infer.video.colors import H264Frames
 from alignseg_infer.video.file_source import FileSource
 from alignseg_infer.video.frames import DEFAULT_RATE, StreamFacts
+from alignseg_infer.video.output_file import (
+    MATROSKA_ENDING,
+    OutputFile,
+    count_frames,
+)
 from alignseg_infer.video.pyav import av
 
-MATROSKA = ".mkv"
-ENDINGS = (".mp4", ".mov", ".m4v", MATROSKA)
-FINE_SCALE = 10_000  # ticks per second, at least; FFmpeg does the same for the tracks of an MP4
+ENDINGS = (".mp4", ".mov", ".m4v", MATROSKA_ENDING)
 ENCODER = "libx264"
 PRESET = "veryfast"
 BT709, LIMITED = 1, 1  # AVCOL_SPC_BT709, also AVCOL_PRI_ and AVCOL_TRC_; AVCOL_RANGE_MPEG
@@ -34,7 +37,7 @@ class VideoWriter:
         end: Seconds at which the last frame ends.
 
     Args:
-        path: The file to write. Its ending decides the container.
+        path: The file to write, absolute. Its ending decides the container.
         facts: Time base, rate and pixel aspect of the source.
         crf: Quality, 0 (lossless) to 51.
         audio_from: A file whose audio is copied, if any.
@@ -50,20 +53,19 @@ class VideoWriter:
         self._step = 1 / (facts.rate or DEFAULT_RATE)
         self._durations: dict[int, int] = {}
         self._frames = H264Frames()
-        self._container = av.open(
-            str(path), "w", options=_choose_muxer_options(path, facts.time_base)
-        )
+        self._flushed = False
+        self._output = OutputFile(path, facts.time_base)
         try:
             self._stream = self._add_video_stream(facts, crf)
-            self._audio = AudioCopy(audio_from, self._container) if audio_from else None
+            self._audio = AudioCopy(audio_from, self._output) if audio_from else None
         except BaseException:
-            self._container.close()
+            self._output.close()
             raise
 
     @property
     def notes(self) -> list[str]:
-        """Sentences that say what was left out."""
-        return self._audio.notes if self._audio else []
+        """Sentences that say what was left out, or is unusual about the file."""
+        return [*(self._audio.notes if self._audio else []), *self._output.notes]
 
     def write(self, image: Image, time: Fraction, duration: Fraction | None) -> None:
         """Add a picture.
@@ -92,10 +94,11 @@ class VideoWriter:
             with _translate_errors("the audio cannot be copied"):
                 self._audio.copy(until=time)
 
-    def finish(self, *, with_rest_of_audio: bool = True) -> None:
-        """Write the frames that are still in the encoder, then the index, and check the file.
+    def finish(self, target: Path, *, with_rest_of_audio: bool = True) -> None:
+        """Write the frames that are still in the encoder, check the file, and move it to `target`.
 
         Args:
+            target: Its name at the end; on the same disk.
             with_rest_of_audio: Whether to copy all of the audio, or only the packets that begin
                 before the last frame ends.
 
@@ -103,24 +106,44 @@ class VideoWriter:
             OSError: The file cannot be written.
             OutputError: The file does not hold the frames that were written to it.
         """
-        self._mux(self._encode(None))
+        self._flush()
         if self._audio:
             with _translate_errors("the audio cannot be copied"):
                 self._audio.copy(until=None if with_rest_of_audio else self.end)
-        self.close()
-        require_playable(self._path, self.frames)
+        self._close()
+        with _translate_errors("the video cannot be copied"):
+            self._output.move(target, self.frames)
 
-    def close(self) -> None:
-        """Close the files. The video is usable only if `finish` was called before."""
+    def rescue(self) -> int:
+        """End the file after an error or Ctrl-C, and return how many of its frames can be read.
+
+        `write` and `finish` may have been interrupted anywhere.
+        """
+        with contextlib.suppress(OSError, OutputError):
+            self._flush()
+            if self._audio:
+                self._audio.copy(until=self.end)
+        with contextlib.suppress(OSError, OutputError):
+            self._close()
+        return count_frames(self._path)
+
+    def _flush(self) -> None:
+        """Write the frames that are still in the encoder; a second call does nothing."""
+        if not self._flushed:
+            self._flushed = True
+            self._mux(self._encode(None))
+
+    def _close(self) -> None:
+        """Close the files; a second call does nothing."""
         if self._audio:
             self._audio.close()
         with _translate_errors("the end of the video cannot be written"):
-            self._container.close()
+            self._output.close()
 
     def _add_video_stream(self, facts: StreamFacts, crf: int) -> av.VideoStream:
         # With B-frames, FFmpeg makes an MP4 with a variable rate shorter than its frames.
         options = {"crf": str(crf), "preset": PRESET, "bf": "0"}
-        stream = self._container.add_stream(ENCODER, rate=1 / self._step, options=options)
+        stream = self._output.container.add_stream(ENCODER, rate=1 / self._step, options=options)
         assert isinstance(stream, av.VideoStream)
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
@@ -140,7 +163,7 @@ class VideoWriter:
             if packet.pts is not None:
                 packet.duration = self._durations.pop(packet.pts, packet.duration)
             with _translate_errors(f"a packet of frame {self.frames} cannot be written"):
-                self._container.mux(packet)
+                self._output.container.mux(packet)
 
 
 @contextlib.contextmanager
@@ -158,16 +181,6 @@ def _translate_errors(problem: str) -> Iterator[None]:
         ) from error
 
 
-def _choose_muxer_options(path: Path, time_base: Fraction) -> dict[str, str]:
-    """Return options that make FFmpeg store an MP4's length in frame ticks, not milliseconds."""
-    if path.suffix.lower() == MATROSKA:
-        return {}
-    scale = time_base.denominator
-    while scale < FINE_SCALE:
-        scale *= 2
-    return {"movie_timescale": str(scale)}
-
-
 def require_video_ending(path: Path) -> None:
     """Raise OptionError unless the ending of `path` names a container that can be written.
 
@@ -180,28 +193,3 @@ def require_video_ending(path: Path) -> None:
             f"one of {', '.join(ENDINGS)}",
             f"-o {path.with_suffix('.mp4')}",
         )
-
-
-def require_playable(path: Path, frames: int) -> None:
-    """Read a video back, and raise OutputError unless it is complete.
-
-    Raises:
-        OutputError: It does not open, its first frame cannot be decoded, or frames are missing.
-    """
-    try:
-        with av.open(str(path)) as container:
-            next(container.decode(video=0))
-            container.seek(0)
-            seen = sum(1 for packet in container.demux(video=0) if packet.size)
-    except (av.FFmpegError, StopIteration) as error:
-        raise _unplayable_error(path, f"cannot be read back: {error}") from error
-    if seen != frames:
-        raise _unplayable_error(path, f"holds {seen} frames, but {frames} were written")
-
-
-def _unplayable_error(path: Path, reason: str) -> OutputError:
-    return OutputError(
-        f"the video written as {path.name} {reason}",
-        "a file that can be played",
-        f"df -h {path.parent.parent}, then try again",
-    )
