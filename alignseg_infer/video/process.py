@@ -23,7 +23,7 @@ from alignseg_infer.pixels.images import OwnImage, load_image
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import FrameProgress
 from alignseg_infer.video.file_source import FileSource
-from alignseg_infer.video.frames import Frame, FrameSource
+from alignseg_infer.video.frames import Frame, FrameSource, SizeChanges
 from alignseg_infer.video.options import VideoOptions, exact_seconds
 from alignseg_infer.video.output_file import partial_path, unfinished_file
 from alignseg_infer.video.render import Renderer
@@ -84,6 +84,9 @@ def segment_source(
     """Segment an open `source` and write the result to `output`.
 
     Decoding, preprocessing, the network, postprocessing, drawing and encoding overlap in threads.
+    All pictures of `output` have the size of the first frame: a frame of another size is segmented
+    as it is, and then fitted in with black bars.
+
     `output` appears only when it is complete and has been read back. Until then the frames are in
     ``NAME.partial.mp4``, which can be played as far as it was written, even after the process was
     killed.
@@ -135,6 +138,7 @@ class _Work:
         self._writer: VideoWriter | None = None
         self._writing = threading.Lock()
         self._waiting: deque[Frame] = deque()  # frames that wait for their results
+        self._sizes = SizeChanges()
         self._read = 0
         self._spent = dict.fromkeys(STAGES, 0.0)  # seconds; only one thread writes to each entry
         self._cut = False
@@ -210,6 +214,7 @@ class _Work:
             if self._is_beyond_end(count, frame.time - begin):
                 self._cut = True
                 return
+            self._sizes.see(frame)
             self._waiting.append(frame)
             yield OwnImage(frame.image)
 
@@ -304,7 +309,7 @@ class _Work:
                 for stage, spent in self._spent.items()
             },
             backend=self._predictor.backend,
-            notes=(*source.notes, *writer.notes),
+            notes=(*source.notes, *self._sizes.notes, *writer.notes),
         )
 
 
