@@ -118,7 +118,8 @@ class FileSource:
                 "a file with a video stream",
                 f"inspect it with: ffprobe {self.path}",
             )
-        return moving[0]
+        # AVIF has its first picture as a stream of its own, before the moving ones.
+        return next((stream for stream in moving if stream.frames > 1), moving[0])
 
     def _read_first_frame(self) -> av.VideoFrame:
         first = next(self._decoder, None)

@@ -22,9 +22,9 @@ def open_source(
     """Open the file, folder, webcam, stream or drawn drive that `source` names.
 
     Args:
-        source: A video file; a folder of images; the index of a webcam, such as ``"0"``; the
-            address of a stream, such as ``"rtsp://camera/1"``; or ``"streets"`` for a drawn drive,
-            and ``"streets:SEED"`` for another one. Write ``./streets`` for a file of that name.
+        source: A video or animated image file; a folder of images; the index of a webcam, such as
+            ``"0"``; the address of a stream, such as ``"rtsp://camera/1"``; or ``"streets"`` for a
+            drawn drive, and ``"streets:SEED"`` for another one. Write ``./streets`` for a file of that name.
         rate: Frames per second for a folder or a drawn drive, 0.001 to 1000; 25 if None. It is
             rounded to the nearest fraction with a denominator of at most 1001.
         seconds: How long a drawn drive takes; 4 if None.
@@ -49,9 +49,13 @@ def open_source(
         from alignseg_infer.video.pictures import FolderSource
 
         return FolderSource(user_path(source), rate or DEFAULT_RATE)
-    from alignseg_infer.video.file_source import FileSource
+    from alignseg_infer.video.animation_source import WebpSource, is_animated_webp
 
     _require_no_rate(rate, text)
+    if is_animated_webp(user_path(source)):
+        return WebpSource(user_path(source))
+    from alignseg_infer.video.file_source import FileSource
+
     return FileSource(user_path(source))
 
 
