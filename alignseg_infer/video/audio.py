@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from alignseg_infer.video.file_source import FileSource, open_video
-from alignseg_infer.video.output_file import OutputFile
+from alignseg_infer.video.output_file import MOST_TICKS, OutputFile
 from alignseg_infer.video.pyav import av
 
 Packet: TypeAlias = "av.Packet[av.stream.Stream]"
@@ -116,14 +116,29 @@ class AudioCopy:
         following = (self._last[index] + (packet.duration or 1)) * packet.time_base
         return self._own_shifts.setdefault((index, jumps), following - _time(packet))
 
+    def _is_too_long(self, gap: Fraction, stream: av.AudioStream) -> bool:
+        """Return whether MP4 cannot hold this gap in seconds, and note that it cannot."""
+        if self._output.is_matroska or gap * stream.rate <= MOST_TICKS:
+            return False
+        note = (
+            f"audio after a gap of more than {MOST_TICKS / stream.rate / 3600:.1f} hours was left "
+            f"out: {self._format} cannot hold it, but .mkv can"
+        )
+        if note not in self.notes:
+            self.notes.append(note)
+        return True
+
     def _write(self, packet: Packet, seconds: Fraction) -> None:
         index = packet.stream_index
         shift = round(seconds / packet.time_base)
         assert packet.dts is not None  # see _read
         packet.dts += shift
         packet.pts = packet.dts if packet.pts is None else packet.pts + shift
-        if packet.dts <= self._last.get(index, packet.dts - 1):
+        step = packet.dts - self._last.get(index, packet.dts - 1)
+        if step <= 0:
             return  # containers refuse even a small step back in time
+        if self._is_too_long(step * packet.time_base, self._outputs[index]):
+            return
         if packet.pts < 0 and self._output.is_matroska:
             return  # otherwise FFmpeg shifts the times of all streams
         self._last[index] = packet.dts

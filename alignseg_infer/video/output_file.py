@@ -13,6 +13,7 @@ from alignseg_infer.video.pyav import av
 
 MATROSKA_ENDING = ".mkv"
 FINE_SCALE = 10_000  # ticks per second, at least; FFmpeg does the same for the tracks of an MP4
+MOST_TICKS = 1 << 30  # from one packet to the next; from 2^31 on, FFmpeg's MP4 is wrong or aborts
 FRAGMENT_MS = 500  # what is in memory, and lost when the process is killed
 LONGEST_NAME = 255  # bytes, on all common file systems
 NO_ROOM = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
@@ -29,6 +30,7 @@ class OutputFile:
         container: For adding streams and writing packets.
         notes: Sentences that say what is unusual about the file.
         is_matroska: Whether it is a Matroska file.
+        longest: Seconds for which one picture can be shown; None for as long as you like.
 
     Args:
         path: The file to write, absolute. Its ending decides the container.
@@ -45,6 +47,7 @@ class OutputFile:
             scale *= 2
         # Otherwise FFmpeg stores the length of an MP4 in milliseconds.
         self._plain = {} if self.is_matroska else {"movie_timescale": str(scale)}
+        self.longest = None if self.is_matroska else Fraction(MOST_TICKS, scale)
         options = {**self._plain, "flush_packets": "1", **self._choose_fragments()}
         self.container = av.open(str(path), "w", container_options=options)
 

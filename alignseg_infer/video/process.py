@@ -277,7 +277,7 @@ class _Work:
             self._partial.unlink()
             logger.warning("the %d frames encoded so far are lost", written)
         else:
-            share = f"the {kept}" if kept >= written else f"{kept} of the {written}"
+            share = f"the {written}" if kept >= written else f"{kept} of the {written}"
             logger.warning("%s frames encoded so far are kept in %s", share, self._partial)
 
     @contextlib.contextmanager

@@ -24,7 +24,8 @@ def open_source(
     Args:
         source: A video or animated image file; a folder of images; the index of a webcam, such as
             ``"0"``; the address of a stream, such as ``"rtsp://camera/1"``; or ``"streets"`` for a
-            drawn drive, and ``"streets:SEED"`` for another one. Write ``./streets`` for a file of that name.
+            drawn drive, and ``"streets:SEED"`` for another one. Write ``./streets`` for a file of
+            that name.
         rate: Frames per second for a folder or a drawn drive, 0.001 to 1000; 25 if None. It is
             rounded to the nearest fraction with a denominator of at most 1001.
         seconds: How long a drawn drive takes; 4 if None.

@@ -21,15 +21,18 @@ from alignseg_infer.video.pyav import av
 ENDINGS = (".mp4", ".mov", ".m4v", MATROSKA_ENDING)
 ENCODER = "libx264"
 PRESET = "veryfast"
+FINEST = Fraction(1, 10_000_000)  # seconds; finer time bases would allow for short gaps only
 BT709, LIMITED = 1, 1  # AVCOL_SPC_BT709, also AVCOL_PRI_ and AVCOL_TRC_; AVCOL_RANGE_MPEG
 
 
 class VideoWriter:
     """Encodes pictures as H.264, in YUV 4:2:0 and BT.709, with the times of the source.
 
-    MP4, MOV and M4V keep times exactly. Matroska rounds them to whole milliseconds, and its audio
-    begins at 0: the encoder's delay, which AAC in MP4 stores before 0 and which is usually 21 ms,
-    is left out. Odd sides are made even by repeating the last row or column.
+    MP4, MOV and M4V keep times exactly, to 100 ns. They cannot show a picture for more than 2^30
+    ticks, such as 3.3 hours of 1/90000 s, so it is encoded again then. Matroska rounds times to
+    whole milliseconds, and its audio begins at 0: the encoder's delay, which AAC in MP4 stores
+    before 0 and which is usually 21 ms, is left out. Odd sides are made even by repeating the last
+    row or column.
 
     Attributes:
         frames: How many frames were written.
@@ -49,12 +52,15 @@ class VideoWriter:
         self.frames = 0
         self.begin = self.end = Fraction(0)
         self._path = path
-        self._time_base = facts.time_base
+        self._time_base = facts.time_base if facts.time_base.denominator <= 1 / FINEST else FINEST
         self._step = 1 / (facts.rate or DEFAULT_RATE)
         self._durations: dict[int, int] = {}
         self._frames = H264Frames()
         self._flushed = False
-        self._output = OutputFile(path, facts.time_base)
+        self._shown: av.VideoFrame | None = None  # the last one, and since when
+        self._since = Fraction(0)
+        self._repeated = 0
+        self._output = OutputFile(path, self._time_base)
         try:
             self._stream = self._add_video_stream(facts, crf)
             self._audio = AudioCopy(audio_from, self._output) if audio_from else None
@@ -65,7 +71,13 @@ class VideoWriter:
     @property
     def notes(self) -> list[str]:
         """Sentences that say what was left out, or is unusual about the file."""
-        return [*(self._audio.notes if self._audio else []), *self._output.notes]
+        notes = [*(self._audio.notes if self._audio else []), *self._output.notes]
+        if self._repeated and self._output.longest:
+            notes.append(
+                f"pictures were repeated {self._repeated} times, since {self._path.suffix} cannot "
+                f"show one for more than {float(self._output.longest):.0f} s here"
+            )
+        return notes
 
     def write(self, image: Image, time: Fraction, duration: Fraction | None) -> None:
         """Add a picture.
@@ -83,13 +95,11 @@ class VideoWriter:
         if not self.frames:
             self.begin = time
             self._stream.width, self._stream.height = frame.width, frame.height
-        frame.time_base = self._time_base
-        frame.pts = round(time / self._time_base)
-        shown = max(1, round((duration or self._step) / self._time_base))
-        self._durations[frame.pts] = shown
-        self._mux(self._encode(frame))
+        self._repeat_last(time)
+        duration = duration or self._step
+        self._show(frame, time, duration)
         self.frames += 1
-        self.end = time + shown * self._time_base
+        self.end = time + max(1, round(duration / self._time_base)) * self._time_base
         if self._audio:
             with _translate_errors("the audio cannot be copied"):
                 self._audio.copy(until=time)
@@ -112,7 +122,7 @@ class VideoWriter:
                 self._audio.copy(until=None if with_rest_of_audio else self.end)
         self._close()
         with _translate_errors("the video cannot be copied"):
-            self._output.move(target, self.frames)
+            self._output.move(target, self.frames + self._repeated)
 
     def rescue(self) -> int:
         """End the file after an error or Ctrl-C, and return how many of its frames can be read.
@@ -131,6 +141,7 @@ class VideoWriter:
         """Write the frames that are still in the encoder; a second call does nothing."""
         if not self._flushed:
             self._flushed = True
+            self._repeat_last(self.end)
             self._mux(self._encode(None))
 
     def _close(self) -> None:
@@ -153,6 +164,23 @@ class VideoWriter:
         if facts.pixel_aspect != 1:
             context.sample_aspect_ratio = facts.pixel_aspect
         return stream
+
+    def _repeat_last(self, until: Fraction) -> None:
+        """Show the last picture again as often as needed, so that it can be shown `until` then."""
+        longest = self._output.longest
+        while self._shown and longest and until - self._since > longest:
+            self._repeated += 1
+            self._show(self._shown, self._since + longest, until - self._since - longest)
+
+    def _show(self, frame: av.VideoFrame, time: Fraction, duration: Fraction) -> None:
+        """Encode a frame, to be shown at `time` and for `duration` at most."""
+        longest = min(duration, self._output.longest or duration)
+        frame.time_base = self._time_base
+        last = -1 if self._shown is None else round(self._since / self._time_base)
+        frame.pts = max(last + 1, round(time / self._time_base))
+        self._durations[frame.pts] = max(1, round(longest / self._time_base))
+        self._shown, self._since = frame, frame.pts * self._time_base
+        self._mux(self._encode(frame))
 
     def _encode(self, frame: av.VideoFrame | None) -> list["av.Packet[av.VideoStream]"]:
         with _translate_errors(f"frame {self.frames} cannot be encoded as H.264"):
