@@ -7,7 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
-from alignseg_infer.video.file_source import FileSource, open_video
+from alignseg_infer.video.file_source import FileSource
+from alignseg_infer.video.opening import open_video
 from alignseg_infer.video.output_file import MOST_TICKS, OutputFile
 from alignseg_infer.video.pyav import av
 

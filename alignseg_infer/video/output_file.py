@@ -167,6 +167,12 @@ def partial_path(output: Path, number: int = 1) -> Path:
     return output.with_name(stem + ending)
 
 
+def note_partial_file(output: Path) -> list[str]:
+    """Return a sentence that says that there is a partial file, if there is one."""
+    path = partial_path(output)
+    return [f"{path} is still there from an earlier run"] if path.exists() else []
+
+
 def count_frames(path: Path) -> int:
     """Return how many frames can be read from a video; 0 if it does not open."""
     seen = 0

@@ -25,7 +25,7 @@ from alignseg_infer.progress import FrameProgress
 from alignseg_infer.video.file_source import FileSource
 from alignseg_infer.video.frames import Frame, FrameSource, SizeChanges
 from alignseg_infer.video.options import VideoOptions, exact_seconds
-from alignseg_infer.video.output_file import partial_path, unfinished_file
+from alignseg_infer.video.output_file import note_partial_file, partial_path, unfinished_file
 from alignseg_infer.video.render import Renderer
 from alignseg_infer.video.writer import VideoWriter, require_video_ending
 
@@ -118,7 +118,7 @@ def segment_source(
         with write_atomically(output) as temporary, unfinished_file(output) as partial:
             work = _Work(predictor, source, partial, options, view)
             summary = work.run(output, temporary, progress)
-        return replace(summary, notes=(*summary.notes, *_partial_note(output)))
+        return replace(summary, notes=(*summary.notes, *note_partial_file(output)))
 
 
 class _Work:
@@ -250,6 +250,10 @@ class _Work:
     def _open_writer(self) -> VideoWriter:
         source = self._source
         audio_from = source if self._options.audio and isinstance(source, FileSource) else None
+        if audio_from and audio_from.is_pipe:
+            if audio_from.has_audio:
+                source.notes.append("audio was left out: a pipe can be read only once")
+            audio_from = None
         return VideoWriter(
             self._partial, source.facts, crf=self._options.crf, audio_from=audio_from
         )
@@ -311,11 +315,6 @@ class _Work:
             backend=self._predictor.backend,
             notes=(*source.notes, *self._sizes.notes, *writer.notes),
         )
-
-
-def _partial_note(output: Path) -> list[str]:
-    path = partial_path(output)
-    return [f"{path} is still there from an earlier run"] if path.exists() else []
 
 
 def _require_other_file(source: FrameSource, output: Path) -> None:
