@@ -70,9 +70,10 @@ class OutputFile:
             self.container.close()
 
     def move(self, target: Path, frames: int) -> None:
-        """Move the closed file to `target`, as a plain MP4 if it has fragments.
+        """Move the closed file to `target`, or copy it there as a plain MP4 if it has fragments.
 
-        If there is no room for a copy, the fragments are moved, and a note says so.
+        After a copy it stays: only whoever knows that the copy is safe may remove it. If there is
+        no room for a copy, the fragments are moved, and a note says so.
 
         Args:
             target: On the same disk.
@@ -98,9 +99,7 @@ class OutputFile:
         require_playable(target if copied else self._path, frames)
         with (target if copied else self._path).open("rb+") as file:
             os.fsync(file.fileno())  # a power cut after the move could leave an empty file
-        if copied:
-            self._path.unlink()
-        else:
+        if not copied:
             os.replace(self._path, target)
 
     def _choose_fragments(self) -> dict[str, str]:

@@ -118,6 +118,7 @@ def segment_source(
         with write_atomically(output) as temporary, unfinished_file(output) as partial:
             work = _Work(predictor, source, partial, options, view)
             summary = work.run(output, temporary, progress)
+        partial.unlink(missing_ok=True)  # not before the video has its name
         return replace(summary, notes=(*summary.notes, *note_partial_file(output)))
 
 
@@ -278,7 +279,7 @@ class _Work:
             logger.warning("what was written so far stays in %s: %s", self._partial, error.problem)
             return
         if not kept:
-            self._partial.unlink()
+            self._partial.unlink(missing_ok=True)
             logger.warning("the %d frames encoded so far are lost", written)
         else:
             share = f"the {written}" if kept >= written else f"{kept} of the {written}"

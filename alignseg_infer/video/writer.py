@@ -105,10 +105,10 @@ class VideoWriter:
                 self._audio.copy(until=time)
 
     def finish(self, target: Path, *, with_rest_of_audio: bool = True) -> None:
-        """Write the frames that are still in the encoder, check the file, and move it to `target`.
+        """Write the frames that are still in the encoder, and make a checked file at `target`.
 
         Args:
-            target: Its name at the end; on the same disk.
+            target: On the same disk. What was written so far may stay under its name.
             with_rest_of_audio: Whether to copy all of the audio, or only the packets that begin
                 before the last frame ends.
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from alignseg_infer import ModelError, OutputError, Predictor, VideoError
 from alignseg_infer.arrays import Image
-from alignseg_infer.video import output_file
+from alignseg_infer.video import output_file, process
 from alignseg_infer.video.file_source import FileSource
 from alignseg_infer.video.frames import Frame, StreamFacts
 from alignseg_infer.video.options import VideoOptions
@@ -197,6 +197,23 @@ def test_ctrl_c_while_the_file_is_finished_keeps_it(
     require_nothing_left(tmp_path, f"out.partial{ending}")
     assert len(probe(tmp_path / f"out.partial{ending}").times) == 20
     assert "the 20 frames encoded so far are kept" in caplog.text
+
+
+def test_partial_file_stays_until_the_video_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C after the last check, before the file is renamed."""
+    run = process._Work.run
+
+    def interrupted(self: process._Work, *arguments: object) -> None:
+        run(self, *arguments)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(process._Work, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        segment_source(Predictor(FakeBackend()), Source(), tmp_path / "out.mp4")
+    require_nothing_left(tmp_path, "out.partial.mp4")
+    assert len(probe(tmp_path / "out.partial.mp4").times) == 20
 
 
 def test_partial_files_of_earlier_runs_stay(tmp_path: Path) -> None:
