@@ -337,7 +337,7 @@ def verify(
 
 def segment_video(
     model: "Predictor | str | Path",
-    source: "str | Path | FrameSource",
+    source: "str | os.PathLike[str] | FrameSource",
     destination: str | Path,
     *,
     opacity: float = 0.5,
@@ -361,8 +361,8 @@ def segment_video(
     Args:
         model: A predictor, or what `Predictor` takes.
         source: A video file, a folder of images, the index of a webcam (``"0"``), the address of a
-            stream, or ``"streets"`` for a drawn drive; or an open source, which is closed at the
-            end.
+            stream, ``"-"`` for stdin, or ``"streets"`` for a drawn drive; or an open source, which
+            is closed at the end. A path object always names a file, folder or pipe.
         destination: The video to write: .mp4, .mov, .m4v or .mkv.
         opacity: Opacity of the class colours over the frame, 0..1.
         outline: Whether to draw a white line where classes meet.
@@ -402,7 +402,7 @@ def segment_video(
         seconds=seconds,
     )
     predictor = model if isinstance(model, Predictor) else Predictor(model)
-    if isinstance(source, str | Path):
+    if isinstance(source, str | os.PathLike):
         source = open_source(
             source,
             rate=rate,

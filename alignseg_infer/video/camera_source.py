@@ -15,7 +15,6 @@ from alignseg_infer.arrays import Image
 from alignseg_infer.errors import VideoError
 from alignseg_infer.pixels.images import image_from_array
 from alignseg_infer.video.frames import Frame, StreamFacts
-from alignseg_infer.video.pictures import resize_to
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +50,7 @@ class CameraSource:
     """A `FrameSource` that gives live frames as they arrive.
 
     When no more frames arrive, the camera is opened again after half a second, one second, and so
-    on up to half a minute. If its frames then have another size, they are resized to the size of
-    the first frame.
+    on up to half a minute.
 
     Args:
         name: A name to show to people.
@@ -103,7 +101,7 @@ class CameraSource:
                 continue
             arrived = round((time.monotonic() - begin) / TIME_BASE) * TIME_BASE
             last = max(arrived, last + TIME_BASE)
-            yield Frame(resize_to(image, self.facts.size), last)
+            yield Frame(image, last)
             image = self._read()
 
     def stop(self) -> None:

@@ -26,10 +26,10 @@ WIDE = "gbrp16le"
 
 
 class BgrFrames:
-    """Turns decoded frames into pictures that all have the size and rotation of the first one.
+    """Turns decoded frames into pictures that all have the rotation of the first one.
 
     Attributes:
-        size: (height, width) of the pictures.
+        size: (height, width) of the first picture.
         turned: Whether rows in the file become columns of the picture.
 
     Args:
@@ -37,11 +37,11 @@ class BgrFrames:
     """
 
     def __init__(self, first: av.VideoFrame) -> None:
-        self._stored = (first.height, first.width)
         self._matrix = _display_matrix(first)
         self._reformatter = reformatter.VideoReformatter()
         self.turned = abs(self._matrix[1]) > abs(self._matrix[0])
-        self.size: Size = self._stored[::-1] if self.turned else self._stored
+        stored = (first.height, first.width)
+        self.size: Size = stored[::-1] if self.turned else stored
 
     def image(self, frame: av.VideoFrame) -> Image:
         """Return the frame as (H, W, 3) uint8 BGR of BT.709.
@@ -52,8 +52,6 @@ class BgrFrames:
         wide = color_name(primaries, transfer) is not None
         pixels = self._reformatter.reformat(
             frame,
-            width=self._stored[1],
-            height=self._stored[0],
             format=WIDE if wide else "bgr24",
             src_colorspace=self._assumed_matrix(frame, wide),
             interpolation=EXACT,
@@ -68,7 +66,7 @@ class BgrFrames:
             return None
         if wide:
             return reformatter.Colorspace.BT2020
-        return reformatter.Colorspace.ITU709 if self._stored[0] > LARGEST_SD else None
+        return reformatter.Colorspace.ITU709 if frame.height > LARGEST_SD else None
 
 
 def turn_upright(image: Image, matrix: tuple[int, ...]) -> Image:

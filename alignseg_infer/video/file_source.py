@@ -13,6 +13,7 @@ from alignseg_infer.files import require_file
 from alignseg_infer.pixels.wide_color import color_name
 from alignseg_infer.video.colors import BgrFrames
 from alignseg_infer.video.frames import DEFAULT_RATE, Frame, StreamFacts
+from alignseg_infer.video.opening import is_pipe, open_pipe, open_video, pipe_error
 from alignseg_infer.video.pyav import av
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class FileSource:
     time reached.
 
     Attributes:
+        is_pipe: Whether it can be read only once.
         start: Seconds at which the file begins by its own clock; times of frames count from there.
         step: Usual number of seconds from one frame to the next.
         shifts: Seconds added to the times after the first jump back, after the second, and so on.
@@ -44,11 +46,13 @@ class FileSource:
         path: The file.
 
     Raises:
-        VideoError: The file is missing or empty, or none of its frames can be decoded.
+        VideoError: The file is missing, empty or a device, or none of its frames can be decoded.
     """
 
     def __init__(self, path: Path) -> None:
-        require_file(path, "a video", VideoError)
+        self.is_pipe = is_pipe(path)
+        if not self.is_pipe:
+            require_file(path, "a video", VideoError)
         self.path = path
         self.name = str(path)
         self.damaged = 0
@@ -58,7 +62,8 @@ class FileSource:
         self.shifts: list[Fraction] = []
         self._clock_note = ""
         self._stopped = False
-        self._container = open_video(path)
+        self._pipe = open_pipe(path) if self.is_pipe else None
+        self._container = open_video(path, self._pipe)
         try:
             self._stream = self._choose_stream()
             self._stream.thread_type = (
@@ -103,6 +108,13 @@ class FileSource:
             logger.warning("%s is left open: %s", self.path, error)
         else:
             self._container.close()
+            if self._pipe:
+                self._pipe.close()
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether the file has audio too."""
+        return bool(self._container.streams.audio)
 
     @property
     def _rate(self) -> Fraction | None:
@@ -118,14 +130,18 @@ class FileSource:
                 "a file with a video stream",
                 f"inspect it with: ffprobe {self.path}",
             )
-        return moving[0]
+        # AVIF has its first picture as a stream of its own, before the moving ones.
+        return next((stream for stream in moving if stream.frames > 1), moving[0])
 
     def _read_first_frame(self) -> av.VideoFrame:
         first = next(self._decoder, None)
         if first is None:
             seen = f"{self.damaged} frames, all damaged" if self.damaged else "no frames at all"
+            problem = f"no frame of {self.path} can be decoded; it has {seen}"
+            if self.is_pipe:
+                raise pipe_error(self.path, problem)
             raise VideoError(
-                f"no frame of {self.path} can be decoded; it has {seen}",
+                problem,
                 "a video with at least one frame",
                 f"inspect it with: ffprobe {self.path}; or copy it again",
             )
@@ -262,21 +278,3 @@ def _matroska_seconds(text: str) -> Fraction | None:
         return None
     hours, minutes, seconds = match.groups()
     return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
-
-
-def open_video(path: Path) -> av.container.InputContainer:
-    """Open `path` for reading.
-
-    Raises:
-        VideoError: FFmpeg cannot open it.
-    """
-    try:
-        # "file:" keeps FFmpeg from taking names such as "concat:a" or "a:b" for addresses.
-        return av.open(f"file:{path}", "r", metadata_errors="replace")
-    except (av.FFmpegError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise VideoError(
-            f"{path} cannot be opened as a video: {reason}",
-            "a complete video file (an MP4 that was cut off has lost its index)",
-            f"inspect it with: ffprobe {path}; or copy or record it again",
-        ) from error

@@ -6,10 +6,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from alignseg_infer.arrays import Image, Size
+from alignseg_infer.arrays import Image
 from alignseg_infer.datasets.image_sets import IMAGE_ENDINGS
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.errors import ImageError, VideoError
@@ -27,7 +24,7 @@ class FolderSource:
     """A `FrameSource` that reads the images of one folder in the order of their names.
 
     Numbers in names are compared as numbers: ``2.png`` comes before ``10.png``. Images that cannot
-    be read are counted and left out. Images of other sizes are resized to the size of the first.
+    be read are counted and left out.
 
     Args:
         folder: The folder. Its subfolders are not searched.
@@ -69,18 +66,14 @@ class FolderSource:
 
     def __iter__(self) -> Iterator[Frame]:
         step = self.facts.time_base
-        resized = 0
         for number, path in enumerate(self._paths):
             if self._stopped:
                 break
             image = self._read(path)
             if image is not None:
-                resized += image.shape[:2] != self.facts.size
-                yield Frame(resize_to(image, self.facts.size), number * step, step)
+                yield Frame(image, number * step, step)
         if self._first_error:
             self.notes.append(f"the first image left out: {self._first_error.problem}")
-        if resized:
-            self.notes.append(f"{resized} images were resized to the first one's size")
 
     def stop(self) -> None:
         """End the iteration after the current image."""
@@ -131,13 +124,6 @@ class StreetSource:
 
     def close(self) -> None:
         """Do nothing: there is nothing to free."""
-
-
-def resize_to(image: Image, size: Size) -> Image:
-    """Resize `image` to `size`, (height, width); return it as it is if it has that size."""
-    if image.shape[:2] == size:
-        return image
-    return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:

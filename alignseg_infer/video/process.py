@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import os
 import threading
 import time
 from collections import deque
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from alignseg_infer.arrays import Image
-from alignseg_infer.errors import AlignSegError, OptionError, OutputError, VideoError
+from alignseg_infer.errors import OptionError, OutputError, VideoError
 from alignseg_infer.files import real_path, user_path, write_atomically
 from alignseg_infer.inference.pipeline import Pipeline
 from alignseg_infer.inference.stream import SegmentationStream
@@ -23,8 +22,9 @@ from alignseg_infer.pixels.images import OwnImage, load_image
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import FrameProgress
 from alignseg_infer.video.file_source import FileSource
-from alignseg_infer.video.frames import Frame, FrameSource
+from alignseg_infer.video.frames import Frame, FrameSource, SizeChanges
 from alignseg_infer.video.options import VideoOptions, exact_seconds
+from alignseg_infer.video.output_file import note_partial_file, partial_path, unfinished_file
 from alignseg_infer.video.render import Renderer
 from alignseg_infer.video.writer import VideoWriter, require_video_ending
 
@@ -83,12 +83,17 @@ def segment_source(
     """Segment an open `source` and write the result to `output`.
 
     Decoding, preprocessing, the network, postprocessing, drawing and encoding overlap in threads.
-    `output` appears only when it is complete and has been read back.
+    All pictures of `output` have the size of the first frame: a frame of another size is segmented
+    as it is, and then fitted in with black bars.
 
-    If Ctrl-C, a failing source, a full disk or anything else stops the work, the frames encoded so
-    far are kept as ``NAME.partial.mp4`` if possible, this is logged, and the exception is raised
-    again. For a live source, Ctrl-C is the normal end, and so is SystemExit, which a signal handler
-    may raise. A partial file of an earlier run is left alone and mentioned in the notes.
+    `output` appears only when it is complete and has been read back. Until then the frames are in
+    ``NAME.partial.mp4``, which can be played as far as it was written, even after the process was
+    killed.
+
+    If Ctrl-C, a failing source, a full disk or anything else stops the work, this file is kept,
+    that is logged, and the exception is raised again. For a live source, Ctrl-C is the normal end,
+    and so is SystemExit, which a signal handler may raise. A partial file of an earlier run is left
+    alone and mentioned in the notes; the new one is then called ``NAME.partial2.mp4``.
 
     Args:
         predictor: The model.
@@ -109,9 +114,11 @@ def segment_source(
     with contextlib.closing(source):
         require_video_ending(output)
         _require_other_file(source, output)
-        with write_atomically(output) as temporary:
-            work = _Work(predictor, source, temporary, options, view)
-            return work.run(output, progress)
+        with write_atomically(output) as temporary, unfinished_file(output) as partial:
+            work = _Work(predictor, source, partial, options, view)
+            summary = work.run(output, temporary, progress)
+        partial.unlink(missing_ok=True)  # not before the video has its name
+        return replace(summary, notes=(*summary.notes, *note_partial_file(output)))
 
 
 class _Work:
@@ -121,39 +128,46 @@ class _Work:
         self,
         predictor: Predictor,
         source: FrameSource,
-        temporary: Path,
+        partial: Path,
         options: VideoOptions,
         view: View | None,
     ) -> None:
         self._predictor, self._source, self._options = predictor, source, options
-        self._temporary = temporary
+        self._partial = partial
         self._renderer = Renderer(predictor.spec.classes, options, view)
         self._writer: VideoWriter | None = None
         self._writing = threading.Lock()
         self._waiting: deque[Frame] = deque()  # frames that wait for their results
+        self._sizes = SizeChanges()
         self._read = 0
         self._spent = dict.fromkeys(STAGES, 0.0)  # seconds; only one thread writes to each entry
         self._cut = False
         self._dropped = 0
 
-    def run(self, output: Path, progress: FrameProgress | None) -> VideoSummary:
-        """Do all of the work.
+    def run(self, output: Path, target: Path, progress: FrameProgress | None) -> VideoSummary:
+        """Do all of the work; the video is at `target` then, which will be called `output`.
 
         Raises:
             BaseException: Whatever stopped the work; see `segment_source`.
         """
         begin = time.perf_counter()
         try:
-            self._run_pipeline(progress)
-        except BaseException as error:
-            told = isinstance(error, (KeyboardInterrupt, SystemExit))
-            if not (told and self._source.facts.live):
-                self._keep_partial(output)
-                raise
-        with self._lock_writer():
-            writer = self._require_writer()
-            writer.finish(with_rest_of_audio=not self._cut)
+            self._run_until_told(progress)
+            with self._lock_writer():
+                writer = self._require_writer()
+                writer.finish(target, with_rest_of_audio=not self._cut)
+        except BaseException:
+            self._keep_partial()
+            raise
         return self._summarise(output, writer, time.perf_counter() - begin)
+
+    def _run_until_told(self, progress: FrameProgress | None) -> None:
+        """Do the work; a live source may be told to end."""
+        try:
+            self._run_pipeline(progress)
+        except (KeyboardInterrupt, SystemExit):
+            if not self._source.facts.live:
+                raise
 
     def _run_pipeline(self, progress: FrameProgress | None) -> None:
         live, total = self._source.facts.live, self._count_expected()
@@ -200,6 +214,7 @@ class _Work:
             if self._is_beyond_end(count, frame.time - begin):
                 self._cut = True
                 return
+            self._sizes.see(frame)
             self._waiting.append(frame)
             yield OwnImage(frame.image)
 
@@ -235,8 +250,12 @@ class _Work:
     def _open_writer(self) -> VideoWriter:
         source = self._source
         audio_from = source if self._options.audio and isinstance(source, FileSource) else None
+        if audio_from and audio_from.is_pipe:
+            if audio_from.has_audio:
+                source.notes.append("audio was left out: a pipe can be read only once")
+            audio_from = None
         return VideoWriter(
-            self._temporary, source.facts, crf=self._options.crf, audio_from=audio_from
+            self._partial, source.facts, crf=self._options.crf, audio_from=audio_from
         )
 
     def _require_writer(self) -> VideoWriter:
@@ -248,25 +267,22 @@ class _Work:
             )
         return self._writer
 
-    def _keep_partial(self, output: Path) -> None:
-        """Keep the frames encoded so far in a file of their own, if that is possible."""
+    def _keep_partial(self) -> None:
+        """Keep the frames encoded so far in a file of their own, and say where it is."""
         try:
             with self._lock_writer():
                 if self._writer is None:
                     return
-                self._writer.finish(with_rest_of_audio=False)
-                os.replace(self._temporary, partial_path(output))
-        except (OSError, AlignSegError) as error:
-            logger.warning("the %d frames encoded so far are lost: %s", self._frames_written, error)
+                kept, written = self._writer.rescue(), self._writer.frames
+        except OutputError as error:  # it is still in use
+            logger.warning("what was written so far stays in %s: %s", self._partial, error.problem)
+            return
+        if not kept:
+            self._partial.unlink(missing_ok=True)
+            logger.warning("the %d frames encoded so far are lost", written)
         else:
-            kept = partial_path(output)
-            logger.warning(
-                "the %d frames encoded so far are kept in %s", self._frames_written, kept
-            )
-
-    @property
-    def _frames_written(self) -> int:
-        return self._writer.frames if self._writer else 0
+            share = f"the {written}" if kept >= written else f"{kept} of the {written}"
+            logger.warning("%s frames encoded so far are kept in %s", share, self._partial)
 
     @contextlib.contextmanager
     def _lock_writer(self) -> Iterator[None]:
@@ -297,18 +313,8 @@ class _Work:
                 for stage, spent in self._spent.items()
             },
             backend=self._predictor.backend,
-            notes=(*source.notes, *writer.notes, *_partial_note(output)),
+            notes=(*source.notes, *self._sizes.notes, *writer.notes),
         )
-
-
-def partial_path(output: Path) -> Path:
-    """Return where an unfinished `output` is kept: ``out.partial.mp4`` for ``out.mp4``."""
-    return output.with_name(f"{output.stem}.partial{output.suffix}")
-
-
-def _partial_note(output: Path) -> list[str]:
-    path = partial_path(output)
-    return [f"{path} is still there from an earlier run"] if path.exists() else []
 
 
 def _require_other_file(source: FrameSource, output: Path) -> None:

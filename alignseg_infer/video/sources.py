@@ -1,8 +1,11 @@
 """Opening the source of frames that a name stands for."""
 
+import os
 import re
+import shlex
 from fractions import Fraction
 from pathlib import Path
+from urllib.parse import unquote
 
 from alignseg_infer.errors import OptionError, VideoError
 from alignseg_infer.files import is_folder, user_path
@@ -18,7 +21,7 @@ WEBCAM_DIGITS = 4  # OpenCV has 100 indices for each of its camera libraries
 
 
 def open_source(
-    source: str | Path,
+    source: str | os.PathLike[str],
     *,
     rate: Fraction | float | None = None,
     seconds: float | None = None,
@@ -27,9 +30,11 @@ def open_source(
     """Open the file, folder, webcam, stream or drawn drive that `source` names.
 
     Args:
-        source: A video file; a folder of images; the index of a webcam, such as ``"0"``; the
-            address of a stream, such as ``"rtsp://camera/1"``; or ``"streets"`` for a drawn drive,
-            and ``"streets:SEED"`` for another one. Write ``./streets`` for a file of that name.
+        source: A video or animated image file; a folder of images; the index of a webcam, such as
+            ``"0"``; the address of a stream, such as ``"rtsp://camera/1"``; or ``"streets"`` for a
+            drawn drive, and ``"streets:SEED"`` for another one; a pipe, or ``"-"`` for stdin. A
+            path object is always a file, folder or pipe, and so is the name of one that exists;
+            but write ``./streets`` and ``./-`` for files with these names.
         rate: Frames per second for a folder or a drawn drive, 0.001 to 1000; 25 if None. It is
             rounded to the nearest fraction with a denominator of at most 1001.
         seconds: How long a drawn drive takes; 4 if None.
@@ -40,25 +45,24 @@ def open_source(
         OptionError: The name, the rate or the number of seconds cannot be used.
         MissingDependencyError: PyAV, which reads files, is not installed.
     """
-    text = str(source)
+    path, text = user_path(source), os.fspath(source)
+    name = source if isinstance(source, str) else ""  # what is not a path only
     rate = None if rate is None else _make_exact(rate, text)
     require_seconds(seconds)
     if not text:
         raise OptionError("the source is empty", "a file, folder, webcam or stream", "streets")
-    if text == STREETS or text.startswith(f"{STREETS}:"):
+    if name == STREETS or name.startswith(f"{STREETS}:"):
         from alignseg_infer.video.pictures import STREET_SECONDS, StreetSource
 
-        return StreetSource(_parse_seed(text), rate or DEFAULT_RATE, seconds or STREET_SECONDS)
-    if text.isdecimal() or "://" in text:
-        return _open_live_source(text, rate)
-    if is_folder(user_path(source), VideoError):
+        return StreetSource(_parse_seed(name), rate or DEFAULT_RATE, seconds or STREET_SECONDS)
+    if (name.isdecimal() or "://" in name) and not os.path.exists(path):
+        return _open_live_source(name, rate)
+    if is_folder(path, VideoError):
         from alignseg_infer.video.pictures import FolderSource
 
-        return FolderSource(user_path(source), rate or DEFAULT_RATE, max_pixels)
-    from alignseg_infer.video.file_source import FileSource
-
+        return FolderSource(path, rate or DEFAULT_RATE, max_pixels)
     _require_no_rate(rate, text)
-    return FileSource(user_path(source))
+    return _open_file(Path("/dev/stdin") if name == "-" else path)
 
 
 def drive_seconds(
@@ -68,6 +72,21 @@ def drive_seconds(
     if seconds is not None or max_frames is None:
         return seconds
     return float(max_frames / (rate or DEFAULT_RATE))
+
+
+def _open_file(path: Path) -> FrameSource:
+    camera = re.fullmatch(r"/dev/video([0-9]+)", os.path.realpath(path))
+    if camera and os.path.exists(path):
+        from alignseg_infer.video.camera_source import open_webcam
+
+        return open_webcam(int(camera[1]))
+    from alignseg_infer.video.animation_source import WebpSource, is_animated_webp
+
+    if is_animated_webp(path):
+        return WebpSource(path)
+    from alignseg_infer.video.file_source import FileSource
+
+    return FileSource(path)
 
 
 def _open_live_source(text: str, rate: Fraction | None) -> FrameSource:
@@ -85,11 +104,29 @@ def _open_live_source(text: str, rate: Fraction | None) -> FrameSource:
     scheme = text.partition("://")[0].lower()
     if scheme not in LIVE_SCHEMES:
         raise OptionError(
-            f"{text} has the scheme {scheme}",
-            f"the address of a live stream ({', '.join(LIVE_SCHEMES)}), or a file",
-            f"download it first: curl -O {text}",
+            f"{text} has the scheme {scheme}, which is not read here",
+            f"the address of a live stream ({', '.join(LIVE_SCHEMES)}), a file or a pipe",
+            _advise(scheme, text),
         )
-    return open_stream(text)
+    try:
+        return open_stream(text)
+    except VideoError as error:
+        if scheme != "srt":
+            raise
+        expected = "an OpenCV whose FFmpeg has libsrt, unlike that of pip"
+        raise VideoError(error.problem, expected, _advise(scheme, text)) from error
+
+
+def _advise(scheme: str, text: str) -> str:
+    if scheme == "file":
+        return f"name the file: {shlex.quote(unquote(text[len('file://') :]))}"
+    if scheme in ("http", "https", "ftp"):
+        address = shlex.quote(text)
+        return (
+            f"download it first: curl -O {address}; or, if it never ends: "
+            f"curl {address} | alignseg video MODEL - -o OUT.mp4"
+        )
+    return f"ffmpeg -i {shlex.quote(text)} -f mpegts - | alignseg video MODEL - -o OUT.mp4"
 
 
 def _parse_seed(text: str) -> int:

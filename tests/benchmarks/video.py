@@ -61,10 +61,10 @@ def write_long_clip(path: Path, frames: int) -> None:
     """Write the pictures of the clip over and over into one file."""
     with contextlib.closing(open_source(bikes())) as clip:
         pictures = [frame.image for frame in clip]
-        writer = VideoWriter(path, clip.facts, crf=23)
+        writer = VideoWriter(path.with_stem("unfinished"), clip.facts, crf=23)
     for number, picture in enumerate(itertools.islice(itertools.cycle(pictures), frames)):
         writer.write(picture, Fraction(number, 25), None)
-    writer.finish()
+    writer.finish(path)
 
 
 def watch_memory(frames: int) -> list[float]:

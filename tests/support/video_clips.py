@@ -33,6 +33,7 @@ class Clip:
         turn: Degrees counter-clockwise by which it is shown, and whether it is mirrored.
         matrix: FFmpeg's numbers for the colour matrix and range; None to name neither.
         audio: Codec of a tone to add; None for no audio.
+        first_sample: At which sample of the tone the audio begins.
         options: Options of the encoder.
     """
 
@@ -46,6 +47,7 @@ class Clip:
     turn: tuple[int, bool] | None = None
     matrix: tuple[int, int] | None = None
     audio: str | None = None
+    first_sample: int = 0
     options: dict[str, str] = field(default_factory=lambda: {"crf": "2"})
 
 
@@ -103,7 +105,7 @@ def _write_tone(container: av.container.OutputContainer, stream: Any, clip: Clip
     kind, layout = stream.codec_context.format.name, stream.codec_context.layout
     kinds = {"flt": (np.float32, 1.0), "s16": (np.int16, 2e4), "s32": (np.int32, 2e9)}
     dtype, loudest = kinds[kind.rstrip("p")]
-    for start in range(0, samples, size):
+    for start in range(clip.first_sample, samples, size):
         wave = (np.sin(np.arange(start, start + size) * 0.05) * loudest).astype(dtype)
         planar = kind.endswith("p")
         data = np.tile(wave, (layout.nb_channels, 1))

@@ -7,8 +7,10 @@ from pathlib import Path
 import av
 import pytest
 
+from alignseg_infer.video.frames import StreamFacts
 from alignseg_infer.video.options import VideoOptions
-from tests.support.video_clips import Clip, probe, write_clip
+from alignseg_infer.video.writer import VideoWriter
+from tests.support.video_clips import Clip, picture, probe, write_clip
 from tests.video.test_video import run_video
 
 RATE = Fraction(25)
@@ -118,3 +120,83 @@ def test_frames_begin_at_0_though_the_audio_begins_before(ending: str, tmp_path:
     assert all(
         abs(got - given) < Fraction(1, 1000) for (got, _), given in zip(sound, kept, strict=True)
     )
+
+
+def write_gap(path: Path, seconds: int, audio: str | None) -> Path:
+    """Write 20 frames with a gap after the tenth one."""
+    clip = Clip(frames=20, rate=RATE, audio=audio, options={"crf": "2", "bf": "0"})
+    whole = write_clip(path.with_name("whole.mp4"), clip)
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        copies = [target.add_stream_from_template(stream) for stream in source.streams]
+        for packet in source.demux():
+            if packet.dts is not None:
+                late = packet.dts * packet.time_base >= Fraction(2, 5)
+                gap = round(seconds / packet.time_base) if late else 0
+                packet.pts, packet.dts = (packet.pts or 0) + gap, packet.dts + gap
+                packet.stream = copies[packet.stream_index]
+                target.mux(packet)
+    return path
+
+
+HOUR = 3600
+
+
+@pytest.mark.parametrize(
+    ("name", "gap", "audio", "repeated"),
+    [
+        ("days.mkv", 72 * HOUR, None, 3),  # 1/16000 s in the MP4: 18.6 hours in 2^30 ticks
+        ("hours.ts", 7 * HOUR, None, 2),  # 1/90000 s: 3.3 hours
+        ("hours.ts", 7 * HOUR, "aac", 2),  # 1/48000 s for audio: 6.2 hours
+        ("hours.mkv", 5 * HOUR, "aac", 0),
+    ],
+)
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_times_after_a_long_gap_are_exact(
+    name: str, gap: int, audio: str | None, repeated: int, ending: str, tmp_path: Path
+) -> None:
+    """From 2^31 ticks on, FFmpeg's MP4 has wrong times, or ends the process."""
+    source = write_gap(tmp_path / name, gap, audio)
+    expected = {number / RATE + gap * (number >= 10) for number in range(20)}
+    summary = run_video(source, tmp_path / f"out{ending}")
+    after = probe(tmp_path / f"out{ending}")
+    begin = after.times[0]
+    repeated = repeated if ending == ".mp4" else 0
+    assert summary.frames == 20
+    assert len(after.times) == 20 + repeated
+    assert {time - begin for time in after.times} >= expected or name.endswith(".ts")
+    assert after.times[-1] - begin == pytest.approx(gap + 0.76, abs=1e-3)
+    assert summary.duration == pytest.approx(gap + 0.8, abs=1e-3)
+    if repeated:
+        assert f"pictures were repeated {repeated} times" in summary.notes[-1]
+    if audio:
+        end = packets_of(tmp_path / f"out{ending}", "audio")[-1][1]
+        left_out = repeated and gap > 6 * HOUR
+        assert (abs(end - gap) < 1) == (not left_out)
+        assert any("audio after a gap of more than 6.2 hours" in n for n in summary.notes) == bool(
+            left_out
+        )
+
+
+def test_last_frame_may_be_shown_for_hours(tmp_path: Path) -> None:
+    facts = StreamFacts((64, 96), time_base=Fraction(1, 1000), rate=RATE)
+    writer = VideoWriter(tmp_path / "a.mp4", facts, crf=20)
+    writer.write(picture((64, 96)), Fraction(0), Fraction(40 * HOUR))
+    writer.finish(tmp_path / "out.mp4")
+    after = probe(tmp_path / "out.mp4")
+    assert len(after.times) == 3
+    assert writer.end == after.end == after.duration == 40 * HOUR
+
+
+def test_times_finer_than_100_ns_are_rounded(tmp_path: Path) -> None:
+    """A time base of 1 ns would allow for gaps of 1 s only."""
+    facts = StreamFacts((64, 96), time_base=Fraction(1, 10**9), rate=RATE)
+    writer = VideoWriter(tmp_path / "a.mp4", facts, crf=20)
+    times = [Fraction(0), Fraction(1, 10**9), Fraction(1, 3), Fraction(100)]
+    for time in times:
+        writer.write(picture((64, 96)), time, None)
+    writer.finish(tmp_path / "out.mp4")
+    after = probe(tmp_path / "out.mp4")
+    assert len(after.times) == 4
+    pairs = zip(after.times, times, strict=True)
+    assert all(abs(shown - time) <= Fraction(1, 10**7) for shown, time in pairs)
+    assert writer.notes == []

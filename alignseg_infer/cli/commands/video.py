@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         help="video to segment: a video file, a folder of images, the index of a webcam (0), "
-        "rtsp://..., or streets for a drawn drive (streets:SEED for another one)",
+        "rtsp://..., - for stdin, or streets for a drawn drive (streets:SEED for another one)",
     )
     add_destination(parser, "video file to write: .mp4, .mov or .mkv")
     _add_picture_arguments(parser)
