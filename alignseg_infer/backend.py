@@ -1,6 +1,9 @@
-"""The protocols that backends (loaded models) implement."""
+"""The protocols that backends (loaded models) implement, and what a fork does to backends."""
 
+import ctypes
+import os
 import re
+import weakref
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -8,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, Size
-from alignseg_infer.errors import OptionError
+from alignseg_infer.errors import OptionError, ProcessError
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.pixels.postprocess import Scores
 from alignseg_infer.spec.model import ModelSpec
@@ -114,6 +117,56 @@ class ImageBackend(Backend, Protocol):
             CudaError: The GPU fails or does not have enough free memory.
         """
         ...
+
+
+class OwnProcess:
+    """The process that made something. A forked process gets a copy of it, but not its threads."""
+
+    def __init__(self) -> None:
+        self._number = os.getpid()
+
+    def is_this(self) -> bool:
+        """Return whether this is the process, and not one that was forked from it."""
+        return os.getpid() == self._number
+
+    def require(self, what: str) -> None:
+        """Check that this is the process; `what` was made in it, and is used now.
+
+        Raises:
+            ProcessError: It was made in another process. Locks may be held for ever here, and
+                PyTorch waits for threads that do not exist.
+        """
+        if self.is_this():
+            return
+        raise ProcessError(
+            f"{what} was made in process {self._number} and used in process {os.getpid()}, which "
+            "was forked from it without the threads of the runtime",
+            f"{what} that is made, or unpickled, in the process that uses it",
+            'start processes with multiprocessing.get_context("spawn"), in a DataLoader with '
+            'multiprocessing_context="spawn"; or make it in the new process (a server: not before '
+            "it forks its workers)",
+        )
+
+
+_RUNTIMES: weakref.WeakSet[object] = weakref.WeakSet()
+
+
+def keep_in_forks(runtime: object) -> None:
+    """Keep `runtime` from being destroyed in processes that are forked from this one.
+
+    Its destructor would look for threads that do not exist there: the child ends with SIGSEGV
+    (ONNX Runtime 1.32, microsoft/onnxruntime#31961) or never (OpenVINO 2026.4).
+    """
+    _RUNTIMES.add(runtime)
+
+
+def _keep_runtimes() -> None:
+    for runtime in _RUNTIMES:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_keep_runtimes)
 
 
 def parse_device(device: str) -> tuple[str, int]:

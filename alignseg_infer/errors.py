@@ -20,7 +20,8 @@
     │   └── SizeError            the model does not accept this image size
     ├── VideoError               a video, camera or stream cannot be read, or ended too early
     ├── DatasetError             labelled images are missing, unpaired or invalid
-    └── OutputError              a result cannot be written
+    ├── OutputError              a result cannot be written
+    └── ProcessError             an object of one process was used in, or sent to, another one
 
 Each message says what was seen, what was expected, and what to do next.
 """
@@ -41,6 +42,7 @@ __all__ = [
     "OptionError",
     "OutputError",
     "ParityError",
+    "ProcessError",
     "SizeError",
     "SpecError",
     "VerificationError",
@@ -142,3 +144,7 @@ class DatasetError(AlignSegError):
 
 class OutputError(AlignSegError):
     """A result cannot be written."""
+
+
+class ProcessError(AlignSegError):
+    """An object of one process was used in another one, or cannot be sent there."""

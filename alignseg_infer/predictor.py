@@ -1,25 +1,22 @@
 """`Predictor`, which turns images into segmentations."""
 
-import logging
 import os
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
-from alignseg_infer.arrays import Size, plain_value
-from alignseg_infer.backend import Backend, ImageBackend, LimitedBackend
-from alignseg_infer.backends import open_backend
-from alignseg_infer.errors import MissingDependencyError, OptionError
-from alignseg_infer.inference.averaging import Mode, averaging_for, require_logits
+from alignseg_infer.arrays import Size
+from alignseg_infer.backend import Backend
+from alignseg_infer.backends.opening import Opening, PredictorOptions, open_again, open_stages
+from alignseg_infer.errors import ProcessError
+from alignseg_infer.inference.averaging import Mode, require_logits
 from alignseg_infer.inference.stages import Stages, Wanted
 from alignseg_infer.inference.stream import SegmentationStream, require_stream_options
 from alignseg_infer.inference.tiling import DEFAULT_OVERLAP
 from alignseg_infer.pixels.images import ImageSource
-from alignseg_infer.pixels.preprocess import size_policy
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.spec.model import ModelSpec
-
-logger = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -59,6 +56,10 @@ class Predictor:
     image (at the largest scale). Several scales need another 4*C bytes per pixel of the original
     image. C is the number of classes.
 
+    A predictor of a file can be pickled and sent to other processes. There it opens the file again
+    when it is first used, and the last one used stays open. A process that is forked after the
+    predictor was made cannot use it.
+
     Raises:
         ModelError: The model cannot be used.
         DeviceError: The device does not exist.
@@ -82,27 +83,42 @@ class Predictor:
         on_device: bool | None = None,
         runtime: str | None = None,
     ) -> None:
-        batch, on_device = plain_value(batch), plain_value(on_device)
-        if type(batch) is not int or batch < 1:
-            raise OptionError(f"batch={batch!r}", "1 or more", "batch=1")
+        options = PredictorOptions(
+            device=device,
+            size=size,
+            batch=batch,
+            threads=threads,
+            mode=mode,
+            tile=tile,
+            overlap=overlap,
+            scales=scales,
+            flip=flip,
+            on_device=on_device,
+            runtime=runtime,
+        )
+        self._stages = open_stages(model, options)
+        self._opening: Opening | None = None
         if isinstance(model, str | os.PathLike):
-            model = open_backend(model, device=device, threads=threads, runtime=runtime)
-        averaging = averaging_for(
-            model.spec, mode=mode, tile=tile, overlap=overlap, scales=scales, flip=flip
-        )
-        export = model.spec.export
-        fixed_batch = export.batch if export else None
-        least_batch = fixed_batch or 1
-        if isinstance(model, LimitedBackend) and not fixed_batch:
-            least_batch = _require_batch(model, batch)
-        self._stages = Stages(
-            backend=model,
-            policy=size_policy(size, None if mode == Mode.SLIDE else export),
-            averaging=averaging,
-            image_backend=_choose_image_backend(model, on_device, averaged=averaging is not None),
-            least_batch=least_batch,
-            batch=fixed_batch or batch,
-        )
+            self._opening = Opening.of(model, options, self.spec)
+
+    @cached_property
+    def _stages(self) -> Stages:
+        """The stages of a predictor that was unpickled. `__init__` replaces this.
+
+        Unpickling does not open the file, since an error would end or hang the workers of a pool.
+        """
+        assert self._opening is not None
+        return open_again(self._opening, os.getpid())
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._opening is None:
+            raise ProcessError(
+                f"this predictor runs the model of an object, {self.backend!r}, which stays in its "
+                "process",
+                "a predictor of a file; it can be pickled, and opens the file again",
+                "Predictor('alignseg.onnx'), or make the predictor in the process that uses it",
+            )
+        return {name: value for name, value in self.__dict__.items() if name != "_stages"}
 
     @property
     def spec(self) -> ModelSpec:
@@ -165,6 +181,7 @@ class Predictor:
             SizeError: An image is too small for the network.
             OptionError: Probabilities were asked for, but the model returns labels.
         """
+        self._stages.process.require("a predictor")
         if confidence or probabilities:
             require_logits(self.spec, "probabilities were")
         wanted = Wanted(confidence, probabilities)
@@ -212,60 +229,9 @@ class Predictor:
         Raises:
             OptionError: An argument makes no sense, or does not fit this model.
         """
+        self._stages.process.require("a predictor")
         require_stream_options(images, smoothing, depth)
         if confidence or smoothing:
             require_logits(self.spec, "probabilities or smoothing were")
         wanted = Wanted(confidence=confidence, smoothing=float(smoothing))
         return SegmentationStream(self._stages, images, wanted, depth=depth, live=live)
-
-
-def _choose_image_backend(
-    model: Backend, wanted: bool | None, *, averaged: bool
-) -> ImageBackend | None:
-    """Return `model` if it should prepare images and label pixels itself, else None.
-
-    Raises:
-        OptionError: The caller asked for this, but the model cannot do it.
-        MissingDependencyError: The caller asked for this, but NVRTC, which compiles the kernels,
-            is not installed.
-    """
-    if wanted is False:
-        return None
-    if averaged or not isinstance(model, ImageBackend):
-        if wanted is None:
-            return None
-        reason = "logits are averaged" if averaged else f"{model.name} has no GPU to do it on"
-        raise OptionError(
-            f"on_device=True was asked for, but {reason}",
-            "a model in TensorRT, or in PyTorch on CUDA, and mode='whole' without scales and flip",
-            "on_device=None",
-        )
-    try:
-        model.load_kernels()
-    except OptionError:  # every model on the CPU raises this
-        if wanted:
-            raise
-        return None
-    except MissingDependencyError as error:
-        if wanted:
-            raise
-        logger.warning("the CPU prepares images and labels pixels, which is slower: %s", error)
-        return None
-    return model
-
-
-def _require_batch(model: LimitedBackend, batch: int) -> int:
-    """Return the fewest inputs per call.
-
-    Raises:
-        OptionError: The model does not take `batch` inputs per call.
-    """
-    least, most = model.batch_limits
-    if not least <= batch <= most:
-        raise OptionError(
-            f"batch={batch}, but this engine takes {least} to {most} inputs per call",
-            f"{least} to {most}, the range that it was built for",
-            f"batch={min(max(batch, least), most)}; or build it for more: "
-            "alignseg export-trt MODEL -o ENGINE --opt-shape NxHxW --max-shape NxHxW",
-        )
-    return least

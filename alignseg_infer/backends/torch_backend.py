@@ -1,5 +1,6 @@
 """Runs a checkpoint in PyTorch, without export."""
 
+import functools
 import logging
 import threading
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, Size
-from alignseg_infer.backend import LabelledBatch, parse_device
+from alignseg_infer.backend import LabelledBatch, OwnProcess, parse_device
 from alignseg_infer.cuda.device_images import require_right_results
 from alignseg_infer.cuda.kernels import IMAGE_KERNELS
 from alignseg_infer.errors import (
@@ -18,6 +19,7 @@ from alignseg_infer.errors import (
     DeviceError,
     MissingDependencyError,
     OptionError,
+    ProcessError,
 )
 from alignseg_infer.spec.model import ModelSpec, Sampler, Upsampling
 
@@ -60,12 +62,14 @@ class TorchBackend:
     Raises:
         CheckpointError: The file cannot be used.
         DeviceError: CUDA was asked for but is not available.
+        ProcessError: This process was forked from one that has opened a checkpoint.
     """
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
         self._device = _parse_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
+        _require_threads(self._device)
         checkpoint = load_checkpoint(path)
         for assumption in checkpoint.assumptions:
             logger.warning("%s: %s", path, assumption)
@@ -129,6 +133,31 @@ class TorchBackend:
             image = torch.from_numpy(batch).to(self._device)
             _, offsets = self._model.forward_with_offsets(image)
         return {field: offset.contiguous().cpu().numpy() for field, offset in offsets.items()}
+
+
+@functools.cache
+def _first_process() -> OwnProcess:
+    """Return the process in which this was first called: a parent, after a fork."""
+    return OwnProcess()
+
+
+def _require_threads(device: torch.device) -> None:
+    """Check that PyTorch is able to compute in this process.
+
+    Its threads (of libgomp) do not exist in a forked process, where it waits for them for ever. It
+    computes in one thread there, as it does in the workers of a DataLoader, but CUDA does not work.
+
+    Raises:
+        ProcessError: It is not.
+    """
+    if _first_process().is_this() or (device.type == "cpu" and torch.get_num_threads() == 1):
+        return
+    raise ProcessError(
+        "this process was forked from one that has run a checkpoint, and PyTorch would wait here "
+        "for threads that do not exist",
+        "a process that was spawned, or one thread on the CPU",
+        'start processes with multiprocessing.get_context("spawn"), or pass threads=1',
+    )
 
 
 def _prepare(model: AlignSeg, device: torch.device) -> AlignSeg:

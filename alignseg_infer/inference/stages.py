@@ -6,7 +6,7 @@ They can run one after the other, one image or batch at a time, or in threads (`
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import NamedTuple, Protocol, TypeVar
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Floats, Image, Size
-from alignseg_infer.backend import Backend, ImageBackend
+from alignseg_infer.backend import Backend, ImageBackend, OwnProcess
 from alignseg_infer.inference.averaging import Averaging
 from alignseg_infer.pixels.images import ImageSource, load_image
 from alignseg_infer.pixels.postprocess import Scores, resize_labels, scores_from_logits
@@ -88,6 +88,7 @@ class Stages:
         image_backend: Prepares images and labels pixels on the GPU; None for the CPU.
         least_batch: The fewest inputs per network call; copies fill smaller batches up.
         batch: The most inputs per network call.
+        process: The process that opened the model.
     """
 
     backend: Backend
@@ -96,6 +97,7 @@ class Stages:
     image_backend: ImageBackend | None
     least_batch: int
     batch: int
+    process: OwnProcess = field(default_factory=OwnProcess)
 
     def segment(
         self, sources: Iterable[ImageSource], wanted: Wanted, before: Join, after: Join

@@ -7,11 +7,11 @@ from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from numbers import Real
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import numpy as np
 
-from alignseg_infer.errors import OptionError
+from alignseg_infer.errors import OptionError, ProcessError
 from alignseg_infer.inference.pipeline import Pipeline, PipelineStopped
 from alignseg_infer.inference.stages import Join, Stages, Wanted
 from alignseg_infer.pixels.images import ImageSource, PILImage, take_over
@@ -49,6 +49,7 @@ class SegmentationStream(Iterator[Segmentation]):
         return self._pipeline.dropped
 
     def __next__(self) -> Segmentation:
+        self._pipeline.process.require("a stream")
         try:
             with self._taking:
                 return next(self._results)
@@ -57,6 +58,13 @@ class SegmentationStream(Iterator[Segmentation]):
         except BaseException:  # includes StopIteration at the end
             self.close()
             raise
+
+    def __getstate__(self) -> NoReturn:
+        raise ProcessError(
+            "a stream cannot be pickled or copied, since it has threads",
+            "what can be sent to another process: the predictor, images and results",
+            "send the predictor, and call predictor.stream(images) in the other process",
+        )
 
     def close(self) -> None:
         """Stop all threads. A second call does nothing."""
