@@ -37,6 +37,7 @@ from alignseg_infer.errors import (
     VideoError,
 )
 from alignseg_infer.predictor import Predictor
+from alignseg_infer.results.failure import Failure
 from alignseg_infer.results.polygons import Polygon
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.results.times import StageTimes
@@ -54,6 +55,7 @@ __all__ = [
     "DeviceError",
     "EngineError",
     "ExportError",
+    "Failure",
     "ImageError",
     "MissingDependencyError",
     "ModelError",

@@ -4,17 +4,19 @@ import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from alignseg_infer.arrays import Size
 from alignseg_infer.backend import Backend
 from alignseg_infer.backends.opening import Opening, PredictorOptions, open_again, open_stages
+from alignseg_infer.choices import choose
 from alignseg_infer.errors import ProcessError
 from alignseg_infer.inference.averaging import Mode, require_logits
 from alignseg_infer.inference.stages import Stages, Wanted
 from alignseg_infer.inference.stream import SegmentationStream, require_stream_options
 from alignseg_infer.inference.tiling import DEFAULT_OVERLAP
 from alignseg_infer.pixels.images import ImageSource
+from alignseg_infer.results.failure import Failure, OnError
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.spec.model import ModelSpec
 
@@ -154,8 +156,23 @@ class Predictor:
 
     @overload
     def __call__(
-        self, image: Sequence[ImageSource], *, confidence: bool = ..., probabilities: bool = ...
+        self,
+        image: Sequence[ImageSource],
+        *,
+        confidence: bool = ...,
+        probabilities: bool = ...,
+        errors: Literal["raise"] = ...,
     ) -> list[Segmentation]: ...
+
+    @overload
+    def __call__(
+        self,
+        image: Sequence[ImageSource],
+        *,
+        confidence: bool = ...,
+        probabilities: bool = ...,
+        errors: Literal["return"],
+    ) -> list[Segmentation | Failure]: ...
 
     def __call__(
         self,
@@ -163,7 +180,8 @@ class Predictor:
         *,
         confidence: bool = False,
         probabilities: bool = False,
-    ) -> Segmentation | list[Segmentation]:
+        errors: str = OnError.RAISE,
+    ) -> Segmentation | Failure | list[Segmentation] | list[Segmentation | Failure]:
         """Segment one image, or each image of a list.
 
         Args:
@@ -172,6 +190,8 @@ class Predictor:
             confidence: Whether to compute the probability of each pixel's label.
             probabilities: Whether to compute the probabilities of all C classes, which take 4*C
                 bytes per pixel.
+            errors: ``"raise"``, or ``"return"`` to get a `Failure` in place of the result of each
+                image that cannot be segmented, and the results of all others.
 
         Returns:
             A `Segmentation` with labels at the image's own size; a list for a list.
@@ -184,10 +204,34 @@ class Predictor:
         self._stages.process.require("a predictor")
         if confidence or probabilities:
             require_logits(self.spec, "probabilities were")
-        wanted = Wanted(confidence, probabilities)
+        wanted = Wanted(confidence, probabilities, failures=_keeps_failures(errors))
         if isinstance(image, list | tuple):
             return list(self._stages.segment(image, wanted, iter, iter))
         return next(self._stages.segment([image], wanted, iter, iter))  # type: ignore[list-item]
+
+    @overload
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        confidence: bool = ...,
+        smoothing: float = ...,
+        depth: int = ...,
+        live: bool = ...,
+        errors: Literal["raise"] = ...,
+    ) -> SegmentationStream[Segmentation]: ...
+
+    @overload
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        confidence: bool = ...,
+        smoothing: float = ...,
+        depth: int = ...,
+        live: bool = ...,
+        errors: Literal["return"],
+    ) -> SegmentationStream[Segmentation | Failure]: ...
 
     def stream(
         self,
@@ -197,7 +241,8 @@ class Predictor:
         smoothing: float = 0.0,
         depth: int = 2,
         live: bool = False,
-    ) -> SegmentationStream:
+        errors: str = OnError.RAISE,
+    ) -> SegmentationStream[Segmentation] | SegmentationStream[Segmentation | Failure]:
         """Segment a stream of images, with all stages working at the same time.
 
         Reading, preparing, the network and labelling run in their own threads. A thread that is
@@ -221,10 +266,13 @@ class Predictor:
             live: Whether the source does not wait, such as a camera. Images that come while the
                 network is busy are dropped, so that the newest is next, and `depth` applies only
                 after the network.
+            errors: ``"raise"``, or ``"return"`` to get a `Failure` in place of the result of each
+                image that cannot be segmented, and to go on with the next image.
 
         Returns:
             An iterator. Use it in a ``with`` block, or close it, unless you run it to its end. It
-            raises what `images` or a stage raises, after the results before that.
+            raises what `images` or a stage raises, after the results before that. What iterating
+            `images` raises always ends it.
 
         Raises:
             OptionError: An argument makes no sense, or does not fit this model.
@@ -233,5 +281,10 @@ class Predictor:
         require_stream_options(images, smoothing, depth)
         if confidence or smoothing:
             require_logits(self.spec, "probabilities or smoothing were")
-        wanted = Wanted(confidence=confidence, smoothing=float(smoothing))
+        failures = _keeps_failures(errors)
+        wanted = Wanted(confidence=confidence, smoothing=float(smoothing), failures=failures)
         return SegmentationStream(self._stages, images, wanted, depth=depth, live=live)
+
+
+def _keeps_failures(errors: str) -> bool:
+    return choose(OnError, errors, "errors") is OnError.RETURN
