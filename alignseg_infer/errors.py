@@ -21,6 +21,7 @@
     ├── VideoError               a video, camera or stream cannot be read, or ended too early
     ├── DatasetError             labelled images are missing, unpaired or invalid
     ├── OutputError              a result cannot be written
+    ├── OutOfMemoryError         an image, or the features of its network, do not fit into memory
     └── ProcessError             an object of one process was used in, or sent to, another one
 
 Each message says what was seen, what was expected, and what to do next.
@@ -40,6 +41,7 @@ __all__ = [
     "ModelError",
     "ModelFileError",
     "OptionError",
+    "OutOfMemoryError",
     "OutputError",
     "ParityError",
     "ProcessError",
@@ -144,6 +146,10 @@ class DatasetError(AlignSegError):
 
 class OutputError(AlignSegError):
     """A result cannot be written."""
+
+
+class OutOfMemoryError(AlignSegError):
+    """An image, or the features that the network makes of it, do not fit into memory."""
 
 
 class ProcessError(AlignSegError):

@@ -199,6 +199,9 @@ class Predictor:
         Raises:
             ImageError: An image cannot be read, or its shape or dtype is wrong.
             SizeError: An image is too small for the network.
+            OutOfMemoryError: An image, or what the network makes of it, does not fit into memory.
+            ModelError: The model does not run, or returns what does not fit its facts.
+            ProcessError: This process was forked from the one that made the predictor.
             OptionError: Probabilities were asked for, but the model returns labels.
         """
         self._stages.process.require("a predictor")

@@ -1,9 +1,10 @@
 """Runs a checkpoint in PyTorch, without export."""
 
+import contextlib
 import functools
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, Size
-from alignseg_infer.backend import LabelledBatch, OwnProcess, parse_device
+from alignseg_infer.backend import (
+    LabelledBatch,
+    OwnProcess,
+    is_about_memory,
+    parse_device,
+    run_error,
+    too_large,
+)
 from alignseg_infer.cuda.device_images import require_right_results
 from alignseg_infer.cuda.kernels import IMAGE_KERNELS
 from alignseg_infer.errors import (
@@ -70,12 +78,17 @@ class TorchBackend:
         if threads is not None:
             torch.set_num_threads(threads)
         _require_threads(self._device)
-        checkpoint = load_checkpoint(path)
+        try:
+            checkpoint = load_checkpoint(path)
+            self._model = _prepare(checkpoint.model(), self._device)
+        except (RuntimeError, MemoryError) as error:
+            if not is_about_memory(error):
+                raise
+            raise too_large(path, "PyTorch", error) from error
         for assumption in checkpoint.assumptions:
             logger.warning("%s: %s", path, assumption)
         self.spec: ModelSpec = checkpoint.spec
         self.name = f"torch ({self._device})"
-        self._model = _prepare(checkpoint.model(), self._device)
         if self._device.type == "cuda":
             self._use_kernels()
         self._lock = threading.Lock()
@@ -83,9 +96,9 @@ class TorchBackend:
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
         """See `backend.Backend.infer`."""
-        with torch.inference_mode():
+        with _translate_errors(batch.shape), torch.inference_mode():
             logits = self._model(torch.from_numpy(batch).to(self._device)).logits
-        output: NDArray[np.generic] = logits.contiguous().cpu().numpy()
+            output: NDArray[np.generic] = logits.contiguous().cpu().numpy()
         return output
 
     def _use_kernels(self) -> None:
@@ -122,17 +135,27 @@ class TorchBackend:
         """See `backend.ImageBackend.segment`."""
         self.load_kernels()
         assert self._images is not None
-        with self._lock, torch.inference_mode():
+        shape = (len(images), 3, *input_size)
+        with self._lock, _translate_errors(shape), torch.inference_mode():
             return self._images.segment(
                 images, input_size, lambda batch: self._model(batch).logits, confidence
             )
 
     def offsets(self, batch: NDArray[np.float32]) -> dict[OffsetField, NDArray[np.float32]]:
         """See `backend.OffsetBackend.offsets`."""
-        with torch.inference_mode():
+        with _translate_errors(batch.shape), torch.inference_mode():
             image = torch.from_numpy(batch).to(self._device)
             _, offsets = self._model.forward_with_offsets(image)
-        return {field: offset.contiguous().cpu().numpy() for field, offset in offsets.items()}
+            return {field: offset.contiguous().cpu().numpy() for field, offset in offsets.items()}
+
+
+@contextlib.contextmanager
+def _translate_errors(shape: tuple[int, ...]) -> Iterator[None]:
+    """Turn PyTorch's errors with a batch of `shape` into ours."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise run_error("PyTorch", shape, error) from error
 
 
 @functools.cache

@@ -11,11 +11,12 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Floats, Image, Size
-from alignseg_infer.backend import Backend, ImageBackend, OwnProcess
+from alignseg_infer.backend import Backend, ImageBackend, OwnProcess, out_of_memory, require_output
 from alignseg_infer.inference.averaging import Averaging
 from alignseg_infer.pixels.images import ImageSource, load_image
 from alignseg_infer.pixels.postprocess import Scores, resize_labels, scores_from_logits
@@ -179,7 +180,9 @@ class Stages:
         # Fill the batch up with copies, whose outputs nobody reads.
         tensors = tensors + tensors[-1:] * (self.least_batch - count)
         stacked = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)  # (N, 3, H, W)
-        return self.backend.infer(np.ascontiguousarray(stacked))[:count]
+        output = self.backend.infer(np.ascontiguousarray(stacked))
+        require_output(self.backend.spec, stacked.shape, output)
+        return output[:count]
 
     def _average(self, averaging: Averaging, source: ImageSource) -> _Output:
         clock = StageClock()
@@ -284,12 +287,15 @@ def try_one(work: Callable[[Any], U], item: object, *, failures: bool) -> U | Fa
     """Do `work` on an item that is no failure; with `failures`, an error becomes a `Failure`."""
     if isinstance(item, Failure):
         return item
-    if not failures:
-        return work(item)
     try:
         return work(item)
     except Exception as error:
-        return Failure.of(_source_of(item), error)
+        named = _name_short_memory(error, item)
+        if failures:
+            return Failure.of(_source_of(item), named)
+        if named is error:
+            raise
+        raise named from error
 
 
 def _try_each(
@@ -310,6 +316,23 @@ def _try_batches(
             yield done
         else:
             yield from _try_batches(work, [[item] for item in batch], failures=failures)
+
+
+def _name_short_memory(error: Exception, item: object) -> Exception:
+    """Return an `OutOfMemoryError` for an error of NumPy or OpenCV that says so, or else `error`.
+
+    What a runtime raises was translated before, by `backend.run_error`.
+    """
+    short = isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem
+    if not (short or isinstance(error, MemoryError)):
+        return error
+    what = _source_of(item) or "an image"
+    if isinstance(item, list):
+        what = f"{len(item)} images, the first of which is {what}"
+    if isinstance(item, _Prepared | _Loaded | _Output):
+        height, width = item.input_size
+        what += f", with an input of {height}x{width},"
+    return out_of_memory(f"memory ran out for {what}: {' '.join(str(error).split())}")
 
 
 def _source_of(item: object) -> str | None:

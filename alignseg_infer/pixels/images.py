@@ -102,7 +102,7 @@ def load_image(source: ImageSource) -> Image:
 def _image_from_pil(source: PILImage) -> Image:
     try:
         return _pixels_from_pil(source)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow decodes late, and says what is wrong in many ways
         reason = f"{error}" or type(error).__name__
@@ -248,6 +248,8 @@ def _decode(path: Path, data: bytes, flags: int) -> NDArray[Any]:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(error.err) from error
         raise _decoding_error(path, f"OpenCV says {error.err}") from error
     if image is None:
         raise _decoding_error(path, f"its first bytes are {data[:8]!r}")

@@ -14,7 +14,13 @@ from alignseg_infer.cli.arguments.values import MODEL_HELP, add_destination, cho
 from alignseg_infer.cli.streams import print_to_pipe
 from alignseg_infer.cli.translation import translate_error
 from alignseg_infer.drawing.masks import require_opacity
-from alignseg_infer.errors import ImageError, OptionError, OutputError, SizeError
+from alignseg_infer.errors import (
+    ImageError,
+    OptionError,
+    OutOfMemoryError,
+    OutputError,
+    SizeError,
+)
 from alignseg_infer.files import require_writable_folder, user_path
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.results.polygons import require_tolerance
@@ -79,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path in arguments.images:
         try:
             text = _segment(predictor, path, arguments)
-        except (ImageError, SizeError, OptionError, OutputError) as error:
+        except (ImageError, SizeError, OptionError, OutOfMemoryError, OutputError) as error:
             if len(arguments.images) == 1 or arguments.debug:
                 raise
             failures += 1
