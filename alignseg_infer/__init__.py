@@ -28,14 +28,17 @@ from alignseg_infer.errors import (
     ModelError,
     ModelFileError,
     OptionError,
+    OutOfMemoryError,
     OutputError,
     ParityError,
+    ProcessError,
     SizeError,
     SpecError,
     VerificationError,
     VideoError,
 )
 from alignseg_infer.predictor import Predictor
+from alignseg_infer.results.failure import Failure
 from alignseg_infer.results.polygons import Polygon
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.results.times import StageTimes
@@ -53,16 +56,19 @@ __all__ = [
     "DeviceError",
     "EngineError",
     "ExportError",
+    "Failure",
     "ImageError",
     "MissingDependencyError",
     "ModelError",
     "ModelFileError",
     "ModelSpec",
     "OptionError",
+    "OutOfMemoryError",
     "OutputError",
     "ParityError",
     "Polygon",
     "Predictor",
+    "ProcessError",
     "Segmentation",
     "SizeError",
     "SpecError",

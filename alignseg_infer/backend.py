@@ -1,17 +1,28 @@
-"""The protocols that backends (loaded models) implement."""
+"""The protocols that backends (loaded models) implement, and what goes wrong with them."""
 
+import ctypes
+import os
 import re
+import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, Size
-from alignseg_infer.errors import OptionError
+from alignseg_infer.errors import (
+    AlignSegError,
+    ModelError,
+    ModelFileError,
+    OptionError,
+    OutOfMemoryError,
+    ProcessError,
+)
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.pixels.postprocess import Scores
-from alignseg_infer.spec.model import ModelSpec
+from alignseg_infer.spec.model import ModelSpec, OutputKind
 
 
 class Backend(Protocol):
@@ -114,6 +125,148 @@ class ImageBackend(Backend, Protocol):
             CudaError: The GPU fails or does not have enough free memory.
         """
         ...
+
+
+def run_error(runtime: str, shape: tuple[int, ...], error: Exception) -> AlignSegError:
+    """Return the error for a runtime that failed with a batch.
+
+    Args:
+        runtime: Its name.
+        shape: (N, 3, H, W) of the batch.
+        error: What the runtime raised.
+    """
+    count, _, height, width = shape
+    batch = f"a batch of {count} x 3 x {height} x {width}"
+    if is_about_memory(error):
+        return out_of_memory(f"{runtime} ran out of memory with {batch} numbers")
+    return ModelError(
+        f"{runtime} failed with {batch} numbers: {' '.join(str(error).split())}",
+        "a model that runs with any input that its facts allow",
+        "another size=, or export the model again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+    )
+
+
+def is_about_memory(error: Exception) -> bool:
+    """Return whether a runtime failed because memory ran out."""
+    said = re.search("out of memory|alloc", str(error), re.IGNORECASE)
+    return isinstance(error, MemoryError) or said is not None
+
+
+def out_of_memory(problem: str) -> OutOfMemoryError:
+    """Return the error for memory that ran out while an image was segmented."""
+    return OutOfMemoryError(
+        problem,
+        "enough free memory; what is needed grows with the pixels of the input and with the batch",
+        "a smaller input, such as size=1024; or a sliding window, mode='slide' with tile=512; or "
+        "batch=1, and fewer calls at the same time",
+    )
+
+
+def too_large(path: Path, runtime: str, error: Exception) -> OutOfMemoryError:
+    """Return the error for memory that ran out while a model was loaded."""
+    return OutOfMemoryError(
+        f"{path} does not fit into the memory that is left: {' '.join(str(error).split())}",
+        f"enough free memory for {runtime} to prepare the model",
+        "close other programs, or open fewer models at once",
+    )
+
+
+def require_output(spec: ModelSpec, shape: tuple[int, ...], output: NDArray[np.generic]) -> None:
+    """Check the shape of what a network returned, and that labels have names.
+
+    Args:
+        spec: The model's facts.
+        shape: (N, 3, H, W) of the input.
+        output: The output.
+
+    Raises:
+        ModelFileError: It is not as `Backend.infer` promises.
+    """
+    require_output_shape(spec, shape, output.shape)
+    classes = spec.network.num_classes
+    # The maximum takes 0.02 ms for (1, 1024, 2048) uint8.
+    if output.ndim == 3 and (highest := int(output.max())) >= classes:
+        raise ModelFileError(
+            f"the network returned the label {highest}",
+            f"labels from 0 to {classes - 1}, as the facts in the file say",
+            "export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+        )
+
+
+def require_output_shape(spec: ModelSpec, shape: tuple[int, ...], output: tuple[int, ...]) -> None:
+    """Check the shape of what a network returns.
+
+    Args:
+        spec: The model's facts.
+        shape: (N, 3, H, W) of the input.
+        output: Shape of the output.
+
+    Raises:
+        ModelFileError: It is not as `Backend.infer` promises.
+    """
+    count, classes = shape[0], spec.network.num_classes
+    if spec.export is not None and spec.export.output is OutputKind.LABELS:
+        fits, expected = output == (count, *shape[2:]), (count, *shape[2:])
+        wanted = f"labels {expected}, (images, height, width)"
+    else:
+        fits = len(output) == 4 and output[:2] == (count, classes) and min(output) > 0
+        wanted = f"logits ({count}, {classes}, height, width), for {classes} classes"
+    if not fits:
+        raise ModelFileError(
+            f"the network returned an array of shape {output} for an input of shape {shape}",
+            f"{wanted}, as the facts in the file say",
+            "export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+        )
+
+
+class OwnProcess:
+    """The process that made something. A forked process gets a copy of it, but not its threads."""
+
+    def __init__(self) -> None:
+        self._number = os.getpid()
+
+    def is_this(self) -> bool:
+        """Return whether this is the process, and not one that was forked from it."""
+        return os.getpid() == self._number
+
+    def require(self, what: str) -> None:
+        """Check that this is the process; `what` was made in it, and is used now.
+
+        Raises:
+            ProcessError: It was made in another process. Locks may be held for ever here, and
+                PyTorch waits for threads that do not exist.
+        """
+        if self.is_this():
+            return
+        raise ProcessError(
+            f"{what} was made in process {self._number} and used in process {os.getpid()}, which "
+            "was forked from it without the threads of the runtime",
+            f"{what} that is made, or unpickled, in the process that uses it",
+            'start processes with multiprocessing.get_context("spawn"), in a DataLoader with '
+            'multiprocessing_context="spawn"; or make it in the new process (a server: not before '
+            "it forks its workers)",
+        )
+
+
+_RUNTIMES: weakref.WeakSet[object] = weakref.WeakSet()
+
+
+def keep_in_forks(runtime: object) -> None:
+    """Keep `runtime` from being destroyed in processes that are forked from this one.
+
+    Its destructor would look for threads that do not exist there: the child ends with SIGSEGV
+    (ONNX Runtime 1.32, microsoft/onnxruntime#31961) or never (OpenVINO 2026.4).
+    """
+    _RUNTIMES.add(runtime)
+
+
+def _keep_runtimes() -> None:
+    for runtime in _RUNTIMES:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_keep_runtimes)
 
 
 def parse_device(device: str) -> tuple[str, int]:

@@ -20,7 +20,9 @@
     │   └── SizeError            the model does not accept this image size
     ├── VideoError               a video, camera or stream cannot be read, or ended too early
     ├── DatasetError             labelled images are missing, unpaired or invalid
-    └── OutputError              a result cannot be written
+    ├── OutputError              a result cannot be written
+    ├── OutOfMemoryError         an image, or the features of its network, do not fit into memory
+    └── ProcessError             an object of one process was used in, or sent to, another one
 
 Each message says what was seen, what was expected, and what to do next.
 """
@@ -39,8 +41,10 @@ __all__ = [
     "ModelError",
     "ModelFileError",
     "OptionError",
+    "OutOfMemoryError",
     "OutputError",
     "ParityError",
+    "ProcessError",
     "SizeError",
     "SpecError",
     "VerificationError",
@@ -142,3 +146,11 @@ class DatasetError(AlignSegError):
 
 class OutputError(AlignSegError):
     """A result cannot be written."""
+
+
+class OutOfMemoryError(AlignSegError):
+    """An image, or the features that the network makes of it, do not fit into memory."""
+
+
+class ProcessError(AlignSegError):
+    """An object of one process was used in another one, or cannot be sent there."""

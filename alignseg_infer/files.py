@@ -1,5 +1,6 @@
 """Checks before reading files, and atomic writing."""
 
+import atexit
 import contextlib
 import hashlib
 import os
@@ -203,6 +204,31 @@ def _describe(error: Exception, path: Path) -> str:
 
 
 @contextlib.contextmanager
+def temporary_folder(parent: Path | None = None, prefix: str = "alignseg-") -> Iterator[Path]:
+    """Create a folder for the block, and remove it at the end of the block or of Python.
+
+    Other than with `tempfile.TemporaryDirectory`, a process that is forked during the block does
+    not remove the folder when it ends; the folder belongs to its parent.
+
+    Args:
+        parent: Where to create it; None for the system's temporary folder.
+        prefix: How its name begins.
+    """
+    folder, process = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == process:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    try:
+        yield folder
+    finally:
+        atexit.unregister(remove)
+        remove()
+
+
+@contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and move what was written there to `path` at the end.
 
@@ -225,12 +251,11 @@ def write_atomically(path: Path) -> Iterator[Path]:
         raise OutputError(f"{path} is a directory", "a file name", f"-o {path / 'NAME'}")
     if not is_special:
         require_writable_folder(path.parent)
-    beside = None if is_special else path.parent
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".writing-") as folder:
-        temporary = Path(folder) / path.name
+    with temporary_folder(None if is_special else path.parent, ".writing-") as folder:
+        temporary = folder / path.name
         try:
             yield temporary
-            written = sorted(Path(folder).iterdir(), key=lambda file: file == temporary)
+            written = sorted(folder.iterdir(), key=lambda file: file == temporary)
             if is_special:
                 _copy_into(path, written)
             else:

@@ -1,26 +1,25 @@
 """`Predictor`, which turns images into segmentations."""
 
-import logging
 import os
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import overload
+from typing import Any, Literal, overload
 
-from alignseg_infer.arrays import Size, plain_value
-from alignseg_infer.backend import Backend, ImageBackend, LimitedBackend
-from alignseg_infer.backends import open_backend
-from alignseg_infer.errors import MissingDependencyError, OptionError
-from alignseg_infer.inference.averaging import Mode, averaging_for, require_logits
+from alignseg_infer.arrays import Size
+from alignseg_infer.backend import Backend
+from alignseg_infer.backends.opening import Opening, PredictorOptions, open_again, open_stages
+from alignseg_infer.choices import choose
+from alignseg_infer.errors import ProcessError
+from alignseg_infer.inference.averaging import Mode, require_logits
 from alignseg_infer.inference.stages import Stages, Wanted
 from alignseg_infer.inference.stream import SegmentationStream, require_stream_options
 from alignseg_infer.inference.tiling import DEFAULT_OVERLAP
-from alignseg_infer.pixels.encoded import MAX_PIXELS, require_max_pixels
+from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.pixels.images import ImageSource
-from alignseg_infer.pixels.preprocess import size_policy
+from alignseg_infer.results.failure import Failure, OnError
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.spec.model import ModelSpec
-
-logger = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -62,6 +61,10 @@ class Predictor:
     image (at the largest scale). Several scales need another 4*C bytes per pixel of the original
     image. C is the number of classes.
 
+    A predictor of a file can be pickled and sent to other processes. There it opens the file again
+    when it is first used, and the last one used stays open. A process that is forked after the
+    predictor was made cannot use it.
+
     Raises:
         ModelError: The model cannot be used.
         DeviceError: The device does not exist.
@@ -86,30 +89,43 @@ class Predictor:
         runtime: str | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        batch, on_device = plain_value(batch), plain_value(on_device)
-        max_pixels = plain_value(max_pixels)
-        require_max_pixels(max_pixels)
-        if type(batch) is not int or batch < 1:
-            raise OptionError(f"batch={batch!r}", "1 or more", "batch=1")
-        if isinstance(model, str | os.PathLike):
-            model = open_backend(model, device=device, threads=threads, runtime=runtime)
-        averaging = averaging_for(
-            model.spec, mode=mode, tile=tile, overlap=overlap, scales=scales, flip=flip
-        )
-        export = model.spec.export
-        fixed_batch = export.batch if export else None
-        least_batch = fixed_batch or 1
-        if isinstance(model, LimitedBackend) and not fixed_batch:
-            least_batch = _require_batch(model, batch)
-        self._stages = Stages(
-            backend=model,
-            policy=size_policy(size, None if mode == Mode.SLIDE else export),
-            averaging=averaging,
-            image_backend=_choose_image_backend(model, on_device, averaged=averaging is not None),
-            least_batch=least_batch,
-            batch=fixed_batch or batch,
+        options = PredictorOptions(
+            device=device,
+            size=size,
+            batch=batch,
+            threads=threads,
+            mode=mode,
+            tile=tile,
+            overlap=overlap,
+            scales=scales,
+            flip=flip,
+            on_device=on_device,
+            runtime=runtime,
             max_pixels=max_pixels,
         )
+        self._stages = open_stages(model, options)
+        self._opening: Opening | None = None
+        if isinstance(model, str | os.PathLike):
+            self._opening = Opening.of(model, options, self.spec)
+
+    @cached_property
+    def _stages(self) -> Stages:
+        """The stages of a predictor that was unpickled. `__init__` replaces this.
+
+        Unpickling does not open the file, since an error would end or hang the workers of a pool.
+        """
+        assert self._opening is not None
+        return open_again(self._opening, os.getpid())
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._opening is None:
+            raise ProcessError(
+                f"this predictor runs the model of an object, {self.backend!r}, which stays in its "
+                "process",
+                "a predictor of a file; it can be pickled, and opens the file again",
+                "Predictor('alignseg.onnx'), or make the predictor in the process that uses it",
+            )
+        return {name: value for name, value in self.__dict__.items() if name != "_stages"}
 
     @property
     def spec(self) -> ModelSpec:
@@ -150,8 +166,23 @@ class Predictor:
 
     @overload
     def __call__(
-        self, image: Sequence[ImageSource], *, confidence: bool = ..., probabilities: bool = ...
+        self,
+        image: Sequence[ImageSource],
+        *,
+        confidence: bool = ...,
+        probabilities: bool = ...,
+        errors: Literal["raise"] = ...,
     ) -> list[Segmentation]: ...
+
+    @overload
+    def __call__(
+        self,
+        image: Sequence[ImageSource],
+        *,
+        confidence: bool = ...,
+        probabilities: bool = ...,
+        errors: Literal["return"],
+    ) -> list[Segmentation | Failure]: ...
 
     def __call__(
         self,
@@ -159,7 +190,8 @@ class Predictor:
         *,
         confidence: bool = False,
         probabilities: bool = False,
-    ) -> Segmentation | list[Segmentation]:
+        errors: str = OnError.RAISE,
+    ) -> Segmentation | Failure | list[Segmentation] | list[Segmentation | Failure]:
         """Segment one image, or each image of a list.
 
         Args:
@@ -169,6 +201,8 @@ class Predictor:
             confidence: Whether to compute the probability of each pixel's label.
             probabilities: Whether to compute the probabilities of all C classes, which take 4*C
                 bytes per pixel.
+            errors: ``"raise"``, or ``"return"`` to get a `Failure` in place of the result of each
+                image that cannot be segmented, and the results of all others.
 
         Returns:
             A `Segmentation` with labels at the image's own size; a list for a list.
@@ -176,14 +210,42 @@ class Predictor:
         Raises:
             ImageError: An image cannot be read, or its shape or dtype is wrong.
             SizeError: An image is too small for the network.
+            OutOfMemoryError: An image, or what the network makes of it, does not fit into memory.
+            ModelError: The model does not run, or returns what does not fit its facts.
+            ProcessError: This process was forked from the one that made the predictor.
             OptionError: Probabilities were asked for, but the model returns labels.
         """
+        self._stages.process.require("a predictor")
         if confidence or probabilities:
             require_logits(self.spec, "probabilities were")
-        wanted = Wanted(confidence, probabilities)
+        wanted = Wanted(confidence, probabilities, failures=_keeps_failures(errors))
         if isinstance(image, list | tuple):
             return list(self._stages.segment(image, wanted, iter, iter))
         return next(self._stages.segment([image], wanted, iter, iter))  # type: ignore[list-item]
+
+    @overload
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        confidence: bool = ...,
+        smoothing: float = ...,
+        depth: int = ...,
+        live: bool = ...,
+        errors: Literal["raise"] = ...,
+    ) -> SegmentationStream[Segmentation]: ...
+
+    @overload
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        confidence: bool = ...,
+        smoothing: float = ...,
+        depth: int = ...,
+        live: bool = ...,
+        errors: Literal["return"],
+    ) -> SegmentationStream[Segmentation | Failure]: ...
 
     def stream(
         self,
@@ -193,7 +255,8 @@ class Predictor:
         smoothing: float = 0.0,
         depth: int = 2,
         live: bool = False,
-    ) -> SegmentationStream:
+        errors: str = OnError.RAISE,
+    ) -> SegmentationStream[Segmentation] | SegmentationStream[Segmentation | Failure]:
         """Segment a stream of images, with all stages working at the same time.
 
         Reading, preparing, the network and labelling run in their own threads. A thread that is
@@ -217,68 +280,25 @@ class Predictor:
             live: Whether the source does not wait, such as a camera. Images that come while the
                 network is busy are dropped, so that the newest is next, and `depth` applies only
                 after the network.
+            errors: ``"raise"``, or ``"return"`` to get a `Failure` in place of the result of each
+                image that cannot be segmented, and to go on with the next image.
 
         Returns:
             An iterator. Use it in a ``with`` block, or close it, unless you run it to its end. It
-            raises what `images` or a stage raises, after the results before that.
+            raises what `images` or a stage raises, after the results before that. What iterating
+            `images` raises always ends it.
 
         Raises:
             OptionError: An argument makes no sense, or does not fit this model.
         """
+        self._stages.process.require("a predictor")
         require_stream_options(images, smoothing, depth)
         if confidence or smoothing:
             require_logits(self.spec, "probabilities or smoothing were")
-        wanted = Wanted(confidence=confidence, smoothing=float(smoothing))
+        failures = _keeps_failures(errors)
+        wanted = Wanted(confidence=confidence, smoothing=float(smoothing), failures=failures)
         return SegmentationStream(self._stages, images, wanted, depth=depth, live=live)
 
 
-def _choose_image_backend(
-    model: Backend, wanted: bool | None, *, averaged: bool
-) -> ImageBackend | None:
-    """Return `model` if it should prepare images and label pixels itself, else None.
-
-    Raises:
-        OptionError: The caller asked for this, but the model cannot do it.
-        MissingDependencyError: The caller asked for this, but NVRTC, which compiles the kernels,
-            is not installed.
-    """
-    if wanted is False:
-        return None
-    if averaged or not isinstance(model, ImageBackend):
-        if wanted is None:
-            return None
-        reason = "logits are averaged" if averaged else f"{model.name} has no GPU to do it on"
-        raise OptionError(
-            f"on_device=True was asked for, but {reason}",
-            "a model in TensorRT, or in PyTorch on CUDA, and mode='whole' without scales and flip",
-            "on_device=None",
-        )
-    try:
-        model.load_kernels()
-    except OptionError:  # every model on the CPU raises this
-        if wanted:
-            raise
-        return None
-    except MissingDependencyError as error:
-        if wanted:
-            raise
-        logger.warning("the CPU prepares images and labels pixels, which is slower: %s", error)
-        return None
-    return model
-
-
-def _require_batch(model: LimitedBackend, batch: int) -> int:
-    """Return the fewest inputs per call.
-
-    Raises:
-        OptionError: The model does not take `batch` inputs per call.
-    """
-    least, most = model.batch_limits
-    if not least <= batch <= most:
-        raise OptionError(
-            f"batch={batch}, but this engine takes {least} to {most} inputs per call",
-            f"{least} to {most}, the range that it was built for",
-            f"batch={min(max(batch, least), most)}; or build it for more: "
-            "alignseg export-trt MODEL -o ENGINE --opt-shape NxHxW --max-shape NxHxW",
-        )
-    return least
+def _keeps_failures(errors: str) -> bool:
+    return choose(OnError, errors, "errors") is OnError.RETURN

@@ -1,5 +1,6 @@
 """Checks before reading, and writes that are complete or do not happen."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -18,8 +19,10 @@ from alignseg_infer.files import (
     require_readable,
     require_writable_folder,
     sha256_of,
+    temporary_folder,
     write_atomically,
 )
+from tests.support.processes import needs_fork, run_program
 
 
 def write_half(path: Path, error: BaseException) -> None:
@@ -358,3 +361,44 @@ def test_folders_that_cannot_be_searched(tmp_path: Path, monkeypatch: pytest.Mon
         found(tmp_path)
     with pytest.raises(DatasetError, match="cannot be searched"):
         find_files(tmp_path / "missing", (".png",), DatasetError)
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_a_temporary_folder_is_removed(error: type[BaseException] | None, tmp_path: Path) -> None:
+    with contextlib.suppress(KeyboardInterrupt), temporary_folder(tmp_path, "work-") as folder:
+        (folder / "deep").mkdir()
+        assert folder.parent == tmp_path
+        assert folder.name.startswith("work-")
+        if error:
+            raise error
+    assert names_in(tmp_path) == []
+
+
+def test_a_temporary_folder_is_removed_when_python_ends(tmp_path: Path) -> None:
+    """A thread that still writes does not get to the end of its block."""
+    program = """
+import pathlib, sys
+from alignseg_infer.files import temporary_folder
+open_block = temporary_folder(pathlib.Path(sys.argv[1]))
+open_block.__enter__()
+"""
+    (tmp_path / "folders").mkdir()
+    run_program(program, tmp_path, tmp_path / "folders")
+    assert names_in(tmp_path / "folders") == []
+
+
+@needs_fork
+def test_a_forked_process_leaves_what_is_being_written(tmp_path: Path) -> None:
+    program = """
+import os, pathlib, sys
+from alignseg_infer.files import write_atomically
+with write_atomically(pathlib.Path(sys.argv[1])) as temporary:
+    temporary.write_text("whole")
+    child = os.fork()
+    if not child:
+        sys.exit()  # leaves the block, and runs what is to run when Python ends
+    os.waitpid(child, 0)
+"""
+    run_program(program, tmp_path, tmp_path / "new" / "file")
+    assert names_in(tmp_path / "new") == ["file"]
+    assert (tmp_path / "new" / "file").read_text() == "whole"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.backend import keep_in_forks
 from alignseg_infer.backends.onnx_domains import needs_plugins
 from alignseg_infer.errors import ModelFileError
 from alignseg_infer.files import require_file
@@ -34,6 +35,7 @@ class OnnxBackend(ABC):
     def __init__(
         self, path: Path, metadata: dict[str, str], inputs: list[str], outputs: list[str]
     ) -> None:
+        keep_in_forks(self)
         self._path = path
         self._outputs = outputs
         self.metadata = metadata

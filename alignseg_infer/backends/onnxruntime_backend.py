@@ -9,7 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from alignseg_infer.backend import parse_device
+from alignseg_infer.backend import is_about_memory, parse_device, run_error, too_large
 from alignseg_infer.backends.onnx_backend import OnnxBackend, not_loaded, require_runnable
 from alignseg_infer.errors import DeviceError
 from alignseg_infer.spec.model import INPUT_NAME
@@ -19,15 +19,15 @@ CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 _ERRORS_ONLY = 3  # ONNX Runtime's severity levels: 0 verbose, 1 info, 2 warning, 3 error
 
-_LOAD_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoModel,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
+
+def _is_error(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Exception)
+
+
+_ERRORS = (  # of loading and running
+    *(kind for kind in vars(ort_errors).values() if _is_error(kind)),
+    MemoryError,
+    RuntimeError,
     UnicodeDecodeError,  # damaged strings in the file
 )
 
@@ -52,7 +52,9 @@ class OnnxRuntimeBackend(OnnxBackend):
                 path, session_options(threads), providers=_choose_providers(device)
             )
             metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        except _LOAD_ERRORS as error:
+        except _ERRORS as error:
+            if is_about_memory(error):
+                raise too_large(path, RUNTIME, error) from error
             raise not_loaded(path, RUNTIME, str(error).strip()) from error
         provider = self._session.get_providers()[0]
         _require_provider(provider, device)
@@ -62,7 +64,10 @@ class OnnxRuntimeBackend(OnnxBackend):
         super().__init__(path, metadata, inputs, outputs)
 
     def _run(self, names: Sequence[str], batch: NDArray[np.float32]) -> list[NDArray[Any]]:
-        outputs: list[NDArray[Any]] = self._session.run(names, {INPUT_NAME: batch})
+        try:
+            outputs: list[NDArray[Any]] = self._session.run(names, {INPUT_NAME: batch})
+        except _ERRORS as error:
+            raise run_error(RUNTIME, batch.shape, error) from error
         return outputs
 
 

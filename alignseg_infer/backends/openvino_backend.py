@@ -1,6 +1,7 @@
 """Runs ``.onnx`` files on the CPU in OpenVINO. The figures here are from OpenVINO 2026.4.1."""
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.backend import parse_device
+from alignseg_infer.backend import is_about_memory, parse_device, run_error, too_large
 from alignseg_infer.backends.onnx_backend import OnnxBackend, not_loaded, require_runnable
 from alignseg_infer.backends.onnx_domains import read_opsets
 from alignseg_infer.backends.telemetry import without_openvino_telemetry
@@ -54,20 +55,60 @@ class OpenVinoBackend(OnnxBackend):
         _require_cpu(device)
         require_runnable(path, RUNTIME)
         _require_known_opset(path)
-        core = openvino.Core()
+        self._core, self._threads = openvino.Core(), threads
         with _translate_errors(path):
-            model = core.read_model(path)
+            model = self._core.read_model(path)
         inputs = [value.get_any_name() for value in model.inputs]
         outputs = [value.get_any_name() for value in model.outputs]
         super().__init__(path, _read_metadata(model), inputs, outputs)
-        with _translate_errors(path):
-            self._model = core.compile_model(model, _CPU, _choose_settings(self.spec, threads))
+        self._lock = threading.Lock()
+        self._model: Any = self._compile(model)
+
+    def _compile(self, model: Any) -> Any:
+        settings = _choose_settings(self.spec, self._threads)
+        with _translate_errors(self._path):
+            return self._core.compile_model(model, _CPU, settings)
+
+    def _compiled(self) -> Any:
+        """Return the compiled model; compile it again if the last one broke."""
+        with self._lock:
+            if self._model is None:
+                with _translate_errors(self._path):
+                    model = self._core.read_model(self._path)
+                self._model = self._compile(model)
+            return self._model
 
     def _run(self, names: Sequence[str], batch: NDArray[np.float32]) -> list[NDArray[Any]]:
-        # A request serves one caller at a time. Creating one for each call takes 0.08 ms.
-        request = self._model.create_infer_request()
-        request.infer({INPUT_NAME: batch}, share_inputs=True)
-        return [request.get_tensor(name).data.copy() for name in names]
+        while True:
+            model = self._compiled()
+            outputs = self._run_once(model, names, batch)
+            if self._model is model:  # else another call broke it, perhaps before this one ran
+                return outputs
+
+    def _run_once(
+        self, model: Any, names: Sequence[str], batch: NDArray[np.float32]
+    ) -> list[NDArray[Any]]:
+        """Run the model, and drop it if that fails.
+
+        If memory runs out, OpenVINO 2026.4 raises an error or, with one thread, returns empty
+        tensors. Either way, later calls return empty tensors or wrong labels.
+        """
+        try:
+            # A request serves one caller at a time. Creating one for each call takes 0.08 ms.
+            request = model.create_infer_request()
+            request.infer({INPUT_NAME: batch}, share_inputs=True)
+            return [_copy_output(request, name) for name in names]
+        except (RuntimeError, MemoryError) as error:
+            with self._lock:
+                self._model = None if self._model is model else self._model
+            raise run_error(RUNTIME, batch.shape, error) from error
+
+
+def _copy_output(request: Any, name: str) -> NDArray[Any]:
+    output: NDArray[Any] = request.get_tensor(name).data.copy()
+    if not output.size:
+        raise MemoryError("OpenVINO returned an empty tensor")
+    return output
 
 
 def _choose_settings(spec: ModelSpec, threads: int | None) -> dict[str, Any]:
@@ -104,7 +145,9 @@ def _translate_errors(path: Path) -> Iterator[None]:
     """Turn OpenVINO's RuntimeErrors, which have several lines, into our error with the reason."""
     try:
         yield
-    except (RuntimeError, UnicodeDecodeError) as error:
+    except (RuntimeError, MemoryError, UnicodeDecodeError) as error:
+        if is_about_memory(error):
+            raise too_large(path, RUNTIME, error) from error
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reasons = [line for line in lines if not line.startswith(_NO_REASON)] or lines
         raise not_loaded(path, RUNTIME, "; ".join(reasons[:_REASON_LINES])) from error

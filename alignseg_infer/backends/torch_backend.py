@@ -1,8 +1,10 @@
 """Runs a checkpoint in PyTorch, without export."""
 
+import contextlib
+import functools
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, Size
-from alignseg_infer.backend import LabelledBatch, parse_device
+from alignseg_infer.backend import (
+    LabelledBatch,
+    OwnProcess,
+    is_about_memory,
+    parse_device,
+    run_error,
+    too_large,
+)
 from alignseg_infer.cuda.device_images import require_right_results
 from alignseg_infer.cuda.kernels import IMAGE_KERNELS
 from alignseg_infer.errors import (
@@ -18,6 +27,7 @@ from alignseg_infer.errors import (
     DeviceError,
     MissingDependencyError,
     OptionError,
+    ProcessError,
 )
 from alignseg_infer.spec.model import ModelSpec, Sampler, Upsampling
 
@@ -60,18 +70,25 @@ class TorchBackend:
     Raises:
         CheckpointError: The file cannot be used.
         DeviceError: CUDA was asked for but is not available.
+        ProcessError: This process was forked from one that has opened a checkpoint.
     """
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
         self._device = _parse_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
-        checkpoint = load_checkpoint(path)
+        _require_threads(self._device)
+        try:
+            checkpoint = load_checkpoint(path)
+            self._model = _prepare(checkpoint.model(), self._device)
+        except (RuntimeError, MemoryError) as error:
+            if not is_about_memory(error):
+                raise
+            raise too_large(path, "PyTorch", error) from error
         for assumption in checkpoint.assumptions:
             logger.warning("%s: %s", path, assumption)
         self.spec: ModelSpec = checkpoint.spec
         self.name = f"torch ({self._device})"
-        self._model = _prepare(checkpoint.model(), self._device)
         if self._device.type == "cuda":
             self._use_kernels()
         self._lock = threading.Lock()
@@ -79,9 +96,9 @@ class TorchBackend:
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
         """See `backend.Backend.infer`."""
-        with torch.inference_mode():
+        with _translate_errors(batch.shape), torch.inference_mode():
             logits = self._model(torch.from_numpy(batch).to(self._device)).logits
-        output: NDArray[np.generic] = logits.contiguous().cpu().numpy()
+            output: NDArray[np.generic] = logits.contiguous().cpu().numpy()
         return output
 
     def _use_kernels(self) -> None:
@@ -118,17 +135,52 @@ class TorchBackend:
         """See `backend.ImageBackend.segment`."""
         self.load_kernels()
         assert self._images is not None
-        with self._lock, torch.inference_mode():
+        shape = (len(images), 3, *input_size)
+        with self._lock, _translate_errors(shape), torch.inference_mode():
             return self._images.segment(
                 images, input_size, lambda batch: self._model(batch).logits, confidence
             )
 
     def offsets(self, batch: NDArray[np.float32]) -> dict[OffsetField, NDArray[np.float32]]:
         """See `backend.OffsetBackend.offsets`."""
-        with torch.inference_mode():
+        with _translate_errors(batch.shape), torch.inference_mode():
             image = torch.from_numpy(batch).to(self._device)
             _, offsets = self._model.forward_with_offsets(image)
-        return {field: offset.contiguous().cpu().numpy() for field, offset in offsets.items()}
+            return {field: offset.contiguous().cpu().numpy() for field, offset in offsets.items()}
+
+
+@contextlib.contextmanager
+def _translate_errors(shape: tuple[int, ...]) -> Iterator[None]:
+    """Turn PyTorch's errors with a batch of `shape` into ours."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise run_error("PyTorch", shape, error) from error
+
+
+@functools.cache
+def _first_process() -> OwnProcess:
+    """Return the process in which this was first called: a parent, after a fork."""
+    return OwnProcess()
+
+
+def _require_threads(device: torch.device) -> None:
+    """Check that PyTorch is able to compute in this process.
+
+    Its threads (of libgomp) do not exist in a forked process, where it waits for them for ever. It
+    computes in one thread there, as it does in the workers of a DataLoader, but CUDA does not work.
+
+    Raises:
+        ProcessError: It is not.
+    """
+    if _first_process().is_this() or (device.type == "cpu" and torch.get_num_threads() == 1):
+        return
+    raise ProcessError(
+        "this process was forked from one that has run a checkpoint, and PyTorch would wait here "
+        "for threads that do not exist",
+        "a process that was spawned, or one thread on the CPU",
+        'start processes with multiprocessing.get_context("spawn"), or pass threads=1',
+    )
 
 
 def _prepare(model: AlignSeg, device: torch.device) -> AlignSeg:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from alignseg_infer.arrays import Image, Size
-from alignseg_infer.backend import LabelledBatch
+from alignseg_infer.backend import LabelledBatch, OwnProcess
 from alignseg_infer.cuda.base import Cuda, CudaPackage
 from alignseg_infer.cuda.device_images import DeviceImages
 from alignseg_infer.cuda.kernels import Kernels
@@ -142,7 +142,7 @@ class TorchImages:
             stream = self._stream.cuda_stream
             self._images = DeviceImages(self._cuda, kernels.kernels, spec, stream)
         # Do not run this at the end of the process, when PyTorch may already be gone.
-        weakref.finalize(self, _close, self._cuda, self._images).atexit = False
+        weakref.finalize(self, _close, self._cuda, self._images, OwnProcess()).atexit = False
 
     def segment(
         self,
@@ -162,9 +162,10 @@ class TorchImages:
             return self._images.read_results()
 
 
-def _close(cuda: Cuda, images: DeviceImages) -> None:
-    with cuda.current():
-        images.close()
+def _close(cuda: Cuda, images: DeviceImages, process: OwnProcess) -> None:
+    if process.is_this():
+        with cuda.current():
+            images.close()
 
 
 def _offset_grid_sample(feature: Tensor, offset: Tensor, convention: str) -> Tensor:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.backend import OwnProcess
 from alignseg_infer.cuda.base import (
     CudaPackage,
     Gpu,
@@ -223,8 +224,13 @@ def _take_primary_context(index: int) -> tuple[Any, Gpu]:
         context = device.retain_primary_context()
     # PyCUDA's destructor would detach the context as if it were not the primary one. Finalizers
     # run in reverse order, so engines that are still open are closed before this.
-    weakref.finalize(driver, context.detach)
+    weakref.finalize(driver, _detach, context, OwnProcess())
     return context, gpu
+
+
+def _detach(context: Any, process: OwnProcess) -> None:
+    if process.is_this():
+        context.detach()
 
 
 @contextlib.contextmanager

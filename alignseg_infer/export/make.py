@@ -6,7 +6,6 @@ loads the packages that it needs, so an ``.onnx`` needs no PyTorch.
 
 import logging
 import shlex
-import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
@@ -18,7 +17,7 @@ from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.recipe import Recipe
-from alignseg_infer.files import user_path
+from alignseg_infer.files import temporary_folder, user_path
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.packages import require_export_packages
 from alignseg_infer.progress import ProgressBars, no_bar
@@ -128,8 +127,8 @@ def make_onnx(
     if not converts:
         _require_checkpoint(model)
         return _report_onnx(_make_float32_graph(model, destination, recipe))
-    with tempfile.TemporaryDirectory() as folder:
-        reference = _make_float32_graph(model, Path(folder) / f"{model.stem}.onnx", recipe)
+    with temporary_folder() as folder:
+        reference = _make_float32_graph(model, folder / f"{model.stem}.onnx", recipe)
         return _report_onnx(_convert(reference, destination, recipe, bars))
 
 
@@ -170,13 +169,13 @@ def make_engine(
     given = _read_given_graph(model, recipe)
     require_plugin_options(given.facts.export.sampler if given else _sampler_of(recipe), options)
     require_builder(options)  # before an export that takes half a minute
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / f"{model.stem}.onnx"
+    with temporary_folder() as folder:
+        target = folder / f"{model.stem}.onnx"
         reference = given or _make_float32_graph(model, target, _adapt_to_gpus(recipe, options))
         profile_for(reference.facts.export, options.profile)  # before calibrating
         graph = reference
         if recipe.precision not in (None, reference.facts.export.precision):
-            target = Path(folder) / f"{reference.path.stem}-{recipe.precision}.onnx"
+            target = folder / f"{reference.path.stem}-{recipe.precision}.onnx"
             graph = _convert(reference, target, recipe, bars)
         command = _verify_command(model, reference, destination)
         engine = _build(

@@ -21,6 +21,7 @@ from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
+from alignseg_infer.backend import OwnProcess
 from alignseg_infer.errors import OptionError
 
 T = TypeVar("T")
@@ -50,10 +51,12 @@ class Pipeline:
 
     Attributes:
         dropped: Number of items thrown away in favour of newer ones.
+        process: The process that has the threads.
     """
 
     def __init__(self) -> None:
         self.dropped = 0
+        self.process = OwnProcess()
         self._changed = threading.Condition()
         self._stopped = False
         self._threads: list[threading.Thread] = []
@@ -98,9 +101,14 @@ class Pipeline:
     def stop(self) -> None:
         """End all threads. A stage that is computing ends when its item is done.
 
+        A forked process has no threads to end, and may have a copy of the lock that is held for
+        ever, so nothing is done there.
+
         If a stage does not return within 5 s, for example because a camera driver hangs, it is
         logged and left running.
         """
+        if not self.process.is_this():
+            return
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -144,6 +152,7 @@ class Pipeline:
 
     def _take(self, queue: _Queue[T]) -> Iterator[T]:
         while True:
+            self.process.require("a pipeline")
             with self._changed:
                 while not (queue.items or queue.ended or self._stopped):
                     self._changed.wait(_LONGEST_WAIT)

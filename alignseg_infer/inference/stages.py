@@ -6,25 +6,28 @@ They can run one after the other, one image or batch at a time, or in threads (`
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Floats, Image, Size
-from alignseg_infer.backend import Backend, ImageBackend
+from alignseg_infer.backend import Backend, ImageBackend, OwnProcess, out_of_memory, require_output
 from alignseg_infer.inference.averaging import Averaging
 from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.pixels.images import ImageSource, load_image
 from alignseg_infer.pixels.postprocess import Scores, resize_labels, scores_from_logits
 from alignseg_infer.pixels.preprocess import SizePolicy, preprocess
+from alignseg_infer.results.failure import Failure
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.results.times import StageClock, StageTimes
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Join(Protocol):
@@ -42,11 +45,14 @@ class Wanted(NamedTuple):
         confidence: Whether to include the probability of each pixel's label.
         probabilities: Whether to include the probabilities of all classes.
         smoothing: Weight of the previous images' logits, 0 to below 1.
+        failures: Whether an error becomes a `Failure` in place of the result, instead of ending
+            everything.
     """
 
     confidence: bool = False
     probabilities: bool = False
     smoothing: float = 0.0
+    failures: bool = False
 
 
 class _Prepared(NamedTuple):
@@ -57,6 +63,10 @@ class _Prepared(NamedTuple):
     tensor: NDArray[np.float32]
     load: float
     preprocess: float
+
+    @property
+    def input_size(self) -> Size:
+        return self.tensor.shape[2], self.tensor.shape[3]
 
 
 class _Loaded(NamedTuple):
@@ -78,6 +88,9 @@ class _Output(NamedTuple):
     times: StageTimes
 
 
+P = TypeVar("P", _Prepared, _Loaded)
+
+
 @dataclass(frozen=True)
 class Stages:
     """All stages of one model.
@@ -90,6 +103,7 @@ class Stages:
         least_batch: The fewest inputs per network call; copies fill smaller batches up.
         batch: The most inputs per network call.
         max_pixels: The largest number of pixels of an image that is read.
+        process: The process that opened the model.
     """
 
     backend: Backend
@@ -99,14 +113,15 @@ class Stages:
     least_batch: int
     batch: int
     max_pixels: int = MAX_PIXELS
+    process: OwnProcess = field(default_factory=OwnProcess)
 
     def segment(
-        self, sources: Iterable[ImageSource], wanted: Wanted, before: Join, after: Join
-    ) -> Iterator[Segmentation]:
+        self, sources: Iterable[ImageSource | Failure], wanted: Wanted, before: Join, after: Join
+    ) -> Iterator[Segmentation | Failure]:
         """Segment images, in their order.
 
         Args:
-            sources: Images as `images.load_image` takes them.
+            sources: Images as `images.load_image` takes them. Failures stay as they are.
             wanted: What the results should contain.
             before: Joins the stages before the network.
             after: Joins the network and the stages behind it.
@@ -114,17 +129,26 @@ class Stages:
         Raises:
             AlignSegError: An error that `Predictor` documents.
         """
+        failures = wanted.failures
         plain = not (wanted.probabilities or wanted.smoothing)
         if self.image_backend is not None and plain:
-            loaded = before(map(self._load, sources))
-            return after(self._label(self.image_backend, loaded, wanted.confidence))
+            label = partial(self._label, self.image_backend, confidence=wanted.confidence)
+            loaded = _try_each(self._load, sources, failures=failures)
+            labelled = _try_batches(label, self._group(before(loaded)), failures=failures)
+            return after(labelled)
         if self.averaging is not None:
-            outputs = after(map(partial(self._average, self.averaging), sources))
+            average = partial(self._average, self.averaging)
+            averaged = _try_each(average, sources, failures=failures)
+            outputs = after(averaged)
         else:
-            outputs = after(self._infer_batches(before(map(self._prepare, sources))))
+            prepared = _try_each(self._prepare, sources, failures=failures)
+            batches = self._group(before(prepared))
+            inferred = _try_batches(self._infer_batch, batches, failures=failures)
+            outputs = after(inferred)
         if wanted.smoothing:
             outputs = _smooth(outputs, np.float32(wanted.smoothing))
-        return after(map(partial(self._finish, wanted), outputs))
+        results = _try_each(partial(self._finish, wanted), outputs, failures=failures)
+        return after(results)
 
     def _load(self, source: ImageSource) -> _Loaded:
         start = time.perf_counter()
@@ -140,15 +164,18 @@ class Stages:
         milliseconds = 1e3 * (time.perf_counter() - start)
         return _Prepared(loaded.image, loaded.source, tensor, loaded.load, milliseconds)
 
-    def _infer_batches(self, images: Iterable[_Prepared]) -> Iterator[_Output]:
-        for batch in _group(images, self.batch, lambda prepared: prepared.tensor.shape):
-            start = time.perf_counter()
-            outputs = self._infer([prepared.tensor for prepared in batch])
-            infer = 1e3 * (time.perf_counter() - start) / len(batch)
-            for prepared, output in zip(batch, outputs, strict=True):
-                height, width = prepared.tensor.shape[2:]
-                times = StageTimes(prepared.load, prepared.preprocess, infer, 0.0)
-                yield _Output(prepared.image, prepared.source, output, (height, width), times)
+    def _group(self, images: Iterable[P | Failure]) -> Iterator[list[P] | Failure]:
+        return _group(images, self.batch, lambda image: image.input_size)
+
+    def _infer_batch(self, batch: list[_Prepared]) -> list[_Output]:
+        start = time.perf_counter()
+        outputs = self._infer([prepared.tensor for prepared in batch])
+        infer = 1e3 * (time.perf_counter() - start) / len(batch)
+        found = []
+        for one, output in zip(batch, outputs, strict=True):
+            times = StageTimes(one.load, one.preprocess, infer, 0.0)
+            found.append(_Output(one.image, one.source, output, one.input_size, times))
+        return found
 
     def _infer(self, tensors: list[Floats]) -> NDArray[np.generic]:
         """Run the network on inputs (1, 3, H, W) of one size, and return one output for each."""
@@ -156,7 +183,9 @@ class Stages:
         # Fill the batch up with copies, whose outputs nobody reads.
         tensors = tensors + tensors[-1:] * (self.least_batch - count)
         stacked = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)  # (N, 3, H, W)
-        return self.backend.infer(np.ascontiguousarray(stacked))[:count]
+        output = self.backend.infer(np.ascontiguousarray(stacked))
+        require_output(self.backend.spec, stacked.shape, output)
+        return output[:count]
 
     def _average(self, averaging: Averaging, source: ImageSource) -> _Output:
         clock = StageClock()
@@ -201,16 +230,16 @@ class Stages:
         return self._make_segmentation(found, scores, found.input_size, times)
 
     def _label(
-        self, backend: ImageBackend, images: Iterable[_Loaded], confidence: bool
-    ) -> Iterator[Segmentation]:
-        """Segment images in batches, all on the device."""
-        for batch in _group(images, self.batch, lambda loaded: loaded.input_size):
-            size, count = batch[0].input_size, len(batch)
-            done = backend.segment([loaded.image for loaded in batch], size, confidence=confidence)
-            spent = (done.preprocess / count, done.infer / count, done.postprocess / count)
-            for loaded, scores in zip(batch, done.scores, strict=True):
-                times = StageTimes(loaded.load, *spent)
-                yield self._make_segmentation(loaded, scores, size, times)
+        self, backend: ImageBackend, batch: list[_Loaded], *, confidence: bool
+    ) -> list[Segmentation]:
+        """Segment a batch, all on the device."""
+        size, count = batch[0].input_size, len(batch)
+        done = backend.segment([loaded.image for loaded in batch], size, confidence=confidence)
+        spent = (done.preprocess / count, done.infer / count, done.postprocess / count)
+        return [
+            self._make_segmentation(loaded, scores, size, StageTimes(loaded.load, *spent))
+            for loaded, scores in zip(batch, done.scores, strict=True)
+        ]
 
     def _make_segmentation(
         self, found: _Loaded | _Output, scores: Scores, input_size: Size, times: StageTimes
@@ -228,7 +257,7 @@ class Stages:
         )
 
 
-def _path_of(source: ImageSource) -> str | None:
+def _path_of(source: object) -> str | None:
     """Return the path of an image that was given as one."""
     return os.fspath(source) if isinstance(source, str | os.PathLike) else None
 
@@ -238,14 +267,17 @@ def _size_of(image: Image) -> Size:
 
 
 def _group(
-    items: Iterable[T], limit: int, kind: Callable[[T], tuple[int, ...]]
-) -> Iterator[list[T]]:
-    """Group consecutive items of one kind, up to `limit` of them."""
+    items: Iterable[T | Failure], limit: int, kind: Callable[[T], tuple[int, ...]]
+) -> Iterator[list[T] | Failure]:
+    """Group consecutive items of one kind, up to `limit` of them, without failures."""
     waiting: list[T] = []
     for item in items:
-        if waiting and kind(waiting[0]) != kind(item):
+        if waiting and (isinstance(item, Failure) or kind(waiting[0]) != kind(item)):
             yield waiting
             waiting = []
+        if isinstance(item, Failure):
+            yield item
+            continue
         waiting.append(item)
         if len(waiting) == limit:  # do not wait for the next item: a stream may pause
             yield waiting
@@ -254,13 +286,79 @@ def _group(
         yield waiting
 
 
-def _smooth(outputs: Iterable[_Output], weight: np.float32) -> Iterator[_Output]:
+def try_one(work: Callable[[Any], U], item: object, *, failures: bool) -> U | Failure:
+    """Do `work` on an item that is no failure; with `failures`, an error becomes a `Failure`."""
+    if isinstance(item, Failure):
+        return item
+    try:
+        return work(item)
+    except Exception as error:
+        named = _name_short_memory(error, item)
+        if failures:
+            return Failure.of(_source_of(item), named)
+        if named is error:
+            raise
+        raise named from error
+
+
+def _try_each(
+    work: Callable[[Any], U], items: Iterable[object], *, failures: bool
+) -> Iterator[U | Failure]:
+    return map(partial(try_one, work, failures=failures), items)
+
+
+def _try_batches(
+    work: Callable[[list[T]], list[U]], batches: Iterable[list[T] | Failure], *, failures: bool
+) -> Iterator[U | Failure]:
+    """Do `work` on batches. Where one fails, each of its items is tried alone."""
+    for batch in batches:
+        done = try_one(work, batch, failures=failures)
+        if not isinstance(done, Failure):
+            yield from done
+        elif isinstance(batch, Failure) or len(batch) == 1:
+            yield done
+        else:
+            yield from _try_batches(work, [[item] for item in batch], failures=failures)
+
+
+def _name_short_memory(error: Exception, item: object) -> Exception:
+    """Return an `OutOfMemoryError` for an error of NumPy or OpenCV that says so, or else `error`.
+
+    What a runtime raises was translated before, by `backend.run_error`.
+    """
+    short = isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem
+    if not (short or isinstance(error, MemoryError)):
+        return error
+    what = _source_of(item) or "an image"
+    if isinstance(item, list):
+        what = f"{len(item)} images, the first of which is {what}"
+    if isinstance(item, _Prepared | _Loaded | _Output):
+        height, width = item.input_size
+        what += f", with an input of {height}x{width},"
+    return out_of_memory(f"memory ran out for {what}: {' '.join(str(error).split())}")
+
+
+def _source_of(item: object) -> str | None:
+    """Return the path of what a stage works on: an image, as it came or prepared, or a batch."""
+    if isinstance(item, list):
+        return _source_of(item[0])
+    if isinstance(item, _Prepared | _Loaded | _Output):
+        return item.source
+    return _path_of(item)
+
+
+def _smooth(
+    outputs: Iterable[_Output | Failure], weight: np.float32
+) -> Iterator[_Output | Failure]:
     """Average logits exponentially: ``weight`` times the mean so far, plus the rest of the new.
 
     The average starts again when the shape (C, h, w) of the logits changes.
     """
     mean: Floats | None = None
     for found in outputs:
+        if isinstance(found, Failure):
+            yield found
+            continue
         logits = found.output.astype(np.float32, copy=False)
         if mean is None or mean.shape != logits.shape:
             mean = logits

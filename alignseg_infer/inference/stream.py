@@ -7,18 +7,21 @@ from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from numbers import Real
 from types import TracebackType
-from typing import Self
+from typing import Generic, NoReturn, Self, TypeVar
 
 import numpy as np
 
-from alignseg_infer.errors import OptionError
+from alignseg_infer.errors import OptionError, ProcessError
 from alignseg_infer.inference.pipeline import Pipeline, PipelineStopped
-from alignseg_infer.inference.stages import Join, Stages, Wanted
+from alignseg_infer.inference.stages import Join, Stages, Wanted, try_one
 from alignseg_infer.pixels.images import Encoded, ImageSource, PILImage, take_over
+from alignseg_infer.results.failure import Failure
 from alignseg_infer.results.segmentation import Segmentation
 
+R = TypeVar("R", Segmentation, Segmentation | Failure)
 
-class SegmentationStream(Iterator[Segmentation]):
+
+class SegmentationStream(Iterator[R], Generic[R]):
     """An iterator over the segmentations of a stream of images; `Predictor.stream` creates it.
 
     Several threads may iterate it at once; each result goes to one of them.
@@ -38,7 +41,7 @@ class SegmentationStream(Iterator[Segmentation]):
         weakref.finalize(self, self._pipeline.stop)  # for loops that end with a break
         thread: Join = partial(self._pipeline.thread, depth=max(depth, 1))
         before: Join = iter if live or depth == 0 else thread
-        owned = _take_over_each(images, stages.max_pixels)
+        owned = _take_over_each(images, stages.max_pixels, wanted.failures)
         if live:
             owned = self._pipeline.thread(owned, depth=1, drop_old=True)
         self._results = stages.segment(before(owned), wanted, before, thread)
@@ -48,15 +51,23 @@ class SegmentationStream(Iterator[Segmentation]):
         """Number of images of a live source that were skipped in favour of newer ones."""
         return self._pipeline.dropped
 
-    def __next__(self) -> Segmentation:
+    def __next__(self) -> R:
+        self._pipeline.process.require("a stream")
         try:
             with self._taking:
-                return next(self._results)
+                return next(self._results)  # type: ignore[return-value]  # as `wanted` says
         except PipelineStopped as stopped:  # closed
             raise StopIteration from stopped
         except BaseException:  # includes StopIteration at the end
             self.close()
             raise
+
+    def __getstate__(self) -> NoReturn:
+        raise ProcessError(
+            "a stream cannot be pickled or copied, since it has threads",
+            "what can be sent to another process: the predictor, images and results",
+            "send the predictor, and call predictor.stream(images) in the other process",
+        )
 
     def close(self) -> None:
         """Stop all threads. A second call does nothing."""
@@ -74,13 +85,16 @@ class SegmentationStream(Iterator[Segmentation]):
         self.close()
 
 
-def _take_over_each(images: Iterable[ImageSource], max_pixels: int) -> Iterator[ImageSource]:
+def _take_over_each(
+    images: Iterable[ImageSource], max_pixels: int, failures: bool
+) -> Iterator[ImageSource | Failure]:
     """Take over each image in the thread that iterates, before the source makes the next.
 
     Cameras and shared memory return the same array again and again.
     """
     try:
-        yield from (take_over(image, max_pixels) for image in images)
+        take = partial(take_over, max_pixels=max_pixels)
+        yield from map(partial(try_one, take, failures=failures), images)
     finally:
         if isinstance(images, Generator):
             images.close()

@@ -160,6 +160,8 @@ def _decode(name: Path | str, data: bytes, flags: int, max_pixels: int) -> NDArr
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(error.err) from error
         limit = _LIMIT_OF_OPENCV.search(error.err)
         if limit and size is not None:
             raise _opencv_limit_error(name, size, limit[1]) from error

@@ -158,7 +158,7 @@ def _image_from_pil(source: PILImage, max_pixels: int) -> Image:
     require_pixels(source.size[::-1], max_pixels, "the PIL image")
     try:
         return _pixels_from_pil(source)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow decodes late, and says what is wrong in many ways
         reason = f"{error}" or type(error).__name__

@@ -21,6 +21,7 @@ from alignseg_infer.inference.stream import SegmentationStream
 from alignseg_infer.pixels.images import OwnImage, load_image
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import FrameProgress
+from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.video.file_source import FileSource
 from alignseg_infer.video.frames import Frame, FrameSource, SizeChanges
 from alignseg_infer.video.options import VideoOptions, exact_seconds
@@ -225,7 +226,7 @@ class _Work:
             longest is not None and seconds >= exact_seconds(longest)
         )
 
-    def _draw(self, results: SegmentationStream) -> Iterator[tuple[Image, Frame]]:
+    def _draw(self, results: SegmentationStream[Segmentation]) -> Iterator[tuple[Image, Frame]]:
         with results:
             for result in results:
                 frame = self._waiting.popleft()

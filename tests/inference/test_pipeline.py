@@ -3,12 +3,14 @@
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from alignseg_infer.errors import OptionError
+from alignseg_infer.errors import OptionError, ProcessError
 from alignseg_infer.inference import pipeline as pipeline_module
 from alignseg_infer.inference.pipeline import Pipeline, PipelineStopped
+from tests.support.processes import exit_code_of_fork, needs_fork
 from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
@@ -158,3 +160,24 @@ def test_a_stage_that_hangs_is_left_alone_and_named(
 def test_bad_depth(depth: int) -> None:
     with Pipeline() as pipeline, pytest.raises(OptionError, match="1 item or more"):
         pipeline.thread([], depth=depth)
+
+
+@needs_fork
+def test_a_forked_process_leaves_the_pipeline_alone() -> None:
+    """It may have a copy of the lock that a stage held at that moment."""
+    with Pipeline() as pipeline:
+        items = pipeline.thread(range(10))
+        assert next(items) == 0
+
+        def use() -> None:
+            pipeline.stop()
+            with pytest.raises(ProcessError, match="forked"):
+                next(items)
+
+        with ThreadPoolExecutor(1) as other:
+            other.submit(pipeline._changed.acquire).result()
+            try:
+                assert exit_code_of_fork(use) == 0
+            finally:
+                other.submit(pipeline._changed.release).result()
+        assert next(items) == 1

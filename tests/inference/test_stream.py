@@ -1,5 +1,6 @@
 """Predictor.stream gives the same results as single calls, in order, and passes failures on."""
 
+import gc
 import itertools
 import os
 import signal
@@ -7,7 +8,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +20,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from alignseg_infer.arrays import Image
-from alignseg_infer.errors import ImageError, ModelError, OptionError
+from alignseg_infer.arrays import Image, Size
+from alignseg_infer.backend import LabelledBatch
+from alignseg_infer.errors import ImageError, ModelError, OptionError, SizeError
+from alignseg_infer.pixels.postprocess import Scores
 from alignseg_infer.predictor import Predictor
+from alignseg_infer.results.failure import Failure
 from alignseg_infer.spec.model import OutputKind
 from tests.support.models import FakeBackend, FakeLabelBackend
 from tests.support.waiting import PATIENCE, eventually
@@ -187,7 +192,7 @@ class BrokenBackend(FakeBackend):
     """A backend whose network fails at blue 3."""
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
-        if batch[0, 0, 0, 0] == 3:
+        if (batch[:, 0, 0, 0] == 3).any():
             raise Broken("the network")
         return super().infer(batch)
 
@@ -197,7 +202,23 @@ class NotFinite(FakeBackend):
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
         logits = super().infer(batch)
-        return np.full_like(logits, np.nan) if batch[0, 0, 0, 0] == 3 else logits
+        logits[batch[:, 0, 0, 0] == 3] = np.nan
+        return logits
+
+
+class OnDevice(BrokenBackend):
+    """A backend that prepares images and labels pixels itself, and fails with blue 3."""
+
+    def load_kernels(self) -> None:
+        """Nothing to load."""
+
+    def segment(
+        self, images: Sequence[Image], input_size: Size, *, confidence: bool
+    ) -> LabelledBatch:
+        assert {image.shape[:2] for image in images} == {input_size}
+        logits = self.infer(np.stack([image.transpose(2, 0, 1) for image in images]))
+        labels = [np.asarray(one.argmax(0), np.uint8) for one in logits]
+        return LabelledBatch([Scores(one, None, None) for one in labels], 1.0, 1.0, 1.0)
 
 
 def broken_source() -> Iterator[Image]:
@@ -228,6 +249,105 @@ def test_each_stage_may_fail(
     with pytest.raises(error, match=message):
         next(results)
     assert list(results) == []  # it has ended
+
+
+KINDS = [
+    (FakeBackend, "missing.jpg", ImageError, "missing.jpg"),
+    (FakeBackend, solid(3, (4, 4)), SizeError, None),
+    (FakeBackend, np.zeros((2, 2), np.float32), ImageError, None),
+    (BrokenBackend, solid(3), Broken, None),
+    (NotFinite, solid(3), ModelError, None),
+    (OnDevice, solid(3), Broken, None),
+    (OnDevice, "missing.jpg", ImageError, "missing.jpg"),
+]
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"batch": 4},
+    {"flip": True, "scales": (1.0, 1.5)},
+    {"mode": "slide", "tile": 32},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize(
+    ("backend", "bad", "error", "source"), KINDS, ids=lambda kind: str(kind)[:9]
+)
+def test_failures_take_the_place_of_results(
+    backend: type[FakeBackend],
+    bad: Any,
+    error: type[Exception],
+    source: str | None,
+    options: dict[str, Any],
+) -> None:
+    if backend is OnDevice and options.keys() - {"batch"}:
+        options = {}
+    predictor = Predictor(backend(), **options)
+    images = [solid(0), solid(1), bad, solid(4), solid(5), bad, bad, solid(6)]
+    found = predictor(images, errors="return")
+    for results in (found, list(predictor.stream(images, errors="return"))):
+        assert [bool(result) for result in results] == [image is not bad for image in images]
+        failures = [result for result in results if isinstance(result, Failure)]
+        assert len(failures) == 3
+        assert labels_of(filter(None, results)) == [0, 1, 4, 5, 6]
+        for failure in failures:
+            assert type(failure.error) is error
+            assert failure.source == source
+    with pytest.raises(error):
+        predictor(images)
+
+
+def test_a_failure_says_what_failed() -> None:
+    predictor = Predictor(FakeBackend())
+    missing, tiny = predictor(["no/such.jpg", solid(0, (4, 4))], errors="return")
+    assert repr(missing) == "Failure(no/such.jpg, ImageError: no/such.jpg does not exist)"
+    assert repr(tiny).startswith("Failure(SizeError: ")
+
+
+def test_a_failure_keeps_no_image_in_memory() -> None:
+    """Otherwise a long list of images, or one that does not fit, would fill the memory."""
+    made: list[weakref.ref[NDArray[np.float32]]] = []
+
+    class Holding(FakeBackend):
+        def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
+            copy = batch.copy()
+            made.append(weakref.ref(copy))
+            try:
+                raise Broken("first")
+            except Broken as error:
+                raise ModelError("second", "", "") from error
+
+    [failure] = Predictor(Holding())([solid(0)], errors="return")
+    assert isinstance(failure, Failure)
+    assert isinstance(failure.error.__cause__, Broken)
+    gc.collect()
+    assert [one() for one in made] == [None]
+
+
+def test_smoothing_goes_on_after_a_failure() -> None:
+    predictor = Predictor(FakeBackend())
+    images = [solid(1), solid(3)]
+    first, expected = predictor.stream(images, smoothing=0.9)
+    again, failure, seen = predictor.stream(
+        [images[0], "missing.jpg", images[1]], smoothing=0.9, errors="return"
+    )
+    assert not failure
+    assert labels_of([again, seen]) == labels_of([first, expected])
+
+
+def test_a_source_that_dies_ends_the_stream() -> None:
+    results = Predictor(FakeBackend()).stream(broken_source(), errors="return")
+    assert labels_of([next(results) for _ in range(3)]) == [0, 1, 2]
+    with pytest.raises(Broken, match="the source"):
+        next(results)
+
+
+@pytest.mark.parametrize("errors", ["ignore", None, True])
+def test_bad_choice_of_errors(errors: Any) -> None:
+    predictor = Predictor(FakeBackend())
+    with pytest.raises(OptionError, match="raise or return"):
+        predictor([], errors=errors)
+    with pytest.raises(OptionError, match="raise or return"):
+        predictor.stream([], errors=errors)
 
 
 def test_leaving_the_loop_ends_an_endless_source() -> None:

@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import pickle
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +23,13 @@ from alignseg_infer import (
     ImageError,
     OptionError,
     Predictor,
+    ProcessError,
     SizeError,
 )
 from alignseg_infer.arrays import Image, InputShape
 from alignseg_infer.backend import LimitedBackend
 from alignseg_infer.backends import open_backend
+from alignseg_infer.backends.opening import open_again
 from alignseg_infer.cli import main
 from alignseg_infer.cuda.base import Cuda, Gpu
 from alignseg_infer.spec.model import InputSpec, OutputKind
@@ -49,6 +52,7 @@ from tests.support.fake_tensorrt import (
     write_engine,
 )
 from tests.support.models import SMALL_SPEC
+from tests.support.processes import exit_code_of_fork, needs_fork
 from tests.support.waiting import PATIENCE
 
 LABELS = replace(SMALL_SPEC, export=replace(EXPORT, output=OutputKind.LABELS))
@@ -254,6 +258,33 @@ def test_letting_go_closes(stand: Stand) -> None:
     del backend
     gc.collect()
     assert stand.cuda.events == CLOSED
+
+
+@needs_fork
+def test_a_forked_process_leaves_the_gpu_alone(stand: Stand) -> None:
+    backend = stand.open()
+    before = list(stand.cuda.events)
+
+    def use() -> None:
+        with pytest.raises(ProcessError, match="forked"):
+            backend.infer(image_of((1, 3, 64, 64)))
+        backend.close()
+        assert stand.cuda.events == before
+
+    assert exit_code_of_fork(use) == 0
+    backend.infer(image_of((1, 3, 64, 64)))
+    backend.close()
+    assert stand.cuda.events == CLOSED[-len(stand.cuda.events) :]
+
+
+def test_an_engine_can_be_sent(stand: Stand) -> None:
+    predictor = Predictor(stand.path, batch=2, on_device=False)
+    name, sent = predictor.backend, pickle.dumps(predictor)
+    del predictor
+    gc.collect()
+    twin = pickle.loads(sent)
+    assert (twin.backend, twin.batch, twin.on_device) == (name, 2, False)
+    open_again.cache_clear()
 
 
 def test_close_waits_for_calls_under_way(stand: Stand) -> None:

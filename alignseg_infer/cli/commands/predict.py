@@ -19,7 +19,13 @@ from alignseg_infer.cli.arguments.values import (
 from alignseg_infer.cli.streams import print_to_pipe
 from alignseg_infer.cli.translation import translate_error
 from alignseg_infer.drawing.masks import require_opacity
-from alignseg_infer.errors import ImageError, OptionError, OutputError, SizeError
+from alignseg_infer.errors import (
+    ImageError,
+    OptionError,
+    OutOfMemoryError,
+    OutputError,
+    SizeError,
+)
 from alignseg_infer.files import is_folder, real_path, require_writable_folder
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.results.polygons import require_tolerance
@@ -83,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path in arguments.images:
         try:
             text = _segment(predictor, path, arguments)
-        except (ImageError, SizeError, OptionError, OutputError) as error:
+        except (ImageError, SizeError, OptionError, OutOfMemoryError, OutputError) as error:
             if len(arguments.images) == 1 or arguments.debug:
                 raise
             failures += 1

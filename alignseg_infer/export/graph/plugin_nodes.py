@@ -10,7 +10,6 @@ what is float16, rounds nothing inside them that a GPU would not round.
 """
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from onnx_ir.tape import Tape
 from alignseg_infer.backends.onnx_domains import needs_plugins
 from alignseg_infer.errors import ExportError
 from alignseg_infer.export.graph.onnx_file import save_onnx
+from alignseg_infer.files import temporary_folder
 from alignseg_infer.spec.model import SamplingConvention
 from alignseg_infer.spec.plugin_contract import (
     ALIGNED_ADD,
@@ -50,8 +50,8 @@ def runnable_onnx(path: Path) -> Iterator[Path]:
     if not needs_plugins(path):
         yield path
         return
-    with tempfile.TemporaryDirectory() as folder:
-        expanded = Path(folder) / path.name
+    with temporary_folder() as folder:
+        expanded = folder / path.name
         save_onnx(expand_plugin_nodes(ir.load(path)), expanded)
         yield expanded
 

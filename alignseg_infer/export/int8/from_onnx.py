@@ -1,6 +1,5 @@
 """Turns an FP32 ONNX file into an INT8 graph: calibrates, meets a budget, quantises."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from alignseg_infer.export.int8.quantize import (
     quantize_model,
 )
 from alignseg_infer.export.int8.sensitivity import keep_within_budget
+from alignseg_infer.files import temporary_folder
 from alignseg_infer.progress import ProgressBars, no_bar
 from alignseg_infer.spec.onnx_facts import OnnxFacts
 
@@ -70,9 +70,9 @@ def int8_from_onnx(
     if options.budget is None:
         result = quantize_model(model, ranges, options.quantization)
         return Int8Model(result, ranges, options.quantization)
-    with tempfile.TemporaryDirectory() as folder, bars("models compared with FP32") as progress:
+    with temporary_folder() as folder, bars("models compared with FP32") as progress:
         size, threads = options.calibration.size, options.calibration.threads
-        meter = EffectMeter(path, images, Path(folder), size=size, threads=threads)
+        meter = EffectMeter(path, images, folder, size=size, threads=threads)
         found = keep_within_budget(
             model, ranges, meter, options.budget, options.quantization, progress=progress
         )

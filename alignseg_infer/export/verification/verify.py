@@ -8,7 +8,6 @@ reference runs one image at a time.
 
 import dataclasses
 import logging
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from alignseg_infer.errors import (
 )
 from alignseg_infer.evaluation.evaluate import evaluate
 from alignseg_infer.export.verification.agreement import compare_labels, format_rows
-from alignseg_infer.files import sha256_of
+from alignseg_infer.files import sha256_of, temporary_folder
 from alignseg_infer.pixels.preprocess import SizePolicy, require_input_size
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import Progress
@@ -179,8 +178,8 @@ def open_for_verification(path: Path, device: str | None = None) -> Backend:
     require_exact_coordinates(graph)
     graph = expand_plugin_nodes(graph)
     round_like_hardware(graph)
-    with tempfile.TemporaryDirectory() as folder:
-        rounding = Path(folder) / path.name
+    with temporary_folder() as folder:
+        rounding = folder / path.name
         save_onnx(graph, rounding)
         rounded = open_backend(rounding)
     rounded.name = f"{backend.name}, rounding to float16"

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, InputShape, Size
-from alignseg_infer.backend import LabelledBatch, parse_device
+from alignseg_infer.backend import LabelledBatch, OwnProcess, keep_in_forks, parse_device
 from alignseg_infer.cuda.base import Cuda, CudaPackage
 from alignseg_infer.cuda.device_images import require_right_results
 from alignseg_infer.cuda.kernels import IMAGE_KERNELS, Kernels
@@ -106,7 +106,8 @@ class TensorRTBackend:
             with self._pool.borrow(()):
                 pass  # make the first one now, so that too little memory shows before any call
             # Without close(), this runs when the backend is garbage collected or Python ends.
-            self._finalizer = weakref.finalize(self, stack.pop_all().close)
+            self._finalizer = weakref.finalize(self, _close_in, OwnProcess(), stack.pop_all())
+        keep_in_forks(self)
         self.spec = _spec_of(self.facts)
         self.name = f"{tensorrt.flavour} {tensorrt.version_text} ({gpu.gpu.name})"
         self.batch_limits = (self.facts.profile.minimum.batch, self.facts.profile.maximum.batch)
@@ -217,6 +218,12 @@ def _load(
         read_cache(cache_path(path), cache)
     largest = facts.profile.maximum
     return LoadedEngine(cuda, tensorrt, log, runtime, engine, cache, outputs, largest, facts.spec)
+
+
+def _close_in(process: OwnProcess, stack: contextlib.ExitStack) -> None:
+    """Close `stack`, unless this process was forked: the GPU's memory belongs to its parent."""
+    if process.is_this():
+        stack.close()
 
 
 def _close(pool: RunnerPool, loaded: LoadedEngine, path: Path) -> None:

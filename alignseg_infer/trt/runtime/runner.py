@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, InputShape
-from alignseg_infer.backend import LabelledBatch
+from alignseg_infer.backend import LabelledBatch, require_output_shape
 from alignseg_infer.cuda.base import Cuda
 from alignseg_infer.cuda.device_images import DeviceImages
 from alignseg_infer.cuda.kernels import Kernels
@@ -211,6 +211,7 @@ class EngineRunner:
         self._input = _view(self._pinned_input, shape, np.float32)
         outputs = self._loaded.outputs
         output_shape = tuple(self._context.get_tensor_shape(outputs.name))
+        require_output_shape(self._loaded.spec, shape, output_shape)
         self._output = _view(self._pinned_output, output_shape, outputs.dtype)
         self._shape, self._calls = shape, 0
 

@@ -4,6 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
+from alignseg_infer.backend import OwnProcess
 from alignseg_infer.errors import AlignSegError, EngineError
 from alignseg_infer.trt.runtime.runner import EngineRunner
 
@@ -19,6 +20,7 @@ class RunnerPool:
     def __init__(self, make: Callable[[], EngineRunner], limit: int) -> None:
         self._make = make
         self._limit = limit
+        self._process = OwnProcess()
         self._changed = threading.Condition()
         self._idle: list[EngineRunner] = []
         self._count = 0
@@ -32,7 +34,9 @@ class RunnerPool:
 
         Raises:
             CudaError, EngineError: No runner can be made, or the pool is closed.
+            ProcessError: This process was forked from the one that made the pool.
         """
+        self._process.require("an engine")
         runner = self._take(shape)
         try:
             yield runner

@@ -1,0 +1,179 @@
+"""Opens a model as a `Predictor` asks for it, once more in each process that gets a predictor."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from alignseg_infer.arrays import Size, plain_value
+from alignseg_infer.backend import Backend, ImageBackend, LimitedBackend
+from alignseg_infer.backends import open_backend
+from alignseg_infer.demo import DEMO, model_path
+from alignseg_infer.errors import MissingDependencyError, ModelFileError, OptionError
+from alignseg_infer.inference.averaging import Mode, averaging_for
+from alignseg_infer.inference.stages import Stages
+from alignseg_infer.pixels.encoded import require_max_pixels
+from alignseg_infer.pixels.preprocess import size_policy
+from alignseg_infer.spec.model import ModelSpec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorOptions:
+    """The keyword arguments of `Predictor`, as plain Python values."""
+
+    device: str | None
+    size: str | int | Size | None
+    batch: int
+    threads: int | None
+    mode: str
+    tile: int | Size | None
+    overlap: float
+    scales: Sequence[float]
+    flip: bool
+    on_device: bool | None
+    runtime: str | None
+    max_pixels: int
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain_value(getattr(self, field.name)))
+
+
+class Opening(NamedTuple):
+    """How a predictor was made from a file, so that another process can make the same.
+
+    Attributes:
+        model: Absolute path of the file, or ``demo``.
+        options: All keyword arguments.
+        size: Bytes of the file.
+        spec: The facts in the file.
+    """
+
+    model: str
+    options: PredictorOptions
+    size: int
+    spec: ModelSpec
+
+    @classmethod
+    def of(cls, model: str | Path, options: PredictorOptions, spec: ModelSpec) -> Self:
+        """Return how a predictor with these facts is made of the file `model`."""
+        path = os.path.abspath(model_path(model))
+        size = os.path.getsize(path)
+        return cls(DEMO if str(model) == DEMO else path, options, size, spec)
+
+
+def open_stages(model: str | Path | Backend, options: PredictorOptions) -> Stages:
+    """Open a model, and return the stages that run it.
+
+    Raises:
+        AlignSegError: An error that `Predictor` documents.
+    """
+    batch, mode = options.batch, options.mode
+    require_max_pixels(options.max_pixels)
+    if type(batch) is not int or batch < 1:
+        raise OptionError(f"batch={batch!r}", "1 or more", "batch=1")
+    if isinstance(model, str | os.PathLike):
+        model = open_backend(
+            model, device=options.device, threads=options.threads, runtime=options.runtime
+        )
+    averaging = averaging_for(
+        model.spec,
+        mode=mode,
+        tile=options.tile,
+        overlap=options.overlap,
+        scales=options.scales,
+        flip=options.flip,
+    )
+    export = model.spec.export
+    fixed_batch = export.batch if export else None
+    least_batch = fixed_batch or 1
+    if isinstance(model, LimitedBackend) and not fixed_batch:
+        least_batch = _require_batch(model, batch)
+    averaged = averaging is not None
+    return Stages(
+        backend=model,
+        policy=size_policy(options.size, None if mode == Mode.SLIDE else export),
+        averaging=averaging,
+        image_backend=_choose_image_backend(model, options.on_device, averaged=averaged),
+        least_batch=least_batch,
+        batch=fixed_batch or batch,
+        max_pixels=options.max_pixels,
+    )
+
+
+@lru_cache(maxsize=1)  # a pool sends the predictor with every task
+def open_again(opening: Opening, process: int) -> Stages:
+    """Open the file of a predictor that was unpickled.
+
+    Args:
+        opening: How the predictor was made.
+        process: Number of this process, since what its parent opened cannot be used here.
+
+    Raises:
+        ModelFileError: The file is not the one that was pickled.
+    """
+    stages = open_stages(opening.model, opening.options)
+    if Opening.of(opening.model, opening.options, stages.backend.spec) != opening:
+        raise ModelFileError(
+            f"{opening.model} is not the file that the pickled predictor was made from",
+            f"the same file of {opening.size} bytes in every process",
+            "make and pickle the predictor again, or copy the file again",
+        )
+    return stages
+
+
+def _choose_image_backend(
+    model: Backend, wanted: bool | None, *, averaged: bool
+) -> ImageBackend | None:
+    """Return `model` if it should prepare images and label pixels itself, else None.
+
+    Raises:
+        OptionError: The caller asked for this, but the model cannot do it.
+        MissingDependencyError: The caller asked for this, but NVRTC, which compiles the kernels,
+            is not installed.
+    """
+    if wanted is False:
+        return None
+    if averaged or not isinstance(model, ImageBackend):
+        if wanted is None:
+            return None
+        reason = "logits are averaged" if averaged else f"{model.name} has no GPU to do it on"
+        raise OptionError(
+            f"on_device=True was asked for, but {reason}",
+            "a model in TensorRT, or in PyTorch on CUDA, and mode='whole' without scales and flip",
+            "on_device=None",
+        )
+    try:
+        model.load_kernels()
+    except OptionError:  # every model on the CPU raises this
+        if wanted:
+            raise
+        return None
+    except MissingDependencyError as error:
+        if wanted:
+            raise
+        logger.warning("the CPU prepares images and labels pixels, which is slower: %s", error)
+        return None
+    return model
+
+
+def _require_batch(model: LimitedBackend, batch: int) -> int:
+    """Return the fewest inputs per call.
+
+    Raises:
+        OptionError: The model does not take `batch` inputs per call.
+    """
+    least, most = model.batch_limits
+    if not least <= batch <= most:
+        raise OptionError(
+            f"batch={batch}, but this engine takes {least} to {most} inputs per call",
+            f"{least} to {most}, the range that it was built for",
+            f"batch={min(max(batch, least), most)}; or build it for more: "
+            "alignseg export-trt MODEL -o ENGINE --opt-shape NxHxW --max-shape NxHxW",
+        )
+    return least
