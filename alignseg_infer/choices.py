@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from alignseg_infer.arrays import plain_value
 from alignseg_infer.errors import OptionError
+from alignseg_infer.text import near_words
 
 Choice = TypeVar("Choice", bound=StrEnum)
 
@@ -27,7 +28,7 @@ def choose(kind: type[Choice], value: str, name: str) -> Choice:
         return kind(value)
     except ValueError as error:
         known = [member.value for member in kind]
-        example = f"{name}={known[0]!r}"
+        example = f"{name}={(near_words(str(value), known) or known)[0]!r}"
         raise OptionError(f"{name}={value!r}", " or ".join(known), example) from error
 
 

@@ -1,6 +1,13 @@
-"""Tables in Markdown."""
+"""Text that is shown to people: tables in Markdown, and what a misspelt word may mean."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+def near_words(word: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """Return the known words that `word` may be a misspelling of, the nearest first."""
+    lower = {each.lower(): each for each in known}
+    return [lower[near] for near in difflib.get_close_matches(word.lower(), lower, n=most)]
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -119,7 +119,9 @@ def _parse_formats(text: str) -> list[SavedFormat]:
     try:
         return parse_formats(text.split(","))
     except OptionError as error:
-        raise argparse.ArgumentTypeError(f"{error.problem}; choose {error.expected}") from error
+        raise argparse.ArgumentTypeError(
+            f"{error.problem}; choose {error.expected}; try {error.fix}"
+        ) from error
 
 
 def _require_folder_name(output: Path) -> None:
