@@ -1,7 +1,7 @@
 """The command ``alignseg``. Each of its commands parses, calls the library, and prints.
 
 Results go to stdout; progress and errors go to stderr. The exit code is 0 after success, 1 after an
-`AlignSegError`, 2 after wrong usage, and 130 after Ctrl-C.
+`AlignSegError`, 2 after wrong usage, 130 after Ctrl-C, and 143 after SIGTERM.
 """
 
 import argparse
@@ -25,6 +25,11 @@ from alignseg_infer.cli.commands import (
     video,
 )
 from alignseg_infer.cli.streams import discard_stdout, make_streams_safe
+from alignseg_infer.cli.termination import (
+    EXIT_INTERRUPTED,
+    FIRST_EXIT_CODE,
+    interrupted_by_signals,
+)
 from alignseg_infer.cli.translation import translate, translate_error
 from alignseg_infer.cli.usage import CommandParser, require_order
 from alignseg_infer.errors import AlignSegError
@@ -97,24 +102,25 @@ def main_of(module_name: str, argv: Sequence[str] | None = None) -> int:
 
 
 def run_reporting_errors(run: Run, arguments: argparse.Namespace) -> int:
-    """Run a command; turn an `AlignSegError` into a message in its words, and exit code 1."""
+    """Run a command; turn errors and signals into a message in its words, and an exit code."""
     _log_to_stderr(arguments.parser)
-    try:
-        code = run(arguments)
-        sys.stdout.flush()
-        return code
-    except AlignSegError as error:
-        translate_error(error, arguments.parser)
-        if arguments.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        discard_stdout()
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    with interrupted_by_signals() as signals:
+        try:
+            code = run(arguments)
+            sys.stdout.flush()
+        except AlignSegError as error:
+            translate_error(error, arguments.parser)
+            if arguments.debug:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            code = 1
+        except BrokenPipeError:
+            discard_stdout()
+            code = 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            code = EXIT_INTERRUPTED
+    return FIRST_EXIT_CODE + signals[0] if signals and code == EXIT_INTERRUPTED else code
 
 
 def _print_completions(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,6 @@ from alignseg_infer.text import near_words
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES
 
 MODEL_SUFFIXES = (ONNX_SUFFIX, *CHECKPOINT_SUFFIXES, *ENGINE_SUFFIXES)
-SOURCES = ("images", "image", "source")  # arguments that follow a model
 WRONG_USAGE = 2  # exit code
 ONE_LINE = 10_000  # characters, so that a usage is not wrapped
 # What other programs call these options. They are too different from ours to be misspellings.
@@ -113,9 +112,10 @@ def require_order(arguments: argparse.Namespace, typed: Sequence[str]) -> None:
         arguments: What `typed` was parsed into, with the command's parser in ``parser``.
         typed: The words of the command line.
     """
-    given = next((getattr(arguments, name) for name in SOURCES if name in arguments), None)
-    if given is None or _looks_like_model(str(arguments.model)):
+    names = [action.dest for action in arguments.parser._actions if not action.option_strings]
+    if names[:1] != ["model"] or not names[1:] or _looks_like_model(str(arguments.model)):
         return
+    given = getattr(arguments, names[1])
     sources = map(str, given if isinstance(given, list) else [given])
     models = [source for source in sources if _looks_like_model(source)]
     if len(models) == 1:

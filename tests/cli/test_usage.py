@@ -139,7 +139,14 @@ def test_swapped_model_and_source(
     assert main(shlex.split(right)) == 0
 
 
-@pytest.mark.parametrize("typed", ["predict demo demo -o out", "predict a.png b.png -o out"])
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "predict demo demo -o out",
+        "predict a.png b.png -o out",
+        "verify a.png --against demo --images demo",
+    ],
+)
 def test_order_is_not_guessed_without_a_reason(
     typed: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ from alignseg_infer.cli.arguments.inference import (
 )
 from alignseg_infer.cli.arguments.values import IMAGES_HELP, add_destination
 from alignseg_infer.cli.reports import write_report
-from alignseg_infer.cli.termination import terminated_by_exception
+from alignseg_infer.cli.termination import EXIT_INTERRUPTED
 from alignseg_infer.datasets.image_sets import ImageFiles, choose_images
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.errors import INSTALL_BENCH, OptionError
@@ -32,7 +32,6 @@ from alignseg_infer.predictor import Predictor
 
 HELP = "Time one or more models: stages, percentiles, images per second and memory."
 EXAMPLE = "Example: alignseg bench demo alignseg.onnx --size 512x1024 --batch 1 4 -o out/"
-EXIT_INTERRUPTED = 130
 MACHINE_PACKAGES = ("psutil", "cpuinfo", "pynvml")  # the facts about the machine
 DEFAULT_ROUNDS, DEFAULT_SECONDS = 100, 120.0
 DEFAULT_IMAGES = 4
@@ -102,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.destination:
         require_packages(("matplotlib",), INSTALL_BENCH)  # now, not after minutes of measuring
         require_writable_folder(arguments.destination)
-    with terminated_by_exception(), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         report = _measure(arguments, names, Path(folder))
     if report.partial:
         print(f"interrupted after {report.rounds} rounds", file=sys.stderr)

@@ -16,13 +16,13 @@ from alignseg_infer.cli.arguments.values import (
     choices_of,
 )
 from alignseg_infer.cli.reports import write_report
+from alignseg_infer.cli.termination import EXIT_INTERRUPTED
 from alignseg_infer.datasets.labelled import Dataset, find_labelled_images
 from alignseg_infer.evaluation.evaluate import evaluate
 from alignseg_infer.files import require_writable_folder, user_path
 
 HELP = "Score one or more models on labelled images: IoU, accuracy, boundary F1 and speed."
 EXAMPLE = "Example: alignseg eval alignseg.onnx --dataset cityscapes --root DATA -o out/"
-EXIT_INTERRUPTED = 130
 # These arguments do not change the scores.
 NO_SETTINGS = ("models", "root", "destination", "run", "parser", "debug")
 
