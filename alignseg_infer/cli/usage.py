@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from alignseg_infer.backends import CHECKPOINT_SUFFIXES, ONNX_SUFFIX
 from alignseg_infer.cli.translation import translate
 from alignseg_infer.demo import DEMO
+from alignseg_infer.files import user_path
 from alignseg_infer.text import near_words
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES
 
@@ -137,6 +138,7 @@ def _put_first(
     options = parser._option_string_actions.items()
     takes_value = {option for option, action in options if action.nargs != 0}
     free = [at for at in range(len(typed)) if at == 0 or typed[at - 1] not in takes_value]
-    place, taken = (next(at for at in free if typed[at] == word) for word in (first, model))
+    places = {str(user_path(typed[at])): at for at in reversed(free)}
+    place, taken = places[str(user_path(first))], places[str(user_path(model))]
     words = [word for at, word in enumerate(typed) if at != taken]
-    return [*words[:place], model, *words[place:]]
+    return [*words[:place], typed[taken], *words[place:]]

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from alignseg_infer.backends import open_backend
 from alignseg_infer.cli import COMMANDS, main, make_parser
 from alignseg_infer.cli.usage import OTHER_NAMES, CommandParser
 from alignseg_infer.datasets.class_tables import class_table
+from alignseg_infer.demo import model_path
 from alignseg_infer.errors import CheckpointError, ModelFileError
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.text import near_words
@@ -111,6 +113,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("a.png", "b c.png"):
         cv2.imwrite(name, np.zeros((40, 64, 3), np.uint8))
+    shutil.copy(model_path("demo"), "m.onnx")
     return tmp_path
 
 
@@ -121,6 +124,7 @@ SWAPPED = [
         "predict -o demo --scales 1 1.5 -- a.png demo",
         "predict -o demo --scales 1 1.5 -- demo a.png",
     ),
+    ("predict ./a.png ./m.onnx -o out", "predict ./m.onnx ./a.png -o out"),
     ("offsets a.png demo -o o.png", "offsets demo a.png -o o.png"),
     (
         "video streets demo -o out.mp4 --max-frames 1 --size 64x64",
@@ -134,7 +138,9 @@ def test_swapped_model_and_source(
     typed: str, right: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, error, advice = wrong_usage(typed, capsys)
-    assert "stands where the model belongs, and the model demo after it" in error
+    assert re.search(
+        r"stands where the model belongs, and the model (demo|m\.onnx) after it", error
+    )
     assert advice == f"  try: alignseg {right}"
     assert main(shlex.split(right)) == 0
 
