@@ -24,7 +24,12 @@ from alignseg_infer.cli.commands import (
     verify,
     video,
 )
-from alignseg_infer.cli.streams import discard_stdout, make_streams_safe
+from alignseg_infer.cli.streams import (
+    discard_stdout,
+    make_streams_safe,
+    print_message,
+    print_report,
+)
 from alignseg_infer.cli.termination import (
     EXIT_INTERRUPTED,
     FIRST_EXIT_CODE,
@@ -62,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.version:
         from alignseg_infer.cli.versions import version_text
 
-        print(version_text(verbose=arguments.verbose))
+        print_report(version_text(verbose=arguments.verbose))
         return 0
     if arguments.verbose:
         parser.error("--verbose needs --version")
@@ -112,13 +117,13 @@ def run_reporting_errors(run: Run, arguments: argparse.Namespace) -> int:
             translate_error(error, arguments.parser)
             if arguments.debug:
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print_message(f"error: {error}", sys.stderr)
             code = 1
         except BrokenPipeError:
             discard_stdout()
             code = 1
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+            print_message("interrupted", sys.stderr)
             code = EXIT_INTERRUPTED
     return FIRST_EXIT_CODE + signals[0] if signals and code == EXIT_INTERRUPTED else code
 
@@ -153,7 +158,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message."""
-        print(translate(self.format(record), self.parser), file=sys.stderr)
+        print_message(translate(self.format(record), self.parser), sys.stderr)
 
 
 def _log_to_stderr(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from alignseg_infer.backends import CHECKPOINT_SUFFIXES, ONNX_SUFFIX
 from alignseg_infer.cli.translation import translate
 from alignseg_infer.demo import DEMO
 from alignseg_infer.files import user_path
-from alignseg_infer.text import near_words
+from alignseg_infer.text import near_words, printable
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES
 
 MODEL_SUFFIXES = (ONNX_SUFFIX, *CHECKPOINT_SUFFIXES, *ENGINE_SUFFIXES)
@@ -58,7 +58,8 @@ class CommandParser(argparse.ArgumentParser):
         formatter = argparse.HelpFormatter(self.prog, width=ONE_LINE)
         formatter.add_usage(None, needed, [])
         usage = formatter.format_help().strip()
-        self.exit(WRONG_USAGE, f"{usage} [options]\nerror: {problem}\n  try: {advice}\n")
+        said = f"error: {printable(problem)}\n  try: {printable(advice)}"
+        self.exit(WRONG_USAGE, f"{usage} [options]\n{said}\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Say which choice was probably meant, as argparse itself does from Python 3.14 on."""

@@ -20,6 +20,7 @@ from alignseg_infer.cli.arguments.inference import (
 )
 from alignseg_infer.cli.arguments.values import IMAGES_HELP, add_destination
 from alignseg_infer.cli.reports import write_report
+from alignseg_infer.cli.streams import print_message, print_report
 from alignseg_infer.cli.termination import EXIT_INTERRUPTED
 from alignseg_infer.datasets.image_sets import ImageFiles, choose_images
 from alignseg_infer.demo import FIRST_HELD_OUT
@@ -104,10 +105,10 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = _measure(arguments, names, Path(folder))
     if report.partial:
-        print(f"interrupted after {report.rounds} rounds", file=sys.stderr)
+        print_message(f"interrupted after {report.rounds} rounds", sys.stderr)
     if report.machine.busy:
-        print(f"warning: other work was running: {report.machine.busy}", file=sys.stderr)
-    print(report.to_markdown(), end="")
+        print_message(f"warning: other work was running: {report.machine.busy}", sys.stderr)
+    print_report(report.to_markdown())
     if arguments.destination:
         from alignseg_infer.benchmark.picture import benchmark_figure
         from alignseg_infer.drawing.figures import pixels_of
@@ -136,7 +137,7 @@ def _measure(
     ]
     what, images = _prepare_images(arguments, variants[0].predictor, folder)
     rounds, seconds = _choose_limits(arguments)
-    print(f"warming up, then timing on {what}", file=sys.stderr)
+    print_message(f"warming up, then timing on {what}", sys.stderr)
     with progress_bar("rounds") as progress:
         report = benchmark(
             variants,
@@ -246,7 +247,7 @@ def _add_footprints(
     """Add the memory that each model and batch takes; after Ctrl-C, add what was measured."""
     try:
         for index, measured in enumerate(report.measured):
-            print(f"measuring the memory of {report.label(measured)}", file=sys.stderr)
+            print_message(f"measuring the memory of {report.label(measured)}", sys.stderr)
             path, options = _split_runtime(names[measured.name], arguments)
             chosen = [images[number % len(images)] for number in range(measured.batch)]
             found = measure_footprint(path, chosen, {**options, "batch": measured.batch})

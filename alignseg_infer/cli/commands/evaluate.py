@@ -16,6 +16,7 @@ from alignseg_infer.cli.arguments.values import (
     choices_of,
 )
 from alignseg_infer.cli.reports import write_report
+from alignseg_infer.cli.streams import print_message, print_report
 from alignseg_infer.cli.termination import EXIT_INTERRUPTED
 from alignseg_infer.datasets.labelled import Dataset, find_labelled_images
 from alignseg_infer.evaluation.evaluate import evaluate
@@ -58,13 +59,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.destination:
         require_writable_folder(arguments.destination)
     predictors = {name: predictor_from(arguments, path) for name, path in names.items()}
-    print(f"{data.name}: checking {len(data.pairs)} images and labels", file=sys.stderr)
+    print_message(f"{data.name}: checking {len(data.pairs)} images and labels", sys.stderr)
     settings = {key: value for key, value in vars(arguments).items() if key not in NO_SETTINGS}
     with progress_bar("images") as progress:
         evaluation = evaluate(predictors, data, settings=settings, progress=progress)
     if evaluation.partial:
-        print(
-            f"interrupted after {evaluation.images} of {evaluation.total} images", file=sys.stderr
+        print_message(
+            f"interrupted after {evaluation.images} of {evaluation.total} images", sys.stderr
         )
     if arguments.destination:
         contents = {
@@ -72,5 +73,5 @@ def run(arguments: argparse.Namespace) -> int:
             "evaluation.md": evaluation.to_markdown(),
         }
         write_report(arguments.destination, contents)
-    print(evaluation.to_markdown(), end="")
+    print_report(evaluation.to_markdown())
     return EXIT_INTERRUPTED if evaluation.partial else 0

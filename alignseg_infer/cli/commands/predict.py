@@ -11,7 +11,7 @@ from alignseg_infer.cli.arguments.inference import (
     predictor_from,
 )
 from alignseg_infer.cli.arguments.values import MODEL_HELP, add_destination, choices_of
-from alignseg_infer.cli.streams import print_to_pipe
+from alignseg_infer.cli.streams import print_message, print_to_pipe
 from alignseg_infer.cli.translation import translate_error
 from alignseg_infer.drawing.masks import require_opacity
 from alignseg_infer.errors import ImageError, OptionError, OutputError, SizeError
@@ -84,11 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
                 raise
             failures += 1
             translate_error(error, arguments.parser)
-            print(f"error: {error}", file=sys.stderr)
+            print_message(f"error: {error}", sys.stderr)
         else:
             listened &= print_to_pipe(text)
     if failures:
-        print(f"{failures} of {len(arguments.images)} images failed", file=sys.stderr)
+        print_message(f"{failures} of {len(arguments.images)} images failed", sys.stderr)
     return 1 if failures or not listened else 0
 
 

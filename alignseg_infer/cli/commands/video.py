@@ -14,6 +14,7 @@ from alignseg_infer.cli.arguments.values import (
     choices_of,
     exact_fraction,
 )
+from alignseg_infer.cli.streams import print_message
 from alignseg_infer.errors import OptionError
 from alignseg_infer.inference.averaging import Mode
 from alignseg_infer.ops.offset_fields import OffsetField
@@ -115,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
             summary = segment_source(
                 predictor, source, arguments.destination, options, progress, view=view
             )
-    print(summary_text(summary))
+    print_message(summary_text(summary))
     return 0
 
 
