@@ -13,6 +13,7 @@ from alignseg_infer.files import user_path
 from alignseg_infer.text import near_words
 
 DEMO = "demo"
+DEMO_SHA256 = "63adb859ebc572597d42d71a21dbb17bd39b3bc98d7a3fbafe8bfa44089108e4"  # of its weights
 FIRST_HELD_OUT = 1_000_000  # seed of the first street that it was not trained on
 _FOLDER = Path(__file__).parent
 
@@ -39,7 +40,8 @@ def _path_of(model: str | os.PathLike[str], file: str, error: type[ModelError]) 
     if str(model) == DEMO:
         return _FOLDER / file
     path = user_path(model)
-    if near_words(str(model), [DEMO]) and not path.exists():
+    is_word = len(path.parts) == 1 and not path.suffix
+    if is_word and near_words(str(model), [DEMO]) and not path.exists():
         raise error(
             f"{model} does not exist",
             "a model file, or demo for the model that comes with the package",
