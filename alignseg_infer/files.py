@@ -4,13 +4,14 @@ import contextlib
 import functools
 import hashlib
 import os
+import reprlib
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from alignseg_infer.errors import AlignSegError, OutputError
+from alignseg_infer.errors import AlignSegError, OptionError, OutputError
 
 try:
     import fcntl
@@ -22,9 +23,19 @@ TEMPORARY = ".writing-"  # how names of folders for files that are being written
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
-    """Return a path that a user gave, with ``~`` for the home folder as in a shell."""
+    """Return a path that a user gave, with ``~`` for the home folder as in a shell.
+
+    Raises:
+        OptionError: It is no path, such as bytes or None.
+    """
     try:
         return Path(path).expanduser()
+    except TypeError as error:
+        raise OptionError(
+            f"a path was given as {type(path).__name__}: {' '.join(reprlib.repr(path).split())}",
+            "text or a pathlib.Path",
+            "str(path), or os.fsdecode(path) for bytes",
+        ) from error
     except RuntimeError:  # ~name of a user who does not exist: a file may be called so
         return Path(path)
 

@@ -9,6 +9,7 @@ from typing import overload
 from alignseg_infer.arrays import Size, plain_value
 from alignseg_infer.backend import Backend, ImageBackend, LimitedBackend
 from alignseg_infer.backends import open_backend
+from alignseg_infer.choices import check_kinds, require_kind
 from alignseg_infer.errors import MissingDependencyError, OptionError
 from alignseg_infer.inference.averaging import Mode, averaging_for, require_logits
 from alignseg_infer.inference.stages import Stages, Wanted
@@ -66,6 +67,7 @@ class Predictor:
         OptionError, SizeError: An argument makes no sense, or does not fit this model.
     """
 
+    @check_kinds
     def __init__(
         self,
         model: str | Path | Backend,
@@ -87,6 +89,7 @@ class Predictor:
             raise OptionError(f"batch={batch!r}", "1 or more", "batch=1")
         if isinstance(model, str | os.PathLike):
             model = open_backend(model, device=device, threads=threads, runtime=runtime)
+        _require_backend(model)
         averaging = averaging_for(
             model.spec, mode=mode, tile=tile, overlap=overlap, scales=scales, flip=flip
         )
@@ -165,6 +168,8 @@ class Predictor:
             SizeError: An image is too small for the network.
             OptionError: Probabilities were asked for, but the model returns labels.
         """
+        for name, value in (("confidence", confidence), ("probabilities", probabilities)):
+            require_kind(value, bool, name, False)
         if confidence or probabilities:
             require_logits(self.spec, "probabilities were")
         wanted = Wanted(confidence, probabilities)
@@ -172,6 +177,7 @@ class Predictor:
             return list(self._stages.segment(image, wanted, iter, iter))
         return next(self._stages.segment([image], wanted, iter, iter))  # type: ignore[list-item]
 
+    @check_kinds
     def stream(
         self,
         images: Iterable[ImageSource],
@@ -217,6 +223,21 @@ class Predictor:
             require_logits(self.spec, "probabilities or smoothing were")
         wanted = Wanted(confidence=confidence, smoothing=float(smoothing))
         return SegmentationStream(self._stages, images, wanted, depth=depth, live=live)
+
+
+def _require_backend(model: object) -> None:
+    """Check that a model which is no path has what `Backend` demands.
+
+    Raises:
+        OptionError: It has not, such as None, bytes, a session of ONNX Runtime or a network.
+    """
+    lacks = [name for name in ("spec", "name", "infer") if not hasattr(model, name)]
+    if lacks or isinstance(model, type):
+        raise OptionError(
+            f"the model was given as {type(model).__name__}",
+            "the path of a model, demo, or an object with spec, name and infer, as `Backend` says",
+            "Predictor('alignseg.onnx')",
+        )
 
 
 def _choose_image_backend(
