@@ -12,7 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from alignseg_infer.arrays import Image, Size, plain_value
+from alignseg_infer.choices import check_kinds
+from alignseg_infer.errors import OptionError
 from alignseg_infer.files import user_path
 from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.predictor import Predictor
@@ -30,6 +34,7 @@ StepProgress: TypeAlias = Callable[[str, int, int], None]
 Shape: TypeAlias = tuple[int, int, int]
 
 
+@check_kinds
 def export_onnx(
     model: str | Path,
     destination: str | Path,
@@ -132,6 +137,7 @@ def export_onnx(
     return make_onnx(model, destination, recipe, bars=_bars(progress))
 
 
+@check_kinds
 def export_engine(
     model: str | Path,
     destination: str | Path,
@@ -271,6 +277,7 @@ def export_engine(
     )
 
 
+@check_kinds
 def verify(
     model: str | Path,
     against: str | Path,
@@ -319,6 +326,10 @@ def verify(
     from alignseg_infer.export.verification.options import VerificationOptions
     from alignseg_infer.export.verification.record import verify_and_record
 
+    if not isinstance(images, str | os.PathLike | Sequence | np.ndarray | None):
+        raise OptionError(
+            f"images={type(images).__name__}", "a path, or a list of images", "images='streets/'"
+        )
     size = plain_value(size)
     one_size = len(size) == 2 and all(isinstance(side, int) for side in size)
     options = VerificationOptions(
@@ -335,6 +346,7 @@ def verify(
     return verify_and_record(model, against, options, shown)
 
 
+@check_kinds
 def segment_video(
     model: "Predictor | str | Path",
     source: "str | os.PathLike[str] | FrameSource",
@@ -403,11 +415,18 @@ def segment_video(
     )
     predictor = model if isinstance(model, Predictor) else Predictor(model)
     if isinstance(source, str | os.PathLike):
+        source = source if isinstance(source, str) else user_path(source)
         source = open_source(
             source,
             rate=rate,
             seconds=drive_seconds(seconds, max_frames, rate),
             max_pixels=predictor.max_pixels,
+        )
+    elif not hasattr(source, "facts"):
+        raise OptionError(
+            f"source={type(source).__name__}",
+            "a path, the name of a source, or one that is open",
+            "segment_video(model, 'drive.mp4', 'segmented.mp4')",
         )
     return segment_source(predictor, source, destination, options, progress)
 

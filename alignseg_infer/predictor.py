@@ -9,7 +9,7 @@ from typing import Any, Literal, overload
 from alignseg_infer.arrays import Size
 from alignseg_infer.backend import Backend
 from alignseg_infer.backends.opening import Opening, PredictorOptions, open_again, open_stages
-from alignseg_infer.choices import choose
+from alignseg_infer.choices import check_kinds, choose, require_kind
 from alignseg_infer.errors import ProcessError
 from alignseg_infer.inference.averaging import Mode, require_logits
 from alignseg_infer.inference.stages import Stages, Wanted
@@ -72,6 +72,7 @@ class Predictor:
         OptionError, SizeError: An argument makes no sense, or does not fit this model.
     """
 
+    @check_kinds
     def __init__(
         self,
         model: str | Path | Backend,
@@ -216,6 +217,8 @@ class Predictor:
             OptionError: Probabilities were asked for, but the model returns labels.
         """
         self._stages.process.require("a predictor")
+        for name, value in (("confidence", confidence), ("probabilities", probabilities)):
+            require_kind(value, bool, name, False)
         if confidence or probabilities:
             require_logits(self.spec, "probabilities were")
         wanted = Wanted(confidence, probabilities, failures=_keeps_failures(errors))
@@ -247,6 +250,7 @@ class Predictor:
         errors: Literal["return"],
     ) -> SegmentationStream[Segmentation | Failure]: ...
 
+    @check_kinds
     def stream(
         self,
         images: Iterable[ImageSource],

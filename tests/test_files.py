@@ -365,7 +365,7 @@ def test_folders_that_cannot_be_searched(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt])
 def test_a_temporary_folder_is_removed(error: type[BaseException] | None, tmp_path: Path) -> None:
-    with contextlib.suppress(KeyboardInterrupt), temporary_folder(tmp_path, "work-") as folder:
+    with contextlib.suppress(KeyboardInterrupt), temporary_folder(tmp_path) as folder:
         (folder / "deep").mkdir()
         assert folder.parent == tmp_path
         assert folder.name.startswith("work-")

@@ -81,6 +81,7 @@ def open_stages(model: str | Path | Backend, options: PredictorOptions) -> Stage
         model = open_backend(
             model, device=options.device, threads=options.threads, runtime=options.runtime
         )
+    _require_backend(model)
     averaging = averaging_for(
         model.spec,
         mode=mode,
@@ -125,6 +126,21 @@ def open_again(opening: Opening, process: int) -> Stages:
             "make and pickle the predictor again, or copy the file again",
         )
     return stages
+
+
+def _require_backend(model: object) -> None:
+    """Check that a model which is no path has what `Backend` demands.
+
+    Raises:
+        OptionError: It has not, such as None, bytes, a session of ONNX Runtime or a network.
+    """
+    lacks = [name for name in ("spec", "name", "infer") if not hasattr(model, name)]
+    if lacks or isinstance(model, type):
+        raise OptionError(
+            f"the model was given as {type(model).__name__}",
+            "the path of a model, demo, or an object with spec, name and infer, as `Backend` says",
+            "Predictor('alignseg.onnx')",
+        )
 
 
 def _choose_image_backend(

@@ -25,6 +25,7 @@ from alignseg_infer.drawing.figures import (
     new_figure,
     wrap_label,
 )
+from alignseg_infer.text import plot_text
 
 WIDTH = 11.0  # inches
 ROW, LINE = 0.3, 0.17  # inches for a row with one line of label, and for each further line
@@ -61,7 +62,7 @@ def _title(report: BenchmarkReport) -> str:
     cores = f"{machine.cores} core{'s' if machine.cores > 1 else ''}"
     gpus = "".join(f", {gpu.name}" for gpu in machine.gpus)
     text = f"Time per image on {machine.cpu}, {cores}{gpus}: {report.rounds} rounds{partial}{busy}"
-    return "\n".join(textwrap.wrap(text, TITLE_LINE))
+    return "\n".join(map(plot_text, textwrap.wrap(text, TITLE_LINE)))
 
 
 def _draw_times(axes: Axes, variants: Sequence[Measured]) -> None:

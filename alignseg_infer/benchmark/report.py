@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from alignseg_infer.arrays import Size
 from alignseg_infer.benchmark.footprint import Footprint
 from alignseg_infer.benchmark.machine import Machine
-from alignseg_infer.text import markdown_table
+from alignseg_infer.text import markdown_table, markdown_text
 
 Floats64: TypeAlias = NDArray[np.float64]
 
@@ -190,10 +190,14 @@ class BenchmarkReport:
         machine = self.machine
         blocks = [
             f"# Benchmark: {count}",
-            *(["; ".join(said) + "."] if said else []),
-            _describe_machine(machine),
-            *(f"GPU after the last round: {gpu}." for gpu in machine.gpus),
-            *([f"**Other work was running:** {machine.busy}."] if machine.busy else []),
+            *([markdown_text("; ".join(said) + ".")] if said else []),
+            markdown_text(_describe_machine(machine)),
+            *(markdown_text(f"GPU after the last round: {gpu}.") for gpu in machine.gpus),
+            *(
+                [f"**Other work was running:** {markdown_text(machine.busy)}."]
+                if machine.busy
+                else []
+            ),
             self._format_table(),
             self._write_notes(),
         ]

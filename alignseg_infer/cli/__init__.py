@@ -1,11 +1,12 @@
 """The command ``alignseg``. Each of its commands parses, calls the library, and prints.
 
 Results go to stdout; progress and errors go to stderr. The exit code is 0 after success, 1 after an
-`AlignSegError`, 2 after wrong usage, and 130 after Ctrl-C.
+`AlignSegError`, 2 after wrong usage, 130 after Ctrl-C, and 143 after SIGTERM.
 """
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -23,8 +24,19 @@ from alignseg_infer.cli.commands import (
     verify,
     video,
 )
-from alignseg_infer.cli.streams import discard_stdout, make_streams_safe
+from alignseg_infer.cli.streams import (
+    discard_stdout,
+    make_streams_safe,
+    print_message,
+    print_report,
+)
+from alignseg_infer.cli.termination import (
+    EXIT_INTERRUPTED,
+    FIRST_EXIT_CODE,
+    interrupted_by_signals,
+)
 from alignseg_infer.cli.translation import translate, translate_error
+from alignseg_infer.cli.usage import CommandParser, require_order
 from alignseg_infer.errors import AlignSegError
 
 Run: TypeAlias = Callable[[argparse.Namespace], int]
@@ -47,7 +59,28 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``alignseg`` and return its exit code."""
     make_streams_safe()
-    parser = argparse.ArgumentParser(
+    parser = make_parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks how a command line may go on
+        _print_completions(parser)
+    typed = sys.argv[1:] if argv is None else argv
+    arguments = parser.parse_args(typed)
+    if arguments.version:
+        from alignseg_infer.cli.versions import version_text
+
+        print_report(version_text(verbose=arguments.verbose))
+        return 0
+    if arguments.verbose:
+        parser.error("--verbose needs --version")
+    if "run" not in arguments:  # like pip: who types the name alone asks what there is
+        parser.print_help()
+        return 0
+    require_order(arguments, typed)
+    return run_reporting_errors(arguments.run, arguments)
+
+
+def make_parser() -> CommandParser:
+    """Return the parser of ``alignseg`` and its commands."""
+    parser = CommandParser(
         prog="alignseg", description="Export, verify and run AlignSeg segmentation models."
     )
     _add_version(parser)
@@ -59,24 +92,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.add_arguments(command)
         _add_debug(command)
         command.set_defaults(run=module.run, parser=command)
-    arguments = parser.parse_args(argv)
-    if arguments.version:
-        from alignseg_infer.cli.versions import version_text
-
-        print(version_text(verbose=arguments.verbose))
-        return 0
-    if arguments.verbose:
-        parser.error("--verbose needs --version")
-    if "run" not in arguments:
-        parser.error("the following arguments are required: COMMAND")
-    return run_reporting_errors(arguments.run, arguments)
+    return parser
 
 
 def main_of(module_name: str, argv: Sequence[str] | None = None) -> int:
     """Run one command as a script, such as ``export/to_onnx.py``, and return its exit code."""
     make_streams_safe()
     module = COMMANDS[module_name]
-    parser = argparse.ArgumentParser(description=module.HELP, epilog=module.EXAMPLE)
+    parser = CommandParser(description=module.HELP, epilog=module.EXAMPLE)
     module.add_arguments(parser)
     _add_debug(parser)
     parser.set_defaults(parser=parser)
@@ -84,24 +107,34 @@ def main_of(module_name: str, argv: Sequence[str] | None = None) -> int:
 
 
 def run_reporting_errors(run: Run, arguments: argparse.Namespace) -> int:
-    """Run a command; turn an `AlignSegError` into a message in its words, and exit code 1."""
+    """Run a command; turn errors and signals into a message in its words, and an exit code."""
     _log_to_stderr(arguments.parser)
+    with interrupted_by_signals() as signals:
+        try:
+            code = run(arguments)
+            sys.stdout.flush()
+        except AlignSegError as error:
+            translate_error(error, arguments.parser)
+            if arguments.debug:
+                raise
+            print_message(f"error: {error}", sys.stderr)
+            code = 1
+        except BrokenPipeError:
+            discard_stdout()
+            code = 1
+        except KeyboardInterrupt:
+            print_message("interrupted", sys.stderr)
+            code = EXIT_INTERRUPTED
+    return FIRST_EXIT_CODE + signals[0] if signals and code == EXIT_INTERRUPTED else code
+
+
+def _print_completions(parser: argparse.ArgumentParser) -> None:
+    """Print how the command line that a shell shows may go on, and exit."""
     try:
-        code = run(arguments)
-        sys.stdout.flush()
-        return code
-    except AlignSegError as error:
-        translate_error(error, arguments.parser)
-        if arguments.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        discard_stdout()
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        import argcomplete
+    except ImportError:
+        sys.exit(1)  # the shell then completes names of files
+    argcomplete.autocomplete(parser)
 
 
 def _add_version(parser: argparse.ArgumentParser) -> None:
@@ -125,7 +158,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message."""
-        print(translate(self.format(record), self.parser), file=sys.stderr)
+        print_message(translate(self.format(record), self.parser), sys.stderr)
 
 
 def _log_to_stderr(parser: argparse.ArgumentParser) -> None:

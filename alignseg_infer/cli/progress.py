@@ -17,7 +17,9 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
+from alignseg_infer.cli.streams import print_message
 from alignseg_infer.progress import FrameProgress, Progress
+from alignseg_infer.text import printable
 
 if TYPE_CHECKING:
     from alignseg_infer.trt.builder.progress import Phase, PhaseProgress
@@ -41,13 +43,13 @@ def progress_bar(what: str) -> Iterator[Progress]:
         yield lambda done, total: _print_each_tenth(what, done, total)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
     with RichProgress(*columns, console=console) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(printable(what), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -63,7 +65,7 @@ def frames_bar() -> Iterator[FrameProgress]:
         yield _FrameLines().show
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[fps]}"),
@@ -96,12 +98,12 @@ class _FrameLines:
         speed = done / (now - self._begin)
         rest = "" if total is None else f", about {max(0, total - done) / speed:.0f} s left"
         of = "" if total is None else f" of {total}"
-        print(f"{done}{of} frames, {speed:.1f} fps{rest}", file=sys.stderr)
+        print_message(f"{done}{of} frames, {speed:.1f} fps{rest}", sys.stderr)
 
 
 def _print_each_tenth(what: str, done: int, total: int) -> None:
     if done * 10 // total != (done - 1) * 10 // total:
-        print(f"{done} of {total} {what}", file=sys.stderr)
+        print_message(f"{done} of {total} {what}", sys.stderr)
 
 
 @contextlib.contextmanager
@@ -115,7 +117,7 @@ def phase_bars() -> Iterator["PhaseProgress"]:
         yield _print_outer_phase
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -130,10 +132,11 @@ def _show_phase(bars: RichProgress, tasks: dict[str, TaskID], phase: "Phase") ->
         bars.remove_task(tasks.pop(phase.name))
         return
     if phase.name not in tasks:
-        tasks[phase.name] = bars.add_task("  " * phase.depth + phase.name, total=phase.steps)
+        title = "  " * phase.depth + printable(phase.name)
+        tasks[phase.name] = bars.add_task(title, total=phase.steps)
     bars.update(tasks[phase.name], completed=phase.done)
 
 
 def _print_outer_phase(phase: "Phase") -> None:
     if phase.depth <= PRINTED_DEPTH and phase.done == 0 and not phase.ended:
-        print("  " * phase.depth + phase.name, file=sys.stderr)
+        print_message("  " * phase.depth + phase.name, sys.stderr)

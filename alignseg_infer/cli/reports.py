@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alignseg_infer.arrays import Image
+from alignseg_infer.cli.streams import print_message
 from alignseg_infer.files import write_atomically
 from alignseg_infer.pixels.images import write_image
 
@@ -27,4 +28,4 @@ def write_report(folder: Path, contents: Mapping[str, str | Image]) -> None:
         else:
             write_image(folder / name, content)
     for name in contents:
-        print(folder / name, file=sys.stderr)
+        print_message(str(folder / name), sys.stderr)

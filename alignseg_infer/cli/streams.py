@@ -3,6 +3,9 @@
 import io
 import os
 import sys
+from typing import TextIO
+
+from alignseg_infer.text import printable_lines
 
 
 def make_streams_safe() -> None:
@@ -19,10 +22,25 @@ def make_streams_safe() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def print_message(text: str, file: TextIO | None = None) -> None:
+    """Print a line, and further ones that begin with two spaces; names in it are only shown.
+
+    Args:
+        text: What to print.
+        file: Where to; None for standard output.
+    """
+    print(printable_lines(text), file=file, flush=file is None)
+
+
+def print_report(text: str) -> None:
+    """Print all lines of a table or of JSON, which show names as they should be shown."""
+    print(text.removesuffix("\n"))
+
+
 def print_to_pipe(text: str) -> bool:
-    """Print `text` at once; return False if its reader, such as ``head``, has closed the pipe."""
+    """Print a message; return False if its reader, such as ``head``, has closed the pipe."""
     try:
-        print(text, flush=True)
+        print_message(text)
     except BrokenPipeError:
         discard_stdout()
         return False

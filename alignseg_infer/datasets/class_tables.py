@@ -11,7 +11,6 @@ A label is a position in the table. Each entry is ``name=rrggbb``.
   the colours of its ``VOClabelcolormap``.
 """
 
-import difflib
 import json
 import operator
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 from alignseg_infer.errors import OptionError
 from alignseg_infer.files import require_file, user_path
 from alignseg_infer.spec.model import ClassSpec
+from alignseg_infer.text import near_words
 
 _CITYSCAPES = """
 road=804080; sidewalk=f423e8; building=464646; wall=66669c; fence=be9999; pole=999999;
@@ -92,7 +92,7 @@ def class_table(dataset: str) -> ClassSpec:
         raise OptionError(
             f"there is no class table {dataset!r}",
             f"one of {', '.join(CLASS_TABLES)}",
-            f"classes={CITYSCAPES.dataset!r}",
+            f"classes={(near_words(dataset, CLASS_TABLES) or [CITYSCAPES.dataset])[0]!r}",
         )
     return CLASS_TABLES[dataset]
 
@@ -122,7 +122,7 @@ def label_of(classes: ClassSpec, which: str | int) -> int:
     if isinstance(which, str):
         if which in classes.names:
             return classes.names.index(which)
-        near = difflib.get_close_matches(which.lower(), classes.names, n=3)
+        near = near_words(which, classes.names, most=3)
         fix = f"did you mean {' or '.join(map(repr, near))}?" if near else "print(result.classes)"
         raise _no_class_error(classes, repr(which), f"a name such as {classes.names[0]!r}", fix)
     try:

@@ -8,6 +8,7 @@ import numpy as np
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import MissingDependencyError
+from alignseg_infer.text import plot_text, printable
 
 try:
     from matplotlib.figure import Figure
@@ -44,6 +45,7 @@ def pixels_of(figure: Figure) -> Image:
 
 def wrap_label(text: str) -> str:
     """Break a long name into lines; leave out the middle of a name that is too long even so."""
+    text = printable(text)
     if len(text) > LABEL_LONGEST:
         text = f"{text[: LABEL_LONGEST // 2]}…{text[-LABEL_LONGEST // 2 + 1 :]}"
-    return "\n".join(textwrap.wrap(text, LABEL_LINE))
+    return "\n".join(map(plot_text, textwrap.wrap(text, LABEL_LINE)))

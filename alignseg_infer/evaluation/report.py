@@ -7,7 +7,7 @@ from dataclasses import asdict, astuple, dataclass, field
 
 from alignseg_infer.evaluation.metrics import BoundaryMatches, ConfusionMatrix
 from alignseg_infer.results.times import StageTimes
-from alignseg_infer.text import markdown_table
+from alignseg_infer.text import markdown_table, markdown_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +88,8 @@ class Evaluation:
         said = {key: value for key, value in self.settings.items() if value not in (None, False)}
         settings = ", ".join(f"{key} {value}" for key, value in said.items())
         blocks = [
-            f"# {self.data}: {count}",
-            *([f"Settings: {settings}"] if settings else []),
+            f"# {markdown_text(self.data)}: {count}",
+            *([f"Settings: {markdown_text(settings)}"] if settings else []),
             self._summary_table(),
             *([self._agreement_table()] if self.agreement else []),
             self._class_table(),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Floats, Image, Size
 from alignseg_infer.backend import Backend, ImageBackend, OwnProcess, out_of_memory, require_output
+from alignseg_infer.demo.domain import watch_demo
 from alignseg_infer.inference.averaging import Averaging
 from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.pixels.images import ImageSource, load_image
@@ -219,6 +220,7 @@ class Stages:
             labels = output if output.dtype == np.uint16 else output.astype(np.uint8, copy=False)
             scores = Scores(resize_labels(labels, size), None, None)  # type: ignore[arg-type]
         else:
+            watch_demo(self.backend.spec, output, found.input_size)
             scores = scores_from_logits(
                 output.astype(np.float32, copy=False),
                 size,

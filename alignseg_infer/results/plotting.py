@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import MissingDependencyError
+from alignseg_infer.text import plot_text
 
 try:
     import matplotlib.pyplot as plt
@@ -76,7 +77,7 @@ def _make_patches(entries: Sequence[LegendEntry]) -> list[Patch]:
     patches = []
     for text, color in entries:
         red, green, blue = (channel / 255 for channel in color)
-        patches.append(Patch(facecolor=(red, green, blue), label=text))
+        patches.append(Patch(facecolor=(red, green, blue), label=plot_text(text)))
     room = LEGEND_ROWS * LEGEND_COLUMNS
     if len(patches) > room:
         left_out = len(patches) - room + 1

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Labels, Size
+from alignseg_infer.choices import check_kinds
 from alignseg_infer.errors import OptionError
 from alignseg_infer.results.runs import extent_of, runs_by_label
 
@@ -50,6 +51,7 @@ class Polygon:
     holes: tuple[Points, ...] = field(repr=False)
     area: int
 
+    @check_kinds
     def mask(self, size: Size) -> NDArray[np.bool_]:
         """Return the region's pixels as (H, W) bool; approximate if the outline was simplified.
 

@@ -17,6 +17,7 @@ from alignseg_infer.datasets.labelled import require_cityscapes
 from alignseg_infer.errors import OptionError
 from alignseg_infer.files import user_path
 from alignseg_infer.spec.model import ClassSpec
+from alignseg_infer.text import near_words
 
 
 class SavedFormat(StrEnum):
@@ -61,10 +62,11 @@ def parse_formats(formats: Iterable[str]) -> list[SavedFormat]:
     known = [member.value for member in SavedFormat]
     unknown = [name for name in names if name not in known]
     if unknown or not names:
+        near = near_words(unknown[0], known) if unknown else []
         raise OptionError(
             f"results cannot be saved as {unknown[0]!r}" if unknown else "no format was named",
             f"one or more of {', '.join(known)}, without spaces",
-            "formats=['overlay', 'polygons']",
+            f"formats={near or ['overlay', 'polygons']}",
         )
     return [SavedFormat(name) for name in dict.fromkeys(names)]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Floats, Image, Labels, Size
-from alignseg_infer.choices import choose
+from alignseg_infer.choices import check_kinds, choose
 from alignseg_infer.datasets.class_tables import label_of
 from alignseg_infer.datasets.labelled import cityscapes_ids
 from alignseg_infer.drawing.masks import (
@@ -23,7 +23,7 @@ from alignseg_infer.drawing.masks import (
     shrink_picture,
     stack_pictures,
 )
-from alignseg_infer.errors import OutputError
+from alignseg_infer.errors import OptionError, OutputError
 from alignseg_infer.files import is_folder, user_path, write_atomically
 from alignseg_infer.pixels.images import encode_image
 from alignseg_infer.results.coco_rle import (
@@ -88,6 +88,7 @@ class Segmentation:
         cost = f"{self.times.total:.0f} ms, {self.backend}"
         return f"Segmentation({name}{height}x{width}: {seen}; {cost})"
 
+    @check_kinds
     def color(self, order: str = ChannelOrder.BGR) -> Image:
         """Return each pixel in its class's colour, (H, W, 3) uint8.
 
@@ -99,6 +100,7 @@ class Segmentation:
         """
         return _reorder_channels(colorize(self.labels, self.classes), order)
 
+    @check_kinds
     def overlay(
         self, opacity: float = 0.5, order: str = ChannelOrder.BGR, *, outline: bool = False
     ) -> Image:
@@ -122,6 +124,7 @@ class Segmentation:
         """(height, width) of the image and its labels."""
         return self.labels.shape[0], self.labels.shape[1]
 
+    @check_kinds
     def legend(self, width: int | None = None, order: str = ChannelOrder.BGR) -> Image:
         """Draw the classes of this image with colours and shares, largest first.
 
@@ -162,6 +165,7 @@ class Segmentation:
         """
         return np.equal(self.labels, label_of(self.classes, which))
 
+    @check_kinds
     def polygons(self, tolerance: float = 0.0, min_area: int = 0) -> list[Polygon]:
         """Return the connected regions of each class, as outlines with holes.
 
@@ -191,6 +195,7 @@ class Segmentation:
         """
         return coco_rle(self.labels, label_of(self.classes, which))
 
+    @check_kinds
     def to_coco(self, image_id: int | None = None) -> list[CocoAnnotation]:
         """Return a COCO stuff annotation for each class of the image, in the order of labels.
 
@@ -209,6 +214,7 @@ class Segmentation:
         """
         return cityscapes_ids(self.labels, self.classes)
 
+    @check_kinds
     def to_dict(self, *, rle: bool = False) -> dict[str, Any]:
         """Return sizes, times and classes (largest first) as JSON values.
 
@@ -245,10 +251,12 @@ class Segmentation:
             classes.append({**facts, "rle": masks[label]} if rle else facts)
         return classes
 
+    @check_kinds
     def to_json(self, *, rle: bool = False) -> str:
         """Return `to_dict` as a JSON string."""
         return json.dumps(self.to_dict(rle=rle), indent=2)
 
+    @check_kinds
     def plot(
         self,
         ax: "Axes | None" = None,
@@ -272,10 +280,12 @@ class Segmentation:
 
         Raises:
             MissingDependencyError: Matplotlib is not installed.
-            OptionError: `opacity` cannot be used.
+            OptionError: `ax` or `opacity` cannot be used.
         """
         from alignseg_infer.results.plotting import LegendEntry, plot_overlay
 
+        if ax is not None and not hasattr(ax, "imshow"):
+            raise OptionError(f"ax={ax!r}", "Axes of Matplotlib, or None", "result.plot()")
         colors = dict(zip(self.classes.names, self.classes.colors, strict=True))
         entries = [
             LegendEntry(f"{name} {share_text(share)}", colors[name])
@@ -284,6 +294,7 @@ class Segmentation:
         overlay = self.overlay(opacity, order="rgb", outline=outline)
         return plot_overlay(overlay, entries if legend else [], ax)
 
+    @check_kinds
     def to_supervision(self, *, regions: bool = False, min_area: int = 0) -> "Detections":
         """Return the classes of the image as ``supervision.Detections``.
 
@@ -317,12 +328,13 @@ class Segmentation:
         width = max(MIN_SHEET_WIDTH, overlay.shape[1])
         return encode_image(stack_pictures(overlay, self.legend(width)), ".png")
 
+    @check_kinds
     def save(
         self,
         stem: str | Path,
         opacity: float = 0.5,
         *,
-        formats: Sequence[str] = PICTURES,
+        formats: str | Sequence[str] = PICTURES,
         tolerance: float = 0.0,
         outline: bool = False,
     ) -> list[Path]:

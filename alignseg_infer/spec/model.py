@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 from alignseg_infer.errors import SpecError
 from alignseg_infer.spec.from_json import dataclass_from_json, unreadable_spec
@@ -248,6 +248,12 @@ class ModelSpec:
     export: ExportSpec | None = None
 
     def __post_init__(self) -> None:
+        parts: dict[str, Any] = {"network": NetworkSpec, "input": InputSpec, "classes": ClassSpec}
+        parts |= {"source": SourceSpec | None, "export": ExportSpec | None}
+        for name, kind in parts.items():
+            if not isinstance(getattr(self, name), kind):
+                seen = type(getattr(self, name)).__name__
+                raise unreadable_spec(f"{name} is {seen}, not {name.title()}Spec")
         counts = {self.network.num_classes, len(self.classes.names), len(self.classes.colors)}
         if len(counts) != 1:
             raise SpecError(

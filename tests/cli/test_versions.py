@@ -93,15 +93,8 @@ sys.exit(main(["--version", "--verbose"]))
     assert facts["CPU flags, memory, GPU"] == f"unknown; {INSTALL_BENCH}"
 
 
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [
-        (["--verbose"], "--verbose needs --version"),
-        ([], "the following arguments are required: COMMAND"),
-    ],
-)
-def test_wrong_usage(command: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verbose_alone_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(command)
+        main(["--verbose"])
     assert caught.value.code == 2
-    assert message in capsys.readouterr().err
+    assert "--verbose needs --version" in capsys.readouterr().err

@@ -145,7 +145,7 @@ def test_blocks_are_ranked() -> None:
     assert found.together.disagreement == 3.0
     assert sum(one.convolutions for one in found.blocks) == 76
     assert "| CAB3 offsets (stays float) | 4 | 4.000 | - |" in found.to_markdown()
-    assert found.to_markdown().endswith("| **all others together** | 55 | 3.000 | - |\n")
+    assert found.to_markdown().endswith("| all others together | 55 | 3.000 | - |\n")
 
 
 @pytest.mark.usefixtures("named_blocks")

@@ -1,9 +1,5 @@
 """Errors outside the writer are not blamed on it: sources, views, hanging calls, signals."""
 
-import contextlib
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +9,6 @@ import pytest
 
 from alignseg_infer import AlignSegError, OptionError, Predictor, VideoError
 from alignseg_infer.arrays import Image
-from alignseg_infer.cli.termination import terminated_by_exception
 from alignseg_infer.video import process
 from alignseg_infer.video.camera_source import CameraSource
 from alignseg_infer.video.file_source import FileSource
@@ -143,40 +138,3 @@ def test_container_is_closed_when_the_audio_cannot_be_opened(
         VideoWriter(tmp_path / "out.mp4", source.facts, crf=20, audio_from=source)
     source.close()
     assert closed == [True]
-
-
-@pytest.mark.parametrize("ignored", [False, True])
-def test_hangup_ends_the_block_unless_it_is_ignored(ignored: bool) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
-    expected = contextlib.nullcontext() if ignored else pytest.raises(SystemExit, match="129")
-    try:
-        with expected, terminated_by_exception():
-            signal.raise_signal(signal.SIGHUP)
-    finally:
-        after = signal.signal(signal.SIGHUP, before)
-    assert after == signal.SIG_IGN  # a second one would end the process before it has tidied up
-
-
-BENCH = """
-import signal, sys, time
-from alignseg_infer.cli import main
-from alignseg_infer.cli.commands import bench
-signal.signal(signal.SIGTERM, signal.SIG_DFL)
-def measured(arguments, names, folder):
-    (folder / "image.png").write_text("x")
-    print(folder, flush=True)
-    time.sleep(600)
-bench._measure = measured
-sys.exit(main(["bench", "demo"]))
-"""
-
-
-def test_bench_removes_its_folder_when_terminated() -> None:
-    command = [sys.executable, "-c", BENCH]
-    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE) as child:
-        assert child.stdout
-        folder = Path(child.stdout.readline().strip())
-        assert folder.is_dir()
-        child.send_signal(signal.SIGTERM)
-        assert child.wait(PATIENCE) == 143
-    assert not folder.exists()

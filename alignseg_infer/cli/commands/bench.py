@@ -20,7 +20,8 @@ from alignseg_infer.cli.arguments.inference import (
 )
 from alignseg_infer.cli.arguments.values import IMAGES_HELP, add_destination
 from alignseg_infer.cli.reports import write_report
-from alignseg_infer.cli.termination import terminated_by_exception
+from alignseg_infer.cli.streams import print_message, print_report
+from alignseg_infer.cli.termination import EXIT_INTERRUPTED
 from alignseg_infer.datasets.image_sets import ImageFiles, choose_images
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.errors import INSTALL_BENCH, OptionError
@@ -32,7 +33,6 @@ from alignseg_infer.predictor import Predictor
 
 HELP = "Time one or more models: stages, percentiles, images per second and memory."
 EXAMPLE = "Example: alignseg bench demo alignseg.onnx --size 512x1024 --batch 1 4 -o out/"
-EXIT_INTERRUPTED = 130
 MACHINE_PACKAGES = ("psutil", "cpuinfo", "pynvml")  # the facts about the machine
 DEFAULT_ROUNDS, DEFAULT_SECONDS = 100, 120.0
 DEFAULT_IMAGES = 4
@@ -102,13 +102,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.destination:
         require_packages(("matplotlib",), INSTALL_BENCH)  # now, not after minutes of measuring
         require_writable_folder(arguments.destination)
-    with terminated_by_exception(), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         report = _measure(arguments, names, Path(folder))
     if report.partial:
-        print(f"interrupted after {report.rounds} rounds", file=sys.stderr)
+        print_message(f"interrupted after {report.rounds} rounds", sys.stderr)
     if report.machine.busy:
-        print(f"warning: other work was running: {report.machine.busy}", file=sys.stderr)
-    print(report.to_markdown(), end="")
+        print_message(f"warning: other work was running: {report.machine.busy}", sys.stderr)
+    print_report(report.to_markdown())
     if arguments.destination:
         from alignseg_infer.benchmark.picture import benchmark_figure
         from alignseg_infer.drawing.figures import pixels_of
@@ -137,7 +137,7 @@ def _measure(
     ]
     what, images = _prepare_images(arguments, variants[0].predictor, folder)
     rounds, seconds = _choose_limits(arguments)
-    print(f"warming up, then timing on {what}", file=sys.stderr)
+    print_message(f"warming up, then timing on {what}", sys.stderr)
     with progress_bar("rounds") as progress:
         report = benchmark(
             variants,
@@ -249,7 +249,7 @@ def _add_footprints(
     """Add the memory that each model and batch takes; after Ctrl-C, add what was measured."""
     try:
         for index, measured in enumerate(report.measured):
-            print(f"measuring the memory of {report.label(measured)}", file=sys.stderr)
+            print_message(f"measuring the memory of {report.label(measured)}", sys.stderr)
             path, options = _split_runtime(names[measured.name], arguments)
             chosen = [images[number % len(images)] for number in range(measured.batch)]
             found = measure_footprint(path, chosen, {**options, "batch": measured.batch})

@@ -8,6 +8,7 @@ import numpy as np
 from alignseg_infer.arrays import Floats, Image, Labels
 from alignseg_infer.cli.arguments.inference import add_runtime_arguments
 from alignseg_infer.cli.arguments.values import add_destination
+from alignseg_infer.cli.streams import print_message
 from alignseg_infer.demo import DEMO, FIRST_HELD_OUT
 from alignseg_infer.drawing.masks import add_title, colorize, draw_legend
 from alignseg_infer.errors import OptionError
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         result.save(arguments.destination / "results" / files.image.stem)
         one = ConfusionMatrix.of(files.scene.labels, result.labels, len(classes.names))
         confusion = one if confusion is None else confusion + one
-        print(
+        print_message(
             f"{files.image}: {one.pixel_accuracy:.1%} of pixels correct, "
             f"{result.times.total:.0f} ms"
         )
@@ -74,11 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
     path = arguments.destination / "demo.png"
     write_image(path, sheet)
     assert confusion is not None  # there is at least one street
-    print(
+    print_message(
         f"mean IoU {confusion.mean_iou:.1%} over {arguments.streets} streets, on "
         f"{predictor.backend}"
     )
-    print(path)
+    print_message(str(path))
     return 0
 
 

@@ -16,13 +16,14 @@ from alignseg_infer.cli.arguments.values import (
     choices_of,
 )
 from alignseg_infer.cli.reports import write_report
+from alignseg_infer.cli.streams import print_message, print_report
+from alignseg_infer.cli.termination import EXIT_INTERRUPTED
 from alignseg_infer.datasets.labelled import Dataset, find_labelled_images
 from alignseg_infer.evaluation.evaluate import evaluate
 from alignseg_infer.files import require_writable_folder, user_path
 
 HELP = "Score one or more models on labelled images: IoU, accuracy, boundary F1 and speed."
 EXAMPLE = "Example: alignseg eval alignseg.onnx --dataset cityscapes --root DATA -o out/"
-EXIT_INTERRUPTED = 130
 # These arguments do not change the scores.
 NO_SETTINGS = ("models", "root", "destination", "run", "parser", "debug", "max_pixels")
 
@@ -62,13 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.destination:
         require_writable_folder(arguments.destination)
     predictors = {name: predictor_from(arguments, path) for name, path in names.items()}
-    print(f"{data.name}: checking {len(data.pairs)} images and labels", file=sys.stderr)
+    print_message(f"{data.name}: checking {len(data.pairs)} images and labels", sys.stderr)
     settings = {key: value for key, value in vars(arguments).items() if key not in NO_SETTINGS}
     with progress_bar("images") as progress:
         evaluation = evaluate(predictors, data, settings=settings, progress=progress)
     if evaluation.partial:
-        print(
-            f"interrupted after {evaluation.images} of {evaluation.total} images", file=sys.stderr
+        print_message(
+            f"interrupted after {evaluation.images} of {evaluation.total} images", sys.stderr
         )
     if arguments.destination:
         contents = {
@@ -76,5 +77,5 @@ def run(arguments: argparse.Namespace) -> int:
             "evaluation.md": evaluation.to_markdown(),
         }
         write_report(arguments.destination, contents)
-    print(evaluation.to_markdown(), end="")
+    print_report(evaluation.to_markdown())
     return EXIT_INTERRUPTED if evaluation.partial else 0

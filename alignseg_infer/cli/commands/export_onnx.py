@@ -4,6 +4,7 @@ import argparse
 
 from alignseg_infer.cli.arguments.graph import add_recipe_arguments, recipe_from
 from alignseg_infer.cli.arguments.values import add_destination
+from alignseg_infer.cli.streams import print_message
 from alignseg_infer.export.make import make_onnx
 from alignseg_infer.files import user_path
 
@@ -30,5 +31,5 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = recipe_from(arguments)
     report = make_onnx(arguments.model, arguments.destination, recipe, bars=progress_bar)
     size = report.path.stat().st_size / 1e6
-    print(f"{report.path} ({size:.1f} MB, {report.precision})")
+    print_message(f"{report.path} ({size:.1f} MB, {report.precision})")
     return 0

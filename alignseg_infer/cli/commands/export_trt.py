@@ -5,6 +5,7 @@ import argparse
 from alignseg_infer.cli.arguments.engine import add_engine_arguments, build_options_from
 from alignseg_infer.cli.arguments.graph import add_recipe_arguments, recipe_from
 from alignseg_infer.cli.arguments.values import add_destination
+from alignseg_infer.cli.streams import print_message
 from alignseg_infer.export.make import make_engine
 from alignseg_infer.files import user_path
 from alignseg_infer.spec.model import Precision
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         phases=phase_bars,
     )
     size = report.path.stat().st_size / 1e6
-    print(f"{report.path} ({size:.1f} MB, {_describe(report.facts)})")
+    print_message(f"{report.path} ({size:.1f} MB, {_describe(report.facts)})")
     return 0
 
 

@@ -13,6 +13,7 @@ from alignseg_infer.cli.arguments.checkpoint import (
     require_no_checkpoint_arguments,
 )
 from alignseg_infer.cli.describe import describe_engine, verification_lines
+from alignseg_infer.cli.streams import print_message, print_report
 from alignseg_infer.cli.translation import translate
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import INSTALL_ONNX, ModelFileError, OptionError
@@ -76,9 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
             require_file(model, known, ModelFileError)
         spec, details = _inspect_checkpoint(model, arguments)
     if arguments.json:
-        print(json.dumps(json.loads(spec.to_json()), indent=2))
+        print_report(json.dumps(json.loads(spec.to_json()), indent=2))
     else:
-        print(f"{model}: {describe_spec(spec)}\n{details}")
+        print_message(f"{model}: {describe_spec(spec)}\n{details}")
     return 0
 
 
@@ -112,16 +113,17 @@ def _print_engine(path: Path, as_json: bool, with_layers: bool) -> int:
     """Print the facts, check that they belong to this plan file, then ask TensorRT for layers."""
     facts = read_facts(path)
     if as_json:
-        print(facts.to_json(), end="")
+        print_report(facts.to_json())
     else:
-        print(f"{path}: {describe_spec(facts.spec)}\n{describe_engine(path, facts)}")
+        print_message(f"{path}: {describe_spec(facts.spec)}\n{describe_engine(path, facts)}")
     require_unchanged_plan(path, facts, sha256_of(path))
     if with_layers:
         from alignseg_infer.trt.runtime.backend import TensorRTBackend
 
         with TensorRTBackend(path) as backend:
             rows = [f"    {row.count} {row.kind} {row.data_type}" for row in backend.layers()]
-        print("  layers that TensorRT built, by kind and first output's type:", *rows, sep="\n")
+        title = "  layers that TensorRT built, by kind and first output's type:"
+        print_message("\n".join([title, *rows]))
     return 0
 
 

@@ -14,6 +14,7 @@ from alignseg_infer.cli.arguments.values import (
     image_path,
     size_policy_value,
 )
+from alignseg_infer.cli.streams import print_message
 from alignseg_infer.errors import OptionError
 from alignseg_infer.files import real_path
 from alignseg_infer.offsets.displacement import HIGH_PERCENTILE, Displacement, offsets_of_image
@@ -61,12 +62,12 @@ def run(arguments: argparse.Namespace) -> int:
     fields = [OffsetField(arguments.field)] if arguments.field else list(displacements)
     chosen = [displacements[field] for field in fields]
     write_image(arguments.destination, offsets_sheet(seen, chosen))
-    print(
+    print_message(
         f"displacements in pixels of the {seen.shape[0]}x{seen.shape[1]} network input, on "
         f"{backend.name}"
     )
-    print(format_magnitudes(chosen))
-    print(arguments.destination)
+    print_message(format_magnitudes(chosen))
+    print_message(str(arguments.destination))
     return 0
 
 

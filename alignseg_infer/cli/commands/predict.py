@@ -16,7 +16,7 @@ from alignseg_infer.cli.arguments.values import (
     choices_of,
     image_path,
 )
-from alignseg_infer.cli.streams import print_to_pipe
+from alignseg_infer.cli.streams import print_message, print_to_pipe
 from alignseg_infer.cli.translation import translate_error
 from alignseg_infer.drawing.masks import require_opacity
 from alignseg_infer.errors import (
@@ -94,11 +94,11 @@ def run(arguments: argparse.Namespace) -> int:
                 raise
             failures += 1
             translate_error(error, arguments.parser)
-            print(f"error: {error}", file=sys.stderr)
+            print_message(f"error: {error}", sys.stderr)
         else:
             listened &= print_to_pipe(text)
     if failures:
-        print(f"{failures} of {len(arguments.images)} images failed", file=sys.stderr)
+        print_message(f"{failures} of {len(arguments.images)} images failed", sys.stderr)
     return 1 if failures or not listened else 0
 
 
@@ -130,7 +130,9 @@ def _parse_formats(text: str) -> list[SavedFormat]:
     try:
         return parse_formats(text.split(","))
     except OptionError as error:
-        raise argparse.ArgumentTypeError(f"{error.problem}; choose {error.expected}") from error
+        raise argparse.ArgumentTypeError(
+            f"{error.problem}; choose {error.expected}; try {error.fix}"
+        ) from error
 
 
 def _require_folder_name(output: Path) -> None:

@@ -16,6 +16,7 @@ from alignseg_infer.cli.arguments.values import (
     choices_of,
 )
 from alignseg_infer.cli.reports import write_report
+from alignseg_infer.cli.streams import print_report
 from alignseg_infer.datasets.labelled import Dataset, LabelledImages, find_labelled_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
@@ -76,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     require_writable_folder(arguments.destination)
     sensitivity = _measure(arguments, labelled)
     _write(sensitivity, arguments.destination)
-    print(sensitivity.to_markdown(), end="")
+    print_report(sensitivity.to_markdown())
     return 0
 
 

@@ -12,6 +12,7 @@ from alignseg_infer.cli.arguments.values import (
     choices_of,
     fixed_size,
 )
+from alignseg_infer.cli.streams import print_message
 from alignseg_infer.datasets.labelled import Dataset
 from alignseg_infer.export.verification.options import DEFAULT_IMAGES, VerificationOptions
 from alignseg_infer.files import user_path
@@ -76,14 +77,14 @@ def run(arguments: argparse.Namespace) -> int:
     options = verification_options_from(arguments)
     with progress_bar("images") as progress:
         found = verify_and_record(arguments.model, arguments.against, options, progress)
-    print(
+    print_message(
         f"{arguments.model} on {found.backend}, compared with {found.reference} on {found.images}:"
     )
-    print(format_rows(found.rows))
+    print_message(format_rows(found.rows))
     if found.miou_drop is not None:
         change = round(-found.miou_drop, 2) + 0.0  # no "-0.00"
-        print(f"  mean IoU changes by {change:+.2f} percentage points")
-    print(
+        print_message(f"  mean IoU changes by {change:+.2f} percentage points")
+    print_message(
         f"passed: in each row, at least {found.required_agreement:.1%} of the pixels have the same "
         "label"
     )

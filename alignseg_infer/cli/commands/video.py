@@ -15,7 +15,7 @@ from alignseg_infer.cli.arguments.values import (
     choices_of,
     exact_fraction,
 )
-from alignseg_infer.cli.termination import terminated_by_exception
+from alignseg_infer.cli.streams import print_message
 from alignseg_infer.errors import OptionError
 from alignseg_infer.inference.averaging import Mode
 from alignseg_infer.ops.offset_fields import OffsetField
@@ -99,21 +99,20 @@ def run(arguments: argparse.Namespace) -> int:
 
     options = _options(arguments)
     _require_plain_offsets(arguments)
-    with terminated_by_exception():
-        source = open_source(
-            arguments.source,
-            rate=arguments.rate,
-            seconds=drive_seconds(arguments.seconds, arguments.max_frames, arguments.rate),
-            max_pixels=arguments.max_pixels,
-        )
-        with contextlib.closing(source):
-            predictor = predictor_from(arguments, arguments.model)
-            view = _open_offset_view(arguments)
-            with frames_bar() as progress:
-                summary = segment_source(
-                    predictor, source, arguments.destination, options, progress, view=view
-                )
-    print(summary_text(summary))
+    source = open_source(
+        arguments.source,
+        rate=arguments.rate,
+        seconds=drive_seconds(arguments.seconds, arguments.max_frames, arguments.rate),
+        max_pixels=arguments.max_pixels,
+    )
+    with contextlib.closing(source):
+        predictor = predictor_from(arguments, arguments.model)
+        view = _open_offset_view(arguments)
+        with frames_bar() as progress:
+            summary = segment_source(
+                predictor, source, arguments.destination, options, progress, view=view
+            )
+    print_message(summary_text(summary))
     return 0
 
 

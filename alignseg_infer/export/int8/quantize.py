@@ -31,6 +31,7 @@ from alignseg_infer.export.int8.convolutions import (
 from alignseg_infer.export.int8.histograms import Ranges
 from alignseg_infer.export.int8.options import QuantizationOptions
 from alignseg_infer.files import require_file
+from alignseg_infer.text import near_words
 
 _SEPARATED = ".int8"  # ending of the temporary copies that quantised convolutions read
 
@@ -65,10 +66,12 @@ def choose_convolutions(
     candidates = [conv for conv in find_convolutions(model) if conv.role is Role.FEATURES]
     for block in options.keep_float:
         if not any(conv.belongs_to(block) for conv in candidates):
+            blocks = list_blocks(model)
             raise OptionError(
                 f"there is no block {block!r} to keep in float",
-                f"one of {', '.join(list_blocks(model))}, or a part such as layer3.0",
-                f"keep_float={[*list_blocks(model)][:1]}; offsets and classifier are float anyway",
+                f"one of {', '.join(blocks)}, or a part such as layer3.0",
+                f"keep_float={near_words(block, blocks) or [*blocks[:1]]}; offsets and classifier "
+                "are float anyway",
             )
     chosen = tuple(
         conv

@@ -18,6 +18,7 @@ from alignseg_infer.export.int8.quantize import (
     quantize_convolutions,
 )
 from alignseg_infer.progress import Progress
+from alignseg_infer.text import markdown_table, markdown_text
 
 _Blocks: TypeAlias = Mapping[str, list[Convolution]]
 
@@ -68,34 +69,33 @@ class Sensitivity:
 
     def to_markdown(self) -> str:
         """Return a Markdown table."""
+        header = ["quantised alone", "convolutions", "labels changed, %", "loss of mIoU, points"]
         rows = [
             _format_row(_format_title(one), one.convolutions, one.effect)
             for one in (*self.blocks, self._sum_up())
         ]
         miou = "" if self.miou is None else f" The FP32 model has a mean IoU of {self.miou:.2f} %."
         lines = [
-            f"# INT8 block by block: {self.data}",
+            f"# INT8 block by block: {markdown_text(self.data)}",
             "",
             f"Ranges: {self.method}, from {self.calibration_images} images.{miou}",
             "",
-            "| quantised alone | convolutions | labels changed, % | loss of mIoU, points |",
-            "| --- | --- | --- | --- |",
-            *rows,
+            markdown_table(header, rows),
         ]
         return "\n".join(lines) + "\n"
 
     def _sum_up(self) -> BlockEffect:
         count = sum(one.convolutions for one in self.blocks if not one.always_float)
-        return BlockEffect("**all others together**", count, False, self.together)
+        return BlockEffect("all others together", count, False, self.together)
 
 
 def _format_title(one: BlockEffect) -> str:
     return f"{one.block} (stays float)" if one.always_float else one.block
 
 
-def _format_row(title: str, count: int, effect: Effect) -> str:
+def _format_row(title: str, count: int, effect: Effect) -> list[str]:
     loss = "-" if effect.miou_loss is None else f"{effect.miou_loss:+.3f}"
-    return f"| {title} | {count} | {effect.disagreement:.3f} | {loss} |"
+    return [title, str(count), f"{effect.disagreement:.3f}", loss]
 
 
 def measure_sensitivity(

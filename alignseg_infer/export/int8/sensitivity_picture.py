@@ -8,6 +8,7 @@ from matplotlib.patches import Patch
 from alignseg_infer.drawing.figures import BLUE, GRAY, ORANGE, new_figure, wrap_label
 from alignseg_infer.export.int8.effect import Effect
 from alignseg_infer.export.int8.sensitivity import Sensitivity
+from alignseg_infer.text import plot_text
 
 WIDTH = 9.0  # inches
 ROW, AROUND = 0.24, 1.5  # inches: of a bar, and of title, legend and axis
@@ -46,7 +47,8 @@ def _title(sensitivity: Sensitivity) -> str:
     count = sensitivity.calibration_images
     images = f"{count} image{'s' if count > 1 else ''}"
     source = f"Measured on {sensitivity.data}{scores}; {sensitivity.method} calibration on {images}"
-    return "\n".join(["What INT8 costs, block by block", *textwrap.wrap(source, TITLE_LINE)])
+    lines = textwrap.wrap(source, TITLE_LINE)
+    return "\n".join(["What INT8 costs, block by block", *map(plot_text, lines)])
 
 
 def _note(effect: Effect) -> str:
