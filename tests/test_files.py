@@ -368,7 +368,7 @@ def test_a_temporary_folder_is_removed(error: type[BaseException] | None, tmp_pa
     with contextlib.suppress(KeyboardInterrupt), temporary_folder(tmp_path) as folder:
         (folder / "deep").mkdir()
         assert folder.parent == tmp_path
-        assert folder.name.startswith("work-")
+        assert folder.name.startswith(".writing-")
         if error:
             raise error
     assert names_in(tmp_path) == []

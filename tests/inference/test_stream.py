@@ -344,10 +344,16 @@ def test_a_source_that_dies_ends_the_stream() -> None:
 @pytest.mark.parametrize("errors", ["ignore", None, True])
 def test_bad_choice_of_errors(errors: Any) -> None:
     predictor = Predictor(FakeBackend())
-    with pytest.raises(OptionError, match="raise or return"):
+    with pytest.raises(OptionError, match="errors="):
         predictor([], errors=errors)
-    with pytest.raises(OptionError, match="raise or return"):
+    with pytest.raises(OptionError, match="errors="):
         predictor.stream([], errors=errors)
+
+
+def test_the_choices_of_errors_are_named() -> None:
+    wrong: Any = "ignore"
+    with pytest.raises(OptionError, match="raise or return"):
+        Predictor(FakeBackend())([], errors=wrong)
 
 
 def test_leaving_the_loop_ends_an_endless_source() -> None:

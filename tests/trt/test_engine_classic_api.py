@@ -227,6 +227,7 @@ START = """
     from pathlib import Path
     from alignseg_infer import DeviceError
     from alignseg_infer.trt.builder.config import require_builder
+    from alignseg_infer.trt.builder.options import BuildOptions
     from alignseg_infer.trt.flavours import Flavour, load_tensorrt
     from alignseg_infer.trt.log import new_log
     from alignseg_infer.trt.starting import start
@@ -234,7 +235,7 @@ START = """
     tensorrt, said = load_tensorrt(Flavour.TENSORRT), []
     log = new_log(tensorrt)
     for attempt in (
-        lambda: require_builder(Flavour.TENSORRT),
+        lambda: require_builder(BuildOptions()),
         lambda: start(tensorrt, lambda: tensorrt.module.Runtime(log), log.take_errors),
     ):
         try:

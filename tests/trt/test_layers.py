@@ -260,7 +260,9 @@ def test_coordinates_in_half_are_refused() -> None:
     ):
         native = one.sampling is not None
         export = SimpleNamespace(sampler=Sampler.NATIVE if native else Sampler.GATHER)
-        facts: Any = SimpleNamespace(export=export, grid_samples=int(native), plugins=())
+        facts: Any = SimpleNamespace(
+            export=export, grid_samples=int(native), plugins=(), plugin_nodes=()
+        )
         with pytest.raises(BuildError, match="sampling coordinates in HALF"):
             require_sampling(Network((one,), (), ()), facts)
         exact = replace(one, data_type="FLOAT")

@@ -25,6 +25,12 @@ from tests.support.waiting import PATIENCE, eventually
 from tests.video.test_video import run_video
 
 SEEN = Clip(frames=30, rate=Fraction(25), audio="mp2")
+LISTENING = """
+import signal, sys
+from alignseg_infer.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+sys.exit(main(sys.argv[1:]))
+"""
 COMMAND = [sys.executable, "-m", "alignseg_infer", "video", "demo"]
 
 
@@ -106,7 +112,8 @@ def test_index_at_the_end_cannot_come_through_a_pipe(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_the_wait_for_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    command = [*COMMAND, str(tmp_path / "fifo"), "-o", str(tmp_path / "out.mp4")]
+    arguments = ["video", "demo", str(tmp_path / "fifo"), "-o", str(tmp_path / "out.mp4")]
+    command = [sys.executable, "-c", LISTENING, *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         writers: list[int] = []
         assert eventually(lambda: bool(writers or open_for_writing(tmp_path / "fifo", writers)))
