@@ -15,6 +15,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # kinds of fields
 _OPSET_IMPORT = 8  # of ModelProto
 _NAME, _VERSION = 1, 2  # of OperatorSetIdProto
 _LONGEST_DECLARATION = 1 << 16
+_MOST_FIELDS = 1 << 16  # of ModelProto, each entry of its metadata counted
 _VARINT_BITS = 64
 
 
@@ -42,8 +43,12 @@ def read_opsets(path: Path) -> dict[str, int]:
 
 def _read_declarations(file: BinaryIO, end: int) -> dict[str, int]:
     found: dict[str, int] = {}
-    while file.tell() < end:
+    for _ in range(_MOST_FIELDS):
+        if file.tell() >= end:
+            break
         field, kind = divmod(_read_varint(file), 8)
+        if field == 0:
+            break  # not a protobuf message: a file of zeros, say
         length = _read_varint(file) if kind == _BYTES else {_FIXED64: 8, _FIXED32: 4}.get(kind, 0)
         if kind == _VARINT:
             _read_varint(file)

@@ -10,7 +10,7 @@ import onnx_ir
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import ExportError, OptionError
-from alignseg_infer.export.graph.onnx_file import require_onnx_ending, save_onnx
+from alignseg_infer.export.graph.onnx_file import load_graph, require_onnx_ending, save_onnx
 from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.int8.from_onnx import int8_from_onnx
 from alignseg_infer.export.int8.options import Int8Options, needs_calibration
@@ -70,7 +70,7 @@ def onnx_in_precision(
             "start from the float32 file: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
     quantized = precision is Precision.INT8
-    model = _quantize(source, facts, int8, bars) if quantized else onnx_ir.load(source)
+    model = _quantize(source, facts, int8, bars) if quantized else load_graph(source)
     to_half_precision(model)
     export = replace(facts.export, precision=precision, opset=model.opset_imports[""])
     model.metadata_props[SPEC_KEY] = replace(facts.spec, export=export).to_json()

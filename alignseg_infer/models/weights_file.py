@@ -65,7 +65,26 @@ def read_weights(path: Path) -> tuple[State, str | None]:
     tensors = _unwrap(content)
     if not tensors:
         raise _state_dict_error(path, f"it has the keys {first_few([str(key) for key in content])}")
+    for name, tensor in tensors.items():
+        _require_own_values(path, name, tensor)
     return tensors, embedded if isinstance(embedded, str) else None
+
+
+def _require_own_values(path: Path, name: str, tensor: Tensor) -> None:
+    """Check that the file holds as many values as the tensor's shape says.
+
+    Repeated values (a stride of 0) would let a small file take all memory.
+    """
+    if tensor.layout is not torch.strided:
+        return  # refused later, as not dense
+    size, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    if size > stored:
+        raise CheckpointError(
+            f"{path} holds {stored} bytes for {name}, whose shape {tuple(tensor.shape)} needs "
+            f"{size}",
+            "all values of every tensor",
+            "torch.save({key: value.contiguous() for key, value in state.items()}, PATH)",
+        )
 
 
 def _read_safetensors(path: Path) -> tuple[State, str | None]:

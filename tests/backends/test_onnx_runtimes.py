@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -465,6 +466,16 @@ def test_read_opsets(content: bytes, expected: dict[str, int], tmp_path: Path) -
     path = tmp_path / "a.onnx"
     path.write_bytes(content)
     assert read_opsets(path) == expected
+
+
+@pytest.mark.parametrize("content", [b"\0", b"\x08\x07"], ids=["zeros", "one field for ever"])
+def test_a_file_that_is_no_model_is_given_up_soon(content: bytes, tmp_path: Path) -> None:
+    """200 MB of zeros, as of a download that had not begun, took minutes."""
+    path = tmp_path / "a.onnx"
+    path.write_bytes(content * 5_000_000)
+    start = time.process_time()
+    assert read_opsets(path) == {}
+    assert time.process_time() - start < 2
 
 
 def test_read_opsets_of_an_export(export_small: Export, files: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from alignseg_infer.errors import (
     ModelFileError,
     OptionError,
 )
+from alignseg_infer.export.graph.onnx_file import load_graph
 from alignseg_infer.export.int8.calibration import calibrate_ranges
 from alignseg_infer.export.int8.convolutions import (
     Convolution,
@@ -34,7 +35,7 @@ from alignseg_infer.export.int8.convolutions import (
 )
 from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
 from alignseg_infer.export.int8.options import Int8Options, QuantizationOptions, int8_options_for
-from alignseg_infer.export.int8.quantize import load_graph, quantize_model
+from alignseg_infer.export.int8.quantize import quantize_model
 from alignseg_infer.spec.model import Precision
 from tests.support.export_kinds import GATHER, KINDS, NATIVE
 from tests.support.slow import all_slow

@@ -180,6 +180,19 @@ def test_prefix_goes_only_where_all_keys_have_it(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "weights.pth")
 
 
+def test_tensors_may_share_storage_and_be_transposed(tmp_path: Path) -> None:
+    """As those of an optimizer with one flat buffer, or of a layout with channels last."""
+    state = small_state()
+    weight = state["conv1.weight"]
+    flat = torch.cat([weight.flatten(), torch.zeros(7)])
+    shared = {"conv1.weight": flat[: weight.numel()].view_as(weight)}
+    last = {"conv1.weight": weight.contiguous(memory_format=torch.channels_last)}
+    for changed in (shared, last):
+        torch.save({**state, **changed}, tmp_path / "weights.pth")
+        seen = load_checkpoint(tmp_path / "weights.pth").state["conv1.weight"]
+        assert torch.equal(seen, weight)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -190,8 +203,13 @@ def test_prefix_goes_only_where_all_keys_have_it(tmp_path: Path) -> None:
         ("conv1.weight", torch.zeros(())),
         ("head.3.weight", torch.zeros(0, 32, 1, 1)),
         ("bn1.weight", torch.zeros(16).to_sparse()),
+        ("bn1.weight", torch.ones(()).expand(16)),
+        ("head.3.weight", torch.zeros(1).expand(300_000_000, 1, 1, 1)),
     ],
-    ids=["negative variance", "overflow", "int8", "complex", "scalar", "no classes", "sparse"],
+    ids=[
+        *("negative variance", "overflow", "int8", "complex", "scalar", "no classes", "sparse"),
+        *("repeated", "few bytes for many classes"),
+    ],
 )
 def test_impossible_weights(tmp_path: Path, key: str, value: Tensor) -> None:
     torch.save({**small_state(), key: value}, tmp_path / "weights.pth")

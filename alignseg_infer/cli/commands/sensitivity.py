@@ -103,10 +103,10 @@ def _find_labelled(arguments: argparse.Namespace) -> LabelledImages | None:
 def _measure(arguments: argparse.Namespace, labelled: LabelledImages | None) -> "Sensitivity":
     from alignseg_infer.cli.progress import progress_bar
     from alignseg_infer.datasets.image_sets import choose_images
+    from alignseg_infer.export.graph.onnx_file import load_graph
     from alignseg_infer.export.int8.calibration import calibrate_ranges
     from alignseg_infer.export.int8.convolutions import Grain
     from alignseg_infer.export.int8.effect import EffectMeter
-    from alignseg_infer.export.int8.quantize import load_graph
     from alignseg_infer.export.int8.sensitivity import measure_sensitivity
 
     path, options = model_path(arguments.model), calibration_options_from(arguments)

@@ -1,13 +1,57 @@
-"""Saving ONNX graphs."""
+"""Loading and saving ONNX graphs."""
 
 from pathlib import Path
 
 import onnx_ir
+from google.protobuf.message import DecodeError
 
-from alignseg_infer.errors import OptionError
+from alignseg_infer.errors import ModelFileError, OptionError
+from alignseg_infer.files import require_file
 
 # A protobuf file ends at 2 GiB; weights go to a second file well before that.
 EXTERNAL_DATA_BYTES = 1_900_000_000
+
+
+def load_graph(path: Path) -> onnx_ir.Model:
+    """Load the graph at `path`; weights in a file beside it are read when they are used.
+
+    Raises:
+        ModelFileError: The file, or the one with its weights, is missing or damaged, or the weights
+            lie outside the folder of `path`.
+    """
+    require_file(path, "an ONNX model", ModelFileError)
+    try:
+        model = onnx_ir.load(path)
+    except (DecodeError, ValueError, TypeError, OSError) as error:
+        raise ModelFileError(
+            f"{path} cannot be loaded: {error}",
+            "an ONNX model, with its .data file beside it if any",
+            "copy it again, or export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+        ) from error
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, onnx_ir.ExternalTensor):
+            _require_weights(path, value.const_value)
+    return model
+
+
+def _require_weights(model: Path, tensor: onnx_ir.ExternalTensor) -> None:
+    """Check that the file with the weights is whole and lies in the folder of the model."""
+    file = model.parent / str(tensor.location)
+    if not file.resolve().is_relative_to(model.parent.resolve()):
+        raise ModelFileError(
+            f"{model} names {tensor.location} as the file with its weights, outside its folder",
+            f"a file in {model.parent}",
+            "copy that file beside the model, and export the model again; take models only from "
+            "people whom you trust",
+        )
+    require_file(file, f"the weights of {model}", ModelFileError)
+    end = (tensor.offset or 0) + (tensor.length or 0)
+    if file.stat().st_size < end:
+        raise ModelFileError(
+            f"{file} has {file.stat().st_size} bytes, but {model} needs {end}",
+            "the file that was exported with the model",
+            "copy it again, or export the model again",
+        )
 
 
 def save_onnx(model: onnx_ir.Model, path: Path) -> None:

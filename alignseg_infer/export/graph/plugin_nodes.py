@@ -19,7 +19,7 @@ from onnx_ir.tape import Tape
 
 from alignseg_infer.backends.onnx_domains import needs_plugins
 from alignseg_infer.errors import ExportError
-from alignseg_infer.export.graph.onnx_file import save_onnx
+from alignseg_infer.export.graph.onnx_file import load_graph, save_onnx
 from alignseg_infer.files import temporary_folder
 from alignseg_infer.spec.model import SamplingConvention
 from alignseg_infer.spec.plugin_contract import (
@@ -52,7 +52,7 @@ def runnable_onnx(path: Path) -> Iterator[Path]:
         return
     with temporary_folder() as folder:
         expanded = folder / path.name
-        save_onnx(expand_plugin_nodes(ir.load(path)), expanded)
+        save_onnx(expand_plugin_nodes(load_graph(path)), expanded)
         yield expanded
 
 

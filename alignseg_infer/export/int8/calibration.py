@@ -20,6 +20,7 @@ from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends.onnxruntime_backend import session_options
 from alignseg_infer.datasets.image_sets import CalibrationImages
 from alignseg_infer.errors import OptionError
+from alignseg_infer.export.graph.onnx_file import load_graph
 from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes
 from alignseg_infer.export.int8.histograms import BINS, Histogram, Ranges
 from alignseg_infer.export.int8.options import CalibrationOptions
@@ -128,7 +129,7 @@ def _open_observed(
     model: Path, threads: int | None
 ) -> tuple[onnxruntime.InferenceSession, list[str]]:
     """Open the model with all that its convolutions read, but the input, as outputs; name them."""
-    graph = expand_plugin_nodes(onnx_ir.load(model)).graph
+    graph = expand_plugin_nodes(load_graph(model)).graph
     read = dict.fromkeys(node.inputs[0] for node in graph if node.op_type == "Conv")
     observed = [value for value in read if value is not None and value.producer() is not None]
     graph.outputs.extend(value for value in observed if value not in graph.outputs)

@@ -6,13 +6,13 @@ from pathlib import Path
 import onnx_ir
 
 from alignseg_infer.datasets.image_sets import choose_images
+from alignseg_infer.export.graph.onnx_file import load_graph
 from alignseg_infer.export.int8.calibration import calibrate_ranges
 from alignseg_infer.export.int8.effect import Effect, EffectMeter
 from alignseg_infer.export.int8.histograms import Ranges
 from alignseg_infer.export.int8.options import Int8Options, QuantizationOptions
 from alignseg_infer.export.int8.quantize import (
     choose_convolutions,
-    load_graph,
     quantize_model,
 )
 from alignseg_infer.export.int8.sensitivity import keep_within_budget

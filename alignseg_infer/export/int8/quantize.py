@@ -10,18 +10,16 @@ fraction of a pixel) and the classifier (its output decides the label).
 """
 
 from collections.abc import Collection
-from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir
-from google.protobuf.message import DecodeError
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod as OrtMethod
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from alignseg_infer.errors import ExportError, ModelFileError, OptionError
+from alignseg_infer.errors import ExportError, OptionError
 from alignseg_infer.export.int8.convolutions import (
     Convolution,
     Role,
@@ -30,27 +28,9 @@ from alignseg_infer.export.int8.convolutions import (
 )
 from alignseg_infer.export.int8.histograms import Ranges
 from alignseg_infer.export.int8.options import QuantizationOptions
-from alignseg_infer.files import require_file
 from alignseg_infer.text import near_words
 
 _SEPARATED = ".int8"  # ending of the temporary copies that quantised convolutions read
-
-
-def load_graph(path: Path) -> onnx_ir.Model:
-    """Load the graph in an ``.onnx`` file.
-
-    Raises:
-        ModelFileError: The file cannot be read.
-    """
-    require_file(path, "an ONNX model", ModelFileError)
-    try:
-        return onnx_ir.load(path)
-    except (DecodeError, ValueError, OSError) as error:
-        raise ModelFileError(
-            f"{path} cannot be loaded: {error}",
-            "an ONNX model, with its .data file beside it if any",
-            "copy it again, or export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
-        ) from error
 
 
 def choose_convolutions(

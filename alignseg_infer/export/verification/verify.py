@@ -167,14 +167,13 @@ def open_for_verification(path: Path, device: str | None = None) -> Backend:
     if not on_cpu or path.suffix.lower() != ".onnx" or precision_of(backend) is Precision.FP32:
         return backend
     # These need the extra `export`, which is not required to verify engines.
-    import onnx_ir
 
-    from alignseg_infer.export.graph.onnx_file import save_onnx
+    from alignseg_infer.export.graph.onnx_file import load_graph, save_onnx
     from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes
     from alignseg_infer.export.half_precision import require_exact_coordinates
     from alignseg_infer.export.verification.half_rounding import round_like_hardware
 
-    graph = onnx_ir.load(path)
+    graph = load_graph(path)
     require_exact_coordinates(graph)
     graph = expand_plugin_nodes(graph)
     round_like_hardware(graph)
