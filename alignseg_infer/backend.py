@@ -104,7 +104,8 @@ class ImageBackend(Backend, Protocol):
 
         Raises:
             MissingDependencyError: The package that compiles kernels is not installed.
-            CudaError: The kernels do not compile or load, or give wrong results on this GPU.
+            MissingDependencyError: NVRTC is not installed, or its kernels do not compile or load.
+            CudaError: The kernels give wrong results on this GPU.
             OptionError: The pixels of this model cannot be labelled on the GPU.
         """
         ...
@@ -148,7 +149,8 @@ def run_error(runtime: str, shape: tuple[int, ...], error: Exception) -> AlignSe
 
 def is_about_memory(error: Exception) -> bool:
     """Return whether a runtime failed because memory ran out."""
-    said = re.search("out of memory|alloc", str(error), re.IGNORECASE)
+    # Whole words: the message may hold a path.
+    said = re.search(r"out of memory|\ballocate\b|\bbad[ _]alloc", str(error), re.IGNORECASE)
     return isinstance(error, MemoryError) or said is not None
 
 

@@ -75,7 +75,8 @@ def convert_choices(options: Any) -> None:
 def check_kinds(function: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
     """Make a function refuse arguments of another kind than its annotations say.
 
-    Annotations in quotes, of arrays and of classes are left to the function.
+    The function gets plain Python values: an int for a NumPy integer, and a tuple where it takes a
+    sequence. Annotations in quotes, of arrays and of classes are left to the function.
 
     Raises:
         OptionError: An argument is of another kind, such as text for a number.
@@ -89,10 +90,13 @@ def check_kinds(function: Callable[Parameters, Returned]) -> Callable[Parameters
 
     @functools.wraps(function)
     def checking(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
-        given = signature.bind(*args, **kwargs).arguments
-        for name in given.keys() & checked.keys():
-            require_kind(given[name], checked[name].annotation, name, checked[name].default)
-        return function(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
+        for name in bound.arguments.keys() & checked.keys():
+            parameter = checked[name]
+            value = _as_plain(bound.arguments[name], parameter.annotation)
+            require_kind(value, parameter.annotation, name, parameter.default)
+            bound.arguments[name] = value
+        return function(*bound.args, **bound.kwargs)
 
     return checking
 
@@ -111,9 +115,26 @@ def require_kind(value: object, hint: Any, name: str, default: object = None) ->
     """
     if not _fits(plain_value(value), hint):
         seen = " ".join(reprlib.repr(value).split())
-        usable = _is_plain(type(default)) and default is not None
-        example = f"{name}={default!r}" if usable else f"leave {name}= out, or see help()"
+        if default is inspect.Parameter.empty:
+            example = f"another {name}=; see help()"
+        elif _is_plain(type(default)) and default is not None:
+            example = f"{name}={default!r}"
+        else:
+            example = f"leave {name}= out, or see help()"
         raise OptionError(f"{name}={seen} ({type(value).__name__})", _describe(hint), example)
+
+
+def _as_plain(value: object, hint: Any) -> object:
+    """Return a value as plain Python; any collection as a tuple, where a sequence is taken."""
+    if value is not None and _takes_sequence(hint):
+        collected = isinstance(value, collections.abc.Set | collections.abc.Iterator | range)
+        value = tuple(value) if collected else value  # type: ignore[arg-type]
+    return plain_value(value)
+
+
+def _takes_sequence(hint: Any) -> bool:
+    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return any(typing.get_origin(part) is collections.abc.Sequence for part in parts)
 
 
 def _is_plain(hint: Any) -> bool:
@@ -152,4 +173,4 @@ def _describe(hint: Any) -> str:
         return "a function"
     if origin is tuple:
         return f"({', '.join(map(_describe, parts))})"
-    return f"a list or tuple, each of it {_describe(parts[0])}"
+    return f"a list or tuple of which each item is {_describe(parts[0])}"

@@ -178,7 +178,8 @@ def test_the_right_kinds_are_let_through(tmp_path: Path) -> None:
         *(("progress", value) for value in (print, None)),
     ]
     for name, value in right:
-        assert function(**{name: value})[name] is value  # type: ignore[arg-type]
+        seen = function(**{name: value})[name]  # type: ignore[arg-type]
+        assert seen is value or seen == (tuple(value) if np.iterable(value) else value)
 
 
 @pytest.mark.parametrize(
@@ -187,8 +188,8 @@ def test_the_right_kinds_are_let_through(tmp_path: Path) -> None:
         ("number", True, "a number"),
         ("number", "0.5", "a number"),
         ("path", 3, "a path or None|text or a path or None"),
-        ("names", "abc", "a list or tuple, each of it text"),
-        ("names", [1], "each of it text"),
+        ("names", "abc", "a list or tuple of which each item is text"),
+        ("names", [1], "each item is text"),
         ("size", (1, 2, 3), r"text or a whole number or \(a whole number, a whole number\)"),
         ("progress", 3, "a function or None"),
     ],
@@ -205,3 +206,36 @@ def test_folder_entries_are_paths(tmp_path: Path) -> None:
     assert Predictor(FakeBackend())(entry).labels.shape == (40, 64)
     with pytest.raises(AlignSegError, match=r"ends in \.txt"):
         segment_video("demo", entry, tmp_path / "a.txt")
+
+
+@check_kinds
+def collected(numbers: Sequence[float] = (), count: int = 1, *, sure: bool = False) -> object:
+    return numbers, count, sure
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [[1, 2], (1, 2), range(1, 3), {1: "a", 2: "b"}.keys(), iter([1, 2]), np.array([1, 2])],
+    ids=["list", "tuple", "range", "keys", "iterator", "array"],
+)
+def test_functions_get_plain_values(numbers: Any) -> None:
+    count: Any = np.int64(3)
+    sure: Any = np.True_
+    seen: Any = collected(numbers, count, sure=sure)
+    assert seen == ((1, 2), 3, True)
+    assert type(seen[1]) is int
+    assert seen[2] is True
+
+
+def test_numpy_numbers_go_all_the_way() -> None:
+    depth: Any = np.int64(2)
+    image = np.zeros((32, 32, 3), np.uint8)
+    with Predictor(FakeBackend()).stream([image], depth=depth) as results:
+        assert len(list(results)) == 1
+
+
+def test_what_is_needed_cannot_be_left_out() -> None:
+    wrong: Any = 5
+    with pytest.raises(OptionError) as caught:
+        export_onnx("demo", wrong)
+    assert "another destination=" in caught.value.fix

@@ -3,6 +3,7 @@
 import argparse
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -39,8 +40,8 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse arguments; unknown ones are an error of this command, reported before others."""
-        if args is not None:
-            self._require_known_options(args)
+        args = sys.argv[1:] if args is None else args
+        self._require_known_options(args)
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"{unknown[0]!r} is one argument too many{self._advise_side_by_side()}")
@@ -103,7 +104,11 @@ class CommandParser(argparse.ArgumentParser):
         return ["/".join(known[option].option_strings) for option in found if option]
 
     def _advise_side_by_side(self) -> str:
-        several = [action.dest for action in self._actions if action.nargs == "+"]
+        several = [
+            action.dest
+            for action in self._actions
+            if action.nargs == "+" and not action.option_strings
+        ]
         return f"; write all {several[0]} side by side" if several else ""
 
 

@@ -7,7 +7,9 @@ Of 54 photographs, drawings and frames of other kinds, 46 had 0.50 to 0.762; the
 smooth or only texture, are not noticed.
 
 Small inputs are left alone, since streets look like photographs there (0.60 and more at 64x128). In
-inputs of 1024x2048, streets had 0.74 and more, so some of these are warned about.
+inputs of 1024x2048, streets had 0.74 and more, so some of these are warned about. Models that
+return labels, and GPUs that label pixels themselves, do not tell how sure they are, so nothing is
+said there.
 """
 
 import functools

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, Size
-from alignseg_infer.errors import ImageError, OptionError
+from alignseg_infer.errors import ImageError, OptionError, OutOfMemoryError
 from alignseg_infer.files import require_readable
 from alignseg_infer.pixels.containers import JPEG_SCAN, JPEG_SIGNATURE, PNG_SIGNATURE, jpeg_segments
 from alignseg_infer.pixels.header import colors_of_avif, orientation_of, size_of
@@ -161,7 +161,11 @@ def _decode(name: Path | str, data: bytes, flags: int, max_pixels: int) -> NDArr
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
-            raise MemoryError(error.err) from error
+            raise OutOfMemoryError(
+                f"{name} does not fit into the memory that is left: {error.err}",
+                "enough free memory; what is needed grows with the pixels of the image",
+                "a smaller image; or max_pixels=, which refuses images like this one",
+            ) from error
         limit = _LIMIT_OF_OPENCV.search(error.err)
         if limit and size is not None:
             raise _opencv_limit_error(name, size, limit[1]) from error

@@ -18,7 +18,7 @@ class Failure:
     """An image that could not be segmented, in place of its `Segmentation`. It is false.
 
     Attributes:
-        source: Path of the image, as it was given; None for an array or a PIL image.
+        source: Path of the image, as it was given; None for an array, bytes or a PIL image.
         error: What went wrong; an `AlignSegError`, unless the model or an image is of your own.
     """
 

@@ -9,11 +9,14 @@ import cv2
 import numpy as np
 
 from alignseg_infer.errors import MissingDependencyError, VideoError
+from alignseg_infer.pixels.encoded import MAX_PIXELS, require_pixels
+from alignseg_infer.pixels.header import size_of
 from alignseg_infer.pixels.images import image_from_array
 from alignseg_infer.video.frames import Frame, StreamFacts
 
 TIME_BASE = Fraction(1, 1000)  # of the format
 FRAMES_AT_ONCE = 32  # in memory; OpenCV decodes from the beginning for each call
+HEAD_BYTES = 64  # hold the size
 ANIMATED = 0x02  # bit of the flags in the VP8X chunk
 
 
@@ -36,13 +39,15 @@ class WebpSource:
 
     Args:
         path: The file.
+        max_pixels: The largest number of pixels of a frame.
 
     Raises:
+        ImageError: The frames have more pixels.
         VideoError: The file cannot be decoded.
         MissingDependencyError: OpenCV is too old to decode it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_pixels: int = MAX_PIXELS) -> None:
         self.name = str(path)
         self.damaged = 0
         self.reconnects = 0
@@ -55,6 +60,10 @@ class WebpSource:
                 "OpenCV 4.11 or newer",
                 "pip install -U opencv-python-headless, or make a GIF, APNG or AVIF file of it",
             )
+        with path.open("rb") as file:
+            size = size_of(file.read(HEAD_BYTES))
+        if size is not None:
+            require_pixels(size, max_pixels, path)
         first = next(self._read(count=1), None)
         if first is None:
             raise VideoError(

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -70,13 +71,13 @@ class OutputFile:
             self.container.close()
 
     def move(self, target: Path, frames: int) -> None:
-        """Move the closed file to `target`, or copy it there as a plain MP4 if it has fragments.
+        """Make `target` of the closed file: a plain MP4 if it has fragments, else the same.
 
-        After a copy it stays: only whoever knows that the copy is safe may remove it. If there is
-        no room for a copy, the fragments are moved, and a note says so.
+        The file stays: only whoever knows that the target is safe may remove it. If there is no
+        room for a plain MP4, the target has the fragments too, and a note says so.
 
         Args:
-            target: On the same disk.
+            target: A file that does not exist.
             frames: How many frames there have to be.
 
         Raises:
@@ -100,7 +101,20 @@ class OutputFile:
         with (target if copied else self._path).open("rb+") as file:
             os.fsync(file.fileno())  # a power cut after the move could leave an empty file
         if not copied:
-            os.replace(self._path, target)
+            self._link(target)
+
+    def _link(self, target: Path) -> None:
+        """Give the file a second name, or copy it where that is not possible."""
+        try:
+            os.link(self._path, target)
+        except OSError:  # on another disk, or on one without links
+            try:
+                shutil.copyfile(self._path, target)
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                target.unlink(missing_ok=True)
+                os.replace(self._path, target)
 
     def _choose_fragments(self) -> dict[str, str]:
         if self.is_matroska:

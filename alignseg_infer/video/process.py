@@ -25,7 +25,7 @@ from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.video.file_source import FileSource
 from alignseg_infer.video.frames import Frame, FrameSource, SizeChanges
 from alignseg_infer.video.options import VideoOptions, exact_seconds
-from alignseg_infer.video.output_file import note_partial_file, partial_path, unfinished_file
+from alignseg_infer.video.output_file import note_partial_file, unfinished_file
 from alignseg_infer.video.render import Renderer
 from alignseg_infer.video.writer import VideoWriter, require_video_ending
 
@@ -115,9 +115,16 @@ def segment_source(
     with contextlib.closing(source):
         require_video_ending(output)
         _require_other_file(source, output)
-        with write_atomically(output) as temporary, unfinished_file(output) as partial:
-            work = _Work(predictor, source, partial, options, view)
-            summary = work.run(output, temporary, progress)
+        whole: Path | None = None
+        try:
+            with write_atomically(output) as temporary, unfinished_file(output) as partial:
+                work = _Work(predictor, source, partial, options, view)
+                summary = work.run(output, temporary, progress)
+                whole = partial
+        except BaseException:
+            if whole is not None and whole.exists():
+                logger.warning("the whole video stays in %s", whole)
+            raise
         partial.unlink(missing_ok=True)  # not before the video has its name
         return replace(summary, notes=(*summary.notes, *note_partial_file(output)))
 
@@ -321,10 +328,9 @@ class _Work:
 def _require_other_file(source: FrameSource, output: Path) -> None:
     if not isinstance(source, FileSource):
         return
-    for path in (output, partial_path(output)):
-        if real_path(path) == real_path(source.path):
-            raise OptionError(
-                f"the destination {output} would overwrite the source {source.path}",
-                "a destination that is not the source",
-                f"destination={source.path.stem}_segmented.mp4",
-            )
+    if real_path(output) == real_path(source.path):
+        raise OptionError(
+            f"the destination {output} would overwrite the source {source.path}",
+            "a destination that is not the source",
+            f"destination={source.path.stem}_segmented.mp4",
+        )

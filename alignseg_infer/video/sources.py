@@ -38,7 +38,8 @@ def open_source(
         rate: Frames per second for a folder or a drawn drive, 0.001 to 1000; 25 if None. It is
             rounded to the nearest fraction with a denominator of at most 1001.
         seconds: How long a drawn drive takes; 4 if None.
-        max_pixels: The largest number of pixels of an image in a folder.
+        max_pixels: The largest number of pixels of an image in a folder, or of a frame of an
+            animated WebP file.
 
     Raises:
         VideoError: The source cannot be opened, or holds no frame.
@@ -62,7 +63,7 @@ def open_source(
 
         return FolderSource(path, rate or DEFAULT_RATE, max_pixels)
     _require_no_rate(rate, text)
-    return _open_file(Path("/dev/stdin") if name == "-" else path)
+    return _open_file(Path("/dev/stdin") if name == "-" else path, max_pixels)
 
 
 def drive_seconds(
@@ -74,7 +75,7 @@ def drive_seconds(
     return float(max_frames / (rate or DEFAULT_RATE))
 
 
-def _open_file(path: Path) -> FrameSource:
+def _open_file(path: Path, max_pixels: int) -> FrameSource:
     camera = re.fullmatch(r"/dev/video([0-9]+)", os.path.realpath(path))
     if camera and os.path.exists(path):
         from alignseg_infer.video.camera_source import open_webcam
@@ -83,7 +84,7 @@ def _open_file(path: Path) -> FrameSource:
     from alignseg_infer.video.animation_source import WebpSource, is_animated_webp
 
     if is_animated_webp(path):
-        return WebpSource(path)
+        return WebpSource(path, max_pixels)
     from alignseg_infer.video.file_source import FileSource
 
     return FileSource(path)

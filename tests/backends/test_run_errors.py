@@ -258,3 +258,12 @@ def test_a_graph_of_fewer_classes_than_its_facts(
     predictor = Predictor(tmp_path / "more.onnx", runtime=runtime)
     with pytest.raises(ModelFileError, match=r"logits \(1, 21, height, width\)"):
         predictor(solid(1))
+
+
+def test_a_path_says_nothing_about_memory(tmp_path: Path) -> None:
+    """The runtime's message holds the path of the model."""
+    folder = tmp_path / "alloc-memory"
+    folder.mkdir()
+    (folder / "m.onnx").write_bytes(b"garbage")
+    with pytest.raises(ModelFileError, match="Protobuf parsing failed"):
+        Predictor(folder / "m.onnx")

@@ -123,7 +123,7 @@ sys.exit(first_gpu.main(lambda folder, sample: [step]))
     child = int(log.read_text(encoding="utf-8").split()[1])
     process.terminate()
     assert process.wait(PATIENCE) == 128 + 15
-    assert not is_alive(child)
+    assert eventually(lambda: not is_alive(child))
     assert statuses(tmp_path) == {"hangs": "running, or cut off"}
 
 

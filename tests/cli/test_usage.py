@@ -72,6 +72,7 @@ OTHERS = [
     ("predict demo a.jpg", "required: -o/--destination"),
     ("predict demo a.jpg -o out b.jpg", "'b.jpg' is one argument too many; write all images"),
     ("inspect demo more", "'more' is one argument too many"),
+    ("export-onnx demo more -o a.onnx", "'more' is one argument too many"),
     ("zzz", "invalid choice: 'zzz' (choose from demo, predict, "),
     ("--debug predict", "no option --debug; options of a command follow its name"),
     ("predict demo a.jpg -o out --zzz", "there is no option --zzz"),

@@ -9,7 +9,7 @@ import PIL.features
 import PIL.Image
 import pytest
 
-from alignseg_infer import MissingDependencyError, VideoError
+from alignseg_infer import ImageError, MissingDependencyError, VideoError
 from alignseg_infer.video.animation_source import is_animated_webp
 from alignseg_infer.video.options import VideoOptions
 from alignseg_infer.video.sources import open_source
@@ -83,3 +83,11 @@ def test_other_files_are_not_taken_for_animations(content: bytes, tmp_path: Path
     PIL.Image.fromarray(picture(SIZE)).save(tmp_path / "still.webp")
     assert not is_animated_webp(tmp_path / "still.webp")
     assert len(list(open_source(tmp_path / "still.webp"))) == 1
+
+
+def test_a_webp_with_too_many_pixels_is_refused(tmp_path: Path) -> None:
+    path = write_animation(tmp_path / "a.webp")
+    height, width = open_source(path).facts.size
+    open_source(path, max_pixels=height * width).close()
+    with pytest.raises(ImageError, match="pixels"):
+        open_source(path, max_pixels=height * width - 1)
