@@ -345,7 +345,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], type[AlignSegError], str]] = [
     ({**SLIDE, "overlap": -0.1}, OptionError, "overlap=-0.1"),
     ({**SLIDE, "overlap": float("nan")}, OptionError, "overlap=nan"),
     ({**SLIDE, "overlap": "1/3"}, OptionError, "overlap='1/3'"),
-    ({"overlap": np.zeros(2)}, OptionError, "overlap=array"),
+    ({"overlap": np.zeros(2)}, OptionError, "overlap=(0.0, 0.0)"),
     ({**SLIDE, "tile": 31}, SizeError, "31x31"),
     ({**SLIDE, "tile": (64, 16)}, SizeError, "64x16"),
     ({**SLIDE, "tile": 0}, SizeError, "0x0"),

@@ -42,6 +42,7 @@ from tests.support.fake_tensorrt import (
     EXPORT,
     PROFILE,
     VERSION,
+    FakeContext,
     FakeCuda,
     FakeTensorRT,
     FakeTensorRTRTX,
@@ -639,3 +640,20 @@ def test_image_outside_the_profile_is_reported(
     assert main(command) == 1
     assert "1x32x32 to 2x64x96, the range that it was built for" in capsys.readouterr().err
     assert main([*command, "--size", "64x96"]) == 0
+
+
+@pytest.mark.parametrize("answer", [-1, ["image"], RuntimeError("infer_shapes error code: -1")])
+def test_shapes_that_tensorrt_cannot_infer(
+    answer: Any, stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bindings return names that are missing; for an error they raise, and C++ returns -1."""
+
+    def infer_shapes(self: FakeContext) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with stand.open() as backend:
+        monkeypatch.setattr(FakeContext, "infer_shapes", infer_shapes)
+        with pytest.raises(EngineError, match="could not infer shapes for the input"):
+            backend.infer(image_of((1, 3, 64, 64)))

@@ -171,9 +171,12 @@ def test_bad_outputs_are_typed_errors(
 
 
 def test_source_is_not_taken_for_the_partial_output(tmp_path: Path) -> None:
+    """A partial file of an earlier run is never overwritten, so it can be a source."""
     source = write_clip(tmp_path / "out.partial.mp4", Clip())
-    with pytest.raises(OptionError, match="overwrite"):
-        run_video(source, tmp_path / "out.mp4")
+    content = source.read_bytes()
+    assert run_video(source, tmp_path / "out.mp4").frames == len(probe(source).times)
+    assert source.read_bytes() == content
+    assert (tmp_path / "out.mp4").exists()
 
 
 def test_missing_folder_is_made(tmp_path: Path) -> None:
