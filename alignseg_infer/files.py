@@ -225,10 +225,10 @@ def _describe(error: Exception, path: Path) -> str:
 def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     """Create a folder for the block, and remove it at the end of the block or of Python.
 
-    Other than with `tempfile.TemporaryDirectory`, a process that is forked during the block does
-    not remove the folder when it ends; the folder belongs to its parent. In `parent`, the folder is
-    locked. What a process that was killed has left there is not locked any more, so the next
-    process that writes into `parent` removes it.
+    A process that is forked during the block does not remove the folder when it ends, as it would
+    with `tempfile.TemporaryDirectory`. In `parent`, the folder is locked. What a process that was
+    killed has left there is not locked any more, so the next process that writes into `parent`
+    removes it.
 
     Args:
         parent: Where to create it; None for the system's temporary folder.

@@ -56,7 +56,7 @@ def sureness(logits: NDArray[np.generic]) -> float:
 @functools.cache
 def _warn_once() -> None:
     logger.warning(
-        "the demo model knows drawn streets only, and this image looks different: its masks of "
-        "photographs mean nothing; weights trained on photographs are linked at "
-        "https://github.com/speedinghzl/AlignSeg"
+        "the demo model knows only drawn streets, and this image looks different; its masks of "
+        "photographs mean nothing. https://github.com/speedinghzl/AlignSeg has links to weights "
+        "that were trained on photographs"
     )

@@ -29,8 +29,10 @@ class Failure:
     def of(cls, source: str | None, error: Exception) -> Self:
         """Make a failure that does not keep the image and other arrays in memory."""
         link: BaseException | None = error
-        while link is not None:
+        seen: list[BaseException] = []
+        while link is not None and link not in seen:  # causes may form a circle
             traceback.clear_frames(link.__traceback__)
+            seen.append(link)
             link = link.__cause__ or link.__context__
         return cls(source, error)
 

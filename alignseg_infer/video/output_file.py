@@ -57,6 +57,11 @@ class OutputFile:
 
         Fragments begin when each track has a packet; until then, all packets wait in memory.
         """
+        if not self.is_matroska and not self.notes:
+            self.notes.append(
+                "the audio begins late, so the video could not have been played if it had been "
+                "interrupted; .mkv can be played in this case too"
+            )
         for name in self._choose_fragments():
             self.container.container_options.pop(name, None)
 
@@ -95,7 +100,7 @@ class OutputFile:
                 target.unlink(missing_ok=True)
                 self.notes.append(
                     f"there is no room for a plain copy ({error.strerror}), so the video stays in "
-                    "fragments, which most players show"
+                    "fragments, which FFmpeg reads but some players may not"
                 )
         require_playable(target if copied else self._path, frames)
         with (target if copied else self._path).open("rb+") as file:

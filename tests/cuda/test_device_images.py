@@ -26,6 +26,7 @@ from tests.support.fake_tensorrt import (
     plan_of,
     write_engine,
 )
+from tests.support.fetching import require_installable
 from tests.support.models import SMALL_SPEC
 
 INPUT = InputSpec(channel_order=ChannelOrder.RGB, mean=(90.0, 100.0, 110.0), std=(50.0, 60.0, 70.0))
@@ -195,6 +196,8 @@ def test_kernels_that_the_driver_does_not_load(
     assert advice in message
     with pytest.raises(MissingDependencyError, match="does not load the kernels that NVRTC"):
         Predictor(backend, on_device=True)
+    if "pip" in advice:
+        require_installable(message)
     cuda.failing.clear()
     assert Predictor(backend).on_device
 

@@ -489,3 +489,9 @@ def test_label_models_and_fixed_batches() -> None:
     backend = backend_with(replace(LOGITS, batch=3))
     assert labels_of(Predictor(backend).stream([solid(n) for n in range(4)])) == [0, 1, 2, 3]
     assert [shape[0] for shape in backend.batches] == [3, 3]
+
+
+def test_a_circle_of_causes_makes_a_failure() -> None:
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert Failure.of("a.png", first).error is first

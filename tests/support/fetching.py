@@ -1,5 +1,7 @@
 """Packages that single tests need, in folders of their own, since others must not see them."""
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,3 +16,22 @@ def fetched(folder: Path, *packages: str) -> Path:
     if done.returncode:
         pytest.skip(f"{' and '.join(packages)} cannot be fetched: {done.stderr[-200:]}")
     return folder
+
+
+def require_installable(advice: str) -> None:
+    """Check that pip finds what the ``pip install`` in an error's advice names; installs nothing.
+
+    The test is skipped where pip finds no package at all.
+    """
+    named = re.search(r"pip install ((?:'[^']*'|[\w.=<>-]+)(?: (?:'[^']*'|[\w.=<>-]+))*)", advice)
+    assert named is not None, advice
+    if not _finds("numpy"):
+        pytest.skip("pip reaches no index")
+    packages = shlex.split(named[1])
+    assert _finds(*packages), packages
+
+
+def _finds(*packages: str) -> bool:
+    options = ("--dry-run", "--ignore-installed", "--no-deps", "-q")
+    command = [sys.executable, "-m", "pip", "install", *options, *packages]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -10,6 +10,7 @@ import pytest
 from alignseg_infer.errors import BuildError
 from alignseg_infer.trt.flavours import Flavour, TensorRT
 from alignseg_infer.trt.lean_runtime import load_lean_runtime
+from tests.support.fetching import require_installable
 
 CLASSIC = TensorRT(Flavour.TENSORRT, SimpleNamespace(), (11, 4, 0, 106))
 NAME = "libnvinfer_lean.so.11"
@@ -58,3 +59,10 @@ def test_it_is_not_installed(loaded: list[str]) -> None:
     assert "pip install tensorrt-lean-cu13==11.4.0.106" in caught.value.fix
     assert "version_compatible=False" in caught.value.fix
     assert loaded == []
+
+
+@pytest.mark.slow
+def test_what_is_to_be_installed_exists() -> None:
+    with pytest.raises(BuildError) as caught:
+        load_lean_runtime(CLASSIC)
+    require_installable(caught.value.fix)

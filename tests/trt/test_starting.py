@@ -11,6 +11,7 @@ from alignseg_infer.cuda.opening import driver_cuda_version
 from alignseg_infer.errors import DeviceError
 from alignseg_infer.trt import starting
 from alignseg_infer.trt.flavours import Flavour, TensorRT
+from tests.support.fetching import require_installable
 
 FAILS = "pybind11::init(): factory function returned nullptr"
 CLASSIC = TensorRT(Flavour.TENSORRT, SimpleNamespace(), (11, 4, 0, 106))
@@ -75,6 +76,13 @@ def test_an_old_driver_for_rtx(machine: Callable[..., None]) -> None:
         "pip uninstall -y tensorrt-rtx-cu13 tensorrt-rtx-cu13-libs && "
         "pip install tensorrt-rtx-cu12" in error_of(RTX).fix
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tensorrt", [CLASSIC, RTX], ids=["classic", "RTX"])
+def test_what_is_to_be_installed_exists(tensorrt: TensorRT, machine: Callable[..., None]) -> None:
+    machine((12, 4), *INSTALLED, "tensorrt-rtx-cu13")
+    require_installable(error_of(tensorrt).fix)
 
 
 @pytest.mark.parametrize("distributions", [INSTALLED, []], ids=["wheels", "JetPack"])

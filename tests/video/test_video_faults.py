@@ -252,6 +252,7 @@ def test_frames_do_not_wait_in_memory_for_late_audio(
         assert probe(tmp_path / "whole.mp4").times == [number * STEP for number in range(75)]
         begin = packets_of(tmp_path / "whole.mp4", "audio")[0][0]
         assert abs(begin - first * STEP) < Fraction(1, 20)
+        assert any("the audio begins late" in note for note in writers[-1].notes) == bool(first)
 
 
 def test_file_that_reads_back_shorter_is_refused(
