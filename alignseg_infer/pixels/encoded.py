@@ -80,7 +80,7 @@ def _require_bytes(path: Path, data: bytes, size: int, limit: int) -> None:
     if size > limit:
         raise ImageError(
             f"{path} has more than {limit} bytes",
-            "an image; those with the most pixels that max_pixels= allows are smaller",
+            "an image file; the largest one that max_pixels= allows needs fewer bytes",
             f"for a video: alignseg video MODEL {path} -o OUTPUT.mp4; for an image: a larger "
             "max_pixels=",
         )
