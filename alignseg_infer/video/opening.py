@@ -1,5 +1,8 @@
 """Opening files and pipes with FFmpeg."""
 
+import io
+import os
+import select
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -8,6 +11,7 @@ from alignseg_infer.errors import VideoError
 from alignseg_infer.video.pyav import av
 
 STDIN = Path("/dev/stdin")
+WAIT_MS = 200
 
 
 def is_pipe(path: Path) -> bool:
@@ -29,6 +33,23 @@ def is_pipe(path: Path) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
+class _Pipe(io.FileIO):
+    """A pipe whose reads end on Ctrl-C, whenever it comes.
+
+    Python notes a signal that arrives while FFmpeg computes, and acts on it when it runs Python
+    code again. A read that began before that would wait forever, so each read waits in short steps.
+    """
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read at most `size` bytes; none at the end."""
+        if hasattr(select, "poll"):  # not on Windows
+            ready = select.poll()
+            ready.register(self.fileno(), select.POLLIN)
+            while not ready.poll(WAIT_MS):
+                pass
+        return super().read(-1 if size is None else size)
+
+
 def open_pipe(path: Path) -> BinaryIO:
     """Wait until something writes to a pipe, and return the end to read from.
 
@@ -36,7 +57,8 @@ def open_pipe(path: Path) -> BinaryIO:
         VideoError: There is no permission to read it.
     """
     try:
-        return open(0 if path == STDIN else path, "rb", buffering=0, closefd=path != STDIN)
+        is_stdin = path == STDIN
+        return _Pipe(0 if is_stdin else os.fspath(path), "rb", closefd=not is_stdin)
     except OSError as error:
         raise pipe_error(path, f"{path} cannot be read: {error.strerror}") from error
 

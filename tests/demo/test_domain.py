@@ -60,7 +60,7 @@ def test_photographs_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
         assert len(list(results)) == 1
     assert Predictor("demo", mode="slide", tile=256)(photograph("china.jpg")) is not None
     (said,) = [record.getMessage() for record in caplog.records]
-    assert "knows drawn streets only" in said
+    assert "knows only drawn streets" in said
     assert "github.com/speedinghzl/AlignSeg" in said
 
 
@@ -69,7 +69,7 @@ def test_averaged_logits_are_watched(
     options: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
     Predictor("demo", **options)(photograph("flower.jpg"))  # type: ignore[arg-type]
-    assert "knows drawn streets only" in caplog.text
+    assert "knows only drawn streets" in caplog.text
 
 
 def test_streets_are_no_photographs(caplog: pytest.LogCaptureFixture) -> None:
@@ -97,5 +97,5 @@ def test_command_says_it_once_on_stderr(tmp_path: Path, capsys: pytest.CaptureFi
         cv2.imwrite(str(path), photograph(path.stem + ".jpg"))
     assert main(["predict", "demo", *map(str, images), "-o", str(tmp_path / "out")]) == 0
     captured = capsys.readouterr()
-    assert captured.err.count("knows drawn streets only") == 1
+    assert captured.err.count("knows only drawn streets") == 1
     assert "drawn streets" not in captured.out

@@ -319,13 +319,16 @@ def test_interruption_keeps_a_valid_part(number: int, code: int, tmp_path: Path)
     write_clip(tmp_path / "clip.mp4", Clip(frames=400, rate=Fraction(25), audio="aac"))
     command = [sys.executable, "-c", CHILD, "out.mp4"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    child = subprocess.Popen(command, cwd=tmp_path, text=True, **pipes)  # type: ignore[call-overload]
-    assert child.stdout.readline() == "well under way\n", child.communicate()
-    child.send_signal(number)
-    if number == signal.SIGHUP:  # a terminal may send it twice when it is closed
-        time.sleep(0.02)
+    with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as child:  # type: ignore[call-overload]
+        assert child.stdout.readline() == "well under way\n", child.communicate()
         child.send_signal(number)
-    _, errors = child.communicate(timeout=PATIENCE)
+        if number == signal.SIGHUP:  # a terminal may send it twice when it is closed
+            time.sleep(0.02)
+            child.send_signal(number)
+        try:
+            _, errors = child.communicate(timeout=PATIENCE)
+        finally:
+            child.kill()
     assert child.returncode == code, errors
     assert "out.partial.mp4" in errors
     assert "Traceback" not in errors

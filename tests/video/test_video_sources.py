@@ -118,8 +118,11 @@ def test_ctrl_c_ends_the_wait_for_a_pipe(tmp_path: Path) -> None:
         writers: list[int] = []
         assert eventually(lambda: bool(writers or open_for_writing(tmp_path / "fifo", writers)))
         child.send_signal(signal.SIGINT)  # it waits for the first byte now
-        _, errors = child.communicate(timeout=PATIENCE)
-        os.close(writers[0])
+        try:
+            _, errors = child.communicate(timeout=PATIENCE)
+        finally:
+            child.kill()
+            os.close(writers[0])
     assert child.returncode == 130, errors
     assert "Traceback" not in errors
 
