@@ -9,12 +9,12 @@ import reprlib
 import types
 import typing
 from collections.abc import Callable
-from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from alignseg_infer.arrays import plain_value
+from alignseg_infer.backports import StrEnum
 from alignseg_infer.errors import OptionError
 from alignseg_infer.text import near_words
 

@@ -11,7 +11,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -38,6 +37,7 @@ from tests.support.pages import (
     name_of,
     parse_options,
 )
+from tests.support.project import PROJECT
 from tests.test_rooms import FLOORS
 
 ROOMS = (room for floor in FLOORS for room in floor)
@@ -238,8 +238,7 @@ def test_a_signed_model_is_verified_as_shown_and_a_changed_one_is_not(tmp_path: 
 
 
 def test_the_table_of_licences_has_each_package_that_is_installed() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = {"": project["dependencies"], **project["optional-dependencies"]}
+    extras = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
     del extras["test"]  # nobody passes these on
     needed: dict[str, set[str]] = {}
     for extra, requirements in extras.items():
@@ -256,8 +255,7 @@ def test_the_table_of_licences_has_each_package_that_is_installed() -> None:
 
 
 def test_extras_exist() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
+    extras = PROJECT["optional-dependencies"]
     for page in DOCS:
         for names in re.findall(r"'\.\[([\w,-]+)\]'", page.read_text(encoding="utf-8")):
             assert set(names.split(",")) <= set(extras), names

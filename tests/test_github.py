@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import yaml
 
 from alignseg_infer.cli import COMMANDS, main
+from tests.support.project import PROJECT, PYPROJECT
 from tests.test_rooms import FLOORS
 
 ROOT = Path(__file__).parent.parent
@@ -86,12 +86,19 @@ def test_commands_that_are_named_exist(path: Path, capsys: pytest.CaptureFixture
 def test_hooks_are_tools_of_the_extra_for_tests() -> None:
     (repository,) = loaded(ROOT / ".pre-commit-config.yaml")["repos"]
     assert repository["repo"] == "local"
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    tools = {re.split("[>=]", one)[0] for one in project["optional-dependencies"]["test"]}
+    tools = {re.split("[>=]", one)[0] for one in PROJECT["optional-dependencies"]["test"]}
     for hook in repository["hooks"]:
         assert hook["language"] == "system"
         assert hook["entry"].split()[0] in tools
     assert [hook["id"] for hook in repository["hooks"]] == ["ruff", "ruff-format", "mypy"]
+
+
+def test_types_are_checked_with_the_oldest_python_that_installs() -> None:
+    oldest = PROJECT["requires-python"].removeprefix(">=")
+    assert f"mypy --python-version {oldest} " in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert PYPROJECT["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+    known = {f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)}
+    assert known <= set(PROJECT["classifiers"])
 
 
 def test_contributing_installs_what_the_script_installs() -> None:

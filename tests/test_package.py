@@ -10,6 +10,8 @@ import pytest
 import alignseg_infer
 
 LIGHT = {"alignseg_infer", "numpy", "cv2"}
+if sys.version_info < (3, 11):
+    LIGHT.add("typing_extensions")
 HEAVY = ["torch", "onnx", "onnxruntime", "onnxscript", "safetensors", "PIL", "scipy", "rich"]
 
 

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "alignseg_infer"
 FLOORS = [
-    ["version"],
+    ["backports", "version"],
     ["errors", "arrays", "progress", "text"],
     ["choices", "files", "packages"],
     ["spec"],

@@ -1,10 +1,10 @@
 """What can run a model: one module for each, imported only when a model needs it."""
 
-from enum import StrEnum
 from pathlib import Path
 
 from alignseg_infer.arrays import plain_value
 from alignseg_infer.backend import Backend
+from alignseg_infer.backports import StrEnum
 from alignseg_infer.choices import choose
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import ModelFileError, OptionError

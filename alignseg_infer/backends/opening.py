@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from alignseg_infer.arrays import Size, plain_value
 from alignseg_infer.backend import Backend, ImageBackend, LimitedBackend
 from alignseg_infer.backends import open_backend
+from alignseg_infer.backports import Self
 from alignseg_infer.demo import DEMO, model_path
 from alignseg_infer.errors import MissingDependencyError, ModelFileError, OptionError
 from alignseg_infer.inference.averaging import Mode, averaging_for

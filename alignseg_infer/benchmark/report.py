@@ -4,13 +4,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Size
+from alignseg_infer.backports import Self, StrEnum
 from alignseg_infer.benchmark.footprint import Footprint
 from alignseg_infer.benchmark.machine import Machine
 from alignseg_infer.text import markdown_table, markdown_text

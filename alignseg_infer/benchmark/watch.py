@@ -41,7 +41,7 @@ class MachineWatch:
             system=platform.platform(),
             python=platform.python_version(),
             versions=loaded_versions(),
-            date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             load=self._load,
             others=others,
             gpus=gpus,

@@ -7,12 +7,12 @@ own, and they do not leave the primary one current: wrap calls in `Cuda.current`
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.backports import StrEnum
 from alignseg_infer.errors import (
     CudaError,
     DeviceError,

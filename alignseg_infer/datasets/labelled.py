@@ -15,7 +15,6 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, Labels
+from alignseg_infer.backports import StrEnum
 from alignseg_infer.choices import choose
 from alignseg_infer.datasets.class_tables import CITYSCAPES, IGNORED
 from alignseg_infer.errors import AlignSegError, DatasetError, OptionError

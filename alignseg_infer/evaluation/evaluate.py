@@ -9,11 +9,11 @@ Predictions and true labels are compared at the size of the image; neither is re
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import Self
 
 import numpy as np
 
 from alignseg_infer.arrays import Image
+from alignseg_infer.backports import Self
 from alignseg_infer.datasets.class_tables import class_table
 from alignseg_infer.datasets.labelled import (
     Dataset,

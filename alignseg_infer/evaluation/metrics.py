@@ -5,12 +5,13 @@ grouping; the scores of the sum are the scores of the whole dataset.
 """
 
 from dataclasses import dataclass
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, Labels
+from alignseg_infer.backports import Self
 from alignseg_infer.datasets.class_tables import IGNORED
 from alignseg_infer.errors import OptionError
 

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TypeAlias
 
 import numpy as np
 
 from alignseg_infer.arrays import Floats, Size, plain_value
+from alignseg_infer.backports import StrEnum
 from alignseg_infer.choices import choose
 from alignseg_infer.errors import OptionError, SizeError
 from alignseg_infer.inference.tiling import (

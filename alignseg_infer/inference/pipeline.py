@@ -19,9 +19,10 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 from alignseg_infer.backend import OwnProcess
+from alignseg_infer.backports import Self
 from alignseg_infer.errors import OptionError
 
 T = TypeVar("T")

@@ -7,10 +7,11 @@ from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from numbers import Real
 from types import TracebackType
-from typing import Generic, NoReturn, Self, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 import numpy as np
 
+from alignseg_infer.backports import Self
 from alignseg_infer.errors import OptionError, ProcessError
 from alignseg_infer.inference.pipeline import Pipeline, PipelineStopped
 from alignseg_infer.inference.stages import Join, Stages, Wanted, try_one

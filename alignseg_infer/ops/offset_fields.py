@@ -3,9 +3,9 @@
 This module does not need PyTorch, so exported models can be inspected without it.
 """
 
-from enum import StrEnum
 from typing import NamedTuple
 
+from alignseg_infer.backports import StrEnum
 from alignseg_infer.spec.model import SamplingConvention
 
 CONTEXT_BINS = 3  # CAM pools the 1/32 stage to 3 x 3

@@ -7,13 +7,14 @@ another group follows. (cocoapi ``common/maskApi.c``, ``rleToString``.)
 """
 
 from collections.abc import Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Labels, Size
+from alignseg_infer.backports import NotRequired
 from alignseg_infer.results.runs import Positions, Runs, extent_of, runs_by_label
 
 GROUP_BITS = 5

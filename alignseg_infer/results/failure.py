@@ -2,8 +2,8 @@
 
 import traceback
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Self
+
+from alignseg_infer.backports import Self, StrEnum
 
 
 class OnError(StrEnum):

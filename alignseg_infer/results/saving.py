@@ -10,9 +10,9 @@ with the outlines of `polygons.Polygon`. ``STEM_coco.json`` is a COCO dataset of
 """
 
 from collections.abc import Iterable
-from enum import StrEnum
 from pathlib import Path
 
+from alignseg_infer.backports import StrEnum
 from alignseg_infer.datasets.labelled import require_cityscapes
 from alignseg_infer.errors import OptionError
 from alignseg_infer.files import user_path

@@ -3,9 +3,9 @@
 import dataclasses
 import types
 import typing
-from enum import StrEnum
 from typing import Any, TypeVar
 
+from alignseg_infer.backports import StrEnum
 from alignseg_infer.errors import SpecError
 
 _T = TypeVar("_T")

@@ -9,9 +9,9 @@ import json
 import math
 from collections import Counter
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Self
+from typing import Any
 
+from alignseg_infer.backports import Self, StrEnum
 from alignseg_infer.errors import SpecError
 from alignseg_infer.spec.from_json import dataclass_from_json, unreadable_spec
 

@@ -3,9 +3,9 @@
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Self
 
 from alignseg_infer.arrays import InputShape
+from alignseg_infer.backports import Self
 from alignseg_infer.spec.from_json import dataclass_from_json
 
 

@@ -8,9 +8,9 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from alignseg_infer.arrays import InputShape
+from alignseg_infer.backports import Self
 from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.errors import EngineError, SpecError
 from alignseg_infer.files import require_file

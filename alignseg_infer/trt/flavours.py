@@ -11,9 +11,9 @@ Migration" and "CPU-Only AOT and TensorRT-RTX Engines".
 
 import importlib
 import re
-from enum import StrEnum
 from typing import Any, NamedTuple
 
+from alignseg_infer.backports import StrEnum
 from alignseg_infer.errors import MissingDependencyError, OptionError
 
 

@@ -15,11 +15,8 @@ LARGEST_SD = 576  # rows; like players, take larger frames for BT.709 if they na
 UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED; also AVCOL_PRI_ and AVCOL_TRC_
 # Without these flags swscale drops fractions: a round trip then loses 2 of 255 on average and tints
 # the picture, instead of losing 0.1 (bikes.mp4, FFmpeg 8).
-EXACT = (
-    reformatter.Interpolation.BILINEAR
-    | reformatter.Interpolation.ACCURATE_RND
-    | reformatter.Interpolation.FULL_CHR_H_INT
-)
+# PyAV names the last two since 18; 17, the newest for Python 3.10, takes their numbers too.
+EXACT = reformatter.Interpolation.BILINEAR.value | 0x40000 | 0x2000  # ACCURATE_RND, FULL_CHR_H_INT
 
 # In planes: with FULL_CHR_H_INT, bgr48le loses the chroma of 4:2:0 (FFmpeg 8, off by 80 of 255).
 WIDE = "gbrp16le"

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +203,7 @@ def machine(commit: str | None) -> str:
     )
     versions = [f"Python {platform.python_version()}", f"CUDA of torch {torch.version.cuda}"]
     versions += [f"{name} {version_of(name)}" for name in PACKAGES]
-    when = datetime.now(UTC).isoformat(timespec="minutes")
+    when = datetime.now(timezone.utc).isoformat(timespec="minutes")
     lines = [gpu, limits(), state(), ", ".join(versions)]
     return "\n".join(f"- {line}" for line in [*lines, f"{when}, commit {commit or commit_here()}"])
 

@@ -8,11 +8,11 @@ import itertools
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.backports import StrEnum
 from alignseg_infer.cuda.plans import ANY_TAPS, VECTOR_BYTES, aligned_add_taps
 from alignseg_infer.spec.model import SamplingConvention
 

@@ -2,11 +2,11 @@
 
 import argparse
 import re
-from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
 
 from alignseg_infer.arrays import InputShape, Size
+from alignseg_infer.backports import StrEnum
 from alignseg_infer.files import user_path
 from alignseg_infer.pixels.encoded import MAX_PIXELS
 

@@ -8,10 +8,10 @@ output only through the places that are sampled.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 
 import onnx_ir
 
+from alignseg_infer.backports import StrEnum
 from alignseg_infer.spec.plugin_contract import PLUGIN_OPS
 
 STEM = "stem"

@@ -13,12 +13,12 @@ only one range to choose from, the full one (128 bins for 128 levels).
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.backports import Self, StrEnum
 from alignseg_infer.errors import ModelError
 
 BINS = 4096

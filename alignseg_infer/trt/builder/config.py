@@ -1,8 +1,9 @@
 """TensorRT's objects for a build, and their configuration."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
+from alignseg_infer.backports import Self
 from alignseg_infer.errors import BuildError, OptionError
 from alignseg_infer.trt.builder.options import (
     MEBIBYTE,

@@ -2,10 +2,10 @@
 
 import dataclasses
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from alignseg_infer.arrays import InputShape
+from alignseg_infer.backports import StrEnum
 from alignseg_infer.choices import convert_choices
 from alignseg_infer.errors import OptionError
 from alignseg_infer.pixels.preprocess import require_input_size

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, InputShape, Size
 from alignseg_infer.backend import LabelledBatch, OwnProcess, keep_in_forks, parse_device
+from alignseg_infer.backports import Self
 from alignseg_infer.cuda.base import Cuda, CudaPackage
 from alignseg_infer.cuda.device_images import require_right_results
 from alignseg_infer.cuda.kernels import IMAGE_KERNELS, Kernels
