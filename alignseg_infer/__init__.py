@@ -5,14 +5,15 @@
     result = Predictor("alignseg.onnx")("street.jpg")
     result.save("out/street")
 
-`export_onnx`, `export_engine`, `verify` and `segment_video` do what commands of ``alignseg`` do.
+`export_onnx`, `export_engine`, `adopt_engine`, `verify` and `segment_video` do what commands of
+``alignseg`` do.
 
 Importing this loads NumPy and OpenCV, nothing heavier; runtimes are loaded when a model is. It also
 sets ``ORT_DISABLE_TELEMETRY=1`` unless that variable is set, see
 `alignseg_infer.backends.telemetry`.
 """
 
-from alignseg_infer.api import export_engine, export_onnx, segment_video, verify
+from alignseg_infer.api import adopt_engine, export_engine, export_onnx, segment_video, verify
 from alignseg_infer.backends.telemetry import disable_onnxruntime_telemetry as _disable_telemetry
 from alignseg_infer.errors import (
     AlignSegError,
@@ -75,6 +76,7 @@ __all__ = [
     "StageTimes",
     "VerificationError",
     "VideoError",
+    "adopt_engine",
     "export_engine",
     "export_onnx",
     "segment_video",

@@ -1,7 +1,7 @@
 """The public functions. Each loads what it needs when it is called.
 
-The commands ``alignseg export-onnx``, ``export-trt``, ``verify`` and ``video`` do the same, with
-options of the same names.
+The commands ``alignseg export-onnx``, ``export-trt``, ``adopt``, ``verify`` and ``video`` do the
+same, with options of the same names.
 """
 
 import os
@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from alignseg_infer.arrays import Image, Size, plain_value
-from alignseg_infer.choices import check_kinds
-from alignseg_infer.errors import OptionError
+from alignseg_infer.choices import check_kinds, choose
+from alignseg_infer.errors import INSTALL_ONNX, OptionError
 from alignseg_infer.files import user_path
 from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import ClassSpec
+from alignseg_infer.trt.flavours import Flavour
 
 if TYPE_CHECKING:
     from alignseg_infer.export.make import EngineReport, OnnxReport
     from alignseg_infer.progress import ProgressBars
     from alignseg_infer.spec.verification import Verification
     from alignseg_infer.trt.builder.progress import Phase, PhaseBars
+    from alignseg_infer.trt.engine_file import EngineFacts
     from alignseg_infer.video.frames import FrameSource
     from alignseg_infer.video.process import VideoSummary
 
@@ -274,6 +276,60 @@ def export_engine(
     recipe = recipe_for(arguments)
     return make_engine(
         model, destination, recipe, options, bars=_bars(progress), phases=_phases(progress)
+    )
+
+
+@check_kinds
+def adopt_engine(
+    engine: str | Path,
+    model: str | Path,
+    *,
+    flavour: str = "tensorrt",
+    device: str = "cuda",
+    version_compatible: bool = False,
+    plugin: str | Path | None = None,
+) -> "EngineFacts":
+    """Write the facts of an engine that another tool built, such as trtexec, so that it can run.
+
+    The engine is loaded, and its tensors are compared with the model's: names, types, number of
+    classes, fixed size and batch. Nothing tells whether it computes the same, so it counts as not
+    verified until `verify` has compared it. ::
+
+        adopt_engine("alignseg.engine", "alignseg.onnx")
+        verify("alignseg.engine", "alignseg.onnx", "leftImg8bit/val")
+
+    Args:
+        engine: The plan file. Its facts are written to a ``.json`` file beside it.
+        model: The ``.onnx`` of this package that it was built from.
+        flavour: ``"tensorrt"`` or ``"tensorrt-rtx"``: what built it.
+        device: ``"cuda"`` or ``"cuda:1"``: the GPU that built it.
+        version_compatible: Whether it was built for later versions of TensorRT too
+            (``--versionCompatible``). It contains code then, which is run.
+        plugin: Library of TensorRT plugins, if the model needs them.
+
+    Returns:
+        The facts.
+
+    Raises:
+        EngineError: The engine cannot be loaded, does not fit the model, or has its facts already.
+        ModelFileError: The model cannot be read, or was not exported by this package.
+        DeviceError: There is no driver, or no such GPU.
+        MissingDependencyError: A package is not installed.
+        OptionError: An argument cannot be used.
+        OutputError: The facts cannot be written.
+    """
+    from alignseg_infer.packages import require_packages
+
+    require_packages(("onnx",), INSTALL_ONNX)
+    from alignseg_infer.trt.adopting import adopt_engine as adopt
+
+    return adopt(
+        user_path(engine),
+        user_path(model),
+        flavour=choose(Flavour, flavour, "flavour"),
+        device=device,
+        version_compatible=version_compatible,
+        plugin=_path(plugin),
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from alignseg_infer.cli.commands import (
+    adopt,
     bench,
     demo,
     evaluate,
@@ -50,6 +51,7 @@ COMMANDS = {
     "inspect": inspect_model,
     "export-onnx": export_onnx,
     "export-trt": export_trt,
+    "adopt": adopt,
     "verify": verify,
     "offsets": offsets,
     "sensitivity": sensitivity,

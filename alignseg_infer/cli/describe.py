@@ -54,6 +54,8 @@ def _profile_text(profile: Profile) -> str:
 
 
 def _layers_text(facts: EngineFacts) -> str:
+    if not facts.layers:
+        return "not known, since another tool built it"
     shown = [layer for layer in facts.layers if layer.kind in _SHOWN_LAYERS]
     counts = [f"{layer.count} {layer.kind} {layer.data_type}" for layer in shown]
     others = sum(layer.count for layer in facts.layers) - sum(layer.count for layer in shown)

@@ -11,10 +11,12 @@ Migration" and "CPU-Only AOT and TensorRT-RTX Engines".
 
 import importlib
 import re
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, cast
 
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.errors import MissingDependencyError, OptionError
+from alignseg_infer.trt import bindings as api
 
 
 class Flavour(StrEnum):
@@ -32,6 +34,55 @@ _INSTALL = {
 _OLDEST = {Flavour.TENSORRT: (10, 0), Flavour.TENSORRT_RTX: (1, 0)}
 
 
+class Module(Protocol):
+    """The names in ``tensorrt`` that this package uses."""
+
+    @property
+    def __version__(self) -> str: ...
+    @property
+    def Builder(self) -> Callable[[api.ILogger], api.Builder]: ...
+    @property
+    def OnnxParser(self) -> Callable[[api.INetworkDefinition, api.ILogger], api.OnnxParser]: ...
+    @property
+    def Runtime(self) -> Callable[[api.ILogger], api.Runtime]: ...
+    @property
+    def ILogger(self) -> type[api.ILogger]: ...
+    @property
+    def IProgressMonitor(self) -> type[api.IProgressMonitor]: ...
+    @property
+    def IUnaryLayer(self) -> type[api.IUnaryLayer]: ...
+    @property
+    def IGridSampleLayer(self) -> type[api.IGridSampleLayer]: ...
+    @property
+    def IResizeLayer(self) -> type[api.IResizeLayer]: ...
+    @property
+    def IPluginV3Layer(self) -> type[api.IPluginV3Layer]: ...
+    @property
+    def BuilderFlag(self) -> api.BuilderFlag: ...
+    @property
+    def HardwareCompatibilityLevel(self) -> api.HardwareCompatibilityLevel: ...
+    @property
+    def LayerInformationFormat(self) -> api.LayerInformationFormat: ...
+    @property
+    def MemoryPoolType(self) -> api.MemoryPoolType: ...
+    @property
+    def NetworkDefinitionCreationFlag(self) -> api.NetworkDefinitionCreationFlag: ...
+    @property
+    def PluginCapabilityType(self) -> api.PluginCapabilityType: ...
+    @property
+    def ProfilingVerbosity(self) -> api.ProfilingVerbosity: ...
+    def get_plugin_registry(self) -> api.IPluginRegistry: ...
+
+
+class RtxModule(Module, Protocol):
+    """The names in ``tensorrt_rtx`` that this package uses."""
+
+    @property
+    def ComputeCapability(self) -> api.RtxComputeCapability: ...
+    @property
+    def CudaGraphStrategy(self) -> api.RtxCudaGraphStrategy: ...
+
+
 class TensorRT(NamedTuple):
     """An imported TensorRT.
 
@@ -42,7 +93,7 @@ class TensorRT(NamedTuple):
     """
 
     flavour: Flavour
-    module: Any
+    module: Module
     version: tuple[int, ...]
 
     @property
@@ -59,7 +110,7 @@ def load_tensorrt(flavour: Flavour) -> TensorRT:
     """
     name = flavour.value.replace("-", "_")
     try:
-        module = importlib.import_module(name)
+        module = cast("Module", importlib.import_module(name))
     except ImportError as error:
         raise MissingDependencyError(
             f"the Python package {name} cannot be imported: {error}",
@@ -87,14 +138,16 @@ def captures_graphs_itself(tensorrt: TensorRT) -> bool:
     return hasattr(tensorrt.module, "CudaGraphStrategy")
 
 
-def new_runtime_cache(tensorrt: TensorRT, engine: Any) -> Any | None:
+def new_runtime_cache(tensorrt: TensorRT, engine: api.ICudaEngine) -> api.RtxIRuntimeCache | None:
     """Return an empty cache for kernels that TensorRT-RTX compiles at run time, or None."""
     if tensorrt.flavour is not Flavour.TENSORRT_RTX:
         return None
-    return engine.create_runtime_config().create_runtime_cache()
+    return cast("api.RtxICudaEngine", engine).create_runtime_config().create_runtime_cache()
 
 
-def new_context(tensorrt: TensorRT, engine: Any, cache: Any | None) -> Any:
+def new_context(
+    tensorrt: TensorRT, engine: api.ICudaEngine, cache: api.RtxIRuntimeCache | None
+) -> api.IExecutionContext | None:
     """Create an execution context with its memory; None on failure, with a message in the log.
 
     Args:
@@ -104,20 +157,21 @@ def new_context(tensorrt: TensorRT, engine: Any, cache: Any | None) -> Any:
     """
     if tensorrt.flavour is not Flavour.TENSORRT_RTX:
         return engine.create_execution_context()
+    engine = cast("api.RtxICudaEngine", engine)
     config = engine.create_runtime_config()
     if cache is not None:
         config.set_runtime_cache(cache)
     if captures_graphs_itself(tensorrt):
-        strategy = tensorrt.module.CudaGraphStrategy
+        strategy = cast("RtxModule", tensorrt.module).CudaGraphStrategy
         config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE
     return engine.create_execution_context(config)
 
 
-def context_memory(tensorrt: TensorRT, engine: Any) -> int:
+def context_memory(tensorrt: TensorRT, engine: api.ICudaEngine) -> int:
     """Return the bytes of GPU memory that one execution context needs for activations."""
     if tensorrt.flavour is Flavour.TENSORRT and tensorrt.version < (10, 1):
-        return int(engine.device_memory_size)
-    return int(engine.device_memory_size_v2)
+        return engine.device_memory_size
+    return engine.device_memory_size_v2
 
 
 class _Only(NamedTuple):
@@ -163,7 +217,7 @@ def require_option_of(flavour: Flavour, option: str) -> None:
         )
 
 
-def typed_network(tensorrt: TensorRT, builder: Any) -> Any:
+def typed_network(tensorrt: TensorRT, builder: api.Builder) -> api.INetworkDefinition:
     """Create an empty network whose tensors keep the types that the graph gives them."""
     flag = tensorrt.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     return builder.create_network(1 << int(flag))
@@ -175,13 +229,13 @@ RTX_DEFAULT = ("8.0", "8.6", "8.9", "12.0")
 RTX_DEFAULT_TEXT = "8.0, 8.6, 8.9, 12.0 and later"
 
 
-def compute_capability(tensorrt: TensorRT, text: str) -> Any:
+def compute_capability(tensorrt: TensorRT, text: str) -> api.Enumerator:
     """Turn ``8.9`` into ``ComputeCapability.SM89`` of TensorRT for RTX.
 
     Raises:
         OptionError: TensorRT for RTX cannot build for this compute capability.
     """
-    members = tensorrt.module.ComputeCapability.__members__
+    members = cast("RtxModule", tensorrt.module).ComputeCapability.__members__
     numbers = {name[2:-1] + "." + name[-1]: name for name in members if name.startswith("SM")}
     if text not in numbers:
         raise OptionError(

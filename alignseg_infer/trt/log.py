@@ -2,9 +2,10 @@
 
 import logging
 from collections import deque
-from typing import Any
+from typing import Protocol
 
-from alignseg_infer.trt.flavours import TensorRT
+from alignseg_infer.trt.bindings import Enumerator, ILogger
+from alignseg_infer.trt.flavours import Module, TensorRT
 
 logger = logging.getLogger(__name__)
 
@@ -13,23 +14,31 @@ NO_REASON = "TensorRT gives no reason"
 _TELLING = ("ERROR", "INTERNAL_ERROR")
 
 
-def new_log(tensorrt: TensorRT) -> Any:
+class ErrorLog(ILogger, Protocol):
+    """A logger that keeps errors."""
+
+    def take_errors(self) -> str:
+        """Return the errors since the last call in one line."""
+        ...
+
+
+def new_log(tensorrt: TensorRT) -> ErrorLog:
     """Create a logger that passes warnings to our log and keeps errors for `take_errors`.
 
     It must outlive every object made with it ("ILogger" in TensorRT's Python API reference).
     """
-    module: Any = tensorrt.module
+    module = tensorrt.module
 
-    class Log(module.ILogger):  # type: ignore[misc]  # the base class is known only at run time
+    class Log(module.ILogger):  # type: ignore[misc,name-defined]  # known only at run time
         def __init__(self) -> None:
             module.ILogger.__init__(self)
             self._errors: deque[str] = deque(maxlen=_KEPT)
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: Enumerator, msg: str) -> None:
             if severity.name in _TELLING and len(self._errors) < _KEPT:
-                self._errors.append(message.strip())
+                self._errors.append(msg.strip())
             elif severity.name == "WARNING":
-                logger.warning("%s: %s", tensorrt.flavour, message.strip())
+                logger.warning("%s: %s", tensorrt.flavour, msg.strip())
 
         def take_errors(self) -> str:
             errors = [self._errors.popleft() for _ in range(len(self._errors))]
@@ -58,14 +67,14 @@ class Messages:
             self.warnings.append(message)
 
 
-def new_logger(module: Any, messages: Messages) -> Any:
+def new_logger(module: Module, messages: Messages) -> ILogger:
     """Create a TensorRT logger that writes to `messages`; it must outlive what is made with it."""
 
-    class Collecting(module.ILogger):  # type: ignore[misc]
+    class Collecting(module.ILogger):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
             module.ILogger.__init__(self)
 
-        def log(self, severity: Any, message: str) -> None:
-            messages.add(severity.name, message)
+        def log(self, severity: Enumerator, msg: str) -> None:
+            messages.add(severity.name, msg)
 
     return Collecting()

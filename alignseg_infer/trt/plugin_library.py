@@ -10,11 +10,11 @@ import os
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from alignseg_infer.errors import AlignSegError
 from alignseg_infer.files import user_path
 from alignseg_infer.spec.plugin_contract import NAMESPACE
+from alignseg_infer.trt.bindings import IPluginRegistry
 from alignseg_infer.trt.flavours import Flavour, TensorRT
 
 LIBRARY_VARIABLE = "ALIGNSEG_PLUGIN"
@@ -142,7 +142,7 @@ def _require_same_major(library: Path, tensorrt: TensorRT, error: type[AlignSegE
         )
 
 
-def _find_missing(registry: Any, needed: Collection[str]) -> list[str]:
+def _find_missing(registry: IPluginRegistry, needed: Collection[str]) -> list[str]:
     """Return the needed plugins that the registry lacks, without a query, which logs an error."""
     present = {
         f"{creator.name}/{creator.plugin_version}"

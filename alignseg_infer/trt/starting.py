@@ -3,16 +3,18 @@
 import importlib.metadata
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 from alignseg_infer.cuda.opening import driver_cuda_version
 from alignseg_infer.errors import DeviceError
 from alignseg_infer.trt.flavours import Flavour, TensorRT
 
+_T = TypeVar("_T")
+
 NO_OBJECT = "nullptr"  # in the message of pybind11, whose factory returned no object
 
 
-def start(tensorrt: TensorRT, make: Callable[[], Any], logged: Callable[[], str]) -> Any:
+def start(tensorrt: TensorRT, make: Callable[[], _T], logged: Callable[[], str]) -> _T:
     """Return TensorRT's builder or runtime.
 
     Args:

@@ -17,6 +17,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 COMMAND = re.compile(r"alignseg ([a-z]+(?:-[a-z]+)?)((?: (?!or |and )[^\s;,)]+)*)")
 OTHER_PROGRAMS = (
     "nvidia-smi",
+    "trtexec",
     "pip install",
     "cmake",
     "--gpu-architecture",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from alignseg_infer.files import sha256_of
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.spec.model import ExportSpec, OutputKind, Precision, Sampler
 from alignseg_infer.trt.engine_file import EngineFacts, Profile, sidecar_path
-from alignseg_infer.trt.flavours import Flavour, TensorRT
+from alignseg_infer.trt.flavours import Flavour, Module, TensorRT
 from tests.support.models import SMALL_SPEC
 
 ADA = Gpu("NVIDIA L4", "8.9")
@@ -278,7 +278,7 @@ class FakeTensorRT:
         return self.registry
 
     def loaded(self, version: tuple[int, ...] = VERSION) -> TensorRT:
-        return TensorRT(Flavour.TENSORRT, self, version)
+        return TensorRT(Flavour.TENSORRT, cast("Module", self), version)
 
 
 class FakeTensorRTRTX(FakeTensorRT):
@@ -287,7 +287,7 @@ class FakeTensorRTRTX(FakeTensorRT):
     CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
 
     def loaded(self, version: tuple[int, ...] = VERSION) -> TensorRT:
-        return TensorRT(Flavour.TENSORRT_RTX, self, version)
+        return TensorRT(Flavour.TENSORRT_RTX, cast("Module", self), version)
 
 
 class FakeRegistry:
@@ -418,6 +418,14 @@ class FakeEngine:
     def get_tensor_dtype(self, name: str) -> Any:
         return SimpleNamespace(name=self._tensor(name)[2])
 
+    @property
+    def hardware_compatibility_level(self) -> Any:
+        return SimpleNamespace(name=self.plan.get("level", "NONE"))
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        shape: list[int] = self.plan["shapes"][name]
+        return tuple(shape)
+
     def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
         assert (name, index) == ("image", 0)
         return [tuple(shape) for shape in self.plan["profile"]]
@@ -514,6 +522,10 @@ def plan_of(output: str = "logits", data_type: str = "FLOAT", **changes: Any) ->
     plan = {
         "tensors": [["image", "INPUT", "FLOAT"], [output, "OUTPUT", data_type]],
         "profile": [[s.batch, 3, s.height, s.width] for s in shapes],
+        "shapes": {
+            "image": [-1, 3, -1, -1],
+            output: [-1, 19, -1, -1] if output == "logits" else [-1, -1, -1],
+        },
     }
     return json.dumps({**plan, **changes}).encode()
 

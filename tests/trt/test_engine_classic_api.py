@@ -10,6 +10,7 @@ is that of JetPack 6.2, 10.16 that of JetPack 7.2.
 
 import contextlib
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -26,6 +27,8 @@ import pytest
 
 import alignseg_infer
 from alignseg_infer.spec.plugin_contract import PLUGIN_OPS
+from alignseg_infer.trt import bindings as api
+from alignseg_infer.trt import flavours
 from tests.support.export_kinds import LABELS_AND_OFFSETS
 from tests.support.fetching import fetched
 from tests.support.plugin_harness import SANITIZE, build_library
@@ -38,9 +41,6 @@ PACKAGES = {
     "10.3.0": "tensorrt-cu12-bindings==10.3.0",
 }
 SOURCES = Path(alignseg_infer.__file__).parent
-RTX_ONLY = {"ComputeCapability", "num_compute_capabilities"}
-RTX_ONLY |= {"set_compute_capability", "CudaGraphStrategy", "cuda_graph_strategy"}
-RTX_ONLY |= {"set_runtime_cache"}
 
 Run = Callable[..., dict[str, Any]]
 Export = Callable[..., Path]
@@ -339,39 +339,6 @@ def test_a_plugin_that_a_library_lacks_is_named(run: Run, plugin_library: Path) 
     assert "does not provide the TensorRT plugins AlignedAdd/2\n" in result["seen"]["error"]
 
 
-def used_names() -> dict[str, list[str]]:
-    """Return the names in TensorRT that our code uses, by class."""
-    files = sorted(SOURCES.glob("trt/**/*.py"))
-    text = "\n".join(file.read_text() for file in files)
-    text = re.sub(r"\balignseg_infer\.[\w.]+", "", text)  # our own module named builder
-    owners = {
-        "IBuilderConfig": r"\bconfig\.(\w+)",
-        "Builder": r"(?<!trt\.)\bbuilder\.(\w+)",
-        "OnnxParser": r"\bparser\.(\w+)",
-        "INetworkDefinition": r"(?<!\.)\bnetwork\.((?:get|num)_\w+)",
-        "ParserError": r"\berror\.(desc|node\w*)",
-        "IGridSampleLayer": r"\blayer\.((?!resize)\w+_mode|align_corners|get_\w+|num_\w+)",
-        "IResizeLayer": r"\blayer\.(resize_mode|coordinate_transformation)",
-        "IOptimizationProfile": r"\bdescribed\.(\w+)",
-        "ITimingCache": r"\bcache\.((?:combine|serialize)\w*)",
-        "IPluginRegistry": r"\bregistry\.(\w+)",
-        "IPluginCreatorV3One": r"\bcreator\.(\w+)",
-        "IPluginV3Layer": r"\blayer\.(plugin)\b",
-        "IPluginV3": r"\blayer\.plugin\.(\w+)",
-        "IPluginV3OneCore": r"\bcore\.(plugin_\w+)",
-        "Runtime": r"\bruntime\.(engine_host\w+|deserialize\w+)",
-    }
-    names = {owner: re.findall(pattern, text) for owner, pattern in owners.items()}
-    names |= {function: [] for function in re.findall(r"\bmodule\.(get_\w+)", text)}
-    for found in re.findall(r"\bmodule\.([A-Z]\w+)(?:\.([A-Z_]+)\b)?", text):
-        names.setdefault(found[0], []).extend(filter(None, found[1:]))
-    return {
-        owner: sorted(set(found) - RTX_ONLY)
-        for owner, found in names.items()
-        if owner not in RTX_ONLY
-    }
-
-
 def test_resize_layers_are_read_back(run: Run, export_small: Export, tmp_path: Path) -> None:
     onnx = export_small(**LABELS_AND_OFFSETS)
     kinds = {
@@ -381,26 +348,92 @@ def test_resize_layers_are_read_back(run: Run, export_small: Export, tmp_path: P
     assert kinds["RESIZE", "FLOAT"] == 10  # the last upsamples the logits
 
 
+def described(owner: type) -> dict[str, list[str] | None]:
+    """Return the members that a class of `bindings` names, with the parameters of methods."""
+    classes = [one for one in owner.__mro__ if one.__module__ in (api.__name__, flavours.__name__)]
+    members: dict[str, list[str] | None] = {}
+    for one in classes:
+        members |= dict.fromkeys(one.__annotations__)
+        for name, member in vars(one).items():
+            if isinstance(member, property):
+                members[name] = None
+            elif inspect.isfunction(member) and not name.startswith("_"):
+                members[name] = list(inspect.signature(member).parameters)[1:]
+    return members
+
+
+def described_classes(prefix: str = "") -> dict[str, dict[str, list[str] | None]]:
+    """Return the classes of `bindings` with this prefix, without it, and what they name."""
+    owners = [one for one in vars(api).values() if getattr(one, "_is_protocol", False)]
+    owners = [one for one in owners if one.__module__ == api.__name__]
+    return {
+        one.__name__.removeprefix(prefix): described(one)
+        for one in owners
+        if one.__name__.startswith("Rtx") is bool(prefix) and one is not api.Enumerator
+    }
+
+
+def find_wrong(names: dict[str, dict[str, list[str] | None]], module: Any) -> list[str]:
+    """Return what `module` does not have, or has with other parameters, as its docstrings say."""
+    wrong = []
+    for owner, members in names.items():
+        for name, parameters in members.items():
+            real = getattr(getattr(module, owner, None), name, None)
+            if real is None:
+                wrong.append(f"{owner}.{name}")
+            elif parameters is not None:
+                signatures = re.findall(rf"\b{name}\((.*)\)", real.__doc__ or "")
+                told = [re.findall(r"(?:^|, )(\w+)(?=[:,=)]|$)", one) for one in signatures]
+                told = [[one for one in names if one != "self"] for names in told]
+                unnamed = [f"arg{index}" for index in range(len(parameters))]
+                if not any(names[: len(parameters)] in (parameters, unnamed) for names in told):
+                    wrong.append(f"{owner}.{name}{parameters}, not {told}")
+    return wrong
+
+
+OF_10 = "ICudaEngine.device_memory_size"  # asked for in 10.0 only
+
+
 @pytest.mark.parametrize("wanted", PACKAGES)
-def test_names_exist(in_child: Callable[..., Run], wanted: str) -> None:
-    names = used_names()
-    assert "create_timing_cache" in names["IBuilderConfig"]
-    assert "parse_from_file" in names["OnnxParser"]
-    assert "get_plugin_registry" in names
-    assert names["IPluginRegistry"] == ["all_creators", "load_library"]
-    assert names["IPluginV3"] == ["get_capability_interface"]
-    assert names["IResizeLayer"] == ["coordinate_transformation", "resize_mode"]
-    assert names["IPluginV3OneCore"] == ["plugin_name", "plugin_version"]
-    assert "engine_host_code_allowed" in names["Runtime"]
-    assert "plugins_to_serialize" in names["IBuilderConfig"]
-    assert "STRONGLY_TYPED" in names["NetworkDefinitionCreationFlag"]
-    assert sum(map(len, names.values())) > 40
+def test_the_real_bindings_are_as_described(in_child: Callable[..., Run], wanted: str) -> None:
+    names = described_classes()
+    module = described(flavours.Module)
+    assert names["IBuilderConfig"]["set_memory_pool_limit"] == ["pool", "pool_size"]
+    assert names["BuilderFlag"] == {"TF32": None, "VERSION_COMPATIBLE": None}
+    assert len(module) > 15
     program = """
-        import json
-        names = json.loads(sys.argv[1])
-        missing = [f"{o}.{n}" for o in names for n in names[o]
-                   if not hasattr(getattr(tensorrt_bindings, o, None), n)]
-        missing += [o for o in names if not hasattr(tensorrt_bindings, o)]
-        print(json.dumps({"missing": missing, "version": tensorrt_bindings.__version__}))
-    """
-    assert in_child(wanted)(program, json.dumps(names)) == {"missing": [], "version": wanted}
+        import inspect, json, re
+        from typing import Any
+        SOURCE
+        names, module = json.loads(sys.argv[1])
+        wrong = find_wrong(names, tensorrt_bindings)
+        wrong += [name for name in module if not hasattr(tensorrt_bindings, name)]
+        print(json.dumps({"wrong": wrong, "version": tensorrt_bindings.__version__}))
+    """.replace("SOURCE", textwrap.indent(inspect.getsource(find_wrong), 8 * " ").lstrip())
+    seen = in_child(wanted)(program, json.dumps([names, module]))
+    assert seen["version"] == wanted
+    assert seen["wrong"] == ([OF_10] if wanted == NEW else [])
+
+
+def test_tensorrt_for_rtx_is_as_described() -> None:
+    module = pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")
+    assert find_wrong(described_classes("Rtx"), module) == [OF_10]
+    assert set(described(flavours.RtxModule)) - set(dir(module)) == set()
+
+
+def test_wrong_names_and_parameters_are_found() -> None:
+    class Real:
+        def good(self) -> None:
+            """good(self: Real, first: int, second: int = 3) -> None"""
+
+        def unnamed(self) -> None:
+            """unnamed(self: Real, arg0: int) -> None"""
+
+    module = type("module", (), {"Owner": Real})
+    assert find_wrong({"Owner": {"good": ["first"]}}, module) == []
+    assert find_wrong({"Owner": {"good": ["first", "second"]}}, module) == []
+    assert len(find_wrong({"Owner": {"good": ["second"]}}, module)) == 1
+    assert len(find_wrong({"Owner": {"unnamed": ["one", "two"]}}, module)) == 1
+    assert find_wrong({"Owner": {"unnamed": ["one"]}}, module) == []
+    assert find_wrong({"Owner": {"bad": None}}, module) == ["Owner.bad"]
+    assert find_wrong({"Other": {"good": []}}, module) == ["Other.good"]

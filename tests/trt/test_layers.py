@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -29,6 +29,7 @@ from alignseg_infer.trt.builder.layers import (
 )
 from alignseg_infer.trt.builder.progress import Phase, Phases, run_stoppable
 from alignseg_infer.trt.engine_file import LayerCount
+from alignseg_infer.trt.flavours import Module
 from alignseg_infer.trt.log import Messages
 
 
@@ -146,7 +147,7 @@ def test_int8_is_values_and_weights_dequantised(reads: list[str], seen: str) -> 
     network = SimpleNamespace(
         num_layers=3, num_inputs=0, num_outputs=0, get_layer=layers.__getitem__
     )
-    assert read_network(None, network).layers[-1].data_type == seen
+    assert read_network(cast("Module", None), network).layers[-1].data_type == seen
 
 
 def test_phases_nest() -> None:

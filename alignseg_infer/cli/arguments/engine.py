@@ -17,11 +17,9 @@ from alignseg_infer.trt.plugin_library import BUILT_LIBRARY, LIBRARY_VARIABLE
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the arguments that `build_options_from` reads."""
     group = parser.add_argument_group("engine options")
-    group.add_argument(
-        "--flavour",
-        choices=choices_of(Flavour),
-        default=Flavour.TENSORRT.value,
-        help="TensorRT to build with: tensorrt builds on the GPU that will run the engine; "
+    add_flavour(
+        group,
+        "TensorRT to build with: tensorrt builds on the GPU that will run the engine; "
         "tensorrt-rtx, for consumer GPUs, builds on any machine (default: tensorrt)",
     )
     _add_shape_arguments(group)
@@ -45,6 +43,24 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_target_arguments(group)
     _add_plugin_arguments(group)
+
+
+def add_flavour(group: argparse._ActionsContainer, text: str) -> None:
+    """Define ``--flavour``."""
+    group.add_argument(
+        "--flavour", choices=choices_of(Flavour), default=Flavour.TENSORRT.value, help=text
+    )
+
+
+def add_plugin(group: argparse._ActionsContainer) -> None:
+    """Define ``--plugin``."""
+    group.add_argument(
+        "--plugin",
+        type=user_path,
+        metavar="LIBRARY",
+        help="library of TensorRT plugins, for a model with --sampler plugin (default: the path "
+        f"in ${LIBRARY_VARIABLE}, else plugins/build/{BUILT_LIBRARY.name} in a checkout)",
+    )
 
 
 def _add_shape_arguments(group: argparse._ArgumentGroup) -> None:
@@ -95,13 +111,7 @@ def _add_target_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_plugin_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--plugin",
-        type=user_path,
-        metavar="LIBRARY",
-        help="library of TensorRT plugins, for a model with --sampler plugin (default: the path "
-        f"in ${LIBRARY_VARIABLE}, else plugins/build/{BUILT_LIBRARY.name} in a checkout)",
-    )
+    add_plugin(group)
     group.add_argument(
         "--embed-plugin",
         action="store_true",

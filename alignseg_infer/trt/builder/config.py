@@ -1,10 +1,11 @@
 """TensorRT's objects for a build, and their configuration."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from alignseg_infer.backports import Self
 from alignseg_infer.errors import BuildError, OptionError
+from alignseg_infer.trt import bindings as api
 from alignseg_infer.trt.builder.options import (
     MEBIBYTE,
     BuildOptions,
@@ -36,8 +37,8 @@ class Session:
 
     tensorrt: TensorRT
     messages: Messages
-    builder: Any
-    network: Any
+    builder: api.Builder
+    network: api.INetworkDefinition
 
     @classmethod
     def of(cls, tensorrt: TensorRT) -> Self:
@@ -69,7 +70,7 @@ def require_builder(options: BuildOptions) -> None:
         load_lean_runtime(tensorrt)
 
 
-def new_config(session: Session, profile: Profile, options: BuildOptions) -> Any:
+def new_config(session: Session, profile: Profile, options: BuildOptions) -> api.IBuilderConfig:
     """Create TensorRT's ``IBuilderConfig`` for `options`, without a timing cache.
 
     If a plugin is to be embedded, `options` come from `plugins.load_plugins`, which finds its path.
@@ -97,7 +98,7 @@ def new_config(session: Session, profile: Profile, options: BuildOptions) -> Any
     return config
 
 
-def _set_targets(tensorrt: TensorRT, config: Any, options: BuildOptions) -> None:
+def _set_targets(tensorrt: TensorRT, config: api.IBuilderConfig, options: BuildOptions) -> None:
     if options.hardware_compatibility is not HardwareCompatibility.NONE:
         name = options.hardware_compatibility.upper().replace("-", "_")
         levels = tensorrt.module.HardwareCompatibilityLevel.__members__
@@ -110,12 +111,13 @@ def _set_targets(tensorrt: TensorRT, config: Any, options: BuildOptions) -> None
         config.hardware_compatibility_level = levels[name]
     targets = [compute_capability(tensorrt, text) for text in options.compute_capabilities]
     if targets:
-        config.num_compute_capabilities = len(targets)
-    for index, target in enumerate(targets):
-        config.set_compute_capability(target, index)
+        rtx = cast("api.RtxIBuilderConfig", config)
+        rtx.num_compute_capabilities = len(targets)
+        for index, target in enumerate(targets):
+            rtx.set_compute_capability(target, index)
 
 
-def _add_profile(session: Session, config: Any, profile: Profile) -> None:
+def _add_profile(session: Session, config: api.IBuilderConfig, profile: Profile) -> None:
     shapes = [shape_tuple(s) for s in (profile.minimum, profile.optimum, profile.maximum)]
     described = session.builder.create_optimization_profile()
     described.set_shape(session.network.get_input(0).name, *shapes)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.cuda.opening import current_gpu
@@ -15,6 +15,7 @@ from alignseg_infer.files import write_atomically
 from alignseg_infer.spec.model import OutputKind, Upsampling
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 from alignseg_infer.spec.verification import Verification
+from alignseg_infer.trt.bindings import ParserError
 from alignseg_infer.trt.builder.config import Session, new_config
 from alignseg_infer.trt.builder.layer_report import describe_layers
 from alignseg_infer.trt.builder.layers import (
@@ -193,7 +194,7 @@ def _parse(session: Session, path: Path) -> None:
     )
 
 
-def _describe_error(error: Any) -> str:
+def _describe_error(error: ParserError) -> str:
     first_line = str(error.desc()).strip().partition("\n")
     more = first_line[2].strip().partition("\n")[0]
     message = f"{first_line[0]}; {more}" if more else first_line[0]

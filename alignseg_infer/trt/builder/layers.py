@@ -5,13 +5,17 @@ The types are those of the parsed network. It is strongly typed, so TensorRT kee
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
 from alignseg_infer.errors import BuildError
 from alignseg_infer.spec.model import Precision, Sampler
 from alignseg_infer.spec.onnx_facts import OnnxFacts
+from alignseg_infer.trt import bindings as api
 from alignseg_infer.trt.engine_file import LayerCount
+from alignseg_infer.trt.flavours import Module
+
+_LayerT = TypeVar("_LayerT", bound=api.ILayer)
 
 PLUGIN_LAYER = "PLUGIN_V3"
 HALF, FLOAT, INT8 = "HALF", "FLOAT", "INT8"
@@ -66,7 +70,7 @@ class Network:
     outputs: tuple[str, ...]
 
 
-def read_network(module: Any, network: Any) -> Network:
+def read_network(module: Module, network: api.INetworkDefinition) -> Network:
     """Read the layers, inputs and outputs of TensorRT's `network`.
 
     Args:
@@ -84,38 +88,41 @@ def read_network(module: Any, network: Any) -> Network:
     return Network(tuple(layers), inputs, outputs)
 
 
-def _layer_from(module: Any, layer: Any, makers: dict[str, str]) -> Layer:
+def _layer_from(module: Module, layer: api.ILayer, makers: dict[str, str]) -> Layer:
     tensors = [layer.get_input(index) for index in range(layer.num_inputs)]
     inputs = tuple(tensor.name for tensor in tensors if tensor is not None)
     outputs = tuple(layer.get_output(index).name for index in range(layer.num_outputs))
     kind, data_type = layer.type.name, layer.get_output(0).dtype.name
     if kind == "CONVOLUTION" and _is_quantised(inputs, makers):
         data_type = INT8
-    own = _read_own_facts(module, layer, kind)
-    return Layer(
-        name=layer.name, kind=kind, data_type=data_type, inputs=inputs, outputs=outputs, **own
-    )
+    read = Layer(name=layer.name, kind=kind, data_type=data_type, inputs=inputs, outputs=outputs)
+    return _with_own_facts(read, module, layer)
 
 
-def _read_own_facts(module: Any, layer: Any, kind: str) -> dict[str, Any]:
-    """Read the attributes that only layers of this `kind` have, by their names in `Layer`."""
-    # The network returns every layer as an ILayer; its class decides which attributes it has.
-    if kind == "UNARY":
-        layer.__class__ = module.IUnaryLayer
-        return {"operation": layer.op.name}
-    if kind == "GRID_SAMPLE":
-        layer.__class__ = module.IGridSampleLayer
-        mode = layer.interpolation_mode.name
-        return {"sampling": (mode, layer.sample_mode.name, bool(layer.align_corners))}
-    if kind == "RESIZE":
-        layer.__class__ = module.IResizeLayer
-        return {"resizing": (layer.resize_mode.name, layer.coordinate_transformation.name)}
-    if kind == PLUGIN_LAYER:
-        layer.__class__ = module.IPluginV3Layer
-        core = layer.plugin.get_capability_interface(module.PluginCapabilityType.CORE)
+def _with_own_facts(read: Layer, module: Module, layer: api.ILayer) -> Layer:
+    """Add the attributes that only layers of this kind have."""
+    if read.kind == "UNARY":
+        return replace(read, operation=_as(module.IUnaryLayer, layer).op.name)
+    if read.kind == "GRID_SAMPLE":
+        grid = _as(module.IGridSampleLayer, layer)
+        mode, outside = grid.interpolation_mode.name, grid.sample_mode.name
+        return replace(read, sampling=(mode, outside, bool(grid.align_corners)))
+    if read.kind == "RESIZE":
+        resize = _as(module.IResizeLayer, layer)
+        modes = (resize.resize_mode.name, resize.coordinate_transformation.name)
+        return replace(read, resizing=modes)
+    if read.kind == PLUGIN_LAYER:
+        plugin = _as(module.IPluginV3Layer, layer).plugin
+        core = plugin.get_capability_interface(module.PluginCapabilityType.CORE)
         if core is not None:  # Python bindings up to 10.3 always return None
-            return {"plugin": f"{core.plugin_name}/{core.plugin_version}"}
-    return {}
+            return replace(read, plugin=f"{core.plugin_name}/{core.plugin_version}")
+    return read
+
+
+def _as(kind: type[_LayerT], layer: api.ILayer) -> _LayerT:
+    """Return a layer of the network, which returns every one as an ILayer, as one of its class."""
+    layer.__class__ = kind
+    return cast("_LayerT", layer)
 
 
 def _is_quantised(inputs: Sequence[str], makers: dict[str, str]) -> bool:

@@ -10,7 +10,10 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
+
+from alignseg_infer.trt.bindings import IProgressMonitor
+from alignseg_infer.trt.flavours import Module
 
 _T = TypeVar("_T")
 
@@ -97,10 +100,10 @@ class Phases:
             self.stop()
 
 
-def new_monitor(module: Any, phases: Phases) -> Any:
+def new_monitor(module: Module, phases: Phases) -> IProgressMonitor:
     """Create a TensorRT progress monitor that reports to `phases`; it must outlive the config."""
 
-    class Monitor(module.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(module.IProgressMonitor):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
             module.IProgressMonitor.__init__(self)
 

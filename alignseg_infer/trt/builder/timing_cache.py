@@ -5,14 +5,14 @@ does not use it ("Timing Cache Migration" in its documentation says why).
 """
 
 from pathlib import Path
-from typing import Any
 
 from alignseg_infer.errors import BuildError, OptionError
 from alignseg_infer.files import write_atomically
+from alignseg_infer.trt.bindings import IBuilderConfig
 from alignseg_infer.trt.log import Messages
 
 
-def use_timing_cache(config: Any, path: Path, messages: Messages) -> None:
+def use_timing_cache(config: IBuilderConfig, path: Path, messages: Messages) -> None:
     """Give `config` the measurements in the file at `path`, or none if it does not exist yet.
 
     TensorRT treats a file that it cannot read as empty and only warns, so a warning counts as an
@@ -46,7 +46,7 @@ def _read_file(path: Path) -> bytes:
         ) from error
 
 
-def save_timing_cache(config: Any, path: Path) -> None:
+def save_timing_cache(config: IBuilderConfig, path: Path) -> None:
     """Write the measurements of the build with `config` to `path`.
 
     Raises:

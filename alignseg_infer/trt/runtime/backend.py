@@ -27,20 +27,17 @@ from alignseg_infer.errors import EngineError, ImageError, OptionError, SizeErro
 from alignseg_infer.spec.model import ModelSpec, OutputKind
 from alignseg_infer.trt.engine_file import EngineFacts, LayerCount, Profile, read_facts
 from alignseg_infer.trt.flavours import TensorRT, load_tensorrt, new_runtime_cache
-from alignseg_infer.trt.log import new_log
-from alignseg_infer.trt.plugin_library import provide_plugins
 from alignseg_infer.trt.runtime.checks import (
-    REBUILD,
     require_gpu,
     require_unchanged_plan,
     require_version,
 )
+from alignseg_infer.trt.runtime.deserializing import deserialize
 from alignseg_infer.trt.runtime.inspector import layers_from_json
 from alignseg_infer.trt.runtime.runner import CHANNELS, EngineRunner, LoadedEngine
 from alignseg_infer.trt.runtime.runner_pool import RunnerPool
 from alignseg_infer.trt.runtime.runtime_cache import cache_path, read_cache, write_cache
 from alignseg_infer.trt.runtime.tensors import list_tensors, outputs_of, read_profile
-from alignseg_infer.trt.starting import start
 
 DEFAULT_CONTEXTS = 4
 
@@ -82,7 +79,7 @@ class TensorRTBackend:
         plugin: Path | None = None,
         trust_changed_plan: bool = False,
     ) -> None:
-        index = _parse_gpu(device)
+        index = parse_gpu(device)
         if type(contexts) is not int or contexts < 1:
             raise OptionError(f"contexts={contexts!r}", "1 or more", f"contexts={DEFAULT_CONTEXTS}")
         self.facts = read_facts(path)
@@ -190,28 +187,15 @@ def _load(
     plugin: Path | None,
 ) -> LoadedEngine:
     """Deserialise the engine, and compare it with its facts."""
-    log = new_log(tensorrt)
-    runtime = start(tensorrt, lambda: tensorrt.module.Runtime(log), log.take_errors)
-    if facts.version_compatible or facts.plugins_embedded:  # the plan contains code
-        runtime.engine_host_code_allowed = True
-    if facts.plugins and not facts.plugins_embedded:
-        try:
-            provide_plugins(tensorrt, facts.plugins, plugin, EngineError)
-        except EngineError:
-            del runtime  # the traceback would keep it alive longer than the CUDA context
-            raise
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        del runtime  # as above
-        raise EngineError(
-            f"{path} cannot be loaded: {log.take_errors()}",
-            f"an engine that {tensorrt.flavour} {tensorrt.version_text} reads on this GPU",
-            REBUILD,
-        )
+    has_code = facts.version_compatible or facts.plugins_embedded
+    needed = () if facts.plugins_embedded else facts.plugins
+    log, runtime, engine = deserialize(
+        path, plan, tensorrt, has_code=has_code, plugins=needed, library=plugin
+    )
     try:
         outputs = outputs_of(path, facts, list_tensors(engine), read_profile(engine))
     except EngineError:
-        del engine, runtime
+        del engine, runtime  # the traceback would keep them alive longer than the CUDA context
         raise
     cache = new_runtime_cache(tensorrt, engine)
     if cache is not None:
@@ -237,7 +221,8 @@ def _close(pool: RunnerPool, loaded: LoadedEngine, path: Path) -> None:
         stack.callback(pool.close)
 
 
-def _parse_gpu(device: str) -> int:
+def parse_gpu(device: str) -> int:
+    """Return the number of the GPU; raise OptionError for the CPU."""
     kind, index = parse_device(device)
     if kind == "cpu":
         raise OptionError(

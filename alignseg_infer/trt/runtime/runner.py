@@ -18,12 +18,18 @@ from alignseg_infer.cuda.kernels import Kernels
 from alignseg_infer.cuda.launches import DeviceTensor
 from alignseg_infer.errors import CudaError, EngineError
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
+from alignseg_infer.trt.bindings import (
+    ICudaEngine,
+    RtxIRuntimeCache,
+    Runtime,
+)
 from alignseg_infer.trt.flavours import (
     TensorRT,
     captures_graphs_itself,
     context_memory,
     new_context,
 )
+from alignseg_infer.trt.log import ErrorLog
 from alignseg_infer.trt.runtime.tensors import EngineOutputs
 
 logger = logging.getLogger(__name__)
@@ -49,19 +55,19 @@ class LoadedEngine:
 
     cuda: Cuda
     tensorrt: TensorRT
-    log: Any
-    runtime: Any
-    engine: Any
-    cache: Any | None
+    log: ErrorLog
+    runtime: Runtime
+    engine: ICudaEngine
+    cache: RtxIRuntimeCache | None
     outputs: EngineOutputs
     largest: InputShape
     spec: ModelSpec
 
     def release(self) -> None:
         """Let go of TensorRT's objects in the right order. Close all runners first."""
-        self.cache = None
-        self.engine = None
-        self.runtime = None
+        del self.cache
+        del self.engine
+        del self.runtime
 
 
 class EngineRunner:
@@ -93,8 +99,11 @@ class EngineRunner:
             self._stream = self._cuda.new_stream()
             stack.callback(self._cuda.free_stream, self._stream)
             self._memory = stack.enter_context(contextlib.ExitStack())
-            self._context: Any = new_context(loaded.tensorrt, loaded.engine, loaded.cache)
-            self._require(self._context is not None, "make an execution context")
+            context = new_context(loaded.tensorrt, loaded.engine, loaded.cache)
+            if context is None:
+                raise self._error("make an execution context")
+            self._context = context
+            del context  # only the runner keeps it alive
             stack.callback(self._drop_context)  # before the memory it points to
             stack.callback(self._drop_graph)
             self._allocate()
@@ -220,7 +229,7 @@ class EngineRunner:
         accepted = self._context.set_input_shape(INPUT_NAME, shape)
         self._require(accepted, f"take the input shape {shape}")
         try:
-            missing = self._context.infer_shapes()
+            missing: Sequence[str] = self._context.infer_shapes()
         except RuntimeError as error:  # the bindings raise it where the C++ function returns -1
             missing = str(error)
         self._require(not missing, f"infer shapes for the input {shape}; missing: {missing}")
@@ -263,18 +272,21 @@ class EngineRunner:
             self._cuda.free_graph(graph)
 
     def _drop_context(self) -> None:
-        self._context = None
+        del self._context
 
     def _require(self, done: bool, what: str) -> None:
         if not done:
-            needed = context_memory(self._loaded.tensorrt, self._loaded.engine) / 2**20
-            raise EngineError(
-                f"TensorRT could not {what}: {self._loaded.log.take_errors()}",
-                f"an engine that runs here; {needed:.0f} MiB of GPU memory for its activations",
-                "run nvidia-smi to see how much memory is free; call from fewer threads; or build "
-                "the engine for smaller inputs: "
-                "alignseg export-trt MODEL -o ENGINE --opt-shape NxHxW --max-shape NxHxW",
-            )
+            raise self._error(what)
+
+    def _error(self, what: str) -> EngineError:
+        needed = context_memory(self._loaded.tensorrt, self._loaded.engine) / 2**20
+        return EngineError(
+            f"TensorRT could not {what}: {self._loaded.log.take_errors()}",
+            f"an engine that runs here; {needed:.0f} MiB of GPU memory for its activations",
+            "run nvidia-smi to see how much memory is free; call from fewer threads; or build "
+            "the engine for smaller inputs: "
+            "alignseg export-trt MODEL -o ENGINE --opt-shape NxHxW --max-shape NxHxW",
+        )
 
 
 def _view(

@@ -7,10 +7,10 @@ Everything works without the file too, but the first calls are slower.
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from alignseg_infer.errors import OutputError
 from alignseg_infer.files import write_atomically
+from alignseg_infer.trt.bindings import RtxIRuntimeCache
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ def cache_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".cache")
 
 
-def read_cache(path: Path, cache: Any) -> None:
+def read_cache(path: Path, cache: RtxIRuntimeCache) -> None:
     """Fill `cache` from the file, if there is one that fits. The CUDA context must be current."""
     try:
         content = path.read_bytes()
@@ -33,7 +33,7 @@ def read_cache(path: Path, cache: Any) -> None:
         logger.info("%s belongs to another GPU, driver or version; it will be replaced", path)
 
 
-def write_cache(path: Path, cache: Any) -> None:
+def write_cache(path: Path, cache: RtxIRuntimeCache) -> None:
     """Write `cache` to the file, if that changes it."""
     content = bytes(cache.serialize())
     try:

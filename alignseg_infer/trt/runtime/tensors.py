@@ -1,7 +1,7 @@
 """Names, types and shapes of an engine's inputs and outputs, as the engine itself lists them."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from alignseg_infer.arrays import InputShape
 from alignseg_infer.errors import EngineError
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.spec.model import INPUT_NAME, OutputKind
+from alignseg_infer.trt.bindings import ICudaEngine
 from alignseg_infer.trt.engine_file import EngineFacts, Profile
 from alignseg_infer.trt.runtime.checks import REBUILD
 
@@ -52,7 +53,7 @@ class EngineOutputs(NamedTuple):
     others: tuple[str, ...]
 
 
-def list_tensors(engine: Any) -> tuple[EngineTensor, ...]:
+def list_tensors(engine: ICudaEngine) -> tuple[EngineTensor, ...]:
     """Return the inputs and outputs in the engine's order."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     return tuple(
@@ -65,7 +66,7 @@ def list_tensors(engine: Any) -> tuple[EngineTensor, ...]:
     )
 
 
-def read_profile(engine: Any) -> Profile:
+def read_profile(engine: ICudaEngine) -> Profile:
     """Return the input shapes that the engine takes."""
     # Three shapes (N, 3, H, W): minimum, optimum, maximum.
     shapes = [tuple(shape) for shape in engine.get_tensor_profile_shape(INPUT_NAME, 0)]

@@ -1,0 +1,160 @@
+"""Gives facts to an engine that another tool built, such as trtexec, so that it can be loaded."""
+
+import hashlib
+from pathlib import Path
+
+from alignseg_infer.cuda.base import Gpu
+from alignseg_infer.cuda.opening import open_cuda
+from alignseg_infer.errors import EngineError
+from alignseg_infer.files import require_file, write_atomically
+from alignseg_infer.spec.model import INPUT_NAME, OutputKind
+from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
+from alignseg_infer.trt.builder.engine import require_engine_name
+from alignseg_infer.trt.engine_file import EngineFacts, Profile, read_facts, sidecar_path
+from alignseg_infer.trt.flavours import Flavour, TensorRT, load_tensorrt
+from alignseg_infer.trt.runtime.backend import parse_gpu
+from alignseg_infer.trt.runtime.deserializing import deserialize
+from alignseg_infer.trt.runtime.runner import CHANNELS
+from alignseg_infer.trt.runtime.tensors import list_tensors, outputs_of, read_profile
+from alignseg_infer.version import __version__
+
+
+def adopt_engine(
+    engine: Path,
+    model: Path,
+    *,
+    flavour: Flavour,
+    device: str,
+    version_compatible: bool,
+    plugin: Path | None,
+) -> EngineFacts:
+    """Write the facts of an engine beside it, after comparing its tensors with the model's.
+
+    Args:
+        engine: The plan file.
+        model: The ``.onnx`` of this package that it was built from.
+        flavour: Which TensorRT built it.
+        device: ``cuda`` or ``cuda:N``: the GPU that built it.
+        version_compatible: Whether it was built to run in newer versions too. Its plan contains
+            code then, which is run.
+        plugin: Library of TensorRT plugins, as `TensorRTBackend` takes it.
+
+    Raises:
+        EngineError: The engine cannot be loaded, does not fit the model, or has its facts already.
+        ModelFileError: `model` cannot be read.
+        DeviceError: There is no driver or no such GPU.
+        MissingDependencyError: TensorRT or a package to call CUDA through is not installed.
+        OutputError: The facts cannot be written.
+    """
+    require_engine_name(engine)
+    require_file(engine, "a TensorRT engine", EngineError)
+    source = read_onnx_facts(model)
+    plan = engine.read_bytes()
+    _require_no_facts(engine, hashlib.sha256(plan).hexdigest())
+    tensorrt = load_tensorrt(flavour)
+    cuda = open_cuda(parse_gpu(device), "auto")
+    try:
+        with cuda.current():
+            facts = _facts_from(
+                *(engine, plan, source, tensorrt, cuda.gpu),
+                version_compatible=version_compatible,
+                library=plugin,
+            )
+    finally:
+        cuda.close()
+    with write_atomically(sidecar_path(engine)) as temporary:
+        temporary.write_text(facts.to_json(), encoding="utf-8")
+    return facts
+
+
+def _require_no_facts(engine: Path, sha256: str) -> None:
+    try:
+        known = read_facts(engine)
+    except EngineError:
+        return
+    if known.sha256 == sha256:
+        path = sidecar_path(engine)
+        raise EngineError(
+            f"{engine} already has its facts, in {path.name}, built by {known.builder}",
+            "an engine without facts, or one that was built since",
+            f"use it as it is, or rm {path}",
+        )
+
+
+def _facts_from(
+    path: Path,
+    plan: bytes,
+    source: OnnxFacts,
+    tensorrt: TensorRT,
+    gpu: Gpu,
+    *,
+    version_compatible: bool,
+    library: Path | None,
+) -> EngineFacts:
+    needed = sorted(set(source.plugins))
+    log, runtime, engine = deserialize(
+        *(path, plan, tensorrt), has_code=version_compatible, plugins=needed, library=library
+    )
+    try:
+        profile = read_profile(engine)
+        level = engine.hardware_compatibility_level.name
+        facts = EngineFacts(
+            spec=source.spec,
+            sha256=hashlib.sha256(plan).hexdigest(),
+            flavour=tensorrt.flavour,
+            tensorrt_version=tensorrt.version_text,
+            version_compatible=version_compatible,
+            hardware_compatibility=level.lower().replace("_", "-"),
+            compute_capabilities=(),
+            gpu=gpu if tensorrt.flavour is Flavour.TENSORRT else None,
+            profile=profile,
+            plugins=tuple(needed),
+            layers=(),
+            source_sha256=source.sha256,
+            verification=None,
+            builder=f"another tool, adopted by alignseg-infer {__version__}",
+            tf32=True,  # the default of trtexec; the plan does not tell
+        )
+        outputs_of(path, facts, list_tensors(engine), profile)
+        names = (INPUT_NAME, source.export.output.value)
+        image, output = (tuple(engine.get_tensor_shape(name)) for name in names)
+        _require_shapes(path, source, profile, image, output)
+    finally:
+        del engine, runtime, log  # a traceback would keep them alive longer than the CUDA context
+    return facts
+
+
+def _require_shapes(
+    path: Path,
+    source: OnnxFacts,
+    profile: Profile,
+    image: tuple[int, ...],
+    output: tuple[int, ...],
+) -> None:
+    """Check that the engine has the model's channels, classes, and fixed size and batch.
+
+    It gets shapes instead of the engine, which its traceback would keep alive.
+
+    Raises:
+        EngineError: It has others.
+    """
+    export, classes = source.export, source.spec.network.num_classes
+    low, high = profile.minimum, profile.maximum
+    is_logits = export.output is OutputKind.LOGITS
+    fits = (
+        image[1] == CHANNELS
+        and (output[1:2] == (classes,) if is_logits else len(output) == 3)
+        and export.size in (None, (low.height, low.width))
+        and export.size in (None, (high.height, high.width))
+        and export.batch in (None, low.batch)
+        and export.batch in (None, high.batch)
+    )
+    if not fits:
+        size = "any size" if export.size is None else "size {}x{}".format(*export.size)
+        raise EngineError(
+            f"{path} does not fit the model: it takes {low} to {high} (batch x height x width) and "
+            f"returns {export.output} of shape {output}, with -1 for what can change",
+            f"{size}, batch {export.batch or 'of any size'}, {classes} classes",
+            "build it from this model: "
+            "trtexec --onnx=MODEL.onnx --saveEngine=ENGINE --stronglyTyped",
+        )
