@@ -60,6 +60,7 @@ def export_onnx(
     int8_budget: float | None = None,
     verification: str | Path | None = None,
     max_verification_images: int = 8,
+    min_agreement: float | None = None,
     convention: str | None = None,
     norm: str | None = None,
     classes: str | Path | ClassSpec | None = None,
@@ -108,6 +109,9 @@ def export_onnx(
         verification: Images to compare labels on; None for those of `calibration`, or for drawn
             streets if there are none.
         max_verification_images: Maximum number of images to compare labels on, spread evenly.
+        min_agreement: Share of the pixels that must get the same label as in float32, 0..1, for the
+            file to be written; None for 0.999 (fp32), 0.995 (fp16) or 0.98 (int8). A file below it
+            is kept as ``NAME.rejected.onnx``.
         convention: Sampling convention that the weights were trained with, if the file does not
             contain it: ``"release-2021-12"``, ``"release-2021-05"`` or ``"standard"``.
         norm: Use of normalisation weights: ``"inplace-abn"`` or ``"batch-norm"``.
@@ -176,6 +180,7 @@ def export_engine(
     int8_budget: float | None = None,
     verification: str | Path | None = None,
     max_verification_images: int = 8,
+    min_agreement: float | None = None,
     convention: str | None = None,
     norm: str | None = None,
     classes: str | Path | ClassSpec | None = None,
@@ -234,6 +239,7 @@ def export_engine(
         int8_budget: As in `export_onnx`.
         verification: As in `export_onnx`.
         max_verification_images: As in `export_onnx`.
+        min_agreement: As in `export_onnx`, also for the engine.
         convention: As in `export_onnx`.
         norm: As in `export_onnx`.
         classes: As in `export_onnx`.
@@ -346,6 +352,7 @@ def verify(
     root: str | Path | None = None,
     split: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    min_agreement: float | None = None,
     progress: StepProgress | None = None,
 ) -> "Verification":
     """Check that a model labels images like the float32 model that it was made from.
@@ -368,6 +375,7 @@ def verify(
         root: The dataset's folder.
         split: ``"train"``, ``"val"`` or ``"test"``; None for val.
         max_pixels: The largest number of pixels of an image file; larger ones are refused.
+        min_agreement: As in `export_onnx`.
         progress: Called with what is counted, how many of them are done, and the total.
 
     Returns:
@@ -397,6 +405,7 @@ def verify(
         root=_path(root),
         split=split,
         max_pixels=max_pixels,
+        min_agreement=min_agreement,
     )
     shown = None if progress is None else partial(progress, "images")
     return verify_and_record(model, against, options, shown)

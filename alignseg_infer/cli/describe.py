@@ -74,6 +74,8 @@ def verification_lines(verification: Verification) -> list[str]:
             f"    {row.shape}: {row.agreement:.3%} of the pixels have the same label (worst of "
             f"{row.images} images {row.worst_agreement:.3%}){error}"
         )
+    if not verification.passed:
+        lines.append("    this is too few: the model was rejected")
     if verification.miou_drop is not None:
         lines.append(f"    mean IoU is lower by {verification.miou_drop:.2f} percentage points")
     return lines

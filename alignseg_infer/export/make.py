@@ -129,7 +129,8 @@ def make_onnx(
         return _report_onnx(_make_float32_graph(model, destination, recipe))
     with temporary_folder() as folder:
         reference = _make_float32_graph(model, folder / f"{model.stem}.onnx", recipe)
-        return _report_onnx(_convert(reference, destination, recipe, bars))
+        rejected = _rejected_name(destination)
+        return _report_onnx(_convert(reference, destination, recipe, bars, rejected))
 
 
 def make_engine(
@@ -176,7 +177,7 @@ def make_engine(
         graph = reference
         if recipe.precision not in (None, reference.facts.export.precision):
             target = folder / f"{reference.path.stem}-{recipe.precision}.onnx"
-            graph = _convert(reference, target, recipe, bars)
+            graph = _convert(reference, target, recipe, bars, _rejected_name(destination))
         command = _verify_command(model, reference, destination)
         engine = _build(
             *(graph, reference, destination, recipe, options),
@@ -284,7 +285,14 @@ def _make_float32_graph(model: Path, target: Path, recipe: Recipe) -> _Graph:
     return _Graph(target, facts, checkpoint.assumptions, report.comparisons)
 
 
-def _convert(graph: _Graph, target: Path, recipe: Recipe, bars: ProgressBars) -> _Graph:
+def _rejected_name(destination: Path) -> Path:
+    """Return where a graph is kept that is too inexact for `destination`."""
+    return destination.with_name(f"{destination.stem}.rejected.onnx")
+
+
+def _convert(
+    graph: _Graph, target: Path, recipe: Recipe, bars: ProgressBars, rejected: Path
+) -> _Graph:
     """Convert a float32 graph to the recipe's precision, and compare the two."""
     from alignseg_infer.export.to_precision import onnx_in_precision
     from alignseg_infer.export.verification.agreement import format_rows
@@ -299,6 +307,8 @@ def _convert(graph: _Graph, target: Path, recipe: Recipe, bars: ProgressBars) ->
         images=recipe.read_verification_images(),
         bars=bars,
         facts=graph.facts,
+        min_agreement=recipe.min_agreement,
+        rejected=rejected,
     )
     logger.info("compared %s with fp32 on %s, %s:", precision, found.images, found.backend)
     logger.info("%s", format_rows(found.rows))
@@ -352,6 +362,7 @@ def _build(
             return verify_where_possible(
                 *(engine, reference.path, images, progress),
                 against_sha256=reference.facts.sha256,
+                min_agreement=recipe.min_agreement,
                 command=command,
             )
 

@@ -19,7 +19,7 @@ from alignseg_infer.export.int8.options import (
     needs_calibration,
     needs_int8,
 )
-from alignseg_infer.export.verification.options import DEFAULT_IMAGES
+from alignseg_infer.export.verification.options import DEFAULT_IMAGES, require_share
 from alignseg_infer.files import require_path, user_path
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.pixels.encoded import MAX_PIXELS
@@ -44,6 +44,7 @@ class Recipe:
             calibration images, or for drawn streets if there are none.
         max_verification_images: Maximum number of images to compare labels on, spread evenly.
         max_pixels: The largest number of pixels of an image file to compare labels on.
+        min_agreement: As in `VerificationOptions`.
 
     Raises:
         OptionError: `int8` is missing, or was given for another precision.
@@ -57,9 +58,11 @@ class Recipe:
     verification: Path | None = None
     max_verification_images: int = DEFAULT_IMAGES
     max_pixels: int = MAX_PIXELS
+    min_agreement: float | None = None
 
     def __post_init__(self) -> None:
         convert_choices(self)
+        require_share(self.min_agreement)
         if (self.precision is Precision.INT8) != (self.int8 is not None):
             raise needs_int8("calibration") if self.int8 else needs_calibration()
         for source in (self._calibration, self.verification):
@@ -89,9 +92,9 @@ def recipe_for(values: Mapping[str, Any]) -> Recipe:
 
     Args:
         values: Values by the names of their parameters: ``precision``, ``verification``,
-            ``max_verification_images``, ``max_pixels``, the fields of `ExportOptions` and
-            `CheckpointOptions`, and the parameters of `int8_options_for`. None, or no entry, means
-            that nothing was given. Other names are ignored.
+            ``max_verification_images``, ``max_pixels``, ``min_agreement``, the fields of
+            `ExportOptions` and `CheckpointOptions`, and the parameters of `int8_options_for`. None,
+            or no entry, means that nothing was given. Other names are ignored.
 
     Raises:
         OptionError, SizeError: A value cannot be used.
@@ -113,4 +116,5 @@ def recipe_for(values: Mapping[str, Any]) -> Recipe:
         verification=user_path(given["verification"]) if "verification" in given else None,
         max_verification_images=given.get("max_verification_images", DEFAULT_IMAGES),
         max_pixels=given.get("max_pixels", MAX_PIXELS),
+        min_agreement=given.get("min_agreement"),
     )

@@ -14,7 +14,7 @@ from alignseg_infer.export.graph.onnx_file import load_graph, require_onnx_endin
 from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.int8.from_onnx import int8_from_onnx
 from alignseg_infer.export.int8.options import Int8Options, needs_calibration
-from alignseg_infer.export.verification.verify import verify
+from alignseg_infer.export.verification.verify import compare, require_agreement
 from alignseg_infer.files import write_atomically
 from alignseg_infer.progress import ProgressBars, no_bar
 from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, Precision
@@ -33,6 +33,8 @@ def onnx_in_precision(
     images: Sequence[Image] | None = None,
     bars: ProgressBars = no_bar,
     facts: OnnxFacts | None = None,
+    min_agreement: float | None = None,
+    rejected: Path | None = None,
 ) -> Verification:
     """Write the float32 model `source` as `target`, in another precision.
 
@@ -44,6 +46,9 @@ def onnx_in_precision(
         images: Images to compare both on, (H, W, 3) uint8 BGR; None for drawn streets.
         bars: Opens a progress bar with the given title, like `cli.progress.progress_bar`.
         facts: Facts of `source`, if they have already been read.
+        min_agreement: As `verify` takes it.
+        rejected: Where to keep a file whose labels differ too much; None for
+            ``NAME.rejected.onnx`` beside `target`.
 
     Returns:
         The comparison, which is also stored in the file.
@@ -52,7 +57,7 @@ def onnx_in_precision(
         OptionError: `target` does not end in ``.onnx`` or is `source`, or `int8` is missing.
         ModelFileError: `source` is not one of our files.
         ExportError: `source` is not float32, or cannot be converted.
-        VerificationError: Too many labels differ; nothing is written.
+        VerificationError: Too many labels differ; the file is kept as `rejected`.
         OutputError: The file cannot be written.
     """
     require_onnx_ending(target)
@@ -77,10 +82,18 @@ def onnx_in_precision(
     with write_atomically(target) as temporary:
         save_onnx(model, temporary)
         with bars(f"images compared with {source.name}") as progress:
-            found = verify(
-                temporary, source, images, against_sha256=facts.sha256, progress=progress
+            found = compare(
+                *(temporary, source, images),
+                against_sha256=facts.sha256,
+                min_agreement=min_agreement,
+                progress=progress,
             )
         model.metadata_props[AGREEMENT_KEY] = found.to_json()
+        if not found.passed:
+            kept = rejected or target.with_name(f"{target.stem}.rejected.onnx")
+            with write_atomically(kept) as other:
+                save_onnx(model, other)
+            require_agreement(target, found, kept)
         save_onnx(model, temporary)
     return found
 

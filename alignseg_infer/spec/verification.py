@@ -8,6 +8,8 @@ from alignseg_infer.arrays import InputShape
 from alignseg_infer.backports import Self
 from alignseg_infer.spec.from_json import dataclass_from_json
 
+WORST_IMAGE_FACTOR = 2  # a single image may disagree this many times as much
+
 
 @dataclass(frozen=True)
 class VerifiedRow:
@@ -37,7 +39,7 @@ class Verification:
         reference_sha256: SHA-256 of the reference.
         backend: What ran the model.
         images: The images compared, e.g. "128 images".
-        required_agreement: Threshold that every row met.
+        required_agreement: Share of pixels with the same label, 0..1, that every row must have.
         rows: One comparison for each input shape.
         miou_drop: The reference's mean IoU minus the model's, in percentage points; None without
             true labels.
@@ -50,6 +52,20 @@ class Verification:
     required_agreement: float
     rows: tuple[VerifiedRow, ...]
     miou_drop: float | None = None
+
+    @property
+    def required_of_images(self) -> float:
+        """Share of pixels with the same label, 0..1, that every image must have."""
+        return 1 - WORST_IMAGE_FACTOR * (1 - self.required_agreement)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every row, and the worst image in it, agrees well enough."""
+        return all(
+            row.agreement >= self.required_agreement
+            and row.worst_agreement >= self.required_of_images
+            for row in self.rows
+        )
 
     def to_json(self) -> str:
         """Return the record as one JSON object."""

@@ -89,7 +89,7 @@ def test_options_of_int8(tmp_path: Path) -> None:
     options = (
         f"--precision int8 --calibration {tmp_path} --max-calibration-images 7 "
         "--calibration-method minmax --calibration-size 64x96 --calibration-cache seen "
-        f"--keep-float stem RRB2b --int8-budget 0.5 --verification {tmp_path}"
+        f"--keep-float stem RRB2b --int8-budget 0.5 --verification {tmp_path} --min-agreement 0.9"
     )
     assert recipe_from(parsed("export-trt", options)) == Recipe(
         precision=Precision.INT8,
@@ -105,20 +105,21 @@ def test_options_of_int8(tmp_path: Path) -> None:
             budget=0.5,
         ),
         verification=tmp_path,
+        min_agreement=0.9,
     )
 
 
 @pytest.mark.parametrize("function", [export_onnx, export_engine])
 def test_functions_have_every_parameter_of_a_recipe(function: Callable[..., object]) -> None:
     """They hand on their parameters by name."""
-    names = {"precision", "verification", "max_verification_images"}
+    names = {"precision", "verification", "max_verification_images", "min_agreement"}
     names |= {*GRAPH_NAMES, *CHECKPOINT_NAMES, *INT8_NAMES}
     assert names <= inspect.signature(function).parameters.keys()
 
 
 @pytest.mark.parametrize("command", ["export-onnx", "export-trt"])
 def test_commands_have_every_parameter_of_a_recipe(command: str) -> None:
-    names = {"precision", "verification", "max_verification_images"}
+    names = {"precision", "verification", "max_verification_images", "min_agreement"}
     names |= {*GRAPH_NAMES, *CHECKPOINT_NAMES, *INT8_NAMES}
     assert names <= vars(parsed(command, "")).keys()
 

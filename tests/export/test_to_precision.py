@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,16 +192,50 @@ def test_what_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
 
 
-def test_a_model_that_fails_the_comparison_is_not_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_model_that_fails_the_comparison_is_kept_under_another_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(verification.REQUIRED_AGREEMENT, Precision.FP16, 1.01)
-    target = tmp_path / "half.onnx"
+    target, rejected = tmp_path / "half.onnx", tmp_path / "half.rejected.onnx"
     target.write_bytes(b"an older file")
-    with pytest.raises(VerificationError, match=r"half\.onnx labels too many pixels"):
-        main(["export-onnx", str(DEMO), "-o", str(target), "--precision", "fp16", "--debug"])
+    command = ["export-onnx", str(DEMO), "-o", str(target), "--precision", "fp16"]
+    with pytest.raises(VerificationError, match=r"half\.onnx labels too many pixels") as caught:
+        main([*command, "--min-agreement", "1", "--debug"])
     assert target.read_bytes() == b"an older file"
-    assert list(tmp_path.iterdir()) == [target]
+    assert sorted(tmp_path.iterdir()) == [target, rejected]
+    capsys.readouterr()
+
+    advised = re.search("alignseg (inspect .*)", caught.value.problem)
+    assert advised is not None
+    assert main(shlex.split(advised[1])) == 0
+    shown = capsys.readouterr().out
+    assert "required agreement 100.00%" in shown
+    assert "this is too few: the model was rejected" in shown
+
+    lower = re.search("--min-agreement [0-9.]+", caught.value.fix)
+    assert lower is not None
+    assert main([*command, *lower[0].split()]) == 0
+    capsys.readouterr()
+    assert main(["inspect", str(target)]) == 0
+    shown = capsys.readouterr().out
+    assert f"required agreement {float(lower[0].split()[1]):.2%}" in shown
+    assert "rejected" not in shown
+
+
+def test_a_checkpoint_that_fails_as_an_engine_is_kept_beside_it(
+    small_onnx: Path, tmp_path: Path
+) -> None:
+    command = ["export-trt", str(small_onnx), "-o", str(tmp_path / "a.engine")]
+    command += ["--flavour", "tensorrt-rtx", "--opt-shape", "1x64x96", "--precision", "fp16"]
+    with pytest.raises(VerificationError, match=r"inspect \S*a\.rejected\.onnx"):
+        main([*command, "--min-agreement", "1", "--debug"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.rejected.onnx"]
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.1", "nan"])
+def test_a_share_is_from_0_to_1(share: str, tmp_path: Path) -> None:
+    command = ["export-onnx", str(DEMO), "-o", str(tmp_path / "a.onnx"), "--precision", "fp16"]
+    with pytest.raises(OptionError, match="--min-agreement"):
+        main([*command, f"--min-agreement={share}", "--debug"])
 
 
 def test_labels_model_in_half(

@@ -1,5 +1,6 @@
 """Which value of a file is white, and that it becomes 255."""
 
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from alignseg_infer import ImageError
 from alignseg_infer.pixels.images import read_image
 from alignseg_infer.pixels.value_range import ValueRange, value_range_of
+from tests.support.video_clips import usual_priority
 
 RAMP = np.tile(np.linspace(0, 1, 64), (48, 1))  # black at the left, white at the right
 EXPECTED = np.round(RAMP * 255)
@@ -124,7 +126,7 @@ def test_avif_of_10_bits(tmp_path: Path) -> None:
     if not lines or "NO" in lines[0]:
         pytest.skip(f"this build of OpenCV does not read AVIF: {lines}")
     path = tmp_path / "image.avif"
-    with av.open(str(path), "w", format="avif") as container:
+    with usual_priority(), av.open(str(path), "w", format="avif") as container:
         stream: Any = container.add_stream("libsvtav1", rate=1)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p10le"
         frame = av.VideoFrame(64, 64, "yuv420p10le")
@@ -133,6 +135,7 @@ def test_avif_of_10_bits(tmp_path: Path) -> None:
         frame.pts = 0
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
     assert value_range_of(path.read_bytes()) == ValueRange(1023)
     assert 120 < read_image(path).mean() < 140
 

@@ -1,6 +1,8 @@
 """Small video files for tests, written with PyAV."""
 
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +18,24 @@ NTSC = Fraction(30000, 1001)
 CORNERS: Image = np.array(
     [[(200, 40, 40), (40, 200, 40)], [(40, 40, 200), (200, 200, 200)]], np.uint8
 )  # blue, green; red, gray
+
+
+@contextlib.contextmanager
+def usual_priority() -> Iterator[None]:
+    """Give this thread its scheduling back after the block, in which SVT-AV1 is used.
+
+    As root, SVT-AV1 makes the thread that opens it a real-time one, as are all threads that this
+    one starts later. If two of them wait for each other in a loop, as those of ONNX Runtime do,
+    nothing else runs on the machine.
+    """
+    if not hasattr(os, "sched_getscheduler"):  # not on Linux
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ from alignseg_infer.pixels.images import read_image
 from alignseg_infer.pixels.wide_color import Primaries, Transfer, color_name, to_bt709
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.video.sources import open_source
+from tests.support.video_clips import usual_priority
 
 TO_BT2020 = np.array(  # of red, green and blue, from BT.2087
     [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
 )
+
 SDR_TRANSFER = 14  # BT.2020, 10 bits
 KINDS = {"PQ": Transfer.PQ, "HLG": Transfer.HLG, "BT.2020": SDR_TRANSFER}
 
@@ -111,7 +113,7 @@ def test_still_in_avif(tmp_path: Path) -> None:
     image = Street(FIRST_HELD_OUT).scene(size=(128, 256)).image
     path = tmp_path / "still.avif"
     frame = wide_frame(image, Transfer.PQ).reformat(format="yuv420p10le")
-    with av.open(str(path), "w", format="avif") as container:
+    with usual_priority(), av.open(str(path), "w", format="avif") as container:
         stream: Any = container.add_stream("libsvtav1", rate=1, options={"crf": "5"})
         stream.width, stream.height, stream.pix_fmt = 256, 128, "yuv420p10le"
         set_colors(stream.codec_context, Transfer.PQ)

@@ -58,7 +58,7 @@ def add_plugin(group: argparse._ActionsContainer) -> None:
         "--plugin",
         type=user_path,
         metavar="LIBRARY",
-        help="library of TensorRT plugins, for a model with --sampler plugin (default: the path "
+        help="library of TensorRT plugins, for a model with the sampler plugin (default: the path "
         f"in ${LIBRARY_VARIABLE}, else plugins/build/{BUILT_LIBRARY.name} in a checkout)",
     )
 

@@ -4,7 +4,13 @@ import argparse
 
 from alignseg_infer.cli.arguments.checkpoint import add_checkpoint_arguments
 from alignseg_infer.cli.arguments.int8 import add_quantization_arguments
-from alignseg_infer.cli.arguments.values import IMAGES_HELP, SIZE_HELP, choices_of, fixed_size
+from alignseg_infer.cli.arguments.values import (
+    IMAGES_HELP,
+    SIZE_HELP,
+    add_min_agreement,
+    choices_of,
+    fixed_size,
+)
 from alignseg_infer.export.recipe import Recipe, recipe_for
 from alignseg_infer.export.verification.options import DEFAULT_IMAGES
 from alignseg_infer.files import user_path
@@ -59,6 +65,7 @@ def _add_precision_arguments(parser: argparse.ArgumentParser) -> None:
         help="maximum number of images to compare labels on, spread evenly over the source "
         f"(default: {DEFAULT_IMAGES})",
     )
+    add_min_agreement(parser)
 
 
 def _add_graph_arguments(parser: argparse.ArgumentParser) -> None:

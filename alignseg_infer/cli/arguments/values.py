@@ -118,6 +118,17 @@ def add_max_pixels(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_min_agreement(parser: argparse._ActionsContainer) -> None:
+    """Define ``--min-agreement``, the gate for a model that was converted."""
+    parser.add_argument(
+        "--min-agreement",
+        type=float,
+        metavar="SHARE",
+        help="share of the pixels, 0 to 1, that must get the same label as in float32 (default: "
+        "0.999 for fp32, 0.995 for fp16, 0.98 for int8)",
+    )
+
+
 def add_destination(
     parser: argparse.ArgumentParser,
     what: str,

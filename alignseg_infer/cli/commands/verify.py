@@ -9,6 +9,7 @@ from alignseg_infer.cli.arguments.values import (
     SIZE_HELP,
     SPLIT_HELP,
     add_max_pixels,
+    add_min_agreement,
     choices_of,
     fixed_size,
 )
@@ -61,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="device to run the model on: cpu, cuda or cuda:N (default: cuda for an engine, else "
         "cpu)",
     )
+    add_min_agreement(parser)
     labels = parser.add_argument_group("dataset options", "labelled images to compare mean IoU on")
     labels.add_argument("--dataset", choices=choices_of(Dataset), help=DATASET_HELP)
     labels.add_argument("--root", type=user_path, metavar="FOLDER", help=ROOT_HELP)
@@ -106,4 +108,5 @@ def verification_options_from(arguments: argparse.Namespace) -> VerificationOpti
         root=arguments.root,
         split=arguments.split,
         max_pixels=arguments.max_pixels,
+        min_agreement=arguments.min_agreement,
     )

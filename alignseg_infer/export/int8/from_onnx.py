@@ -1,5 +1,6 @@
 """Turns an FP32 ONNX file into an INT8 graph: calibrates, meets a budget, quantises."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from alignseg_infer.export.graph.onnx_file import load_graph
 from alignseg_infer.export.int8.calibration import calibrate_ranges
 from alignseg_infer.export.int8.effect import Effect, EffectMeter
 from alignseg_infer.export.int8.histograms import Ranges
+from alignseg_infer.export.int8.image_variety import describe_lack
 from alignseg_infer.export.int8.options import Int8Options, QuantizationOptions
 from alignseg_infer.export.int8.quantize import (
     choose_convolutions,
@@ -19,6 +21,8 @@ from alignseg_infer.export.int8.sensitivity import keep_within_budget
 from alignseg_infer.files import temporary_folder
 from alignseg_infer.progress import ProgressBars, no_bar
 from alignseg_infer.spec.onnx_facts import OnnxFacts
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ def int8_from_onnx(
     model = load_graph(path)
     choose_convolutions(model, options.quantization)  # bad options fail early
     images = choose_images(options.source, options.max_images, options.max_pixels)
+    if lack := describe_lack(images):
+        logger.warning("%s", lack)
     with bars("calibration images") as progress:
         ranges = calibrate_ranges(path, images, options.calibration, progress, facts)
     if options.budget is None:

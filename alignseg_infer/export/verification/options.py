@@ -15,6 +15,16 @@ from alignseg_infer.pixels.images import read_image
 DEFAULT_IMAGES = 8
 
 
+def require_share(min_agreement: float | None) -> None:
+    """Raise OptionError unless `min_agreement` is None or from 0 to 1."""
+    if min_agreement is not None and not 0 <= min_agreement <= 1:
+        raise OptionError(
+            f"min_agreement={min_agreement:g}",
+            "a share of the pixels from 0 to 1",
+            "min_agreement=0.95",
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class VerificationOptions:
     """The images, sizes and device with which a model is compared with its reference.
@@ -31,6 +41,8 @@ class VerificationOptions:
         root: The dataset's folder.
         split: ``train``, ``val`` or ``test``; None for ``val``. The layout ``folder`` has none.
         max_pixels: The largest number of pixels of an image file.
+        min_agreement: Share of pixels that must get the same label, 0..1; None for 0.999 (fp32),
+            0.995 (fp16) or 0.98 (int8).
 
     Raises:
         OptionError: A value cannot be used, or needs another one.
@@ -44,9 +56,11 @@ class VerificationOptions:
     root: Path | None = None
     split: str | None = None
     max_pixels: int = MAX_PIXELS
+    min_agreement: float | None = None
 
     def __post_init__(self) -> None:
         convert_choices(self)
+        require_share(self.min_agreement)
         together = self.dataset is not None, self.root is not None
         if any(together) != all(together) or (self.split is not None and not all(together)):
             raise OptionError(

@@ -46,6 +46,7 @@ def verify_and_record(
             device=options.device,
             sizes=options.size,
             data=data,
+            min_agreement=options.min_agreement,
             progress=progress,
         )
     except VerificationError:
