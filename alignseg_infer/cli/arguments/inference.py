@@ -115,8 +115,8 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_shape_arguments(
         parser,
-        "a range that follows from the file and from --size, --tile, --scales and --batch, or "
-        "256x256 to 2048x2048 pixels for images of any size",
+        "what the file and the sizes that are asked for need, which is 256x256 to 2048x2048 pixels "
+        "for images of any size",
     )
 
 
