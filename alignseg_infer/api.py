@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from alignseg_infer.arrays import Image, Size, plain_value
+from alignseg_infer.backends.engine_order import build_engines_with
 from alignseg_infer.choices import check_kinds, choose
 from alignseg_infer.errors import INSTALL_ONNX, OptionError
 from alignseg_infer.files import user_path
 from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.predictor import Predictor
-from alignseg_infer.spec.model import ClassSpec
+from alignseg_infer.spec.model import ClassSpec, Precision
 from alignseg_infer.trt.flavours import Flavour
 
 if TYPE_CHECKING:
     from alignseg_infer.export.make import EngineReport, OnnxReport
     from alignseg_infer.progress import ProgressBars
     from alignseg_infer.spec.verification import Verification
+    from alignseg_infer.trt.builder.options import BuildOptions
     from alignseg_infer.trt.builder.progress import Phase, PhaseBars
     from alignseg_infer.trt.engine_file import EngineFacts
     from alignseg_infer.video.frames import FrameSource
@@ -513,3 +515,15 @@ def _phases(progress: StepProgress | None) -> "PhaseBars":
             progress(phase.name, phase.done, phase.steps)
 
     return lambda: nullcontext(show)
+
+
+def _build_on_demand(
+    model: Path, precision: Precision | None, options: "BuildOptions", destination: Path
+) -> None:
+    from alignseg_infer.export.on_demand import build_on_demand
+
+    build_on_demand(model, precision, options, destination)
+
+
+# Predictors are below the rooms that build, and get the function from here.
+build_engines_with(_build_on_demand)

@@ -8,7 +8,13 @@ from typing import Any, Literal, overload
 
 from alignseg_infer.arrays import Size
 from alignseg_infer.backend import Backend
-from alignseg_infer.backends.opening import Opening, PredictorOptions, open_again, open_stages
+from alignseg_infer.backends.opening import (
+    Opening,
+    PredictorOptions,
+    Shape,
+    open_again,
+    open_stages,
+)
 from alignseg_infer.choices import check_kinds, choose, require_kind
 from alignseg_infer.errors import ProcessError
 from alignseg_infer.inference.averaging import Mode, require_logits
@@ -53,7 +59,15 @@ class Predictor:
         on_device: Whether the GPU prepares images and labels pixels, so that only images and labels
             cross the bus. None does so if TensorRT or PyTorch runs the model on a GPU and the
             packages that compile CUDA kernels are installed; the property `on_device` tells.
-        runtime: What runs an ``.onnx``: ``"onnxruntime"`` or ``"openvino"``; None for the former.
+        runtime: What runs an ``.onnx``: ``"onnxruntime"``, ``"openvino"``, ``"tensorrt"`` or
+            ``"tensorrt-rtx"``; None for the first. The two kinds of TensorRT build an engine for
+            this GPU at first use, verify it, and keep it in the engine cache.
+        precision: Precision of that engine: ``"fp32"`` or ``"fp16"``; None for that of the file.
+        min_shape: Smallest (images, height, width) that the engine takes; None for `opt_shape`.
+        opt_shape: The (images, height, width) that it is fastest for. None for a range that
+            follows from the file, `size`, `tile`, `scales` and `batch`, which is 256x256 to
+            2048x2048 pixels for images of any size.
+        max_shape: Largest (images, height, width) that it takes; None for `opt_shape`.
         max_pixels: The largest number of pixels of an image file or a PIL image. Larger ones are
             refused before they are decoded, because a small file can take all memory.
 
@@ -70,6 +84,8 @@ class Predictor:
         DeviceError: The device does not exist.
         MissingDependencyError: The runtime is not installed.
         OptionError, SizeError: An argument makes no sense, or does not fit this model.
+        ExportError: TensorRT cannot build the engine, or it does not label images like the file.
+        OutputError: The engine cannot be kept in the cache.
     """
 
     @check_kinds
@@ -88,6 +104,10 @@ class Predictor:
         flip: bool = False,
         on_device: bool | None = None,
         runtime: str | None = None,
+        precision: str | None = None,
+        min_shape: Shape | None = None,
+        opt_shape: Shape | None = None,
+        max_shape: Shape | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         options = PredictorOptions(
@@ -102,6 +122,10 @@ class Predictor:
             flip=flip,
             on_device=on_device,
             runtime=runtime,
+            precision=precision,
+            min_shape=min_shape,
+            opt_shape=opt_shape,
+            max_shape=max_shape,
             max_pixels=max_pixels,
         )
         self._stages = open_stages(model, options)

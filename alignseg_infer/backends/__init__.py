@@ -4,6 +4,7 @@ from pathlib import Path
 
 from alignseg_infer.arrays import plain_value
 from alignseg_infer.backend import Backend
+from alignseg_infer.backends.engine_order import EngineOrder
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.choices import choose
 from alignseg_infer.demo import model_path
@@ -17,10 +18,15 @@ ONNX_SUFFIX = ".onnx"
 
 
 class OnnxRunner(StrEnum):
-    """The packages that can run an ``.onnx`` file."""
+    """What can run an ``.onnx`` file. Both kinds of TensorRT build an engine at first use."""
 
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+
+
+ENGINE_RUNNERS = (OnnxRunner.TENSORRT, OnnxRunner.TENSORRT_RTX)
 
 
 def open_backend(
@@ -29,6 +35,7 @@ def open_backend(
     device: str | None = None,
     threads: int | None = None,
     runtime: str | None = None,
+    engine: EngineOrder | None = None,
 ) -> Backend:
     """Load a model into the runtime that its file ending calls for.
 
@@ -37,15 +44,18 @@ def open_backend(
             ``.safetensors`` (PyTorch), or an engine ``.engine``, ``.plan``, ``.trt`` (TensorRT);
             ``demo`` for the model that comes with the package.
         device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for CUDA where it works. None for what
-            the file implies: ``cuda`` for an engine, ``cpu`` for all others.
+            the file or `runtime` implies: ``cuda`` for an engine, ``cpu`` for all others.
         threads: CPU threads for one call; None for the runtime's choice.
         runtime: What is to run an ``.onnx``: a value of `OnnxRunner`; None for ONNX Runtime.
+        engine: Which engine to build where `runtime` is a TensorRT; None for images of any size.
 
     Raises:
         ModelError: The file cannot be used.
         DeviceError: The device does not exist.
         MissingDependencyError: The runtime is not installed.
         OptionError: `device`, `threads` or `runtime` makes no sense, or does not fit this file.
+        ExportError: TensorRT cannot build the engine, or it does not label images like the file.
+        OutputError: The engine cannot be kept in the cache.
     """
     path, threads = model_path(model), plain_value(threads)
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
@@ -53,6 +63,8 @@ def open_backend(
     suffix = path.suffix.lower()
     if runtime is not None:
         _require_runner(runtime, path)
+    if runtime in ENGINE_RUNNERS:
+        return _open_cached_engine(path, OnnxRunner(runtime), engine, device, threads)
     if device is None:
         device = "cuda" if suffix in ENGINE_SUFFIXES else "cpu"
     if suffix == ONNX_SUFFIX:
@@ -93,13 +105,31 @@ def _open_onnx(path: Path, device: str, threads: int | None, runtime: str | None
     return OnnxRuntimeBackend(path, device=device, threads=threads)
 
 
+def _open_cached_engine(
+    path: Path,
+    runtime: OnnxRunner,
+    engine: EngineOrder | None,
+    device: str | None,
+    threads: int | None,
+) -> Backend:
+    from alignseg_infer.backends.cached_engine import open_cached_engine
+    from alignseg_infer.trt.flavours import Flavour
+
+    _require_no_threads(path, threads)
+    return open_cached_engine(path, Flavour(runtime), engine or EngineOrder(), device or "cuda")
+
+
 def _open_engine(path: Path, device: str, threads: int | None) -> Backend:
     from alignseg_infer.trt.runtime.backend import TensorRTBackend
 
+    _require_no_threads(path, threads)
+    return TensorRTBackend(path, device=device)
+
+
+def _require_no_threads(path: Path, threads: int | None) -> None:
     if threads is not None:
         raise OptionError(
             f"threads={threads} was given with {path}, which runs on the GPU",
             "CPU threads for a model that runs on the CPU only",
             "leave threads= out",
         )
-    return TensorRTBackend(path, device=device)

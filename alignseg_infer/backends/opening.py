@@ -4,23 +4,27 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-from alignseg_infer.arrays import Size, plain_value
+from alignseg_infer.arrays import InputShape, Size, plain_value
 from alignseg_infer.backend import Backend, ImageBackend, LimitedBackend
-from alignseg_infer.backends import open_backend
+from alignseg_infer.backends import ENGINE_RUNNERS, OnnxRunner, open_backend
+from alignseg_infer.backends.engine_order import EngineOrder
 from alignseg_infer.backports import Self
 from alignseg_infer.demo import DEMO, model_path
 from alignseg_infer.errors import MissingDependencyError, ModelFileError, OptionError
-from alignseg_infer.inference.averaging import Mode, averaging_for
+from alignseg_infer.inference.averaging import Averaging, Mode, averaging_for, choose_tile
 from alignseg_infer.inference.stages import Stages
 from alignseg_infer.pixels.encoded import require_max_pixels
-from alignseg_infer.pixels.preprocess import size_policy
+from alignseg_infer.pixels.preprocess import SizePolicy, size_policy
 from alignseg_infer.spec.model import ModelSpec
+from alignseg_infer.trt.builder.options import BuildOptions, profile_from
 
 logger = logging.getLogger(__name__)
+
+Shape: TypeAlias = tuple[int, int, int]  # images, height, width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +42,30 @@ class PredictorOptions:
     flip: bool
     on_device: bool | None
     runtime: str | None
+    precision: str | None
+    min_shape: Shape | None
+    opt_shape: Shape | None
+    max_shape: Shape | None
     max_pixels: int
 
     def __post_init__(self) -> None:
         for field in fields(self):
             object.__setattr__(self, field.name, plain_value(getattr(self, field.name)))
+
+
+def open_model(model: str | Path, options: PredictorOptions) -> Backend:
+    """Open the model that runs a predictor with these options.
+
+    Raises:
+        AlignSegError: An error that `Predictor` documents.
+    """
+    return open_backend(
+        model,
+        device=options.device,
+        threads=options.threads,
+        runtime=options.runtime,
+        engine=_engine_order(options),
+    )
 
 
 class Opening(NamedTuple):
@@ -74,23 +97,14 @@ def open_stages(model: str | Path | Backend, options: PredictorOptions) -> Stage
     Raises:
         AlignSegError: An error that `Predictor` documents.
     """
-    batch, mode = options.batch, options.mode
+    batch = options.batch
     require_max_pixels(options.max_pixels)
     if type(batch) is not int or batch < 1:
         raise OptionError(f"batch={batch!r}", "1 or more", "batch=1")
     if isinstance(model, str | os.PathLike):
-        model = open_backend(
-            model, device=options.device, threads=options.threads, runtime=options.runtime
-        )
+        model = open_model(model, options)
     _require_backend(model)
-    averaging = averaging_for(
-        model.spec,
-        mode=mode,
-        tile=options.tile,
-        overlap=options.overlap,
-        scales=options.scales,
-        flip=options.flip,
-    )
+    averaging, policy = _choose_flow(model.spec, options)
     export = model.spec.export
     fixed_batch = export.batch if export else None
     least_batch = fixed_batch or 1
@@ -99,7 +113,7 @@ def open_stages(model: str | Path | Backend, options: PredictorOptions) -> Stage
     averaged = averaging is not None
     return Stages(
         backend=model,
-        policy=size_policy(options.size, None if mode == Mode.SLIDE else export),
+        policy=policy,
         averaging=averaging,
         image_backend=_choose_image_backend(model, options.on_device, averaged=averaged),
         least_batch=least_batch,
@@ -127,6 +141,50 @@ def open_again(opening: Opening, process: int) -> Stages:
             "make and pickle the predictor again, or copy the file again",
         )
     return stages
+
+
+def _choose_flow(spec: ModelSpec, options: PredictorOptions) -> tuple[Averaging | None, SizePolicy]:
+    """Return what is averaged, and how input sizes are chosen.
+
+    Raises:
+        OptionError, SizeError: The options make no sense, or do not fit the model.
+    """
+    averaging = averaging_for(spec, **_averaging_options(options))
+    export = None if options.mode == Mode.SLIDE else spec.export
+    return averaging, size_policy(options.size, export)
+
+
+def _averaging_options(options: PredictorOptions) -> dict[str, Any]:
+    names = ("mode", "tile", "overlap", "scales", "flip")
+    return {name: getattr(options, name) for name in names}
+
+
+def _engine_order(options: PredictorOptions) -> EngineOrder | None:
+    """Return the engine that TensorRT should build for a predictor; None for other runtimes.
+
+    Raises:
+        OptionError: An option of an engine was given for another runtime, or cannot be used.
+    """
+    shapes = {name: getattr(options, name) for name in ("min_shape", "opt_shape", "max_shape")}
+    if options.runtime not in ENGINE_RUNNERS:
+        for name, given in {"precision": options.precision, **shapes}.items():
+            if given is not None:
+                raise OptionError(
+                    f"{name}= was given without a runtime that builds engines",
+                    f"{name}= with runtime= {' or '.join(ENGINE_RUNNERS)}",
+                    f"runtime={OnnxRunner.TENSORRT.value!r}, or leave {name}= out",
+                )
+        return None
+    asked = profile_from(*(shape and InputShape(*shape) for shape in shapes.values()))
+    return EngineOrder(
+        precision=options.precision,  # type: ignore[arg-type]  # takes strings
+        shapes=BuildOptions(profile=asked).profile,  # checked
+        policy=size_policy(options.size, None),
+        tile=choose_tile(None, **_averaging_options(options)),
+        scales=tuple(options.scales),
+        batch=options.batch,
+        check=partial(_choose_flow, options=options),
+    )
 
 
 def _require_backend(model: object) -> None:

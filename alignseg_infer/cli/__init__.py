@@ -11,9 +11,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from alignseg_infer.backends.engine_order import building_engines_with
+from alignseg_infer.cli.arguments.inference import build_with_bars
 from alignseg_infer.cli.commands import (
     adopt,
     bench,
+    cache,
     demo,
     evaluate,
     export_onnx,
@@ -55,6 +58,7 @@ COMMANDS = {
     "verify": verify,
     "offsets": offsets,
     "sensitivity": sensitivity,
+    "cache": cache,
 }
 
 
@@ -111,7 +115,7 @@ def main_of(module_name: str, argv: Sequence[str] | None = None) -> int:
 def run_reporting_errors(run: Run, arguments: argparse.Namespace) -> int:
     """Run a command; turn errors and signals into a message in its words, and an exit code."""
     _log_to_stderr(arguments.parser)
-    with interrupted_by_signals() as signals:
+    with building_engines_with(build_with_bars), interrupted_by_signals() as signals:
         try:
             code = run(arguments)
             sys.stdout.flush()

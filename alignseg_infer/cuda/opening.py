@@ -6,6 +6,8 @@ import sys
 from alignseg_infer.cuda.base import Cuda, CudaPackage, Gpu
 from alignseg_infer.errors import DeviceError, MissingDependencyError, OptionError
 
+_VERSION_LENGTH = 80  # NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE
+
 
 def open_cuda(index: int = 0, package: str = CudaPackage.AUTO) -> Cuda:
     """Open the GPU with number `index`.
@@ -52,6 +54,25 @@ def driver_cuda_version() -> tuple[int, int] | None:
     except (OSError, AttributeError):
         return None
     return version.value // 1000, version.value % 1000 // 10
+
+
+def driver_version() -> str | None:
+    """Return the version of the driver, such as ``580.95.05``; None without a driver.
+
+    Where NVML, which knows it, is missing, return the newest CUDA that the driver runs.
+    """
+    text = ctypes.create_string_buffer(_VERSION_LENGTH)
+    try:
+        nvml = ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+        if nvml.nvmlInit_v2() == 0:
+            fails = nvml.nvmlSystemGetDriverVersion(text, _VERSION_LENGTH)
+            nvml.nvmlShutdown()
+            if not fails:
+                return text.value.decode(errors="replace")
+    except (OSError, AttributeError):
+        pass
+    cuda = driver_cuda_version()
+    return f"CUDA {cuda[0]}.{cuda[1]}" if cuda else None
 
 
 def _open_cuda_python(index: int) -> Cuda:

@@ -113,14 +113,10 @@ def averaging_for(
         OptionError: An argument makes no sense, or does not fit this model.
         SizeError: The network, or this export of it, does not take tiles of this size.
     """
-    tile, overlap, scales, flip = map(plain_value, (tile, overlap, scales, flip))
-    _require_choices(mode, overlap, scales, flip)
+    overlap, scales, flip = map(plain_value, (overlap, scales, flip))
     fixed = spec.export.size if spec.export else None
-    tiling = None
-    if mode == Mode.SLIDE:
-        tiling = Tiling(_parse_tile(tile, fixed), overlap)
-    else:
-        _require_no_window(tile, overlap)
+    chosen = choose_tile(fixed, mode=mode, tile=tile, overlap=overlap, scales=scales, flip=flip)
+    tiling = Tiling(chosen, overlap) if chosen else None
     averaging = Averaging(spec.network.num_classes, tiling, tuple(scales), flip)
     if averaging == Averaging(averaging.classes, None, (1.0,), flip=False):
         return None
@@ -132,6 +128,37 @@ def averaging_for(
             "mode='slide', or export the checkpoint for any size",
         )
     return averaging
+
+
+def choose_tile(
+    fixed: Size | None,
+    *,
+    mode: str,
+    tile: int | Size | None,
+    overlap: float,
+    scales: Sequence[float],
+    flip: bool,
+) -> Size | None:
+    """Check what to average, and return the tile of the sliding window; None without a window.
+
+    Args:
+        fixed: The model's size, if it is fixed.
+        mode: As in `averaging_for`, like all that follow.
+        tile: See there.
+        overlap: See there.
+        scales: See there.
+        flip: See there.
+
+    Raises:
+        OptionError: An argument makes no sense.
+        SizeError: The network, or this export of it, does not take tiles of this size.
+    """
+    tile, overlap, scales, flip = map(plain_value, (tile, overlap, scales, flip))
+    _require_choices(mode, overlap, scales, flip)
+    if mode == Mode.SLIDE:
+        return _parse_tile(tile, fixed)
+    _require_no_window(tile, overlap)
+    return None
 
 
 def require_logits(spec: ModelSpec, asked: str) -> None:

@@ -28,6 +28,7 @@ class OnnxFacts:
             ``name/version``, in the graph's order.
         metadata: All metadata entries.
         outputs: Names of the graph's outputs.
+        data_files: Paths, from the file's folder, of the files that hold weights, sorted.
     """
 
     spec: ModelSpec
@@ -38,6 +39,7 @@ class OnnxFacts:
     plugin_nodes: tuple[tuple[str, str], ...]
     metadata: dict[str, str]
     outputs: tuple[str, ...]
+    data_files: tuple[str, ...] = ()
 
     @property
     def plugins(self) -> tuple[str, ...]:
@@ -77,6 +79,7 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
         plugin_nodes=tuple(_find_plugin_nodes(model.graph)),
         metadata=properties,
         outputs=tuple(value.name for value in model.graph.output),
+        data_files=tuple(sorted(set(_find_data_files(model.graph)))),
     )
 
 
@@ -85,3 +88,9 @@ def _find_plugin_nodes(graph: onnx.GraphProto) -> Iterator[tuple[str, str]]:
         if node.domain == DOMAIN:
             fields = {field.name: field.s.decode(errors="replace") for field in node.attribute}
             yield node.name, f"{node.op_type}/{fields.get(VERSION_FIELD, '?')}"
+
+
+def _find_data_files(graph: onnx.GraphProto) -> Iterator[str]:
+    for tensor in graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            yield from (entry.value for entry in tensor.external_data if entry.key == "location")

@@ -28,7 +28,7 @@ from alignseg_infer import (
 )
 from alignseg_infer.arrays import Size
 from alignseg_infer.backend import Backend, OffsetBackend
-from alignseg_infer.backends import OnnxRunner, open_backend
+from alignseg_infer.backends import ENGINE_RUNNERS, OnnxRunner, open_backend
 from alignseg_infer.backends.onnx_domains import read_opsets
 from alignseg_infer.cli import main
 from alignseg_infer.datasets.image_sets import choose_images
@@ -46,7 +46,7 @@ from tests.support.export_kinds import ANY_SIZE, FIXED_GATHER, GATHER, PLAIN_OFF
 from tests.support.models import half_onnx, said_to_be
 from tests.support.slow import all_slow
 
-RUNTIMES = list(OnnxRunner)
+RUNTIMES = [runtime for runtime in OnnxRunner if runtime not in ENGINE_RUNNERS]
 IN_A_ROW = [(1, (32, 32)), (3, (33, 250)), (4, (64, 96)), (2, (211, 64)), (1, (32, 32))]
 
 Export = Callable[..., Path]
@@ -410,7 +410,8 @@ def test_reason_is_without_the_path_through_openvinos_source(files: Path) -> Non
         ("good.pth", "openvino", "was given with good.pth"),
         ("good.pth", "onnxruntime", "was given with good.pth"),
         ("good.engine", "openvino", "was given with good.engine"),
-        ("good.onnx", "tensorrt", "runtime='tensorrt'"),
+        ("good.engine", "tensorrt", "was given with good.engine"),
+        ("good.onnx", "tensor", "runtime='tensor'"),
         ("good.onnx", "", "runtime=''"),
     ],
 )

@@ -128,7 +128,8 @@ def test_words_mean_one_thing() -> None:
             if action.dest in ("size", "calibration_size"):
                 assert "size of the network's input, HEIGHTxWIDTH" in text, command
             if action.dest == "runtime":
-                assert set(action.choices or ()) == {"onnxruntime", "openvino"}
+                engines = set() if command == "offsets" else {"tensorrt", "tensorrt-rtx"}
+                assert set(action.choices or ()) == {"onnxruntime", "openvino"} | engines
             if action.dest == "output":
                 assert set(action.choices or ()) == {"logits", "labels"}
 

@@ -22,7 +22,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         "TensorRT to build with: tensorrt builds on the GPU that will run the engine; "
         "tensorrt-rtx, for consumer GPUs, builds on any machine (default: tensorrt)",
     )
-    _add_shape_arguments(group)
+    add_shape_arguments(group, "the model's size and batch if both are fixed")
     group.add_argument(
         "--workspace",
         type=int,
@@ -63,7 +63,13 @@ def add_plugin(group: argparse._ActionsContainer) -> None:
     )
 
 
-def _add_shape_arguments(group: argparse._ArgumentGroup) -> None:
+def add_shape_arguments(group: argparse._ActionsContainer, default: str) -> None:
+    """Define ``--min-shape``, ``--opt-shape`` and ``--max-shape``.
+
+    Args:
+        group: The parser to add them to, or a group of it.
+        default: What is taken if none of them is given, for the help.
+    """
     for name, what in (("min", "smallest"), ("max", "largest")):
         group.add_argument(
             f"--{name}-shape",
@@ -77,7 +83,7 @@ def _add_shape_arguments(group: argparse._ArgumentGroup) -> None:
         type=input_shape,
         metavar="NxHxW",
         help="input that the engine is fastest for, as images x height x width, such as "
-        "1x512x1024 (default: the model's size and batch if both are fixed)",
+        f"1x512x1024 (default: {default})",
     )
 
 

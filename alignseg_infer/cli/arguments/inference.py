@@ -1,11 +1,13 @@
 """Arguments of the commands that run a model on images."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from alignseg_infer.backends import OnnxRunner
+from alignseg_infer.cli.arguments.engine import add_shape_arguments
 from alignseg_infer.cli.arguments.values import (
     SIZE_POLICY_HELP,
     THREADS_HELP,
@@ -22,6 +24,8 @@ from alignseg_infer.files import real_path
 from alignseg_infer.inference.averaging import Mode
 from alignseg_infer.inference.tiling import DEFAULT_OVERLAP, DEFAULT_TILE
 from alignseg_infer.predictor import Predictor
+from alignseg_infer.spec.model import Precision
+from alignseg_infer.trt.builder.options import BuildOptions
 
 
 def add_inference_arguments(
@@ -97,7 +101,35 @@ def _add_averaging_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define ``--device``, ``--threads`` and ``--runtime``."""
+    """Define the arguments that `runtime_options` reads: the device, the runtime and its engine."""
+    add_device_arguments(
+        parser,
+        choices_of(OnnxRunner),
+        "; tensorrt and tensorrt-rtx build an engine for this GPU at first use, verify it and "
+        "keep it (alignseg cache)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=[Precision.FP32.value, Precision.FP16.value],
+        help="precision of that engine (default: that of the file)",
+    )
+    add_shape_arguments(
+        parser,
+        "what the file and the sizes that are asked for need, which is 256x256 to 2048x2048 pixels "
+        "for images of any size",
+    )
+
+
+def add_device_arguments(
+    parser: argparse.ArgumentParser, runtimes: Sequence[str], about_runtimes: str = ""
+) -> None:
+    """Define ``--device``, ``--threads`` and ``--runtime``.
+
+    Args:
+        parser: The parser to add them to.
+        runtimes: The runtimes that can be chosen.
+        about_runtimes: What to add to the help of ``--runtime``.
+    """
     parser.add_argument(
         "--device",
         help="device to run the model on: cpu, cuda, cuda:N, or auto for CUDA where it works "
@@ -106,9 +138,31 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help=THREADS_HELP)
     parser.add_argument(
         "--runtime",
-        choices=choices_of(OnnxRunner),
-        help="runtime to run an .onnx file with (default: onnxruntime)",
+        choices=runtimes,
+        help=f"runtime to run an .onnx file with (default: onnxruntime){about_runtimes}",
     )
+
+
+def runtime_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `add_runtime_arguments` as keyword arguments of `Predictor`."""
+    shapes = {name: getattr(arguments, name) for name in ("min_shape", "opt_shape", "max_shape")}
+    return {
+        "device": arguments.device,
+        "threads": arguments.threads,
+        "runtime": arguments.runtime,
+        "precision": arguments.precision,
+        **{name: shape and dataclasses.astuple(shape) for name, shape in shapes.items()},
+    }
+
+
+def build_with_bars(
+    model: Path, precision: Precision | None, options: BuildOptions, destination: Path
+) -> None:
+    """Build an engine that a predictor needs, with progress bars on stderr."""
+    from alignseg_infer.cli.progress import phase_bars, progress_bar
+    from alignseg_infer.export.on_demand import build_on_demand
+
+    build_on_demand(model, precision, options, destination, bars=progress_bar, phases=phase_bars)
 
 
 def predictor_from(arguments: argparse.Namespace, model: str | Path) -> Predictor:
@@ -123,17 +177,15 @@ def predictor_from(arguments: argparse.Namespace, model: str | Path) -> Predicto
 def predictor_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `add_inference_arguments` as keyword arguments of `Predictor`."""
     return {
-        "device": arguments.device,
+        **runtime_options(arguments),
         "size": arguments.size,
         "batch": arguments.batch,
-        "threads": arguments.threads,
         "mode": arguments.mode,
         "tile": arguments.tile,
         "overlap": arguments.overlap,
         "scales": arguments.scales,
         "flip": arguments.flip,
         "on_device": arguments.on_device,
-        "runtime": arguments.runtime,
         "max_pixels": arguments.max_pixels,
     }
 

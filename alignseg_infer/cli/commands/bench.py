@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from alignseg_infer.arrays import Size
-from alignseg_infer.backends import OnnxRunner, open_backend
+from alignseg_infer.backend import Backend
+from alignseg_infer.backends import ENGINE_RUNNERS, OnnxRunner
+from alignseg_infer.backends.opening import PredictorOptions, open_model
 from alignseg_infer.benchmark import BenchmarkReport, Variant, benchmark
 from alignseg_infer.benchmark.footprint import measure_footprint
 from alignseg_infer.benchmark.machine import usable_cores
@@ -39,7 +41,6 @@ DEFAULT_IMAGES = 4
 DEFAULT_SIZE = (512, 1024)
 NO_LIMIT = 1_000_000  # rounds
 AVERAGING = ("mode", "tile", "overlap", "scales", "flip")
-LOADED_ONCE = ("device", "threads", "runtime")  # read when the backend is opened
 RESULTS = ("benchmark.json", "benchmark.md", "benchmark.png")
 
 
@@ -159,11 +160,17 @@ def _choose_limits(arguments: argparse.Namespace) -> tuple[int, float | None]:
 
 
 def _open_variants(arguments: argparse.Namespace, name: str, path: Path) -> Iterator[Variant]:
-    """Yield a variant for each batch. The model is loaded once."""
+    """Yield a variant for each batch.
+
+    The model is loaded once; but each batch has its own engine, which is the fastest for it.
+    """
     path, options = _split_runtime(path, arguments)
-    backend = open_backend(path, **{key: options.pop(key) for key in LOADED_ONCE})
+    backend: Backend | None = None
     for batch in arguments.batch:
-        predictor = Predictor(backend, **{**options, "batch": batch})
+        options["batch"] = batch
+        if backend is None or options["runtime"] in ENGINE_RUNNERS:
+            backend = open_model(path, PredictorOptions(**options))
+        predictor = Predictor(backend, **options)
         if predictor.batch != batch:
             raise OptionError(
                 f"--batch {batch} was given, but {name} was exported for {predictor.batch}",

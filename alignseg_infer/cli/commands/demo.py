@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from alignseg_infer.arrays import Floats, Image, Labels
-from alignseg_infer.cli.arguments.inference import add_runtime_arguments
+from alignseg_infer.cli.arguments.inference import add_runtime_arguments, runtime_options
 from alignseg_infer.cli.arguments.values import add_destination
 from alignseg_infer.cli.streams import print_message
 from alignseg_infer.demo import DEMO, FIRST_HELD_OUT
@@ -52,9 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.streets < 1:
         raise OptionError(f"--streets {arguments.streets}", "1 or more", "--streets 4")
-    predictor = Predictor(
-        DEMO, device=arguments.device, threads=arguments.threads, runtime=arguments.runtime
-    )
+    predictor = Predictor(DEMO, **runtime_options(arguments))
     classes = predictor.spec.classes
     confusion: ConfusionMatrix | None = None
     rows: list[Image] = []

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from alignseg_infer.backends import open_backend
-from alignseg_infer.cli.arguments.inference import add_runtime_arguments
+from alignseg_infer.backends import ENGINE_RUNNERS, OnnxRunner, open_backend
+from alignseg_infer.cli.arguments.inference import add_device_arguments
 from alignseg_infer.cli.arguments.values import (
     SIZE_POLICY_HELP,
     add_destination,
@@ -44,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw only this field, larger (default: all fields)",
     )
     parser.add_argument("--size", type=size_policy_value, help=SIZE_POLICY_HELP)
-    add_runtime_arguments(parser)
+    add_device_arguments(
+        parser, [value for value in choices_of(OnnxRunner) if value not in ENGINE_RUNNERS]
+    )
     add_max_pixels(parser)
 
 

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 from typing import TYPE_CHECKING
 
+from alignseg_infer.backends import ENGINE_RUNNERS, OnnxRunner
 from alignseg_infer.cli.arguments.inference import (
     add_inference_arguments,
     predictor_from,
@@ -99,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     options = _options(arguments)
     _require_plain_offsets(arguments)
+    _require_offset_runtime(arguments)
     source = open_source(
         arguments.source,
         rate=arguments.rate,
@@ -147,6 +149,16 @@ def _open_offset_view(arguments: argparse.Namespace) -> "OffsetView | None":
         runtime=arguments.runtime,
     )
     return OffsetView(backend, OffsetField(arguments.offsets), arguments.size)
+
+
+def _require_offset_runtime(arguments: argparse.Namespace) -> None:
+    if arguments.offsets and arguments.runtime in ENGINE_RUNNERS:
+        raise OptionError(
+            f"--offsets was given with --runtime {arguments.runtime}, whose engines return no "
+            "offset fields",
+            "--offsets with a runtime that returns them",
+            f"--runtime {OnnxRunner.ONNXRUNTIME}",
+        )
 
 
 def _require_plain_offsets(arguments: argparse.Namespace) -> None:

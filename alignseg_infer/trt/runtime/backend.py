@@ -55,6 +55,8 @@ class TensorRTBackend:
             them; None for ``$ALIGNSEG_PLUGIN``, or else the library built in a checkout.
         trust_changed_plan: Whether to load a plan file that changed since its facts were written.
             A plan can contain code that runs on this machine.
+        is_cached: Whether it is an engine of the cache, which was built for a predictor, so that
+            errors say what to change in the predictor.
 
     Attributes:
         spec: The model's facts. Its export gives the size and batch if the engine takes only one.
@@ -78,11 +80,12 @@ class TensorRTBackend:
         contexts: int = DEFAULT_CONTEXTS,
         plugin: Path | None = None,
         trust_changed_plan: bool = False,
+        is_cached: bool = False,
     ) -> None:
         index = parse_gpu(device)
         if type(contexts) is not int or contexts < 1:
             raise OptionError(f"contexts={contexts!r}", "1 or more", f"contexts={DEFAULT_CONTEXTS}")
-        self.facts = read_facts(path)
+        self.facts, self._is_cached = read_facts(path), is_cached
         plan = path.read_bytes()  # read once, so that the checked bytes are the loaded ones
         if not trust_changed_plan:
             require_unchanged_plan(path, self.facts, hashlib.sha256(plan).hexdigest())
@@ -117,7 +120,7 @@ class TensorRTBackend:
             CudaError: The GPU fails, or does not have enough memory left.
             EngineError: TensorRT fails, or the backend was closed.
         """
-        require_in_profile(batch.shape, self.facts.profile)
+        require_in_profile(batch.shape, self.facts.profile, is_cached=self._is_cached)
         with self._pool.borrow(batch.shape) as runner:
             return runner.infer(batch)
 
@@ -144,7 +147,7 @@ class TensorRTBackend:
             EngineError: TensorRT fails, or the backend was closed.
         """
         shape = (max(len(images), self.batch_limits[0]), CHANNELS, *input_size)
-        require_in_profile(shape, self.facts.profile)
+        require_in_profile(shape, self.facts.profile, is_cached=self._is_cached)
         with self._pool.borrow(shape) as runner:
             return runner.segment(self._kernels, images, shape, confidence)
 
@@ -247,8 +250,15 @@ def _spec_of(facts: EngineFacts) -> ModelSpec:
     return replace(facts.spec, export=export)
 
 
-def require_in_profile(shape: tuple[int, ...], profile: Profile) -> None:
+def require_in_profile(
+    shape: tuple[int, ...], profile: Profile, *, is_cached: bool = False
+) -> None:
     """Raise SizeError unless the engine was built for inputs of `shape`, (N, 3, H, W).
+
+    Args:
+        shape: The shape.
+        profile: What the engine was built for.
+        is_cached: Whether a predictor had it built, so that the error says how it gets another.
 
     Raises:
         ImageError: The shape is not (N, 3, H, W).
@@ -264,9 +274,20 @@ def require_in_profile(shape: tuple[int, ...], profile: Profile) -> None:
     raise SizeError(
         f"the engine's input would be {seen} (batch x height x width)",
         f"{low} to {high}, the range that it was built for",
-        f"{size} and batch={high.batch} or less, or build it for more: "
-        f"alignseg export-trt MODEL -o ENGINE --opt-shape {profile.optimum} "
-        f"--min-shape {_least(low, seen)} --max-shape {_most(high, seen)}",
+        f"{size} and batch={high.batch} or less, or {_advise_more(profile, seen, is_cached)}",
+    )
+
+
+def _advise_more(profile: Profile, seen: InputShape, is_cached: bool) -> str:
+    """Return how to get an engine that also takes inputs of the shape `seen`."""
+    least, most = _least(profile.minimum, seen), _most(profile.maximum, seen)
+    if is_cached:
+        shapes = {"opt": profile.optimum, "min": least, "max": most}
+        asked = " ".join(f"{name}_shape={_numbers(shape)}" for name, shape in shapes.items())
+        return f"ask for an engine that takes more: {asked}"
+    return (
+        f"build it for more: alignseg export-trt MODEL -o ENGINE --opt-shape {profile.optimum} "
+        f"--min-shape {least} --max-shape {most}"
     )
 
 

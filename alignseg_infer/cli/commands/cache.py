@@ -1,0 +1,75 @@
+"""``alignseg cache``: lists and clears the engines that were built for ``.onnx`` files."""
+
+import argparse
+import time
+from typing import TYPE_CHECKING
+
+from alignseg_infer.cli.streams import print_message
+from alignseg_infer.errors import OptionError
+
+if TYPE_CHECKING:  # needs the packages of the extras for TensorRT
+    from alignseg_infer.trt.cache.store import CachedEngine
+
+HELP = (
+    "List or clear the engines that were built for .onnx files, as by alignseg predict "
+    "--runtime tensorrt."
+)
+EXAMPLE = "Example: alignseg cache clear --older-than 30"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the command's arguments."""
+    parser.add_argument(
+        "action",
+        choices=["list", "clear"],
+        help="list shows the engines, the last used first; clear removes them",
+    )
+    parser.add_argument(
+        "--older-than",
+        type=float,
+        metavar="DAYS",
+        help="with clear, remove only engines that were not used for so many days (default: all)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """List or remove engines, and print how much room they take or took."""
+    from alignseg_infer.trt.cache.store import cache_folder, cached_engines, clear_cache
+
+    days = arguments.older_than
+    if arguments.action == "list" and days is not None:
+        raise OptionError(
+            "--older-than with list", "--older-than with clear", "alignseg cache list"
+        )
+    if days is not None and not days >= 0:
+        raise OptionError(f"--older-than {days:g}", "0 days or more", "--older-than 30")
+    if arguments.action == "list":
+        for engine in cached_engines():
+            print_message(_describe(engine))
+        print_message(_sum_up("engines", cached_engines(), f"in {cache_folder()}"))
+        return 0
+    removed, busy = clear_cache(days)
+    print_message(_sum_up("engines", removed, f"removed from {cache_folder()}"))
+    if busy:
+        print_message(_sum_up("engines", busy, "left, since another process builds them"))
+    return 0
+
+
+def _describe(engine: "CachedEngine") -> str:
+    used = time.strftime("%Y-%m-%d", time.localtime(engine.used))
+    size = f"{engine.size / 1e6:.1f} MB, used {used}"
+    facts = engine.facts
+    if facts is None or facts.spec.export is None:
+        return f"not complete: it is being built, or will be built again; {size}\n  {engine.plan}"
+    verified = "verified" if facts.verification else "not verified"
+    gpu = f" on {facts.gpu.name}" if facts.gpu else ""
+    return (
+        f"{engine.model}: {facts.spec.export.precision}, {facts.flavour} "
+        f"{facts.tensorrt_version}{gpu}, {facts.profile.minimum} to {facts.profile.maximum}, "
+        f"{verified}; {size}\n  {engine.plan}"
+    )
+
+
+def _sum_up(what: str, engines: "list[CachedEngine]", where: str) -> str:
+    size = sum(engine.size for engine in engines) / 1e6
+    return f"{len(engines)} {what if len(engines) != 1 else what[:-1]}, {size:.1f} MB, {where}"

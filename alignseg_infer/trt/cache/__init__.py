@@ -1,0 +1,1 @@
+"""Keeps the engines that were built for ``.onnx`` files, and finds them again."""
