@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
+from alignseg_infer.backports import StrEnum
 from alignseg_infer.doctor.asking import Answer
 
 CUDA_PROVIDER = "CUDAExecutionProvider"

@@ -6,13 +6,13 @@ engine; it runs the engine only where there is a GPU. No engine of the catalogue
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.backports import StrEnum
 from alignseg_infer.doctor.catalogue import BF16_TOLERANCE, Case, Graph, error_of
 from alignseg_infer.errors import AlignSegError, BuildError
 from alignseg_infer.files import temporary_folder
@@ -190,6 +190,8 @@ def _run_engine(tensorrt: Any, plan: bytes, graph: Graph) -> NDArray[Any]:
     result = np.empty(graph.reference.shape, graph.reference.dtype)
     with cuda.current():
         context, stream = new_context(tensorrt, engine, None), cuda.new_stream()
+        if context is None:
+            raise BuildError(log.take_errors(), "an execution context", "report this")
         name = engine.get_tensor_name(len(graph.inputs))
         target = cuda.allocate(result.nbytes)
         context.set_tensor_address(name, target)
