@@ -89,7 +89,8 @@ def export_onnx(
         size: Fixed (height, width) of the network's input; None for any size.
         batch: Fixed batch size; None for any.
         sampler: How the graph samples at offsets: ``"native"`` (GridSample), ``"gather"`` (index
-            arithmetic) or ``"plugin"`` (TensorRT plugins); None for native.
+            arithmetic) or ``"plugin"`` (TensorRT plugins); ``"auto"`` for native or gather,
+            whichever small graphs show to be right in ONNX Runtime; None for native.
         upsampling: How the graph upsamples features: ``"matrices"``, for CPUs, or ``"resize"``,
             for GPUs; None for what suits the sampler.
         opset: 16 to 19; None for 18. An int8 graph always has 19.
@@ -226,7 +227,7 @@ def export_engine(
         plugin: Library of TensorRT plugins, for the sampler plugin.
         embed_plugin: Whether to store that library in the engine.
         output: As in `export_onnx`.
-        sampler: As in `export_onnx`.
+        sampler: As in `export_onnx`, but ``"auto"`` asks TensorRT.
         upsampling: As in `export_onnx`, but None means resize, since engines run on GPUs.
         opset: As in `export_onnx`.
         rewrites: As in `export_onnx`.

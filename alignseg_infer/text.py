@@ -18,6 +18,12 @@ def near_words(word: str, known: Iterable[str], most: int = 1) -> list[str]:
     return [lower[near] for near in difflib.get_close_matches(word.lower(), lower, n=most)]
 
 
+def version_numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers of a release: (10, 13, 3, 9) for ``10.13.3.9.post1``; none for no text."""
+    release = re.split(r"[^\d.]", text)[0]
+    return tuple(map(int, re.findall(r"\d+", release)))
+
+
 def printable(text: str) -> str:
     r"""Return `text` in one line that a terminal shows and does not obey: ESC becomes ``\x1b``."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)

@@ -66,6 +66,7 @@ def test_issue_form(path: Path) -> None:
 
 def test_bug_form_asks_for_versions_and_the_model() -> None:
     text = FORMS[0].read_text(encoding="utf-8")
+    assert "`alignseg doctor --json`" in text
     assert "`alignseg --version --verbose`" in text
     assert "`alignseg inspect MODEL`" in text
 

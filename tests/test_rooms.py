@@ -27,6 +27,7 @@ FLOORS = [
     ["backends"],
     ["predictor"],
     ["benchmark", "evaluation", "video"],
+    ["doctor"],
     ["export"],
     ["api"],
     ["__init__"],

@@ -1,28 +1,10 @@
 """``alignseg --version``: the version; with ``--verbose``, what a bug report should contain."""
 
-import importlib.metadata
-import platform
 from collections.abc import Iterator
 
-from alignseg_infer.benchmark.machine import usable_cores
-from alignseg_infer.errors import MissingDependencyError
+from alignseg_infer.doctor.machine import list_machine_facts
+from alignseg_infer.doctor.parts import PARTS, installed_distributions, list_versions, load_part
 from alignseg_infer.version import __version__
-
-GIB = 1 << 30
-# Title -> import name. Distributions are looked up by import name: several may have one module.
-MODULES = {
-    "NumPy": "numpy",
-    "OpenCV": "cv2",
-    "ONNX Runtime": "onnxruntime",
-    "OpenVINO": "openvino",
-    "PyTorch": "torch",
-    "ONNX": "onnx",
-    "TensorRT": "tensorrt",
-    "TensorRT-RTX": "tensorrt_rtx",
-    "CUDA Python": "cuda",
-    "PyCUDA": "pycuda",
-    "PyAV": "av",
-}
 
 
 def version_text(*, verbose: bool) -> str:
@@ -34,39 +16,19 @@ def version_text(*, verbose: bool) -> str:
 
 
 def _list_facts() -> Iterator[tuple[str, str]]:
-    yield "Python", platform.python_version()
-    yield "System", platform.platform()
-    distributions = importlib.metadata.packages_distributions()
-    for title, module in MODULES.items():
-        found = sorted(set(distributions.get(module, ())))
-        versions = [f"{name} {importlib.metadata.version(name)}" for name in found]
-        providers = [f"providers {_list_providers()}"] if found and module == "onnxruntime" else []
-        yield title, ", ".join([*versions, *providers]) or "not installed"
-    yield from _list_machine_facts()
+    python, system, *machine = list_machine_facts()
+    yield from (python, system)
+    found = list_versions(installed_distributions())
+    for part in PARTS:
+        versions = found[part.module]
+        providers = [_list_providers()] if versions and part.module == "onnxruntime" else []
+        yield part.title, ", ".join([*versions, *providers]) or "not installed"
+    yield from machine
 
 
 def _list_providers() -> str:
     """Return the providers of ONNX Runtime, or why they are unknown."""
     try:
-        from onnxruntime import get_available_providers
+        return f"providers {load_part('onnxruntime').runs_on}"
     except ImportError as error:  # removing one of two distributions breaks the other
-        return f"unknown: {error}"
-    return ", ".join(get_available_providers())
-
-
-def _list_machine_facts() -> Iterator[tuple[str, str]]:
-    """Yield facts about the hardware, fewer of them where the packages for `bench` are missing."""
-    try:
-        from alignseg_infer.benchmark import hardware
-    except MissingDependencyError as error:
-        yield "CPU", f"{platform.processor() or platform.machine()}, {usable_cores()} usable cores"
-        yield "CPU flags, memory, GPU", f"unknown; {error.fix}"
-        return
-    flags = ", ".join(hardware.cpu_flags()) or "no known flags"
-    yield "CPU", f"{hardware.cpu_name()}, {usable_cores()} usable cores, {flags}"
-    total, available = hardware.memory_bytes()
-    yield "Memory", f"{total / GIB:.1f} GiB, {available / GIB:.1f} GiB available"
-    gpus = hardware.gpu_states()
-    yield from (("GPU", str(gpu)) for gpu in gpus)
-    if not gpus:
-        yield "GPU", "none that NVIDIA's driver shows"
+        return f"providers unknown: {error}"

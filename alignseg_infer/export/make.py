@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from alignseg_infer.arrays import InputShape
 from alignseg_infer.demo import model_path
+from alignseg_infer.doctor.runtimes import Target
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.recipe import Recipe
@@ -123,6 +124,7 @@ def make_onnx(
     from alignseg_infer.export.graph.onnx_file import require_onnx_ending
 
     require_onnx_ending(destination)
+    recipe = _choose_sampler(model, recipe, Target.ONNXRUNTIME)
     converts = recipe.precision not in (None, Precision.FP32)
     if not converts:
         _require_checkpoint(model)
@@ -170,6 +172,7 @@ def make_engine(
     given = _read_given_graph(model, recipe)
     require_plugin_options(given.facts.export.sampler if given else _sampler_of(recipe), options)
     require_builder(options)  # before an export that takes half a minute
+    recipe = _choose_sampler(model, recipe, Target(options.flavour.value))
     with temporary_folder() as folder:
         target = folder / f"{model.stem}.onnx"
         reference = given or _make_float32_graph(model, target, _adapt_to_gpus(recipe, options))
@@ -224,14 +227,31 @@ def _read_given_graph(model: Path, recipe: Recipe) -> _Graph | None:
         return None
     from alignseg_infer.spec.onnx_facts import read_onnx_facts
 
-    for asked in (recipe.graph, recipe.checkpoint):
-        if asked is not None:
-            raise OptionError(
-                f"{_first_change(asked)} cannot change {model}",
-                "no options of the graph or checkpoint, since an exported model's facts are fixed",
-                "export the checkpoint again with this option",
-            )
+    changes = [_first_change(asked) for asked in (recipe.graph, recipe.checkpoint) if asked]
+    changes += ["sampler="] if recipe.auto_sampler else []
+    if changes:
+        raise OptionError(
+            f"{changes[0]} cannot change {model}",
+            "no options of the graph or checkpoint, since an exported model's facts are fixed",
+            "export the checkpoint again with this option",
+        )
     return _Graph(model, read_onnx_facts(model))
+
+
+def _choose_sampler(model: Path, recipe: Recipe, target: Target) -> Recipe:
+    """Return the recipe with a sampler that is right in `target`, if one is to be chosen.
+
+    Raises:
+        ExportError: None is.
+    """
+    if not recipe.auto_sampler or model.suffix.lower() == ".onnx":
+        return recipe
+    from alignseg_infer.doctor.sampler import sampler_for
+
+    sampler, reason = sampler_for(target, recipe.precision or Precision.FP32)
+    logger.info("sampler='auto': %s", reason)
+    graph = replace(recipe.graph or ExportOptions(), sampler=sampler)
+    return replace(recipe, graph=graph, sampler_choice=f"sampler chosen by auto: {reason}")
 
 
 def _take_shape(model: Path, recipe: Recipe, options: BuildOptions) -> tuple[Recipe, BuildOptions]:
@@ -279,7 +299,7 @@ def _make_float32_graph(model: Path, target: Path, recipe: Recipe) -> _Graph:
     options = recipe.graph or ExportOptions()
     checkpoint = load_checkpoint(model, recipe.checkpoint)
     logger.info("%s", describe_assumptions(checkpoint))
-    report = onnx_from_checkpoint(checkpoint, target, options)
+    report = onnx_from_checkpoint(checkpoint, target, options, remark=recipe.sampler_choice)
     logger.info("%s", format_comparisons(report.comparisons, options.output))
     facts = read_onnx_facts(target)
     return _Graph(target, facts, checkpoint.assumptions, report.comparisons)

@@ -12,7 +12,7 @@ from alignseg_infer.choices import choose, convert_choices
 from alignseg_infer.datasets.class_tables import class_table_named
 from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.errors import DatasetError
-from alignseg_infer.export.graph.options import ExportOptions
+from alignseg_infer.export.graph.options import AUTO_SAMPLER, ExportOptions
 from alignseg_infer.export.int8.options import (
     Int8Options,
     int8_options_for,
@@ -38,6 +38,8 @@ class Recipe:
         precision: Precision of the graph; None for that of the model, which is fp32 for a
             checkpoint.
         graph: The form of a checkpoint's graph; None for the default form.
+        auto_sampler: Whether the sampler is to be the one that is right in the runtime.
+        sampler_choice: Which sampler that was, and why; None until it was chosen.
         checkpoint: Facts that the checkpoint does not contain; None if the user gives none.
         int8: How the model is quantised. The precision int8 requires it, and no other takes it.
         verification: Images to compare labels on: a folder, a list or a video. None for the
@@ -53,6 +55,8 @@ class Recipe:
 
     precision: Precision | None = None
     graph: ExportOptions | None = None
+    auto_sampler: bool = False
+    sampler_choice: str | None = None
     checkpoint: CheckpointOptions | None = None
     int8: Int8Options | None = None
     verification: Path | None = None
@@ -101,6 +105,9 @@ def recipe_for(values: Mapping[str, Any]) -> Recipe:
         DatasetError: A source of images does not exist.
     """
     given = {name: value for name, value in values.items() if value is not None}
+    auto_sampler = given.get("sampler") == AUTO_SAMPLER
+    if auto_sampler:
+        del given["sampler"]
     graph, checkpoint, int8 = (
         {name: given[name] for name in names if name in given}
         for names in (GRAPH_NAMES, CHECKPOINT_NAMES, INT8_NAMES)
@@ -111,6 +118,7 @@ def recipe_for(values: Mapping[str, Any]) -> Recipe:
     return Recipe(
         precision=precision,
         graph=ExportOptions(**graph) if graph else None,
+        auto_sampler=auto_sampler,
         checkpoint=CheckpointOptions(**checkpoint) if checkpoint else None,
         int8=int8_options_for(precision, **int8),
         verification=user_path(given["verification"]) if "verification" in given else None,

@@ -36,7 +36,11 @@ class ExportReport:
 
 
 def onnx_from_checkpoint(
-    checkpoint: Checkpoint, path: str | Path, options: ExportOptions | None = None
+    checkpoint: Checkpoint,
+    path: str | Path,
+    options: ExportOptions | None = None,
+    *,
+    remark: str | None = None,
 ) -> ExportReport:
     """Write `checkpoint` as an ONNX file, after comparing it with PyTorch in ONNX Runtime.
 
@@ -46,6 +50,7 @@ def onnx_from_checkpoint(
         checkpoint: From `models.checkpoint.load_checkpoint`.
         path: The ``.onnx`` file to write.
         options: What the graph should contain.
+        remark: What else the spec's `exporter` says.
 
     Raises:
         OptionError: `path` does not end in ``.onnx``.
@@ -59,7 +64,7 @@ def onnx_from_checkpoint(
     with write_atomically(path) as temporary:
         logger.info("tracing and converting to opset %d (half a minute)", options.opset)
         exported = onnx_from_model(model, options)
-        spec = replace(checkpoint.spec, export=_export_spec(options))
+        spec = replace(checkpoint.spec, export=_export_spec(options, remark))
         _describe(exported, spec)
         save_onnx(exported, temporary)
         logger.info("comparing with PyTorch in ONNX Runtime")
@@ -69,7 +74,8 @@ def onnx_from_checkpoint(
     return ExportReport(path, spec, comparisons)
 
 
-def _export_spec(options: ExportOptions) -> ExportSpec:
+def _export_spec(options: ExportOptions, remark: str | None) -> ExportSpec:
+    versions = f"alignseg-infer {__version__}, torch {torch.__version__}"
     return ExportSpec(
         output=options.output,
         sampler=options.sampler,
@@ -78,7 +84,7 @@ def _export_spec(options: ExportOptions) -> ExportSpec:
         size=options.size,
         batch=options.batch,
         upsampling=options.chosen_upsampling,
-        exporter=f"alignseg-infer {__version__}, torch {torch.__version__}",
+        exporter=f"{versions}; {remark}" if remark else versions,
     )
 
 

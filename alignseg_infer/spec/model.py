@@ -199,7 +199,8 @@ class ExportSpec:
         rewrites: Whether the exact rewrites were applied.
         size: Fixed input (height, width); None if any size is accepted.
         batch: Fixed batch size; None if any batch size is accepted.
-        exporter: Versions of the packages that wrote the file.
+        exporter: Versions of the packages that wrote the file; after a semicolon, which sampler was
+            chosen without being named, and why.
         precision: Number format that the graph computes in.
         upsampling: How features are upsampled; always ``resize`` without the rewrites.
     """

@@ -10,12 +10,12 @@ Migration" and "CPU-Only AOT and TensorRT-RTX Engines".
 """
 
 import importlib
-import re
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, cast
 
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.errors import MissingDependencyError, OptionError
+from alignseg_infer.text import version_numbers
 from alignseg_infer.trt import bindings as api
 
 
@@ -117,8 +117,7 @@ def load_tensorrt(flavour: Flavour) -> TensorRT:
             f"{flavour} {'.'.join(map(str, _OLDEST[flavour]))} or newer",
             _INSTALL[flavour],
         ) from error
-    release = re.split(r"[^\d.]", module.__version__)[0]  # 10.13.3.9. of 10.13.3.9.post1
-    version = tuple(int(number) for number in re.findall(r"\d+", release))
+    version = version_numbers(module.__version__)
     if version < _OLDEST[flavour]:
         raise MissingDependencyError(
             f"{flavour} {module.__version__} is installed",

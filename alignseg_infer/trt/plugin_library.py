@@ -92,7 +92,7 @@ def provide_plugins(
     if not _find_missing(registry, needed):
         return
     path = find_plugin_library(library, what, error)
-    _require_same_major(path, tensorrt, error)
+    require_same_major(path, tensorrt, error)
     if registry.load_library(str(path)) is None:
         raise error(
             f"{tensorrt.flavour} {tensorrt.version_text} cannot load {path}, which should provide "
@@ -124,8 +124,12 @@ def built_for(library: Path) -> tuple[int, int] | None:
 _BUILT_FOR = re.compile(rb"alignseg plugins for TensorRT (\d+)\.(\d+)")
 
 
-def _require_same_major(library: Path, tensorrt: TensorRT, error: type[AlignSegError]) -> None:
-    """Check that the library was built for this major version: another one may end the process."""
+def require_same_major(library: Path, tensorrt: TensorRT, error: type[AlignSegError]) -> None:
+    """Check that the library was built for this major version: another one may end the process.
+
+    Raises:
+        AlignSegError: It was built for another one. The error is of the class `error`.
+    """
     try:
         seen = built_for(library)
     except (OSError, ValueError):  # ValueError: the file is empty

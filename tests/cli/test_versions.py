@@ -4,13 +4,14 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from alignseg_infer.benchmark import hardware
 from alignseg_infer.benchmark.machine import GpuState
 from alignseg_infer.cli import main
-from alignseg_infer.cli.versions import MODULES
+from alignseg_infer.doctor.parts import PARTS
 from alignseg_infer.errors import INSTALL_BENCH
 from alignseg_infer.version import __version__
 
@@ -37,7 +38,9 @@ def test_versions_of_everything(
     printed = capsys.readouterr().out
     assert printed.count(f"GPU: {GPU}\n") == 2
     facts = facts_of(printed)
-    assert facts.keys() == {"Python", "System", *MODULES, "CPU", "Memory", "GPU"}
+    assert facts.keys() == {"Python", "System", "CPU", "Memory", "GPU"} | {
+        part.title for part in PARTS
+    }
     runtime = f"onnxruntime {importlib.metadata.version('onnxruntime')}, providers "
     assert facts["ONNX Runtime"].startswith(runtime)
     assert "CPUExecutionProvider" in facts["ONNX Runtime"]
@@ -66,7 +69,11 @@ def test_two_distributions_of_one_module(
     """Removing one of them breaks the other: what a report of a bug should show."""
     both = {"onnxruntime": ["onnxruntime", "onnxruntime-gpu", "onnxruntime"]}
     monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: both)
-    monkeypatch.setattr(importlib.metadata, "version", lambda _: "1.30")
+    found = [
+        SimpleNamespace(metadata={"Name": name}, version="1.30")
+        for name in ("onnxruntime", "onnxruntime-gpu")
+    ]
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: found)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert main(["--version", "--verbose"]) == 0
     facts = facts_of(capsys.readouterr().out)

@@ -26,6 +26,7 @@ class FakeTensorRTBuild(FakeTensorRT):
 
     Attributes:
         spoil: Changes the layers that were parsed.
+        nearest: Modes of GridSample that the parser does not know and reads as nearest neighbour.
         configs_built: The configuration of each build.
     """
 
@@ -41,6 +42,7 @@ class FakeTensorRTBuild(FakeTensorRT):
     def __init__(self) -> None:
         super().__init__(FakeCuda())
         self.spoil: Any = None
+        self.nearest: set[str] = set()
         self.configs_built: list[Any] = []
 
     @property
@@ -169,6 +171,8 @@ class FakeParser:
         data_type = output.dtype.name if output.dtype else "?"
         reads = [str(value.name) for value in node.inputs if value is not None]
         layer = FakeLayer(kind, str(output.name), _TYPES.get(data_type, data_type), reads)
+        if node.op_type == "GridSample":
+            _describe_sampling(layer, node, self._module.nearest)
         if node.domain == DOMAIN:
             version, space = (
                 node.attributes[field].as_string()
@@ -181,6 +185,16 @@ class FakeParser:
             layer.plugin = SimpleNamespace(get_capability_interface=kinds.__getitem__)
             layer.name = str(node.name)
         return layer
+
+
+def _describe_sampling(layer: FakeLayer, node: ir.Node, nearest: set[str]) -> None:
+    mode, padding, corners = (
+        node.attributes[name].value if name in node.attributes else default
+        for name, default in (("mode", "bilinear"), ("padding_mode", "zeros"), ("align_corners", 0))
+    )
+    layer.interpolation_mode = SimpleNamespace(name="NEAREST" if mode in nearest else "LINEAR")
+    layer.sample_mode = SimpleNamespace(name={"zeros": "FILL", "border": "CLAMP"}[str(padding)])
+    layer.align_corners = bool(corners)
 
 
 def _unknown(index: int, node: ir.Node) -> Any:

@@ -11,6 +11,7 @@ from alignseg_infer.cli.arguments.values import (
     choices_of,
     fixed_size,
 )
+from alignseg_infer.export.graph.options import AUTO_SAMPLER
 from alignseg_infer.export.recipe import Recipe, recipe_for
 from alignseg_infer.export.verification.options import DEFAULT_IMAGES
 from alignseg_infer.files import user_path
@@ -99,10 +100,11 @@ def _add_lowering_arguments(graph: argparse._ArgumentGroup) -> None:
     """Define the arguments for the nodes that sampling and upsampling become."""
     graph.add_argument(
         "--sampler",
-        choices=choices_of(Sampler),
+        choices=[*choices_of(Sampler), AUTO_SAMPLER],
         help="how the graph samples at offsets: native uses GridSample; gather uses index "
         "arithmetic, for runtimes whose GridSample is wrong; plugin uses TensorRT plugins from "
-        "the library in plugins/ (default: native)",
+        "the library in plugins/; auto takes native or gather, whichever is right in the small "
+        "graphs of alignseg doctor (default: native)",
     )
     graph.add_argument(
         "--no-fuse",

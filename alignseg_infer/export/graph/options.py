@@ -9,6 +9,8 @@ from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.pixels.preprocess import require_input_size
 from alignseg_infer.spec.model import DEFAULT_OPSET, OPSETS, OutputKind, Sampler, Upsampling
 
+AUTO_SAMPLER = "auto"  # asks for the sampler that `doctor` chooses; no graph has it
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:

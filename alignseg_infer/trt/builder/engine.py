@@ -122,7 +122,7 @@ def engine_from_onnx(
     # TensorRT builds on this GPU, and loaders compare it with theirs. TensorRT for RTX needs none.
     gpu = current_gpu() if options.flavour is Flavour.TENSORRT else None
     options = load_plugins(session.tensorrt, facts, options)
-    _parse(session, path)
+    parse_onnx(session, path)
     network = read_network(session.tensorrt.module, session.network)
     require_sampling(network, facts)
     require_resizing(network, facts)
@@ -179,7 +179,12 @@ def _require_narrow_labels(facts: OnnxFacts) -> None:
         )
 
 
-def _parse(session: Session, path: Path) -> None:
+def parse_onnx(session: Session, path: Path) -> None:
+    """Read an ONNX file into the network of `session`.
+
+    Raises:
+        BuildError: TensorRT cannot read the file.
+    """
     parser = session.tensorrt.module.OnnxParser(session.network, session.builder.logger)
     # Parse the file, not bytes: the weights of large models are in a second file beside it.
     if parser.parse_from_file(str(path)):

@@ -1,0 +1,122 @@
+"""What people install this package for, and what each of these goals needs."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from alignseg_infer.backports import StrEnum
+from alignseg_infer.doctor.asking import Answer
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
+
+class Goal(StrEnum):
+    """What somebody wants to do."""
+
+    IMAGES = "images"
+    OPENVINO = "openvino"
+    GPU = "gpu"
+    EXPORT = "export"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt-rtx"
+    JETSON = "jetson"
+    VIDEO = "video"
+    BENCH = "bench"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a goal needs.
+
+    Attributes:
+        modules: The parts that must load.
+        install: The command that installs them.
+        then: What to type next.
+        others: Other modules that must be installed.
+    """
+
+    modules: tuple[str, ...]
+    install: str
+    then: str
+    others: tuple[str, ...] = ()
+
+
+CORE = ("numpy", "cv2", "onnxruntime")
+_TENSORRT = (*CORE, "onnx", "tensorrt", "cuda", "nvrtc")
+NEEDS: Mapping[Goal, Needs] = {
+    Goal.IMAGES: Needs(
+        CORE, "pip install alignseg-infer", "alignseg predict MODEL.onnx IMAGE -o out/"
+    ),
+    Goal.OPENVINO: Needs(
+        (*CORE, "openvino"),
+        "pip install 'alignseg-infer[openvino]'",
+        "alignseg predict MODEL.onnx IMAGE -o out/ --runtime openvino",
+    ),
+    Goal.GPU: Needs(
+        CORE,
+        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+        "alignseg predict MODEL.onnx IMAGE -o out/ --device cuda",
+    ),
+    Goal.EXPORT: Needs(
+        (*CORE, "torch", "onnx"),
+        "pip install torch==2.13.0 'alignseg-infer[export]'",
+        "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+        ("onnxscript", "onnx_ir", "safetensors"),
+    ),
+    Goal.TENSORRT: Needs(
+        _TENSORRT,
+        "pip install torch==2.13.0 'alignseg-infer[export,tensorrt]'",
+        "alignseg export-trt CHECKPOINT -o MODEL.engine --size 1024x2048",
+    ),
+    Goal.TENSORRT_RTX: Needs(
+        (*CORE, "onnx", "tensorrt_rtx", "cuda", "nvrtc"),
+        "pip install torch==2.13.0 'alignseg-infer[export,tensorrt-rtx]'",
+        "alignseg export-trt CHECKPOINT -o MODEL.engine --flavour tensorrt-rtx --size 1024x2048",
+    ),
+    Goal.JETSON: Needs(
+        _TENSORRT[:-1],
+        "pip install 'cuda-python<13' onnx onnxscript onnx-ir",
+        "alignseg export-trt MODEL.onnx -o MODEL.engine --size 512x1024",
+    ),
+    Goal.VIDEO: Needs(
+        (*CORE, "av"),
+        "pip install 'alignseg-infer[video]'",
+        "alignseg video MODEL.onnx VIDEO -o segmented.mp4",
+    ),
+    Goal.BENCH: Needs(
+        CORE,
+        "pip install 'alignseg-infer[bench]'",
+        "alignseg bench MODEL.onnx --size 512x1024 -o bench/",
+        ("psutil", "cpuinfo", "pynvml", "matplotlib"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What a goal still needs, and what to type: to install it or, if it is there, to begin."""
+
+    missing: tuple[str, ...]
+    command: str
+
+
+def advise(goal: Goal, answers: Mapping[str, Answer], modules: Collection[str]) -> Advice:
+    """Return what a goal still needs.
+
+    Args:
+        goal: The goal.
+        answers: What the parts said, by module; those that are not installed say nothing.
+        modules: All modules that can be imported.
+    """
+    needs = NEEDS[goal]
+    missing = [name for name in needs.others if name not in modules]
+    broken = [name for name in needs.modules if name in answers and not answers[name].loads]
+    missing += [name for name in needs.modules if name not in answers]
+    if goal is Goal.GPU and "onnxruntime" in answers:
+        providers = answers["onnxruntime"].runs_on
+        missing += [] if CUDA_PROVIDER in providers else [f"an ONNX Runtime with {CUDA_PROVIDER}"]
+    if missing:
+        return Advice((*missing, *broken), needs.install)
+    if broken:
+        fixes = [answers[name].fix for name in broken if answers[name].fix]
+        return Advice(tuple(broken), fixes[0] if fixes else needs.install)
+    return Advice((), needs.then)
