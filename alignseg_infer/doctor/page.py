@@ -25,7 +25,7 @@ def page_of(report: Report) -> str:
         ("Clashes", list(_list_clashes(report))),
         ("Small graphs, compared with stored references", list(_list_results(report))),
         ("Reported problems of these versions", list(_list_known(report))),
-        ("Which sampler to export (--sampler)", list(_list_samplers(report))),
+        ("Which sampler to export", list(_list_samplers(report))),
         ("Result", list(_list_result(report))),
     ]
     texts = [
