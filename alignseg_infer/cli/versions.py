@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 from collections.abc import Iterator
 
+from alignseg_infer.backports import packages_distributions
 from alignseg_infer.benchmark.machine import usable_cores
 from alignseg_infer.errors import MissingDependencyError
 from alignseg_infer.version import __version__
@@ -36,7 +37,7 @@ def version_text(*, verbose: bool) -> str:
 def _list_facts() -> Iterator[tuple[str, str]]:
     yield "Python", platform.python_version()
     yield "System", platform.platform()
-    distributions = importlib.metadata.packages_distributions()
+    distributions = packages_distributions()
     for title, module in MODULES.items():
         found = sorted(set(distributions.get(module, ())))
         versions = [f"{name} {importlib.metadata.version(name)}" for name in found]

@@ -9,7 +9,7 @@ import pytest
 
 from alignseg_infer.benchmark import hardware
 from alignseg_infer.benchmark.machine import GpuState
-from alignseg_infer.cli import main
+from alignseg_infer.cli import main, versions
 from alignseg_infer.cli.versions import MODULES
 from alignseg_infer.errors import INSTALL_BENCH
 from alignseg_infer.version import __version__
@@ -65,7 +65,7 @@ def test_two_distributions_of_one_module(
 ) -> None:
     """Removing one of them breaks the other: what a report of a bug should show."""
     both = {"onnxruntime": ["onnxruntime", "onnxruntime-gpu", "onnxruntime"]}
-    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: both)
+    monkeypatch.setattr(versions, "packages_distributions", lambda: both)
     monkeypatch.setattr(importlib.metadata, "version", lambda _: "1.30")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert main(["--version", "--verbose"]) == 0
