@@ -1,11 +1,14 @@
 """What all tests share: options of pytest, a small model and its exports."""
 
 import ctypes
+import importlib.util
 import os
+import re
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ import pytest
 from alignseg_infer.arrays import Image
 from tests.support.kept_exports import KeptExports
 from tests.support.models import SMALL_SPEC, write_seeded_checkpoint
+
+Report = TypeVar("Report", pytest.CollectReport, pytest.TestReport)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -46,6 +51,39 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % sample == 0]
     if not config.option.collectonly and not has_cuda_device():
         items[:] = with_one_skip_a_gpu_module(items)
+
+
+HAS_PYTORCH = importlib.util.find_spec("torch") is not None
+# As Python, its metadata and this package say it, the last in messages of child processes.
+LACKS_PYTORCH = re.compile(
+    r"No (module named|package metadata was found for) '?torch\b|needs the package torch\b"
+)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Skip modules that import PyTorch where it is not installed."""
+    report = yield
+    return skip_without_pytorch(report, collector.path)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Skip tests that fail since PyTorch is not installed."""
+    report = yield
+    return skip_without_pytorch(report, item.path)
+
+
+def skip_without_pytorch(report: Report, path: Path, *, has_pytorch: bool = HAS_PYTORCH) -> Report:
+    """Return `report`, as skipped if nothing but a PyTorch that is not installed made it fail."""
+    if report.failed and not has_pytorch and LACKS_PYTORCH.search(report.longreprtext):
+        report.outcome = "skipped"
+        report.longrepr = (str(path), 0, "Skipped: needs PyTorch, which is not installed")
+    return report
 
 
 def has_cuda_device() -> bool:

@@ -87,7 +87,7 @@ def test_commands_that_are_named_exist(path: Path, capsys: pytest.CaptureFixture
 def test_hooks_are_tools_of_the_extra_for_tests() -> None:
     (repository,) = loaded(ROOT / ".pre-commit-config.yaml")["repos"]
     assert repository["repo"] == "local"
-    tools = {re.split("[>=]", one)[0] for one in PROJECT["optional-dependencies"]["test"]}
+    tools = {re.split("[>=]", one)[0] for one in PROJECT["optional-dependencies"]["fast-test"]}
     for hook in repository["hooks"]:
         assert hook["language"] == "system"
         assert hook["entry"].split()[0] in tools

@@ -103,7 +103,7 @@ def _choose_providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
             f"device={device!r} was asked for, but this ONNX Runtime has only "
             f"{', '.join(onnxruntime.get_available_providers())}",
             f"a build with {CUDA_PROVIDER}",
-            "pip uninstall -y onnxruntime && pip install onnxruntime-gpu (never both), "
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu, "
             "or device='cpu'",
         )
     if kind == "cpu" or not cuda_built_in:

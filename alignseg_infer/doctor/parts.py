@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from alignseg_infer.backports import packages_distributions
 from alignseg_infer.doctor.runtimes import Target
 
 CudaVersion = tuple[int, int]
@@ -64,7 +65,7 @@ def list_versions(installed: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     Args:
         installed: From `installed_distributions`.
     """
-    modules = importlib.metadata.packages_distributions()
+    modules = packages_distributions()
     found = {}
     for part in PARTS:
         if part.distributions is None:

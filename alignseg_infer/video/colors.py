@@ -12,6 +12,7 @@ from alignseg_infer.video.pyav import av
 reformatter = av.video.reformatter
 
 LARGEST_SD = 576  # rows; like players, take larger frames for BT.709 if they name no matrix
+BT709, BT2020 = 1, 9  # AVCOL_SPC_
 UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED; also AVCOL_PRI_ and AVCOL_TRC_
 # Without these flags swscale drops fractions: a round trip then loses 2 of 255 on average and tints
 # the picture, instead of losing 0.1 (bikes.mp4, FFmpeg 8).
@@ -47,23 +48,23 @@ class BgrFrames:
         """
         primaries, transfer = frame.color_primaries, frame.color_trc
         wide = color_name(primaries, transfer) is not None
+        # The frame is told, not `reformat`: its src_colorspace= knows no BT.2020 before PyAV 18.
+        frame.colorspace = _matrix_of(frame, wide)
         pixels = self._reformatter.reformat(
-            frame,
-            format=WIDE if wide else "bgr24",
-            src_colorspace=self._assumed_matrix(frame, wide),
-            interpolation=EXACT,
+            frame, format=WIDE if wide else "bgr24", interpolation=EXACT
         ).to_ndarray()
         if wide:  # (H, W, 3) uint16 in RGB
             pixels = to_bt709(np.asarray(pixels[..., ::-1], np.uint16), primaries, transfer)
         return turn_upright(np.asarray(pixels, np.uint8), self._matrix)
 
-    def _assumed_matrix(self, frame: av.VideoFrame, wide: bool) -> reformatter.Colorspace | None:
-        """Return the colour matrix of a frame that does not name its own; None for FFmpeg's."""
-        if frame.colorspace != UNSPECIFIED:
-            return None
-        if wide:
-            return reformatter.Colorspace.BT2020
-        return reformatter.Colorspace.ITU709 if frame.height > LARGEST_SD else None
+
+def _matrix_of(frame: av.VideoFrame, wide: bool) -> int:
+    """Return the colour matrix that a frame names, or the one to assume if it names none."""
+    if frame.colorspace != UNSPECIFIED:
+        return int(frame.colorspace)
+    if wide:
+        return BT2020
+    return BT709 if frame.height > LARGEST_SD else UNSPECIFIED  # which FFmpeg takes for BT.601
 
 
 def turn_upright(image: Image, matrix: tuple[int, ...]) -> Image:

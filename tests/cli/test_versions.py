@@ -11,6 +11,7 @@ import pytest
 from alignseg_infer.benchmark import hardware
 from alignseg_infer.benchmark.machine import GpuState
 from alignseg_infer.cli import main
+from alignseg_infer.doctor import parts
 from alignseg_infer.doctor.parts import PARTS
 from alignseg_infer.errors import INSTALL_BENCH
 from alignseg_infer.version import __version__
@@ -68,7 +69,7 @@ def test_two_distributions_of_one_module(
 ) -> None:
     """Removing one of them breaks the other: what a report of a bug should show."""
     both = {"onnxruntime": ["onnxruntime", "onnxruntime-gpu", "onnxruntime"]}
-    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: both)
+    monkeypatch.setattr(parts, "packages_distributions", lambda: both)
     found = [
         SimpleNamespace(metadata={"Name": name}, version="1.30")
         for name in ("onnxruntime", "onnxruntime-gpu")

@@ -28,7 +28,6 @@ from alignseg_infer import (
     AlignSegError,
     DeviceError,
     EngineError,
-    MissingDependencyError,
     ModelFileError,
     OptionError,
     OutputError,
@@ -713,16 +712,6 @@ def test_rtx_is_built_for_this_gpu() -> None:
     with pytest.raises(DeviceError, match=r"H100, has compute capability 9\.0") as caught:
         _capabilities(rtx, Gpu("H100", "9.0"))
     assert caught.value.fix == "runtime='tensorrt'"
-
-
-@pytest.mark.parametrize("package", ["filelock", "platformdirs"])
-def test_missing_packages(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("trt.cache.store", "backends.cached_engine"):
-        monkeypatch.delitem(sys.modules, f"alignseg_infer.{name}", raising=False)
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingDependencyError, match=package) as caught:
-        Predictor("demo", runtime="tensorrt")
-    assert caught.value.fix == "pip install filelock platformdirs"
 
 
 def test_without_the_variable_it_is_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:

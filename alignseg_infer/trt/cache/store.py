@@ -19,25 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
+import platformdirs
+
 from alignseg_infer.errors import (
     AlignSegError,
     EngineError,
-    MissingDependencyError,
     OutputError,
 )
 from alignseg_infer.files import require_writable_folder, sha256_of, user_path, write_atomically
 from alignseg_infer.trt.cache.needs import Needs
 from alignseg_infer.trt.engine_file import EngineFacts, read_facts
-
-try:
-    import filelock
-    import platformdirs
-except ImportError as missing:
-    raise MissingDependencyError(
-        f"the engine cache needs a package that is not installed: {missing.name}",
-        "the packages filelock and platformdirs",
-        "pip install filelock platformdirs",
-    ) from missing
 
 FOLDER_VARIABLE = "ALIGNSEG_CACHE"
 PLAN, RECORD = "model.engine", "needs.json"
