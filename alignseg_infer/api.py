@@ -105,7 +105,7 @@ def export_onnx(
             or ``"entropy"``.
         calibration_size: Size of the network's input during calibration, as `Predictor` takes it.
         calibration_cache: File that keeps the measured ranges, so that an interrupted calibration
-            can continue.
+            can continue; None for one in ``$ALIGNSEG_CACHE`` or the user's cache folder.
         keep_float: Blocks that are not quantised.
         int8_budget: Maximum percentage of the calibration images' pixels that may get another
             label than in FP32. Blocks stay in float until it is met.

@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import itertools
 import os
 import re
 import zlib
@@ -17,6 +18,7 @@ from alignseg_infer.arrays import Image
 from tests.support.kept_exports import KeptExports
 from tests.support.models import SMALL_SPEC, write_seeded_checkpoint
 
+CACHES = itertools.count()
 Report = TypeVar("Report", pytest.CollectReport, pytest.TestReport)
 
 
@@ -148,6 +150,14 @@ def export_small(
 def small_onnx(export_small: Callable[..., Path]) -> Path:
     """The small model, exported with default options."""
     return export_small()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give each test a cache folder of its own, which is made when something is kept."""
+    folder = tmp_path_factory.getbasetemp() / f"cache-{next(CACHES)}"
+    monkeypatch.setenv("ALIGNSEG_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture

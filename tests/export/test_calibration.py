@@ -1,6 +1,7 @@
 """Calibration: the images, the histograms, the ranges, and how an interrupted run continues."""
 
 import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from onnxruntime.quantization.calibrate import (
 from onnxruntime.quantization.calibrate import CalibrationMethod as OrtMethod
 
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+from alignseg_infer.cli import main
 from alignseg_infer.datasets.image_sets import choose_images, spread_evenly
 from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.errors import (
@@ -295,7 +297,80 @@ def test_cut_calibration_goes_on(
     assert calibrate_ranges(model, images, cut, stop) == expected
     assert counted == ([1, 2, 3, 4, 5] if batch is None else [2, 4, 5])
     assert _arrays(tmp_path / "cut") == _arrays(tmp_path / "whole")
-    assert calibrate_ranges(model, images) == expected  # without a cache
+    assert calibrate_ranges(model, images) == expected
+
+
+def test_calibrations_are_kept_unless_a_file_is_named(
+    small_onnx: Path, pictures: Path, own_cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, runs = choose_images(pictures), []
+    for method in CalibrationMethod:
+        options = CalibrationOptions(method=method)
+        calibrate_ranges(small_onnx, images, options, lambda done, _: runs.append(done))
+    assert runs == [1, 2, 3, 4, 5]
+    other = CalibrationOptions(size=(64, 96))
+    calibrate_ranges(small_onnx, images, other, lambda done, _: runs.append(done))
+    assert len(runs) == 10
+    assert main(["cache", "list"]) == 0
+    listed = capsys.readouterr().out.splitlines()[-1]
+    assert listed.startswith("2 calibrations, ")
+    assert listed.endswith(f"in {own_cache / 'calibrations'}")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK no archive", None])
+def test_damaged_calibrations_in_the_folder_are_made_again(
+    content: bytes | None, small_onnx: Path, pictures: Path, own_cache: Path
+) -> None:
+    images, runs = choose_images(pictures), []
+    expected = calibrate_ranges(small_onnx, images)
+    (kept,) = (own_cache / "calibrations").iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    assert calibrate_ranges(small_onnx, images, None, lambda d, _: runs.append(d)) == expected
+    assert len(runs) == 5
+    assert kept.read_bytes() == whole
+
+
+def test_a_calibration_of_something_else_under_this_name_is_not_used(
+    small_onnx: Path, pictures: Path, own_cache: Path
+) -> None:
+    images = choose_images(pictures)
+    expected = calibrate_ranges(small_onnx, images)
+    (kept,) = (own_cache / "calibrations").iterdir()
+    calibrate_ranges(small_onnx, images, CalibrationOptions(size=(64, 96)))
+    (other,) = set((own_cache / "calibrations").iterdir()) - {kept}
+    kept.write_bytes(other.read_bytes())
+    assert calibrate_ranges(small_onnx, images) == expected
+
+
+def test_without_a_folder_to_keep_it_in_the_work_goes_on(
+    small_onnx: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ALIGNSEG_CACHE", str(tmp_path / "file"))
+    images = choose_images(pictures)
+    assert calibrate_ranges(small_onnx, images).images == 5
+    said = [record.getMessage() for record in caplog.records if "not kept" in record.getMessage()]
+    assert len(said) == 1
+    assert str(tmp_path / "file") in said[0]
+
+
+def test_old_calibrations_are_cleared(small_onnx: Path, pictures: Path, own_cache: Path) -> None:
+    images = choose_images(pictures)
+    calibrate_ranges(small_onnx, images)
+    (kept,) = (own_cache / "calibrations").iterdir()
+    assert main(["cache", "clear", "--older-than", "1"]) == 0
+    assert kept.exists()
+    os.utime(kept, (0, 0))
+    calibrate_ranges(small_onnx, images)  # it is used, so it is young again
+    assert main(["cache", "clear", "--older-than", "1"]) == 0
+    assert kept.exists()
+    assert main(["cache", "clear"]) == 0
+    assert not kept.exists()
 
 
 def _arrays(cache: Path) -> dict[str, object]:

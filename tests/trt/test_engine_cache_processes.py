@@ -10,8 +10,8 @@ from pathlib import Path
 import filelock
 import pytest
 
+from alignseg_infer import caches
 from alignseg_infer.files import sha256_of
-from alignseg_infer.trt.cache import store
 from alignseg_infer.trt.engine_file import read_facts
 from tests.support.waiting import PATIENCE
 
@@ -21,7 +21,7 @@ pytest.importorskip("tensorrt_rtx", reason="builds engines with TensorRT for RTX
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of engines, which does not exist yet."""
-    monkeypatch.setenv(store.FOLDER_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(caches.FOLDER_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache" / "engines"
 
 

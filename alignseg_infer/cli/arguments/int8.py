@@ -80,7 +80,8 @@ def add_calibration_arguments(
         type=user_path,
         metavar="FILE",
         help="file that keeps the measured ranges, so that the same command continues after an "
-        "interruption and does not calibrate twice",
+        "interruption and does not calibrate twice (default: one in the folder that alignseg "
+        "cache list shows)",
     )
     add_max_pixels(group)
 

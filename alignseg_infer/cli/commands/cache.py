@@ -1,19 +1,23 @@
-"""``alignseg cache``: lists and clears the engines that were built for ``.onnx`` files."""
+"""``alignseg cache``: lists and clears what takes long to make: engines and calibrations."""
 
 import argparse
+import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from alignseg_infer import caches
 from alignseg_infer.cli.streams import print_message
 from alignseg_infer.errors import OptionError
 
-if TYPE_CHECKING:  # needs the packages of the extras for TensorRT
+if TYPE_CHECKING:
     from alignseg_infer.trt.cache.store import CachedEngine
 
 HELP = (
-    "List or clear the engines that were built for .onnx files, as by alignseg predict "
-    "--runtime tensorrt."
+    "List or clear what takes long to make: engines that were built for .onnx files, as by "
+    "alignseg predict --runtime tensorrt, and calibrations for INT8."
 )
+SECONDS_A_DAY = 86400
 EXAMPLE = "Example: alignseg cache clear --older-than 30"
 
 
@@ -22,18 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         choices=["list", "clear"],
-        help="list shows the engines, the last used first; clear removes them",
+        help="list shows it, the last used first; clear removes it",
     )
     parser.add_argument(
         "--older-than",
         type=float,
         metavar="DAYS",
-        help="with clear, remove only engines that were not used for so many days (default: all)",
+        help="with clear, remove only what was not used for so many days (default: all)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List or remove engines, and print how much room they take or took."""
+    """List or remove engines and calibrations, and print how much room they take or took."""
     from alignseg_infer.trt.cache.store import cache_folder, cached_engines, clear_cache
 
     days = arguments.older_than
@@ -47,12 +51,24 @@ def run(arguments: argparse.Namespace) -> int:
         for engine in cached_engines():
             print_message(_describe(engine))
         print_message(_sum_up("engines", cached_engines(), f"in {cache_folder()}"))
+        where = caches.cache_folder(caches.CALIBRATIONS)
+        print_message(_sum_up("calibrations", caches.kept_calibrations(), f"in {where}"))
         return 0
     removed, busy = clear_cache(days)
     print_message(_sum_up("engines", removed, f"removed from {cache_folder()}"))
+    _clear_calibrations(days)
     if busy:
         print_message(_sum_up("engines", busy, "left, since another process builds them"))
     return 0
+
+
+def _clear_calibrations(days: float | None) -> None:
+    before = math.inf if days is None else time.time() - days * SECONDS_A_DAY
+    old = [file for file in caches.kept_calibrations() if file.used <= before]
+    for file in old:
+        caches.remove_file(file)
+    where = caches.cache_folder(caches.CALIBRATIONS)
+    print_message(_sum_up("calibrations", old, f"removed from {where}"))
 
 
 def _describe(engine: "CachedEngine") -> str:
@@ -70,6 +86,6 @@ def _describe(engine: "CachedEngine") -> str:
     )
 
 
-def _sum_up(what: str, engines: "list[CachedEngine]", where: str) -> str:
-    size = sum(engine.size for engine in engines) / 1e6
-    return f"{len(engines)} {what if len(engines) != 1 else what[:-1]}, {size:.1f} MB, {where}"
+def _sum_up(what: str, things: "Sequence[CachedEngine | caches.KeptFile]", where: str) -> str:
+    size = sum(thing.size for thing in things) / 1e6
+    return f"{len(things)} {what if len(things) != 1 else what[:-1]}, {size:.1f} MB, {where}"

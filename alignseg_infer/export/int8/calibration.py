@@ -1,8 +1,10 @@
 """Calibration: measures on images the ranges of the tensors that convolutions read."""
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 import struct
 import zipfile
 import zlib
@@ -18,8 +20,9 @@ from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends.onnxruntime_backend import session_options
+from alignseg_infer.caches import CALIBRATIONS, cache_folder
 from alignseg_infer.datasets.image_sets import CalibrationImages
-from alignseg_infer.errors import OptionError
+from alignseg_infer.errors import OptionError, OutputError
 from alignseg_infer.export.graph.onnx_file import load_graph
 from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes
 from alignseg_infer.export.int8.histograms import BINS, Histogram, Ranges
@@ -66,9 +69,11 @@ def calibrate_ranges(
 ) -> Ranges:
     """Measure the ranges of all tensors that convolutions read.
 
-    Only one image is in memory at a time, or one batch if the model has a fixed batch. With a
-    cache, an interrupted run continues where it stopped, with the same result, and a finished run
-    is not repeated. The cache holds histograms, so another method needs no new run either.
+    Only one image is in memory at a time, or one batch if the model has a fixed batch. A cache
+    keeps what was measured: an interrupted run continues where it stopped, with the same result,
+    and a finished run is not repeated. It holds histograms, so another method needs no new run
+    either. It is a file that the options name, or else one in the folder of `cache_folder`, which
+    a run does without if the folder cannot be written to.
 
     Args:
         model: An exported FP32 ``.onnx``.
@@ -86,9 +91,12 @@ def calibrate_ranges(
     options = options or CalibrationOptions()
     facts = facts or read_onnx_facts(model)
     total = len(images.digests)
-    seen = _load_cache(options.cache, _make_key(facts, images, options.size))
+    key = _make_key(facts, images, options.size)
+    named, kept = options.cache, cache_folder(CALIBRATIONS) / f"{key}.npz"
+    seen = _find_kept(kept, key) if named is None else _load_cache(named, key)
+    cache = _Cache(kept, must=False) if named is None else _Cache(named, must=True)
     if seen.images < total:
-        _count_images(model, facts.spec, images, options, seen, progress=progress)
+        _count_images(model, facts.spec, images, options, seen, cache=cache, progress=progress)
     limits = {name: histo.limit(options.method) for name, histo in seen.histograms.items()}
     return Ranges(options.method, total, limits)
 
@@ -106,6 +114,7 @@ def _count_images(
     options: CalibrationOptions,
     seen: _Seen,
     *,
+    cache: "_Cache",
     progress: Progress | None,
 ) -> None:
     """Count the images that `seen` lacks."""
@@ -119,8 +128,7 @@ def _count_images(
             known = seen.histograms.get(name)
             seen.histograms[name] = one if known is None else known + one
         seen.images += len(tensors)
-        if options.cache:
-            _write_cache(options.cache, seen)
+        cache.write(seen)
         if progress:
             progress(seen.images, len(images.digests))
 
@@ -163,14 +171,26 @@ def _fill_batch(tensors: Tensors, spec: ModelSpec) -> NDArray[np.float32]:
     return np.concatenate(tensors + tensors[-1:] * missing)
 
 
-def _load_cache(cache: Path | None, key: str) -> _Seen:
-    """Return what the cache holds for `key`; nothing seen if there is no cache.
+def _find_kept(cache: Path, key: str) -> _Seen:
+    """Return what a file in the cache folder holds; nothing seen if it is missing or damaged."""
+    try:
+        seen = _read_cache(cache)
+    except _NO_CACHE:
+        return _Seen(key)
+    if seen.key != key:
+        return _Seen(key)
+    with contextlib.suppress(OSError):  # it may belong to somebody else
+        os.utime(cache)
+    logger.info("%d images were calibrated before", seen.images)
+    return seen
+
+
+def _load_cache(cache: Path, key: str) -> _Seen:
+    """Return what a file that the user named holds for `key`; nothing seen if there is none yet.
 
     Raises:
         OptionError: The file is not a cache, or belongs to another run; it is not overwritten.
     """
-    if cache is None:
-        return _Seen(key)
     try:
         if not cache.exists():
             return _Seen(key)
@@ -204,6 +224,35 @@ def _read_cache(cache: Path) -> _Seen:
         for name, count, power, most in zip(names, counts, powers, largest, strict=True)
     }
     return _Seen(key, images, histograms)
+
+
+class _Cache:
+    """Where a run is kept.
+
+    Args:
+        path: The file.
+        must: Whether it is an error if the file cannot be written.
+    """
+
+    def __init__(self, path: Path, *, must: bool) -> None:
+        self._path: Path | None = path
+        self._must = must
+
+    def write(self, seen: _Seen) -> None:
+        """Write what was seen so far.
+
+        Raises:
+            OutputError: The file must be written, but cannot be.
+        """
+        if self._path is None:
+            return
+        try:
+            _write_cache(self._path, seen)
+        except OutputError as error:
+            if self._must:
+                raise
+            logger.warning("this calibration is not kept for later runs: %s", error.problem)
+            self._path = None
 
 
 def _write_cache(cache: Path, seen: _Seen) -> None:

@@ -20,18 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import platformdirs
 
+from alignseg_infer import caches
+from alignseg_infer.caches import FOLDER_VARIABLE
 from alignseg_infer.errors import (
     AlignSegError,
     EngineError,
     OutputError,
 )
-from alignseg_infer.files import require_writable_folder, sha256_of, user_path, write_atomically
+from alignseg_infer.files import require_writable_folder, sha256_of, write_atomically
 from alignseg_infer.trt.cache.needs import Needs
 from alignseg_infer.trt.engine_file import EngineFacts, read_facts
 
-FOLDER_VARIABLE = "ALIGNSEG_CACHE"
 PLAN, RECORD = "model.engine", "needs.json"
 SECONDS_A_DAY = 86400
 _CHOOSE_FOLDER = (
@@ -62,14 +62,8 @@ class CachedEngine:
 
 
 def cache_folder() -> Path:
-    """Return the folder of the engine cache, which may not exist yet.
-
-    It is ``engines`` in ``$ALIGNSEG_CACHE``, or else in the user's cache folder on this system.
-    """
-    said = os.environ.get(FOLDER_VARIABLE)
-    if said:
-        return Path(os.path.abspath(user_path(said))) / "engines"
-    return platformdirs.user_cache_path("alignseg-infer", appauthor=False) / "engines"
+    """Return the folder of the engine cache, which may not exist yet; see `caches`."""
+    return caches.cache_folder("engines")
 
 
 def find_or_build(needs: Needs, model: str, build: Callable[[Path], object]) -> tuple[Path, bool]:

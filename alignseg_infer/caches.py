@@ -1,0 +1,63 @@
+"""The folder for what can be made again, but takes long: engines and calibrations."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from alignseg_infer.errors import OutputError
+
+FOLDER_VARIABLE = "ALIGNSEG_CACHE"
+CALIBRATIONS = "calibrations"
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """A file in the cache.
+
+    Attributes:
+        path: The file.
+        size: Bytes that it takes.
+        used: When it was last used, in seconds since 1970.
+    """
+
+    path: Path
+    size: int
+    used: float
+
+
+def cache_folder(kind: str) -> Path:
+    """Return the folder for one kind of thing, which may not exist yet.
+
+    It is in ``$ALIGNSEG_CACHE``, or else in the user's cache folder on this system.
+    """
+    said = os.environ.get(FOLDER_VARIABLE)
+    if said:
+        return Path(os.path.abspath(os.path.expanduser(said))) / kind
+    import platformdirs
+
+    return platformdirs.user_cache_path("alignseg-infer", appauthor=False) / kind
+
+
+def kept_calibrations() -> list[KeptFile]:
+    """Return the calibrations in the cache, the last used first."""
+    found = []
+    for path in cache_folder(CALIBRATIONS).glob("*.npz"):
+        status = path.stat()
+        found.append(KeptFile(path, status.st_size, status.st_mtime))
+    return sorted(found, key=lambda file: -file.used)
+
+
+def remove_file(file: KeptFile) -> None:
+    """Remove a file from the cache.
+
+    Raises:
+        OutputError: It cannot be removed.
+    """
+    try:
+        file.path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{file.path} cannot be removed: {error.strerror}",
+            "a folder of yours",
+            f"export {FOLDER_VARIABLE}=FOLDER",
+        ) from error
