@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--dynamic", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    best = arguments.opt
+    best = arguments.opt_shape
     if arguments.measure:
         low = SMALLEST if arguments.dynamic else best
         measure(arguments.measure, Profile(low, best, best))

@@ -103,9 +103,9 @@ def main() -> None:
     time_network(predictor, 10)
     ratios = []
     for _ in range(arguments.rounds):
-        before = time_network(predictor, arguments.frames // 2)
-        summary = segment_clip(predictor, arguments.frames)
-        after = time_network(predictor, arguments.frames // 2)
+        before = time_network(predictor, arguments.max_frames // 2)
+        summary = segment_clip(predictor, arguments.max_frames)
+        after = time_network(predictor, arguments.max_frames // 2)
         alone = 2 / (1 / before + 1 / after)
         ratios.append(summary.fps / alone)
         stages = ", ".join(f"{name} {spent:.1f}" for name, spent in summary.stages.items())
