@@ -112,8 +112,8 @@ def export_onnx(
         verification: Images to compare labels on; None for those of `calibration`, or for drawn
             streets if there are none.
         max_verification_images: Maximum number of images to compare labels on, spread evenly.
-        min_agreement: Share of the pixels that must get the same label as in float32, 0..1, for the
-            file to be written; None for 0.999 (fp32), 0.995 (fp16) or 0.98 (int8). A file below it
+        min_agreement: Share of the pixels that must get the same label as in float32, 0..1, for an
+            fp16 or int8 file to be written; None for 0.995 (fp16) or 0.98 (int8). A file below it
             is kept as ``NAME.rejected.onnx``.
         convention: Sampling convention that the weights were trained with, if the file does not
             contain it: ``"release-2021-12"``, ``"release-2021-05"`` or ``"standard"``.
@@ -242,7 +242,7 @@ def export_engine(
         int8_budget: As in `export_onnx`.
         verification: As in `export_onnx`.
         max_verification_images: As in `export_onnx`.
-        min_agreement: As in `export_onnx`, also for the engine.
+        min_agreement: As in `export_onnx`, also for the engine; None for 0.999 if it is fp32.
         convention: As in `export_onnx`.
         norm: As in `export_onnx`.
         classes: As in `export_onnx`.

@@ -1,6 +1,7 @@
 """The folder for what can be made again, but takes long: engines and calibrations."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from alignseg_infer.errors import OutputError
 
 FOLDER_VARIABLE = "ALIGNSEG_CACHE"
 CALIBRATIONS = "calibrations"
+KEY = re.compile("[0-9a-f]{64}")  # how what is kept is named
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,12 @@ def kept_calibrations() -> list[KeptFile]:
     """Return the calibrations in the cache, the last used first."""
     found = []
     for path in cache_folder(CALIBRATIONS).glob("*.npz"):
-        status = path.stat()
+        if not KEY.fullmatch(path.stem):  # not ours
+            continue
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # another process has just removed it
+            continue
         found.append(KeptFile(path, status.st_size, status.st_mtime))
     return sorted(found, key=lambda file: -file.used)
 

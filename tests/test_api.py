@@ -32,6 +32,7 @@ from alignseg_infer.files import sha256_of
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.spec import onnx_facts
 from alignseg_infer.spec.model import OutputKind, Precision, Sampler
+from alignseg_infer.spec.verification import REQUIRED_AGREEMENT
 from alignseg_infer.trt.builder.options import BuildOptions
 from alignseg_infer.trt.engine_file import read_facts
 from alignseg_infer.trt.flavours import Flavour
@@ -142,7 +143,7 @@ def test_a_build_reads_each_graph_once(tmp_path: Path, monkeypatch: pytest.Monke
 
     for module in (onnx_facts, verification):
         monkeypatch.setattr(module, "sha256_of", count)
-    monkeypatch.setitem(verification.REQUIRED_AGREEMENT, Precision.INT8, 0.1)  # of one tiny image
+    monkeypatch.setitem(REQUIRED_AGREEMENT, Precision.INT8, 0.1)  # of one tiny image
     seen = set()
     report = export_engine(
         "demo",

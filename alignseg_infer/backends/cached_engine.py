@@ -1,7 +1,9 @@
 """Runs an ``.onnx`` file in an engine of TensorRT, which is built at first use and then kept."""
 
 import logging
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alignseg_infer.backends.engine_order import EngineOrder, engine_builder
 from alignseg_infer.cuda.base import Gpu
@@ -10,13 +12,15 @@ from alignseg_infer.errors import (
     INSTALL_ONNX,
     DeviceError,
     EngineError,
+    ModelFileError,
     OptionError,
+    VerificationError,
 )
 from alignseg_infer.packages import require_packages
 from alignseg_infer.spec.model import Precision
 from alignseg_infer.trt.builder.options import BuildOptions
 from alignseg_infer.trt.builder.plugins import require_plugin_options
-from alignseg_infer.trt.cache.needs import needs_of
+from alignseg_infer.trt.cache.needs import Needs, needs_of
 from alignseg_infer.trt.cache.store import find_or_build
 from alignseg_infer.trt.engine_file import read_facts
 from alignseg_infer.trt.flavours import (
@@ -27,6 +31,9 @@ from alignseg_infer.trt.flavours import (
     load_tensorrt,
 )
 from alignseg_infer.trt.runtime.backend import TensorRTBackend, parse_gpu
+
+if TYPE_CHECKING:  # loads onnx
+    from alignseg_infer.spec.onnx_facts import OnnxFacts
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +58,7 @@ def open_cached_engine(
         OutputError: It cannot be kept in the cache.
         EngineError: It cannot be opened.
     """
+    _read_order(model, order)  # before the GPU, whose lack would hide a mistake
     gpu = _gpu_of(device)
     plan = engine_of(model, flavour, order, gpu)
     try:
@@ -77,21 +85,24 @@ def engine_of(model: Path, flavour: Flavour, order: EngineOrder, gpu: Gpu | None
     Returns:
         The plan file.
     """
-    require_packages(("onnx",), INSTALL_ONNX)
-    from alignseg_infer.spec.onnx_facts import read_onnx_facts
+    facts, precision = _read_order(model, order)
+    from alignseg_infer.spec.onnx_facts import hash_data_files
 
-    tensorrt, facts = load_tensorrt(flavour), read_onnx_facts(model)
-    order.check(facts.spec)
-    precision = _conversion(model, facts.export.precision, order.precision)
+    tensorrt = load_tensorrt(flavour)
     options = BuildOptions(
         flavour=flavour,
         profile=order.profile_for(facts.export),
         compute_capabilities=_capabilities(tensorrt, gpu),
     )
     require_plugin_options(facts.export.sampler, options)
-    needs = needs_of(
-        *(model, facts, precision or facts.export.precision, options), tensorrt=tensorrt, gpu=gpu
-    )
+    wanted = precision or facts.export.precision
+
+    def needs_now() -> Needs:
+        now, _ = _read_order(model, order)
+        data = hash_data_files(model, now)
+        return needs_of(*(now, wanted, options), data_sha256=data, tensorrt=tensorrt, gpu=gpu)
+
+    needs = needs_now()
 
     def build(destination: Path) -> None:
         logger.info(
@@ -100,15 +111,64 @@ def engine_of(model: Path, flavour: Flavour, order: EngineOrder, gpu: Gpu | None
             *(model, gpu.name if gpu else "any GPU", needs.precision, needs.profile.minimum),
             *(needs.profile.maximum, destination.parent.parent),
         )
-        engine_builder()(model, precision, options, destination)
+        try:
+            engine_builder()(model, precision, options, destination)
+        except VerificationError as error:
+            raise _not_like(model, precision, error) from error
+        if needs_now() != needs:
+            raise ModelFileError(
+                f"{model} changed while its engine was built",
+                "a file that stays as it is",
+                "try again",
+            )
 
     plan, is_new = find_or_build(needs, model.name, build)
     logger.info("%s runs in %s", model, plan)
-    if not is_new and read_facts(plan).verification is None:  # the build has said it already
+    found = read_facts(plan).verification
+    if not is_new and found is None:  # the build has said it already
         logger.warning(
             "this engine was built, not verified: alignseg verify %s --against FLOAT32.onnx", plan
         )
+    elif found is not None and not found.vouches_for(needs.precision):
+        logger.warning(
+            "this engine was verified with a gate of %s only: at least so many of the pixels have "
+            "the same label as in %s",
+            *(f"{found.required_agreement:.1%}", found.reference),
+        )
     return plan
+
+
+def _read_order(model: Path, order: EngineOrder) -> "tuple[OnnxFacts, Precision | None]":
+    """Return the facts of a file, and the precision to convert it to.
+
+    Raises:
+        ModelFileError: The file cannot be read.
+        OptionError: The order does not fit it.
+    """
+    require_packages(("onnx",), INSTALL_ONNX)
+    from alignseg_infer.spec.onnx_facts import read_onnx_facts
+
+    facts = read_onnx_facts(model)
+    order.check(facts.spec)
+    order.profile_for(facts.export)
+    return facts, _conversion(model, facts.export.precision, order.precision)
+
+
+def _not_like(
+    model: Path, precision: Precision | None, error: VerificationError
+) -> VerificationError:
+    """Return the error for an engine that does not label images like its file, with other advice.
+
+    A `Predictor` has none of the options that the error of an export advises.
+    """
+    fix = "runtime='onnxruntime', or another version of TensorRT"
+    if precision is not None:
+        name = shlex.quote(f"{model.stem}_{precision}.onnx")
+        fix = (
+            f"leave precision= out; or see how it differs: alignseg export-onnx "
+            f"{shlex.quote(str(model))} -o {name} --precision {precision} --verification FOLDER"
+        )
+    return VerificationError(error.problem, error.expected, fix)
 
 
 def _gpu_of(device: str) -> Gpu:

@@ -1,5 +1,6 @@
 """The base of the backends for exported ``.onnx`` files: checks, and outputs by name."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,13 @@ from numpy.typing import NDArray
 
 from alignseg_infer.backend import keep_in_forks
 from alignseg_infer.backends.onnx_domains import needs_plugins
-from alignseg_infer.errors import ModelFileError
+from alignseg_infer.errors import ModelFileError, SpecError
 from alignseg_infer.files import require_file
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.spec.model import INPUT_NAME, SPEC_KEY, ModelSpec, OutputKind
+from alignseg_infer.spec.model import AGREEMENT_KEY, INPUT_NAME, SPEC_KEY, ModelSpec, OutputKind
+from alignseg_infer.spec.verification import Verification
+
+logger = logging.getLogger(__name__)
 
 
 class OnnxBackend(ABC):
@@ -40,6 +44,7 @@ class OnnxBackend(ABC):
         self._outputs = outputs
         self.metadata = metadata
         self.spec = _spec_of(path, metadata, inputs, outputs)
+        warn_if_rejected(path, metadata)
 
     @abstractmethod
     def _run(self, names: Sequence[str], batch: NDArray[np.float32]) -> list[NDArray[Any]]:
@@ -65,6 +70,20 @@ class OnnxBackend(ABC):
                 "alignseg export-onnx CHECKPOINT -o MODEL.onnx --with-offsets",
             )
         return dict(zip(OffsetField, self._run(self._outputs[1:], batch), strict=True))
+
+
+def warn_if_rejected(path: Path, metadata: dict[str, str]) -> None:
+    """Say if the file is one that an export rejected, since its labels differ too much."""
+    try:
+        found = Verification.from_json(metadata[AGREEMENT_KEY])
+    except (KeyError, SpecError):  # it is float32, or `inspect` will say what is wrong
+        return
+    if not found.passed:
+        worst = min(row.agreement for row in found.rows)
+        logger.warning(
+            "%s was rejected when it was made: it labels only %.1f %% of the pixels like %s",
+            *(path, 100 * worst, found.reference),
+        )
 
 
 def require_runnable(path: Path, runtime: str) -> None:

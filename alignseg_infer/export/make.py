@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignseg_infer.arrays import InputShape
+from alignseg_infer.backends.onnx_backend import warn_if_rejected
 from alignseg_infer.demo import model_path
 from alignseg_infer.doctor.runtimes import Target
 from alignseg_infer.errors import OptionError
@@ -128,10 +129,11 @@ def make_onnx(
     converts = recipe.precision not in (None, Precision.FP32)
     if not converts:
         _require_checkpoint(model)
+        _require_no_gate(recipe)
         return _report_onnx(_make_float32_graph(model, destination, recipe))
     with temporary_folder() as folder:
         reference = _make_float32_graph(model, folder / f"{model.stem}.onnx", recipe)
-        rejected = _rejected_name(destination)
+        rejected = _rejected_name(destination, recipe, model)
         return _report_onnx(_convert(reference, destination, recipe, bars, rejected))
 
 
@@ -180,7 +182,8 @@ def make_engine(
         graph = reference
         if recipe.precision not in (None, reference.facts.export.precision):
             target = folder / f"{reference.path.stem}-{recipe.precision}.onnx"
-            graph = _convert(reference, target, recipe, bars, _rejected_name(destination))
+            rejected = _rejected_name(destination, recipe, model)
+            graph = _convert(reference, target, recipe, bars, rejected)
         command = _verify_command(model, reference, destination)
         engine = _build(
             *(graph, reference, destination, recipe, options),
@@ -217,6 +220,17 @@ def _require_checkpoint(model: Path) -> None:
         )
 
 
+def _require_no_gate(recipe: Recipe) -> None:
+    """Raise OptionError if a gate was given for a graph that is not converted."""
+    if recipe.min_agreement is not None:
+        raise OptionError(
+            f"min_agreement={recipe.min_agreement:g} was given for a float32 graph, whose values "
+            "are compared with PyTorch",
+            "a share of labels only with a precision to convert to",
+            "precision='fp16', or leave min_agreement= out",
+        )
+
+
 def _read_given_graph(model: Path, recipe: Recipe) -> _Graph | None:
     """Return the model if it is an ``.onnx``, else None.
 
@@ -235,7 +249,9 @@ def _read_given_graph(model: Path, recipe: Recipe) -> _Graph | None:
             "no options of the graph or checkpoint, since an exported model's facts are fixed",
             "export the checkpoint again with this option",
         )
-    return _Graph(model, read_onnx_facts(model))
+    facts = read_onnx_facts(model)
+    warn_if_rejected(model, facts.metadata)
+    return _Graph(model, facts)
 
 
 def _choose_sampler(model: Path, recipe: Recipe, target: Target) -> Recipe:
@@ -305,13 +321,18 @@ def _make_float32_graph(model: Path, target: Path, recipe: Recipe) -> _Graph:
     return _Graph(target, facts, checkpoint.assumptions, report.comparisons)
 
 
-def _rejected_name(destination: Path) -> Path:
-    """Return where a graph is kept that is too inexact for `destination`."""
-    return destination.with_name(f"{destination.stem}.rejected.onnx")
+def _rejected_name(destination: Path, recipe: Recipe, source: Path) -> Path | None:
+    """Return where a graph is kept that is too inexact for `destination`; None to keep none."""
+    if not recipe.keep_rejected:
+        return None
+    name = destination.with_name(f"{destination.stem}.rejected.onnx")
+    if name.exists() and name.samefile(source):
+        return destination.with_name(f"{destination.stem}.rejected-2.onnx")
+    return name
 
 
 def _convert(
-    graph: _Graph, target: Path, recipe: Recipe, bars: ProgressBars, rejected: Path
+    graph: _Graph, target: Path, recipe: Recipe, bars: ProgressBars, rejected: Path | None
 ) -> _Graph:
     """Convert a float32 graph to the recipe's precision, and compare the two."""
     from alignseg_infer.export.to_precision import onnx_in_precision

@@ -33,5 +33,5 @@ def build_on_demand(
     Raises:
         AlignSegError: As `make_engine` does.
     """
-    recipe = Recipe(precision=precision)
+    recipe = Recipe(precision=precision, keep_rejected=False)
     return make_engine(model, destination, recipe, options, bars=bars, phases=phases)

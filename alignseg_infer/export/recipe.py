@@ -47,6 +47,7 @@ class Recipe:
         max_verification_images: Maximum number of images to compare labels on, spread evenly.
         max_pixels: The largest number of pixels of an image file to compare labels on.
         min_agreement: As in `VerificationOptions`.
+        keep_rejected: Whether a graph whose labels differ too much is kept under another name.
 
     Raises:
         OptionError: `int8` is missing, or was given for another precision.
@@ -63,6 +64,7 @@ class Recipe:
     max_verification_images: int = DEFAULT_IMAGES
     max_pixels: int = MAX_PIXELS
     min_agreement: float | None = None
+    keep_rejected: bool = True
 
     def __post_init__(self) -> None:
         convert_choices(self)

@@ -47,8 +47,7 @@ def onnx_in_precision(
         bars: Opens a progress bar with the given title, like `cli.progress.progress_bar`.
         facts: Facts of `source`, if they have already been read.
         min_agreement: As `verify` takes it.
-        rejected: Where to keep a file whose labels differ too much; None for
-            ``NAME.rejected.onnx`` beside `target`.
+        rejected: Where to keep a file whose labels differ too much; None to keep none.
 
     Returns:
         The comparison, which is also stored in the file.
@@ -57,7 +56,7 @@ def onnx_in_precision(
         OptionError: `target` does not end in ``.onnx`` or is `source`, or `int8` is missing.
         ModelFileError: `source` is not one of our files.
         ExportError: `source` is not float32, or cannot be converted.
-        VerificationError: Too many labels differ; the file is kept as `rejected`.
+        VerificationError: Too many labels differ.
         OutputError: The file cannot be written.
     """
     require_onnx_ending(target)
@@ -90,10 +89,10 @@ def onnx_in_precision(
             )
         model.metadata_props[AGREEMENT_KEY] = found.to_json()
         if not found.passed:
-            kept = rejected or target.with_name(f"{target.stem}.rejected.onnx")
-            with write_atomically(kept) as other:
-                save_onnx(model, other)
-            require_agreement(target, found, kept)
+            if rejected is not None:
+                with write_atomically(rejected) as other:
+                    save_onnx(model, other)
+            require_agreement(target, found, rejected)
         save_onnx(model, temporary)
     return found
 

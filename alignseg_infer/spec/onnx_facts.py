@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -81,6 +81,27 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
         outputs=tuple(value.name for value in model.graph.output),
         data_files=tuple(sorted(set(_find_data_files(model.graph)))),
     )
+
+
+def hash_data_files(path: Path, facts: OnnxFacts) -> tuple[str, ...]:
+    """Return the SHA-256 of each file that holds weights of the ONNX file at `path`.
+
+    Raises:
+        ModelFileError: A file of weights does not exist, or is outside the folder of `path`.
+    """
+    return tuple(sha256_of(_data_file(path, name)) for name in facts.data_files)
+
+
+def _data_file(model: Path, name: str) -> Path:
+    path, place = model.parent / name, PurePath(name)
+    if place.is_absolute() or ".." in place.parts:
+        raise ModelFileError(
+            f"{model} has weights in {name}, which is outside its folder",
+            "files of weights beside the model",
+            "export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+        )
+    require_file(path, f"weights of {model.name}", ModelFileError)
+    return path
 
 
 def _find_plugin_nodes(graph: onnx.GraphProto) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from alignseg_infer.arrays import InputShape
 from alignseg_infer.backports import Self
 from alignseg_infer.spec.from_json import dataclass_from_json
+from alignseg_infer.spec.model import Precision
 
+# Share of pixels that must get the same label as in float32.
+REQUIRED_AGREEMENT = {Precision.FP32: 0.999, Precision.FP16: 0.995, Precision.INT8: 0.98}
 WORST_IMAGE_FACTOR = 2  # a single image may disagree this many times as much
 
 
@@ -66,6 +69,10 @@ class Verification:
             and row.worst_agreement >= self.required_of_images
             for row in self.rows
         )
+
+    def vouches_for(self, precision: Precision) -> bool:
+        """Whether it passed at the usual gate for a model of this `precision`, or a higher one."""
+        return self.passed and self.required_agreement >= REQUIRED_AGREEMENT[precision]
 
     def to_json(self) -> str:
         """Return the record as one JSON object."""

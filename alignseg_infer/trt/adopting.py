@@ -18,6 +18,8 @@ from alignseg_infer.trt.runtime.runner import CHANNELS
 from alignseg_infer.trt.runtime.tensors import list_tensors, outputs_of, read_profile
 from alignseg_infer.version import __version__
 
+BUILD_IT = "build it from this model: trtexec --onnx=MODEL.onnx --saveEngine=ENGINE --stronglyTyped"
+
 
 def adopt_engine(
     engine: Path,
@@ -46,7 +48,7 @@ def adopt_engine(
         MissingDependencyError: TensorRT or a package to call CUDA through is not installed.
         OutputError: The facts cannot be written.
     """
-    require_engine_name(engine)
+    require_engine_name(engine, "engine")
     require_file(engine, "a TensorRT engine", EngineError)
     source = read_onnx_facts(model)
     plan = engine.read_bytes()
@@ -96,7 +98,15 @@ def _facts_from(
         *(path, plan, tensorrt), has_code=version_compatible, plugins=needed, library=library
     )
     try:
+        tensors = list_tensors(engine)
+        if INPUT_NAME not in [tensor.name for tensor in tensors if tensor.is_input]:
+            raise EngineError(
+                f"{path} has no input {INPUT_NAME}: {', '.join(map(str, tensors))}",
+                "an engine of a model that this package exported",
+                BUILD_IT,
+            )
         profile = read_profile(engine)
+        is_classic = tensorrt.flavour is Flavour.TENSORRT
         level = engine.hardware_compatibility_level.name
         facts = EngineFacts(
             spec=source.spec,
@@ -105,8 +115,9 @@ def _facts_from(
             tensorrt_version=tensorrt.version_text,
             version_compatible=version_compatible,
             hardware_compatibility=level.lower().replace("_", "-"),
-            compute_capabilities=(),
-            gpu=gpu if tensorrt.flavour is Flavour.TENSORRT else None,
+            # Nothing tells for which others TensorRT for RTX built it.
+            compute_capabilities=() if is_classic else (gpu.compute_capability,),
+            gpu=gpu if is_classic else None,
             profile=profile,
             plugins=tuple(needed),
             layers=(),
@@ -115,7 +126,7 @@ def _facts_from(
             builder=f"another tool, adopted by alignseg-infer {__version__}",
             tf32=True,  # the default of trtexec; the plan does not tell
         )
-        outputs_of(path, facts, list_tensors(engine), profile)
+        outputs_of(path, facts, tensors, profile)
         names = (INPUT_NAME, source.export.output.value)
         image, output = (tuple(engine.get_tensor_shape(name)) for name in names)
         _require_shapes(path, source, profile, image, output)
@@ -155,6 +166,5 @@ def _require_shapes(
             f"{path} does not fit the model: it takes {low} to {high} (batch x height x width) and "
             f"returns {export.output} of shape {output}, with -1 for what can change",
             f"{size}, batch {export.batch or 'of any size'}, {classes} classes",
-            "build it from this model: "
-            "trtexec --onnx=MODEL.onnx --saveEngine=ENGINE --stronglyTyped",
+            BUILD_IT,
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import onnx_ir
 import pytest
 from numpy.typing import NDArray
@@ -357,6 +358,21 @@ def test_without_a_folder_to_keep_it_in_the_work_goes_on(
     said = [record.getMessage() for record in caplog.records if "not kept" in record.getMessage()]
     assert len(said) == 1
     assert str(tmp_path / "file") in said[0]
+
+
+def test_other_weights_in_a_data_file_are_calibrated_again(
+    small_onnx: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = onnx.load(small_onnx)
+    onnx.save(model, "m.onnx", save_as_external_data=True, location="m.data")
+    images, runs = choose_images(pictures), []
+    first = calibrate_ranges(Path("m.onnx"), images)
+    weights = np.fromfile("m.data", np.float32)
+    (1.5 * weights).tofile("m.data")
+    second = calibrate_ranges(Path("m.onnx"), images, None, lambda done, _: runs.append(done))
+    assert len(runs) == 5
+    assert first != second
 
 
 def test_old_calibrations_are_cleared(small_onnx: Path, pictures: Path, own_cache: Path) -> None:

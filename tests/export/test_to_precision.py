@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from alignseg_infer.export.verification import record
 from alignseg_infer.export.verification import verify as verification
 from alignseg_infer.export.verification.verify import verify_where_possible
 from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, ModelSpec, OutputKind, Precision
-from alignseg_infer.spec.verification import Verification
+from alignseg_infer.spec.verification import REQUIRED_AGREEMENT, Verification
 from alignseg_infer.trt.engine_file import Profile, sidecar_path
 from alignseg_infer.trt.flavours import Flavour
 from tests.support.export_kinds import LABELS_AND_OFFSETS
@@ -221,6 +222,42 @@ def test_a_model_that_fails_the_comparison_is_kept_under_another_name(
     assert "rejected" not in shown
 
 
+def test_a_source_with_the_name_of_a_rejected_file_is_not_lost(tmp_path: Path) -> None:
+    source = tmp_path / "h.rejected.onnx"
+    shutil.copy(DEMO, source)
+    before = source.read_bytes()
+    command = ["export-onnx", str(source), "-o", str(tmp_path / "h.onnx"), "--precision", "fp16"]
+    assert main([*command, "--min-agreement", "1"]) == 1
+    assert source.read_bytes() == before
+    assert (tmp_path / "h.rejected-2.onnx").is_file()
+
+
+def test_a_rejected_model_is_not_taken_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    command = ["export-onnx", str(DEMO), "-o", str(tmp_path / "h.onnx"), "--precision", "fp16"]
+    assert main([*command, "--min-agreement", "1"]) == 1
+    caplog.clear()
+    rejected = tmp_path / "h.rejected.onnx"
+    OnnxRuntimeBackend(rejected)
+    assert "was rejected when it was made" in caplog.text
+    caplog.clear()
+    build = ["export-trt", str(rejected), "-o", str(tmp_path / "h.engine"), "--size", "64x96"]
+    assert main([*build, "--flavour", "tensorrt-rtx"]) == 0
+    assert "was rejected when it was made" in caplog.text
+    caplog.clear()
+    assert main(command) == 0
+    OnnxRuntimeBackend(tmp_path / "h.onnx")
+    OnnxRuntimeBackend(DEMO)
+    assert "rejected" not in caplog.text
+
+
+def test_float32_has_no_gate_of_labels(tmp_path: Path) -> None:
+    command = ["export-onnx", "demo", "-o", str(tmp_path / "a.onnx"), "--min-agreement", "1"]
+    with pytest.raises(OptionError, match="--min-agreement 1 was given for a float32 graph"):
+        main([*command, "--debug"])
+
+
 def test_a_checkpoint_that_fails_as_an_engine_is_kept_beside_it(
     small_onnx: Path, tmp_path: Path
 ) -> None:
@@ -242,7 +279,7 @@ def test_labels_model_in_half(
     export_small: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also with the upsampling and argmax in the graph; random weights, so half may disagree."""
-    monkeypatch.setitem(verification.REQUIRED_AGREEMENT, Precision.FP16, 0.9)
+    monkeypatch.setitem(REQUIRED_AGREEMENT, Precision.FP16, 0.9)
     source = export_small(**LABELS_AND_OFFSETS)
     command = f"export-onnx {source} -o {tmp_path}/labels.onnx --precision fp16"
     assert main(command.split()) == 0

@@ -30,7 +30,7 @@ from alignseg_infer.export.verification.agreement import compare_labels
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.export.verification.verify import profile_shapes, verify
 from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, SourceSpec
-from alignseg_infer.spec.verification import Verification, VerifiedRow
+from alignseg_infer.spec.verification import REQUIRED_AGREEMENT, Verification, VerifiedRow
 from alignseg_infer.trt.engine_file import Profile
 from tests.support.models import FakeBackend, said_to_be
 
@@ -142,7 +142,7 @@ def test_mean_iou_counts_where_there_are_labels(
     found = verify(DEMO, DEMO, streets(1), sizes=[(64, 128)], data=data)
     assert found.miou_drop == 0
     worse = changed(tmp_path / "worse.onnx", lose_cars, Precision.FP32)
-    monkeypatch.setitem(verification.REQUIRED_AGREEMENT, Precision.FP32, 0.1)
+    monkeypatch.setitem(REQUIRED_AGREEMENT, Precision.FP32, 0.1)
     with pytest.raises(VerificationError, match="mean IoU on folder drops from"):
         verify(worse, DEMO, streets(1), sizes=[(64, 128)], data=data)
 

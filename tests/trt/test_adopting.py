@@ -88,7 +88,7 @@ def test_labels_and_offset_fields(stand: Stand, export_small: Export) -> None:
         ({"data_type": "HALF"}, "do not fit its tensors: input image FLOAT, output logits HALF"),
         (
             {"tensors": [["input", "INPUT", "FLOAT"], ["logits", "OUTPUT", "FLOAT"]]},
-            "do not fit its tensors",
+            "has no input image",
         ),
         ({"shapes": {"image": [-1, 4, -1, -1], "logits": [-1, 19, -1, -1]}}, "does not fit"),
         ({"shapes": {"image": [-1, 3, -1, -1], "logits": [-1, 21, -1, -1]}}, r"\(-1, 21, -1, -1\)"),
@@ -166,12 +166,28 @@ def test_hardware_levels_and_flavours(stand: Stand, small_onnx: Path) -> None:
     stand.path.write_bytes(plan_of())
     facts = adopt_engine(stand.path, small_onnx, flavour="tensorrt-rtx")
     assert (facts.flavour, facts.gpu) == ("tensorrt-rtx", None)
+    assert facts.compute_capabilities == (ADA.compute_capability,)
+
+
+def test_an_engine_of_another_network_is_refused(
+    stand: Stand, small_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real bindings raise where a tensor is asked for that an engine does not have."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("asked for the profile of a tensor that does not exist")
+
+    monkeypatch.setattr(adopting, "read_profile", fail)
+    tensors = [["input", "INPUT", "FLOAT"], ["output", "OUTPUT", "FLOAT"]]
+    stand.path.write_bytes(plan_of(tensors=tensors))
+    with pytest.raises(EngineError, match="has no input image: input input FLOAT, output output"):
+        adopt_engine(stand.path, small_onnx)
 
 
 def test_wrong_files_and_arguments(stand: Stand, small_onnx: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="does not exist"):
         adopt_engine(tmp_path / "b.engine", small_onnx)
-    with pytest.raises(OptionError, match="does not end in"):
+    with pytest.raises(OptionError, match=r"does not end in(.|\n)*engine=\w+\.engine"):
         adopt_engine(small_onnx, small_onnx)
     with pytest.raises(OptionError, match="flavour="):
         adopt_engine(stand.path, small_onnx, flavour="trtexec")

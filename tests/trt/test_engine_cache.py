@@ -50,6 +50,7 @@ from alignseg_infer.export.to_precision import onnx_in_precision
 from alignseg_infer.files import sha256_of
 from alignseg_infer.pixels.preprocess import SizePolicy
 from alignseg_infer.spec.model import ExportSpec, Precision
+from alignseg_infer.spec.verification import REQUIRED_AGREEMENT
 from alignseg_infer.trt.cache import needs as cache_needs
 from alignseg_infer.trt.cache import store
 from alignseg_infer.trt.engine_file import Profile, read_facts, sidecar_path
@@ -656,11 +657,7 @@ def test_the_advice_about_int8_works(
         opened("demo.onnx", precision="int8")
     command, _, rest = caught.value.fix.partition(";")
     assert rest == " and open that file"
-    monkeypatch.setitem(
-        sys.modules["alignseg_infer.export.verification.verify"].REQUIRED_AGREEMENT,
-        Precision.INT8,
-        0.1,  # of two tiny images
-    )
+    monkeypatch.setitem(REQUIRED_AGREEMENT, Precision.INT8, 0.1)  # of two tiny images
     assert main(shlex.split(command)[1:]) == 0
     caplog.clear()
     predictor = opened("demo_int8.onnx")

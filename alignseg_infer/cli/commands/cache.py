@@ -78,6 +78,8 @@ def _describe(engine: "CachedEngine") -> str:
     if facts is None or facts.spec.export is None:
         return f"not complete: it is being built, or will be built again; {size}\n  {engine.plan}"
     verified = "verified" if facts.verification else "not verified"
+    if facts.verification and not facts.verification.vouches_for(facts.spec.export.precision):
+        verified += f" with a gate of {facts.verification.required_agreement:.1%} only"
     gpu = f" on {facts.gpu.name}" if facts.gpu else ""
     return (
         f"{engine.model}: {facts.spec.export.precision}, {facts.flavour} "

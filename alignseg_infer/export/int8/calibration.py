@@ -31,7 +31,8 @@ from alignseg_infer.files import write_atomically
 from alignseg_infer.pixels.preprocess import preprocess, size_policy
 from alignseg_infer.progress import Progress
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
-from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
+from alignseg_infer.spec.onnx_facts import OnnxFacts, hash_data_files, read_onnx_facts
+from alignseg_infer.version import __version__
 
 CACHE_VERSION = 1
 # What reading another file, or a damaged one, raises; RuntimeError: an encrypted archive.
@@ -91,7 +92,7 @@ def calibrate_ranges(
     options = options or CalibrationOptions()
     facts = facts or read_onnx_facts(model)
     total = len(images.digests)
-    key = _make_key(facts, images, options.size)
+    key = _make_key(model, facts, images, options.size)
     named, kept = options.cache, cache_folder(CALIBRATIONS) / f"{key}.npz"
     seen = _find_kept(kept, key) if named is None else _load_cache(named, key)
     cache = _Cache(kept, must=False) if named is None else _Cache(named, must=True)
@@ -101,9 +102,12 @@ def calibrate_ranges(
     return Ranges(options.method, total, limits)
 
 
-def _make_key(model: OnnxFacts, images: CalibrationImages, size: object) -> str:
+def _make_key(path: Path, model: OnnxFacts, images: CalibrationImages, size: object) -> str:
     """Return what identifies a run: a digest of all that affects its histograms."""
-    facts = [CACHE_VERSION, model.sha256, list(images.digests), size]
+    facts = [
+        *(CACHE_VERSION, __version__, model.sha256, hash_data_files(path, model)),
+        *(list(images.digests), size),
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

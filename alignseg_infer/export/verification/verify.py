@@ -35,14 +35,13 @@ from alignseg_infer.pixels.preprocess import SizePolicy, require_input_size
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import Progress
 from alignseg_infer.spec.model import ModelSpec, Precision
-from alignseg_infer.spec.verification import Verification
+from alignseg_infer.spec.verification import REQUIRED_AGREEMENT, Verification
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, EngineFacts, Profile, read_facts
 from alignseg_infer.trt.flavours import Flavour
 from alignseg_infer.trt.runtime.checks import wanted_gpu
 
 logger = logging.getLogger(__name__)
 
-REQUIRED_AGREEMENT = {Precision.FP32: 0.999, Precision.FP16: 0.995, Precision.INT8: 0.98}
 ALLOWED_MIOU_DROP = 0.5  # percentage points
 LARGEST_BATCH = 4
 DRAWN_STREETS = 6

@@ -90,13 +90,13 @@ def build_engine(
     return replace(engine, facts=save_engine(engine, engine_path, verify=verify))
 
 
-def require_engine_name(path: Path) -> None:
+def require_engine_name(path: Path, parameter: str = "destination") -> None:
     """Raise OptionError unless `path` ends like an engine, so that no model is overwritten."""
     if path.suffix.lower() not in ENGINE_SUFFIXES:
         raise OptionError(
             f"{path} does not end in {', '.join(ENGINE_SUFFIXES)}",
             "an ending that tells loaders that the file is an engine",
-            f"destination={path.stem}.engine",
+            f"{parameter}={path.stem}.engine",
         )
 
 

@@ -4,13 +4,12 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.cuda.opening import driver_version
-from alignseg_infer.errors import BuildError, ModelFileError
-from alignseg_infer.files import require_file, sha256_of
+from alignseg_infer.errors import BuildError
+from alignseg_infer.files import sha256_of
 from alignseg_infer.spec.model import Precision
 from alignseg_infer.trt.builder.options import BuildOptions, profile_for
 from alignseg_infer.trt.engine_file import Profile
@@ -69,26 +68,25 @@ class Needs:
 
 
 def needs_of(
-    model: Path,
     facts: "OnnxFacts",
     precision: Precision,
     options: BuildOptions,
     *,
+    data_sha256: tuple[str, ...],
     tensorrt: TensorRT,
     gpu: Gpu | None,
 ) -> Needs:
-    """Return what an engine of `model` depends on.
+    """Return what an engine depends on.
 
     Args:
-        model: The ``.onnx`` file.
-        facts: Its facts.
+        facts: Facts of the ``.onnx`` file.
         precision: What it is converted to.
         options: How the engine is built.
+        data_sha256: SHA-256 of each file that holds its weights.
         tensorrt: What builds it.
         gpu: The GPU that runs it, if there is one.
 
     Raises:
-        ModelFileError: A file of weights does not exist, or lies outside the folder of `model`.
         BuildError: The graph needs plugins, and their library does not exist.
     """
     library = None
@@ -96,7 +94,7 @@ def needs_of(
         library = find_plugin_library(options.plugin, "a model with sampler='plugin'", BuildError)
     return Needs(
         model_sha256=facts.sha256,
-        data_sha256=tuple(sha256_of(_data_file(model, name)) for name in facts.data_files),
+        data_sha256=data_sha256,
         flavour=tensorrt.flavour,
         tensorrt=tensorrt.version_text,
         driver=driver_version(),
@@ -105,15 +103,3 @@ def needs_of(
         precision=precision,
         plugin_sha256=sha256_of(library) if library else None,
     )
-
-
-def _data_file(model: Path, name: str) -> Path:
-    path, place = model.parent / name, PurePath(name)
-    if place.is_absolute() or ".." in place.parts:
-        raise ModelFileError(
-            f"{model} has weights in {name}, which is outside its folder",
-            "files of weights beside the model",
-            "export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
-        )
-    require_file(path, f"weights of {model.name}", ModelFileError)
-    return path

@@ -9,6 +9,7 @@ waits for a deleted one would not see the next.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -97,7 +98,8 @@ def find_or_build(needs: Needs, model: str, build: Callable[[Path], object]) -> 
 def cached_engines() -> list[CachedEngine]:
     """Return what is in the cache, the last used first."""
     folder = cache_folder()
-    found = [_describe(entry) for entry in folder.iterdir()] if folder.is_dir() else []
+    entries = folder.iterdir() if folder.is_dir() else ()
+    found = [_describe(entry) for entry in entries if caches.KEY.fullmatch(entry.name)]
     return sorted(filter(None, found), key=lambda engine: -engine.used)
 
 
@@ -134,7 +136,10 @@ def _fault(folder: Path, needs: Needs) -> str | None:
         if record.get("needs") != json.loads(needs.to_json()):
             return "it was built for something else"
         facts = read_facts(folder / PLAN)
-        if facts.sha256 != record.get("engine_sha256"):
+        if (facts.sha256, _hash_spec(facts)) != (
+            record.get("engine_sha256"),
+            record.get("spec_sha256"),
+        ):
             return "its facts belong to another engine"
         if facts.sha256 != sha256_of(folder / PLAN):
             return "the plan file has changed"
@@ -145,8 +150,16 @@ def _fault(folder: Path, needs: Needs) -> str | None:
     return None
 
 
+def _hash_spec(facts: EngineFacts) -> str:
+    """Return a hash of how images are prepared and labels named, which `verify` leaves as it is."""
+    return hashlib.sha256(facts.spec.to_json().encode()).hexdigest()
+
+
 def _read_record(folder: Path) -> dict[str, Any]:
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{RECORD} is nested too deeply") from error
     if not isinstance(record, dict):
         raise ValueError(f"{RECORD} holds no object")  # noqa: TRY004 - callers catch ValueError
     return record
@@ -168,6 +181,7 @@ def _build(folder: Path, needs: Needs, model: str, build: Callable[[Path], objec
             "needs": json.loads(needs.to_json()),
             "model": model,
             "engine_sha256": read_facts(plan).sha256,
+            "spec_sha256": _hash_spec(read_facts(plan)),
         }
         with write_atomically(folder / RECORD) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -223,7 +237,7 @@ def _remove(folder: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        problem = f"{folder} cannot be removed: {error.strerror}"
+        problem = f"{folder} cannot be removed: {error.strerror or error}"
         raise OutputError(problem, "a folder of yours", _CHOOSE_FOLDER) from error
 
 
