@@ -1,5 +1,6 @@
 """The packages of alignseg-infer, and what its source archive holds; pyproject.toml has the rest.
 
+alignseg_command.py stands outside the package, since it says why the package cannot be imported.
 The folder plugins/ holds CUDA sources, which are compiled where they are needed. It is installed as
 a package inside alignseg_infer, beside those that are found, which pyproject.toml cannot say.
 """
@@ -30,6 +31,7 @@ class SourceArchive(sdist):
 
 
 setup(
+    py_modules=["alignseg_command"],
     packages=[*find_packages(include=["alignseg_infer", "alignseg_infer.*"]), PLUGINS],
     package_dir={PLUGINS: "plugins"},
     cmdclass={"sdist": SourceArchive},

@@ -8,10 +8,16 @@
 `export_onnx`, `export_engine`, `adopt_engine`, `verify` and `segment_video` do what commands of
 ``alignseg`` do.
 
-Importing this loads NumPy and OpenCV, nothing heavier; runtimes are loaded when a model is. It also
+Importing this loads NumPy and OpenCV, nothing heavier, and raises `MissingDependencyError` where
+there is no OpenCV; runtimes are loaded when a model is. It also
 sets ``ORT_DISABLE_TELEMETRY=1`` unless that variable is set, see
 `alignseg_infer.backends.telemetry`.
 """
+
+from alignseg_infer.packages import OPENCV as _OPENCV
+from alignseg_infer.packages import require_shared as _require_shared
+
+_require_shared(_OPENCV)
 
 from alignseg_infer.api import adopt_engine, export_engine, export_onnx, segment_video, verify
 from alignseg_infer.backends.telemetry import disable_onnxruntime_telemetry as _disable_telemetry

@@ -1,12 +1,70 @@
-"""Checks that optional packages are installed, before any long work begins."""
+"""Checks that packages are installed, before any long work begins.
+
+OpenCV and ONNX Runtime are no requirements of this package, since each comes in several
+distributions of which a user chooses one: the extras ``cpu``, ``gpu``, ``desktop`` and
+``desktop-gpu`` bring one of each.
+"""
 
 import importlib
-from collections.abc import Sequence
+import importlib.metadata
+import importlib.util
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from alignseg_infer.errors import INSTALL_EXPORT, INSTALL_ONNX, MissingDependencyError
 
+logger = logging.getLogger(__name__)
+
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnx_ir")
+
+
+@dataclass(frozen=True)
+class SharedModule:
+    """A module that several distributions write; the last one that was installed wins.
+
+    Attributes:
+        title: Its name for people.
+        module: Its import name.
+        distributions: All that write it. Of several, the first of these that is there is kept.
+        default: The distribution that fits most machines.
+    """
+
+    title: str
+    module: str
+    distributions: tuple[str, ...]
+    default: str
+
+
+OPENCV = SharedModule(
+    "OpenCV",
+    "cv2",
+    (
+        "opencv-contrib-python",
+        "opencv-python",
+        "opencv-contrib-python-headless",
+        "opencv-python-headless",
+    ),
+    "opencv-python-headless",
+)
+ONNXRUNTIME = SharedModule(
+    "ONNX Runtime",
+    "onnxruntime",
+    (
+        "onnxruntime-gpu",
+        "onnxruntime-directml",
+        "onnxruntime-migraphx",
+        "onnxruntime-openvino",
+        "onnxruntime-qnn",
+        "onnxruntime-rocm",
+        "onnxruntime-silicon",
+        "onnxruntime-training",
+        "onnxruntime",
+    ),
+    "onnxruntime",
+)
 
 
 def require_packages(packages: Sequence[str], install: str) -> None:
@@ -40,3 +98,120 @@ def require_export_packages(model: Path) -> None:
         require_packages(ONNX_PACKAGES, INSTALL_ONNX)
     else:
         require_packages(("torch", *ONNX_PACKAGES), INSTALL_EXPORT)
+    require_shared(ONNXRUNTIME)  # compares what is exported
+
+
+def require_shared(shared: SharedModule) -> None:
+    """Check that a module can be imported that several distributions write.
+
+    Raises:
+        MissingDependencyError: It is not installed, is broken, or is what is left of it after one
+            of two distributions was uninstalled.
+    """
+    try:
+        module = importlib.import_module(shared.module)
+    except ImportError as error:
+        absent = isinstance(error, ModuleNotFoundError) and error.name == shared.module
+        if absent and not installed_of(shared):
+            problem = f"{shared.title} is not installed"
+        else:
+            problem = f"{shared.title} cannot be imported: {error}"
+        raise _unusable(shared, problem, str(error)) from error
+    if getattr(module, "__file__", None) is None and hasattr(module, "__path__"):
+        folders = " and ".join(module.__path__)
+        raise _unusable(
+            shared,
+            f"{folders} is only what is left of {shared.title}, as after one of two packages that "
+            "share the folder was uninstalled",
+        )
+
+
+def installed_of(shared: SharedModule) -> list[str]:
+    """Return the installed distributions that write a module, in the order of their names."""
+    return [name for name in sorted(shared.distributions) if _is_installed(name)]
+
+
+def replacement(removed: Collection[str], kept: str) -> str:
+    """Return the commands that leave one distribution of several, whole.
+
+    To uninstall only the others would remove files of the one that stays, and pip, which believes
+    it to be whole, would not install it again.
+    """
+    return f"pip uninstall -y {' '.join(removed)} && pip install {kept}"
+
+
+INSTALL_GPU_ONNXRUNTIME = replacement(("onnxruntime", "onnxruntime-gpu"), "onnxruntime-gpu")
+
+
+def describe_several(shared: SharedModule, names: Sequence[str]) -> tuple[str, str]:
+    """Return what is wrong if these distributions of a module are installed, and what to type."""
+    kept = next(name for name in shared.distributions if name in names)
+    return (
+        f"{' and '.join(names)} are both installed, and both are the module {shared.module}: "
+        "the last one that was installed wins, and removing either breaks the other",
+        replacement(names, kept),
+    )
+
+
+@cache  # once in a process
+def warn_of_several(shared: SharedModule) -> None:
+    """Log a warning if several distributions of an imported module are installed."""
+    names = installed_of(shared)
+    if len(names) > 1:
+        problem, fix = describe_several(shared, names)
+        logger.warning("%s; here, %s won; to leave one: %s", problem, _winner(shared), fix)
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _winner(shared: SharedModule) -> str:
+    """Return the distribution that the module says it is of."""
+    if shared is ONNXRUNTIME:
+        facts = importlib.import_module("onnxruntime.capi.build_and_package_info")
+        return str(facts.package_name)
+    facts = importlib.import_module("cv2.version")
+    contrib = "-contrib" if facts.contrib else ""
+    return f"opencv{contrib}-python" + ("-headless" if facts.headless else "")
+
+
+def _unusable(shared: SharedModule, problem: str, error: str = "") -> MissingDependencyError:
+    return MissingDependencyError(
+        problem,
+        f"the module {shared.module}, of {shared.default} or another package that has it",
+        _repair(shared, installed_of(shared), error),
+    )
+
+
+def _repair(shared: SharedModule, names: list[str], error: str) -> str:
+    """Return what to type for a module that cannot be imported.
+
+    Args:
+        shared: The module.
+        names: Its installed distributions.
+        error: What importing it raised.
+    """
+    if not names:
+        return _install(shared)
+    if (
+        shared is OPENCV and _LACKS_LIBRARY in error and shared.default not in names
+    ):  # windows need libraries of the system
+        return replacement(names, shared.default)
+    if len(names) == 1:
+        return f"pip install --force-reinstall --no-deps {names[0]}"
+    return describe_several(shared, names)[1]
+
+
+_LACKS_LIBRARY = "cannot open shared object file"
+
+
+def _install(shared: SharedModule) -> str:
+    if shared is ONNXRUNTIME:
+        return "pip install onnxruntime, or for an NVIDIA GPU: pip install onnxruntime-gpu"
+    has_runtime = installed_of(ONNXRUNTIME) or importlib.util.find_spec(ONNXRUNTIME.module)
+    return f"pip install {'' if has_runtime else 'onnxruntime '}{shared.default}"

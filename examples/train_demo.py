@@ -27,7 +27,7 @@ try:
     from torch import Tensor, nn
     from torch.nn import functional as F
 except ImportError:
-    sys.exit("error: PyTorch is not installed\n  try: pip install torch==2.13.0 '.[export]'")
+    sys.exit("error: PyTorch is not installed\n  try: pip install torch==2.13.0 '.[cpu,export]'")
 
 import cv2
 import numpy as np

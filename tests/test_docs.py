@@ -215,7 +215,7 @@ def test_the_readme_has_two_setup_commands() -> None:
     """One runs the demo; the other runs the tests, as .ci/run does."""
     lines = [line for block in blocks_of(README) for line in block.text.splitlines()]
     first, second = (line for line in lines if line.startswith("pip install"))
-    assert first == "pip install . && alignseg demo"
+    assert first == "pip install '.[cpu]' && alignseg demo"
     assert "pytest" in second
     assert second in (ROOT / ".ci" / "run").read_text()
 

@@ -10,6 +10,7 @@ from alignseg_infer.choices import choose
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import ModelFileError, OptionError
 from alignseg_infer.files import require_path
+from alignseg_infer.packages import OPENCV, warn_of_several
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES
 
 MAX_THREADS = 1024
@@ -57,6 +58,7 @@ def open_backend(
         ExportError: TensorRT cannot build the engine, or it does not label images like the file.
         OutputError: The engine cannot be kept in the cache.
     """
+    warn_of_several(OPENCV)
     path, threads = model_path(model), plain_value(threads)
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
         raise OptionError(f"threads={threads!r}", f"1 to {MAX_THREADS}, or None", "threads=2")

@@ -5,19 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from alignseg_infer.backend import is_about_memory, parse_device, run_error, too_large
 from alignseg_infer.backends.onnx_backend import OnnxBackend, not_loaded, require_runnable
+from alignseg_infer.backends.onnxruntime_package import onnxruntime
 from alignseg_infer.errors import DeviceError
+from alignseg_infer.packages import INSTALL_GPU_ONNXRUNTIME, ONNXRUNTIME, warn_of_several
 from alignseg_infer.spec.model import INPUT_NAME
 
 RUNTIME = "ONNX Runtime"
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 _ERRORS_ONLY = 3  # ONNX Runtime's severity levels: 0 verbose, 1 info, 2 warning, 3 error
+_ERROR_TYPES = onnxruntime.capi.onnxruntime_pybind11_state
 
 
 def _is_error(kind: object) -> bool:
@@ -25,7 +26,7 @@ def _is_error(kind: object) -> bool:
 
 
 _ERRORS = (  # of loading and running
-    *(kind for kind in vars(ort_errors).values() if _is_error(kind)),
+    *(kind for kind in vars(_ERROR_TYPES).values() if _is_error(kind)),
     MemoryError,
     RuntimeError,
     UnicodeDecodeError,  # damaged strings in the file
@@ -47,6 +48,7 @@ class OnnxRuntimeBackend(OnnxBackend):
 
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
         require_runnable(path, RUNTIME)
+        warn_of_several(ONNXRUNTIME)
         try:
             self._session = onnxruntime.InferenceSession(
                 path, session_options(threads), providers=_choose_providers(device)
@@ -103,8 +105,7 @@ def _choose_providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
             f"device={device!r} was asked for, but this ONNX Runtime has only "
             f"{', '.join(onnxruntime.get_available_providers())}",
             f"a build with {CUDA_PROVIDER}",
-            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu, "
-            "or device='cpu'",
+            f"{INSTALL_GPU_ONNXRUNTIME}, or device='cpu'",
         )
     if kind == "cpu" or not cuda_built_in:
         return [CPU_PROVIDER]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from alignseg_infer.doctor.machine import list_machine_facts
 from alignseg_infer.doctor.parts import PARTS, installed_distributions, list_versions, load_part
+from alignseg_infer.errors import MissingDependencyError
 from alignseg_infer.version import __version__
 
 
@@ -30,5 +31,5 @@ def _list_providers() -> str:
     """Return the providers of ONNX Runtime, or why they are unknown."""
     try:
         return f"providers {load_part('onnxruntime').runs_on}"
-    except ImportError as error:  # removing one of two distributions breaks the other
-        return f"providers unknown: {error}"
+    except MissingDependencyError as error:  # removing one of two distributions breaks the other
+        return f"providers unknown: {error.problem}; try: {error.fix}"

@@ -6,6 +6,13 @@ from dataclasses import dataclass
 
 from alignseg_infer.doctor.asking import Answer
 from alignseg_infer.doctor.parts import CudaVersion
+from alignseg_infer.packages import (
+    ONNXRUNTIME,
+    OPENCV,
+    SharedModule,
+    describe_several,
+    replacement,
+)
 from alignseg_infer.text import version_numbers
 
 OPENCV_FOR_NUMPY_2 = (4, 10)  # earlier wheels were built for NumPy 1 only
@@ -26,33 +33,6 @@ class Clash:
     fix: str
 
 
-@dataclass(frozen=True)
-class _OneModule:
-    """Distributions that write the same module, of which the last one installed wins.
-
-    Attributes:
-        module: The module.
-        pattern: Matches the distributions.
-        kept: The one to install again, the first of these that is there; else any.
-    """
-
-    module: str
-    pattern: str
-    kept: tuple[str, ...]
-
-
-_MODULES = (
-    _OneModule(
-        "cv2",
-        r"opencv(-contrib)?-python(-headless)?",
-        ("opencv-contrib-python", "opencv-python", "opencv-contrib-python-headless"),
-    ),
-    _OneModule(
-        "onnxruntime",
-        r"onnxruntime(-gpu|-directml|-openvino|-silicon|-training|-qnn|-rocm|-migraphx)?",
-        ("onnxruntime-gpu",),
-    ),
-)
 _CUDA_OF_TENSORRT = re.compile(
     r"(?P<flavour>tensorrt(?:-rtx)?)-cu(?P<cuda>\d+)(?:-(?:bindings|libs))?"
 )
@@ -68,7 +48,7 @@ def find_clashes(
         answers: What the parts said, by module.
         driver: The newest CUDA that NVIDIA's driver runs; None without a driver.
     """
-    found = [clash for one in _MODULES for clash in _find_doubles(one, installed)]
+    found = [clash for one in (OPENCV, ONNXRUNTIME) for clash in _find_doubles(one, installed)]
     found += _find_two_tensorrts(installed, driver)
     found += _find_old_opencv(installed)
     for module, answer in answers.items():
@@ -76,19 +56,9 @@ def find_clashes(
     return found + _find_too_new(answers, driver, installed)
 
 
-def _find_doubles(one: _OneModule, installed: Mapping[str, str]) -> list[Clash]:
-    names = sorted(name for name in installed if re.fullmatch(one.pattern, name))
-    if len(names) < 2:
-        return []
-    kept = next((name for name in one.kept if name in names), names[0])
-    return [
-        Clash(
-            (one.module,),
-            f"{' and '.join(names)} are both installed, and both are the module {one.module}: "
-            "the last one that was installed wins, and removing either breaks the other",
-            f"pip uninstall -y {' '.join(names)} && pip install {kept}",
-        )
-    ]
+def _find_doubles(shared: SharedModule, installed: Mapping[str, str]) -> list[Clash]:
+    names = sorted(name for name in shared.distributions if name in installed)
+    return [Clash((shared.module,), *describe_several(shared, names))] if len(names) > 1 else []
 
 
 def _find_two_tensorrts(installed: Mapping[str, str], driver: CudaVersion | None) -> list[Clash]:
@@ -102,15 +72,15 @@ def _find_two_tensorrts(installed: Mapping[str, str], driver: CudaVersion | None
     for flavour, by_cuda in names.items():
         if len(by_cuda) > 1:
             versions = " and ".join(map(str, sorted(by_cuda)))
-            every = " ".join(name for found in by_cuda.values() for name in found)
-            own = f" {flavour}" if flavour in installed else ""
+            own = [flavour] if flavour in installed else []
+            every = [*own, *(name for found in by_cuda.values() for name in found)]
             kept = driver[0] if driver and driver[0] in by_cuda else max(by_cuda)
             clashes.append(
                 Clash(
                     (flavour.replace("-", "_"),),
                     f"{flavour} is installed for CUDA {versions}, as one module: the last one "
                     "that was installed wins",
-                    f"pip uninstall -y{own} {every} && pip install {flavour}-cu{kept}",
+                    replacement(every, f"{flavour}-cu{kept}"),
                 )
             )
     return clashes
@@ -125,7 +95,7 @@ def _find_old_opencv(installed: Mapping[str, str]) -> list[Clash]:
             f"pip install --upgrade {name}",
         )
         for name, version in sorted(installed.items())
-        if re.fullmatch(_MODULES[0].pattern, name)
+        if name in OPENCV.distributions
         and numpy >= (2,)
         and version_numbers(version) < OPENCV_FOR_NUMPY_2
     ]

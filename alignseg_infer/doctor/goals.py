@@ -1,10 +1,11 @@
 """What people install this package for, and what each of these goals needs."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.doctor.asking import Answer
+from alignseg_infer.packages import INSTALL_GPU_ONNXRUNTIME
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
@@ -41,11 +42,10 @@ class Needs:
 
 
 CORE = ("numpy", "cv2", "onnxruntime")
+_ONNXRUNTIME = "pip install onnxruntime"  # the rest of CORE is there, or nothing here is loaded
 _TENSORRT = (*CORE, "onnx", "tensorrt", "cuda", "nvrtc")
 NEEDS: Mapping[Goal, Needs] = {
-    Goal.IMAGES: Needs(
-        CORE, "pip install alignseg-infer", "alignseg predict MODEL.onnx IMAGE -o out/"
-    ),
+    Goal.IMAGES: Needs(CORE, _ONNXRUNTIME, "alignseg predict MODEL.onnx IMAGE -o out/"),
     Goal.OPENVINO: Needs(
         (*CORE, "openvino"),
         "pip install 'alignseg-infer[openvino]'",
@@ -53,7 +53,7 @@ NEEDS: Mapping[Goal, Needs] = {
     ),
     Goal.GPU: Needs(
         CORE,
-        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+        INSTALL_GPU_ONNXRUNTIME,
         "alignseg predict MODEL.onnx IMAGE -o out/ --device cuda",
     ),
     Goal.EXPORT: Needs(
@@ -115,8 +115,15 @@ def advise(goal: Goal, answers: Mapping[str, Answer], modules: Collection[str]) 
         providers = answers["onnxruntime"].runs_on
         missing += [] if CUDA_PROVIDER in providers else [f"an ONNX Runtime with {CUDA_PROVIDER}"]
     if missing:
-        return Advice((*missing, *broken), needs.install)
+        return Advice((*missing, *broken), _install(needs, missing))
     if broken:
         fixes = [answers[name].fix for name in broken if answers[name].fix]
         return Advice(tuple(broken), fixes[0] if fixes else needs.install)
     return Advice((), needs.then)
+
+
+def _install(needs: Needs, missing: Sequence[str]) -> str:
+    """Return what installs `missing`; extras do not bring ONNX Runtime, see `packages`."""
+    if "onnxruntime" not in missing or "onnxruntime" in needs.install:
+        return needs.install
+    return _ONNXRUNTIME if len(missing) == 1 else f"{_ONNXRUNTIME} && {needs.install}"

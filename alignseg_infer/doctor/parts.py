@@ -105,7 +105,7 @@ def _load_opencv() -> Loaded:
 
 
 def _load_onnxruntime() -> Loaded:
-    import onnxruntime
+    from alignseg_infer.backends.onnxruntime_package import onnxruntime
 
     return Loaded(", ".join(onnxruntime.get_available_providers()))
 

@@ -85,9 +85,8 @@ def judge(result: NDArray[Any], graph: Graph, tolerance: float) -> Found:
 
 
 def _open_onnxruntime() -> Check:
-    import onnxruntime
-
     from alignseg_infer.backends.onnxruntime_backend import CPU_PROVIDER, session_options
+    from alignseg_infer.backends.onnxruntime_package import onnxruntime
 
     def check(case: Case, graph: Graph) -> Found:
         session = onnxruntime.InferenceSession(

@@ -29,7 +29,8 @@ class Flavour(StrEnum):
 _INSTALL = {
     Flavour.TENSORRT: "pip install tensorrt, on a machine with an NVIDIA GPU (tensorrt-cu12 for "
     "CUDA 12); or flavour='tensorrt-rtx', which builds without one: pip install tensorrt-rtx-cu13",
-    Flavour.TENSORRT_RTX: "pip install tensorrt-rtx-cu13 (or -cu12); builds without a GPU",
+    Flavour.TENSORRT_RTX: "pip install tensorrt-rtx-cu13 (tensorrt-rtx-cu12 for CUDA 12); builds "
+    "without a GPU",
 }
 _OLDEST = {Flavour.TENSORRT: (10, 0), Flavour.TENSORRT_RTX: (1, 0)}
 

@@ -7,10 +7,12 @@ from typing import TypeVar
 
 from alignseg_infer.cuda.opening import driver_cuda_version
 from alignseg_infer.errors import DeviceError
+from alignseg_infer.packages import replacement
 from alignseg_infer.trt.flavours import Flavour, TensorRT
 
 _T = TypeVar("_T")
 
+_OLDEST_CUDA = 12  # that TensorRT and TensorRT for RTX of today have packages for
 NO_OBJECT = "nullptr"  # in the message of pybind11, whose factory returned no object
 
 
@@ -55,7 +57,8 @@ def _advice(flavour: Flavour, driver: tuple[int, int] | None, needs: int | None)
             advice += ", or build with flavour='tensorrt-rtx', which needs no GPU"
         return advice
     if needs and driver[0] < needs:
-        return f"update the driver, or: {_replacement(flavour, driver[0])}"
+        older = f", or: {_replacement(flavour, driver[0])}" if driver[0] >= _OLDEST_CUDA else ""
+        return f"update the driver{older}"
     return "nvidia-smi shows whether the GPU works, and which programs use its memory"
 
 
@@ -85,5 +88,4 @@ def _distributions(flavour: Flavour) -> list[str]:
 
 def _replacement(flavour: Flavour, cuda: int) -> str:
     """Return the commands that replace this TensorRT by one for another CUDA."""
-    installed = " ".join(_distributions(flavour))
-    return f"pip uninstall -y {installed} && pip install {flavour}-cu{cuda}"
+    return replacement(_distributions(flavour), f"{flavour}-cu{cuda}")

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from alignseg_infer.errors import MissingDependencyError, VideoError
+from alignseg_infer.packages import OPENCV, installed_of
 from alignseg_infer.pixels.encoded import MAX_PIXELS, require_pixels
 from alignseg_infer.pixels.header import size_of
 from alignseg_infer.pixels.images import image_from_array
@@ -58,7 +59,8 @@ class WebpSource:
             raise MissingDependencyError(
                 f"OpenCV {cv2.__version__} cannot read {path}, an animated WebP file",
                 "OpenCV 4.11 or newer",
-                "pip install -U opencv-python-headless, or make a GIF, APNG or AVIF file of it",
+                f"pip install -U {(installed_of(OPENCV) or [OPENCV.default])[0]}, or make a GIF, "
+                "APNG or AVIF file of it",
             )
         with path.open("rb") as file:
             size = size_of(file.read(HEAD_BYTES))

@@ -76,6 +76,7 @@ def test_two_distributions_of_one_module(
     ]
     monkeypatch.setattr(importlib.metadata, "distributions", lambda: found)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "alignseg_infer.backends.onnxruntime_package", raising=False)
     assert main(["--version", "--verbose"]) == 0
     facts = facts_of(capsys.readouterr().out)
     assert facts["ONNX Runtime"].startswith(

@@ -124,7 +124,7 @@ ADVICE = [
     ("openvino", {}, "pip install 'alignseg-infer[openvino]'"),
     ("video", {"av": Answer(loads=True)}, "alignseg video"),
     ("images", {"onnxruntime": Answer(problem="broken", fix="pip install it")}, "pip install it"),
-    ("images", {"onnxruntime": Answer(problem="broken")}, "pip install alignseg-infer"),
+    ("images", {"onnxruntime": Answer(problem="broken")}, "pip install onnxruntime"),
 ]
 
 

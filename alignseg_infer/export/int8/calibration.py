@@ -15,11 +15,11 @@ from typing import TypeAlias
 
 import numpy as np
 import onnx_ir
-import onnxruntime
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends.onnxruntime_backend import session_options
+from alignseg_infer.backends.onnxruntime_package import onnxruntime
 from alignseg_infer.caches import CALIBRATIONS, cache_folder
 from alignseg_infer.datasets.image_sets import CalibrationImages
 from alignseg_infer.errors import OptionError, OutputError
