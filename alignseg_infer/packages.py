@@ -18,6 +18,7 @@ from alignseg_infer.errors import INSTALL_EXPORT, INSTALL_ONNX, MissingDependenc
 
 logger = logging.getLogger(__name__)
 
+_LACKS_LIBRARY = "cannot open shared object file"  # in the message of ImportError
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnx_ir")
 
 
@@ -198,16 +199,12 @@ def _repair(shared: SharedModule, names: list[str], error: str) -> str:
     """
     if not names:
         return _install(shared)
-    if (
-        shared is OPENCV and _LACKS_LIBRARY in error and shared.default not in names
-    ):  # windows need libraries of the system
+    opens_windows = shared is OPENCV and not any("headless" in name for name in names)
+    if opens_windows and _LACKS_LIBRARY in error:  # of the system, such as libGL on a server
         return replacement(names, shared.default)
     if len(names) == 1:
         return f"pip install --force-reinstall --no-deps {names[0]}"
     return describe_several(shared, names)[1]
-
-
-_LACKS_LIBRARY = "cannot open shared object file"
 
 
 def _install(shared: SharedModule) -> str:

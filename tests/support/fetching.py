@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,20 @@ def require_installable(advice: str) -> None:
     """
     named = re.search(r"pip install ((?:'[^']*'|[\w.=<>-]+)(?: (?:'[^']*'|[\w.=<>-]+))*)", advice)
     assert named is not None, advice
-    if not _finds("numpy"):
-        pytest.skip("pip reaches no index")
+    require_index()
     packages = shlex.split(named[1])
-    assert _finds(*packages), packages
+    assert finds(*packages), packages
 
 
-def _finds(*packages: str) -> bool:
+def require_index() -> None:
+    """Skip the test if pip finds no package at all."""
+    if not finds("numpy"):
+        pytest.skip("pip reaches no index")
+
+
+@cache
+def finds(*packages: str) -> bool:
+    """Return whether pip finds packages; it prepares those that have no wheel."""
     options = ("--dry-run", "--ignore-installed", "--no-deps", "-q")
     command = [sys.executable, "-m", "pip", "install", *options, *packages]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0

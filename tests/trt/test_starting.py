@@ -1,6 +1,8 @@
 """What is said where TensorRT does not start: no driver, no GPU, or a driver for an older CUDA."""
 
 import ctypes
+import re
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -8,10 +10,11 @@ from typing import Any
 import pytest
 
 from alignseg_infer.cuda.opening import driver_cuda_version
-from alignseg_infer.errors import DeviceError
+from alignseg_infer.errors import DeviceError, MissingDependencyError
 from alignseg_infer.trt import starting
-from alignseg_infer.trt.flavours import Flavour, TensorRT
+from alignseg_infer.trt.flavours import Flavour, TensorRT, load_tensorrt
 from tests.support.fetching import require_installable
+from tests.support.project import PROJECT
 
 FAILS = "pybind11::init(): factory function returned nullptr"
 CLASSIC = TensorRT(Flavour.TENSORRT, SimpleNamespace(), (11, 4, 0, 106))
@@ -76,6 +79,33 @@ def test_an_old_driver_for_rtx(machine: Callable[..., None]) -> None:
         "pip uninstall -y tensorrt-rtx-cu13 tensorrt-rtx-cu13-libs && "
         "pip install tensorrt-rtx-cu12" in error_of(RTX).fix
     )
+
+
+@pytest.mark.parametrize("tensorrt", [CLASSIC, RTX], ids=["classic", "RTX"])
+def test_a_driver_for_which_there_are_no_packages(
+    tensorrt: TensorRT, machine: Callable[..., None]
+) -> None:
+    machine((11, 8), *INSTALLED, "tensorrt-rtx-cu13")
+    assert error_of(tensorrt).fix == "update the driver"
+
+
+@pytest.mark.parametrize("flavour", Flavour)
+def test_advice_names_what_the_extras_bring(
+    flavour: Flavour, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package for CUDA 12 of TensorRT for RTX has no extra; pip is asked for it below."""
+    extras = str(PROJECT["optional-dependencies"])
+    brought = set(re.findall(r"(?<![\w-])tensorrt(?:-rtx)?(?:-cu\d+)?(?=[>=])", extras))
+    known = brought | {"tensorrt-rtx-cu12"}
+    monkeypatch.setitem(sys.modules, flavour.value.replace("-", "_"), None)
+    with pytest.raises(MissingDependencyError) as caught:
+        load_tensorrt(flavour)
+    machine((12, 4), *INSTALLED, "tensorrt-rtx-cu13")
+    tensorrt = CLASSIC if flavour is Flavour.TENSORRT else RTX
+    replaced = error_of(tensorrt).fix.partition("&& ")[2]
+    named = set(re.findall(r"(?<![\w'-])tensorrt[\w-]*(?!')", f"{caught.value.fix} {replaced}"))
+    assert len(named) >= 2
+    assert named <= known
 
 
 @pytest.mark.slow

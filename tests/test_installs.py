@@ -1,0 +1,259 @@
+"""What pip installs with each extra, and what is said where ONNX Runtime or OpenCV is not whole.
+
+The slow tests ask pip, and make environments in which they type what a user would.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.fetching import finds, require_index
+from tests.support.project import PROJECT
+
+ROOT = Path(__file__).parents[1]
+CORE: list[str] = PROJECT["dependencies"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+BASES = {
+    "cpu": {"onnxruntime", "opencv-python-headless"},
+    "gpu": {"onnxruntime-gpu", "opencv-python-headless"},
+    "desktop": {"onnxruntime", "opencv-python"},
+    "desktop-gpu": {"onnxruntime-gpu", "opencv-python"},
+}
+TESTS = {"test", "fast-test"}
+SHARED = re.compile(r"(onnxruntime|opencv)[\w-]*")
+
+
+def names_in(requirements: list[str]) -> set[str]:
+    return {re.split(r"[<>=~!;\[ ]", one)[0] for one in requirements}
+
+
+def shared_in(names: set[str]) -> set[str]:
+    return {name for name in names if SHARED.fullmatch(name)}
+
+
+def test_a_base_has_one_runtime_and_one_opencv() -> None:
+    assert {extra: names_in(EXTRAS[extra]) for extra in BASES} == BASES
+
+
+def test_nothing_else_brings_back_what_somebody_replaced() -> None:
+    assert not shared_in(names_in(CORE))
+    for extra in EXTRAS.keys() - BASES.keys() - {"jetpack"}:
+        assert not shared_in(names_in(EXTRAS[extra])), extra
+    assert "alignseg-infer[bench,completion,cpu," in EXTRAS["fast-test"][0]
+
+
+def test_a_jetson_gets_nothing_that_jetpack_brings() -> None:
+    assert names_in(EXTRAS["jetpack"]) == {"alignseg-infer", "cuda-python", "onnxruntime"}
+    assert "cuda-python>=12,<13" in EXTRAS["jetpack"]
+
+
+# Asking pip
+
+
+def would_install(*words: str, folder: Path) -> tuple[set[str], str]:
+    """Return the names of what pip would install into an empty environment, and what it printed."""
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed"]
+    done = subprocess.run(
+        [*command, "--disable-pip-version-check", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    listed = re.search(r"^Would install (.+)$", done.stdout, re.MULTILINE)
+    found = listed[1].split() if listed else []
+    return {name.rpartition("-")[0].lower() for name in found}, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what pip needs of the checkout, since it builds where it finds it."""
+    require_index()
+    folder = tmp_path_factory.mktemp("source")
+    for name in ("alignseg_infer", "plugins"):
+        ignored = shutil.ignore_patterns("__pycache__", "build")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for name in ("alignseg_command.py", "pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, folder / name)
+    return folder
+
+
+def require_all_found(extra: str) -> None:
+    """Skip the test if this index, or this machine, lacks a package that an extra names."""
+    for requirement in EXTRAS[extra]:
+        if not requirement.startswith("alignseg-infer[") and not finds(requirement):
+            pytest.skip(f"{extra} was not tried: pip cannot prepare {requirement} here")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_resolves(extra: str, source: Path) -> None:
+    found, printed = would_install("--no-build-isolation", f".[{extra}]", folder=source)
+    if not found:
+        require_all_found(extra)
+    assert found, printed[-2000:]
+    allowed = BASES.get(extra, BASES["cpu"] if extra in TESTS else set())
+    assert shared_in(found) == (allowed or ({"onnxruntime"} if extra == "jetpack" else set()))
+
+
+SYSTEMS = {
+    "linux-aarch64": [f"manylinux_2_{minor}_aarch64" for minor in (17, 24, 26, 27, 28, 34, 35)],
+    "macos-arm64": ["macosx_14_0_arm64"],
+    "windows": ["win_amd64"],
+}
+ALONE = ("cpu", "desktop", "gpu", "bench", "completion", "onnx", "openvino", "video")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", ALONE)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_other_systems_have_wheels(system: str, extra: str, tmp_path: Path) -> None:
+    """With Python 3.12. Markers of requirements are those of the Python that runs this."""
+    require_index()
+    if (system, extra) == ("macos-arm64", "gpu"):
+        pytest.skip("there is no CUDA on macOS, and no onnxruntime-gpu")
+    python = ["--python-version", "3.12", "--implementation", "cp"]
+    words = ["--target", str(tmp_path), "--only-binary=:all:", *python]
+    words += [word for abi in ("cp312", "abi3", "none") for word in ("--abi", abi)]
+    words += [word for name in SYSTEMS[system] for word in ("--platform", name)]
+    found, printed = would_install(*words, *CORE, *EXTRAS[extra], folder=tmp_path)
+    wanted = {one for one in names_in([*CORE, *EXTRAS[extra]]) if one != "typing-extensions"}
+    assert {one.replace("_", "-") for one in found} >= wanted, printed[-2000:]
+
+
+# Typing what is printed
+
+
+class Environment:
+    """A fresh environment with this package, but no base."""
+
+    def __init__(self, folder: Path, source: Path) -> None:
+        venv.create(folder, with_pip=True)
+        self.bin = folder / ("Scripts" if sys.platform == "win32" else "bin")
+        self.folder = folder
+        self.pip("install", str(source))
+
+    def pip(self, *words: str) -> None:
+        """Run pip, which must succeed."""
+        done = self.run("python", "-m", "pip", "-q", *words)
+        assert done.returncode == 0, done.stderr
+
+    def run(self, program: str, *words: str) -> "subprocess.CompletedProcess[str]":
+        """Run a program of the environment."""
+        return subprocess.run(
+            [str(self.bin / program), *words],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def demo(self) -> "subprocess.CompletedProcess[str]":
+        """Segment a drawn street."""
+        done = self.run("alignseg", "demo", "--streets", "1", "-o", "out")
+        assert "Traceback" not in done.stderr
+        return done
+
+    def type(self, commands: str) -> None:
+        """Type commands of pip as they are printed, one after the other."""
+        for command in commands.split(" && "):
+            program, *words = command.split()
+            assert program == "pip"
+            self.pip(*words)
+
+    def require_whole(self) -> None:
+        """Check that the demo runs, without a warning."""
+        done = self.demo()
+        assert done.returncode == 0, done.stderr
+        assert "pip" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def shared_environment(
+    source: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Environment]:
+    folder = tmp_path_factory.mktemp("environment")
+    yield Environment(folder, source)
+    shutil.rmtree(folder)  # with ONNX Runtime for GPUs, nearly a gigabyte
+
+
+@pytest.fixture
+def environment(shared_environment: Environment) -> Environment:
+    """With neither ONNX Runtime nor OpenCV."""
+    shared_environment.pip("uninstall", "-y", *set().union(*BASES.values()))
+    for module in ("onnxruntime", "cv2"):  # uninstalling one of two leaves a part
+        for folder in shared_environment.folder.rglob(f"site-packages/{module}"):
+            shutil.rmtree(folder)
+    return shared_environment
+
+
+@pytest.mark.slow
+def test_advice_installs_a_base(environment: Environment) -> None:
+    done = environment.demo()
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: OpenCV is not installed\n")
+    environment.type(advice_in(done.stderr))
+    environment.require_whole()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", [0, 1], ids=["CPU", "GPU"])
+def test_advice_installs_a_runtime(choice: int, environment: Environment) -> None:
+    environment.pip("install", "opencv-python-headless")
+    done = environment.demo()
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ONNX Runtime is not installed\n")
+    commands = re.findall(r"pip install [\w-]+", advice_in(done.stderr))
+    environment.type(commands[choice])
+    environment.require_whole()
+
+
+def advice_in(errors: str) -> str:
+    advice = re.search(r"^  try: (.+)$", errors, re.MULTILINE)
+    assert advice is not None, errors
+    return advice[1]
+
+
+TWINS = [
+    ("onnxruntime", "onnxruntime-gpu", "opencv-python-headless"),
+    ("onnxruntime-gpu", "onnxruntime", "opencv-python-headless"),
+    ("opencv-python", "opencv-python-headless", "onnxruntime"),
+    ("opencv-python-headless", "opencv-python", "onnxruntime"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "second", "other"), TWINS, ids=[one[1] for one in TWINS])
+def test_of_two_installed_the_advice_leaves_one(
+    first: str, second: str, other: str, environment: Environment
+) -> None:
+    for name in (other, first, second):
+        environment.pip("install", name)
+    done = environment.demo()
+    assert done.returncode == 0, done.stderr
+    (warning,) = [line for line in done.stderr.splitlines() if "pip" in line]  # once
+    assert f"here, {second} won; to leave one: " in warning
+    environment.type(warning.partition("to leave one: ")[2])
+    environment.require_whole()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "second", "other"), TWINS, ids=[one[1] for one in TWINS])
+def test_what_is_left_of_two_is_mended(
+    first: str, second: str, other: str, environment: Environment
+) -> None:
+    for name in (other, first, second):
+        environment.pip("install", name)
+    environment.pip("uninstall", "-y", second)
+    done = environment.demo()
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert advice_in(done.stderr) == f"pip install --force-reinstall --no-deps {first}"
+    environment.type(advice_in(done.stderr))
+    environment.require_whole()
