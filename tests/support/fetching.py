@@ -4,7 +4,6 @@ import re
 import shlex
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,18 +27,16 @@ def require_installable(advice: str) -> None:
     assert named is not None, advice
     require_index()
     packages = shlex.split(named[1])
-    assert finds(*packages), packages
+    assert _finds(*packages), packages
 
 
 def require_index() -> None:
     """Skip the test if pip finds no package at all."""
-    if not finds("numpy"):
+    if not _finds("numpy"):
         pytest.skip("pip reaches no index")
 
 
-@cache
-def finds(*packages: str) -> bool:
-    """Return whether pip finds packages; it prepares those that have no wheel."""
+def _finds(*packages: str) -> bool:
     options = ("--dry-run", "--ignore-installed", "--no-deps", "-q")
     command = [sys.executable, "-m", "pip", "install", *options, *packages]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
