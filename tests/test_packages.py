@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ def add_distribution(folder: Path, name: str) -> None:
     (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.30\n")
 
 
-UNUSABLE: list[tuple[SharedModule, dict[str, str | None], list[str], str, str]] = [
+UNUSABLE: list[tuple[Any, ...]] = [
     (ONNXRUNTIME, {}, [], "ONNX Runtime is not installed", GPU),
     (ONNXRUNTIME, {"onnxruntime": LEFT}, [], "is only what is left of ONNX Runtime", GPU),
     (

@@ -134,6 +134,23 @@ def test_advice(goal: str, others: dict[str, Answer], command: str) -> None:
     assert advise(Goal(goal), answers, set()).command.startswith(command)
 
 
+WITHOUT_ONNXRUNTIME = [
+    ("images", (), "pip install onnxruntime"),
+    ("gpu", (), "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"),
+    ("video", ("av",), "pip install onnxruntime"),
+    ("video", (), "pip install onnxruntime && pip install 'alignseg-infer[video]'"),
+]
+
+
+@pytest.mark.parametrize(("goal", "others", "command"), WITHOUT_ONNXRUNTIME)
+def test_advice_without_onnxruntime(goal: str, others: tuple[str, ...], command: str) -> None:
+    """Which no extra for a goal brings, since somebody may have chosen another one."""
+    answers = {name: Answer(loads=True) for name in ("numpy", "cv2", *others)}
+    advice = advise(Goal(goal), answers, set())
+    assert advice.command == command
+    assert "onnxruntime" in advice.missing
+
+
 def test_goals_name_extras_commands_and_modules_that_exist() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     extras = set(re.findall(r"^([\w-]+) = \[", text, re.MULTILINE))
