@@ -72,8 +72,8 @@ UNUSABLE: list[tuple[Any, ...]] = [
         "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
     ),
     (
-        *(ONNXRUNTIME, {"onnxruntime": "import onnxruntime.capi"}, ["onnxruntime"]),
-        *("cannot be imported: No module named 'onnxruntime.capi'", f"{AGAIN} onnxruntime"),
+        *(ONNXRUNTIME, {"onnxruntime": "import onnxruntime.absent"}, ["onnxruntime"]),
+        *("cannot be imported: No module named 'onnxruntime.absent'", f"{AGAIN} onnxruntime"),
     ),
     (
         *(ONNXRUNTIME, {}, ["onnxruntime"]),
