@@ -1,8 +1,9 @@
 """The packages of alignseg-infer, and what its source archive holds; pyproject.toml has the rest.
 
-alignseg_command.py stands outside the package, since it says why the package cannot be imported.
 The folder plugins/ holds CUDA sources, which are compiled where they are needed. It is installed as
-a package inside alignseg_infer, beside those that are found, which pyproject.toml cannot say.
+a package inside alignseg_infer, beside those that are found, which pyproject.toml cannot say. The
+folder alignseg_infer/cli/start is installed as alignseg_command, outside of alignseg_infer: it says
+why that cannot be imported.
 """
 
 from pathlib import Path
@@ -11,6 +12,7 @@ from setuptools import find_packages, setup
 from setuptools.command.sdist import sdist
 
 PLUGINS = "alignseg_infer.plugins"
+COMMAND = "alignseg_command"
 ARCHIVED = [".ci", ".github", "alignseg_infer", "docs", "examples", "export", "plugins", "tests"]
 LEFT_OUT = {"__pycache__", "build"}  # folders that are made, not written
 
@@ -31,8 +33,7 @@ class SourceArchive(sdist):
 
 
 setup(
-    py_modules=["alignseg_command"],
-    packages=[*find_packages(include=["alignseg_infer", "alignseg_infer.*"]), PLUGINS],
-    package_dir={PLUGINS: "plugins"},
+    packages=[*find_packages(include=["alignseg_infer", "alignseg_infer.*"]), PLUGINS, COMMAND],
+    package_dir={PLUGINS: "plugins", COMMAND: "alignseg_infer/cli/start"},
     cmdclass={"sdist": SourceArchive},
 )

@@ -79,7 +79,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("alignseg_infer", "plugins"):
         ignored = shutil.ignore_patterns("__pycache__", "build")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    for name in ("alignseg_command.py", "pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copyfile(ROOT / name, folder / name)
     return folder
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-import alignseg_command
 import alignseg_infer
 from alignseg_infer.backends import open_backend
+from alignseg_infer.cli import start
 from alignseg_infer.errors import MissingDependencyError
 from alignseg_infer.packages import (
     ONNXRUNTIME,
@@ -183,8 +183,12 @@ def test_the_package_without_opencv(module: str) -> None:
     assert "\n  try: pip install " in done.stderr
 
 
+# As it is installed, it is no part of the package.
+START = f"import runpy; main = runpy.run_path({start.__file__!r})['main']"
+
+
 def test_the_command_without_opencv() -> None:
-    done = run_without("cv2", "import alignseg_command; sys.exit(alignseg_command.main())")
+    done = run_without("cv2", f"{START}; sys.exit(main())")
     assert done.returncode == 1
     assert done.stdout == ""
     first, *_, last = done.stderr.splitlines()
@@ -196,12 +200,12 @@ def test_the_command_without_opencv() -> None:
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert PROJECT["scripts"] == {"alignseg": "alignseg_command:main"}
     monkeypatch.setattr(sys, "argv", ["alignseg", "--version"])
-    assert alignseg_command.main() == 0
+    assert start.main() == 0
     assert capsys.readouterr().out.startswith("alignseg-infer ")
 
 
 def test_other_faults_of_the_package_are_not_hidden() -> None:
-    done = run_without("alignseg_infer.cli", "import alignseg_command; alignseg_command.main()")
+    done = run_without("alignseg_infer.cli", f"{START}; main()")
     assert "Traceback" in done.stderr
     assert "alignseg_infer.cli" in done.stderr.splitlines()[-1]
 

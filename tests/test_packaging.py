@@ -60,7 +60,7 @@ def test_wheel_has_the_package_and_the_plugins(files: set[str], archives: dict[s
     with zipfile.ZipFile(archives["wheel"]) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     package = {name for name in files if name.startswith("alignseg_infer/")}
-    package.add("alignseg_command.py")  # which the script `alignseg` starts
+    package.add("alignseg_command/__init__.py")  # which the script `alignseg` starts
     plugins = {f"alignseg_infer/{name}" for name in files if name.startswith("plugins/")}
     assert packed == package | plugins
 

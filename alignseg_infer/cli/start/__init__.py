@@ -1,4 +1,4 @@
-"""Starts the command ``alignseg``, from outside the package.
+"""Starts the command ``alignseg``. It is installed as ``alignseg_command``, outside of the package.
 
 The package cannot be imported without OpenCV. Then this says so, without a traceback.
 """
