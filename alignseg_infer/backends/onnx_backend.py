@@ -15,6 +15,7 @@ from alignseg_infer.errors import ModelFileError, SpecError
 from alignseg_infer.files import require_file
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.spec.model import AGREEMENT_KEY, INPUT_NAME, SPEC_KEY, ModelSpec, OutputKind
+from alignseg_infer.spec.onnx_weights import require_weights_beside
 from alignseg_infer.spec.verification import Verification
 
 logger = logging.getLogger(__name__)
@@ -90,9 +91,11 @@ def require_runnable(path: Path, runtime: str) -> None:
     """Check, before a runtime reads `path`, that it can run the file.
 
     Raises:
-        ModelFileError: The file does not exist, or has nodes that only TensorRT plugins compute.
+        ModelFileError: The file does not exist, has nodes that only TensorRT plugins compute, or
+            names weights outside its folder.
     """
     require_file(path, "an ONNX model", ModelFileError)
+    require_weights_beside(path)
     if needs_plugins(path):
         raise ModelFileError(
             f"{path} was exported for TensorRT plugins, and {runtime} has no such plugins",

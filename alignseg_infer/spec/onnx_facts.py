@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from alignseg_infer.errors import ModelFileError
 from alignseg_infer.files import require_file, sha256_of
 from alignseg_infer.spec.model import SPEC_KEY, ExportSpec, ModelSpec
+from alignseg_infer.spec.onnx_weights import weights_file
 from alignseg_infer.spec.plugin_contract import DOMAIN, VERSION_FIELD
 
 
@@ -89,19 +90,7 @@ def hash_data_files(path: Path, facts: OnnxFacts) -> tuple[str, ...]:
     Raises:
         ModelFileError: A file of weights does not exist, or is outside the folder of `path`.
     """
-    return tuple(sha256_of(_data_file(path, name)) for name in facts.data_files)
-
-
-def _data_file(model: Path, name: str) -> Path:
-    path, place = model.parent / name, PurePath(name)
-    if place.is_absolute() or ".." in place.parts:
-        raise ModelFileError(
-            f"{model} has weights in {name}, which is outside its folder",
-            "files of weights beside the model",
-            "export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
-        )
-    require_file(path, f"weights of {model.name}", ModelFileError)
-    return path
+    return tuple(sha256_of(weights_file(path, name)) for name in facts.data_files)
 
 
 def _find_plugin_nodes(graph: onnx.GraphProto) -> Iterator[tuple[str, str]]:

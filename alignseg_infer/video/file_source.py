@@ -69,7 +69,7 @@ class FileSource:
             self._stream.thread_type = (
                 "AUTO"  # by frames; with slices, concealed errors go unnoticed
             )
-            self._time_base = self._stream.time_base or 1 / DEFAULT_RATE
+            self._time_base = Fraction(self._stream.time_base or 1 / DEFAULT_RATE)
             self.step = 1 / self._rate if self._rate else 1 / DEFAULT_RATE
             self._decoder = self._decode()
             self._first = self._read_first_frame()
@@ -118,7 +118,9 @@ class FileSource:
 
     @property
     def _rate(self) -> Fraction | None:
-        return self._stream.average_rate or self._stream.guessed_rate
+        # PyAV 19 has its own fractions, which know less than Python's and are 0 for None.
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        return Fraction(rate) if rate else None
 
     def _choose_stream(self) -> av.VideoStream:
         streams = self._container.streams.video
@@ -158,7 +160,7 @@ class FileSource:
         return start // self._time_base * self._time_base
 
     def _gather_facts(self) -> StreamFacts:
-        aspect = self._stream.sample_aspect_ratio or Fraction(1)
+        aspect = Fraction(self._stream.sample_aspect_ratio or 1)
         return StreamFacts(
             size=self._pixels.size,
             time_base=self._time_base,

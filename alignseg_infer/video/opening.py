@@ -5,13 +5,17 @@ import os
 import select
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from alignseg_infer.errors import VideoError
 from alignseg_infer.video.pyav import av
 
 STDIN = Path("/dev/stdin")
 WAIT_MS = 200
+# Titles and such may be no UTF-8. From 19 on, PyAV reads them anyhow, and the option is gone.
+READING: dict[str, Any] = (
+    {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+)
 
 
 def is_pipe(path: Path) -> bool:
@@ -76,7 +80,7 @@ def open_video(path: Path, pipe: BinaryIO | None = None) -> av.container.InputCo
     """
     try:
         # "file:" keeps FFmpeg from taking names such as "concat:a" or "a:b" for addresses.
-        return av.open(pipe or f"file:{path}", "r", metadata_errors="replace")
+        opened: av.container.InputContainer = av.open(pipe or f"file:{path}", "r", **READING)
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         problem = f"{path} cannot be opened as a video: {reason}"
@@ -87,6 +91,7 @@ def open_video(path: Path, pipe: BinaryIO | None = None) -> av.container.InputCo
             "a complete video file (an MP4 that was cut off has lost its index)",
             f"inspect it with: ffprobe {path}; or copy or record it again",
         ) from error
+    return opened
 
 
 def pipe_error(path: Path, problem: str) -> VideoError:

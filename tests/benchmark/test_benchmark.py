@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from alignseg_infer import AlignSegError, OptionError, Predictor, SizeError
 from alignseg_infer.arrays import Image
 from alignseg_infer.backend import Backend
-from alignseg_infer.backends import open_backend
+from alignseg_infer.backends.opening import PredictorOptions, open_model
 from alignseg_infer.benchmark import (
     BenchmarkReport,
     Measured,
@@ -495,11 +495,11 @@ def fixed(monkeypatch: pytest.MonkeyPatch) -> None:
         exporter="test",
     )
 
-    def opened(path: Path, **options: Any) -> Backend:
+    def opened(path: Path, options: PredictorOptions) -> Backend:
         fixed = str(path) == "fixed.onnx"
-        return FakeLabelBackend(export) if fixed else open_backend(path, **options)
+        return FakeLabelBackend(export) if fixed else open_model(path, options)
 
-    monkeypatch.setattr(bench, "open_backend", opened)
+    monkeypatch.setattr(bench, "open_model", opened)
 
 
 @pytest.fixture
@@ -603,7 +603,7 @@ def test_package_that_is_missing(
     """The command says so before a model is opened."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr(bench, "open_backend", None)
+    monkeypatch.setattr(bench, "open_model", None)
     assert main(["bench", "demo", *options.split()]) == 1
     errors = capsys.readouterr().err
     assert f"needs the package {package}, which is not installed" in errors
@@ -627,7 +627,7 @@ def test_interrupted_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Warm-up takes at most ten rounds."""
-    monkeypatch.setattr(bench, "open_backend", lambda *_, **__: Interrupted(12))
+    monkeypatch.setattr(bench, "open_model", lambda *_, **__: Interrupted(12))
     command = ["bench", "demo", "--size", "64x128", "-o", str(tmp_path)]
     assert main(command) == 130
     printed, errors = capsys.readouterr()

@@ -49,7 +49,7 @@ SAID: list[tuple[dict[str, Any], list[str]]] = [
         {},
         [
             "1x32x32 to 2x64x96, fastest at 1x64x64",
-            "network: 0 others",
+            "network: not known, since another tool built it",
             "not verified: alignseg verify",
         ],
     ),
@@ -65,6 +65,7 @@ SAID: list[tuple[dict[str, Any], list[str]]] = [
     ),
     ({"profile": Profile(ONE, ONE, ONE)}, ["inputs: 1x512x1024 (batch"]),
     ({"layers": LAYERS}, ["network: 103 CONVOLUTION HALF, 1 CONVOLUTION FLOAT, 9 others (--json"]),
+    ({"layers": LAYERS[2:3]}, ["network: 7 others (--json"]),
     ({"tf32": True}, ["precision: fp16, TF32 allowed"]),
     ({"plugins": ("A/1",)}, ["plugins: A/1"]),
     (

@@ -226,10 +226,10 @@ def this_machine() -> Report:
 
 
 def test_this_machine(this_machine: Report) -> None:
+    version = importlib.metadata.version("torch")
     assert this_machine.broken == ()
     assert this_machine.answers["onnxruntime"].loads
     assert "  well           export works" in page_of(this_machine).splitlines()
-    version = importlib.metadata.version("torch")
     assert this_machine.versions["torch"] == (f"torch {version}",)
 
 

@@ -4,34 +4,19 @@ import os
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 
 from alignseg_infer.cli import main
+from alignseg_infer.demo import model_path
 from alignseg_infer.errors import ModelFileError
 from alignseg_infer.export.graph.onnx_file import load_graph
+from tests.support.split_models import write_with_data
 
 
-def write_with_data(path: Path, source: Path, location: str) -> str:
-    """Write `source` with its largest weight at `location`; return the weight's name."""
-    model = onnx.load(source)
-    largest = max(model.graph.initializer, key=lambda one: len(one.raw_data))
-    content = largest.raw_data
-    largest.ClearField("raw_data")
-    largest.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", "0"), ("length", str(len(content)))):
-        entry = largest.external_data.add()
-        entry.key, entry.value = key, value
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(model.SerializeToString())
-    (path.parent / location).write_bytes(content)
-    return str(largest.name)
-
-
-def test_weights_beside_the_model_are_read(small_onnx: Path, tmp_path: Path) -> None:
-    name = write_with_data(tmp_path / "a.onnx", small_onnx, "a.onnx.data")
-    seen, expected = load_graph(tmp_path / "a.onnx"), ir.load(small_onnx)
+def test_weights_beside_the_model_are_read(tmp_path: Path) -> None:
+    name = write_with_data(tmp_path / "a.onnx", model_path("demo"), "a.onnx.data")
+    seen, expected = load_graph(tmp_path / "a.onnx"), ir.load(model_path("demo"))
     first, second = (model.graph.initializers[name].const_value for model in (seen, expected))
     assert first is not None
     assert second is not None
@@ -56,9 +41,9 @@ BAD = [(remove, "does not exist"), (cut, "bytes, but"), (make_pipe, "is a pipe")
 
 @pytest.mark.parametrize(("spoil", "words"), BAD)
 def test_weights_that_are_not_there(
-    spoil: object, words: str, small_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    spoil: object, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_with_data(tmp_path / "a.onnx", small_onnx, "a.onnx.data")
+    write_with_data(tmp_path / "a.onnx", model_path("demo"), "a.onnx.data")
     assert callable(spoil)
     spoil(tmp_path / "a.onnx.data")
     with pytest.raises(ModelFileError, match=words):
@@ -69,8 +54,8 @@ def test_weights_that_are_not_there(
     assert not (tmp_path / "b.onnx").exists()
 
 
-def test_weights_outside_the_folder_of_the_model(small_onnx: Path, tmp_path: Path) -> None:
-    write_with_data(tmp_path / "deep" / "a.onnx", small_onnx, "../a.onnx.data")
+def test_weights_outside_the_folder_of_the_model(tmp_path: Path) -> None:
+    write_with_data(tmp_path / "deep" / "a.onnx", model_path("demo"), "../a.onnx.data")
     with pytest.raises(ModelFileError, match="outside its folder"):
         load_graph(tmp_path / "deep" / "a.onnx")
 

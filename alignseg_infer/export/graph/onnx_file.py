@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError
 
 from alignseg_infer.errors import ModelFileError, OptionError
 from alignseg_infer.files import require_file
+from alignseg_infer.spec.onnx_weights import weights_file
 
 # A protobuf file ends at 2 GiB; weights go to a second file well before that.
 EXTERNAL_DATA_BYTES = 1_900_000_000
@@ -36,15 +37,7 @@ def load_graph(path: Path) -> onnx_ir.Model:
 
 def _require_weights(model: Path, tensor: onnx_ir.ExternalTensor) -> None:
     """Check that the file with the weights is whole and lies in the folder of the model."""
-    file = model.parent / str(tensor.location)
-    if not file.resolve().is_relative_to(model.parent.resolve()):
-        raise ModelFileError(
-            f"{model} names {tensor.location} as the file with its weights, outside its folder",
-            f"a file in {model.parent}",
-            "copy that file beside the model, and export the model again; take models only from "
-            "people whom you trust",
-        )
-    require_file(file, f"the weights of {model}", ModelFileError)
+    file = weights_file(model, str(tensor.location))
     end = (tensor.offset or 0) + (tensor.length or 0)
     if file.stat().st_size < end:
         raise ModelFileError(

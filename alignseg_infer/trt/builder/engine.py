@@ -14,6 +14,7 @@ from alignseg_infer.errors import BuildError, OptionError
 from alignseg_infer.files import write_atomically
 from alignseg_infer.spec.model import OutputKind, Upsampling
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
+from alignseg_infer.spec.onnx_weights import require_weights_beside
 from alignseg_infer.spec.verification import Verification
 from alignseg_infer.trt.bindings import ParserError
 from alignseg_infer.trt.builder.config import Session, new_config
@@ -184,7 +185,9 @@ def parse_onnx(session: Session, path: Path) -> None:
 
     Raises:
         BuildError: TensorRT cannot read the file.
+        ModelFileError: It names weights that are missing or outside its folder.
     """
+    require_weights_beside(path)
     parser = session.tensorrt.module.OnnxParser(session.network, session.builder.logger)
     # Parse the file, not bytes: the weights of large models are in a second file beside it.
     if parser.parse_from_file(str(path)):
