@@ -14,7 +14,12 @@ from alignseg_infer.backend import is_about_memory, parse_device, run_error, too
 from alignseg_infer.backends.onnx_backend import OnnxBackend, not_loaded, require_runnable
 from alignseg_infer.backends.onnx_domains import read_opsets
 from alignseg_infer.backends.telemetry import without_openvino_telemetry
-from alignseg_infer.errors import DeviceError, MissingDependencyError, ModelFileError
+from alignseg_infer.errors import (
+    INSTALL_OPENVINO,
+    DeviceError,
+    MissingDependencyError,
+    ModelFileError,
+)
 from alignseg_infer.spec.model import INPUT_NAME, OPSETS, ModelSpec, Precision
 
 try:
@@ -24,7 +29,7 @@ except ImportError as error:
     raise MissingDependencyError(
         "runtime='openvino' was asked for, but OpenVINO is not installed",
         "the package openvino",
-        "pip install 'alignseg-infer[openvino]', or leave runtime= out",
+        f"{INSTALL_OPENVINO}, or leave runtime= out",
     ) from error
 
 RUNTIME = "OpenVINO"

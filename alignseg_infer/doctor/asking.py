@@ -4,18 +4,20 @@ A runtime that ends the process in the middle of the catalogue is asked again fo
 """
 
 import json
-import re
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from typing import Any
 
+from alignseg_infer.doctor.anonymous import anonymous
 from alignseg_infer.doctor.catalogue import CASES
 from alignseg_infer.doctor.parts import Part
 from alignseg_infer.doctor.runtimes import Found, Target, Verdict, cases_of
 
-PROBE = "alignseg_infer.doctor.probe"
+# The child imports what its parent would. With -m, Python would look into the working directory
+# first, where a file may have the name of any module.
+START = "import sys; sys.path[:] = {path!r}; from alignseg_infer.doctor.probe import main; main()"
 PART_SECONDS = 120.0  # OpenVINO took 61 s on a machine with ten times more work than cores
 MAX_STARTS = 4  # a runtime that ends the process this often is not asked again
 
@@ -84,9 +86,10 @@ def _run_child(
     wanted: dict[str, list[str]] = {}
     for target, name in todo:
         wanted.setdefault(target.value, []).append(name)
+    start = START.format(path=[one for one in sys.path if isinstance(one, str)])
     try:
         done = subprocess.run(  # noqa: S603 - our own module
-            [sys.executable, "-m", PROBE, module],
+            [sys.executable, "-c", start, module],
             input=json.dumps(wanted).encode(),
             capture_output=True,
             timeout=seconds,
@@ -110,7 +113,7 @@ def _end_of(code: int, errors: bytes) -> str:
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     except ValueError:
         name = f"exit code {code}"
-    return f"it ends the process with {name}" + (f": {last}" if last else "")
+    return f"it ends the process with {name}" + (f": {anonymous(last)}" if last else "")
 
 
 def _take(lines: list[dict[str, Any]], answer: Answer) -> None:
@@ -120,20 +123,12 @@ def _take(lines: list[dict[str, Any]], answer: Answer) -> None:
                 answer.loads, answer.runs_on = True, line["runs_on"]
                 answer.cuda = (line["cuda"][0], line["cuda"][1]) if line["cuda"] else None
             case "unloaded":
-                answer.problem, answer.fix = without_paths(line["problem"]), line["fix"]
+                answer.problem, answer.fix = anonymous(line["problem"]), line["fix"]
                 answer.needs_device = line["device"]
             case "case":
-                found = Found(Verdict(line["verdict"]), without_paths(line["detail"]))
+                found = Found(Verdict(line["verdict"]), anonymous(line["detail"]))
                 answer.results.setdefault(Target(line["target"]), {})[line["name"]] = found
             case "absent":
                 answer.results[Target(line["target"])] = {}
             case "clash":
-                answer.clashes.append((without_paths(line["problem"]), line["fix"]))
-
-
-def without_paths(text: str) -> str:
-    """Return a text in which paths have lost their folders, which may hold a user's name."""
-    return _FOLDERS.sub("", text)
-
-
-_FOLDERS = re.compile(r"(?<![\w.:/\\-])(?:[A-Za-z]:)?(?:[/\\][^/\\\s:'\"]+)+[/\\](?=[^/\\\s])")
+                answer.clashes.append((anonymous(line["problem"]), line["fix"]))

@@ -22,7 +22,7 @@ MAX_CHILDREN = 4
 
 
 @check_kinds
-def examine(goal: str | None = None, *, progress: "Progress | None" = None) -> Report:
+def examine(goal: str | None = None, *, progress: Progress | None = None) -> Report:
     """Find out what is installed here, what of it loads, and whether its results are right.
 
     Each part is loaded in a child process, so a part that crashes or hangs is only reported. ::
@@ -34,7 +34,7 @@ def examine(goal: str | None = None, *, progress: "Progress | None" = None) -> R
         progress: Called with the number of parts that were asked, and the total.
 
     Raises:
-        OptionError: There is no such goal.
+        OptionError: There is no such goal, or `progress` is no function.
     """
     chosen = None if goal is None else choose(Goal, goal, "goal")
     installed = installed_distributions()

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.doctor.asking import Answer
-from alignseg_infer.packages import INSTALL_GPU_ONNXRUNTIME
+from alignseg_infer.errors import (
+    INSTALL_BENCH,
+    INSTALL_EXPORT,
+    INSTALL_ONNX,
+    INSTALL_OPENVINO,
+    INSTALL_VIDEO,
+)
+from alignseg_infer.packages import INSTALL_GPU_ONNXRUNTIME, ONNX_PACKAGES
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
@@ -42,13 +49,16 @@ class Needs:
 
 
 CORE = ("numpy", "cv2", "onnxruntime")
-_ONNXRUNTIME = "pip install onnxruntime"  # the rest of CORE is there, or nothing here is loaded
+_PIP = "pip install "
+_ONNXRUNTIME = f"{_PIP}onnxruntime"  # the rest of CORE is there, or nothing here is loaded
+_ONNX_TOOLS = ONNX_PACKAGES[1:]  # onnx itself is a part
 _TENSORRT = (*CORE, "onnx", "tensorrt", "cuda", "nvrtc")
+_CUDA = "cuda-python nvidia-cuda-nvrtc"
 NEEDS: Mapping[Goal, Needs] = {
     Goal.IMAGES: Needs(CORE, _ONNXRUNTIME, "alignseg predict MODEL.onnx IMAGE -o out/"),
     Goal.OPENVINO: Needs(
         (*CORE, "openvino"),
-        "pip install 'alignseg-infer[openvino]'",
+        INSTALL_OPENVINO,
         "alignseg predict MODEL.onnx IMAGE -o out/ --runtime openvino",
     ),
     Goal.GPU: Needs(
@@ -58,33 +68,36 @@ NEEDS: Mapping[Goal, Needs] = {
     ),
     Goal.EXPORT: Needs(
         (*CORE, "torch", "onnx"),
-        "pip install torch==2.13.0 'alignseg-infer[export]'",
+        INSTALL_EXPORT,
         "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
-        ("onnxscript", "onnx_ir", "safetensors"),
+        (*_ONNX_TOOLS, "safetensors"),
     ),
     Goal.TENSORRT: Needs(
         _TENSORRT,
-        "pip install torch==2.13.0 'alignseg-infer[export,tensorrt]'",
-        "alignseg export-trt CHECKPOINT -o MODEL.engine --size 1024x2048",
+        f"{INSTALL_ONNX} tensorrt {_CUDA}",
+        "alignseg export-trt MODEL.onnx -o MODEL.engine --size 1024x2048",
+        _ONNX_TOOLS,
     ),
     Goal.TENSORRT_RTX: Needs(
         (*CORE, "onnx", "tensorrt_rtx", "cuda", "nvrtc"),
-        "pip install torch==2.13.0 'alignseg-infer[export,tensorrt-rtx]'",
-        "alignseg export-trt CHECKPOINT -o MODEL.engine --flavour tensorrt-rtx --size 1024x2048",
+        f"{INSTALL_ONNX} tensorrt-rtx-cu13 {_CUDA}",
+        "alignseg export-trt MODEL.onnx -o MODEL.engine --flavour tensorrt-rtx --size 1024x2048",
+        _ONNX_TOOLS,
     ),
     Goal.JETSON: Needs(
         _TENSORRT[:-1],
-        "pip install 'cuda-python<13' onnx onnxscript onnx-ir",
+        f"{INSTALL_ONNX} 'cuda-python<13'",
         "alignseg export-trt MODEL.onnx -o MODEL.engine --size 512x1024",
+        _ONNX_TOOLS,
     ),
     Goal.VIDEO: Needs(
         (*CORE, "av"),
-        "pip install 'alignseg-infer[video]'",
+        INSTALL_VIDEO,
         "alignseg video MODEL.onnx VIDEO -o segmented.mp4",
     ),
     Goal.BENCH: Needs(
         CORE,
-        "pip install 'alignseg-infer[bench]'",
+        INSTALL_BENCH,
         "alignseg bench MODEL.onnx --size 512x1024 -o bench/",
         ("psutil", "cpuinfo", "pynvml", "matplotlib"),
     ),
@@ -115,7 +128,7 @@ def advise(goal: Goal, answers: Mapping[str, Answer], modules: Collection[str]) 
         providers = answers["onnxruntime"].runs_on
         missing += [] if CUDA_PROVIDER in providers else [f"an ONNX Runtime with {CUDA_PROVIDER}"]
     if missing:
-        return Advice((*missing, *broken), _install(needs, missing))
+        return Advice((*missing, *broken), _mend_core(answers, needs) + _install(needs, missing))
     if broken:
         fixes = [answers[name].fix for name in broken if answers[name].fix]
         return Advice(tuple(broken), fixes[0] if fixes else needs.install)
@@ -123,7 +136,17 @@ def advise(goal: Goal, answers: Mapping[str, Answer], modules: Collection[str]) 
 
 
 def _install(needs: Needs, missing: Sequence[str]) -> str:
-    """Return what installs `missing`; extras do not bring ONNX Runtime, see `packages`."""
+    """Return what installs `missing`, and ONNX Runtime only if it is: there are several of it."""
     if "onnxruntime" not in missing or "onnxruntime" in needs.install:
         return needs.install
-    return _ONNXRUNTIME if len(missing) == 1 else f"{_ONNXRUNTIME} && {needs.install}"
+    if len(missing) == 1:
+        return _ONNXRUNTIME
+    return f"{_ONNXRUNTIME} {needs.install.removeprefix(_PIP)}"
+
+
+def _mend_core(answers: Mapping[str, Answer], needs: Needs) -> str:
+    """Return the command, with ``&&``, that mends an ONNX Runtime which does not load."""
+    answer = answers.get("onnxruntime")
+    if answer is None or answer.loads or not answer.fix or "onnxruntime" in needs.install:
+        return ""
+    return f"{answer.fix} && "

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from alignseg_infer.doctor.asking import Answer
 from alignseg_infer.doctor.catalogue import CASE_NAMES
@@ -128,4 +128,11 @@ def _list_result(report: Report) -> Iterator[tuple[str, str]]:
     if not report.broken:
         yield "well", "what is installed works" if report.goal is None else f"{report.goal} works"
     if report.advice is not None:
-        yield ("next" if not report.advice.missing else "to install"), report.advice.command
+        yield _title(report, report.advice.missing), report.advice.command
+
+
+def _title(report: Report, missing: Collection[str]) -> str:
+    """Return what the advised command does; what is installed, but does not load, is mended."""
+    if not missing:
+        return "next"
+    return "to mend" if any(name in report.answers for name in missing) else "to install"

@@ -1,4 +1,4 @@
-"""The child process that loads one part and runs the catalogue in it, see `asking`.
+"""What a child process does: it loads one part, and runs the catalogue in it, see `asking`.
 
 It writes one line of JSON after each step. So what it found before a runtime ends the process, or
 hangs, is not lost.
@@ -79,7 +79,3 @@ def one_line(text: str) -> str:
 def _write(lines: TextIO, kind: str, **facts: object) -> None:
     lines.write(json.dumps({"kind": kind, **facts}) + "\n")
     lines.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from alignseg_infer.doctor.anonymous import without_folders
 from alignseg_infer.doctor.asking import Answer
 from alignseg_infer.doctor.catalogue import CASE_NAMES
 from alignseg_infer.doctor.clashes import Clash
@@ -83,7 +84,10 @@ class Report:
             "machine": [list(pair) for pair in self.machine],
             "driver": self.driver.runs_on or self.driver.problem,
             "parts": {module: self._part_as_json(module) for module in self.versions},
-            "clashes": [dataclasses.asdict(clash) for clash in self.clashes],
+            "clashes": [
+                dataclasses.asdict(clash) | {"fix": without_folders(clash.fix)}
+                for clash in self.clashes
+            ],
             "known": [
                 {"thread": known.thread, "runtime": known.target, "what": known.what, "here": here}
                 for known, here in self.known
@@ -93,10 +97,16 @@ class Report:
                 for target, row in self.samplers.items()
             },
             "goal": self.goal,
-            "next": dataclasses.asdict(self.advice) if self.advice else None,
+            "next": self._next_as_json(),
             "broken": list(self.broken),
         }
         return json.dumps(facts, indent=2)
+
+    def _next_as_json(self) -> dict[str, Any] | None:
+        if self.advice is None:
+            return None
+        command = without_folders(self.advice.command)
+        return {"missing": self.advice.missing, "command": command}
 
     def _part_as_json(self, module: str) -> dict[str, Any]:
         answer = self.answers.get(module)

@@ -38,7 +38,8 @@ def choose_sampler(
         reason = _reason_against(sampler, target, version, precision, results)
         if reason is None:
             return Choice(
-                sampler, "; ".join([*against, _reason_for(sampler, target, version, results)])
+                sampler,
+                "; ".join([*against, _reason_for(sampler, target, version, precision, results)]),
             )
         against.append(f"not {sampler}: {reason}")
     return Choice(None, "; ".join(against))
@@ -56,27 +57,31 @@ def _reason_against(
     precision: Precision,
     results: Mapping[str, Found],
 ) -> str | None:
-    for name in _cases_of(sampler, precision):
+    cases = _cases_of(sampler, precision)
+    for name in cases:
         if name in results and results[name].verdict not in GOOD:
             return f"{name} is {results[name].verdict} in {target} {version}"
     for known in known_of(target, version):
         concerns = known.avoid is sampler and precision in known.precisions
         if concerns and state_of(known, results) != "not seen here":
             return f"{known.thread} reports that {known.what}, and it {state_of(known, results)}"
+    unknown = [name for name in cases if name not in results] if results else []
+    if unknown:  # it hung before, or ended the process so often that it was not asked again
+        return f"{', '.join(unknown)} could not be run in {target} {version}"
     return None
 
 
 def _reason_for(
-    sampler: Sampler, target: Target, version: str, results: Mapping[str, Found]
+    sampler: Sampler,
+    target: Target,
+    version: str,
+    precision: Precision,
+    results: Mapping[str, Found],
 ) -> str:
     if not results:
         where = f"{target} {version}".strip()
         return f"{sampler}, since {where} cannot be asked here and nothing is known against it"
-    verdicts = {
-        results[case.name].verdict
-        for case in CASES
-        if case.sampler is sampler and case.name in results
-    }
+    verdicts = {results[name].verdict for name in _cases_of(sampler, precision)}
     did = "is right" if verdicts == {GOOD[0]} else "is read rightly, but not run,"
     return f"{sampler}, which {did} in {target} {version}"
 

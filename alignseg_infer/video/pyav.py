@@ -1,8 +1,6 @@
 """The only place that imports PyAV, with an error that says what to install."""
 
-from alignseg_infer.errors import MissingDependencyError
-
-INSTALL = "pip install 'alignseg-infer[video]', or pip install av"
+from alignseg_infer.errors import INSTALL_VIDEO, MissingDependencyError
 
 try:
     import av
@@ -10,7 +8,7 @@ except ImportError as error:
     raise MissingDependencyError(
         f"PyAV, which reads and writes videos, cannot be imported: {error}",
         "the package av",
-        INSTALL,
+        INSTALL_VIDEO,
     ) from error
 
 __all__ = ["av"]

@@ -1,9 +1,8 @@
 """Parts are asked in child processes: what crashes, hangs or computes nonsense is only reported.
 
-The broken runtimes here are packages in a folder at the head of ``PYTHONPATH``.
+The broken runtimes here are packages in a folder at the head of ``sys.path``.
 """
 
-import os
 import sys
 import textwrap
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from alignseg_infer.doctor.asking import Answer, ask, without_paths
+from alignseg_infer.doctor.asking import MAX_STARTS, Answer, ask
 from alignseg_infer.doctor.catalogue import CASES, read_graphs
 from alignseg_infer.doctor.parts import DRIVER, PARTS, Part
 from alignseg_infer.doctor.runtimes import (
@@ -23,6 +22,8 @@ from alignseg_infer.doctor.runtimes import (
     check_safely,
     open_target,
 )
+from alignseg_infer.doctor.sampler import choose_sampler
+from alignseg_infer.spec.model import Precision
 from tests.support.fake_tensorrt_build import FakeTensorRTBuild
 
 Write = Callable[[str, str], None]
@@ -49,8 +50,7 @@ onnxruntime.InferenceSession = InferenceSession
 @pytest.fixture
 def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Return a function that makes a package with this source."""
-    places = [str(tmp_path), *filter(None, sys.path)]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
+    monkeypatch.syspath_prepend(str(tmp_path))
 
     def write(name: str, source: str) -> None:
         (tmp_path / name).mkdir()
@@ -100,6 +100,16 @@ def test_a_runtime_that_ends_the_process_in_one_graph(broken: Write) -> None:
     assert wrong["labels"].verdict is Verdict.ENDED
     assert "SIGABRT" in wrong["labels"].detail
     assert len(answer.results[Target.ONNXRUNTIME]) == len(CASES)
+
+
+def test_a_runtime_that_ends_the_process_in_every_graph(broken: Write) -> None:
+    """It is not asked for all of them, and no sampler is chosen by what it was not asked."""
+    broken("onnxruntime", WRAPPED.format(change="import os; os.abort()"))
+    found = ask(ONNXRUNTIME).results[Target.ONNXRUNTIME]
+    assert [one.verdict for one in found.values()] == [Verdict.ENDED] * MAX_STARTS
+    choice = choose_sampler(Target.ONNXRUNTIME, "1", Precision.FP32, found)
+    assert choice.sampler is None
+    assert "not gather: gather could not be run in onnxruntime 1" in choice.reason
 
 
 @pytest.mark.slow
@@ -157,18 +167,28 @@ def test_driver() -> None:
     assert answer.runs_on or answer.problem
 
 
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [
-        ("/home/joe/venv/lib/libx.so: bad", "libx.so: bad"),
-        ("cannot open '/home/joe/a b/x.so'", "cannot open 'a b/x.so'"),
-        (r"C:\Users\joe\x.dll is missing", "x.dll is missing"),
-        ("1/2 of a/b, and https://example.org/a", "1/2 of a/b, and https://example.org/a"),
-        ("Conv_1/kernel: bad", "Conv_1/kernel: bad"),
-    ],
-)
-def test_folders_are_left_out(text: str, kept: str) -> None:
-    assert without_paths(text) == kept
+def test_files_in_the_working_directory_are_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would leave a file. The broken runtimes below are on the path, and are imported."""
+    seen = tmp_path / "seen"
+    for name in ("onnxruntime", "onnx", "av", "json", "sitecustomize"):
+        source = f"open({str(seen)!r}, 'a').write(__name__)\nraise ImportError('not this one')\n"
+        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one])
+    monkeypatch.chdir(tmp_path)
+    assert wrong_in(ask(ONNXRUNTIME), Target.ONNXRUNTIME) == {}
+    for name in ("onnx", "av"):
+        assert ask(Part(name, name)).loads
+    assert not seen.exists()
+
+
+def test_a_broken_onnxruntime_is_mended_by_what_its_package_says(broken: Write) -> None:
+    """It is installed, so pip would not install it again."""
+    broken("onnxruntime", "from onnxruntime.capi import no_such_file")
+    answer = ask(ONNXRUNTIME)
+    assert not answer.loads
+    assert answer.fix == "pip install --force-reinstall --no-deps onnxruntime"
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The page, the JSON, the goals and the exit code."""
 
+import ast
+import dataclasses
 import getpass
 import importlib.metadata
 import json
@@ -17,10 +19,12 @@ from alignseg_infer.cli import COMMANDS, main, make_parser
 from alignseg_infer.doctor import Goal, Report, examination, examine
 from alignseg_infer.doctor.asking import Answer
 from alignseg_infer.doctor.catalogue import CASES
+from alignseg_infer.doctor.clashes import Clash
 from alignseg_infer.doctor.goals import NEEDS, advise
 from alignseg_infer.doctor.page import WIDTH, page_of
 from alignseg_infer.doctor.parts import DRIVER, PARTS, Part
 from alignseg_infer.doctor.runtimes import Found, Target, Verdict, cases_of
+from alignseg_infer.packages import ONNX_PACKAGES
 
 ROOT = Path(__file__).parents[2]
 Prepare = Callable[..., None]
@@ -113,6 +117,11 @@ def test_tensorrt_without_a_gpu_is_broken_for_who_wants_it(machine: Prepare) -> 
     assert any("TensorRT does not load" in line for line in report.broken)
 
 
+REINSTALL = "pip install --force-reinstall --no-deps onnxruntime-gpu"
+LEFTOVER = Answer(problem="only what is left of ONNX Runtime", fix=REINSTALL)
+BUILDS = {
+    name: Answer(loads=True) for name in ("onnx", "tensorrt", "tensorrt_rtx", "cuda", "nvrtc")
+}
 ADVICE = [
     ("images", {}, "alignseg predict"),
     ("gpu", {}, "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"),
@@ -121,10 +130,18 @@ ADVICE = [
         {"onnxruntime": Answer(loads=True, runs_on="CUDAExecutionProvider, CPUExecutionProvider")},
         "alignseg predict MODEL.onnx IMAGE -o out/ --device cuda",
     ),
-    ("openvino", {}, "pip install 'alignseg-infer[openvino]'"),
+    ("openvino", {}, "pip install openvino"),
     ("video", {"av": Answer(loads=True)}, "alignseg video"),
     ("images", {"onnxruntime": Answer(problem="broken", fix="pip install it")}, "pip install it"),
     ("images", {"onnxruntime": Answer(problem="broken")}, "pip install onnxruntime"),
+    ("images", {"onnxruntime": LEFTOVER}, REINSTALL),
+    ("video", {"onnxruntime": LEFTOVER}, f"{REINSTALL} && pip install av"),
+    ("gpu", {"onnxruntime": LEFTOVER}, "pip uninstall -y onnxruntime onnxruntime-gpu && pip"),
+    ("tensorrt", {}, "pip install onnx onnxscript onnx-ir tensorrt cuda-python nvidia-cuda-nvrtc"),
+    ("tensorrt", BUILDS, "pip install onnx onnxscript onnx-ir tensorrt cuda-python"),
+    ("tensorrt-rtx", BUILDS, "pip install onnx onnxscript onnx-ir tensorrt-rtx-cu13 cuda-python"),
+    ("jetson", {}, "pip install onnx onnxscript onnx-ir 'cuda-python<13'"),
+    ("jetson", BUILDS, "pip install onnx onnxscript onnx-ir 'cuda-python<13'"),
 ]
 
 
@@ -138,7 +155,8 @@ WITHOUT_ONNXRUNTIME = [
     ("images", (), "pip install onnxruntime"),
     ("gpu", (), "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"),
     ("video", ("av",), "pip install onnxruntime"),
-    ("video", (), "pip install onnxruntime && pip install 'alignseg-infer[video]'"),
+    ("video", (), "pip install onnxruntime av"),
+    ("jetson", (), "pip install onnxruntime onnx onnxscript onnx-ir 'cuda-python<13'"),
 ]
 
 
@@ -151,12 +169,44 @@ def test_advice_without_onnxruntime(goal: str, others: tuple[str, ...], command:
     assert "onnxruntime" in advice.missing
 
 
-def test_goals_name_extras_commands_and_modules_that_exist() -> None:
+@pytest.mark.parametrize("goal", ["tensorrt", "tensorrt-rtx", "jetson"])
+def test_an_engine_needs_what_reads_its_model(goal: str) -> None:
+    """And no PyTorch, since the command that follows takes an ONNX file."""
+    answers = {name: Answer(loads=True) for name in (*CORE, *BUILDS)}
+    assert advise(Goal(goal), answers, set()).missing == ("onnxscript", "onnx_ir")
+    advice = advise(Goal(goal), answers, {"onnxscript", "onnx_ir"})
+    assert advice.missing == ()
+    assert advice.command.startswith("alignseg export-trt MODEL.onnx ")
+    asked = ("onnx", *NEEDS[Goal(goal)].others)
+    assert set(asked) == set(ONNX_PACKAGES)
+
+
+def test_what_is_installed_and_broken_is_to_mend(machine: Prepare) -> None:
+    machine("numpy", "cv2", onnxruntime=LEFTOVER)
+    assert f"to mend {REINSTALL}" in " ".join(page_of(examine("images")).split())
+    machine("numpy", "cv2")
+    assert "to install pip install onnxruntime" in " ".join(page_of(examine("images")).split())
+
+
+def test_no_command_installs_this_package_by_name() -> None:
+    """It is on no index, so pip would not find it."""
+    by_name = re.compile(r"pip install\b[^,;&]*\balignseg-infer\b")
+    assert by_name.search("pip install torch 'alignseg-infer[export]'")
+    assert not by_name.search("pip install '.[cpu]', see alignseg-infer's README")
+    for path in (ROOT / "alignseg_infer").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert "alignseg-infer[" not in node.value, path
+                assert not by_name.search(node.value), path
+
+
+def test_goals_name_packages_commands_and_modules_that_exist() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    extras = set(re.findall(r"^([\w-]+) = \[", text, re.MULTILINE))
-    for goal, needs in NEEDS.items():
-        for names in re.findall(r"alignseg-infer\[([\w,-]+)\]", needs.install):
-            assert set(names.split(",")) <= extras, goal
+    required = set(re.findall(r"""["']([\w.-]+)[<>=;"'\[]""", text))
+    for needs in NEEDS.values():
+        command = needs.install.rpartition(" && ")[2]
+        for word in shlex.split(command.removeprefix("pip install ")):
+            assert re.split("[<=>]", word)[0] in required, word
         words = shlex.split(needs.then)
         assert words[1] in COMMANDS
         assert make_parser().parse_args(words[1:])
@@ -194,7 +244,7 @@ def test_the_page(machine: Prepare) -> None:
         "refused GridSample of opset 20: said why; not exported by this package",
         "fp32, fp16, int8: not native: grid-sample-16 is wrong in onnxruntime 1.2.3; gather,",
         "not installed OpenVINO, PyTorch",
-        "to install pip install 'alignseg-infer[video]'",
+        "to mend pip install av",
     ):
         assert words in text
 
@@ -207,7 +257,7 @@ def test_json_has_all_facts_of_the_page(machine: Prepare) -> None:
     assert facts["parts"]["onnxruntime"]["graphs"]["onnxruntime"]["gather"] == ["right", "said why"]
     assert facts["parts"]["openvino"] == {"distributions": []}
     assert facts["sampler"]["onnxruntime"]["fp32"]["sampler"] == "gather"
-    assert facts["next"]["command"] == "pip install 'alignseg-infer[video]'"
+    assert facts["next"]["command"] == "pip install av"
     assert facts["clashes"][0]["fix"].startswith("pip uninstall")
 
 
@@ -218,6 +268,41 @@ def test_exit_code(
     machine(*CORE, av=Answer(problem="broken"))
     assert main(["doctor", *(["--for", goal] if goal else [])]) == code
     assert ("\n  broken " in capsys.readouterr().out) == bool(code)
+
+
+@pytest.mark.parametrize("progress", [5, "bar", True])
+def test_progress_that_is_no_function(progress: object, machine: Prepare) -> None:
+    machine(*CORE)
+    with pytest.raises(OptionError, match="progress=") as caught:
+        examine("images", progress=progress)  # type: ignore[arg-type]
+    assert caught.value.expected == "a function or None"
+    assert "leave progress= out" in caught.value.fix
+
+
+def test_progress_is_told(machine: Prepare) -> None:
+    machine(*CORE)
+    seen: list[tuple[int, int]] = []
+    examine("images", progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]  # and the driver
+    assert examine("images", progress=None).broken == ()
+
+
+def test_json_has_no_folders_in_commands(machine: Prepare) -> None:
+    """The page has them, so that the command works as printed."""
+    command = f"cmake -S {Path.home()}/alignseg/plugins -B build"
+    answer = Answer(problem="the library is another", fix=command)
+    machine(*CORE, "onnx", "cuda", "nvrtc", tensorrt=answer)
+    examined = examine("tensorrt")
+    assert examined.advice is not None
+    report = dataclasses.replace(
+        examined,
+        clashes=(Clash(("tensorrt",), "another", command),),
+        advice=dataclasses.replace(examined.advice, command=command),
+    )
+    facts = json.loads(report.to_json())
+    short = "cmake -S plugins -B build"
+    assert (facts["clashes"][0]["fix"], facts["next"]["command"]) == (short, short)
+    assert command in " ".join(page_of(report).split())
 
 
 @pytest.fixture(scope="module")

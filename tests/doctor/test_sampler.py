@@ -62,14 +62,24 @@ def test_whether_a_problem_was_seen_here() -> None:
 
 
 RIGHT, READ = results(), results(Verdict.READ)
+HANGS = {"grid-sample-16": Found(Verdict.HUNG, "it takes longer than 120 s")}
+NATIVE_ONLY = {case.name: Found(Verdict.RIGHT) for case in CASES if case.sampler is Sampler.NATIVE}
+GATHER_ONLY = {case.name: Found(Verdict.RIGHT) for case in CASES if case.sampler is Sampler.GATHER}
 CHOICES = [
     (Target.ONNXRUNTIME, "1.32.0", FP32, RIGHT, "native", "native, which is right in onnxruntime"),
     (
         *(Target.ONNXRUNTIME, "1.32.0", FP32, results(grid_sample_16=Verdict.WRONG)),
         *("gather", "not native: grid-sample-16 is wrong in onnxruntime 1.32.0; gather, which"),
     ),
-    (Target.ONNXRUNTIME, "1", FP32, results(grid_sample_20=Verdict.WRONG), "native", "right"),
-    (Target.ONNXRUNTIME, "1", FP32, results(grid_sample_island=Verdict.WRONG), "native", "right"),
+    (Target.ONNXRUNTIME, "1", FP32, results(grid_sample_20=Verdict.WRONG), "native", "is right"),
+    (
+        Target.ONNXRUNTIME,
+        "1",
+        FP32,
+        results(grid_sample_island=Verdict.WRONG),
+        "native",
+        "is right",
+    ),
     (Target.ONNXRUNTIME, "1", FP16, results(grid_sample_island=Verdict.ENDED), "gather", "ended"),
     (
         *(Target.ONNXRUNTIME, "1", INT8),
@@ -82,6 +92,20 @@ CHOICES = [
     (Target.TENSORRT, "11.4.0.106", FP16, READ, "gather", "cannot be tried here"),
     (Target.TENSORRT, "11.4.0.106", FP16, RIGHT, "native", "native, which is right in tensorrt"),
     (Target.TENSORRT, "10.3.0", FP16, {}, "native", "cannot be asked here"),
+    (Target.ONNXRUNTIME, "1", FP32, NATIVE_ONLY, "native", "native, which is right in"),
+    (
+        *(Target.ONNXRUNTIME, "1", FP32, HANGS, None),
+        "is hung in onnxruntime 1; not gather: gather could not be run in",
+    ),
+    (
+        *(Target.ONNXRUNTIME, "1", FP16, HANGS | {"gather-fp16": Found(Verdict.RIGHT)}, None),
+        "could not be run in onnxruntime 1",
+    ),
+    (Target.ONNXRUNTIME, "1", FP32, HANGS | GATHER_ONLY, "gather", "gather, which is right in"),
+    (
+        *(Target.ONNXRUNTIME, "1", FP32, GATHER_ONLY, "gather"),
+        "not native: grid-sample-16, grid-sample-19, ",
+    ),
 ]
 
 

@@ -86,7 +86,7 @@ def _find_expansion(node: ir.Node) -> "Callable[[_NodeWriter, ir.Node], None]":
         raise ExportError(
             f"node {node.name!r} is {node.domain}.{node.op_type}",
             f"one of {', '.join(PLUGIN_OPS)}",
-            "pip install --upgrade alignseg-infer, or export the model again",
+            "export the model with this version: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
     return expansions[node.op_type]
 
