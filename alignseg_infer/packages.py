@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import logging
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -66,6 +67,17 @@ ONNXRUNTIME = SharedModule(
     ),
     "onnxruntime",
 )
+
+
+def command_of(module: str) -> list[str]:
+    """Return the command that runs ``main`` of one of our modules in a process of its own.
+
+    The process imports what this one would. With ``-m``, Python would look into the working
+    directory first, where a file may have the name of any module.
+    """
+    path = [one for one in sys.path if isinstance(one, str)]
+    start = f"import sys; sys.path[:] = {path!r}; from {module} import main; main()"
+    return [sys.executable, "-c", start]
 
 
 def require_packages(packages: Sequence[str], install: str) -> None:

@@ -7,10 +7,11 @@ its own process, which runs `alignseg_infer.benchmark.probe`.
 import json
 import logging
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from alignseg_infer.packages import command_of
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def measure_footprint(
         return None
     task = {"model": str(model), "images": list(map(str, images)), "options": dict(options)}
     done = subprocess.run(  # noqa: S603 - our own module
-        [sys.executable, "-m", PROBE],
+        command_of(PROBE),
         input=json.dumps(task),
         capture_output=True,
         text=True,

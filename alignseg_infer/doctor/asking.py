@@ -6,7 +6,6 @@ A runtime that ends the process in the middle of the catalogue is asked again fo
 import json
 import signal
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +13,9 @@ from alignseg_infer.doctor.anonymous import anonymous
 from alignseg_infer.doctor.catalogue import CASES
 from alignseg_infer.doctor.parts import Part
 from alignseg_infer.doctor.runtimes import Found, Target, Verdict, cases_of
+from alignseg_infer.packages import command_of
 
-# The child imports what its parent would. With -m, Python would look into the working directory
-# first, where a file may have the name of any module.
-START = "import sys; sys.path[:] = {path!r}; from alignseg_infer.doctor.probe import main; main()"
+PROBE = "alignseg_infer.doctor.probe"
 PART_SECONDS = 120.0  # OpenVINO took 61 s on a machine with ten times more work than cores
 MAX_STARTS = 4  # a runtime that ends the process this often is not asked again
 
@@ -86,10 +84,9 @@ def _run_child(
     wanted: dict[str, list[str]] = {}
     for target, name in todo:
         wanted.setdefault(target.value, []).append(name)
-    start = START.format(path=[one for one in sys.path if isinstance(one, str)])
     try:
         done = subprocess.run(  # noqa: S603 - our own module
-            [sys.executable, "-c", start, module],
+            [*command_of(PROBE), module],
             input=json.dumps(wanted).encode(),
             capture_output=True,
             timeout=seconds,

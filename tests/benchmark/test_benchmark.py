@@ -470,6 +470,16 @@ def test_footprint(tmp_path: Path, image: Image) -> None:
     assert found.first_call_ms > 0
 
 
+def test_files_in_the_working_directory_are_not_imported(
+    tmp_path: Path, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('not this one')")
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one])
+    monkeypatch.chdir(tmp_path)
+    assert measure_footprint("demo", ["a.png"], {}) is not None
+
+
 def test_footprint_that_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert measure_footprint(tmp_path / "none.onnx", [], {}) is None
     assert "could not be measured" in caplog.text
