@@ -8,27 +8,32 @@ import logging
 import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignseg_infer.arrays import InputShape
 from alignseg_infer.backends.onnx_backend import warn_if_rejected
 from alignseg_infer.demo import model_path
 from alignseg_infer.doctor.runtimes import Target
 from alignseg_infer.errors import OptionError
+from alignseg_infer.export.adapting import (
+    adapt_to_gpus,
+    choose_sampler,
+    first_change,
+    sampler_of,
+    take_shape,
+)
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.recipe import Recipe
 from alignseg_infer.files import temporary_folder, user_path
-from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.packages import require_export_packages
 from alignseg_infer.progress import ProgressBars, no_bar
-from alignseg_infer.spec.model import ModelSpec, Precision, Sampler, Upsampling
+from alignseg_infer.spec.model import ModelSpec, Precision
 from alignseg_infer.spec.verification import Verification
 from alignseg_infer.trt.builder.config import require_builder
 from alignseg_infer.trt.builder.options import BuildOptions
 from alignseg_infer.trt.builder.progress import PhaseBars
-from alignseg_infer.trt.engine_file import EngineFacts, Profile
+from alignseg_infer.trt.engine_file import EngineFacts
 
 if TYPE_CHECKING:  # loads PyTorch, or ONNX
     from alignseg_infer.export.verification.parity import Comparison
@@ -125,7 +130,7 @@ def make_onnx(
     from alignseg_infer.export.graph.onnx_file import require_onnx_ending
 
     require_onnx_ending(destination)
-    recipe = _choose_sampler(model, recipe, Target.ONNXRUNTIME)
+    recipe = choose_sampler(model, recipe, Target.ONNXRUNTIME)
     converts = recipe.precision not in (None, Precision.FP32)
     if not converts:
         _require_checkpoint(model)
@@ -170,14 +175,14 @@ def make_engine(
     from alignseg_infer.trt.builder.plugins import require_plugin_options
 
     require_engine_name(destination)
-    recipe, options = _take_shape(model, recipe, options)
+    recipe, options = take_shape(model, recipe, options)
     given = _read_given_graph(model, recipe)
-    require_plugin_options(given.facts.export.sampler if given else _sampler_of(recipe), options)
+    require_plugin_options(given.facts.export.sampler if given else sampler_of(recipe), options)
     require_builder(options)  # before an export that takes half a minute
-    recipe = _choose_sampler(model, recipe, Target(options.flavour.value))
+    recipe = choose_sampler(model, recipe, Target(options.flavour.value))
     with temporary_folder() as folder:
         target = folder / f"{model.stem}.onnx"
-        reference = given or _make_float32_graph(model, target, _adapt_to_gpus(recipe, options))
+        reference = given or _make_float32_graph(model, target, adapt_to_gpus(recipe, options))
         profile_for(reference.facts.export, options.profile)  # before calibrating
         graph = reference
         if recipe.precision not in (None, reference.facts.export.precision):
@@ -241,7 +246,7 @@ def _read_given_graph(model: Path, recipe: Recipe) -> _Graph | None:
         return None
     from alignseg_infer.spec.onnx_facts import read_onnx_facts
 
-    changes = [_first_change(asked) for asked in (recipe.graph, recipe.checkpoint) if asked]
+    changes = [first_change(asked) for asked in (recipe.graph, recipe.checkpoint) if asked]
     changes += ["sampler="] if recipe.auto_sampler else []
     if changes:
         raise OptionError(
@@ -252,55 +257,6 @@ def _read_given_graph(model: Path, recipe: Recipe) -> _Graph | None:
     facts = read_onnx_facts(model)
     warn_if_rejected(model, facts.metadata)
     return _Graph(model, facts)
-
-
-def _choose_sampler(model: Path, recipe: Recipe, target: Target) -> Recipe:
-    """Return the recipe with a sampler that is right in `target`, if one is to be chosen.
-
-    Raises:
-        ExportError: None is.
-    """
-    if not recipe.auto_sampler or model.suffix.lower() == ".onnx":
-        return recipe
-    from alignseg_infer.doctor.sampler import sampler_for
-
-    sampler, reason = sampler_for(target, recipe.precision or Precision.FP32)
-    logger.info("sampler='auto': %s", reason)
-    graph = replace(recipe.graph or ExportOptions(), sampler=sampler)
-    return replace(recipe, graph=graph, sampler_choice=f"sampler chosen by auto: {reason}")
-
-
-def _take_shape(model: Path, recipe: Recipe, options: BuildOptions) -> tuple[Recipe, BuildOptions]:
-    """Turn the size and batch that were asked for into the engine's only input shape.
-
-    They do not change the graph of an ``.onnx``, so they leave its recipe.
-
-    Raises:
-        OptionError: Input shapes were asked for too.
-    """
-    graph = recipe.graph
-    if model.suffix.lower() != ".onnx" or graph is None or graph.size is None:
-        return recipe, options
-    if options.profile is not None:
-        raise OptionError(
-            "size= and opt_shape= were both given",
-            "a size for an engine of one size, or opt_shape= and perhaps others for a range",
-            "leave out size=",
-        )
-    shape = InputShape(graph.batch or 1, *graph.size)
-    others = replace(graph, size=None, batch=None)
-    return (
-        replace(recipe, graph=None if others == ExportOptions() else others),
-        replace(options, profile=Profile(shape, shape, shape)),
-    )
-
-
-def _first_change(options: ExportOptions | CheckpointOptions) -> str:
-    """Return the name of the first field that differs from its default, written as ``size=``."""
-    changed = [
-        field.name for field in fields(options) if getattr(options, field.name) != field.default
-    ]
-    return f"{changed[0]}=" if changed else "an option of the graph"
 
 
 def _make_float32_graph(model: Path, target: Path, recipe: Recipe) -> _Graph:
@@ -354,18 +310,6 @@ def _convert(
     logger.info("compared %s with fp32 on %s, %s:", precision, found.images, found.backend)
     logger.info("%s", format_rows(found.rows))
     return replace(graph, path=target, facts=read_onnx_facts(target), verification=found)
-
-
-def _sampler_of(recipe: Recipe) -> Sampler:
-    return recipe.graph.sampler if recipe.graph else Sampler.NATIVE
-
-
-def _adapt_to_gpus(recipe: Recipe, options: BuildOptions) -> Recipe:
-    """Return the recipe with defaults that suit an engine."""
-    graph = recipe.graph or ExportOptions()
-    if graph.size and graph.batch is None and options.profile is None:
-        graph = replace(graph, batch=1)  # a fixed size alone is meant for single images
-    return replace(recipe, graph=replace(graph, upsampling=graph.upsampling or Upsampling.RESIZE))
 
 
 def _verify_command(model: Path, reference: _Graph, engine: Path) -> str:

@@ -12,7 +12,7 @@ from alignseg_infer.doctor.catalogue import CASES
 from alignseg_infer.doctor.parts import Part
 from alignseg_infer.doctor.runtimes import Found, Target, Verdict
 from alignseg_infer.errors import ExportError
-from alignseg_infer.export import make
+from alignseg_infer.export.adapting import choose_sampler
 from alignseg_infer.export.recipe import recipe_for
 from alignseg_infer.spec.model import Sampler
 from alignseg_infer.spec.onnx_facts import read_onnx_facts
@@ -62,7 +62,7 @@ def test_the_choice_is_printed_and_recorded(
 
 def test_an_engine_asks_its_own_flavour(asked: list[str], tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    recipe = make._choose_sampler(
+    recipe = choose_sampler(
         tmp_path / "a.pth", recipe_for({"sampler": "auto"}), Target.TENSORRT_RTX
     )
     assert asked == ["tensorrt_rtx"]
@@ -73,14 +73,14 @@ def test_an_engine_asks_its_own_flavour(asked: list[str], tmp_path: Path) -> Non
 
 def test_other_options_of_the_graph_stay(asked: list[str]) -> None:
     recipe = recipe_for({"sampler": "auto", "opset": 17, "output": "labels"})
-    chosen = make._choose_sampler(Path("a.pth"), recipe, Target.ONNXRUNTIME)
+    chosen = choose_sampler(Path("a.pth"), recipe, Target.ONNXRUNTIME)
     assert chosen.graph is not None
     assert (chosen.graph.opset, chosen.graph.output) == (17, "labels")
 
 
 def test_a_sampler_that_is_named_is_not_chosen(asked: list[str]) -> None:
     recipe = recipe_for({"sampler": "native"})
-    assert make._choose_sampler(Path("a.pth"), recipe, Target.ONNXRUNTIME) is recipe
+    assert choose_sampler(Path("a.pth"), recipe, Target.ONNXRUNTIME) is recipe
     assert asked == []
 
 

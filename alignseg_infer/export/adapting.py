@@ -1,0 +1,79 @@
+"""Adapts a recipe to the model, and to what will run the graph."""
+
+import logging
+from dataclasses import fields, replace
+from pathlib import Path
+
+from alignseg_infer.arrays import InputShape
+from alignseg_infer.doctor.runtimes import Target
+from alignseg_infer.errors import OptionError
+from alignseg_infer.export.graph.options import ExportOptions
+from alignseg_infer.export.recipe import Recipe
+from alignseg_infer.models.checkpoint_options import CheckpointOptions
+from alignseg_infer.spec.model import Precision, Sampler, Upsampling
+from alignseg_infer.trt.builder.options import BuildOptions
+from alignseg_infer.trt.engine_file import Profile
+
+logger = logging.getLogger(__name__)
+
+
+def choose_sampler(model: Path, recipe: Recipe, target: Target) -> Recipe:
+    """Return the recipe with a sampler that is right in `target`, if one is to be chosen.
+
+    Raises:
+        ExportError: None is.
+    """
+    if not recipe.auto_sampler or model.suffix.lower() == ".onnx":
+        return recipe
+    from alignseg_infer.doctor.sampler import sampler_for
+
+    sampler, reason = sampler_for(target, recipe.precision or Precision.FP32)
+    logger.info("sampler='auto': %s", reason)
+    graph = replace(recipe.graph or ExportOptions(), sampler=sampler)
+    return replace(recipe, graph=graph, sampler_choice=f"sampler chosen by auto: {reason}")
+
+
+def take_shape(model: Path, recipe: Recipe, options: BuildOptions) -> tuple[Recipe, BuildOptions]:
+    """Turn the size and batch that were asked for into the engine's only input shape.
+
+    They do not change the graph of an ``.onnx``, so they leave its recipe.
+
+    Raises:
+        OptionError: Input shapes were asked for too.
+    """
+    graph = recipe.graph
+    if model.suffix.lower() != ".onnx" or graph is None or graph.size is None:
+        return recipe, options
+    if options.profile is not None:
+        raise OptionError(
+            "size= and opt_shape= were both given",
+            "a size for an engine of one size, or opt_shape= and perhaps others for a range",
+            "leave out size=",
+        )
+    shape = InputShape(graph.batch or 1, *graph.size)
+    others = replace(graph, size=None, batch=None)
+    return (
+        replace(recipe, graph=None if others == ExportOptions() else others),
+        replace(options, profile=Profile(shape, shape, shape)),
+    )
+
+
+def adapt_to_gpus(recipe: Recipe, options: BuildOptions) -> Recipe:
+    """Return the recipe with defaults that suit an engine."""
+    graph = recipe.graph or ExportOptions()
+    if graph.size and graph.batch is None and options.profile is None:
+        graph = replace(graph, batch=1)  # a fixed size alone is meant for single images
+    return replace(recipe, graph=replace(graph, upsampling=graph.upsampling or Upsampling.RESIZE))
+
+
+def first_change(options: ExportOptions | CheckpointOptions) -> str:
+    """Return the name of the first field that differs from its default, written as ``size=``."""
+    changed = [
+        field.name for field in fields(options) if getattr(options, field.name) != field.default
+    ]
+    return f"{changed[0]}=" if changed else "an option of the graph"
+
+
+def sampler_of(recipe: Recipe) -> Sampler:
+    """Return the sampler that a checkpoint is exported with."""
+    return recipe.graph.sampler if recipe.graph else Sampler.NATIVE
