@@ -5,6 +5,7 @@ loads the packages that it needs, so an ``.onnx`` needs no PyTorch.
 """
 
 import logging
+import os
 import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -282,7 +283,7 @@ def _rejected_name(destination: Path, recipe: Recipe, source: Path) -> Path | No
     if not recipe.keep_rejected:
         return None
     name = destination.with_name(f"{destination.stem}.rejected.onnx")
-    if name.exists() and name.samefile(source):
+    if os.path.exists(name) and name.samefile(source):  # false without permission, as said later
         return destination.with_name(f"{destination.stem}.rejected-2.onnx")
     return name
 

@@ -424,7 +424,7 @@ def test_runtimes_that_cannot_be_chosen(model: str, runtime: str, fragment: str)
 def test_missing_package_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.delitem(sys.modules, "alignseg_infer.backends.openvino_backend", raising=False)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'alignseg-infer\[openvino\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install openvino"):
         open_backend("demo", runtime="openvino")
     assert open_backend("demo").name.startswith("onnxruntime")
 

@@ -234,7 +234,7 @@ def test_without_nvrtc(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
             raise RuntimeError("libnvrtc.so.13 not found")
 
         monkeypatch.setattr("cuda.bindings.nvrtc.nvrtcCreateProgram", fails)
-        call: Callable[[], object] = lambda: nvrtc.compile_kernel("preprocess", "8.7")  # noqa: E731
+        call: Callable[[], object] = lambda: nvrtc.compile_kernel("preprocess", "8.6")  # noqa: E731
     else:
         monkeypatch.delitem(sys.modules, "alignseg_infer.cuda.nvrtc")
         monkeypatch.setitem(sys.modules, "cuda.bindings", None)
