@@ -1,13 +1,5 @@
 """What excludes each other, what does not, and the commands that mend it."""
 
-import json
-import re
-import shlex
-import subprocess
-import sys
-import venv
-from pathlib import Path
-
 import pytest
 
 from alignseg_infer.doctor.asking import Answer
@@ -131,36 +123,3 @@ def test_a_plugin_library_of_another_major() -> None:
     answer = Answer(loads=True, clashes=[("built for 10.14", "cmake ...")])
     found = find_clashes(CORE, {"tensorrt": answer}, None)
     assert found == [Clash(("tensorrt",), "built for 10.14", "cmake ...")]
-
-
-SPOILED = [
-    ("cv2", ["opencv-python-headless", "opencv-python"]),
-    ("onnxruntime", ["onnxruntime", "onnxruntime-gpu"]),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("module", "names"), SPOILED)
-def test_advice_mends_a_real_environment(module: str, names: list[str], tmp_path: Path) -> None:
-    """Two packages of one module are installed; the command that is printed leaves one, whole."""
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = str(tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python")
-
-    def run(*words: str) -> str:
-        done = subprocess.run([python, *words], capture_output=True, text=True, check=False)
-        if "No matching distribution" in done.stderr:
-            pytest.skip("the package index cannot be reached")
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def installed() -> dict[str, str]:
-        listed = json.loads(run("-m", "pip", "list", "--format=json"))
-        return {one["name"].lower(): one["version"] for one in listed}
-
-    for name in names:
-        run("-m", "pip", "install", "-q", name)
-    (clash,) = find_clashes(installed(), {}, None)
-    for command in clash.fix.split(" && "):
-        run("-m", *shlex.split(re.sub(r"^pip install", "pip install -q", command)))
-    assert find_clashes(installed(), {}, None) == []
-    assert run("-c", f"import {module}; print({module}.__version__)").strip()
