@@ -24,7 +24,7 @@ for name in OTHERS:
 GONE = {
     os: "fork forkpty register_at_fork geteuid getuid getgid mkfifo getloadavg killpg setsid nice "
     "sched_getaffinity sched_getscheduler sched_setscheduler sched_getparam statvfs getpriority "
-    "O_DIRECTORY O_NOFOLLOW O_NONBLOCK O_CLOEXEC posix_fallocate posix_fadvise fchown chown lchown",
+    "O_DIRECTORY O_NOFOLLOW O_CLOEXEC posix_fallocate posix_fadvise fchown chown lchown",
     signal: "SIGHUP SIGKILL SIGQUIT SIGALRM SIGUSR1 SIGUSR2 SIGPIPE SIGSTOP alarm setitimer "
     "pthread_kill pthread_sigmask sigwait",
     select: "poll epoll",
