@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import logging
+import re
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from alignseg_infer.errors import INSTALL_EXPORT, INSTALL_ONNX, MissingDependenc
 
 logger = logging.getLogger(__name__)
 
+_ABSENT = re.compile(r"No module named '(\w+)")
 _LACKS_LIBRARY = "cannot open shared object file"  # in the message of ImportError
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnx_ir")
 
@@ -214,6 +216,9 @@ def _repair(shared: SharedModule, names: list[str], error: str) -> str:
     opens_windows = shared is OPENCV and not any("headless" in name for name in names)
     if opens_windows and _LACKS_LIBRARY in error:  # of the system, such as libGL on a server
         return replacement(names, shared.default)
+    absent = _ABSENT.search(error)
+    if absent and absent[1] != shared.module:  # what it needs, such as numpy
+        return f"pip install --force-reinstall {names[0]}"
     if len(names) == 1:
         return f"pip install --force-reinstall --no-deps {names[0]}"
     return describe_several(shared, names)[1]

@@ -84,6 +84,10 @@ UNUSABLE: list[tuple[Any, ...]] = [
         *(OPENCV, {}, [], "OpenCV is not installed"),
         "pip install onnxruntime opencv-python-headless",
     ),
+    (
+        *(OPENCV, {"cv2": "import no_such_numpy"}, ["opencv-python"], "named 'no_such_numpy'"),
+        "pip install --force-reinstall opencv-python",
+    ),
     (OPENCV, {}, ["onnxruntime-gpu"], "not installed", "pip install opencv-python-headless"),
     (OPENCV, {"onnxruntime": ""}, [], "not installed", "pip install opencv-python-headless"),
     (
