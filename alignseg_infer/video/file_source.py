@@ -2,10 +2,11 @@
 
 import logging
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import VideoError
@@ -17,6 +18,8 @@ from alignseg_infer.video.opening import is_pipe, open_pipe, open_video, pipe_er
 from alignseg_infer.video.pyav import av
 
 logger = logging.getLogger(__name__)
+
+_Done = TypeVar("_Done")
 
 MOST_READ_ERRORS = 10  # in a row; after that, the file is taken to end there
 CUT_STEPS = Fraction(5, 2)  # usual steps between frames: some headers announce two frames too many
@@ -63,7 +66,7 @@ class FileSource:
         self._clock_note = ""
         self._stopped = False
         self._pipe = open_pipe(path) if self.is_pipe else None
-        self._container = open_video(path, self._pipe)
+        self._container = self._read(lambda: open_video(path, self._pipe))
         try:
             self._stream = self._choose_stream()
             self._stream.thread_type = (
@@ -74,6 +77,8 @@ class FileSource:
             self._decoder = self._decode()
             self._first = self._read_first_frame()
         except BaseException:
+            if self._pipe:
+                self._pipe.stop()
             self._container.close()
             raise
         self.start = self._find_start()
@@ -84,7 +89,8 @@ class FileSource:
 
     def __iter__(self) -> Iterator[Frame]:
         last: Frame | None = None
-        for frame in chain((self._first,), self._decoder):
+        following = iter(lambda: self._read(lambda: next(self._decoder, None)), None)
+        for frame in chain((self._first,), following):
             image = self._convert(frame)
             if image is None:
                 continue
@@ -102,6 +108,8 @@ class FileSource:
 
     def close(self) -> None:
         """Close the file, unless a thread hangs in its decoder: closing it then would crash."""
+        if self._pipe:
+            self._pipe.stop()
         try:
             self._decoder.close()
         except ValueError as error:  # the generator is running
@@ -135,8 +143,12 @@ class FileSource:
         # AVIF has its first picture as a stream of its own, before the moving ones.
         return next((stream for stream in moving if stream.frames > 1), moving[0])
 
+    def _read(self, work: Callable[[], _Done]) -> _Done:
+        """Return what `work` returns, which reads the file."""
+        return self._pipe.run(work) if self._pipe else work()
+
     def _read_first_frame(self) -> av.VideoFrame:
-        first = next(self._decoder, None)
+        first = self._read(lambda: next(self._decoder, None))
         if first is None:
             seen = f"{self.damaged} frames, all damaged" if self.damaged else "no frames at all"
             problem = f"no frame of {self.path} can be decoded; it has {seen}"

@@ -4,8 +4,10 @@ import io
 import os
 import select
 import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, TypeVar
 
 from alignseg_infer.errors import VideoError
 from alignseg_infer.video.pyav import av
@@ -16,6 +18,8 @@ WAIT_MS = 200
 READING: dict[str, Any] = (
     {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 )
+
+_Done = TypeVar("_Done")
 
 
 def is_pipe(path: Path) -> bool:
@@ -37,12 +41,31 @@ def is_pipe(path: Path) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
-class _Pipe(io.FileIO):
-    """A pipe whose reads end on Ctrl-C, whenever it comes.
+class Pipe(io.FileIO):
+    """A pipe that FFmpeg reads in a thread of its own, so that Ctrl-C ends the wait for it.
 
-    Python notes a signal that arrives while FFmpeg computes, and acts on it when it runs Python
-    code again. A read that began before that would wait forever, so each read waits in short steps.
+    Python raises KeyboardInterrupt in the main thread alone, wherever that is; PyAV loses it in a
+    read that FFmpeg asked for. So the main thread waits for the other one, and the other one waits
+    for data in steps, between which it can be stopped.
     """
+
+    def __init__(self, file: str | int) -> None:
+        super().__init__(file, "rb", closefd=isinstance(file, str))
+        self._stopped = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="alignseg-pipe")
+
+    def run(self, work: Callable[[], _Done]) -> _Done:
+        """Return what `work` returns, which may read the pipe."""
+        try:
+            return self._thread.submit(work).result()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End what `run` waits for, as if the pipe had ended; nothing can be read after that."""
+        self._stopped = True
+        self._thread.shutdown()
 
     def read(self, size: int | None = -1) -> bytes:
         """Read at most `size` bytes; none at the end."""
@@ -50,30 +73,29 @@ class _Pipe(io.FileIO):
             ready = select.poll()
             ready.register(self.fileno(), select.POLLIN)
             while not ready.poll(WAIT_MS):
-                pass
-        return super().read(-1 if size is None else size)
+                if self._stopped:
+                    return b""
+        return b"" if self._stopped else super().read(-1 if size is None else size)
 
 
-def open_pipe(path: Path) -> BinaryIO:
+def open_pipe(path: Path) -> Pipe:
     """Wait until something writes to a pipe, and return the end to read from.
 
     Raises:
         VideoError: There is no permission to read it.
     """
     try:
-        is_stdin = path == STDIN
-        return _Pipe(0 if is_stdin else os.fspath(path), "rb", closefd=not is_stdin)
+        return Pipe(0 if path == STDIN else os.fspath(path))
     except OSError as error:
         raise pipe_error(path, f"{path} cannot be read: {error.strerror}") from error
 
 
-def open_video(path: Path, pipe: BinaryIO | None = None) -> av.container.InputContainer:
+def open_video(path: Path, pipe: Pipe | None = None) -> av.container.InputContainer:
     """Open `path` for reading.
 
     Args:
         path: The file or pipe.
-        pipe: From `open_pipe` if it is one. PyAV loses a Ctrl-C that arrives while FFmpeg itself
-            waits for a pipe.
+        pipe: From `open_pipe` if it is one; call this in its `run` then.
 
     Raises:
         VideoError: FFmpeg cannot open it.

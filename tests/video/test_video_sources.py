@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -110,13 +111,15 @@ def test_index_at_the_end_cannot_come_through_a_pipe(tmp_path: Path) -> None:
     feeder.join(PATIENCE)
 
 
-def test_ctrl_c_ends_the_wait_for_a_pipe(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pause", [0, 0.02, 0.05, 0.3])  # seconds; it may come at any time
+def test_ctrl_c_ends_the_wait_for_a_pipe(pause: float, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     arguments = ["video", "demo", str(tmp_path / "fifo"), "-o", str(tmp_path / "out.mp4")]
     command = [sys.executable, "-c", LISTENING, *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         writers: list[int] = []
         assert eventually(lambda: bool(writers or open_for_writing(tmp_path / "fifo", writers)))
+        time.sleep(pause)
         child.send_signal(signal.SIGINT)  # it waits for the first byte now
         try:
             _, errors = child.communicate(timeout=PATIENCE)
