@@ -1,5 +1,6 @@
 """Segmentation of a stream of images, by stages in overlapping threads."""
 
+import contextlib
 import os
 import threading
 import weakref
@@ -42,7 +43,8 @@ class SegmentationStream(Iterator[R], Generic[R]):
         weakref.finalize(self, self._pipeline.stop)  # for loops that end with a break
         thread: Join = partial(self._pipeline.thread, depth=max(depth, 1))
         before: Join = iter if live or depth == 0 else thread
-        owned = _take_over_each(images, stages.max_pixels, wanted.failures)
+        self._owned = _take_over_each(images, stages.max_pixels, wanted.failures)
+        owned: Iterator[ImageSource | Failure] = self._owned
         if live:
             owned = self._pipeline.thread(owned, depth=1, drop_old=True)
         self._results = stages.segment(before(owned), wanted, before, thread)
@@ -71,8 +73,14 @@ class SegmentationStream(Iterator[R], Generic[R]):
         )
 
     def close(self) -> None:
-        """Stop all threads. A second call does nothing."""
+        """Stop all threads, and close the images if they are a generator, before this returns.
+
+        A second call does nothing.
+        """
         self._pipeline.stop()
+        if self._pipeline.process.is_this():
+            with contextlib.suppress(ValueError):  # it makes an image in a thread that goes on
+                self._owned.close()
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +96,7 @@ class SegmentationStream(Iterator[R], Generic[R]):
 
 def _take_over_each(
     images: Iterable[ImageSource], max_pixels: int, failures: bool
-) -> Iterator[ImageSource | Failure]:
+) -> Generator[ImageSource | Failure]:
     """Take over each image in the thread that iterates, before the source makes the next.
 
     Cameras and shared memory return the same array again and again.

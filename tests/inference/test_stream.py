@@ -409,6 +409,30 @@ def test_closed_streams_are_empty() -> None:
     assert list(results) == []
 
 
+@pytest.mark.parametrize("depth", [0, 2])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"batch": 4}, {"flip": True}, {"mode": "slide", "tile": 32}, {"scales": (1.0, 0.8)}],
+    ids=str,
+)
+@pytest.mark.parametrize("live", [False, True])
+def test_closing_closes_the_source(options: dict[str, Any], depth: int, live: bool) -> None:
+    """A camera is free again as soon as the stream is closed, whatever its source is kept by."""
+    closed = threading.Event()
+
+    def camera() -> Iterator[Image]:
+        try:
+            while True:
+                yield solid(1)
+        finally:
+            closed.set()
+
+    source = camera()
+    with Predictor(FakeBackend(), **options).stream(source, depth=depth, live=live) as results:
+        next(results)
+    assert closed.is_set()
+
+
 def test_smoothing_by_hand() -> None:
     """Logits of class k are -|blue - k|. With weight 1/2: image 4, then 8, then 8 again."""
     predictor = Predictor(FakeBackend())
