@@ -69,6 +69,8 @@ def export_onnx(
     channel_order: str | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
+    weights: str | None = None,
+    threshold: float | None = None,
     max_pixels: int = MAX_PIXELS,
     progress: StepProgress | None = None,
 ) -> "OnnxReport":
@@ -123,6 +125,10 @@ def export_onnx(
         channel_order: Channel order of the network's input: ``"bgr"`` or ``"rgb"``.
         mean: Values to subtract from pixels of 0..255, one for each channel in that order.
         std: Values to divide by after that, one for each channel.
+        weights: Which weights to take from a file that has both: ``"ema"``, their average over
+            training, or ``"raw"``, those of the last step; None for the average.
+        threshold: Probability above which a pixel is foreground, for a network with one class,
+            which was trained with a sigmoid; None for 0.5. Confidence is relative to it.
         max_pixels: The largest number of pixels of an image file; larger ones are refused.
         progress: Called with what is counted, how many of them are done, and the total.
 
@@ -190,6 +196,8 @@ def export_engine(
     channel_order: str | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
+    weights: str | None = None,
+    threshold: float | None = None,
     max_pixels: int = MAX_PIXELS,
     progress: StepProgress | None = None,
 ) -> "EngineReport":
@@ -249,6 +257,8 @@ def export_engine(
         channel_order: As in `export_onnx`.
         mean: As in `export_onnx`.
         std: As in `export_onnx`.
+        weights: As in `export_onnx`.
+        threshold: As in `export_onnx`.
         max_pixels: As in `export_onnx`.
         progress: Called with what is counted, how many of them are done, and the total.
 

@@ -91,7 +91,6 @@ def _write_checkpoints(folder: Path, good: Path) -> None:
     (folder / "note.pth").write_bytes(b"Find the weights in the other folder.\n")
     (folder / "archive.pth").write_bytes(b"\x1f\x8b\x08\x00" + bytes(100))
     (folder / "cut.safetensors").write_bytes((1000).to_bytes(8, "little") + b'{"a": 1')
-    (folder / "renamed.safetensors").write_bytes(content)
     state = dict(load_checkpoint(good).state)
     _save(folder / "code.pth", {"state_dict": {"a": RunsCode()}})
     _save(folder / "list.pth", [1, 2, 3])
@@ -112,6 +111,10 @@ def _save(path: Path, content: object) -> None:
 
 def _write_models(folder: Path, good: bytes) -> None:
     (folder / "fixed.onnx").write_bytes(good)
+    (folder / "network.pth").write_bytes(good)
+    for name in ("weights.onnx", "weights.engine"):
+        (folder / name).write_bytes((folder / "good.pth").read_bytes())
+    (folder / "weights.pt2").write_bytes((folder / "1x1.png").read_bytes())
     (folder / "empty.onnx").write_bytes(b"")
     (folder / "cut.onnx").write_bytes(good[: len(good) // 2])
     (folder / "text.onnx").write_bytes(b"hello")
@@ -217,8 +220,21 @@ COMMANDS: list[tuple[str, type[AlignSegError], str]] = [
     ("inspect note.pth", CheckpointError, "looks like text"),
     ("inspect archive.pth", CheckpointError, "gzip"),
     ("inspect cut.safetensors", CheckpointError, "truncated or damaged"),
-    ("inspect renamed.safetensors", CheckpointError, "a file in another format"),
-    ("inspect code.pth", CheckpointError, "would run code"),
+    ("inspect code.pth", CheckpointError, "would run code while loading: it calls posix.system"),
+    (
+        "inspect network.pth",
+        CheckpointError,
+        "checkpoint: it looks like an ONNX model",
+    ),
+    ("predict weights.onnx good.jpg -o out", ModelFileError, "looks like a checkpoint"),
+    ("inspect weights.onnx", ModelFileError, "looks like a checkpoint"),
+    ("export-onnx weights.onnx -o m.onnx --precision fp16", ModelFileError, "like a checkpoint"),
+    ("predict weights.engine good.jpg -o out", ModelFileError, "looks like a checkpoint"),
+    ("predict weights.pt2 good.jpg -o out", ModelFileError, "it looks like a PNG image"),
+    ("inspect good.pth --threshold 0.5", OptionError, "--threshold 0.5 was given for a network"),
+    ("inspect good.pth --threshold 1", OptionError, "--threshold 1.0"),
+    ("inspect good.pth --weights ema", CheckpointError, "no weights of the kind --weights ema"),
+    ("inspect fixed.onnx --weights raw", OptionError, "--weights cannot change"),
     ("inspect list.pth", CheckpointError, "contains a list"),
     ("inspect notensors.pth", CheckpointError, "epoch"),
     ("inspect resnet.pth", CheckpointError, "image classification ResNet"),

@@ -1,5 +1,7 @@
 """What can run a model: one module for each, imported only when a model needs it."""
 
+import os
+import stat
 from pathlib import Path
 
 from alignseg_infer.arrays import plain_value
@@ -10,6 +12,12 @@ from alignseg_infer.choices import choose
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import ModelFileError, OptionError
 from alignseg_infer.files import require_path
+from alignseg_infer.models.identify import (
+    CHECKPOINT_KINDS,
+    advice_for,
+    identify,
+    require_named_as_it_is,
+)
 from alignseg_infer.packages import OPENCV, warn_of_several
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES
 
@@ -42,8 +50,8 @@ def open_backend(
 
     Args:
         model: ``.onnx`` (ONNX Runtime, or as `runtime` says), a checkpoint ``.pth``, ``.pt``,
-            ``.safetensors`` (PyTorch), or an engine ``.engine``, ``.plan``, ``.trt`` (TensorRT);
-            ``demo`` for the model that comes with the package.
+            ``.safetensors`` or of an unknown ending (PyTorch), or an engine ``.engine``, ``.plan``,
+            ``.trt`` (TensorRT); ``demo`` for the model that comes with the package.
         device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for CUDA where it works. None for what
             the file or `runtime` implies: ``cuda`` for an engine, ``cpu`` for all others.
         threads: CPU threads for one call; None for the runtime's choice.
@@ -65,25 +73,42 @@ def open_backend(
     suffix = path.suffix.lower()
     if runtime is not None:
         _require_runner(runtime, path)
+    if suffix in (ONNX_SUFFIX, *ENGINE_SUFFIXES):
+        require_named_as_it_is(path)
     if runtime in ENGINE_RUNNERS:
         return _open_cached_engine(path, OnnxRunner(runtime), engine, device, threads)
     if device is None:
         device = "cuda" if suffix in ENGINE_SUFFIXES else "cpu"
     if suffix == ONNX_SUFFIX:
         return _open_onnx(path, device, threads, runtime)
-    if suffix in CHECKPOINT_SUFFIXES:
+    if suffix in CHECKPOINT_SUFFIXES or _is_checkpoint(path, suffix):
         from alignseg_infer.backends.torch_backend import TorchBackend
 
         return TorchBackend(path, device=device, threads=threads)
     if suffix in ENGINE_SUFFIXES:
         return _open_engine(path, device, threads)
+    raise _unknown_ending(path, suffix)
+
+
+def _is_checkpoint(path: Path, suffix: str) -> bool:
+    """Whether a file with an ending that says nothing, such as .ckpt or .bin, is a checkpoint."""
+    if suffix in ENGINE_SUFFIXES:
+        return False
     expected = "a model file, or demo for the model that comes with the package"
-    require_path(path, expected, ModelFileError)
-    raise ModelFileError(
-        f"{path} has the ending {suffix!r}, which no backend reads",
+    is_file = stat.S_ISREG(require_path(path, expected, ModelFileError).st_mode)
+    return is_file and os.access(path, os.R_OK) and identify(path).kind in CHECKPOINT_KINDS
+
+
+def _unknown_ending(path: Path, suffix: str) -> ModelFileError:
+    seen, fix = "", "export it first: alignseg export-onnx CHECKPOINT -o MODEL.onnx"
+    if path.is_file() and os.access(path, os.R_OK):
+        found = identify(path)
+        seen, fix = f"; it looks like {found.what}", advice_for(found, path)
+    return ModelFileError(
+        f"{path} has the ending {suffix!r}, which no backend reads{seen}",
         f".onnx, an engine ({', '.join(ENGINE_SUFFIXES)}), or a checkpoint: "
         f"{', '.join(CHECKPOINT_SUFFIXES)}",
-        "export it first: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+        fix,
     )
 
 

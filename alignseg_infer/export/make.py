@@ -27,6 +27,7 @@ from alignseg_infer.export.adapting import (
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.recipe import Recipe
 from alignseg_infer.files import temporary_folder, user_path
+from alignseg_infer.models.identify import require_named_as_it_is
 from alignseg_infer.packages import require_export_packages
 from alignseg_infer.progress import ProgressBars, no_bar
 from alignseg_infer.spec.model import ModelSpec, Precision
@@ -247,6 +248,7 @@ def _read_given_graph(model: Path, recipe: Recipe) -> _Graph | None:
         return None
     from alignseg_infer.spec.onnx_facts import read_onnx_facts
 
+    require_named_as_it_is(model)
     changes = [first_change(asked) for asked in (recipe.graph, recipe.checkpoint) if asked]
     changes += ["sampler="] if recipe.auto_sampler else []
     if changes:

@@ -2,9 +2,17 @@
 
 from dataclasses import dataclass
 
+from alignseg_infer.backports import StrEnum
 from alignseg_infer.choices import convert_choices
 from alignseg_infer.errors import OptionError
 from alignseg_infer.spec.model import ChannelOrder, ClassSpec, NormKind, SamplingConvention
+
+
+class Weights(StrEnum):
+    """Which copy of the weights: their average over training, or those of the last step."""
+
+    EMA = "ema"
+    RAW = "raw"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +26,11 @@ class CheckpointOptions:
         channel_order: Channel order of the input.
         mean: Mean to subtract from pixels in 0..255, one number per channel in that order.
         std: Standard deviation to divide by, one number per channel.
+        weights: Which copy to take from a file that has both; None for the averaged one, which
+            training code evaluates and publishes.
+        threshold: Probability above which a pixel is foreground, between 0 and 1, for a network
+            with one class; None for 0.5. Its logit is subtracted, so confidence is relative to it:
+            both classes have 0.5 where the network's probability is the threshold.
 
     Raises:
         OptionError: A value cannot be used.
@@ -29,6 +42,8 @@ class CheckpointOptions:
     channel_order: ChannelOrder | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    weights: Weights | None = None
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         convert_choices(self)
@@ -36,6 +51,12 @@ class CheckpointOptions:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, _three_numbers(name, value))
+        if self.threshold is not None and not _is_share(self.threshold):
+            raise OptionError(
+                f"threshold={self.threshold!r}",
+                "a probability above 0 and below 1",
+                "threshold=0.5",
+            )
 
 
 def _three_numbers(name: str, value: object) -> tuple[float, ...]:
@@ -47,3 +68,7 @@ def _three_numbers(name: str, value: object) -> tuple[float, ...]:
             f"{name}=(104.0, 116.7, 122.7)",
         )
     return tuple(float(number) for number in numbers)
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < 1

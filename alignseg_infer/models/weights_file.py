@@ -1,26 +1,46 @@
-"""Reading files of weights, as ``torch.save`` and safetensors write them.
+"""Reading files of weights, as ``torch.save`` and safetensors write them."""
 
-Weights are a dict of tensors, either bare or under ``model``, ``state_dict`` or
-``model_state_dict``. Only tensors and plain containers are ever unpickled.
-"""
-
-import pickle
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from alignseg_infer.errors import INSTALL_EXPORT, CheckpointError, MissingDependencyError
-from alignseg_infer.models.identify import detect_file
-
-State: TypeAlias = dict[str, Tensor]
+from alignseg_infer.models.checkpoint_options import Weights
+from alignseg_infer.models.identify import FileKind, advice_for, identify
+from alignseg_infer.models.pickled import damage_error, read_pickle
+from alignseg_infer.models.state_search import (
+    WRAPPERS,
+    State,
+    find_networks,
+    largest_state,
+    with_buffers_of,
+)
 
 SPEC_ENTRY = "alignseg"  # where our checkpoints carry their ModelSpec
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.")  # from DataParallel and from torch.compile
 KEYS_SHOWN = 6
+_UNPACKED = 1 << 28  # bytes that any archive may unpack to
+_COMPRESSION = 8  # most that weights shrink by, and more than any real ones do
+
+
+class FileOfWeights(NamedTuple):
+    """The weights that a file holds for one network.
+
+    Attributes:
+        state: Tensors by key, without wrappers and prefixes.
+        spec: The embedded spec as JSON; None if there is none.
+        choice: Which copy was taken, and from where, if the file also holds another kind.
+        notes: What was left out.
+    """
+
+    state: State
+    spec: str | None
+    choice: tuple[Weights, str] | None
+    notes: tuple[str, ...]
 
 
 def safetensors_torch() -> Any:
@@ -40,121 +60,180 @@ def safetensors_torch() -> Any:
     return safetensors.torch
 
 
-def read_weights(path: Path) -> tuple[State, str | None]:
-    """Read the tensors by key, without wrappers and prefixes, and the embedded spec, if any.
+def read_weights(path: Path, weights: Weights | None = None) -> FileOfWeights:
+    """Read the weights of one network.
 
     Args:
-        path: A file that exists.
+        path: A file that exists. Its content says how it is read, whatever its name.
+        weights: Which copy to take; None for an averaged one if there is any.
 
     Raises:
-        CheckpointError: The file is not a checkpoint, is damaged, or would run code.
+        CheckpointError: The file is not a checkpoint, is damaged, would run code, or does not hold
+            `weights`.
         MissingDependencyError: The file needs safetensors, which is not installed.
     """
-    if (detected := detect_file(path)) is not None:
+    found = identify(path)
+    notes: tuple[str, ...] = ()
+    if found.kind is FileKind.SAFETENSORS:
+        content, embedded = _read_safetensors(path)
+    elif found.kind is FileKind.PYTORCH:
+        _require_true_size(path)
+        content, replaced = read_pickle(path)
+        notes = _describe_replaced(replaced)
+        embedded = content.get(SPEC_ENTRY) if isinstance(content, Mapping) else None
+    else:
         raise CheckpointError(
-            f"{path} is not a checkpoint: it looks like {detected.what}",
+            f"{path} is not a checkpoint: it looks like {found.what}",
             "a file written by torch.save, or safetensors",
-            detected.fix,
+            advice_for(found, path),
         )
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    content = _read_pickle(path)
-    if not isinstance(content, Mapping):
-        raise _state_dict_error(path, f"it contains a {type(content).__name__}")
-    embedded = content.get(SPEC_ENTRY)
-    tensors = _unwrap(content)
-    if not tensors:
-        raise _state_dict_error(path, f"it has the keys {first_few([str(key) for key in content])}")
-    for name, tensor in tensors.items():
-        _require_own_values(path, name, tensor)
-    return tensors, embedded if isinstance(embedded, str) else None
-
-
-def _require_own_values(path: Path, name: str, tensor: Tensor) -> None:
-    """Check that the file holds as many values as the tensor's shape says.
-
-    Repeated values (a stride of 0) would let a small file take all memory.
-    """
-    if tensor.layout is not torch.strided:
-        return  # refused later, as not dense
-    size, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
-    if size > stored:
-        raise CheckpointError(
-            f"{path} holds {stored} bytes for {name}, whose shape {tuple(tensor.shape)} needs "
-            f"{size}",
-            "all values of every tensor",
-            "torch.save({key: value.contiguous() for key, value in state.items()}, PATH)",
-        )
-
-
-def _read_safetensors(path: Path) -> tuple[State, str | None]:
-    loader = safetensors_torch()
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        state: State = loader.load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise _damage_error(path, str(error)) from error
-    return _strip_prefixes(state), metadata.get(SPEC_ENTRY)
-
-
-def _read_pickle(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" not in str(error).lower() and "weights only" not in str(error).lower():
-            raise _damage_error(path, str(error)) from error
-        raise CheckpointError(
-            f"{path} is a pickle that would run code while loading: {_summarize(error)}",
-            "tensors in plain dicts; nothing else is loaded",
-            "on a machine where you trust the file, save only its weights: "
-            "torch.save(model.state_dict(), PATH)",
-        ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError) as error:
-        raise _damage_error(path, _summarize(error)) from error
-
-
-def _summarize(error: Exception) -> str:
-    """Return the loader's message without its advice to load the file unsafely."""
-    lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line]
-    return (lines or [str(error).split("\n")[0]])[0].split(". ")[0]
-
-
-def _damage_error(path: Path, reason: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is truncated or damaged: {reason}",
-        "a complete checkpoint",
-        "download or copy it again, and compare its size or SHA-256 with the original",
+    state, choice, more = _choose(path, content, weights)
+    _require_own_values(path, state)
+    return FileOfWeights(
+        state, embedded if isinstance(embedded, str) else None, choice, (*notes, *more)
     )
-
-
-def _state_dict_error(path: Path, seen: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is not a state dict: {seen}",
-        f"tensors by name, bare or under one of {', '.join(WRAPPERS)}",
-        "torch.save(model.state_dict(), PATH)",
-    )
-
-
-def _unwrap(content: Mapping[Any, Any]) -> State:
-    for wrapper in WRAPPERS:
-        inner = content.get(wrapper)
-        if isinstance(inner, Mapping):
-            return _unwrap(inner)
-    tensors = {str(k): value for k, value in content.items() if isinstance(value, Tensor)}
-    return _strip_prefixes(tensors)
-
-
-def _strip_prefixes(state: State) -> State:
-    for prefix in PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            return _strip_prefixes({k.removeprefix(prefix): v for k, v in state.items()})
-    return state
 
 
 def first_few(names: list[str]) -> str:
     """Join the first few names, and say how many more there are."""
     more = len(names) - KEYS_SHOWN
     return ", ".join(names[:KEYS_SHOWN]) + (f", and {more} more" if more > 0 else "")
+
+
+def _read_safetensors(path: Path) -> tuple[object, str | None]:
+    loader = safetensors_torch()
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return loader.load_file(path), metadata.get(SPEC_ENTRY)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise damage_error(path, str(error)) from error
+
+
+def _require_true_size(path: Path) -> None:
+    """Check that an archive does not unpack to far more than its own size.
+
+    Raises:
+        CheckpointError: It does.
+    """
+    with (
+        suppress(zipfile.BadZipFile, NotImplementedError, ValueError),
+        zipfile.ZipFile(path) as archive,
+    ):
+        claimed, size = sum(entry.file_size for entry in archive.infolist()), path.stat().st_size
+        if claimed > max(_UNPACKED, _COMPRESSION * size):
+            raise CheckpointError(
+                f"{path} has {size} bytes and would unpack to {claimed}",
+                "weights, which hardly shrink when they are packed",
+                "do not use it; ask its author for a .safetensors file",
+            )
+
+
+def _describe_replaced(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        return ()
+    return (f"objects were left out, and their code was not run: {first_few(list(names))}",)
+
+
+def _choose(
+    path: Path, content: object, weights: Weights | None
+) -> tuple[State, tuple[Weights, str] | None, tuple[str, ...]]:
+    """Return the state of one network, what was chosen if anything was, and notes.
+
+    Raises:
+        CheckpointError: There are no tensors, or not the copy that was asked for.
+    """
+    networks = find_networks(content)
+    if not networks:
+        return _require_tensors(path, content), None, ()
+    by_kind = {kind: [one for one in networks if one.kind is kind] for kind in Weights}
+    kind = weights or (Weights.EMA if by_kind[Weights.EMA] else Weights.RAW)
+    if not by_kind[kind]:
+        there = ", ".join(one.place for one in networks)
+        other = Weights.RAW if kind is Weights.EMA else Weights.EMA
+        raise CheckpointError(
+            f"{path} has no weights of the kind weights={kind.value!r}: it has those in {there}",
+            f"weights={other.value!r}, the only kind in this file",
+            "leave weights= out",
+        )
+    taken, *others = by_kind[kind]
+    state, notes = taken.state, list(taken.notes)
+    if kind is Weights.EMA and by_kind[Weights.RAW]:
+        state, note = with_buffers_of(taken, by_kind[Weights.RAW][0])
+        notes += note
+    if others:
+        places = ", ".join(one.place for one in others)
+        notes.append(f"the file has several networks: {taken.place} was taken, not {places}")
+    both = all(by_kind.values())
+    return state, (kind, taken.place) if both else None, tuple(notes)
+
+
+def _require_tensors(path: Path, content: object) -> State:
+    """Return the largest group of tensors; they are no AlignSeg, but tell what they are.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    state = largest_state(content)
+    if state:
+        return state
+    if isinstance(content, Mapping):
+        seen = f"it has the keys {first_few([str(key) for key in content])}"
+    else:
+        seen = f"it contains a {type(content).__name__}"
+    raise CheckpointError(
+        f"{path} is not a state dict: {seen}",
+        f"tensors by name, bare or under one of {', '.join(WRAPPERS)}",
+        "torch.save(model.state_dict(), PATH)",
+    )
+
+
+def _require_own_values(path: Path, state: State) -> None:
+    """Check that the file holds as many values as the shapes say, each tensor its own.
+
+    Repeated values (a stride of 0, or one storage for all) would let a small file take all memory.
+
+    Raises:
+        CheckpointError: It does not.
+    """
+    dense = {key: value for key, value in state.items() if _is_dense(value)}
+    for name, tensor in dense.items():
+        if tensor.is_meta:
+            raise CheckpointError(
+                f"{path} holds no values for {name}, which was saved from the device meta",
+                "tensors with values",
+                "load the weights into the network before saving it: "
+                "torch.save(model.state_dict(), PATH)",
+            )
+        _require_stored(path, name, tensor.shape, _bytes_of([tensor]), [tensor])
+    claimed = _bytes_of(dense.values())
+    _require_stored(path, "all tensors", None, claimed, list(dense.values()))
+
+
+def _require_stored(
+    path: Path, name: str, shape: torch.Size | None, claimed: int, tensors: list[Tensor]
+) -> None:
+    storages = {one.untyped_storage().data_ptr(): one.untyped_storage() for one in tensors}
+    stored = sum(storage.nbytes() for storage in storages.values())
+    if claimed > stored * (1 if shape is not None else 2):  # tied weights count twice
+        whose = (
+            f", whose shape {tuple(shape)} needs {claimed}"
+            if shape is not None
+            else (f", whose shapes need {claimed}")
+        )
+        raise CheckpointError(
+            f"{path} holds {stored} bytes for {name}{whose}",
+            "all values of every tensor",
+            "torch.save({key: value.contiguous() for key, value in state.items()}, PATH)",
+        )
+
+
+def _bytes_of(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the tensor has one storage; others are refused later."""
+    return tensor.layout is torch.strided and not tensor.is_nested

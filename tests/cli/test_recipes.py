@@ -24,7 +24,7 @@ from alignseg_infer.export.recipe import (
     Recipe,
     recipe_for,
 )
-from alignseg_infer.models.checkpoint_options import CheckpointOptions
+from alignseg_infer.models.checkpoint_options import CheckpointOptions, Weights
 from alignseg_infer.spec.model import (
     ChannelOrder,
     NormKind,
@@ -58,7 +58,7 @@ def test_options_of_the_graph_and_the_checkpoint() -> None:
         "--no-fuse --with-offsets --upsampling resize --precision fp16 "
         "--max-verification-images 3 "
         "--convention standard --norm batch-norm --channel-order rgb --mean 1 2 3 --std 4 5 6 "
-        "--classes voc"
+        "--classes voc --weights raw --threshold 0.25"
     )
     assert recipe_from(parsed("export-onnx", options)) == Recipe(
         precision=Precision.FP16,
@@ -80,6 +80,8 @@ def test_options_of_the_graph_and_the_checkpoint() -> None:
             mean=(1.0, 2.0, 3.0),
             std=(4.0, 5.0, 6.0),
             classes=VOC,
+            weights=Weights.RAW,
+            threshold=0.25,
         ),
         max_verification_images=3,
     )

@@ -173,10 +173,10 @@ def test_rgb_alone_takes_the_mean_along(tmp_path: Path) -> None:
     assert "channel order" not in facts
 
 
-def test_prefix_goes_only_where_all_keys_have_it(tmp_path: Path) -> None:
-    state = small_state()
-    torch.save({**state, "module.extra": torch.zeros(1)}, tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match=r"1 unexpected: module\.extra"):
+@pytest.mark.parametrize("key", ["extra", "module.conv1.weight", "layer1.module.extra"])
+def test_unknown_keys_are_refused(tmp_path: Path, key: str) -> None:
+    torch.save({**small_state(), key: torch.zeros(1)}, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match="1 unexpected: "):
         load_checkpoint(tmp_path / "weights.pth")
 
 

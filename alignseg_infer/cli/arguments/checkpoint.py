@@ -6,10 +6,12 @@ from pathlib import Path
 from alignseg_infer.cli.arguments.values import choices_of
 from alignseg_infer.datasets.class_tables import class_table_named
 from alignseg_infer.errors import OptionError
-from alignseg_infer.models.checkpoint_options import CheckpointOptions
+from alignseg_infer.models.checkpoint_options import CheckpointOptions, Weights
 from alignseg_infer.spec.model import ChannelOrder, NormKind, SamplingConvention
 
-CHECKPOINT_ARGUMENTS = ("convention", "norm", "channel_order", "mean", "std", "classes")
+CHECKPOINT_ARGUMENTS = (
+    *("convention", "norm", "channel_order", "mean", "std", "classes", "weights", "threshold"),
+)
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +56,19 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TABLE",
         help="class names and colours: cityscapes, ade20k, voc, or a .json file (default: the "
         "table with the network's number of classes)",
+    )
+    group.add_argument(
+        "--weights",
+        choices=choices_of(Weights),
+        help="weights to take from a file that has both: ema, their average over training, or raw, "
+        "those of the last step (default: ema)",
+    )
+    group.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="probability above which a pixel is foreground, for a network with one class, which "
+        "was trained with a sigmoid (default: 0.5)",
     )
 
 

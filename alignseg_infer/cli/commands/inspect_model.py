@@ -18,6 +18,7 @@ from alignseg_infer.cli.translation import translate
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import INSTALL_ONNX, ModelFileError, OptionError
 from alignseg_infer.files import require_file, sha256_of, user_path
+from alignseg_infer.models.identify import require_named_as_it_is
 from alignseg_infer.packages import require_packages
 from alignseg_infer.spec.model import (
     AGREEMENT_KEY,
@@ -58,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print what the file is."""
     model = model_path(arguments.model)
     suffix = model.suffix.lower()
+    if suffix in (".onnx", *ENGINE_SUFFIXES):
+        require_named_as_it_is(model)
     if suffix in ENGINE_SUFFIXES:
         require_no_checkpoint_arguments(arguments, model)
         return _print_engine(model, arguments.json, arguments.layers)
