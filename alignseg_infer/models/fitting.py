@@ -16,8 +16,8 @@ from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.backbone import BACKBONES
 from alignseg_infer.models.identify import detect_network
 from alignseg_infer.models.state_search import State
-from alignseg_infer.models.weights_file import first_few
 from alignseg_infer.spec.model import NetworkSpec
+from alignseg_infer.text import first_few
 
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 COUNTER = "num_batches_tracked"
@@ -110,7 +110,8 @@ def _count_blocks(state: State, stage: int) -> int:
 
 def _leave_out_unneeded(state: State) -> tuple[State, list[str]]:
     unneeded = sorted(key for key in state if _UNNEEDED.fullmatch(key))
-    kept = {key: value for key, value in state.items() if key not in unneeded}
+    dropped = set(unneeded)
+    kept = {key: value for key, value in state.items() if key not in dropped}
     notes = [f"left out, since inference does not need them: {first_few(unneeded)}"]
     return kept, notes if unneeded else []
 

@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.errors import ModelFileError
 from alignseg_infer.spec.protobuf import read_fields
+from alignseg_infer.text import first_few
 
 SAFETENSORS_HEADER = 8  # bytes of the length that precedes the JSON header
 _LONGEST_JSON = 100_000_000  # the format's own limit
@@ -252,9 +253,8 @@ def _identify_tar(file: BinaryIO) -> Detected:
 
 
 def _archive(what: str, names: list[str], command: str) -> Detected:
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return Detected(
-        f"{what} of {shown}" if names else f"{what} without files",
+        f"{what} of {first_few(names, 3)}" if names else f"{what} without files",
         f"unpack it, and use the checkpoint in it: {command}",
     )
 

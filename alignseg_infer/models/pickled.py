@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from alignseg_infer.backend import is_about_memory
+from alignseg_infer.backend import is_about_memory, too_large
 from alignseg_infer.errors import CheckpointError
 from alignseg_infer.models.identify import TRUSTED_COPY, advice_for
 
@@ -87,7 +87,7 @@ def read_pickle(path: Path) -> Unpickled:
 
     Raises:
         CheckpointError: It would run code, is damaged, or cannot be read in this way.
-        MemoryError, RuntimeError: Memory ran out.
+        OutOfMemoryError: It does not fit into memory.
     """
     stand_ins: dict[str, type[StandIn]] = {}
     for _ in range(_MOST_CLASSES):
@@ -98,7 +98,7 @@ def read_pickle(path: Path) -> Unpickled:
                 raise _refusal(path, str(error)) from error
         except Exception as error:  # a damaged pickle calls what is allowed with anything
             if is_about_memory(error):
-                raise
+                raise too_large(path, "PyTorch", error) from error
             raise damage_error(path, str(error).split("\n")[0].split(". ")[0]) from error
     raise _refusal(path, f"it names more than {_MOST_CLASSES} classes")
 

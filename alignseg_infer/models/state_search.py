@@ -6,6 +6,7 @@ copy is: what stands before it is the prefix of the copy.
 """
 
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -13,11 +14,13 @@ from torch import Tensor
 
 from alignseg_infer.models.checkpoint_options import Weights
 from alignseg_infer.models.pickled import StandIn
+from alignseg_infer.text import first_few
 
 State: TypeAlias = dict[str, Tensor]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")
 _DEEPEST = 12  # nested containers
+_MOST_COPIES = 50  # in one dictionary
 _INNER = ("module", "_orig_mod")  # of DataParallel and torch.compile, which wrap any part
 _WRAPPED = rf"(?:(?:{'|'.join(_INNER)})\.)*"
 _ANCHOR = re.compile(rf"(?P<prefix>(?:.*\.)?){_WRAPPED}RRB5a\.{_WRAPPED}unify\.{_WRAPPED}weight")
@@ -55,6 +58,15 @@ def find_networks(content: object) -> list[Found]:
     return sorted(found, key=_order)
 
 
+def unread_averages(content: object) -> list[str]:
+    """Return where averages are that do not have the network's keys, such as bare lists."""
+    return [
+        ".".join(place)
+        for place, group in _groups(content)
+        if any(_says_averaged(name) for name in place) and not any(_networks_in(place, group))
+    ]
+
+
 def largest_state(content: object) -> State:
     """Return the tensors of the dictionary that has most of them, without usual wrappers."""
     groups = [group for _, group in _groups(content)]
@@ -89,9 +101,9 @@ def _order(found: Found) -> tuple[int, int]:
 def _groups(content: object) -> Iterator[tuple[tuple[str, ...], State]]:
     """Yield each dictionary of tensors with the names that lead to it; each object once."""
     seen: set[int] = set()
-    waiting: list[tuple[tuple[str, ...], object]] = [((), content)]
+    waiting: deque[tuple[tuple[str, ...], object]] = deque([((), content)])
     while waiting:
-        place, entry = waiting.pop(0)
+        place, entry = waiting.popleft()
         if id(entry) in seen or len(place) > _DEEPEST:
             continue
         seen.add(id(entry))
@@ -101,12 +113,15 @@ def _groups(content: object) -> Iterator[tuple[tuple[str, ...], State]]:
                 yield place, state
                 continue
             entry = entry.content
+        if isinstance(entry, list | tuple):
+            entry = dict(enumerate(entry))
         if not isinstance(entry, Mapping):
             continue
         group = {str(key): value for key, value in entry.items() if isinstance(value, Tensor)}
         if group:
             yield place, group
-        waiting += [((*place, str(key)), value) for key, value in entry.items()]
+        inner = (Mapping, StandIn, list, tuple)
+        waiting += [((*place, str(k)), v) for k, v in entry.items() if isinstance(v, inner)]
 
 
 def _module_state(module: StandIn, prefix: str = "", depth: int = 0) -> State:
@@ -133,16 +148,17 @@ def _items(content: dict[Any, Any], name: str) -> list[tuple[Any, Any]]:
 def _networks_in(place: tuple[str, ...], group: State) -> Iterator[Found]:
     """Yield the networks that one dictionary of tensors holds, each under a prefix of its own."""
     matches = (_ANCHOR.fullmatch(key) for key in group)
-    prefixes = sorted({match["prefix"] for match in matches if match}, key=len, reverse=True)
+    found = {match["prefix"] for match in matches if match}
+    prefixes = sorted(found, key=len)[:_MOST_COPIES]
     left = dict(group)
-    for prefix in prefixes:  # the longest first: what is left belongs to shorter ones
+    for prefix in reversed(prefixes):  # the longest first: what is left belongs to shorter ones
         own = {key: left.pop(key) for key in group if key.startswith(prefix) and key in left}
         state = {key.removeprefix(prefix): value for key, value in own.items()}
         state = {_without_inner(key, state): value for key, value in state.items()}
         names = [*place, *prefix.split(".")[:-1]]
         averaged = _COUNTER in group or any(_says_averaged(name) for name in names)
         beside = [key for key in group if not any(key.startswith(one) for one in prefixes)]
-        notes = (f"{len(beside)} tensors beside the network: {', '.join(beside[:3])}, ...",)
+        notes = (f"not part of the network, and left out: {first_few(beside)}",)
         yield Found(
             place=".".join(names) or "the file",
             kind=Weights.EMA if averaged else Weights.RAW,

@@ -18,11 +18,12 @@ from alignseg_infer.models.state_search import (
     State,
     find_networks,
     largest_state,
+    unread_averages,
     with_buffers_of,
 )
+from alignseg_infer.text import first_few
 
 SPEC_ENTRY = "alignseg"  # where our checkpoints carry their ModelSpec
-KEYS_SHOWN = 6
 _UNPACKED = 1 << 28  # bytes that any archive may unpack to
 _COMPRESSION = 8  # most that weights shrink by, and more than any real ones do
 
@@ -94,12 +95,6 @@ def read_weights(path: Path, weights: Weights | None = None) -> FileOfWeights:
     )
 
 
-def first_few(names: list[str]) -> str:
-    """Join the first few names, and say how many more there are."""
-    more = len(names) - KEYS_SHOWN
-    return ", ".join(names[:KEYS_SHOWN]) + (f", and {more} more" if more > 0 else "")
-
-
 def _read_safetensors(path: Path) -> tuple[object, str | None]:
     loader = safetensors_torch()
     from safetensors import SafetensorError, safe_open
@@ -163,6 +158,10 @@ def _choose(
     if kind is Weights.EMA and by_kind[Weights.RAW]:
         state, note = with_buffers_of(taken, by_kind[Weights.RAW][0])
         notes += note
+    elif kind is Weights.RAW and weights is None:
+        notes += [
+            f"not used, since it is not like the network: {p}" for p in unread_averages(content)
+        ]
     if others:
         places = ", ".join(one.place for one in others)
         notes.append(f"the file has several networks: {taken.place} was taken, not {places}")

@@ -204,6 +204,19 @@ def test_several_networks_are_named(tmp_path: Path) -> None:
     assert "model was taken, not teacher" in " ".join(checkpoint.notes)
 
 
+def test_an_average_of_another_form_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    state = tiny_state()
+    for name, average in {
+        "ema": {"shadow_params": list(state.values()), "decay": 0.99},
+        "model_ema": {key.replace(".", ""): value for key, value in state.items()},
+    }.items():
+        checkpoint = load_checkpoint(saved({"model": state, name: average}, tmp_path))
+        assert_same(checkpoint.state, state)
+        assert f"not used, since it is not like the network: {name}" in checkpoint.notes[0]
+    plain = saved({"model": state, "ema_decay": 0.99, "optimizer": {"exp_avg": state}}, tmp_path)
+    assert load_checkpoint(plain).notes == ()
+
+
 class Config:
     """Stands for a class of training code; loading must not need it."""
 
