@@ -84,10 +84,10 @@ class Checkpoint:
 
 
 def describe_assumptions(checkpoint: Checkpoint) -> str:
-    """Return, for people, what was taken without the file saying so."""
+    """Return, for people, what was taken without the file saying so; further lines are indented."""
     lines = [f"note: {note}" for note in checkpoint.notes]
     lines += [str(assumption) for assumption in checkpoint.assumptions]
-    return "\n".join(lines or ["nothing assumed: the checkpoint carries its own facts"])
+    return "\n  ".join(lines or ["nothing assumed: the checkpoint carries its own facts"])
 
 
 def load_checkpoint(path: str | Path, options: CheckpointOptions | None = None) -> Checkpoint:

@@ -170,8 +170,10 @@ def test_inspect_checkpoint_says_what_it_assumed(
         "--convention release-2021-12|release-2021-05|standard",
         "--norm inplace-abn|batch-norm",
         "normalisation weights are negative",
+        "\n  classes: cityscapes  (assumed: ",
     ):
         assert expected in out
+    assert "\\n" not in out
 
 
 def test_inspect_onnx_shows_its_check(small_onnx: Path, capsys: pytest.CaptureFixture[str]) -> None:

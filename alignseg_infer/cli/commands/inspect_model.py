@@ -27,6 +27,7 @@ from alignseg_infer.spec.model import (
     OutputKind,
 )
 from alignseg_infer.spec.verification import Verification
+from alignseg_infer.text import first_few
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, read_facts
 from alignseg_infer.trt.runtime.checks import require_unchanged_plan
 
@@ -96,7 +97,7 @@ def describe_spec(spec: ModelSpec) -> str:
         f"  normalisation layers: {network.norm}",
         f"  input: {prepared.channel_order}, 0 to 255, minus {prepared.mean}, divided by "
         f"{prepared.std}",
-        f"  classes: {spec.classes.dataset} ({', '.join(spec.classes.names[:4])}, ...)",
+        f"  classes: {spec.classes.dataset} ({first_few(list(spec.classes.names), 4)})",
     ]
     if spec.source:
         lines.append(f"  checkpoint: {spec.source.name}, sha256 {spec.source.sha256}")
@@ -179,6 +180,6 @@ def _inspect_checkpoint(path: Path, arguments: argparse.Namespace) -> tuple[Mode
         f"  {len(checkpoint.state)} tensors, {parameters / 1e6:.1f} M values",
         f"  {negative} of {sum(t.numel() for t in scales)} normalisation weights are negative; "
         "InPlaceABN uses their absolute value",
-        translate(describe_assumptions(checkpoint), arguments.parser),
+        "  " + translate(describe_assumptions(checkpoint), arguments.parser),
     ]
     return checkpoint.spec, "\n".join(lines)
