@@ -1,7 +1,5 @@
 """What can run a model: one module for each, imported only when a model needs it."""
 
-import os
-import stat
 from pathlib import Path
 
 from alignseg_infer.arrays import plain_value
@@ -15,7 +13,7 @@ from alignseg_infer.files import require_path
 from alignseg_infer.models.identify import (
     CHECKPOINT_KINDS,
     advice_for,
-    identify,
+    identify_readable,
     require_named_as_it_is,
 )
 from alignseg_infer.packages import OPENCV, warn_of_several
@@ -95,14 +93,14 @@ def _is_checkpoint(path: Path, suffix: str) -> bool:
     if suffix in ENGINE_SUFFIXES:
         return False
     expected = "a model file, or demo for the model that comes with the package"
-    is_file = stat.S_ISREG(require_path(path, expected, ModelFileError).st_mode)
-    return is_file and os.access(path, os.R_OK) and identify(path).kind in CHECKPOINT_KINDS
+    require_path(path, expected, ModelFileError)
+    found = identify_readable(path)
+    return found is not None and found.kind in CHECKPOINT_KINDS
 
 
 def _unknown_ending(path: Path, suffix: str) -> ModelFileError:
     seen, fix = "", "export it first: alignseg export-onnx CHECKPOINT -o MODEL.onnx"
-    if path.is_file() and os.access(path, os.R_OK):
-        found = identify(path)
+    if found := identify_readable(path):
         seen, fix = f"; it looks like {found.what}", advice_for(found, path)
     return ModelFileError(
         f"{path} has the ending {suffix!r}, which no backend reads{seen}",

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import stat
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -158,6 +159,15 @@ def identify(path: Path) -> Detected:
         return _ONNX if _is_onnx(file, size) else _identify_text(start)
 
 
+def identify_readable(path: Path) -> Detected | None:
+    """Return what `path` is; None if it is no regular file, empty, or cannot be read."""
+    try:
+        status = path.stat()
+        return identify(path) if stat.S_ISREG(status.st_mode) and status.st_size else None
+    except (OSError, ValueError):  # ValueError: a name with a NUL
+        return None
+
+
 def advice_for(found: Detected, path: Path) -> str:
     """Return what to do with the file `path`, which is what `found` says."""
     return re.sub(r"\bFILE\b", lambda _: shlex.quote(str(path)), found.fix)
@@ -166,17 +176,15 @@ def advice_for(found: Detected, path: Path) -> str:
 def require_named_as_it_is(path: Path) -> None:
     """Check that an ``.onnx`` file or an engine is not a known file of another kind.
 
-    A file that is missing or of no known kind passes; loading it tells what is wrong.
+    A file that cannot be read or is of no known kind passes; loading it tells what is wrong.
 
     Raises:
         ModelFileError: It is of another kind.
     """
-    if not path.is_file() or not os.access(path, os.R_OK):
-        return
     is_onnx = path.suffix.lower() == ".onnx"
     passing = {FileKind.UNKNOWN, FileKind.ONNX if is_onnx else FileKind.ENGINE}
     passing |= set() if is_onnx else {FileKind.TEXT}
-    if path.stat().st_size == 0 or (found := identify(path)).kind in passing:
+    if (found := identify_readable(path)) is None or found.kind in passing:
         return
     raise ModelFileError(
         f"{path} cannot be loaded: it looks like {found.what}",
