@@ -326,6 +326,26 @@ def test_probabilities_are_refused_at_the_first_call(
         list(predictor.stream([image, image]))
 
 
+WRONG_SHAPES = {
+    "one of two images": (("c_zero", "c_one", "c_zero"), "(1, 19, 16, 24)"),
+    "empty": (("c_zero", "c_zero", "c_zero"), "(0, 19, 16, 24)"),
+    "fewer classes": (("c_zero", "c_three", "c_one"), "3,"),
+    "no rows": (("c_zero", "c_zero", "c_two"), ", 19, 0, "),
+}
+
+
+@both
+@pytest.mark.parametrize("name", WRONG_SHAPES)
+def test_outputs_of_wrong_shapes_are_refused_at_load_or_at_the_first_call(
+    name: str, runtime: OnnxRunner, image: Image, tmp_path: Path
+) -> None:
+    cut, seen = WRONG_SHAPES[name]
+    path = changed(model_path("demo"), tmp_path / "a.onnx", ends_with("Slice", *cut))
+    with pytest.raises(ModelFileError) as caught:
+        Predictor(path, runtime=runtime, batch=2, size=(64, 96))([image, image])
+    assert seen in caught.value.problem
+
+
 COMMANDS = {
     "predict": "predict {model} {image} -o {folder}",
     "eval": "eval {model} --dataset folder --root {folder}",

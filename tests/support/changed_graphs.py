@@ -206,6 +206,7 @@ def _add_constants(model: onnx.ModelProto) -> None:
     constants: dict[str, np.ndarray[Any, Any]] = {
         "c_zero": np.array([0], np.int64),
         "c_one": np.array([1], np.int64),
+        "c_two": np.array([2], np.int64),
         "c_three": np.array([3], np.int64),
         "c_pads": np.array([0, 0, 0, 0, 0, 2, 0, 0], np.int64),
         "c_nowhere": np.array(50, np.float32),
