@@ -126,9 +126,19 @@ def _graph_tensor(value: Any) -> GraphTensor:
 
 def _copy_output(request: Any, name: str) -> NDArray[Any]:
     output: NDArray[Any] = request.get_tensor(name).data.copy()
-    if not output.size:
+    if not output.size and _lacks_its_shape(request, name, output.shape):
         raise MemoryError("OpenVINO returned an empty tensor")
     return output
+
+
+def _lacks_its_shape(request: Any, name: str, seen: tuple[int, ...]) -> bool:
+    """Return whether all dimensions that can change are 0, as where memory ran out.
+
+    A graph that returns nothing by itself, such as no rows, has others.
+    """
+    told = request.get_compiled_model().output(name).get_partial_shape()
+    free = [side for side, known in zip(seen, told, strict=True) if known.is_dynamic]
+    return bool(free) and not any(free)
 
 
 def _choose_settings(spec: ModelSpec, threads: int | None) -> dict[str, Any]:

@@ -327,9 +327,9 @@ def test_probabilities_are_refused_at_the_first_call(
 
 
 WRONG_SHAPES = {
-    "one of two images": (("c_zero", "c_one", "c_zero"), "(1, 19, 16, 24)"),
-    "empty": (("c_zero", "c_zero", "c_zero"), "(0, 19, 16, 24)"),
-    "fewer classes": (("c_zero", "c_three", "c_one"), "3,"),
+    "one of two images": (("c_zero", "c_one", "c_zero"), "(1, 19, 17, 25)"),
+    "empty": (("c_zero", "c_zero", "c_zero"), "(0, 19, 17, 25)"),
+    "fewer classes": (("c_zero", "c_three", "c_one"), "logits float32 (any, 3, any, any)"),
     "no rows": (("c_zero", "c_zero", "c_two"), ", 19, 0, "),
 }
 
