@@ -11,14 +11,24 @@ from numpy.typing import NDArray
 
 from alignseg_infer.backend import keep_in_forks
 from alignseg_infer.backends.onnx_domains import needs_plugins
-from alignseg_infer.errors import ModelFileError, SpecError
+from alignseg_infer.errors import ModelError, ModelFileError, SpecError
 from alignseg_infer.files import require_file
 from alignseg_infer.ops.offset_fields import OffsetField
-from alignseg_infer.spec.model import AGREEMENT_KEY, INPUT_NAME, SPEC_KEY, ModelSpec, OutputKind
+from alignseg_infer.pixels.network_output import as_promised
+from alignseg_infer.spec.graph_contract import (
+    CHANNELS,
+    EXPORT_AGAIN,
+    OFFSET_PREFIX,
+    GraphTensor,
+    follow_graph,
+)
+from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, ExportSpec, ModelSpec, OutputKind
 from alignseg_infer.spec.onnx_weights import require_weights_beside
 from alignseg_infer.spec.verification import Verification
 
 logger = logging.getLogger(__name__)
+
+_TRIED_SIZE = (64, 96)
 
 
 class OnnxBackend(ABC):
@@ -27,40 +37,42 @@ class OnnxBackend(ABC):
     Args:
         path: The file, for messages.
         metadata: The metadata in the file; kept as `metadata`.
-        inputs: Names of the graph's inputs.
-        outputs: Names of its outputs, in the graph's order.
+        inputs: The graph's inputs.
+        outputs: Its outputs, in any order.
 
     Raises:
-        ModelFileError: This package did not export the file.
+        ModelFileError: This package did not export the file, or the graph does not fit its facts.
         SpecError: Its spec cannot be read.
     """
 
     name: str
 
     def __init__(
-        self, path: Path, metadata: dict[str, str], inputs: list[str], outputs: list[str]
+        self,
+        path: Path,
+        metadata: dict[str, str],
+        inputs: list[GraphTensor],
+        outputs: list[GraphTensor],
     ) -> None:
         keep_in_forks(self)
         self._path = path
-        self._outputs = outputs
         self.metadata = metadata
-        self.spec = _spec_of(path, metadata, inputs, outputs)
+        self._told = _told_spec(path, metadata, inputs)
+        self.spec = follow_graph(path, self._told, inputs, outputs)
+        self._input_type = np.dtype(inputs[0].data_type)
+        self._output = OutputKind.LOGITS if self.spec.export is None else self.spec.export.output
+        self.has_offsets = _has_offsets(path, [tensor.name for tensor in outputs])
         warn_if_rejected(path, metadata)
 
     @abstractmethod
-    def _run(self, names: Sequence[str], batch: NDArray[np.float32]) -> list[NDArray[Any]]:
+    def _run(self, names: Sequence[str], batch: NDArray[np.floating]) -> list[NDArray[Any]]:
         """Return the outputs `names` for `batch`, in arrays that no later call changes."""
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
         """See `backend.Backend.infer`."""
         # Asking by name avoids copying the offsets, if the graph returns them too.
-        output: NDArray[np.generic] = self._run(self._outputs[:1], batch)[0]
-        return output
-
-    @property
-    def has_offsets(self) -> bool:
-        """Whether the file was exported with its offset fields."""
-        return len(self._outputs) > 1
+        [output] = self._run([self._output.value], batch.astype(self._input_type, copy=False))
+        return as_promised(self.spec, batch.shape, output)
 
     def offsets(self, batch: NDArray[np.float32]) -> dict[OffsetField, NDArray[np.float32]]:
         """See `backend.OffsetBackend.offsets`."""
@@ -70,7 +82,34 @@ class OnnxBackend(ABC):
                 "a model that returns them",
                 "alignseg export-onnx CHECKPOINT -o MODEL.onnx --with-offsets",
             )
-        return dict(zip(OffsetField, self._run(self._outputs[1:], batch), strict=True))
+        names = [field.output_name for field in OffsetField]
+        outputs = self._run(names, batch.astype(self._input_type, copy=False))
+        floats = (output.astype(np.float32, copy=False) for output in outputs)
+        return dict(zip(OffsetField, floats, strict=True))
+
+    def _require_fixed_shape_runs(self) -> None:
+        """Run the network once if it was exported for another size or batch than its graph has.
+
+        Such an export has its size in many constants. What only fixed an export for any size runs.
+
+        Raises:
+            ModelFileError: It does not run.
+        """
+        told, seen = self._told.export, self.spec.export
+        if told is None or seen is None:
+            return
+        if told.size in (None, seen.size) and told.batch in (None, seen.batch):
+            return
+        shape = (seen.batch or 1, CHANNELS, *(seen.size or _TRIED_SIZE))
+        try:
+            self.infer(np.zeros(shape, np.float32))
+        except ModelError as error:
+            raise ModelFileError(
+                f"{self._path} was exported for {_shape_text(told)}, its graph takes "
+                f"{_shape_text(seen)}, and it does not run there: {error.problem}",
+                "a graph of the size and batch that it was exported for",
+                EXPORT_AGAIN,
+            ) from error
 
 
 def warn_if_rejected(path: Path, metadata: dict[str, str]) -> None:
@@ -114,24 +153,37 @@ def not_loaded(path: Path, runtime: str, reason: str) -> ModelFileError:
     )
 
 
-def _spec_of(
-    path: Path, metadata: dict[str, str], inputs: list[str], outputs: list[str]
-) -> ModelSpec:
-    if SPEC_KEY not in metadata or inputs != [INPUT_NAME]:
+def _told_spec(path: Path, metadata: dict[str, str], inputs: list[GraphTensor]) -> ModelSpec:
+    """Return the facts in the file, which the graph has not been compared with."""
+    spec = ModelSpec.from_json(metadata[SPEC_KEY]) if SPEC_KEY in metadata else None
+    if spec is None or spec.export is None:
         raise ModelFileError(
             f"{path} is an ONNX model without the metadata {SPEC_KEY!r}; "
-            f"its inputs are {', '.join(inputs)}",
+            f"its inputs are {', '.join(tensor.name for tensor in inputs)}",
             "a model exported by this package, which records how to prepare images",
             "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
-    spec = ModelSpec.from_json(metadata[SPEC_KEY])
-    first, *others = outputs
-    fields = [field.output_name for field in OffsetField]
-    fits = spec.export is not None and first == spec.export.output
-    if not fits or others not in ([], fields):
-        raise ModelFileError(
-            f"the spec of {path} does not fit its outputs, {', '.join(outputs)}",
-            f"{' or '.join(OutputKind)} first, as the spec says; then all offsets or none",
-            "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
-        )
     return spec
+
+
+def _has_offsets(path: Path, outputs: list[str]) -> bool:
+    """Return whether the graph returns its offset fields.
+
+    Raises:
+        ModelFileError: It returns some of them only.
+    """
+    seen = {name for name in outputs if name.startswith(OFFSET_PREFIX)}
+    fields = {field.output_name for field in OffsetField}
+    if seen and seen != fields:
+        raise ModelFileError(
+            f"{path} does not fit its facts: of the offset fields, it returns "
+            f"{', '.join(sorted(seen))}",
+            f"none or all of them: {', '.join(sorted(fields))}",
+            EXPORT_AGAIN,
+        )
+    return bool(seen)
+
+
+def _shape_text(export: ExportSpec) -> str:
+    size = "any size" if export.size is None else "{}x{}".format(*export.size)
+    return size if export.batch is None else f"{size} in batches of {export.batch}"

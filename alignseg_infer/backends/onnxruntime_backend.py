@@ -12,11 +12,13 @@ from alignseg_infer.backends.onnx_backend import OnnxBackend, not_loaded, requir
 from alignseg_infer.backends.onnxruntime_package import onnxruntime
 from alignseg_infer.errors import DeviceError
 from alignseg_infer.packages import INSTALL_GPU_ONNXRUNTIME, ONNXRUNTIME, warn_of_several
+from alignseg_infer.spec.graph_contract import GraphTensor
 from alignseg_infer.spec.model import INPUT_NAME
 
 RUNTIME = "ONNX Runtime"
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
+_TYPES = {"float": "float32", "double": "float64"}  # ONNX Runtime's names that NumPy does not use
 _ERRORS_ONLY = 3  # ONNX Runtime's severity levels: 0 verbose, 1 info, 2 warning, 3 error
 _ERROR_TYPES = onnxruntime.capi.onnxruntime_pybind11_state
 
@@ -61,16 +63,25 @@ class OnnxRuntimeBackend(OnnxBackend):
         provider = self._session.get_providers()[0]
         _require_provider(provider, device)
         self.name = f"onnxruntime ({provider})"
-        inputs = [node.name for node in self._session.get_inputs()]
-        outputs = [node.name for node in self._session.get_outputs()]
+        inputs = [_graph_tensor(node) for node in self._session.get_inputs()]
+        outputs = [_graph_tensor(node) for node in self._session.get_outputs()]
         super().__init__(path, metadata, inputs, outputs)
+        self._require_fixed_shape_runs()
 
-    def _run(self, names: Sequence[str], batch: NDArray[np.float32]) -> list[NDArray[Any]]:
+    def _run(self, names: Sequence[str], batch: NDArray[np.floating]) -> list[NDArray[Any]]:
         try:
             outputs: list[NDArray[Any]] = self._session.run(names, {INPUT_NAME: batch})
         except _ERRORS as error:
             raise run_error(RUNTIME, batch.shape, error) from error
         return outputs
+
+
+def _graph_tensor(node: Any) -> GraphTensor:
+    """Return what ONNX Runtime says of an input or output, such as ``tensor(float)``."""
+    said = node.type.removeprefix("tensor(").removesuffix(")")
+    # Dimensions that can change have a name or None. No dimensions are those of an unknown shape.
+    shape = tuple(side if isinstance(side, int) else None for side in node.shape)
+    return GraphTensor(node.name, _TYPES.get(said, said), shape or None)
 
 
 def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:

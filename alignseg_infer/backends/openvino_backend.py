@@ -20,6 +20,7 @@ from alignseg_infer.errors import (
     MissingDependencyError,
     ModelFileError,
 )
+from alignseg_infer.spec.graph_contract import GraphTensor
 from alignseg_infer.spec.model import INPUT_NAME, OPSETS, ModelSpec, Precision
 
 try:
@@ -35,6 +36,10 @@ except ImportError as error:
 RUNTIME = "OpenVINO"
 _CPU = "CPU"
 _METADATA = "framework"  # where OpenVINO keeps the metadata of an ONNX file
+_TYPES = {  # NumPy's names of OpenVINO's
+    **{"f16": "float16", "f32": "float32", "f64": "float64", "u8": "uint8", "u16": "uint16"},
+    **{"i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64"},
+}
 _AVX512_VNNI = 23  # OpenCV's number for these instructions, which its Python module does not name
 # Beginnings of the lines in an OpenVINO error that only name a place in OpenVINO's source.
 _NO_REASON = ("Exception from ", "Check '", "FrontEnd API failed")
@@ -63,11 +68,12 @@ class OpenVinoBackend(OnnxBackend):
         self._core, self._threads = openvino.Core(), threads
         with _translate_errors(path):
             model = self._core.read_model(path)
-        inputs = [value.get_any_name() for value in model.inputs]
-        outputs = [value.get_any_name() for value in model.outputs]
+        inputs = [_graph_tensor(value) for value in model.inputs]
+        outputs = [_graph_tensor(value) for value in model.outputs]
         super().__init__(path, _read_metadata(model), inputs, outputs)
         self._lock = threading.Lock()
         self._model: Any = self._compile(model)
+        self._require_fixed_shape_runs()
 
     def _compile(self, model: Any) -> Any:
         settings = _choose_settings(self.spec, self._threads)
@@ -83,7 +89,7 @@ class OpenVinoBackend(OnnxBackend):
                 self._model = self._compile(model)
             return self._model
 
-    def _run(self, names: Sequence[str], batch: NDArray[np.float32]) -> list[NDArray[Any]]:
+    def _run(self, names: Sequence[str], batch: NDArray[np.floating]) -> list[NDArray[Any]]:
         while True:
             model = self._compiled()
             outputs = self._run_once(model, names, batch)
@@ -91,7 +97,7 @@ class OpenVinoBackend(OnnxBackend):
                 return outputs
 
     def _run_once(
-        self, model: Any, names: Sequence[str], batch: NDArray[np.float32]
+        self, model: Any, names: Sequence[str], batch: NDArray[np.floating]
     ) -> list[NDArray[Any]]:
         """Run the model, and drop it if that fails.
 
@@ -109,11 +115,30 @@ class OpenVinoBackend(OnnxBackend):
             raise run_error(RUNTIME, batch.shape, error) from error
 
 
+def _graph_tensor(value: Any) -> GraphTensor:
+    """Return what OpenVINO says of an input or output."""
+    said, dimensions = value.get_element_type().get_type_name(), value.get_partial_shape()
+    shape = None
+    if not dimensions.rank.is_dynamic:
+        shape = tuple(None if side.is_dynamic else side.get_length() for side in dimensions)
+    return GraphTensor(value.get_any_name(), _TYPES.get(said, said), shape)
+
+
 def _copy_output(request: Any, name: str) -> NDArray[Any]:
     output: NDArray[Any] = request.get_tensor(name).data.copy()
-    if not output.size:
+    if not output.size and _lacks_its_shape(request, name, output.shape):
         raise MemoryError("OpenVINO returned an empty tensor")
     return output
+
+
+def _lacks_its_shape(request: Any, name: str, seen: tuple[int, ...]) -> bool:
+    """Return whether all dimensions that can change are 0, as where memory ran out.
+
+    A graph that returns nothing by itself, such as no rows, has others.
+    """
+    told = request.get_compiled_model().output(name).get_partial_shape()
+    free = [side for side, known in zip(seen, told, strict=True) if known.is_dynamic]
+    return bool(free) and not any(free)
 
 
 def _choose_settings(spec: ModelSpec, threads: int | None) -> dict[str, Any]:

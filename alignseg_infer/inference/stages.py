@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Floats, Image, Size
-from alignseg_infer.backend import Backend, ImageBackend, OwnProcess, out_of_memory, require_output
+from alignseg_infer.backend import Backend, ImageBackend, OwnProcess, out_of_memory
 from alignseg_infer.demo.domain import watch_demo
 from alignseg_infer.inference.averaging import Averaging
 from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.pixels.images import ImageSource, load_image
+from alignseg_infer.pixels.network_output import as_promised
 from alignseg_infer.pixels.postprocess import Scores, resize_labels, scores_from_logits
 from alignseg_infer.pixels.preprocess import SizePolicy, preprocess
 from alignseg_infer.results.failure import Failure
@@ -185,8 +186,7 @@ class Stages:
         tensors = tensors + tensors[-1:] * (self.least_batch - count)
         stacked = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)  # (N, 3, H, W)
         output = self.backend.infer(np.ascontiguousarray(stacked))
-        require_output(self.backend.spec, stacked.shape, output)
-        return output[:count]
+        return as_promised(self.backend.spec, stacked.shape, output)[:count]
 
     def _average(self, averaging: Averaging, source: ImageSource) -> _Output:
         clock = StageClock()
@@ -206,7 +206,7 @@ class Stages:
                 clock.lap("postprocess")
                 outputs = self._infer(batch)
                 clock.lap("infer")
-                yield from outputs.astype(np.float32, copy=False)
+                yield from outputs
 
         logits = averaging.mean_logits(input_sizes, _size_of(image), prepare, infer)
         clock.lap("postprocess")
@@ -217,12 +217,11 @@ class Stages:
         start = time.perf_counter()
         size, output = _size_of(found.image), found.output
         if output.ndim == 2:
-            labels = output if output.dtype == np.uint16 else output.astype(np.uint8, copy=False)
-            scores = Scores(resize_labels(labels, size), None, None)  # type: ignore[arg-type]
+            scores = Scores(resize_labels(output, size), None, None)  # type: ignore[arg-type]
         else:
             watch_demo(self.backend.spec, output, found.input_size)
             scores = scores_from_logits(
-                output.astype(np.float32, copy=False),
+                output,  # type: ignore[arg-type]  # float32, as promised
                 size,
                 confidence=wanted.confidence,
                 probabilities=wanted.probabilities,

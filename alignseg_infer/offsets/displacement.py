@@ -40,6 +40,7 @@ from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backend import Backend, OffsetBackend
 from alignseg_infer.errors import ModelError, OptionError
 from alignseg_infer.ops.offset_fields import OffsetField, axis_terms
+from alignseg_infer.pixels.network_output import require_offsets
 from alignseg_infer.pixels.preprocess import preprocess, size_policy
 from alignseg_infer.spec.model import SamplingConvention
 
@@ -131,10 +132,11 @@ def offsets_of_image(
     copies = (spec.export and spec.export.batch) or 1  # fill a fixed batch with copies
     tensor = preprocess(image, chosen, spec.input).repeat(copies, axis=0)  # (copies, 3, h, w)
     convention = spec.network.convention
-    fields = {
-        field: Displacement(field, displacement(offset[0], field, chosen, convention))
-        for field, offset in backend.offsets(tensor).items()
-    }
+    fields = {}
+    for field, offset in backend.offsets(tensor).items():
+        require_offsets(tensor.shape, field, offset)
+        moved = displacement(offset[0], field, chosen, convention)
+        fields[field] = Displacement(field, moved)
     resized = cv2.resize(image, (chosen[1], chosen[0]), interpolation=cv2.INTER_AREA)
     return ImageOffsets(np.asarray(resized, np.uint8), fields)
 

@@ -6,6 +6,7 @@ This module does not need PyTorch, so exported models can be inspected without i
 from typing import NamedTuple
 
 from alignseg_infer.backports import StrEnum
+from alignseg_infer.spec.graph_contract import OFFSET_PREFIX
 from alignseg_infer.spec.model import SamplingConvention
 
 CONTEXT_BINS = 3  # CAM pools the 1/32 stage to 3 x 3
@@ -32,7 +33,7 @@ class OffsetField(StrEnum):
     @property
     def output_name(self) -> str:
         """Name of the field among the outputs of an exported graph."""
-        return f"offset.{self}"
+        return f"{OFFSET_PREFIX}{self}"
 
     def sampled_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) of the feature that a field of `size` (H, W) samples.

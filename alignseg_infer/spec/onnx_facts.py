@@ -7,9 +7,11 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import helper
 
 from alignseg_infer.errors import ModelFileError
 from alignseg_infer.files import require_file, sha256_of
+from alignseg_infer.spec.graph_contract import GraphTensor, follow_graph
 from alignseg_infer.spec.model import SPEC_KEY, ExportSpec, ModelSpec
 from alignseg_infer.spec.onnx_weights import weights_file
 from alignseg_infer.spec.plugin_contract import DOMAIN, VERSION_FIELD
@@ -52,7 +54,8 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
     """Read the facts of the ONNX file at `path`.
 
     Raises:
-        ModelFileError: The file is missing or damaged, or was not exported by this package.
+        ModelFileError: The file is missing or damaged, was not exported by this package, or has a
+            graph that does not fit its facts.
         SpecError: Its spec cannot be read.
     """
     require_file(path, "an ONNX model", ModelFileError)
@@ -63,7 +66,10 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
             f"{path} cannot be read: {error}", "a complete .onnx file", "export the model again"
         ) from error
     properties = {entry.key: entry.value for entry in model.metadata_props}
-    spec = ModelSpec.from_json(properties[SPEC_KEY]) if SPEC_KEY in properties else None
+    spec = None
+    if SPEC_KEY in properties:
+        told = ModelSpec.from_json(properties[SPEC_KEY])
+        spec = follow_graph(path, told, *_list_tensors(model.graph))
     if spec is None or spec.export is None:
         raise ModelFileError(
             f"{path} does not describe its model (no metadata entry {SPEC_KEY!r})",
@@ -91,6 +97,27 @@ def hash_data_files(path: Path, facts: OnnxFacts) -> tuple[str, ...]:
         ModelFileError: A file of weights does not exist, or is outside the folder of `path`.
     """
     return tuple(sha256_of(weights_file(path, name)) for name in facts.data_files)
+
+
+def _list_tensors(graph: onnx.GraphProto) -> tuple[list[GraphTensor], list[GraphTensor]]:
+    """Return inputs, without weights that old files list among them, and outputs."""
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [_graph_tensor(value) for value in graph.input if value.name not in weights]
+    return inputs, [_graph_tensor(value) for value in graph.output]
+
+
+def _graph_tensor(value: onnx.ValueInfoProto) -> GraphTensor:
+    told = value.type.tensor_type
+    shape = None
+    if told.HasField("shape"):
+        shape = tuple(
+            side.dim_value if side.HasField("dim_value") else None for side in told.shape.dim
+        )
+    try:
+        data_type = helper.tensor_dtype_to_np_dtype(told.elem_type).name
+    except KeyError:  # 0, which tells nothing, or a type that this onnx does not know
+        data_type = f"type {told.elem_type}"
+    return GraphTensor(value.name, data_type, shape)
 
 
 def _find_plugin_nodes(graph: onnx.GraphProto) -> Iterator[tuple[str, str]]:

@@ -7,15 +7,13 @@ from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.cuda.opening import open_cuda
 from alignseg_infer.errors import EngineError
 from alignseg_infer.files import require_file, write_atomically
-from alignseg_infer.spec.model import INPUT_NAME, OutputKind
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 from alignseg_infer.trt.builder.engine import require_engine_name
 from alignseg_infer.trt.engine_file import EngineFacts, Profile, read_facts, sidecar_path
 from alignseg_infer.trt.flavours import Flavour, TensorRT, load_tensorrt
 from alignseg_infer.trt.runtime.backend import parse_gpu
 from alignseg_infer.trt.runtime.deserializing import deserialize
-from alignseg_infer.trt.runtime.runner import CHANNELS
-from alignseg_infer.trt.runtime.tensors import list_tensors, outputs_of, read_profile
+from alignseg_infer.trt.runtime.tensors import check_tensors, list_tensors, read_profile
 from alignseg_infer.version import __version__
 
 BUILD_IT = "build it from this model: trtexec --onnx=MODEL.onnx --saveEngine=ENGINE --stronglyTyped"
@@ -98,13 +96,7 @@ def _facts_from(
         *(path, plan, tensorrt), has_code=version_compatible, plugins=needed, library=library
     )
     try:
-        tensors = list_tensors(engine)
-        if INPUT_NAME not in [tensor.name for tensor in tensors if tensor.is_input]:
-            raise EngineError(
-                f"{path} has no input {INPUT_NAME}: {', '.join(map(str, tensors))}",
-                "an engine of a model that this package exported",
-                BUILD_IT,
-            )
+        check_tensors(path, source.spec, list_tensors(engine), BUILD_IT)
         profile = read_profile(engine)
         is_classic = tensorrt.flavour is Flavour.TENSORRT
         level = engine.hardware_compatibility_level.name
@@ -126,45 +118,28 @@ def _facts_from(
             builder=f"another tool, adopted by alignseg-infer {__version__}",
             tf32=True,  # the default of trtexec; the plan does not tell
         )
-        outputs_of(path, facts, tensors, profile)
-        names = (INPUT_NAME, source.export.output.value)
-        image, output = (tuple(engine.get_tensor_shape(name)) for name in names)
-        _require_shapes(path, source, profile, image, output)
+        _require_profile(path, source, profile)
     finally:
         del engine, runtime, log  # a traceback would keep them alive longer than the CUDA context
     return facts
 
 
-def _require_shapes(
-    path: Path,
-    source: OnnxFacts,
-    profile: Profile,
-    image: tuple[int, ...],
-    output: tuple[int, ...],
-) -> None:
-    """Check that the engine has the model's channels, classes, and fixed size and batch.
-
-    It gets shapes instead of the engine, which its traceback would keep alive.
+def _require_profile(path: Path, source: OnnxFacts, profile: Profile) -> None:
+    """Check that the engine takes inputs of the model's fixed size and batch.
 
     Raises:
-        EngineError: It has others.
+        EngineError: It takes others.
     """
-    export, classes = source.export, source.spec.network.num_classes
+    export = source.export
     low, high = profile.minimum, profile.maximum
-    is_logits = export.output is OutputKind.LOGITS
-    fits = (
-        image[1] == CHANNELS
-        and (output[1:2] == (classes,) if is_logits else len(output) == 3)
-        and export.size in (None, (low.height, low.width))
-        and export.size in (None, (high.height, high.width))
-        and export.batch in (None, low.batch)
-        and export.batch in (None, high.batch)
+    fits = all(
+        export.size in (None, (shape.height, shape.width)) and export.batch in (None, shape.batch)
+        for shape in (low, high)
     )
     if not fits:
         size = "any size" if export.size is None else "size {}x{}".format(*export.size)
         raise EngineError(
-            f"{path} does not fit the model: it takes {low} to {high} (batch x height x width) and "
-            f"returns {export.output} of shape {output}, with -1 for what can change",
-            f"{size}, batch {export.batch or 'of any size'}, {classes} classes",
+            f"{path} does not fit the model: it takes {low} to {high} (batch x height x width)",
+            f"{size}, batch {export.batch or 'of any size'}",
             BUILD_IT,
         )

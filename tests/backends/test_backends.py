@@ -111,7 +111,7 @@ def test_spec_that_does_not_fit_the_graph(small_onnx: Path, tmp_path: Path) -> N
     spec = next(entry for entry in model.metadata_props if entry.key == SPEC_KEY)
     spec.value = spec.value.replace('"output": "logits"', '"output": "labels"')
     onnx.save(model, tmp_path / "swapped.onnx")
-    with pytest.raises(ModelFileError, match="does not fit its outputs"):
+    with pytest.raises(ModelFileError, match="its outputs are logits float32"):
         Predictor(tmp_path / "swapped.onnx")
 
 

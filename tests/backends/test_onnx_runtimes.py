@@ -352,7 +352,7 @@ REFUSED: list[tuple[str, dict[str, Any], type[AlignSegError], str]] = [
     ("plugin.onnx", {}, ModelFileError, "has no such plugins"),
     ("nometadata.onnx", {}, ModelFileError, "without the metadata"),
     ("otherkey.onnx", {}, ModelFileError, "without the metadata"),
-    ("labels.onnx", {}, ModelFileError, "does not fit its outputs"),
+    ("labels.onnx", {}, ModelFileError, "its outputs are logits float32"),
     ("nospec.onnx", {}, SpecError, "cannot be read"),
     ("good.onnx", {"device": "cuda"}, DeviceError, "device='cuda'"),
     ("good.onnx", {"device": "tpu"}, OptionError, "'tpu'"),

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from alignseg_infer import CudaError, MissingDependencyError, ModelError, OptionError, Predictor
+from alignseg_infer import (
+    CudaError,
+    MissingDependencyError,
+    ModelError,
+    ModelFileError,
+    OptionError,
+    Predictor,
+)
 from alignseg_infer.arrays import Image, InputShape
 from alignseg_infer.cuda import kernels
 from alignseg_infer.cuda.base import Cuda
@@ -130,6 +137,45 @@ def test_logits_that_are_not_finite(
     with pytest.raises(ModelError, match="NaN or infinite"):
         predictor(picture(64, 64))
     monkeypatch.undo()
+
+
+def test_only_the_first_logits_are_looked_at_on_the_host(
+    backend: TensorRTBackend, cuda: FakeCuda
+) -> None:
+    predictor = Predictor(backend, size=(64, 64))
+    copies = []
+    for _ in range(3):
+        before = cuda.counts["copy_to_host"]
+        predictor(picture(64, 64))
+        copies.append(cuda.counts["copy_to_host"] - before)
+    assert copies == [2, 1, 1]  # the results, and before them the logits
+
+
+def test_probabilities_on_the_gpu_are_refused(
+    backend: TensorRTBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def softmax(name: str, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.full((len(image), 19, 16, 16), 1 / 19, np.float32)
+
+    monkeypatch.setattr(FakeContext, "_output", staticmethod(softmax))
+    predictor = Predictor(backend, size=(64, 64))
+    assert predictor.on_device
+    with pytest.raises(ModelFileError, match="returned probabilities"):
+        predictor(picture(64, 64))
+
+
+@pytest.mark.parametrize(("taken", "given"), [("HALF", "FLOAT"), ("HALF", "HALF")])
+def test_the_gpu_prepares_float16_images(
+    cuda: FakeCuda, tmp_path: Path, taken: str, given: str
+) -> None:
+    path = tmp_path / "half.engine"
+    tensors = [["image", "INPUT", taken], ["logits", "OUTPUT", given]]
+    write_engine(path, plan_of(tensors=tensors), spec=SPEC)
+    with TensorRTBackend(path) as backend:
+        image = picture(64, 96)
+        on_host = Predictor(backend, size=(48, 64), on_device=False)(image)
+        on_device = Predictor(backend, size=(48, 64), on_device=True)(image)
+        assert np.mean(on_device.labels == on_host.labels) > 0.999
 
 
 def test_probabilities_are_made_by_the_host(backend: TensorRTBackend, cuda: FakeCuda) -> None:

@@ -423,7 +423,7 @@ class FakeEngine:
         return SimpleNamespace(name=self.plan.get("level", "NONE"))
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        shape: list[int] = self.plan["shapes"][name]
+        shape: list[int] = self.plan["shapes"].get(name, [-1, -1, -1, -1])
         return tuple(shape)
 
     def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
@@ -497,8 +497,9 @@ class FakeContext:
     def _run(self, addresses: dict[str, int], shape: tuple[int, ...]) -> None:
         assert self._busy.acquire(blocking=False), "two calls in one context"
         memory = self._cuda.memory
-        size = 4 * int(np.prod(shape))
-        image = memory[addresses["image"]][:size].view(np.float32).reshape(shape)
+        kind = np.dtype(self._type("image"))
+        size = kind.itemsize * int(np.prod(shape))
+        image = memory[addresses["image"]][:size].view(kind).reshape(shape).astype(np.float32)
         for name in set(addresses) - {"image"}:
             output = self._output(name, image).astype(self._type(name))
             memory[addresses[name]][: output.nbytes] = output.reshape(-1).view(np.uint8)

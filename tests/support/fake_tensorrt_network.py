@@ -113,6 +113,7 @@ class _Builder(FakeBuilder):
         plan = {
             "tensors": [["image", "INPUT", "FLOAT"], [network.outputs[0], "OUTPUT", "FLOAT"]],
             "profile": config.shapes,
+            "shapes": {"image": [-1, 3, -1, -1], network.outputs[0]: [-1, 19, -1, -1]},
             "network": base64.b64encode(network.file).decode(),  # type: ignore[attr-defined]
             "wrong": self.module.wrong,
         }

@@ -84,14 +84,14 @@ def test_labels_and_offset_fields(stand: Stand, export_small: Export) -> None:
 @pytest.mark.parametrize(
     ("plan", "said"),
     [
-        ({"output": "labels", "data_type": "UINT8"}, "do not fit its tensors"),
-        ({"data_type": "HALF"}, "do not fit its tensors: input image FLOAT, output logits HALF"),
+        ({"output": "labels", "data_type": "UINT8"}, "its outputs are labels uint8"),
+        ({"data_type": "BF16"}, "its output is logits bfloat16"),
         (
             {"tensors": [["input", "INPUT", "FLOAT"], ["logits", "OUTPUT", "FLOAT"]]},
-            "has no input image",
+            "its inputs are input float32",
         ),
         ({"shapes": {"image": [-1, 4, -1, -1], "logits": [-1, 19, -1, -1]}}, "does not fit"),
-        ({"shapes": {"image": [-1, 3, -1, -1], "logits": [-1, 21, -1, -1]}}, r"\(-1, 21, -1, -1\)"),
+        ({"shapes": {"image": [-1, 3, -1, -1], "logits": [-1, 21, -1, -1]}}, r"\(any, 21, any,"),
         ({"shapes": {"image": [-1, 3, -1, -1], "logits": []}}, "does not fit"),
     ],
 )
@@ -180,7 +180,7 @@ def test_an_engine_of_another_network_is_refused(
     monkeypatch.setattr(adopting, "read_profile", fail)
     tensors = [["input", "INPUT", "FLOAT"], ["output", "OUTPUT", "FLOAT"]]
     stand.path.write_bytes(plan_of(tensors=tensors))
-    with pytest.raises(EngineError, match="has no input image: input input FLOAT, output output"):
+    with pytest.raises(EngineError, match="its inputs are input float32"):
         adopt_engine(stand.path, small_onnx)
 
 

@@ -21,6 +21,7 @@ from alignseg_infer import (
     DeviceError,
     EngineError,
     ImageError,
+    ModelFileError,
     OptionError,
     Predictor,
     ProcessError,
@@ -136,6 +137,82 @@ def test_labels(stand: Stand, data_type: str, dtype: type[np.generic]) -> None:
         labels = backend.infer(batch)
     assert labels.dtype == dtype
     np.testing.assert_array_equal(labels, batch[:, 0])
+
+
+HALF_DOORS = [("HALF", "FLOAT"), ("FLOAT", "HALF"), ("HALF", "HALF")]
+
+
+@pytest.mark.parametrize(("taken", "given"), HALF_DOORS)
+def test_float16_images_and_logits_are_converted(stand: Stand, taken: str, given: str) -> None:
+    tensors = [["image", "INPUT", taken], ["logits", "OUTPUT", given]]
+    write_engine(stand.path, plan_of(tensors=tensors))
+    types = {"HALF": np.float16, "FLOAT": np.float32}
+    with stand.open() as backend:
+        for shape in [(1, 3, 64, 64), (2, 3, 64, 96), (2, 3, 64, 96), (2, 3, 64, 96)]:
+            batch = image_of(shape)
+            seen = backend.infer(batch)
+            rounded = batch.astype(types[taken]).astype(np.float32)
+            expected = expected_logits(rounded).astype(types[given]).astype(np.float32)
+            assert seen.dtype == np.float32
+            np.testing.assert_array_equal(seen, expected)
+
+
+MISFITS = {
+    "uint8 image": (
+        [["image", "INPUT", "UINT8"], ["logits", "OUTPUT", "FLOAT"]],
+        {},
+        "image uint8",
+    ),
+    "rank 3": (None, {"image": [3, -1, -1]}, "image float32 (3, any, any)"),
+    "channels last": (None, {"image": [-1, -1, -1, 3]}, "image float32 (any, any, any, 3)"),
+    "4 channels": (None, {"image": [-1, 4, -1, -1]}, "image float32 (any, 4, any, any)"),
+    "21 classes": (None, {"logits": [-1, 21, -1, -1]}, "logits float32 (any, 21, any, any)"),
+    "no classes": (None, {"logits": []}, "logits float32 ()"),
+    "another batch": (None, {"image": [1, 3, -1, -1], "logits": [2, 19, -1, -1]}, "(2, 19, any"),
+    "int8 logits": ([["image", "INPUT", "FLOAT"], ["logits", "OUTPUT", "INT8"]], {}, "logits int8"),
+    "another name": ([["data", "INPUT", "FLOAT"], ["logits", "OUTPUT", "FLOAT"]], {}, "data float"),
+}
+
+
+@pytest.mark.parametrize(("tensors", "shapes", "seen"), MISFITS.values(), ids=MISFITS)
+def test_tensors_that_do_not_fit_the_facts(
+    stand: Stand, tensors: list[list[str]] | None, shapes: dict[str, list[int]], seen: str
+) -> None:
+    changes: dict[str, Any] = {"shapes": {"image": [-1, 3, -1, -1], "logits": [-1, 19, -1, -1]}}
+    changes["shapes"] |= shapes
+    changes |= {"tensors": tensors} if tensors else {}
+    write_engine(stand.path, plan_of(**changes))
+    with pytest.raises(EngineError) as caught:
+        stand.open()
+    assert seen in caught.value.problem
+    assert "alignseg export-trt MODEL -o ENGINE" in caught.value.fix
+
+
+def softmax(name: str, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    powers = np.exp(expected_logits(image) / 100)
+    shares: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def test_probabilities_are_refused(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeContext, "_output", staticmethod(softmax))
+    with stand.open() as backend:
+        for _ in "ab":
+            with pytest.raises(ModelFileError, match="returned probabilities"):
+                backend.infer(image_of((1, 3, 64, 64)))
+
+
+def test_labels_are_checked_before_they_become_uint8(stand: Stand) -> None:
+    """256 would be 0."""
+    write_engine(stand.path, plan_of("labels", "INT32"), spec=LABELS)
+    batch = np.zeros((1, 3, 64, 64), np.float32)
+    with stand.open() as backend:
+        for wrong in (256, 19, -1):
+            batch[0, 0, 5, 6] = wrong
+            with pytest.raises(ModelFileError, match=f"returned the label {wrong}"):
+                backend.infer(batch)
+        batch[0, 0, 5, 6] = 18
+        assert backend.infer(batch)[0, 5, 6] == 18
 
 
 def test_offset_fields_get_addresses_and_are_not_copied(stand: Stand) -> None:
@@ -416,19 +493,18 @@ REFUSALS: dict[str, tuple[Callable[[Stand], Any], type[AlignSegError], str]] = {
         EngineError,
         "1x32x32 to 2x64x96, but its facts say 1x32x32 to 2x96x96",
     ),
-    "half the output": (
-        lambda s: write_engine(s.path, plan_of(data_type="HALF")),
+    "other output": (
+        lambda s: write_engine(s.path, spec=LABELS),
         EngineError,
-        "output logits HALF",
+        "its outputs are logits float32 (any, 19, any, any)\n  expected: labels alone",
     ),
-    "other output": (lambda s: write_engine(s.path, spec=LABELS), EngineError, "output labels"),
     "second output": (
         lambda s: write_engine(
             s.path,
             plan_of(tensors=[["image", "INPUT", "FLOAT"], ["logits", "OUTPUT", "FLOAT"]] * 2),
         ),
         EngineError,
-        "do not fit its tensors",
+        "its inputs are image float32 (any, 3, any, any), image float32",
     ),
 }
 

@@ -22,7 +22,9 @@ from alignseg_infer.models.identify import require_named_as_it_is
 from alignseg_infer.packages import require_packages
 from alignseg_infer.spec.model import (
     AGREEMENT_KEY,
+    SPEC_KEY,
     VERIFICATION_KEY,
+    ExportSpec,
     ModelSpec,
     OutputKind,
 )
@@ -102,15 +104,18 @@ def describe_spec(spec: ModelSpec) -> str:
     if spec.source:
         lines.append(f"  checkpoint: {spec.source.name}, sha256 {spec.source.sha256}")
     if export := spec.export:
-        size = "any size" if export.size is None else f"{export.size[0]}x{export.size[1]}"
-        batch = "any batch" if export.batch is None else f"batch {export.batch}"
         rewrites = "with" if export.rewrites else "without"
         lines.append(
-            f"  export: {export.precision}, {export.output}, {size}, {batch}, opset "
+            f"  export: {export.precision}, {export.output}, {_shape_text(export)}, opset "
             f"{export.opset}, sampler {export.sampler}, upsampling {export.upsampling}, "
             f"{rewrites} rewrites, by {export.exporter}"
         )
     return "\n".join(lines)
+
+
+def _shape_text(export: ExportSpec) -> str:
+    size = "any size" if export.size is None else f"{export.size[0]}x{export.size[1]}"
+    return f"{size}, " + ("any batch" if export.batch is None else f"batch {export.batch}")
 
 
 def _print_engine(path: Path, as_json: bool, with_layers: bool) -> int:
@@ -133,6 +138,9 @@ def _print_engine(path: Path, as_json: bool, with_layers: bool) -> int:
 
 def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
     spec, metadata, has_offsets, lines = _read_onnx_facts(path)
+    told = ModelSpec.from_json(metadata[SPEC_KEY])
+    if told.export and told.export != spec.export:
+        lines.append(f"  changed since the export: it was exported for {_shape_text(told.export)}")
     offsets = "yes" if has_offsets else "no (alignseg export-onnx --with-offsets)"
     labels = spec.export is not None and spec.export.output is OutputKind.LABELS
     measure = "share of labels that differ" if labels else "relative L2 error"

@@ -24,6 +24,7 @@ from alignseg_infer.cuda.device_images import require_right_results
 from alignseg_infer.cuda.kernels import IMAGE_KERNELS, Kernels
 from alignseg_infer.cuda.opening import open_cuda
 from alignseg_infer.errors import EngineError, ImageError, OptionError, SizeError
+from alignseg_infer.spec.graph_contract import CHANNELS
 from alignseg_infer.spec.model import ModelSpec, OutputKind
 from alignseg_infer.trt.engine_file import EngineFacts, LayerCount, Profile, read_facts
 from alignseg_infer.trt.flavours import TensorRT, load_tensorrt, new_runtime_cache
@@ -34,10 +35,15 @@ from alignseg_infer.trt.runtime.checks import (
 )
 from alignseg_infer.trt.runtime.deserializing import deserialize
 from alignseg_infer.trt.runtime.inspector import layers_from_json
-from alignseg_infer.trt.runtime.runner import CHANNELS, EngineRunner, LoadedEngine
+from alignseg_infer.trt.runtime.runner import EngineRunner, LoadedEngine
 from alignseg_infer.trt.runtime.runner_pool import RunnerPool
 from alignseg_infer.trt.runtime.runtime_cache import cache_path, read_cache, write_cache
-from alignseg_infer.trt.runtime.tensors import list_tensors, outputs_of, read_profile
+from alignseg_infer.trt.runtime.tensors import (
+    check_tensors,
+    list_tensors,
+    read_profile,
+    require_profile,
+)
 
 DEFAULT_CONTEXTS = 4
 
@@ -196,7 +202,8 @@ def _load(
         path, plan, tensorrt, has_code=has_code, plugins=needed, library=plugin
     )
     try:
-        outputs = outputs_of(path, facts, list_tensors(engine), read_profile(engine))
+        tensors = check_tensors(path, facts.spec, list_tensors(engine))
+        require_profile(path, facts.profile, read_profile(engine))
     except EngineError:
         del engine, runtime  # the traceback would keep them alive longer than the CUDA context
         raise
@@ -204,7 +211,7 @@ def _load(
     if cache is not None:
         read_cache(cache_path(path), cache)
     largest = facts.profile.maximum
-    return LoadedEngine(cuda, tensorrt, log, runtime, engine, cache, outputs, largest, facts.spec)
+    return LoadedEngine(cuda, tensorrt, log, runtime, engine, cache, tensors, largest, facts.spec)
 
 
 def _close_in(process: OwnProcess, stack: contextlib.ExitStack) -> None:

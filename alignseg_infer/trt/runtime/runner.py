@@ -11,12 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, InputShape
-from alignseg_infer.backend import LabelledBatch, require_output_shape
+from alignseg_infer.backend import LabelledBatch
 from alignseg_infer.cuda.base import Cuda
 from alignseg_infer.cuda.device_images import DeviceImages
 from alignseg_infer.cuda.kernels import Kernels
 from alignseg_infer.cuda.launches import DeviceTensor
 from alignseg_infer.errors import CudaError, EngineError
+from alignseg_infer.pixels.network_output import (
+    as_promised,
+    require_output,
+    require_output_shape,
+)
+from alignseg_infer.spec.graph_contract import CHANNELS
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
 from alignseg_infer.trt.bindings import (
     ICudaEngine,
@@ -30,11 +36,9 @@ from alignseg_infer.trt.flavours import (
     new_context,
 )
 from alignseg_infer.trt.log import ErrorLog
-from alignseg_infer.trt.runtime.tensors import EngineOutputs
+from alignseg_infer.trt.runtime.tensors import CheckedTensors
 
 logger = logging.getLogger(__name__)
-
-CHANNELS = 3
 
 
 @dataclass
@@ -48,7 +52,7 @@ class LoadedEngine:
         runtime: TensorRT's runtime, which must outlive the engine.
         engine: TensorRT's engine.
         cache: From `flavours.new_runtime_cache`.
-        outputs: The engine's outputs.
+        tensors: The engine's input and outputs.
         largest: Largest input that the engine takes.
         spec: The model's facts.
     """
@@ -59,7 +63,7 @@ class LoadedEngine:
     runtime: Runtime
     engine: ICudaEngine
     cache: RtxIRuntimeCache | None
-    outputs: EngineOutputs
+    tensors: CheckedTensors
     largest: InputShape
     spec: ModelSpec
 
@@ -94,6 +98,7 @@ class EngineRunner:
         self._graph: int | None = None
         self._images: DeviceImages | None = None
         self._calls = 0  # with this shape
+        self._logits_are_checked = False
         self._captures = self._cuda.can_capture and not captures_graphs_itself(loaded.tensorrt)
         with self._cuda.current(), contextlib.ExitStack() as stack:
             self._stream = self._cuda.new_stream()
@@ -135,12 +140,13 @@ class EngineRunner:
         with self._cuda.current():
             if batch.shape != self._shape:
                 self._set_shape(batch.shape)
-            np.copyto(self._input, batch)
+            np.copyto(self._input, batch, casting="same_kind")  # float16, if the engine takes it
             self._cuda.copy_to_device(self._input_address, self._input, self._stream)
             self._execute()
             self._cuda.copy_to_host(self._output, self._output_address, self._stream)
             self._cuda.synchronize(self._stream)
-        return self._output.astype(self._loaded.outputs.promised)  # always a copy
+        output = as_promised(self._loaded.spec, batch.shape, self._output)
+        return output.copy() if output is self._output else output
 
     def segment(
         self, kernels: Kernels, images: Sequence[Image], shape: tuple[int, ...], confidence: bool
@@ -154,7 +160,7 @@ class EngineRunner:
             confidence: Whether to compute the probability of each label too.
 
         Raises:
-            ModelError: The logits are not finite.
+            ModelError: The logits are not finite, or are no logits.
             CudaError, EngineError: The call fails. Do not use this runner again.
         """
         with self._cuda.current():
@@ -166,6 +172,7 @@ class EngineRunner:
             self._execute()
             logits = DeviceTensor(self._output_address, self._output.shape, self._output.dtype)
             stages.label(logits, sizes, confidence)
+            self._require_logits(shape)
             self._cuda.synchronize(self._stream)
             return stages.read_results()
 
@@ -175,6 +182,19 @@ class EngineRunner:
             with contextlib.suppress(CudaError):  # the call that caused it already reported it
                 self._cuda.synchronize(self._stream)
             self._stack.close()
+
+    def _require_logits(self, shape: tuple[int, ...]) -> None:
+        """Look at the logits of the first call, which otherwise stay on the GPU.
+
+        Raises:
+            ModelFileError: They are no logits.
+        """
+        if self._logits_are_checked:
+            return
+        self._cuda.copy_to_host(self._output, self._output_address, self._stream)
+        self._cuda.synchronize(self._stream)
+        require_output(self._loaded.spec, shape, self._output)
+        self._logits_are_checked = True
 
     def _ensure_images(self, kernels: Kernels) -> DeviceImages:
         """Return the stages around the network; create them in the first call."""
@@ -189,17 +209,17 @@ class EngineRunner:
         largest = self._loaded.largest
         shape = (largest.batch, CHANNELS, largest.height, largest.width)
         self._set_input_shape(shape)
-        size = math.prod(shape) * np.dtype(np.float32).itemsize
+        tensors = self._loaded.tensors
+        size = math.prod(shape) * tensors.input_type.itemsize
         self._input_address, self._pinned_input = (
             self._allocate_on_device(INPUT_NAME, size),
             self._allocate_on_host(size),
         )
-        outputs = self._loaded.outputs
-        for name in (outputs.name, *outputs.others):
+        for name in (tensors.output, *tensors.others):
             size = self._context.get_max_output_size(name)
             self._require(size > 0, f"tell the size of the output {name}")
             address = self._allocate_on_device(name, size)
-            if name == outputs.name:
+            if name == tensors.output:
                 self._output_address, self._pinned_output = address, self._allocate_on_host(size)
 
     def _allocate_on_device(self, name: str, size: int) -> int:
@@ -217,11 +237,11 @@ class EngineRunner:
     def _set_shape(self, shape: tuple[int, ...]) -> None:
         self._drop_graph()
         self._set_input_shape(shape)
-        self._input = _view(self._pinned_input, shape, np.float32)
-        outputs = self._loaded.outputs
-        output_shape = tuple(self._context.get_tensor_shape(outputs.name))
+        tensors = self._loaded.tensors
+        self._input = _view(self._pinned_input, shape, tensors.input_type)
+        output_shape = tuple(self._context.get_tensor_shape(tensors.output))
         require_output_shape(self._loaded.spec, shape, output_shape)
-        self._output = _view(self._pinned_output, output_shape, outputs.dtype)
+        self._output = _view(self._pinned_output, output_shape, tensors.output_type)
         self._shape, self._calls = shape, 0
 
     def _set_input_shape(self, shape: tuple[int, ...]) -> None:
@@ -290,8 +310,8 @@ class EngineRunner:
 
 
 def _view(
-    memory: NDArray[np.uint8], shape: tuple[int, ...], dtype: type[np.generic]
+    memory: NDArray[np.uint8], shape: tuple[int, ...], dtype: np.dtype[np.generic]
 ) -> NDArray[Any]:
     """Return the start of `memory` as an array."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * dtype.itemsize
     return memory[:size].view(dtype).reshape(shape)

@@ -1,0 +1,168 @@
+"""What a graph takes and returns, compared with the facts that travel with it.
+
+There is one comparison for all that read a graph: ONNX Runtime, OpenVINO, engines, and what reads
+an ONNX file to convert it. Other tools change exported files. What only fixes the size or the
+batch, or takes and returns float16, leaves a model that runs: the facts follow the graph.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from alignseg_infer.errors import ModelFileError, SpecError
+from alignseg_infer.spec.model import (
+    INPUT_NAME,
+    MAX_INPUT_SIDE,
+    MIN_INPUT_SIDE,
+    ExportSpec,
+    ModelSpec,
+    OutputKind,
+)
+
+CHANNELS = 3
+FLOATS = ("float32", "float16")
+# TensorRT does not have uint16, and some tools widen labels. `network_output` gives them back.
+INTEGERS = ("uint8", "uint16", "int32", "int64")
+OFFSET_PREFIX = "offset."
+EXPORT_AGAIN = (
+    "use the file as it was exported, or export it again and keep its inputs and outputs: "
+    "alignseg export-onnx CHECKPOINT -o MODEL.onnx"
+)
+
+Dimensions: TypeAlias = tuple[int | None, ...]  # None for one that can change
+
+
+class GraphTensor(NamedTuple):
+    """An input or output of a graph.
+
+    Attributes:
+        name: Its name.
+        data_type: NumPy's name of its type, such as ``float32``, or else the runtime's.
+        shape: Its dimensions; None if the file does not tell how many it has.
+    """
+
+    name: str
+    data_type: str
+    shape: Dimensions | None
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.data_type} {_shape_text(self.shape)}"
+
+
+class _Wanted(NamedTuple):
+    """What one input or output must be."""
+
+    name: str
+    data_types: tuple[str, ...]
+    shape: Dimensions
+
+    def __str__(self) -> str:
+        return f"{self.name} {' or '.join(self.data_types)} {_shape_text(self.shape)}"
+
+    def fits(self, seen: GraphTensor) -> bool:
+        if seen.data_type not in self.data_types:
+            return False
+        if seen.shape is None:  # the first call will tell
+            return True
+        return len(seen.shape) == len(self.shape) and all(
+            None in pair or pair[0] == pair[1] for pair in zip(seen.shape, self.shape, strict=True)
+        )
+
+
+def follow_graph(
+    path: Path,
+    spec: ModelSpec,
+    inputs: Sequence[GraphTensor],
+    outputs: Sequence[GraphTensor],
+    *,
+    error: type[ModelFileError] = ModelFileError,
+    fix: str = EXPORT_AGAIN,
+) -> ModelSpec:
+    """Compare a graph with its facts, and return the facts with the size and batch that it fixes.
+
+    Args:
+        path: The file, for messages.
+        spec: The facts.
+        inputs: The graph's inputs.
+        outputs: Its outputs, in any order.
+        error: What to raise.
+        fix: The last part of its message.
+
+    Raises:
+        ModelFileError: The graph does not fit the facts.
+    """
+    for seen, wanted in _find_misfits(spec, inputs, outputs):
+        raise error(f"{path} does not fit its facts: {seen}", wanted, fix)
+    if spec.export is None:
+        return spec
+    try:
+        return replace(spec, export=_follow_shape(spec.export, _image_shape(inputs[0])))
+    except (SpecError, ValueError) as problem:
+        raise error(
+            f"{path} cannot run: its input is {inputs[0]}",
+            f"height and width of {MIN_INPUT_SIDE} to {MAX_INPUT_SIDE} pixels, both fixed or "
+            "neither, and one image or more",
+            fix,
+        ) from problem
+
+
+def _find_misfits(
+    spec: ModelSpec, inputs: Sequence[GraphTensor], outputs: Sequence[GraphTensor]
+) -> Iterator[tuple[str, str]]:
+    """Yield what was seen and what was expected, for each input and output that does not fit."""
+    kind = spec.export.output if spec.export else OutputKind.LOGITS
+    results = [tensor for tensor in outputs if not tensor.name.startswith(OFFSET_PREFIX)]
+    if [tensor.name for tensor in inputs] != [INPUT_NAME]:
+        yield f"its inputs are {_list_text(inputs)}", f"{INPUT_NAME} alone"
+        return
+    if [tensor.name for tensor in results] != [kind.value]:
+        yield f"its outputs are {_list_text(results)}", f"{kind} alone, besides offset fields"
+    for side, tensors in (("input", inputs), ("output", outputs)):
+        for tensor in tensors:
+            wanted = _wanted_of(tensor.name, spec, _image_shape(inputs[0]))
+            if not wanted.fits(tensor):
+                classes = f"for a model of {spec.network.num_classes} classes"
+                yield f"its {side} is {tensor}", f"{wanted}, {classes}"
+
+
+def _image_shape(image: GraphTensor) -> Dimensions:
+    """Return the four dimensions of the input, all None where they are not known."""
+    return image.shape if image.shape and len(image.shape) == 4 else (None,) * 4
+
+
+def _wanted_of(name: str, spec: ModelSpec, image: Dimensions) -> _Wanted:
+    """Return what the input or output `name` must be, for an input of the shape `image`."""
+    batch, _, height, width = image
+    if name == INPUT_NAME:
+        return _Wanted(name, FLOATS, (None, CHANNELS, None, None))
+    if name == OutputKind.LABELS:
+        return _Wanted(name, INTEGERS, (batch, height, width))
+    channels = spec.network.num_classes if name == OutputKind.LOGITS else 2
+    return _Wanted(name, FLOATS, (batch, channels, None, None))
+
+
+def _follow_shape(export: ExportSpec, image: Dimensions) -> ExportSpec:
+    """Return the facts of the export with what the graph fixes.
+
+    Raises:
+        SpecError: The network cannot run at this size or batch.
+        ValueError: Only one side is fixed.
+    """
+    batch, _, height, width = image
+    if export.size and None in (height, width):
+        height, width = height or export.size[0], width or export.size[1]
+    size = None if height is None or width is None else (height, width)
+    if size is None and (height, width) != (None, None):
+        raise ValueError(f"height {height}, width {width}")
+    return replace(export, size=size, batch=export.batch if batch is None else batch)
+
+
+def _shape_text(shape: Dimensions | None) -> str:
+    if shape is None:
+        return "of unknown shape"
+    return f"({', '.join('any' if side is None else str(side) for side in shape)})"
+
+
+def _list_text(tensors: Sequence[GraphTensor]) -> str:
+    return ", ".join(map(str, tensors)) or "none"
