@@ -110,7 +110,8 @@ def not_loaded(path: Path, runtime: str, reason: str) -> ModelFileError:
     return ModelFileError(
         f"{path} cannot be loaded: {reason}",
         f"an ONNX model that {runtime} reads, with its .data file, if any, beside it",
-        "copy it again, or export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+        "copy it again, or export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx; if "
+        "another tool changed it, use the file from before",
     )
 
 
@@ -122,7 +123,8 @@ def _spec_of(
             f"{path} is an ONNX model without the metadata {SPEC_KEY!r}; "
             f"its inputs are {', '.join(inputs)}",
             "a model exported by this package, which records how to prepare images",
-            "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+            "alignseg export-onnx CHECKPOINT -o MODEL.onnx; if another tool made this file from "
+            f"one: alignseg adopt {path} --like MODEL.onnx",
         )
     spec = ModelSpec.from_json(metadata[SPEC_KEY])
     first, *others = outputs

@@ -66,7 +66,8 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
         raise ModelFileError(
             f"{path} does not describe its model (no metadata entry {SPEC_KEY!r})",
             "an ONNX file that this package exported",
-            "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+            "alignseg export-onnx CHECKPOINT -o MODEL.onnx; if another tool made this file from "
+            f"one: alignseg adopt {path} --like MODEL.onnx",
         )
     operators = Counter(node.op_type for node in model.graph.node)
     return OnnxFacts(
