@@ -5,8 +5,8 @@
     result = Predictor("alignseg.onnx")("street.jpg")
     result.save("out/street")
 
-`export_onnx`, `export_engine`, `adopt_engine`, `verify` and `segment_video` do what commands of
-``alignseg`` do.
+`export_onnx`, `export_engine`, `adopt_engine`, `adopt_onnx`, `verify` and `segment_video` do what
+commands of ``alignseg`` do.
 
 Importing this loads NumPy and OpenCV, nothing heavier, and raises `MissingDependencyError` where
 there is no OpenCV; runtimes are loaded when a model is. It also
@@ -19,7 +19,14 @@ from alignseg_infer.packages import require_shared as _require_shared
 
 _require_shared(_OPENCV)
 
-from alignseg_infer.api import adopt_engine, export_engine, export_onnx, segment_video, verify
+from alignseg_infer.api import (
+    adopt_engine,
+    adopt_onnx,
+    export_engine,
+    export_onnx,
+    segment_video,
+    verify,
+)
 from alignseg_infer.backends.telemetry import disable_onnxruntime_telemetry as _disable_telemetry
 from alignseg_infer.errors import (
     AlignSegError,
@@ -83,6 +90,7 @@ __all__ = [
     "VerificationError",
     "VideoError",
     "adopt_engine",
+    "adopt_onnx",
     "export_engine",
     "export_onnx",
     "segment_video",

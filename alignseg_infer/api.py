@@ -27,6 +27,7 @@ from alignseg_infer.trt.flavours import Flavour
 if TYPE_CHECKING:
     from alignseg_infer.export.make import EngineReport, OnnxReport
     from alignseg_infer.progress import ProgressBars
+    from alignseg_infer.spec.model import ModelSpec
     from alignseg_infer.spec.verification import Verification
     from alignseg_infer.trt.builder.options import BuildOptions
     from alignseg_infer.trt.builder.progress import Phase, PhaseBars
@@ -350,6 +351,38 @@ def adopt_engine(
         version_compatible=version_compatible,
         plugin=_path(plugin),
     )
+
+
+@check_kinds
+def adopt_onnx(model: str | Path, like: str | Path) -> "ModelSpec":
+    """Write the metadata of an ``.onnx`` file into one that another tool made from it.
+
+    Optimisers may drop the metadata that `Predictor` needs. Both files label drawn streets first,
+    and must agree. ::
+
+        adopt_onnx("sanitized.onnx", "alignseg.onnx")
+
+    Args:
+        model: The ``.onnx`` file without metadata. It is changed.
+        like: The ``.onnx`` of this package that it was made from, or ``demo``.
+
+    Returns:
+        The facts that are in both files now.
+
+    Raises:
+        ModelFileError: A file cannot be used, `model` has its metadata already, or it computes
+            something else.
+        VerificationError: It returns values that are not finite, or of another shape.
+        MissingDependencyError: A package is not installed.
+        OutputError: `model` cannot be written.
+    """
+    from alignseg_infer.packages import require_packages
+
+    require_packages(("onnx", "onnx_ir"), INSTALL_ONNX)
+    from alignseg_infer.demo import model_path
+    from alignseg_infer.export.adopting import adopt_onnx as adopt
+
+    return adopt(user_path(model), model_path(like))
 
 
 @check_kinds

@@ -182,12 +182,13 @@ def find_files(
     return sorted(found)
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of the file's bytes, in hexadecimal."""
+def sha256_of(*paths: Path) -> str:
+    """Return the SHA-256 of the bytes of the files, one after the other, in hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(HASH_BLOCK):
-            digest.update(block)
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(HASH_BLOCK):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -147,7 +147,7 @@ def test_a_build_reads_each_graph_once(tmp_path: Path, monkeypatch: pytest.Monke
         return sha256_of(path)
 
     for module in (onnx_facts, verification):
-        monkeypatch.setattr(module, "sha256_of", count)
+        monkeypatch.setattr(module, "sha256_with_weights", count)
     monkeypatch.setitem(REQUIRED_AGREEMENT, Precision.INT8, 0.1)  # of one tiny image
     seen = set()
     report = export_engine(

@@ -86,7 +86,6 @@ def engine_of(model: Path, flavour: Flavour, order: EngineOrder, gpu: Gpu | None
         The plan file.
     """
     facts, precision = _read_order(model, order)
-    from alignseg_infer.spec.onnx_facts import hash_data_files
 
     tensorrt = load_tensorrt(flavour)
     options = BuildOptions(
@@ -99,8 +98,7 @@ def engine_of(model: Path, flavour: Flavour, order: EngineOrder, gpu: Gpu | None
 
     def needs_now() -> Needs:
         now, _ = _read_order(model, order)
-        data = hash_data_files(model, now)
-        return needs_of(*(now, wanted, options), data_sha256=data, tensorrt=tensorrt, gpu=gpu)
+        return needs_of(*(now, wanted, options), tensorrt=tensorrt, gpu=gpu)
 
     needs = needs_now()
 

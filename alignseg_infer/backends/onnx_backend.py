@@ -149,7 +149,8 @@ def not_loaded(path: Path, runtime: str, reason: str) -> ModelFileError:
     return ModelFileError(
         f"{path} cannot be loaded: {reason}",
         f"an ONNX model that {runtime} reads, with its .data file, if any, beside it",
-        "copy it again, or export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+        "copy it again, or export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx; if "
+        "another tool changed it, use the file from before",
     )
 
 
@@ -161,7 +162,8 @@ def _told_spec(path: Path, metadata: dict[str, str], inputs: list[GraphTensor]) 
             f"{path} is an ONNX model without the metadata {SPEC_KEY!r}; "
             f"its inputs are {', '.join(tensor.name for tensor in inputs)}",
             "a model exported by this package, which records how to prepare images",
-            "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+            "alignseg export-onnx CHECKPOINT -o MODEL.onnx; if another tool made this file from "
+            f"one: alignseg adopt {path} --like MODEL.onnx",
         )
     return spec
 

@@ -51,15 +51,8 @@ class OnnxRuntimeBackend(OnnxBackend):
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
         require_runnable(path, RUNTIME)
         warn_of_several(ONNXRUNTIME)
-        try:
-            self._session = onnxruntime.InferenceSession(
-                path, session_options(threads), providers=_choose_providers(device)
-            )
-            metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        except _ERRORS as error:
-            if is_about_memory(error):
-                raise too_large(path, RUNTIME, error) from error
-            raise not_loaded(path, RUNTIME, str(error).strip()) from error
+        self._session = open_session(path, threads, _choose_providers(device))
+        metadata = _read_metadata(path, self._session)
         provider = self._session.get_providers()[0]
         _require_provider(provider, device)
         self.name = f"onnxruntime ({provider})"
@@ -69,11 +62,52 @@ class OnnxRuntimeBackend(OnnxBackend):
         self._require_fixed_shape_runs()
 
     def _run(self, names: Sequence[str], batch: NDArray[np.floating]) -> list[NDArray[Any]]:
-        try:
-            outputs: list[NDArray[Any]] = self._session.run(names, {INPUT_NAME: batch})
-        except _ERRORS as error:
-            raise run_error(RUNTIME, batch.shape, error) from error
-        return outputs
+        return run_session(self._session, names, batch)
+
+
+def open_session(
+    path: Path, threads: int | None = None, providers: Sequence[object] = (CPU_PROVIDER,)
+) -> onnxruntime.InferenceSession:
+    """Return a session of the file `path`, with our options.
+
+    Args:
+        path: An ``.onnx`` file. ONNX Runtime looks for weights in other files in its folder.
+        threads: CPU threads for one call; None for one per core.
+        providers: What runs it, as ONNX Runtime takes it.
+
+    Raises:
+        ModelFileError: The file cannot be loaded.
+        ModelError: There is too little memory.
+    """
+    try:
+        return onnxruntime.InferenceSession(path, session_options(threads), providers=[*providers])
+    except _ERRORS as error:
+        if is_about_memory(error):
+            raise too_large(path, RUNTIME, error) from error
+        raise not_loaded(path, RUNTIME, str(error).strip()) from error
+
+
+def run_session(
+    session: onnxruntime.InferenceSession, names: Sequence[str], batch: NDArray[np.floating]
+) -> list[NDArray[Any]]:
+    """Return the outputs `names` of a session for `batch`.
+
+    Raises:
+        ModelError: ONNX Runtime fails, or there is too little memory.
+    """
+    try:
+        outputs: list[NDArray[Any]] = session.run(names, {INPUT_NAME: batch})
+    except _ERRORS as error:
+        raise run_error(RUNTIME, batch.shape, error) from error
+    return outputs
+
+
+def _read_metadata(path: Path, session: onnxruntime.InferenceSession) -> dict[str, str]:
+    try:
+        metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    except _ERRORS as error:  # damaged strings
+        raise not_loaded(path, RUNTIME, str(error).strip()) from error
+    return metadata
 
 
 def _graph_tensor(node: Any) -> GraphTensor:
@@ -87,17 +121,20 @@ def _graph_tensor(node: Any) -> GraphTensor:
 def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
     """Return the options with which this package opens every session.
 
-    On x86-64 processors without VNNI, INT8 kernels saturate in 16 bits by default (a quantised demo
-    model was off by 0.57 instead of 0.058). The entry ``session.x64quantprecision`` prevents that.
-    It does not affect FP32 graphs, which have no INT8 kernels: the demo gives the same bits in the
-    same time with and without it (median of 12 runs 268 and 260 ms).
+    The entry ``session.disable_quant_qdq`` makes ONNX Runtime compute an INT8 graph as it is
+    written: values and weights are rounded to integers, and multiplied in floats. By default it
+    fuses this into INT8 kernels, which saturate on x86-64 processors without VNNI, and whose
+    results depend on its version (docs/precision.md). The entry ``session.x64quantprecision`` would
+    prevent the saturation only, and ONNX Runtime 1.32 refuses with it files in which a tool merged
+    equal zero points. It is slower, too: the demo of 128x256 takes 183 ms with it and 123 ms with
+    ours (best of 5, two cores with VNNI, other work running). Graphs without INT8 stay the same.
 
     Args:
         threads: CPU threads for one call; None for one per core.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     return options

@@ -20,6 +20,7 @@ from alignseg_infer.inference.stages import Stages
 from alignseg_infer.pixels.encoded import require_max_pixels
 from alignseg_infer.pixels.preprocess import SizePolicy, size_policy
 from alignseg_infer.spec.model import ModelSpec
+from alignseg_infer.spec.onnx_weights import require_weights_beside
 from alignseg_infer.trt.builder.options import BuildOptions, profile_from
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Opening(NamedTuple):
     Attributes:
         model: Absolute path of the file, or ``demo``.
         options: All keyword arguments.
-        size: Bytes of the file.
+        size: Bytes of the file, and of the files with weights that an ``.onnx`` names.
         spec: The facts in the file.
     """
 
@@ -86,9 +87,10 @@ class Opening(NamedTuple):
     @classmethod
     def of(cls, model: str | Path, options: PredictorOptions, spec: ModelSpec) -> Self:
         """Return how a predictor with these facts is made of the file `model`."""
-        path = os.path.abspath(model_path(model))
-        size = os.path.getsize(path)
-        return cls(DEMO if str(model) == DEMO else path, options, size, spec)
+        path = Path(os.path.abspath(model_path(model)))
+        weights = require_weights_beside(path) if path.suffix.lower() == ".onnx" else ()
+        size = sum(os.path.getsize(file) for file in (path, *weights))
+        return cls(DEMO if str(model) == DEMO else str(path), options, size, spec)
 
 
 def open_stages(model: str | Path | Backend, options: PredictorOptions) -> Stages:

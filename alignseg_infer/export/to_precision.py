@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir
 
 from alignseg_infer.arrays import Image
+from alignseg_infer.backends.onnx_domains import read_opsets
 from alignseg_infer.errors import ExportError, OptionError
 from alignseg_infer.export.graph.onnx_file import load_graph, require_onnx_ending, save_onnx
 from alignseg_infer.export.half_precision import to_half_precision
@@ -17,7 +18,7 @@ from alignseg_infer.export.int8.options import Int8Options, needs_calibration
 from alignseg_infer.export.verification.verify import compare, require_agreement
 from alignseg_infer.files import write_atomically
 from alignseg_infer.progress import ProgressBars, no_bar
-from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, Precision
+from alignseg_infer.spec.model import AGREEMENT_KEY, DEFAULT_OPSET, OPSETS, SPEC_KEY, Precision
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 from alignseg_infer.spec.verification import Verification
 
@@ -73,6 +74,7 @@ def onnx_in_precision(
             "a float32 model, to convert to fp16 or int8",
             "start from the float32 file: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
+    _require_opset(source)
     quantized = precision is Precision.INT8
     model = _quantize(source, facts, int8, bars) if quantized else load_graph(source)
     to_half_precision(model)
@@ -95,6 +97,21 @@ def onnx_in_precision(
             require_agreement(target, found, rejected)
         save_onnx(model, temporary)
     return found
+
+
+def _require_opset(source: Path) -> None:
+    """Raise ExportError if another tool has converted the model to an opset that we do not write.
+
+    TensorRT up to 11.1 reads GridSample of opset 20 and above wrongly.
+    """
+    opset = read_opsets(source).get("", OPSETS[0])
+    if opset not in OPSETS:
+        raise ExportError(
+            f"{source} has ONNX opset {opset}",
+            f"opset {OPSETS[0]} to {OPSETS[-1]}, as this package exports",
+            "use the file from before its opset was converted, or export the checkpoint again: "
+            f"alignseg export-onnx CHECKPOINT -o MODEL.onnx --opset {DEFAULT_OPSET}",
+        )
 
 
 def _quantize(

@@ -10,10 +10,10 @@ from google.protobuf.message import DecodeError
 from onnx import helper
 
 from alignseg_infer.errors import ModelFileError
-from alignseg_infer.files import require_file, sha256_of
+from alignseg_infer.files import require_file
 from alignseg_infer.spec.graph_contract import GraphTensor, follow_graph
 from alignseg_infer.spec.model import SPEC_KEY, ExportSpec, ModelSpec
-from alignseg_infer.spec.onnx_weights import weights_file
+from alignseg_infer.spec.onnx_weights import sha256_with_weights
 from alignseg_infer.spec.plugin_contract import DOMAIN, VERSION_FIELD
 
 
@@ -24,14 +24,13 @@ class OnnxFacts:
     Attributes:
         spec: The model's facts.
         export: ``spec.export``, which is never None here.
-        sha256: SHA-256 of the file, without the ``.data`` file of large models.
+        sha256: SHA-256 of the file with its weights, as `sha256_with_weights` returns it.
         grid_samples: Number of GridSample nodes.
         resizes: Number of Resize nodes.
         plugin_nodes: The name of each node that needs a plugin, and that plugin as
             ``name/version``, in the graph's order.
         metadata: All metadata entries.
         outputs: Names of the graph's outputs.
-        data_files: Paths, from the file's folder, of the files that hold weights, sorted.
     """
 
     spec: ModelSpec
@@ -42,7 +41,6 @@ class OnnxFacts:
     plugin_nodes: tuple[tuple[str, str], ...]
     metadata: dict[str, str]
     outputs: tuple[str, ...]
-    data_files: tuple[str, ...] = ()
 
     @property
     def plugins(self) -> tuple[str, ...]:
@@ -74,29 +72,20 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
         raise ModelFileError(
             f"{path} does not describe its model (no metadata entry {SPEC_KEY!r})",
             "an ONNX file that this package exported",
-            "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+            "alignseg export-onnx CHECKPOINT -o MODEL.onnx; if another tool made this file from "
+            f"one: alignseg adopt {path} --like MODEL.onnx",
         )
     operators = Counter(node.op_type for node in model.graph.node)
     return OnnxFacts(
         spec=spec,
         export=spec.export,
-        sha256=sha256_of(path),
+        sha256=sha256_with_weights(path),
         grid_samples=operators["GridSample"],
         resizes=operators["Resize"],
         plugin_nodes=tuple(_find_plugin_nodes(model.graph)),
         metadata=properties,
         outputs=tuple(value.name for value in model.graph.output),
-        data_files=tuple(sorted(set(_find_data_files(model.graph)))),
     )
-
-
-def hash_data_files(path: Path, facts: OnnxFacts) -> tuple[str, ...]:
-    """Return the SHA-256 of each file that holds weights of the ONNX file at `path`.
-
-    Raises:
-        ModelFileError: A file of weights does not exist, or is outside the folder of `path`.
-    """
-    return tuple(sha256_of(weights_file(path, name)) for name in facts.data_files)
 
 
 def _list_tensors(graph: onnx.GraphProto) -> tuple[list[GraphTensor], list[GraphTensor]]:
@@ -125,9 +114,3 @@ def _find_plugin_nodes(graph: onnx.GraphProto) -> Iterator[tuple[str, str]]:
         if node.domain == DOMAIN:
             fields = {field.name: field.s.decode(errors="replace") for field in node.attribute}
             yield node.name, f"{node.op_type}/{fields.get(VERSION_FIELD, '?')}"
-
-
-def _find_data_files(graph: onnx.GraphProto) -> Iterator[str]:
-    for tensor in graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            yield from (entry.value for entry in tensor.external_data if entry.key == "location")

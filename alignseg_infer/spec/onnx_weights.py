@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from alignseg_infer.errors import ModelFileError
-from alignseg_infer.files import require_file
+from alignseg_infer.files import require_file, sha256_of
 from alignseg_infer.spec.protobuf import read_fields
 
 _ENTRY = "StringStringEntryProto"
@@ -35,16 +35,26 @@ _DEEPEST = 100  # protobuf itself refuses messages that are nested deeper
 _MOST_FIELDS = 500_000  # the demo model has 7139
 
 
-def require_weights_beside(model: Path) -> None:
-    """Check that all files with weights of the ONNX file `model` are there, in its folder.
+def require_weights_beside(model: Path) -> tuple[Path, ...]:
+    """Return all files with weights of the ONNX file `model`, which are there, in its folder.
 
-    A file that is no ONNX passes; loading it tells what is wrong.
+    There are none for a file that is no ONNX; loading it tells what is wrong.
 
     Raises:
         ModelFileError: One lies outside the folder or does not exist.
     """
-    for location in sorted(set(read_locations(model))):
-        weights_file(model, location)
+    return tuple(weights_file(model, name) for name in sorted(set(read_locations(model))))
+
+
+def sha256_with_weights(model: Path) -> str:
+    """Return the SHA-256 of the ONNX file `model`, followed by all files with weights of it.
+
+    For ``a.onnx`` and ``a.onnx.data`` it is what ``cat a.onnx a.onnx.data | sha256sum`` prints.
+
+    Raises:
+        ModelFileError: A file of weights lies outside the folder or does not exist.
+    """
+    return sha256_of(model, *require_weights_beside(model))
 
 
 def weights_file(model: Path, location: str) -> Path:

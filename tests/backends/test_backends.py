@@ -4,14 +4,19 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import onnx_ir
 import onnxruntime
 import pytest
 import torch
+from onnx_ir.passes.common import DeduplicateInitializersPass
 
 from alignseg_infer import DeviceError, ModelFileError, Predictor
 from alignseg_infer.backend import parse_device
 from alignseg_infer.backends import onnxruntime_backend, open_backend, torch_backend
-from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend, session_options
+from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+from alignseg_infer.export.int8.convolutions import find_convolutions
+from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
+from alignseg_infer.export.int8.quantize import quantize_model
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint
@@ -122,6 +127,40 @@ def test_parse_device(text: str, expected: tuple[str, int]) -> None:
     assert parse_device(text) == expected
 
 
-def test_int8_kernels_do_not_saturate() -> None:
-    entry = session_options(2).get_session_config_entry("session.x64quantprecision")
-    assert entry == "1"
+@pytest.fixture
+def int8_graph(small_onnx: Path) -> onnx_ir.Model:
+    """A graph with INT8 convolutions, in FP32, since old versions compute FP16 less exactly."""
+    model = onnx_ir.load(small_onnx)
+    limits = {conv.source: 8.0 for conv in find_convolutions(model)}
+    return quantize_model(model, Ranges(CalibrationMethod.MINMAX, 1, limits))
+
+
+def test_int8_is_computed_as_it_is_written(int8_graph: onnx_ir.Model, tmp_path: Path) -> None:
+    """Unlike by fused kernels, which saturate on some processors and round once more on all."""
+    path = tmp_path / "int8.onnx"
+    onnx_ir.save(int8_graph, path)
+    batch = np.random.default_rng(0).normal(size=(1, 3, 64, 96)).astype(np.float32)
+    plain, fused = onnxruntime.SessionOptions(), onnxruntime.SessionOptions()
+    plain.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    written, usual = (
+        onnxruntime.InferenceSession(path, options).run(["logits"], {"image": batch})[0]
+        for options in (plain, fused)
+    )
+    seen = OnnxRuntimeBackend(path).infer(batch)
+    errors = [np.linalg.norm(one - written) / np.linalg.norm(written) for one in (seen, usual)]
+    assert errors[0] < errors[1] / 2
+
+
+def test_int8_runs_after_a_tool_merged_equal_constants(
+    int8_graph: onnx_ir.Model, tmp_path: Path
+) -> None:
+    """As onnxslim, onnxsim and onnxoptimizer merge the zero points."""
+    paths = [tmp_path / name for name in ("before.onnx", "after.onnx")]
+    onnx_ir.save(int8_graph, paths[0])
+    count = len(int8_graph.graph.initializers)
+    DeduplicateInitializersPass()(int8_graph)
+    assert len(int8_graph.graph.initializers) < count - 20
+    onnx_ir.save(int8_graph, paths[1])
+    batch = np.random.default_rng(0).normal(size=(1, 3, 64, 96)).astype(np.float32)
+    before, after = (OnnxRuntimeBackend(path).infer(batch).astype(float) for path in paths)
+    np.testing.assert_allclose(after, before, atol=1e-4 * np.abs(before).max())

@@ -109,6 +109,10 @@ def test_graph_is_valid_and_says_what_it_is(export_small: Export, kind: dict[str
     for value in model.graph.output[1:]:
         size_of_field = context if value.name == "offset.cam" else quarter
         assert dimensions(value) == [batch, 2, *size_of_field]
+    # Other names would contradict the input's; the check above has compared numbers and ranks.
+    inner = {dim for value in model.graph.value_info for dim in dimensions(value)}
+    assert {dim for dim in inner if isinstance(dim, str)} <= {"N", "H", "W"}
+    assert ("N" in inner) == (options.batch is None)
 
 
 def dimensions(value: Any) -> list[int | str]:

@@ -98,7 +98,7 @@ def test_roles_do_not_need_names(small_onnx: Path) -> None:
     ],
 )
 def test_blocks(layer: str, block: str, grain: Grain, expected: str) -> None:
-    conv = Convolution("node", "x", layer, Role.FEATURES)
+    conv = Convolution("y", "x", layer, Role.FEATURES)
     assert conv.block(grain) == expected
     assert conv.belongs_to(block)
     assert not conv.belongs_to(f"{block}2")
@@ -120,11 +120,11 @@ def test_graph(export_small: Export, kind: dict[str, Any]) -> None:
 
     producers = {name: node for node in after.graph.node for name in node.output}
     values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in after.graph.initializer}
-    roles = {conv.name: conv.role for conv in find_convolutions(model)}
+    roles = {conv.result: conv.role for conv in find_convolutions(model)}
     for node in after.graph.node:
         if node.op_type == "Conv":
             read = [getattr(producers.get(name), "op_type", None) for name in node.input]
-            if roles[node.name] is Role.FEATURES:
+            if roles[node.output[0]] is Role.FEATURES:
                 assert read[:2] == ["DequantizeLinear"] * 2
                 assert read[2:] in ([], [None])  # the bias is constant, and float
                 _check_weight(producers[node.input[1]], values)

@@ -27,6 +27,7 @@ from alignseg_infer.spec.model import (
     ExportSpec,
     ModelSpec,
     OutputKind,
+    Precision,
 )
 from alignseg_infer.spec.verification import Verification
 from alignseg_infer.text import first_few
@@ -35,6 +36,12 @@ from alignseg_infer.trt.runtime.checks import require_unchanged_plan
 
 HELP = "Describe a checkpoint, an exported model or an engine, and show what was assumed."
 EXAMPLE = "Example: alignseg inspect CS_scenes.pth"
+
+
+_ABOUT_INT8 = (
+    "  in ONNX Runtime without this package: use version 1.30 or newer, and the session's entry\n"
+    "    session.disable_quant_qdq=1, without which INT8 saturates on CPUs without VNNI"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -151,6 +158,8 @@ def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
         lines += [f"    {r['batch']}x3x{r['height']}x{r['width']}: {r['error']:.2e}" for r in rows]
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
         lines.append("    not recorded in the file")
+    if spec.export is not None and spec.export.precision is Precision.INT8:
+        lines.append(_ABOUT_INT8)
     if AGREEMENT_KEY in metadata:
         lines += verification_lines(Verification.from_json(metadata[AGREEMENT_KEY]))
     return spec, "\n".join(lines)

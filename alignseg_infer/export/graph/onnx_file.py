@@ -4,10 +4,13 @@ from pathlib import Path
 
 import onnx_ir
 from google.protobuf.message import DecodeError
+from onnx_ir.external_data import load_to_model
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferencePass
 
 from alignseg_infer.errors import ModelFileError, OptionError
 from alignseg_infer.files import require_file
-from alignseg_infer.spec.onnx_weights import weights_file
+from alignseg_infer.spec.onnx_weights import require_weights_beside, weights_file
+from alignseg_infer.spec.plugin_contract import DOMAIN
 
 # A protobuf file ends at 2 GiB; weights go to a second file well before that.
 EXTERNAL_DATA_BYTES = 1_900_000_000
@@ -16,11 +19,15 @@ EXTERNAL_DATA_BYTES = 1_900_000_000
 def load_graph(path: Path) -> onnx_ir.Model:
     """Load the graph at `path`; weights in a file beside it are read when they are used.
 
+    Constants that a tool wrote as nodes become initializers, as this package writes them, and
+    values that it left without a type get theirs.
+
     Raises:
-        ModelFileError: The file, or the one with its weights, is missing or damaged, or the weights
-            lie outside the folder of `path`.
+        ModelFileError: The file, or the one with its weights, is missing or damaged, the weights
+            lie outside the folder of `path`, or the graph has operators of a single runtime.
     """
     require_file(path, "an ONNX model", ModelFileError)
+    require_weights_beside(path)
     try:
         model = onnx_ir.load(path)
     except (DecodeError, ValueError, TypeError, OSError) as error:
@@ -29,14 +36,35 @@ def load_graph(path: Path) -> onnx_ir.Model:
             "an ONNX model, with its .data file beside it if any",
             "copy it again, or export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         ) from error
-    for value in model.graph.initializers.values():
-        if isinstance(value.const_value, onnx_ir.ExternalTensor):
-            _require_weights(path, value.const_value)
+    _require_known_operators(path, model)
+    LiftConstantsToInitializersPass(size_limit=0)(model)
+    for tensor in _find_external(model):
+        _require_weights(path, tensor)
+    if any(output.dtype is None for node in model.graph for output in node.outputs):
+        ShapeInferencePass()(model)
     return model
 
 
+def _require_known_operators(path: Path, model: onnx_ir.Model) -> None:
+    """Raise ModelFileError if the graph has operators of neither ONNX nor this package."""
+    names = {f"{n.domain}.{n.op_type}" for n in model.graph if n.domain not in ("", DOMAIN)}
+    if names:
+        raise ModelFileError(
+            f"{path} has operators that are not ONNX's own: {', '.join(sorted(names))}",
+            "a graph as this package exports it; ONNX Runtime's optimiser writes others for the "
+            "processor that it runs on",
+            "use the file from before it was optimised; ONNX Runtime optimises each model when it "
+            "loads it",
+        )
+
+
+def _find_external(model: onnx_ir.Model) -> list[onnx_ir.ExternalTensor]:
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return [tensor for tensor in tensors if isinstance(tensor, onnx_ir.ExternalTensor)]
+
+
 def _require_weights(model: Path, tensor: onnx_ir.ExternalTensor) -> None:
-    """Check that the file with the weights is whole and lies in the folder of the model."""
+    """Check that the file with the weights is whole."""
     file = weights_file(model, str(tensor.location))
     end = (tensor.offset or 0) + (tensor.length or 0)
     if file.stat().st_size < end:
@@ -48,12 +76,19 @@ def _require_weights(model: Path, tensor: onnx_ir.ExternalTensor) -> None:
 
 
 def save_onnx(model: onnx_ir.Model, path: Path) -> None:
-    """Write `model` to `path`; weights above 1.9 GB go to ``PATH.data`` beside it."""
+    """Write `model` to `path` with all its weights, also those that are in a file elsewhere.
+
+    Weights above 1.9 GB go to ``PATH.data`` beside it.
+    """
     weights = sum(
         value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value
     )
-    external = f"{path.name}.data" if weights > EXTERNAL_DATA_BYTES else None
-    onnx_ir.save(model, path, external_data=external)
+    if weights > EXTERNAL_DATA_BYTES:
+        onnx_ir.save(model, path, external_data=f"{path.name}.data")
+        return
+    if _find_external(model):
+        model = load_to_model(model.clone())
+    onnx_ir.save(model, path)
 
 
 def require_onnx_ending(path: Path) -> None:

@@ -134,9 +134,10 @@ def _silence_exporter() -> Iterator[None]:
 
 
 def _name_dimensions(model: onnx_ir.Model, options: ExportOptions, num_classes: int) -> None:
-    """Give the dynamic dimensions of input and outputs readable names."""
+    """Give the dynamic dimensions of input, outputs and values between them readable names."""
     batch: int | str = options.batch or "N"
     size: tuple[int | str, int | str] = options.size or ("H", "W")
+    _name_inner_dimensions(model, onnx_ir.Shape([batch, 3, *size]))
     model.graph.inputs[0].shape = onnx_ir.Shape([batch, 3, *size])
     result, *offsets = model.graph.outputs
     if options.output is OutputKind.LABELS:
@@ -146,6 +147,22 @@ def _name_dimensions(model: onnx_ir.Model, options: ExportOptions, num_classes: 
     for field, value in zip(OffsetField, offsets, strict=False):  # `offsets` may be empty
         names = ("h32", "w32") if field is OffsetField.CAM else ("h", "w")
         _name_map_dimensions(value, options, 2, names)
+
+
+def _name_inner_dimensions(model: onnx_ir.Model, image: onnx_ir.Shape) -> None:
+    """Call dimensions of the image as `image` does everywhere, and leave those made of them open.
+
+    The exporter has names and formulas of its own for them. tract refuses a graph whose values
+    have other names than its input.
+    """
+    traced = model.graph.inputs[0].shape
+    assert traced is not None
+    names = dict(zip(map(str, traced), image, strict=True))
+    for value in (output for node in model.graph for output in node.outputs):
+        if value.shape is not None:
+            value.shape = onnx_ir.Shape(
+                dim if isinstance(dim, int) else names.get(str(dim)) for dim in value.shape
+            )
 
 
 def _name_map_dimensions(

@@ -14,27 +14,26 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import onnx_ir
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, Size
-from alignseg_infer.backends.onnxruntime_backend import session_options
+from alignseg_infer.backends.onnxruntime_backend import open_session, run_session
 from alignseg_infer.backends.onnxruntime_package import onnxruntime
 from alignseg_infer.caches import CALIBRATIONS, cache_folder
 from alignseg_infer.datasets.image_sets import CalibrationImages
 from alignseg_infer.errors import OptionError, OutputError
-from alignseg_infer.export.graph.onnx_file import load_graph
+from alignseg_infer.export.graph.onnx_file import load_graph, save_onnx
 from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes
 from alignseg_infer.export.int8.histograms import BINS, Histogram, Ranges
 from alignseg_infer.export.int8.options import CalibrationOptions
-from alignseg_infer.files import write_atomically
+from alignseg_infer.files import temporary_folder, write_atomically
 from alignseg_infer.pixels.preprocess import preprocess, size_policy
 from alignseg_infer.progress import Progress
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
-from alignseg_infer.spec.onnx_facts import OnnxFacts, hash_data_files, read_onnx_facts
+from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 from alignseg_infer.version import __version__
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 # What reading another file, or a damaged one, raises; RuntimeError: an encrypted archive.
 _NO_CACHE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, MemoryError),
@@ -92,7 +91,7 @@ def calibrate_ranges(
     options = options or CalibrationOptions()
     facts = facts or read_onnx_facts(model)
     total = len(images.digests)
-    key = _make_key(model, facts, images, options.size)
+    key = _make_key(facts, images, options.size)
     named, kept = options.cache, cache_folder(CALIBRATIONS) / f"{key}.npz"
     seen = _find_kept(kept, key) if named is None else _load_cache(named, key)
     cache = _Cache(kept, must=False) if named is None else _Cache(named, must=True)
@@ -102,12 +101,9 @@ def calibrate_ranges(
     return Ranges(options.method, total, limits)
 
 
-def _make_key(path: Path, model: OnnxFacts, images: CalibrationImages, size: object) -> str:
+def _make_key(model: OnnxFacts, images: CalibrationImages, size: object) -> str:
     """Return what identifies a run: a digest of all that affects its histograms."""
-    facts = [
-        *(CACHE_VERSION, __version__, model.sha256, hash_data_files(path, model)),
-        *(list(images.digests), size),
-    ]
+    facts = [CACHE_VERSION, __version__, model.sha256, list(images.digests), size]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -126,7 +122,7 @@ def _count_images(
     logger.info("calibrating with %s", images.name)
     for tensors in _make_batches(images.read(seen.images), spec, options.size):
         batch = _fill_batch(tensors, spec)
-        outputs = session.run(names, {INPUT_NAME: batch}) if names else []
+        outputs = run_session(session, names, batch) if names else []
         for name, values in [(INPUT_NAME, batch), *zip(names, outputs, strict=True)]:
             one = Histogram.of(values[: len(tensors)])
             known = seen.histograms.get(name)
@@ -141,13 +137,15 @@ def _open_observed(
     model: Path, threads: int | None
 ) -> tuple[onnxruntime.InferenceSession, list[str]]:
     """Open the model with all that its convolutions read, but the input, as outputs; name them."""
-    graph = expand_plugin_nodes(load_graph(model)).graph
+    observing = expand_plugin_nodes(load_graph(model))
+    graph = observing.graph
     read = dict.fromkeys(node.inputs[0] for node in graph if node.op_type == "Conv")
     observed = [value for value in read if value is not None and value.producer() is not None]
     graph.outputs.extend(value for value in observed if value not in graph.outputs)
-    content = onnx_ir.to_proto(onnx_ir.Model(graph, ir_version=8)).SerializeToString()
-    options = session_options(threads)
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    with temporary_folder() as folder:  # from memory, it loads no weights above 2 GiB
+        path = folder / model.name
+        save_onnx(observing, path)
+        session = open_session(path, threads)
     return session, [str(value.name) for value in observed]
 
 

@@ -44,13 +44,13 @@ class Convolution:
     """A convolution of the graph.
 
     Attributes:
-        name: Name of its node.
+        result: Name of the tensor it computes. Unlike nodes, all tensors have names of their own.
         source: Name of the tensor it reads.
         layer: Path of its layer in the network: ``layer1.0.conv2``, ``RRB2b.inner``.
         role: What it is for.
     """
 
-    name: str
+    result: str
     source: str
     layer: str
     role: Role
@@ -95,7 +95,7 @@ def _describe(node: onnx_ir.Node, role: Role) -> Convolution | None:
     if source is None or weight is None or weight.const_value is None:
         return None
     layer = str(weight.name).removeprefix("model.").removesuffix(".weight")
-    return Convolution(str(node.name), str(source.name), layer, role)
+    return Convolution(str(node.outputs[0].name), str(source.name), layer, role)
 
 
 def _find_nearest_convolutions(values: Iterable[onnx_ir.Value | None]) -> set[onnx_ir.Node]:

@@ -25,6 +25,7 @@ from alignseg_infer.datasets.labelled import (
 )
 from alignseg_infer.errors import ModelError
 from alignseg_infer.evaluation.metrics import MAX_CLASSES, ConfusionMatrix
+from alignseg_infer.export.graph.onnx_file import save_onnx
 from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes, runnable_onnx
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import Progress
@@ -104,7 +105,7 @@ class EffectMeter:
             progress: Called with the number of images done and their total.
         """
         path = self._folder / "changed.onnx"
-        onnx_ir.save(expand_plugin_nodes(model), path)
+        save_onnx(expand_plugin_nodes(model), path)
         pixels = other = 0
         confusion: ConfusionMatrix | None = None
         labels = self._label(self._open_predictor(path), progress)

@@ -9,15 +9,12 @@ Only convolutions are quantised, except those of the offset branches (an offset 
 fraction of a pixel) and the classifier (its output decides the label).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import TypeAlias
 
 import numpy as np
-import onnx
 import onnx_ir
-from onnxruntime.quantization import QuantType
-from onnxruntime.quantization.calibrate import CalibrationMethod as OrtMethod
-from onnxruntime.quantization.calibrate import TensorData, TensorsData
-from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from numpy.typing import NDArray
 
 from alignseg_infer.errors import ExportError, OptionError
 from alignseg_infer.export.int8.convolutions import (
@@ -30,7 +27,8 @@ from alignseg_infer.export.int8.histograms import Ranges
 from alignseg_infer.export.int8.options import QuantizationOptions
 from alignseg_infer.text import near_words
 
-_SEPARATED = ".int8"  # ending of the temporary copies that quantised convolutions read
+_LARGEST = 127  # integers are symmetric, so -128 is not used
+_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
 
 def choose_convolutions(
@@ -98,15 +96,16 @@ def quantize_convolutions(
     """
     _require_float32(model)
     _require_ranges(ranges, chosen)
-    proto = onnx_ir.to_proto(model)
-    sources = _separate(proto, {conv.name for conv in chosen})
-    limits = {f"{source}{_SEPARATED}": ranges.limits[source] for source in sources}
-    result = onnx_ir.from_proto(_quantize_with_onnxruntime(proto, limits, chosen))
-    _remove_separation(result)
-    result.producer_name, result.producer_version = model.producer_name, model.producer_version
-    result.metadata_props.clear()
-    result.metadata_props.update(model.metadata_props)
-    _require_quantized(result, chosen)
+    result = model.clone()
+    results = {conv.result for conv in chosen}
+    nodes = [node for node in result.graph if node.outputs[0].name in results]
+    rounding = _Rounding(result.graph)
+    for source, readers in _find_readers(result.graph, nodes).items():
+        rounding.round_values(source, ranges.limits[str(source.name)], readers)
+    for weight in dict.fromkeys(node.inputs[1] for node in nodes):
+        assert weight is not None  # `find_convolutions` lists those with constant weights only
+        readers = [(node, 1) for node in nodes if node.inputs[1] is weight]
+        rounding.round_weights(weight, readers)
     return result
 
 
@@ -130,106 +129,108 @@ def _require_ranges(ranges: Ranges, chosen: Collection[Convolution]) -> None:
         )
 
 
-def _separate(proto: onnx.ModelProto, chosen: Collection[str]) -> list[str]:
-    """Give the inputs that read INT8 a copy of their tensor; return the names of those tensors.
-
-    ONNX Runtime's tool puts a Q/DQ pair between a tensor and all its readers, including the float
-    ones. Without copies, the samplers, offset branches and float blocks would read rounded values.
-    """
-    nodes = proto.graph.node
-    results = {node.output[0] for node in nodes if node.name in chosen}
-    sources = dict.fromkeys(node.input[0] for node in nodes if node.name in chosen)
-    for node in nodes:
-        for index in _find_quantized_inputs(node, node.name in chosen, sources, results):
-            node.input[index] += _SEPARATED
-    for source in sources:
-        copied = f"{source}{_SEPARATED}"
-        place = next(index for index, node in enumerate(nodes) if copied in node.input)
-        nodes.insert(place, onnx.helper.make_node("Identity", [source], [copied], copied))
-        info = onnx.helper.make_tensor_value_info(copied, onnx.TensorProto.FLOAT, None)
-        proto.graph.value_info.append(info)
-    return list(sources)
+_Reader: TypeAlias = tuple[onnx_ir.Node, int]  # a node, and which of its inputs
 
 
-def _find_quantized_inputs(
-    node: onnx.NodeProto, chosen: bool, sources: Collection[str], results: Collection[str]
-) -> list[int]:
-    """Return which inputs of `node` should be INT8.
+def _find_readers(
+    graph: onnx_ir.Graph, chosen: Collection[onnx_ir.Node]
+) -> dict[onnx_ir.Value, list[_Reader]]:
+    """Return the tensors that are read in INT8, and who reads them so, in the graph's order.
 
-    These are the input of a chosen convolution, and a skip connection that is added to the result
-    of one and that another convolution reads in INT8 anyway. TensorRT then adds inside the
+    These are the chosen convolutions, and additions of a skip connection to the result of one, if
+    another convolution reads the skip connection in INT8 anyway. TensorRT then adds inside the
     convolution and does not keep the tensor twice (its guide: "quantize the residual input in skip
     connections"). This costs little: on 30 streets, the demo labels 0.303 instead of 0.292 % of the
-    pixels differently from FP32.
+    pixels differently from FP32. All others, such as samplers, offset branches and float blocks,
+    read the exact values.
     """
-    if chosen:
-        return [0]
-    if node.op_type != "Add":
-        return []
-    first, second = node.input
-    return [
-        index
-        for index, (skip, result) in enumerate(((first, second), (second, first)))
-        if skip in sources and result in results
-    ]
+    sources: dict[onnx_ir.Value, list[_Reader]] = {}
+    for node in chosen:
+        assert node.inputs[0] is not None
+        sources[node.inputs[0]] = []
+    results = {node.outputs[0] for node in chosen}
+    for node in graph:
+        indices = [0] if node in chosen else []
+        if node.op_type == "Add":
+            indices = [index for index in (0, 1) if node.inputs[1 - index] in results]
+        for index in indices:
+            value = node.inputs[index]
+            if value is not None and value in sources:
+                sources[value].append((node, index))
+    return sources
 
 
-def _quantize_with_onnxruntime(
-    proto: onnx.ModelProto, limits: dict[str, float], chosen: Collection[Convolution]
-) -> onnx.ModelProto:
-    data = {
-        name: TensorData(lowest=np.float32(-limit), highest=np.float32(limit))
-        for name, limit in limits.items()
-    }
-    quantizer = QDQQuantizer(
-        proto,
-        per_channel=True,
-        reduce_range=False,
-        weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QInt8,
-        tensors_range=TensorsData(OrtMethod.MinMax, data),
-        nodes_to_quantize=[conv.name for conv in chosen],
-        nodes_to_exclude=[],
-        op_types_to_quantize=["Conv"],
-        extra_options={
-            "ActivationSymmetric": True,
-            "WeightSymmetric": True,
-            "QuantizeBias": False,
-            # TensorRT places the rounding of an output where its reader needs it.
-            "OpTypesToExcludeOutputQuantization": ["Conv"],
-        },
-    )
-    quantizer.quantize_model()
-    quantizer.model.topological_sort()
-    result: onnx.ModelProto = quantizer.model.model
-    return result
+class _Rounding:
+    """Puts pairs of QuantizeLinear and DequantizeLinear between tensors and their readers.
 
+    Args:
+        graph: The graph to change.
+    """
 
-def _remove_separation(model: onnx_ir.Model) -> None:
-    for node in list(model.graph):
-        source = node.inputs[0] if node.op_type == "Identity" else None
-        if source is not None and node.name == f"{source.name}{_SEPARATED}":
-            node.outputs[0].replace_all_uses_with(source)
-            model.graph.remove(node, safe=True)
+    def __init__(self, graph: onnx_ir.Graph) -> None:
+        self._graph = graph
 
+    def round_values(self, value: onnx_ir.Value, limit: float, readers: list[_Reader]) -> None:
+        """Let `readers` read `value` rounded to integers, with one scale for the tensor."""
+        scale = _scales_for(np.array(limit))
+        inputs = self._add_constants(value, scale)
+        quantize = onnx_ir.node("QuantizeLinear", [value, *inputs], name=f"{value.name}_quantize")
+        integers = quantize.outputs[0]
+        integers.name, integers.shape = f"{value.name}_quantized", value.shape
+        integers.dtype = onnx_ir.DataType.INT8
+        dequantize = self._dequantize(value, [integers, *inputs])
+        self._graph.insert_before(readers[0][0], [quantize, dequantize])
+        _replace_inputs(readers, dequantize.outputs[0])
 
-def _require_quantized(model: onnx_ir.Model, chosen: Collection[Convolution]) -> None:
-    """Raise ExportError if a convolution was skipped; ONNX Runtime's tool only warns of that."""
-    done = {
-        node.name
-        for node in model.graph
-        if node.op_type == "Conv"
-        and all(_comes_from(value, "DequantizeLinear") for value in node.inputs[:2])
-    }
-    missing = [conv.layer for conv in chosen if conv.name not in done]
-    if missing:
-        raise ExportError(
-            f"{len(missing)} convolutions could not be quantised, the first {missing[0]}",
-            "a type for each tensor of the graph",
-            f"keep_float={[missing[0]]}, and report this with what you typed",
+    def round_weights(self, weight: onnx_ir.Value, readers: list[_Reader]) -> None:
+        """Store `weight` as integers, with one scale for each output channel."""
+        assert weight.const_value is not None
+        exact = weight.const_value.numpy()
+        scale = _scales_for(np.abs(exact).max(axis=tuple(range(1, exact.ndim))))
+        steps = scale.reshape(-1, *[1] * (exact.ndim - 1))
+        integers = np.clip(np.rint(exact / steps), -_LARGEST, _LARGEST).astype(np.int8)
+        stored = self._add_constant(f"{weight.name}_quantized", integers)
+        inputs = [stored, *self._add_constants(weight, scale)]
+        dequantize = self._dequantize(weight, inputs, {"axis": 0})
+        self._graph.insert_before(readers[0][0], dequantize)
+        _replace_inputs(readers, dequantize.outputs[0])
+        if not weight.uses():
+            del self._graph.initializers[str(weight.name)]
+
+    def _dequantize(
+        self,
+        value: onnx_ir.Value,
+        inputs: list[onnx_ir.Value],
+        attributes: dict[str, int] | None = None,
+    ) -> onnx_ir.Node:
+        name = f"{value.name}_dequantize"
+        node = onnx_ir.node("DequantizeLinear", inputs, attributes or {}, name=name)
+        output = node.outputs[0]
+        output.name, output.shape = f"{value.name}_rounded", value.shape
+        output.dtype = onnx_ir.DataType.FLOAT
+        return node
+
+    def _add_constants(
+        self, value: onnx_ir.Value, scale: NDArray[np.float32]
+    ) -> tuple[onnx_ir.Value, onnx_ir.Value]:
+        """Add the scale of `value` and its zero point, which is 0."""
+        return (
+            self._add_constant(f"{value.name}_scale", scale),
+            self._add_constant(f"{value.name}_zero_point", np.zeros(scale.shape, np.int8)),
         )
 
+    def _add_constant(self, name: str, content: NDArray[np.generic]) -> onnx_ir.Value:
+        value = onnx_ir.val(name, const_value=onnx_ir.tensor(content, name=name))
+        self._graph.register_initializer(value)
+        return value
 
-def _comes_from(value: onnx_ir.Value | None, op_type: str) -> bool:
-    producer = None if value is None else value.producer()
-    return producer is not None and producer.op_type == op_type
+
+def _scales_for(largest: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return the scales for magnitudes up to `largest`; 1 where all values are 0."""
+    scales = largest.astype(np.float64) / _LARGEST
+    return np.where(scales < _SMALLEST_SCALE, 1, scales).astype(np.float32)
+
+
+def _replace_inputs(readers: Iterable[_Reader], value: onnx_ir.Value) -> None:
+    for node, index in readers:
+        node.replace_input_with(index, value)

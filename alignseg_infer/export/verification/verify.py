@@ -30,11 +30,12 @@ from alignseg_infer.errors import (
 )
 from alignseg_infer.evaluation.evaluate import evaluate
 from alignseg_infer.export.verification.agreement import compare_labels, format_rows
-from alignseg_infer.files import sha256_of, temporary_folder
+from alignseg_infer.files import temporary_folder
 from alignseg_infer.pixels.preprocess import SizePolicy, require_input_size
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import Progress
 from alignseg_infer.spec.model import ModelSpec, Precision
+from alignseg_infer.spec.onnx_weights import sha256_with_weights
 from alignseg_infer.spec.verification import REQUIRED_AGREEMENT, Verification
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, EngineFacts, Profile, read_facts
 from alignseg_infer.trt.flavours import Flavour
@@ -154,7 +155,7 @@ def _compare(
     gate = REQUIRED_AGREEMENT[precision_of(seen)] if min_agreement is None else min_agreement
     return Verification(
         reference=reference.name,
-        reference_sha256=against_sha256 or sha256_of(reference),
+        reference_sha256=against_sha256 or sha256_with_weights(reference),
         backend=seen.name,
         images="drawn streets" if images is None else count_text(len(images), "image"),
         required_agreement=gate,

@@ -20,7 +20,7 @@ from alignseg_infer.version import __version__
 if TYPE_CHECKING:  # loads onnx, which lists of the cache do not need
     from alignseg_infer.spec.onnx_facts import OnnxFacts
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +28,8 @@ class Needs:
     """All that an engine in the cache depends on: if one fact changes, another engine is built.
 
     Attributes:
-        model_sha256: SHA-256 of the ``.onnx`` file. Its graph and weights are in the engine.
-        data_sha256: SHA-256 of each file beside it that holds weights. They are in the engine too,
-            and can change while the ``.onnx`` file does not.
+        model_sha256: SHA-256 of the ``.onnx`` file and of the files beside it that hold weights,
+            which can change while the ``.onnx`` file does not. All are in the engine.
         flavour: Which TensorRT. Neither reads the engines of the other.
         tensorrt: Version of TensorRT. A plan is read by the version that built it only.
         driver: Version of the driver; None without one. TensorRT chooses kernels by their times
@@ -46,7 +45,6 @@ class Needs:
     """
 
     model_sha256: str
-    data_sha256: tuple[str, ...]
     flavour: Flavour
     tensorrt: str
     driver: str | None
@@ -72,7 +70,6 @@ def needs_of(
     precision: Precision,
     options: BuildOptions,
     *,
-    data_sha256: tuple[str, ...],
     tensorrt: TensorRT,
     gpu: Gpu | None,
 ) -> Needs:
@@ -82,7 +79,6 @@ def needs_of(
         facts: Facts of the ``.onnx`` file.
         precision: What it is converted to.
         options: How the engine is built.
-        data_sha256: SHA-256 of each file that holds its weights.
         tensorrt: What builds it.
         gpu: The GPU that runs it, if there is one.
 
@@ -94,7 +90,6 @@ def needs_of(
         library = find_plugin_library(options.plugin, "a model with sampler='plugin'", BuildError)
     return Needs(
         model_sha256=facts.sha256,
-        data_sha256=data_sha256,
         flavour=tensorrt.flavour,
         tensorrt=tensorrt.version_text,
         driver=driver_version(),
