@@ -281,7 +281,7 @@ def _other_outputs(path: Path) -> None:
     [
         (_other_weights, r"labels only [\d.]+% of the pixels like"),
         (_float16, "has weights of another type"),
-        (_other_outputs, "does not fit its outputs, softmax"),
+        (_other_outputs, "its outputs are softmax"),
         (lambda path: path.write_bytes(b"text"), "cannot be loaded"),
     ],
 )
