@@ -32,6 +32,7 @@ from alignseg_infer.cli.commands import (
 from alignseg_infer.cli.streams import (
     discard_stdout,
     make_streams_safe,
+    naming_stdout,
     print_message,
     print_report,
 )
@@ -120,7 +121,8 @@ def run_reporting_errors(run: Run, arguments: argparse.Namespace) -> int:
     with building_engines_with(build_with_bars), interrupted_by_signals() as signals:
         try:
             code = run(arguments)
-            sys.stdout.flush()
+            with naming_stdout():
+                sys.stdout.flush()
         except AlignSegError as error:
             translate_error(error, arguments.parser)
             if arguments.debug:

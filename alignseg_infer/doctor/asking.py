@@ -4,6 +4,7 @@ A runtime that ends the process in the middle of the catalogue is asked again fo
 """
 
 import json
+import os
 import signal
 import subprocess
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from alignseg_infer.doctor.anonymous import anonymous
 from alignseg_infer.doctor.catalogue import CASES
 from alignseg_infer.doctor.parts import Part
 from alignseg_infer.doctor.runtimes import Found, Target, Verdict, cases_of
+from alignseg_infer.files import temporary_folder
 from alignseg_infer.packages import command_of
 
 PROBE = "alignseg_infer.doctor.probe"
@@ -85,13 +87,15 @@ def _run_child(
     for target, name in todo:
         wanted.setdefault(target.value, []).append(name)
     try:
-        done = subprocess.run(  # noqa: S603 - our own module
-            [*command_of(PROBE), module],
-            input=json.dumps(wanted).encode(),
-            capture_output=True,
-            timeout=seconds,
-            check=False,
-        )
+        with temporary_folder() as folder:  # what a child leaves when it is killed goes with it
+            done = subprocess.run(  # noqa: S603 - our own module
+                [*command_of(PROBE), module],
+                input=json.dumps(wanted).encode(),
+                capture_output=True,
+                timeout=seconds,
+                check=False,
+                env={**os.environ, "TMPDIR": str(folder)},
+            )
     except subprocess.TimeoutExpired as error:
         return _parse(error.stdout or b""), f"it takes longer than {seconds:g} s"
     return _parse(done.stdout), _end_of(done.returncode, done.stderr)
