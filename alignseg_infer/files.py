@@ -1,6 +1,7 @@
 """Checks before reading files, and atomic writing."""
 
 import atexit
+import codecs
 import contextlib
 import errno
 import functools
@@ -22,6 +23,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 HASH_BLOCK = 1 << 20
+MAX_TEXT = 64 << 20  # bytes; a list of the 1.3 million images of ImageNet takes 50 MB
 # The scheme of one letter is a drive of Windows.
 _ADDRESS = re.compile("(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<place>.+)", re.DOTALL)
 TEMPORARY = ".writing-"  # how names of folders for files that are being written begin
@@ -198,6 +200,30 @@ def sha256_of(path: Path) -> str:
         while block := file.read(HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def read_text(path: Path, errors: str = "strict") -> str:
+    """Return the text of a file that a user wrote, without its byte order mark.
+
+    It is UTF-8, or UTF-16 with a mark, which Windows PowerShell writes.
+
+    Args:
+        path: The file.
+        errors: What becomes of bytes that are no UTF-8: ``surrogateescape`` keeps them, for names
+            of files.
+
+    Raises:
+        ValueError: It is no text, or much longer than people and their tools write.
+    """
+    if (size := path.stat().st_size) > MAX_TEXT:
+        raise ValueError(f"{size:,} bytes are more than {MAX_TEXT:,}")
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    content = content.removeprefix(codecs.BOM_UTF8)
+    if b"\0" in content:
+        raise ValueError(f"byte {content.index(0)} is 0")
+    return content.decode("utf-8", errors)
 
 
 def require_writable_folder(path: Path) -> None:

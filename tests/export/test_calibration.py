@@ -124,7 +124,7 @@ SOURCES: list[tuple[Callable[[Path], Path], str]] = [
     (_written(b"a.png\nb.png\n", "list.txt"), "2 of 2 images"),
     (_written(b"a.png\nb.png\n", "list.txt"), "b.png does not exist"),
     (_written(b"# nothing\n\n", "list.txt"), "contains no images"),
-    (_written(b"\xff\xd8\xff", "list.txt"), "is not a text file"),
+    (_written(b"\xff\xd8\xff\xe0\0\x10JFIF", "list.txt"), "is not a text file: byte 4 is 0"),
     (_written(b"", "list.txt"), "is empty"),
     (_written(b"no video" * 99, "drive.mp4"), "cannot open it as a video"),
     (_written(b"no video" * 99, "drive"), "cannot open it as a video"),
