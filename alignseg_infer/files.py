@@ -246,6 +246,20 @@ def require_writable_folder(path: Path) -> None:
         ) from error
 
 
+def require_no_pipe(path: Path) -> None:
+    """Check that a model can be written to `path`, which is read again afterwards.
+
+    Raises:
+        OutputError: It is a pipe or a device.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OutputError(
+            f"{path} is a pipe or a device",
+            "a file name, since a model is read again when it is written",
+            f"-o {path.with_stem(path.stem + '-file').name}",
+        )
+
+
 def _describe(error: Exception, path: Path) -> str:
     """Return why a path cannot be written."""
     if not path.is_absolute():

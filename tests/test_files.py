@@ -22,6 +22,7 @@ from alignseg_infer.files import (
     find_files,
     read_text,
     require_file,
+    require_no_pipe,
     require_readable,
     require_writable_folder,
     sha256_of,
@@ -593,3 +594,13 @@ def test_text_that_a_user_wrote(content: bytes, text: str | None, tmp_path: Path
         assert read_text(tmp_path / "text") == text
     if content == b"stra\xdfe":
         assert read_text(tmp_path / "text", "surrogateescape") == "stra\udcdfe"
+
+
+def test_models_are_not_written_to_pipes(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.onnx")
+    with pytest.raises(OutputError, match="is a pipe or a device") as caught:
+        require_no_pipe(tmp_path / "a.onnx")
+    assert caught.value.fix == "-o a-file.onnx"
+    (tmp_path / "b.onnx").touch()
+    for path in (tmp_path, tmp_path / "b.onnx", tmp_path / "new.onnx"):
+        require_no_pipe(path)

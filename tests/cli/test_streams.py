@@ -174,7 +174,7 @@ def test_bars_show_names(folder: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this device")
-@pytest.mark.parametrize("command", ["inspect demo", "cache", "inspect --help"])
+@pytest.mark.parametrize("command", ["inspect demo", "cache list", "inspect --help"])
 def test_standard_output_on_a_full_disk(command: str, folder: Path) -> None:
     done = run(f"$ALIGNSEG {command} > /dev/full")
     assert "Traceback" not in done.stderr

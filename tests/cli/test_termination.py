@@ -43,7 +43,7 @@ TYPED = [
     ),
     ("sensitivity {onnx} --calibration {streets}/images --calibration-size 64x64 -o {out}", INFER),
     ("export-trt {onnx} --flavour tensorrt-rtx --opt-shape 1x64x64 -o {out}/a.engine", REPLACE),
-    ("doctor", "subprocess:run"),
+    ("doctor", "alignseg_infer.doctor.asking:_talk"),
 ]
 
 
@@ -127,29 +127,32 @@ def test_hangup_ends_the_block_unless_it_is_ignored(ignored: bool) -> None:
     assert after == signal.SIG_IGN  # a second one would end the process before it has tidied up
 
 
-@pytest.mark.parametrize("kind", [ImportError, OutputError])
+@pytest.mark.parametrize("error", [ImportError("failed"), OutputError("full", "room", "df")])
 @pytest.mark.parametrize("cause", [None, KeyboardInterrupt(), RuntimeError()])
 def test_what_becomes_of_an_interruption_is_one(
-    kind: type[Exception],
+    error: Exception,
     cause: BaseException | None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """ONNX Runtime's import turns KeyboardInterrupt into ``ImportError: initialization failed``."""
-    error = OutputError("full", "room", "df") if kind is OutputError else kind("failed")
 
-    def fail(name: str) -> object:
+    def fail(arguments: object) -> int:
         try:
             raise KeyboardInterrupt
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # the context of the error, even if it is not its cause
             raise error from cause
 
-    monkeypatch.setattr("alignseg_infer.packages.importlib.import_module", fail)
-    interrupted = isinstance(cause, KeyboardInterrupt)
-    assert main(["predict", "demo", "a.png"]) == (130 if interrupted else 1)
-    printed = capsys.readouterr().err
-    assert ("interrupted" in printed) == interrupted
-    assert ("error:" in printed) != interrupted
+    monkeypatch.setattr("alignseg_infer.cli.commands.inspect_model.run", fail)
+    if isinstance(cause, KeyboardInterrupt):
+        assert main(["inspect", "demo"]) == 130
+        assert capsys.readouterr().err == "interrupted\n"
+    elif isinstance(error, OutputError):
+        assert main(["inspect", "demo"]) == 1
+        assert "error: full" in capsys.readouterr().err
+    else:
+        with pytest.raises(ImportError, match="failed"):
+            main(["inspect", "demo"])
 
 
 KILLED = [

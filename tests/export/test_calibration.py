@@ -479,6 +479,14 @@ def test_caches_with_odd_content(
         calibrate_ranges(small_onnx, images, options)
 
 
+def test_a_pipe_is_no_cache(small_onnx: Path, pictures: Path, tmp_path: Path) -> None:
+    """Nobody may ever write to it, so it is not opened."""
+    os.mkfifo(tmp_path / "cache")
+    options = CalibrationOptions(cache=tmp_path / "cache")
+    with pytest.raises(OptionError, match=r"is not a calibration cache.*it is a pipe"):
+        calibrate_ranges(small_onnx, choose_images(pictures / "list.txt"), options)
+
+
 def test_images_of_many_sizes_fill_no_batch_together(small_onnx: Path, tmp_path: Path) -> None:
     """The copies that fill up a batch are not counted either."""
     for index, size in enumerate(((64, 96), (64, 96), (48, 64))):

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.cuda.opening import current_gpu
 from alignseg_infer.errors import BuildError, OptionError
-from alignseg_infer.files import write_atomically
+from alignseg_infer.files import require_no_pipe, write_atomically
 from alignseg_infer.spec.model import OutputKind, Upsampling
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 from alignseg_infer.spec.onnx_weights import require_weights_beside
@@ -92,6 +92,7 @@ def build_engine(
         KeyboardInterrupt: The user pressed Ctrl-C; the build has stopped.
     """
     require_engine_name(engine_path)
+    require_no_pipe(engine_path)
     engine = engine_from_onnx(onnx_path, options, facts=facts, progress=progress)
     return replace(engine, facts=save_engine(engine, engine_path, verify=verify))
 
