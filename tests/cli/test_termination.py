@@ -172,7 +172,7 @@ def test_nothing_is_left_whenever_the_signal_comes(
         pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")
     signals = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
     chance, seconds = random.Random(typed), 0.0
-    for number in (None, *signals, *signals):
+    for number in (None, *signals):
         with tempfile.TemporaryDirectory(dir=tmp_path) as name:
             out, temporary = Path(name) / "out", Path(name) / "temporary"
             out.mkdir()
