@@ -252,7 +252,7 @@ def require_no_pipe(path: Path) -> None:
     Raises:
         OutputError: It is a pipe or a device.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise OutputError(
             f"{path} is a pipe or a device",
             "a file name, since a model is read again when it is written",

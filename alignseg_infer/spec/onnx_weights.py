@@ -80,7 +80,7 @@ def read_locations(model: Path) -> Iterator[str]:
     Raises:
         ModelFileError: The file has more fields than any model.
     """
-    if not model.is_file():  # a pipe would be waited for
+    if not os.path.isfile(model):  # a pipe would be waited for
         return
     try:
         with model.open("rb") as file:
