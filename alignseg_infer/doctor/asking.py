@@ -110,9 +110,11 @@ def _run_child(
         try:
             output, errors = _talk(child, json.dumps(wanted).encode(), seconds, stop)
         except subprocess.TimeoutExpired as error:
-            return _parse(error.stdout or b""), f"it takes longer than {seconds:g} s"
-        finally:
             child.kill()
+            return _parse(error.stdout or b""), f"it takes longer than {seconds:g} s"
+        except BaseException:  # Ctrl-C, where the work is in the main thread
+            child.kill()
+            raise
     return _parse(output), _end_of(child.returncode, errors)
 
 
