@@ -1,7 +1,9 @@
 """Checks before reading files, and atomic writing."""
 
 import atexit
+import codecs
 import contextlib
+import errno
 import functools
 import hashlib
 import os
@@ -21,9 +23,18 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 HASH_BLOCK = 1 << 20
+MAX_TEXT = 64 << 20  # bytes; a list of the 1.3 million images of ImageNet takes 50 MB
 # The scheme of one letter is a drive of Windows.
 _ADDRESS = re.compile("(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<place>.+)", re.DOTALL)
 TEMPORARY = ".writing-"  # how names of folders for files that are being written begin
+# The same in the system's temporary folder, where other programs have folders, too.
+SYSTEM_TEMPORARY = ".alignseg-writing-"
+_VARIABLES = ("TMPDIR", "TEMP", "TMP")  # that name the temporary folder, in Python's order
+_OTHER_TEMPORARY = f"name a folder on another disk: export {_VARIABLES[0]}=FOLDER"
+# A full disk, a used-up quota, a file as large as the shell or the disk allows, a read-only disk.
+NO_ROOM = {
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS") if hasattr(errno, name)
+}
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
@@ -192,6 +203,30 @@ def sha256_of(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def read_text(path: Path, errors: str = "strict") -> str:
+    """Return the text of a file that a user wrote, without its byte order mark.
+
+    It is UTF-8, or UTF-16 with a mark, which Windows PowerShell writes.
+
+    Args:
+        path: The file.
+        errors: What becomes of bytes that are no UTF-8: ``surrogateescape`` keeps them, for names
+            of files.
+
+    Raises:
+        ValueError: It is no text, or much longer than people and their tools write.
+    """
+    if (size := path.stat().st_size) > MAX_TEXT:
+        raise ValueError(f"{size:,} bytes are more than {MAX_TEXT:,}")
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    content = content.removeprefix(codecs.BOM_UTF8)
+    if b"\0" in content:
+        raise ValueError(f"byte {content.index(0)} is 0")
+    return content.decode("utf-8", errors)
+
+
 def require_writable_folder(path: Path) -> None:
     """Create the folder `path` if it does not exist, and check that it can be written to.
 
@@ -203,11 +238,27 @@ def require_writable_folder(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
+        if error.errno in NO_ROOM:
+            raise _no_room_error(path / TEMPORARY, error) from error
         raise OutputError(
             f"cannot write into {path}: {_describe(error, path)}",
             "a folder that can be created and written to",
             "choose another output with -o",
         ) from error
+
+
+def require_no_pipe(path: Path) -> None:
+    """Check that a model can be written to `path`, which is read again afterwards.
+
+    Raises:
+        OutputError: It is a pipe or a device.
+    """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise OutputError(
+            f"{path} is a pipe or a device",
+            "a file name, since a model is read again when it is written",
+            f"-o {path.with_stem(path.stem + '-file').name}",
+        )
 
 
 def _describe(error: Exception, path: Path) -> str:
@@ -222,37 +273,98 @@ def _describe(error: Exception, path: Path) -> str:
     return getattr(error, "strerror", None) or f"{error}"
 
 
+def _no_room_error(path: Path, error: OSError) -> OutputError:
+    """Return the error about `path`, whose disk has no room: what is full, and what to type."""
+    folder, choose = path.parent, "choose another output with -o"
+    problem = f"cannot write {path}: {error.strerror}"
+    for place in (path, *path.parents):
+        if place.name.startswith(SYSTEM_TEMPORARY):
+            folder, choose = place.parent, _OTHER_TEMPORARY
+            problem = f"cannot write into the temporary folder {folder}: {error.strerror}"
+    if error.errno == errno.EFBIG:
+        expected = "files of any size; a limit of the shell or of the disk stops this one"
+        return OutputError(problem, expected, f"ulimit -f unlimited, or {choose}")
+    while not folder.exists() and folder != folder.parent:  # df takes only what exists
+        folder = folder.parent
+    return OutputError(
+        problem, "free disk space and permission to write there", f"df -h {folder}, or {choose}"
+    )
+
+
 @contextlib.contextmanager
 def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     """Create a folder for the block, and remove it at the end of the block or of Python.
 
     A process that is forked during the block does not remove the folder when it ends, as it would
-    with `tempfile.TemporaryDirectory`. In `parent`, the folder is locked. What a process that was
-    killed has left there is not locked any more, so the next process that writes into `parent`
-    removes it.
+    with `tempfile.TemporaryDirectory`. The folder is locked. What a process that was killed has
+    left is not locked any more, so the next process that makes a folder in the same place removes
+    it.
 
     Args:
         parent: Where to create it; None for the system's temporary folder.
+
+    Raises:
+        OutputError: It cannot be created, or the system's temporary folder has no room for what the
+            block writes.
     """
-    if parent is None:
-        folder, lock = Path(tempfile.mkdtemp(prefix="alignseg-")), None
-    else:
-        _remove_leftovers(parent)
+    with _naming_full_disk() if parent is None else contextlib.nullcontext():
         folder, lock = _make_locked_folder(parent)
-    process = os.getpid()
+        process = os.getpid()
 
-    def remove() -> None:
-        if os.getpid() == process:
-            shutil.rmtree(folder, ignore_errors=True)
+        def remove() -> None:
+            if os.getpid() == process:
+                shutil.rmtree(folder, ignore_errors=True)
 
-    atexit.register(remove)
+        atexit.register(remove)
+        try:
+            yield folder
+        finally:
+            remove()  # if a second signal interrupts it, it runs again when Python ends
+            atexit.unregister(remove)
+            if lock is not None:
+                os.close(lock)
+
+
+def system_folder() -> Path:
+    """Return the system's temporary folder, which ``TMPDIR`` names.
+
+    Python takes another folder without a word if that one cannot be used; this raises an error.
+
+    Raises:
+        OutputError: The folder cannot be written to.
+    """
+    asked = next(filter(None, map(os.environ.get, _VARIABLES)), None)
     try:
-        yield folder
-    finally:
-        atexit.unregister(remove)
-        remove()
-        if lock is not None:
-            os.close(lock)
+        used = tempfile.gettempdir()
+        if asked is None or real_path(asked) == real_path(used):
+            return Path(used)
+    except OSError:  # none of several places
+        used = asked = asked or "/tmp"  # noqa: S108 - named in the error
+    try:
+        with tempfile.TemporaryFile(dir=asked) as trial:
+            trial.write(b"x")
+    except OSError as error:
+        raise OutputError(
+            f"cannot write into the temporary folder {asked}: {error.strerror or error}",
+            "a folder that exists, on a disk with room",
+            f"mkdir -p {asked}, or {_OTHER_TEMPORARY}",
+        ) from error
+    return Path(used)  # it can be written to, but the application has chosen this one
+
+
+@contextlib.contextmanager
+def _naming_full_disk() -> Iterator[None]:
+    """Say which disk has no room for temporary files.
+
+    Raises:
+        OutputError: The block raised an OSError about a disk without room.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise _no_room_error(system_folder() / SYSTEM_TEMPORARY, error) from error
 
 
 @contextlib.contextmanager
@@ -280,20 +392,38 @@ def write_atomically(path: Path) -> Iterator[Path]:
         require_writable_folder(path.parent)
     with temporary_folder(None if is_special else path.parent) as folder:
         temporary = folder / path.name
-        try:
+        with _naming_output(temporary if is_special else path, folder):
             yield temporary
-            written = sorted(folder.iterdir(), key=lambda file: file == temporary)
+        written = sorted(folder.iterdir(), key=lambda file: file == temporary)
+        with _naming_output(path, folder):
             if is_special:
                 _copy_into(path, written)
             else:
                 for file in written:
                     os.replace(file, path.parent / file.name)
-        except OSError as error:
-            raise OutputError(
-                f"cannot write {path}: {error.strerror or error}",
-                "free disk space and permission to write there",
-                f"df -h {path.parent}, or choose another output with -o",
-            ) from error
+
+
+@contextlib.contextmanager
+def _naming_output(path: Path, folder: Path) -> Iterator[None]:
+    """Say that `path`, which is made in `folder`, cannot be written.
+
+    Raises:
+        OutputError: The block raised an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise _no_room_error(path, error) from error
+        other = error.filename if isinstance(error.filename, str) else None
+        if other and not Path(other).is_relative_to(folder) and Path(other) != path:
+            problem = f"cannot write {path}, since {other} fails: {error.strerror}"
+            raise OutputError(problem, "a file that can be used", f"ls -l {other}") from error
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}",
+            "free disk space and permission to write there",
+            f"df -h {path.parent}, or choose another output with -o",
+        ) from error
 
 
 def _copy_into(special: Path, written: list[Path]) -> None:
@@ -313,10 +443,20 @@ def _copy_into(special: Path, written: list[Path]) -> None:
         shutil.copyfileobj(source, target)
 
 
-def _make_locked_folder(parent: Path) -> tuple[Path, int | None]:
-    """Return a new folder and the descriptor that locks it; None if there are no locks here."""
+def _make_locked_folder(parent: Path | None) -> tuple[Path, int | None]:
+    """Return a new folder and the descriptor that locks it; None if there are no locks here.
+
+    Raises:
+        OutputError: It cannot be created.
+    """
+    prefix = SYSTEM_TEMPORARY if parent is None else TEMPORARY
+    parent = parent or system_folder()
+    _remove_leftovers(parent, prefix)
     while True:
-        folder = Path(tempfile.mkdtemp(dir=parent, prefix=TEMPORARY))
+        try:
+            folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        except OSError as error:
+            raise _no_room_error(parent / prefix, error) from error
         try:
             lock = _lock(folder)
         except (BlockingIOError, FileNotFoundError):  # another process takes it for a leftover
@@ -330,9 +470,11 @@ def _make_locked_folder(parent: Path) -> tuple[Path, int | None]:
 
 # Once for each folder: listing one of 100,000 files takes 150 ms.
 @functools.lru_cache(maxsize=100)
-def _remove_leftovers(parent: Path) -> None:
-    for folder in parent.glob(f"{TEMPORARY}*"):
+def _remove_leftovers(parent: Path, prefix: str) -> None:
+    for folder in parent.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):  # it is in use, or belongs to somebody else
+            if hasattr(os, "geteuid") and folder.lstat().st_uid != os.geteuid():
+                continue
             lock = _lock(folder)
             if lock is not None:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,11 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -14,8 +18,11 @@ import pytest
 from alignseg_infer.errors import DatasetError, ImageError, OutputError
 from alignseg_infer.files import (
     HASH_BLOCK,
+    SYSTEM_TEMPORARY,
     find_files,
+    read_text,
     require_file,
+    require_no_pipe,
     require_readable,
     require_writable_folder,
     sha256_of,
@@ -23,6 +30,7 @@ from alignseg_infer.files import (
     write_atomically,
 )
 from tests.support.processes import needs_fork, run_program
+from tests.support.waiting import PATIENCE
 
 
 def write_half(path: Path, error: BaseException) -> None:
@@ -402,3 +410,197 @@ with write_atomically(pathlib.Path(sys.argv[1])) as temporary:
     run_program(program, tmp_path, tmp_path / "new" / "file")
     assert names_in(tmp_path / "new") == ["file"]
     assert (tmp_path / "new" / "file").read_text() == "whole"
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The system's temporary folder."""
+    folder = tmp_path / "system"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def write_temporarily(error: BaseException) -> None:
+    with temporary_folder() as folder:
+        (folder / "part").write_text("x")
+        raise error
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EFBIG"])
+def test_a_temporary_folder_without_room_is_named(name: str, system: Path) -> None:
+    number = getattr(errno, name)
+    with pytest.raises(OutputError, match=re.escape(os.strerror(number))) as caught:
+        write_temporarily(OSError(number, os.strerror(number)))
+    assert f"into the temporary folder {system}:" in caught.value.problem
+    assert caught.value.fix.endswith("export TMPDIR=FOLDER")
+    assert caught.value.fix.startswith(
+        "ulimit -f unlimited, " if name == "EFBIG" else f"df -h {system}, "
+    )
+    assert names_in(system) == []
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "x"), FileNotFoundError("x"), ValueError()])
+def test_other_errors_are_not_about_the_temporary_folder(error: Exception, system: Path) -> None:
+    with pytest.raises(type(error)) as caught:
+        write_temporarily(error)
+    assert caught.value is error
+    assert names_in(system) == []
+
+
+def test_a_file_in_a_temporary_folder_has_no_output(system: Path) -> None:
+    """The advice to choose another output would be of no use: nobody chose this one."""
+    with temporary_folder() as folder, pytest.raises(OutputError, match="temporary") as caught:
+        write_half(folder / "model.onnx", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert f"df -h {system}" in caught.value.fix
+    assert " -o" not in caught.value.fix
+
+
+def test_an_output_without_room_is_named(system: Path, tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with temporary_folder(), pytest.raises(OutputError) as caught:
+        write_half(tmp_path / "out" / "file", full)
+    assert caught.value.problem == f"cannot write {tmp_path}/out/file: {full.strerror}"
+    assert caught.value.fix == f"df -h {tmp_path}/out, or choose another output with -o"
+
+
+USE = """
+import pathlib, sys
+from alignseg_infer.files import temporary_folder
+with temporary_folder() as folder:
+    (folder / "big").write_bytes(bytes(200_000))
+    print(folder.parent)
+"""
+
+
+def use(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Use a temporary folder in a new process, which a shell starts; ``$USE`` is its program."""
+    environment = {name: text for name, text in os.environ.items() if name not in ("TEMP", "TMP")}
+    path = os.pathsep.join(sys.path)
+    return subprocess.run(
+        ["sh", "-c", command],
+        env={**environment, "USE": USE, "PY": sys.executable, "PYTHONPATH": path, **variables},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def test_the_folder_that_is_asked_for_is_used_or_refused(tmp_path: Path) -> None:
+    """Python takes another folder in silence if TMPDIR cannot be used."""
+    missing = tmp_path / "a" / "b"
+    done = use('"$PY" -c "$USE"', TMPDIR=str(missing))
+    assert f"cannot write into the temporary folder {missing}: No such file" in done.stderr
+    advice = f"mkdir -p {missing}"
+    assert f"try: {advice}, or" in done.stderr
+    done = use(f'{advice}; "$PY" -c "$USE"', TMPDIR=str(missing))
+    assert (done.returncode, done.stdout.strip()) == (0, str(missing))
+    assert names_in(missing) == []
+
+
+def test_an_application_may_choose_another_temporary_folder(
+    system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with temporary_folder() as folder:
+        assert folder.parent == system
+
+
+def test_a_limit_of_the_shell_is_named(tmp_path: Path) -> None:
+    limited = "ulimit -S -f 100; "  # blocks of 512 or 1024 bytes
+    done = use(f'{limited}"$PY" -c "$USE"', TMPDIR=str(tmp_path))
+    assert f"into the temporary folder {tmp_path}: File too large" in done.stderr
+    assert "try: ulimit -f unlimited, or" in done.stderr
+    done = use(f'{limited}ulimit -f unlimited; "$PY" -c "$USE"', TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert names_in(tmp_path) == []
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    """A real one of 100 kB, which only this process sees."""
+    full = tmp_path / "full"
+    full.mkdir()
+    mount = f"mount -t tmpfs -o size=100k none {full}"
+    own = "unshare -m" if os.geteuid() == 0 else "unshare -rm"
+    if not shutil.which("unshare") or use(f"{own} {mount}").returncode:
+        pytest.skip("a disk can be mounted neither by this user nor for this process alone")
+    done = use(f'{own} sh -c \'{mount} && "$PY" -c "$USE"\'', TMPDIR=str(full))
+    assert f"into the temporary folder {full}: No space left on device" in done.stderr
+    assert f"try: df -h {full}, or" in done.stderr
+
+
+LEAVE = """
+import os, signal
+from alignseg_infer.files import temporary_folder
+with temporary_folder() as folder:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_killed_processes_left_in_the_temporary_folder_is_removed(system: Path) -> None:
+    use('"$PY" -c "$USE"', USE=LEAVE, TMPDIR=str(system))
+    assert [name[: len(SYSTEM_TEMPORARY)] for name in names_in(system)] == [SYSTEM_TEMPORARY]
+    (system / "alignseg-results").mkdir()  # not ours
+    (system / f"{SYSTEM_TEMPORARY}file").touch()
+    with temporary_folder() as alive:
+        done = use('"$PY" -c "$USE"', TMPDIR=str(system))
+        assert done.returncode == 0, done.stderr
+        kept = [alive.name, f"{SYSTEM_TEMPORARY}file", "alignseg-results"]
+        assert names_in(system) == sorted(kept)
+
+
+def test_a_temporary_folder_goes_even_if_its_removal_is_interrupted(system: Path) -> None:
+    """A second signal comes while the first one is obeyed; the folder goes when Python ends."""
+    program = """
+import shutil
+from alignseg_infer import files
+remove = shutil.rmtree
+def interrupted(*arguments, **options):
+    files.shutil.rmtree = remove
+    raise KeyboardInterrupt
+files.shutil.rmtree = interrupted
+try:
+    with files.temporary_folder():
+        pass
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = use('"$PY" -c "$USE"', USE=program, TMPDIR=str(system))
+    assert done.stdout == "interrupted\n", done.stderr
+    assert names_in(system) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"a", "a"),
+        (b"", ""),
+        ("straße".encode(), "straße"),
+        ("straße".encode("utf-8-sig"), "straße"),
+        ("straße".encode("utf-16"), "straße"),
+        (b"\xfe\xff\0a", "a"),
+        (b"stra\xdfe", None),
+        (b"a\0b", None),
+        (b"\xff\xfea", None),
+    ],
+)
+def test_text_that_a_user_wrote(content: bytes, text: str | None, tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(content)
+    if text is None:
+        with pytest.raises(ValueError, match=r"0|decode"):
+            read_text(tmp_path / "text")
+    else:
+        assert read_text(tmp_path / "text") == text
+    if content == b"stra\xdfe":
+        assert read_text(tmp_path / "text", "surrogateescape") == "stra\udcdfe"
+
+
+def test_models_are_not_written_to_pipes(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.onnx")
+    with pytest.raises(OutputError, match="is a pipe or a device") as caught:
+        require_no_pipe(tmp_path / "a.onnx")
+    assert caught.value.fix == "-o a-file.onnx"
+    (tmp_path / "b.onnx").touch()
+    for path in (tmp_path, tmp_path / "b.onnx", tmp_path / "new.onnx"):
+        require_no_pipe(path)

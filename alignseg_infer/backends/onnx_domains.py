@@ -33,6 +33,8 @@ def read_opsets(path: Path) -> dict[str, int]:
     ONNX's own domain is the empty string. The result is empty for a file that cannot be read or is
     not ONNX.
     """
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return {}
     try:
         with path.open("rb") as file:
             return _read_declarations(file, os.fstat(file.fileno()).st_size)

@@ -32,12 +32,14 @@ from alignseg_infer.cli.commands import (
 from alignseg_infer.cli.streams import (
     discard_stdout,
     make_streams_safe,
+    naming_stdout,
     print_message,
     print_report,
 )
 from alignseg_infer.cli.termination import (
     EXIT_INTERRUPTED,
     FIRST_EXIT_CODE,
+    caused_by_interruption,
     interrupted_by_signals,
 )
 from alignseg_infer.cli.translation import translate, translate_error
@@ -117,23 +119,32 @@ def main_of(module_name: str, argv: Sequence[str] | None = None) -> int:
 def run_reporting_errors(run: Run, arguments: argparse.Namespace) -> int:
     """Run a command; turn errors and signals into a message in its words, and an exit code."""
     _log_to_stderr(arguments.parser)
-    with building_engines_with(build_with_bars), interrupted_by_signals() as signals:
-        try:
+    signals: list[int] = []
+    try:  # a signal may arrive as soon as it is waited for, and until it no longer is
+        with building_engines_with(build_with_bars), interrupted_by_signals(signals):
             code = run(arguments)
-            sys.stdout.flush()
-        except AlignSegError as error:
-            translate_error(error, arguments.parser)
-            if arguments.debug:
-                raise
-            print_message(f"error: {error}", sys.stderr)
-            code = 1
-        except BrokenPipeError:
-            discard_stdout()
-            code = 1
-        except KeyboardInterrupt:
-            print_message("interrupted", sys.stderr)
-            code = EXIT_INTERRUPTED
+            with naming_stdout():
+                sys.stdout.flush()
+    except BrokenPipeError:
+        discard_stdout()
+        code = 1
+    except (KeyboardInterrupt, Exception) as error:
+        code = _report(error, arguments)
     return FIRST_EXIT_CODE + signals[0] if signals and code == EXIT_INTERRUPTED else code
+
+
+def _report(error: BaseException, arguments: argparse.Namespace) -> int:
+    """Print what ended a command, and return its exit code; raise what is nobody's mistake."""
+    if caused_by_interruption(error):
+        print_message("interrupted", sys.stderr)
+        return EXIT_INTERRUPTED
+    if not isinstance(error, AlignSegError):
+        raise error
+    translate_error(error, arguments.parser)
+    if arguments.debug:
+        raise error
+    print_message(f"error: {error}", sys.stderr)
+    return 1
 
 
 def _print_completions(parser: argparse.ArgumentParser) -> None:

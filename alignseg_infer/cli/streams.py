@@ -1,10 +1,13 @@
 """Standard output and error, which may be missing, closed by the reader, or of any encoding."""
 
+import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
+from alignseg_infer.errors import OutputError
 from alignseg_infer.text import printable_lines
 
 
@@ -29,12 +32,38 @@ def print_message(text: str, file: TextIO | None = None) -> None:
         text: What to print.
         file: Where to; None for standard output.
     """
-    print(printable_lines(text), file=file, flush=file is None)
+    if file is not None and file is sys.stderr:
+        with contextlib.suppress(OSError):  # a log on a full disk does not end the work
+            print(printable_lines(text), file=file)
+        return
+    with naming_stdout():
+        print(printable_lines(text), file=file, flush=file is None)
 
 
 def print_report(text: str) -> None:
     """Print all lines of a table or of JSON, which show names as they should be shown."""
-    print(text.removesuffix("\n"))
+    with naming_stdout():
+        print(text.removesuffix("\n"))
+
+
+@contextlib.contextmanager
+def naming_stdout() -> Iterator[None]:
+    """Say that standard output cannot be written, as when it goes to a full disk.
+
+    Raises:
+        OutputError: The block raised an OSError, which is no closed pipe.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_stdout()  # else Python tries to write the rest at its end
+        raise OutputError(
+            f"standard output cannot be written: {error.strerror}",
+            "a terminal, a pipe, or a file on a disk with room",
+            "df -h to see which disk is full, then another file after >",
+        ) from error
 
 
 def print_to_pipe(text: str) -> bool:

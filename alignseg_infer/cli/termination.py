@@ -12,13 +12,12 @@ FIRST_EXIT_CODE = 128  # plus the signal's number: the exit code of a process th
 
 
 @contextlib.contextmanager
-def interrupted_by_signals() -> Iterator[list[int]]:
-    """Raise KeyboardInterrupt on SIGTERM and SIGHUP in this block; yield those that have arrived.
+def interrupted_by_signals(arrived: list[int]) -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM and SIGHUP in this block; append them to `arrived`.
 
     A terminal sends SIGHUP when it is closed, often twice; only the first one counts. Signals that
     are ignored, as after ``nohup``, stay ignored.
     """
-    arrived: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         arrived.append(number)
@@ -27,15 +26,27 @@ def interrupted_by_signals() -> Iterator[list[int]]:
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
-        yield arrived
+        yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     handled = [number for number, handler in before.items() if handler != signal.SIG_IGN]
     for number in handled:
         signal.signal(number, interrupt)
     try:
-        yield arrived
+        yield
     finally:
         for number in handled:
             if signal.getsignal(number) == interrupt:  # otherwise it arrived; the process is ending
                 signal.signal(number, before[number])
+
+
+def caused_by_interruption(error: BaseException | None) -> bool:
+    """Return whether an error is what became of a KeyboardInterrupt.
+
+    While ONNX Runtime is imported, it turns one into ``ImportError: initialization failed``, and
+    the package would be called broken. What merely happens while a command is tidying up after a
+    signal, such as a full disk, has no such cause.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None

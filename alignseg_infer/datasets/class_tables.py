@@ -16,7 +16,7 @@ import operator
 from pathlib import Path
 
 from alignseg_infer.errors import OptionError
-from alignseg_infer.files import require_file, user_path
+from alignseg_infer.files import read_text, require_file, user_path
 from alignseg_infer.spec.model import ClassSpec
 from alignseg_infer.text import near_words
 
@@ -106,7 +106,9 @@ def class_table_named(classes: str | Path | ClassSpec) -> ClassSpec:
     if isinstance(classes, ClassSpec):
         return classes
     path = user_path(classes)
-    return class_table_from_file(path) if path.suffix == ".json" else class_table(str(classes))
+    return (
+        class_table_from_file(path) if path.suffix.lower() == ".json" else class_table(str(classes))
+    )
 
 
 def label_of(classes: ClassSpec, which: str | int) -> int:
@@ -149,7 +151,7 @@ def class_table_from_file(path: Path) -> ClassSpec:
     """
     require_file(path, "a class table", OptionError)
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(read_text(path))
         names, colors = table["names"], table["colors"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _table_error(path, repr(error)) from error

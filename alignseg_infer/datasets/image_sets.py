@@ -1,6 +1,7 @@
 """Images to calibrate with: from a folder, a list of files, or a video."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,14 @@ import numpy as np
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import AlignSegError, DatasetError, OptionError
-from alignseg_infer.files import find_files, is_folder, require_file, sha256_of, user_path
+from alignseg_infer.files import (
+    find_files,
+    is_folder,
+    read_text,
+    require_file,
+    sha256_of,
+    user_path,
+)
 from alignseg_infer.pixels.encoded import MAX_PIXELS, require_max_pixels, require_pixels
 from alignseg_infer.pixels.images import image_from_array, read_image
 
@@ -27,6 +35,11 @@ DEFAULT_MAX_IMAGES = 128
 PROBLEMS_SHOWN = 20
 FEWEST_COLORS = 32  # among every 64th pixel
 SMALLEST_JUDGED = 64  # pixels per side; smaller images have too few pixels to tell
+_FLAT = (
+    f"has fewer than {FEWEST_COLORS} colours: it looks like a label file, a mask or a dark frame"
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,8 @@ def choose_images(
     Args:
         source: A folder, which is searched with its sub-folders, except for hidden ones; a
             ``.txt`` file with one path per line, relative to its own folder (blank lines and lines
-            that start with ``#`` are skipped); a single image; or a video.
+            that start with ``#`` are skipped); a single image; or a video. Images with few colours
+            are taken for label files if they are half of all images or more.
         max_images: Maximum number of images.
         max_pixels: The largest number of pixels of an image or a frame.
 
@@ -133,21 +147,24 @@ def spread_evenly(count: int, limit: int) -> list[int]:
     return [(2 * part + 1) * count // (2 * limit) for part in range(limit)]
 
 
-def _read_list(path: Path) -> list[Path]:
+def _read_list(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
+        lines = read_text(path, "surrogateescape").split("\n")
+    except ValueError as error:
         raise DatasetError(
-            f"{path} is not a text file: {error.reason} at byte {error.start}",
+            f"{path} is not a text file: {error}",
             "a UTF-8 list with the path of one image per line",
             f"find IMAGES -name '*.png' > {path}",
         ) from error
     names = [line.strip() for line in lines]
-    return [path.parent / name for name in names if name and not name.startswith("#")]
+    return [name for name in names if name and not name.startswith("#")]
 
 
-def _choose_files(source: Path, paths: Sequence[Path], limit: int, max_pixels: int) -> ImageFiles:
-    chosen = [paths[index] for index in spread_evenly(len(paths), limit)]
+def _choose_files(
+    source: Path, paths: Sequence[Path | str], limit: int, max_pixels: int
+) -> ImageFiles:
+    """Choose some files and look at them; text is a path from the folder of `source`."""
+    chosen = [_path_in(source, paths[index]) for index in spread_evenly(len(paths), limit)]
     if not chosen:
         raise DatasetError(
             f"{source} contains no images",
@@ -155,9 +172,18 @@ def _choose_files(source: Path, paths: Sequence[Path], limit: int, max_pixels: i
             f"find {source.parent if source.is_file() else source} -name '*.jpg' | head",
         )
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        problems = [
-            problem for problem in pool.map(partial(_find_problem, max_pixels), chosen) if problem
-        ]
+        found = list(pool.map(partial(_look_at, max_pixels), chosen))
+    problems = [problem for problem, _ in found if problem]
+    flat = [f"{path} {_FLAT}" for path, (_, is_flat) in zip(chosen, found, strict=True) if is_flat]
+    if 2 * len(flat) >= len(chosen):
+        problems += flat
+    elif flat:
+        logger.warning(
+            "%d of %d images of %s have few colours, the first: %s",
+            *(len(flat), len(chosen)),
+            source,
+            flat[0],
+        )
     if problems:
         listed = "".join(f"\n    {problem}" for problem in problems[:PROBLEMS_SHOWN])
         rest = len(problems) - PROBLEMS_SHOWN
@@ -165,24 +191,33 @@ def _choose_files(source: Path, paths: Sequence[Path], limit: int, max_pixels: i
             f"{len(problems)} of {len(chosen)} images of {source} cannot be used:{listed}"
             + (f"\n    and {rest} more" if rest > 0 else ""),
             "readable photographs like those that the model will see",
-            "pass a folder or a list of such images only; copy damaged images again",
+            "pass a folder or a list of such images only, without label files and with few black "
+            "frames; copy damaged images again",
         )
     name = f"{len(chosen)} of {len(paths)} images of {source}"
     return ImageFiles(name, tuple(chosen), tuple(map(sha256_of, chosen)), max_pixels)
 
 
-def _find_problem(max_pixels: int, path: Path) -> str | None:
-    """Return what is wrong with an image, or None."""
+def _path_in(source: Path, name: Path | str) -> Path:
+    return source.parent / name if isinstance(name, str) else name
+
+
+def _look_at(max_pixels: int, path: Path) -> tuple[str | None, bool]:
+    """Return what is wrong with an image, or None; and whether it has as few colours as labels.
+
+    A photograph has thousands of colours; label files and masks have one per class. A single image
+    does not tell, since a dark or empty frame has few colours, too.
+    """
     try:
         require_file(path, "an image", DatasetError)  # it is read several times
         image = read_image(path, max_pixels)
     except AlignSegError as error:
-        return error.problem
-    colors = len(np.unique(image[::8, ::8].reshape(-1, 3), axis=0))
-    # A photograph has thousands of colours; label files and masks have one per class.
-    if colors < FEWEST_COLORS and min(image.shape[:2]) >= SMALLEST_JUDGED:
-        return f"{path} has only {colors} colours: it looks like a label file or a mask"
-    return None
+        named = str(path) in error.problem
+        return error.problem if named else f"{path}: {error.problem}", False
+    if min(image.shape[:2]) < SMALLEST_JUDGED:
+        return None, False
+    colors = np.unique(image[::8, ::8].reshape(-1, 3), axis=0)
+    return None, len(colors) < FEWEST_COLORS
 
 
 def _choose_frames(path: Path, limit: int, max_pixels: int) -> VideoFrames:

@@ -4,8 +4,11 @@ A runtime that ends the process in the middle of the catalogue is asked again fo
 """
 
 import json
+import os
 import signal
 import subprocess
+import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +16,12 @@ from alignseg_infer.doctor.anonymous import anonymous
 from alignseg_infer.doctor.catalogue import CASES
 from alignseg_infer.doctor.parts import Part
 from alignseg_infer.doctor.runtimes import Found, Target, Verdict, cases_of
+from alignseg_infer.files import temporary_folder
 from alignseg_infer.packages import command_of
 
 PROBE = "alignseg_infer.doctor.probe"
 PART_SECONDS = 120.0  # OpenVINO took 61 s on a machine with ten times more work than cores
+STOP_SECONDS = 0.2  # until a child is killed that is no longer waited for
 MAX_STARTS = 4  # a runtime that ends the process this often is not asked again
 
 Results = dict[Target, dict[str, Found]]
@@ -47,17 +52,22 @@ class Answer:
     clashes: list[tuple[str, str]] = field(default_factory=list)
 
 
-def ask(part: Part, *, seconds: float = PART_SECONDS) -> Answer:
+def ask(
+    part: Part, *, seconds: float = PART_SECONDS, stop: threading.Event | None = None
+) -> Answer:
     """Load a part and run the catalogue in it, in child processes.
 
     Args:
         part: Which.
         seconds: How long a child may take.
+        stop: Ends the child soon after it is set, and starts no other.
     """
     answer = Answer()
     todo = [(target, case.name) for target in part.targets for case in cases_of(target, CASES)]
     for _ in range(MAX_STARTS):
-        lines, end = _run_child(part.module, todo, seconds)
+        if stop is not None and stop.is_set():
+            return answer
+        lines, end = _run_child(part.module, todo, seconds, stop)
         _take(lines, answer)
         if not answer.loads:
             answer.problem = answer.problem or end or "it ends without an answer"
@@ -78,23 +88,53 @@ def _done(answer: Answer, target: Target) -> dict[str, Found]:
 
 
 def _run_child(
-    module: str, todo: list[tuple[Target, str]], seconds: float
+    module: str,
+    todo: list[tuple[Target, str]],
+    seconds: float,
+    stop: threading.Event | None,
 ) -> tuple[list[dict[str, Any]], str]:
     """Return the lines of a child, and how it ended, which is empty if it ended well."""
     wanted: dict[str, list[str]] = {}
     for target, name in todo:
         wanted.setdefault(target.value, []).append(name)
-    try:
-        done = subprocess.run(  # noqa: S603 - our own module
+    with (
+        temporary_folder() as folder,  # what a child leaves when it is killed goes with it
+        subprocess.Popen(  # noqa: S603 - our own module
             [*command_of(PROBE), module],
-            input=json.dumps(wanted).encode(),
-            capture_output=True,
-            timeout=seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        return _parse(error.stdout or b""), f"it takes longer than {seconds:g} s"
-    return _parse(done.stdout), _end_of(done.returncode, done.stderr)
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "TMPDIR": str(folder)},
+        ) as child,
+    ):
+        try:
+            output, errors = _talk(child, json.dumps(wanted).encode(), seconds, stop)
+        except subprocess.TimeoutExpired as error:
+            child.kill()
+            return _parse(error.stdout or b""), f"it takes longer than {seconds:g} s"
+        except BaseException:  # Ctrl-C, where the work is in the main thread
+            child.kill()
+            raise
+    return _parse(output), _end_of(child.returncode, errors)
+
+
+def _talk(
+    child: "subprocess.Popen[bytes]", said: bytes, seconds: float, stop: threading.Event | None
+) -> tuple[bytes, bytes]:
+    """Return what a child writes to its two streams until it ends, or until it has to stop.
+
+    Raises:
+        subprocess.TimeoutExpired: It takes longer.
+    """
+    deadline, rest = time.monotonic() + seconds, [said]
+    while True:
+        try:
+            return child.communicate(rest.pop() if rest else None, timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > deadline:
+                raise
+        if stop is not None and stop.is_set():
+            child.kill()
 
 
 def _parse(output: bytes) -> list[dict[str, Any]]:

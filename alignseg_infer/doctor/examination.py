@@ -1,6 +1,7 @@
 """Examines this machine."""
 
 import importlib.util
+import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from alignseg_infer.benchmark.machine import usable_cores
@@ -62,13 +63,16 @@ def _ask_all(versions: dict[str, tuple[str, ...]], progress: Progress | None) ->
     """Ask the installed parts and the driver, several at a time."""
     parts = [part for part in PARTS if versions[part.module]]
     asked = [*sorted(parts, key=lambda part: -len(part.targets)), DRIVER]  # the longest first
-    answers = {}
+    answers, stop = {}, threading.Event()
     with ThreadPoolExecutor(min(MAX_CHILDREN, usable_cores())) as pool:
-        futures = {pool.submit(ask, part): part.module for part in asked}
-        for done, future in enumerate(as_completed(futures), 1):
-            answers[futures[future]] = future.result()
-            if progress is not None:
-                progress(done, len(asked))
+        try:
+            futures = {pool.submit(ask, part, stop=stop): part.module for part in asked}
+            for done, future in enumerate(as_completed(futures), 1):
+                answers[futures[future]] = future.result()
+                if progress is not None:
+                    progress(done, len(asked))
+        finally:
+            stop.set()  # after Ctrl-C, the pool waits for its threads
     return answers
 
 

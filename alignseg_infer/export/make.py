@@ -26,7 +26,7 @@ from alignseg_infer.export.adapting import (
 )
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.recipe import Recipe
-from alignseg_infer.files import temporary_folder, user_path
+from alignseg_infer.files import require_no_pipe, temporary_folder, user_path
 from alignseg_infer.models.identify import require_named_as_it_is
 from alignseg_infer.packages import require_export_packages
 from alignseg_infer.progress import ProgressBars, no_bar
@@ -177,6 +177,7 @@ def make_engine(
     from alignseg_infer.trt.builder.plugins import require_plugin_options
 
     require_engine_name(destination)
+    require_no_pipe(destination)
     recipe, options = take_shape(model, recipe, options)
     given = _read_given_graph(model, recipe)
     require_plugin_options(given.facts.export.sampler if given else sampler_of(recipe), options)

@@ -15,7 +15,8 @@ from alignseg_infer.spec.protobuf import read_fields
 
 _ENTRY = "StringStringEntryProto"
 _MESSAGES: dict[str, dict[int, str]] = {  # message: number of a field: the message in it
-    "ModelProto": {7: "GraphProto", 25: "FunctionProto"},
+    "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
+    "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
     "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
     "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
     "NodeProto": {5: "AttributeProto"},
@@ -31,7 +32,10 @@ _MESSAGES: dict[str, dict[int, str]] = {  # message: number of a field: the mess
     "TensorProto": {13: _ENTRY},
 }
 _KEY, _VALUE = 1, 2  # of StringStringEntryProto
-_DEEPEST = 100  # protobuf itself refuses messages that are nested deeper
+_DEEPEST = 101  # protobuf itself takes 100 messages in one another, in that of the whole file
+# ONNX Runtime's mark of weights that are in its own memory, at the address in "offset".
+_MEMORY = "_ORT_MEM_ADDR_"
+_LONGEST = 1 << 16  # bytes of a key or a path; systems open no longer path
 _MOST_FIELDS = 500_000  # the demo model has 7139
 
 
@@ -66,7 +70,8 @@ def weights_file(model: Path, location: str) -> Path:
     """
     file = model.parent / location
     folder = os.path.realpath(model.parent)  # unlike Path.resolve, without an error for a loop
-    if "\0" in location or not Path(os.path.realpath(file)).is_relative_to(folder):
+    no_path = "\0" in location or _MEMORY in location
+    if no_path or not Path(os.path.realpath(file)).is_relative_to(folder):
         raise ModelFileError(
             f"{model} names {location!r} as a file with its weights, which is outside its folder",
             f"a file in {model.parent}",
@@ -85,6 +90,8 @@ def read_locations(model: Path) -> Iterator[str]:
     Raises:
         ModelFileError: The file has more fields than any model.
     """
+    if not os.path.isfile(model):  # a pipe would be waited for
+        return
     try:
         with model.open("rb") as file:
             left = iter(range(_MOST_FIELDS))
@@ -116,7 +123,7 @@ def _find_locations(
 def _read_location(file: BinaryIO, end: int) -> Iterator[str]:
     """Yield the value of an entry whose key is ``location``."""
     texts = {
-        field.number: file.read(field.end - file.tell())
+        field.number: file.read(min(field.end - file.tell(), _LONGEST))
         for field in read_fields(file, end)
         if field.number in (_KEY, _VALUE)
     }

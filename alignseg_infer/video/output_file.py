@@ -1,7 +1,6 @@
 """A video file that can be played as far as it was written, whatever stops the writing."""
 
 import contextlib
-import errno
 import itertools
 import os
 import shutil
@@ -10,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from alignseg_infer.errors import OutputError
+from alignseg_infer.files import NO_ROOM
 from alignseg_infer.video.pyav import av
 
 MATROSKA_ENDING = ".mkv"
@@ -17,7 +17,6 @@ FINE_SCALE = 10_000  # ticks per second, at least; FFmpeg does the same for the 
 MOST_TICKS = 1 << 30  # from one packet to the next; from 2^31 on, FFmpeg's MP4 is wrong or aborts
 FRAGMENT_MS = 500  # what is in memory, and lost when the process is killed
 LONGEST_NAME = 255  # bytes, on all common file systems
-NO_ROOM = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
 
 
 class OutputFile:

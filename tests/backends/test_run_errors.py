@@ -262,6 +262,6 @@ def test_a_path_says_nothing_about_memory(tmp_path: Path) -> None:
     """The runtime's message holds the path of the model."""
     folder = tmp_path / "alloc-memory"
     folder.mkdir()
-    (folder / "m.onnx").write_bytes(b"garbage")
+    (folder / "m.onnx").write_bytes(b"\x00\x01garbage\xff")  # of no known kind
     with pytest.raises(ModelFileError, match="Protobuf parsing failed"):
         Predictor(folder / "m.onnx")

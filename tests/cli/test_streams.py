@@ -171,3 +171,21 @@ def test_bars_show_names(folder: Path) -> None:
     assert r"\x1b]0;pwned\x07 [red]images[/red]" in seen
     assert r"\x1b]0;pwned\x07[link=x]" in seen
     assert "\x1b]0;" not in seen
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this device")
+@pytest.mark.parametrize("command", ["inspect demo", "cache list", "inspect --help"])
+def test_standard_output_on_a_full_disk(command: str, folder: Path) -> None:
+    done = run(f"$ALIGNSEG {command} > /dev/full")
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    if "--help" not in command:  # argparse ignores that it cannot print
+        assert done.returncode == 1
+        assert "standard output cannot be written: No space left on device" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this device")
+def test_a_log_on_a_full_disk_does_not_end_the_work(folder: Path) -> None:
+    done = run(f"$ALIGNSEG offsets demo {write_images('a.png')[0]} -o out.png 2> /dev/full")
+    assert done.returncode == 0
+    assert (folder / "out.png").exists()

@@ -4,10 +4,12 @@ import contextlib
 import importlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ import pytest
 
 from alignseg_infer.cli import main
 from alignseg_infer.cli.termination import interrupted_by_signals
+from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets.folder import write_streets
+from alignseg_infer.errors import OutputError
 from alignseg_infer.files import write_atomically
 from tests.support.waiting import PATIENCE
 
@@ -39,6 +43,7 @@ TYPED = [
     ),
     ("sensitivity {onnx} --calibration {streets}/images --calibration-size 64x64 -o {out}", INFER),
     ("export-trt {onnx} --flavour tensorrt-rtx --opt-shape 1x64x64 -o {out}/a.engine", REPLACE),
+    ("doctor", "alignseg_infer.doctor.asking:_talk"),
 ]
 
 
@@ -110,15 +115,93 @@ def terminate_after_two(what: str, done: int, total: int) -> None:
 
 @pytest.mark.parametrize("ignored", [False, True])
 def test_hangup_ends_the_block_unless_it_is_ignored(ignored: bool) -> None:
+    arrived: list[int] = []
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
     expected = contextlib.nullcontext() if ignored else pytest.raises(KeyboardInterrupt)
     try:
-        with expected, interrupted_by_signals() as arrived:
+        with expected, interrupted_by_signals(arrived):
             signal.raise_signal(signal.SIGHUP)
         assert arrived == ([] if ignored else [signal.SIGHUP])
     finally:
         after = signal.signal(signal.SIGHUP, before)
     assert after == signal.SIG_IGN  # a second one would end the process before it has tidied up
+
+
+@pytest.mark.parametrize("error", [ImportError("failed"), OutputError("full", "room", "df")])
+@pytest.mark.parametrize("cause", [None, KeyboardInterrupt(), RuntimeError()])
+def test_what_becomes_of_an_interruption_is_one(
+    error: Exception,
+    cause: BaseException | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """ONNX Runtime's import turns KeyboardInterrupt into ``ImportError: initialization failed``."""
+
+    def fail(arguments: object) -> int:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:  # the context of the error, even if it is not its cause
+            raise error from cause
+
+    monkeypatch.setattr("alignseg_infer.cli.commands.inspect_model.run", fail)
+    if isinstance(cause, KeyboardInterrupt):
+        assert main(["inspect", "demo"]) == 130
+        assert capsys.readouterr().err == "interrupted\n"
+    elif isinstance(error, OutputError):
+        assert main(["inspect", "demo"]) == 1
+        assert "error: full" in capsys.readouterr().err
+    else:
+        with pytest.raises(ImportError, match="failed"):
+            main(["inspect", "demo"])
+
+
+KILLED = [
+    *[typed for typed, _ in TYPED if "tensorrt" not in typed],
+    "export-onnx {pth} --precision fp16 -o {out}/a.onnx",
+    "export-trt {pth} --flavour tensorrt-rtx --opt-shape 1x64x64 -o {out}/a.engine",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("typed", sorted(set(KILLED)))
+def test_nothing_is_left_whenever_the_signal_comes(
+    typed: str, small_onnx: Path, streets: Path, tmp_path: Path
+) -> None:
+    """At moments spread over the whole command, in processes of their own."""
+    if "tensorrt" in typed:
+        pytest.importorskip("tensorrt_rtx", reason="pip install tensorrt-rtx-cu13")
+    signals = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
+    chance, seconds = random.Random(typed), 0.0
+    for number in (None, *signals):
+        with tempfile.TemporaryDirectory(dir=tmp_path) as name:
+            out, temporary = Path(name) / "out", Path(name) / "temporary"
+            out.mkdir()
+            temporary.mkdir()
+            places = {"out": out, "onnx": small_onnx, "pth": demo_checkpoint(), "streets": streets}
+            start = time.monotonic()
+            child = subprocess.Popen(
+                [sys.executable, "-m", "alignseg_infer", *typed.format(**places).split()],
+                env={**os.environ, "TMPDIR": str(temporary), "ALIGNSEG_CACHE": f"{out}/kept"},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            if number is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(chance.uniform(0.2, 1) * seconds)
+                child.send_signal(number)
+            code = child.wait(PATIENCE * 3)
+            seconds = seconds or time.monotonic() - start
+            if number is None:
+                assert code == 0
+            else:  # before the command waits for signals, and after that, they end it
+                assert code in (0, 128 + number, -number)
+            left = [path for path in temporary.rglob("*") if "torchinductor" not in path.name]
+            assert left == []  # PyTorch makes a folder for its compiler, which we do not use
+            assert list(out.rglob(".*")) == []
+
+
+def demo_checkpoint() -> Path:
+    return model_path("demo").with_name("demo.pth")
 
 
 WRITING = """

@@ -12,6 +12,7 @@ from alignseg_infer.datasets.class_tables import (
     class_table,
     class_table_for,
     class_table_from_file,
+    class_table_named,
     voc_color,
 )
 from alignseg_infer.errors import OptionError
@@ -101,6 +102,16 @@ def test_table_from_file(tmp_path: Path) -> None:
     path.write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
     expected = ClassSpec(dataset="own", names=("road", "Fußweg"), colors=((0, 128, 255), (1, 2, 3)))
     assert class_table_from_file(path) == expected
+
+
+@pytest.mark.parametrize("name", ["own.json", "own.JSON"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_table_from_a_file_of_another_tool(name: str, encoding: str, tmp_path: Path) -> None:
+    facts = {"names": ["Fußweg"], "colors": [[0, 128, 255]]}
+    text = json.dumps(facts, ensure_ascii=False, indent=1).replace("\n", "\r\n")
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    expected = ClassSpec(dataset="own", names=("Fußweg",), colors=((0, 128, 255),))
+    assert class_table_named(tmp_path / name) == expected
 
 
 @pytest.mark.parametrize(

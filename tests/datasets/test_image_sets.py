@@ -88,3 +88,67 @@ def test_the_limit_holds_when_files_change(tmp_path: Path) -> None:
     write(path, by_opencv(".png", np.zeros((HEIGHT + 1, WIDTH, 3), np.uint8)))
     with pytest.raises(ImageError, match="41x72"):
         list(images.read())
+
+
+FLAT = by_opencv(".png", np.zeros((64, 96, 3), np.uint8))
+PHOTO = by_opencv(".png", np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8))
+
+
+@pytest.mark.parametrize(("flat", "photos"), [(0, 1), (1, 2), (1, 5), (2, 3)])
+def test_a_few_dark_frames_are_images(
+    flat: int, photos: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for index in range(flat + photos):
+        write(tmp_path / f"{index}.png", FLAT if index < flat else PHOTO)
+    assert len(chosen(tmp_path)) == flat + photos
+    said = [record.message for record in caplog.records]
+    assert len(said) == bool(flat)
+    assert not flat or said[0].startswith(
+        f"{flat} of {flat + photos} images of {tmp_path} have few"
+    )
+
+
+@pytest.mark.parametrize(("flat", "photos"), [(1, 0), (1, 1), (5, 5), (3, 1)])
+def test_sets_of_which_half_is_flat_are_labels(flat: int, photos: int, tmp_path: Path) -> None:
+    for index in range(flat + photos):
+        write(tmp_path / f"{index}.png", FLAT if index < flat else PHOTO)
+    with pytest.raises(DatasetError, match=f"{flat} of {flat + photos} .* cannot be used") as error:
+        choose_images(tmp_path)
+    assert error.value.problem.count("looks like a label file, a mask or a dark frame") == flat
+
+
+def test_small_images_are_not_judged_and_too_small_ones_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", by_opencv(".png", np.zeros((8, 8, 3), np.uint8)))
+    assert chosen(tmp_path) == ["a.png"]
+    write(tmp_path / "b.png", by_opencv(".png", np.zeros((1, 1, 3), np.uint8)))
+    with pytest.raises(DatasetError, match=r"b\.png: the image is 1x1"):
+        choose_images(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["list.txt", "LIST.TXT"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_as_other_tools_write_them(
+    name: str, end: str, encoding: str, tmp_path: Path
+) -> None:
+    names = ["a.png", "straße/東京.png", "with space\u2028.png"]
+    for each in names:
+        write(tmp_path / each)
+    lines = ["# images", *names[:1], "", *names[1:], ""]
+    (tmp_path / name).write_bytes(end.join(lines).encode(encoding))
+    images = choose_images(tmp_path / name)
+    assert isinstance(images, ImageFiles)
+    assert [path.relative_to(tmp_path).as_posix() for path in images.paths] == names
+
+
+def test_names_that_are_no_text_are_read_from_lists(tmp_path: Path) -> None:
+    name = os.fsdecode(b"stra\xdfe.png")
+    try:
+        write(tmp_path / name)
+    except OSError:
+        pytest.skip("this system has no such names")
+    (tmp_path / "list.txt").write_bytes(os.fsencode(name) + b"\n")
+    for source in (tmp_path / "list.txt", tmp_path):
+        images = choose_images(source)
+        assert isinstance(images, ImageFiles)
+        assert [path.name for path in images.paths] == [name]

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Prepare:
         distributions = dict.fromkeys(installed, "5.0")
         monkeypatch.setattr(examination, "installed_distributions", lambda: distributions)
 
-        def ask(part: Part) -> Answer:
+        def ask(part: Part, stop: threading.Event) -> Answer:
             if part is DRIVER:
                 return answers.get("driver", Answer(problem="there is none"))
             return answers.get(part.module) or well(part)

@@ -124,7 +124,7 @@ SOURCES: list[tuple[Callable[[Path], Path], str]] = [
     (_written(b"a.png\nb.png\n", "list.txt"), "2 of 2 images"),
     (_written(b"a.png\nb.png\n", "list.txt"), "b.png does not exist"),
     (_written(b"# nothing\n\n", "list.txt"), "contains no images"),
-    (_written(b"\xff\xd8\xff", "list.txt"), "is not a text file"),
+    (_written(b"\xff\xd8\xff\xe0\0\x10JFIF", "list.txt"), "is not a text file: byte 4 is 0"),
     (_written(b"", "list.txt"), "is empty"),
     (_written(b"no video" * 99, "drive.mp4"), "cannot open it as a video"),
     (_written(b"no video" * 99, "drive"), "cannot open it as a video"),
@@ -477,6 +477,14 @@ def test_caches_with_odd_content(
         np.savez(file, **(content | {part: np.asarray(change(content[part]))}))
     with pytest.raises(OptionError, match="is not a calibration cache"):
         calibrate_ranges(small_onnx, images, options)
+
+
+def test_a_pipe_is_no_cache(small_onnx: Path, pictures: Path, tmp_path: Path) -> None:
+    """Nobody may ever write to it, so it is not opened."""
+    os.mkfifo(tmp_path / "cache")
+    options = CalibrationOptions(cache=tmp_path / "cache")
+    with pytest.raises(OptionError, match=r"is not a calibration cache.*it is a pipe"):
+        calibrate_ranges(small_onnx, choose_images(pictures / "list.txt"), options)
 
 
 def test_images_of_many_sizes_fill_no_batch_together(small_onnx: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Files of weights: found wherever a model may name them, and refused outside its folder."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -159,12 +160,29 @@ def in_weights() -> onnx.ModelProto:
     return helper.make_model(graph(weights=(external("a"), external("../b"))))
 
 
+def in_training_information() -> onnx.ModelProto:
+    model = helper.make_model(graph())
+    model.training_info.add(initialization=graph(constant("a")), algorithm=graph(constant("b")))
+    return model
+
+
+def as_deep_as_protobuf_reads() -> onnx.ModelProto:
+    """The entry with the path is in 99 messages, each in the one before, below the file's own."""
+    sparse = graph()
+    sparse.sparse_initializer.append(helper.make_sparse_tensor(external("a"), external("b"), [4]))
+    for _ in range(32):
+        sparse = graph(helper.make_node("N", [], [], graph=sparse))
+    return helper.make_model(sparse)
+
+
 PLACES = [
     (in_weights, "a ../b"),
     (in_a_subgraph, "a b"),
     (in_lists_of_an_attribute, "a b c"),
     (in_a_function, "a b"),
     (in_sparse_weights, "a b c d"),
+    (in_training_information, "a b"),
+    (as_deep_as_protobuf_reads, "a b"),
 ]
 
 
@@ -174,6 +192,7 @@ def test_all_places_are_searched(
 ) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(make().SerializeToString())
+    onnx.load(path, load_external_data=False)  # protobuf reads it, too
     assert sorted(read_locations(path)) == sorted(locations.split())
 
 
@@ -202,13 +221,24 @@ BAD = [
     ("a\0b", "outside"),
     ("lost.data", "does not exist"),
     ("loop", "loop"),
+    ("pipe", "is a pipe"),
+    ("../models/weights", "does not exist"),
+    ("weights/../../b", "outside"),
+    ("link", "outside"),
+    ("*/_ORT_MEM_ADDR_/*", "outside"),  # ONNX Runtime's mark of an address in memory
+    ("x" * 70_000, "too long"),
 ]
 
 
 @pytest.mark.parametrize(("location", "words"), BAD)
 def test_locations_that_are_no_files(location: str, words: str, tmp_path: Path) -> None:
-    (tmp_path / "loop").symlink_to("loop")
-    path = tmp_path / "a.onnx"
+    folder = tmp_path / "models"
+    (folder / "*/_ORT_MEM_ADDR_").mkdir(parents=True)
+    (folder / "*/_ORT_MEM_ADDR_/*").write_bytes(bytes(4))
+    (folder / "loop").symlink_to("loop")
+    (folder / "link").symlink_to("/etc/hostname")
+    os.mkfifo(folder / "pipe")
+    path = folder / "a.onnx"
     path.write_bytes(helper.make_model(graph(weights=(external(location),))).SerializeToString())
     with pytest.raises(ModelFileError, match=words):
         require_weights_beside(path)
@@ -231,3 +261,25 @@ def test_a_file_of_small_fields_is_given_up_soon(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="more than 500,000 fields"):
         require_weights_beside(path)
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("entries", [("inside", "../a"), ("../a", "inside")])
+def test_each_of_several_paths_counts(entries: tuple[str, str], tmp_path: Path) -> None:
+    """OpenVINO takes the last one; ONNX Runtime refuses such files."""
+    tensor = external(entries[0])
+    tensor.external_data.add(key="location", value=entries[1])
+    (tmp_path / "inside").write_bytes(bytes(4))
+    path = tmp_path / "a.onnx"
+    path.write_bytes(helper.make_model(graph(weights=(tensor,))).SerializeToString())
+    with pytest.raises(ModelFileError, match=r"'\.\./a' .* outside"):
+        require_weights_beside(path)
+
+
+@pytest.mark.parametrize(
+    "command", ["inspect {}", "predict {} a.png -o out", "verify {} --against demo"]
+)
+def test_a_pipe_is_no_model(command: str, tmp_path: Path, capsys: Any) -> None:
+    """Nobody may ever write to it, so it is not opened."""
+    os.mkfifo(tmp_path / "pipe.onnx")
+    assert main(command.format(tmp_path / "pipe.onnx").split()) == 1
+    assert "pipe.onnx is a pipe" in capsys.readouterr().err

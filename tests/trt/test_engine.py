@@ -1,6 +1,7 @@
 """Engines: TensorRT for RTX parses and builds on any CPU; running one needs a GPU."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -299,6 +300,31 @@ def test_bad_options(options: dict[str, Any], error: type[AlignSegError], words:
     with pytest.raises(error) as caught:
         BuildOptions(flavour=Flavour.TENSORRT_RTX, **options)
     assert words in caught.value.problem
+
+
+def test_a_profile_that_no_gpu_has_memory_for(caplog: pytest.LogCaptureFixture) -> None:
+    most = shapes((1, 64, 64), (4, 512, 512), (1024, 512, 1024))
+    assert rtx(profile=most).profile == most
+    one_image = shapes((1, 64, 64), (1, 512, 512), (1, 16384, 16384))
+    assert rtx(profile=one_image).profile == one_image
+    with pytest.raises(OptionError, match=r"192,415 GB of GPU memory") as caught:
+        rtx(profile=shapes((3, 64, 64), (4, 512, 512), (1024, 16384, 16384)))
+    sizes = re.findall(r"_shape=\((\d+), (\d+), (\d+)\)", caught.value.fix)
+    advised = shapes(*[(int(batch), int(height), int(width)) for batch, height, width in sizes])
+    assert advised == shapes((2, 64, 64), (2, 512, 512), (2, 16384, 16384))
+    assert rtx(profile=advised).profile == advised
+
+
+@pytest.mark.parametrize(("batch", "warned"), [(1, False), (64, True)])
+def test_a_profile_that_takes_much_memory_is_questioned(
+    batch: int, warned: bool, export_small: Export, caplog: pytest.LogCaptureFixture
+) -> None:
+    largest = shapes((1, 64, 96), (1, 64, 96), (batch, 1024, 1024))
+    path = export_small(size=None, batch=None)
+    engine_from_onnx(path, rtx(profile=largest, optimization_level=0))
+    said = [record.message for record in caplog.records if "of GPU memory" in record.message]
+    assert bool(said) == warned
+    assert not said or f"{batch}x1024x1024 take about 47 GB" in said[0]
 
 
 def test_compute_capability_is_for_rtx_only() -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from alignseg_infer.cli.termination import EXIT_INTERRUPTED
 from alignseg_infer.datasets.image_sets import ImageFiles, choose_images
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.errors import INSTALL_BENCH, OptionError
-from alignseg_infer.files import require_writable_folder, user_path
+from alignseg_infer.files import require_writable_folder, temporary_folder, user_path
 from alignseg_infer.inference.averaging import Mode
 from alignseg_infer.packages import require_packages
 from alignseg_infer.pixels.images import write_image
@@ -103,8 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.destination:
         require_packages(("matplotlib",), INSTALL_BENCH)  # now, not after minutes of measuring
         require_writable_folder(arguments.destination)
-    with tempfile.TemporaryDirectory() as folder:
-        report = _measure(arguments, names, Path(folder))
+    with temporary_folder() as folder:
+        report = _measure(arguments, names, folder)
     if report.partial:
         print_message(f"interrupted after {report.rounds} rounds", sys.stderr)
     if report.machine.busy:

@@ -1,7 +1,6 @@
 """``alignseg sensitivity``: measures what INT8 costs, block by block."""
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from alignseg_infer.cli.streams import print_report
 from alignseg_infer.datasets.labelled import Dataset, LabelledImages, find_labelled_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
-from alignseg_infer.files import require_writable_folder, user_path
+from alignseg_infer.files import require_writable_folder, temporary_folder, user_path
 from alignseg_infer.packages import require_export_packages, require_packages
 
 if TYPE_CHECKING:
@@ -116,12 +115,12 @@ def _measure(arguments: argparse.Namespace, labelled: LabelledImages | None) -> 
     )
     with progress_bar("calibration images") as progress:
         ranges = calibrate_ranges(path, images, options, progress)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         with progress_bar("images segmented in FP32") as progress:
             meter = EffectMeter(
                 path,
                 images,
-                Path(folder),
+                folder,
                 labelled=labelled,
                 size=options.size,
                 threads=options.threads,

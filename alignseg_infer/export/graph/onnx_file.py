@@ -8,7 +8,7 @@ from onnx_ir.external_data import load_to_model
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferencePass
 
 from alignseg_infer.errors import ModelFileError, OptionError
-from alignseg_infer.files import require_file
+from alignseg_infer.files import require_file, require_no_pipe
 from alignseg_infer.spec.onnx_weights import require_weights_beside, weights_file
 from alignseg_infer.spec.plugin_contract import DOMAIN
 
@@ -92,10 +92,16 @@ def save_onnx(model: onnx_ir.Model, path: Path) -> None:
 
 
 def require_onnx_ending(path: Path) -> None:
-    """Raise OptionError unless `path` ends in ``.onnx``, which tells loaders the kind of file."""
+    """Raise OptionError unless `path` ends in ``.onnx``, which tells loaders the kind of file.
+
+    Raises:
+        OptionError: It ends otherwise.
+        OutputError: It is a pipe or a device.
+    """
     if path.suffix.lower() != ".onnx":  # this also protects a checkpoint from being overwritten
         raise OptionError(
             f"{path} does not end in .onnx",
             "the ending .onnx, which tells loaders what kind of file it is",
             f"destination={path.stem}.onnx",
         )
+    require_no_pipe(path)

@@ -214,6 +214,8 @@ def _load_cache(cache: Path, key: str) -> _Seen:
 
 
 def _read_cache(cache: Path) -> _Seen:
+    if cache.is_fifo():  # which nobody may ever write to
+        raise ValueError("it is a pipe")
     with np.load(cache, allow_pickle=False) as stored:
         names, counts, powers, largest = (
             stored[part] for part in ("names", "counts", "powers", "largest")

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.cuda.opening import current_gpu
 from alignseg_infer.errors import BuildError, OptionError
-from alignseg_infer.files import write_atomically
+from alignseg_infer.files import require_no_pipe, write_atomically
 from alignseg_infer.spec.model import OutputKind, Upsampling
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 from alignseg_infer.spec.onnx_weights import require_weights_beside
@@ -27,7 +27,12 @@ from alignseg_infer.trt.builder.layers import (
     require_resizing,
     require_sampling,
 )
-from alignseg_infer.trt.builder.options import BuildOptions, profile_for
+from alignseg_infer.trt.builder.options import (
+    MUCH_MEMORY,
+    BuildOptions,
+    memory_estimate,
+    profile_for,
+)
 from alignseg_infer.trt.builder.plugins import load_plugins, require_plugin_options
 from alignseg_infer.trt.builder.progress import PhaseProgress, Phases, new_monitor, run_stoppable
 from alignseg_infer.trt.builder.timing_cache import save_timing_cache, use_timing_cache
@@ -87,6 +92,7 @@ def build_engine(
         KeyboardInterrupt: The user pressed Ctrl-C; the build has stopped.
     """
     require_engine_name(engine_path)
+    require_no_pipe(engine_path)
     engine = engine_from_onnx(onnx_path, options, facts=facts, progress=progress)
     return replace(engine, facts=save_engine(engine, engine_path, verify=verify))
 
@@ -119,6 +125,13 @@ def engine_from_onnx(
         )
     require_plugin_options(facts.export.sampler, options)
     profile = profile_for(facts.export, options.profile)
+    if (needed := memory_estimate(profile.maximum)) > MUCH_MEMORY:
+        logger.warning(
+            "inputs of %s take about %.0f GB of GPU memory with 256 channels in float16; a smaller "
+            "max_shape= takes less",
+            profile.maximum,
+            needed / 1e9,
+        )
     session = Session.of(load_tensorrt(options.flavour))
     # TensorRT builds on this GPU, and loaders compare it with theirs. TensorRT for RTX needs none.
     gpu = current_gpu() if options.flavour is Flavour.TENSORRT else None

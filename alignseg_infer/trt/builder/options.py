@@ -17,6 +17,11 @@ MAX_OPTIMIZATION_LEVEL = 5
 MEBIBYTE = 1 << 20
 MAX_WORKSPACE = 1 << 20  # MiB
 MAX_BATCH = 1024
+# Of all images of one call. 64x2048x4096 and 1024x512x1024 have as many.
+MAX_PROFILE_PIXELS = 1 << 29
+# A network of 256 decoder channels in float16 needs 1.4 GB for an image of 1024x2048.
+BYTES_A_PIXEL = 700
+MUCH_MEMORY = 24e9  # bytes; what large consumer GPUs have
 
 
 class HardwareCompatibility(StrEnum):
@@ -112,6 +117,15 @@ def _require_ordered(profile: Profile) -> None:
                 f"1 to {MAX_BATCH}",
                 f"1x{shape.height}x{shape.width}",
             )
+    needed = memory_estimate(profile.maximum)
+    if needed > BYTES_A_PIXEL * MAX_PROFILE_PIXELS:
+        raise OptionError(
+            f"max_shape={shape_text(profile.maximum)} would take about {needed / 1e9:,.0f} GB of "
+            "GPU memory with 256 channels in float16",
+            f"at most {MAX_PROFILE_PIXELS:,} pixels in all images, about "
+            f"{BYTES_A_PIXEL * MAX_PROFILE_PIXELS / 1e9:,.0f} GB, more than any GPU has",
+            f"smaller batches or images: {_describe_profile(_shrink(profile))}",
+        )
     if profile.optimum not in profile:
         raise OptionError(
             _describe_profile(profile),
@@ -138,6 +152,18 @@ def profile_from(
             f"opt_shape={shape_text(given)}",
         )
     return None
+
+
+def memory_estimate(shape: InputShape) -> float:
+    """Return about how many bytes of GPU memory an input of this shape takes, in float16."""
+    return float(BYTES_A_PIXEL * shape.batch * shape.height * shape.width)
+
+
+def _shrink(profile: Profile) -> Profile:
+    """Return the profile with batches so small that the largest shape has few enough pixels."""
+    most = MAX_PROFILE_PIXELS // (profile.maximum.height * profile.maximum.width)
+    shapes = (profile.minimum, profile.optimum, profile.maximum)
+    return Profile(*(dataclasses.replace(shape, batch=min(shape.batch, most)) for shape in shapes))
 
 
 def _describe_profile(profile: Profile) -> str:

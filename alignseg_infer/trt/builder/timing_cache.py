@@ -37,13 +37,15 @@ def use_timing_cache(config: IBuilderConfig, path: Path, messages: Messages) -> 
 
 def _read_file(path: Path) -> bytes:
     try:
-        return path.read_bytes() if path.exists() else b""
+        reason = "it is a pipe" if path.is_fifo() else None  # nobody may ever write to it
+        stored = path.read_bytes() if path.exists() and not reason else b""
     except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
         raise OptionError(
-            f"the timing cache {path} cannot be read: {error.strerror}",
-            "a file",
-            "timing_cache=FILE",
-        ) from error
+            f"the timing cache {path} cannot be read: {reason}", "a file", "timing_cache=FILE"
+        )
+    return stored
 
 
 def save_timing_cache(config: IBuilderConfig, path: Path) -> None:

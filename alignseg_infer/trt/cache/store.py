@@ -242,6 +242,8 @@ def _remove(folder: Path) -> None:
 
 
 def _not_kept(error: OutputError) -> OutputError:
+    if "temporary folder" in error.problem:  # it is full, not the cache
+        return error
     problem = f"the engine cannot be kept in the cache: {error.problem}"
     return OutputError(problem, error.expected, _CHOOSE_FOLDER)
 
