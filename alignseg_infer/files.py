@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import reprlib
+import shlex
 import shutil
 import stat
 import tempfile
@@ -26,9 +27,10 @@ HASH_BLOCK = 1 << 20
 MAX_TEXT = 64 << 20  # bytes; a list of the 1.3 million images of ImageNet takes 50 MB
 # The scheme of one letter is a drive of Windows.
 _ADDRESS = re.compile("(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/+(?P<place>.+)", re.DOTALL)
-TEMPORARY = ".writing-"  # how names of folders for files that are being written begin
+TEMPORARY = ".writing-alignseg-"  # how names of folders for files that are being written begin
 # The same in the system's temporary folder, where other programs have folders, too.
 SYSTEM_TEMPORARY = ".alignseg-writing-"
+_RANDOM = "[a-z0-9_]" * 8  # how they end, as `tempfile.mkdtemp` makes them
 _VARIABLES = ("TMPDIR", "TEMP", "TMP")  # that name the temporary folder, in Python's order
 _OTHER_TEMPORARY = f"name a folder on another disk: export {_VARIABLES[0]}=FOLDER"
 # A full disk, a used-up quota, a file as large as the shell or the disk allows, a read-only disk.
@@ -347,7 +349,9 @@ def system_folder() -> Path:
         raise OutputError(
             f"cannot write into the temporary folder {asked}: {error.strerror or error}",
             "a folder that exists, on a disk with room",
-            f"mkdir -p {asked}, or {_OTHER_TEMPORARY}",
+            _OTHER_TEMPORARY
+            if Path(asked).exists() or asked.startswith("~")  # no shell replaced it in quotes
+            else f"mkdir -p {shlex.quote(asked)}, or {_OTHER_TEMPORARY}",
         ) from error
     return Path(used)  # it can be written to, but the application has chosen this one
 
@@ -471,7 +475,7 @@ def _make_locked_folder(parent: Path | None) -> tuple[Path, int | None]:
 # Once for each folder: listing one of 100,000 files takes 150 ms.
 @functools.lru_cache(maxsize=100)
 def _remove_leftovers(parent: Path, prefix: str) -> None:
-    for folder in parent.glob(f"{prefix}*"):
+    for folder in parent.glob(f"{prefix}{_RANDOM}"):
         with contextlib.suppress(OSError):  # it is in use, or belongs to somebody else
             if hasattr(os, "geteuid") and folder.lstat().st_uid != os.geteuid():
                 continue

@@ -499,6 +499,15 @@ def test_the_folder_that_is_asked_for_is_used_or_refused(tmp_path: Path) -> None
     assert names_in(missing) == []
 
 
+@pytest.mark.parametrize("asked", ["~/tmp", "/dev/null"])
+def test_making_the_folder_is_advised_only_where_it_helps(asked: str, tmp_path: Path) -> None:
+    done = use('"$PY" -c "$USE"', TMPDIR=asked)
+    assert f"cannot write into the temporary folder {asked}" in done.stderr
+    assert "try: name a folder on another disk: export TMPDIR=FOLDER" in done.stderr
+    done = use(f'export TMPDIR={tmp_path}; "$PY" -c "$USE"', TMPDIR=asked)
+    assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path))
+
+
 def test_an_application_may_choose_another_temporary_folder(
     system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

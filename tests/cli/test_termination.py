@@ -216,6 +216,11 @@ with write_atomically(Path(sys.argv[1])) as temporary:
 
 
 def test_leftovers_of_dead_processes_are_removed_and_others_stay(tmp_path: Path) -> None:
+    """A folder that only begins alike is the user's."""
+    own = [tmp_path / name / "chapter.txt" for name in (".writing-thesis", ".writing-alignseg")]
+    for chapter in own:
+        chapter.parent.mkdir()
+        chapter.write_text("1")
     command = [sys.executable, "-c", WRITING]
     folders = []
     with contextlib.ExitStack() as stack:
@@ -238,3 +243,4 @@ def test_leftovers_of_dead_processes_are_removed_and_others_stay(tmp_path: Path)
             assert not killed.exists()
             assert alive.is_dir()
     assert (tmp_path / "new").read_text() == "whole"
+    assert [chapter.read_text() for chapter in own] == ["1", "1"]
