@@ -112,8 +112,14 @@ def load_checkpoint(path: str | Path, options: CheckpointOptions | None = None) 
     written = ModelSpec.from_json(file.spec) if file.spec is not None else None
     state, notes = fit_state(file.state, stored, path)
     state, network = as_two_classes(state, stored, options.threshold)
-    source = SourceSpec(name=path.name, sha256=sha256_of(path))
-    spec, assumptions = _complete_spec(network, written, options, source, stored.num_classes == 1)
+    binary = stored.num_classes == 1
+    source = SourceSpec(
+        name=path.name,
+        sha256=sha256_of(path),
+        weights=file.choice[0].value if file.choice else None,
+        threshold=(options.threshold or DEFAULT_THRESHOLD) if binary else None,
+    )
+    spec, assumptions = _complete_spec(network, written, options, source, binary)
     if file.choice and options.weights is None:
         assumptions += (_choice_of_weights(*file.choice),)
     return Checkpoint(spec, state, assumptions, (*file.notes, *notes))

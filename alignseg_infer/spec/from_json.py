@@ -10,6 +10,8 @@ from alignseg_infer.errors import SpecError
 
 _T = TypeVar("_T")
 
+LATER = "later"  # in the metadata of a field that files written earlier do not have
+
 
 def unreadable_spec(reason: str) -> SpecError:
     """Return the error for facts that cannot be read."""
@@ -29,14 +31,20 @@ def dataclass_from_json(cls: type[_T], facts: object, where: str) -> _T:
         where: Name of the dataclass in error messages.
 
     Raises:
-        SpecError: Fields are unknown, missing, or of another type.
+        SpecError: Fields are unknown, missing, or of another type. Fields with `LATER` in their
+            metadata may be missing.
     """
     if not isinstance(facts, dict):
         raise unreadable_spec(f"{where} is {type(facts).__name__}, not an object")
     hints = typing.get_type_hints(cls)
-    if set(facts) != set(hints):
+    needed = {
+        field.name
+        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if LATER not in field.metadata
+    }
+    if not needed <= set(facts) <= set(hints):
         raise unreadable_spec(f"{where} has fields {sorted(facts)}, not {sorted(hints)}")
-    return cls(**{name: _value_from(hints[name], facts[name], f"{where}.{name}") for name in hints})
+    return cls(**{name: _value_from(hints[name], facts[name], f"{where}.{name}") for name in facts})
 
 
 def _value_from(hint: Any, value: object, where: str) -> object:

@@ -13,7 +13,7 @@ from typing import Any
 
 from alignseg_infer.backports import Self, StrEnum
 from alignseg_infer.errors import SpecError
-from alignseg_infer.spec.from_json import dataclass_from_json, unreadable_spec
+from alignseg_infer.spec.from_json import LATER, dataclass_from_json, unreadable_spec
 
 SPEC_VERSION = 3
 SPEC_KEY = "alignseg.spec"
@@ -228,10 +228,26 @@ class ExportSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSpec:
-    """The checkpoint that the weights came from: its file name and the SHA-256 of its bytes."""
+    """The checkpoint that the weights came from, and what was chosen in it.
+
+    Attributes:
+        name: Its file name.
+        sha256: SHA-256 of its bytes.
+        weights: Which copy was taken, ``ema`` or ``raw``; None if the file has only one.
+        threshold: Probability above which a pixel is foreground; None if the network in the file
+            has several classes.
+    """
 
     name: str
     sha256: str
+    weights: str | None = dataclasses.field(default=None, metadata={LATER: True})
+    threshold: float | None = dataclasses.field(default=None, metadata={LATER: True})
+
+    @property
+    def choices(self) -> str:
+        """What was chosen, such as ``, weights raw``; empty if there was no choice."""
+        weights = f", weights {self.weights}" if self.weights else ""
+        return weights + (f", threshold {self.threshold:g}" if self.threshold else "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,10 +173,16 @@ def test_every_row_and_every_image_counts(rows: list[VerifiedRow], passes: bool)
         verification.require_agreement(Path("half.onnx"), found)
 
 
+def demo_source(spec: ModelSpec) -> SourceSpec:
+    assert spec.source is not None
+    return spec.source
+
+
 def test_other_preparation_or_origin_is_refused(tmp_path: Path) -> None:
     changes: list[Callable[[ModelSpec], ModelSpec]] = [
         lambda spec: replace(spec, input=spec.input.reversed()),
         lambda spec: replace(spec, source=SourceSpec(name="other.pth", sha256="0" * 64)),
+        lambda spec: replace(spec, source=replace(demo_source(spec), weights="raw")),
     ]
     for change in changes:
 

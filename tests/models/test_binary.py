@@ -142,3 +142,11 @@ def test_a_head_of_one_class_without_weights_is_refused(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "cut.pth")
     with pytest.raises(CheckpointError, match=r"1 missing: head\.3\.bias"):
         load_checkpoint(tmp_path / "cut.pth")
+
+
+@pytest.mark.parametrize("threshold", [None, 0.3])
+def test_the_facts_hold_the_threshold(threshold: float | None, checkpoint: Path) -> None:
+    source = load_checkpoint(checkpoint, CheckpointOptions(threshold=threshold)).spec.source
+    assert source is not None
+    assert source.threshold == (threshold or 0.5)
+    assert source.choices == f", threshold {threshold or 0.5}"

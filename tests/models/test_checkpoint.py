@@ -1,6 +1,7 @@
 """Reading checkpoints: formats, what shapes tell, what is assumed, what is tolerated."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,12 @@ import torch
 from torch import Tensor
 
 from alignseg_infer import CheckpointError
+from alignseg_infer.cli import main
 from alignseg_infer.datasets.class_tables import ADE20K, CITYSCAPES
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.backbone import BACKBONES
 from alignseg_infer.models.checkpoint import load_checkpoint, save_checkpoint
-from alignseg_infer.models.checkpoint_options import CheckpointOptions
+from alignseg_infer.models.checkpoint_options import CheckpointOptions, Weights
 from alignseg_infer.spec.model import (
     ChannelOrder,
     InputSpec,
@@ -215,3 +217,17 @@ def test_impossible_weights(tmp_path: Path, key: str, value: Tensor) -> None:
     torch.save({**small_state(), key: value}, tmp_path / "weights.pth")
     with pytest.raises(CheckpointError):
         load_checkpoint(tmp_path / "weights.pth")
+
+
+def test_the_facts_say_what_was_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two models of one file are not the same model."""
+    path = tmp_path / "both.pth"
+    torch.save({"state_dict": small_state(), "model_ema": small_state()}, path)
+    options = [CheckpointOptions(weights=kind) for kind in (Weights.RAW, Weights.EMA)]
+    raw, average = (load_checkpoint(path, one).spec.source for one in options)
+    assert raw is not None
+    assert average is not None
+    assert (raw.weights, average.weights) == ("raw", "ema")
+    assert replace(raw, weights="ema") == average
+    assert main(["inspect", str(path), "--weights", "raw"]) == 0
+    assert f"sha256 {raw.sha256}, weights raw\n" in capsys.readouterr().out

@@ -84,6 +84,14 @@ def test_types_survive() -> None:
     assert hash(spec) == hash(FULL)
 
 
+def test_files_from_before_a_choice_was_recorded_are_read() -> None:
+    spec = ModelSpec.from_json(FULL.to_json())
+    facts = json.loads(spec.to_json())
+    for name in ("weights", "threshold"):
+        assert facts["source"].pop(name) is None
+    assert ModelSpec.from_json(json.dumps(facts)) == FULL
+
+
 def test_json_is_plain() -> None:
     facts = json.loads(FULL.to_json())
     assert facts["version"] == 3

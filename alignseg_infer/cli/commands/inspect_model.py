@@ -109,7 +109,8 @@ def describe_spec(spec: ModelSpec) -> str:
         f"  classes: {spec.classes.dataset} ({first_few(list(spec.classes.names), 4)})",
     ]
     if spec.source:
-        lines.append(f"  checkpoint: {spec.source.name}, sha256 {spec.source.sha256}")
+        source = spec.source
+        lines.append(f"  checkpoint: {source.name}, sha256 {source.sha256}{source.choices}")
     if export := spec.export:
         rewrites = "with" if export.rewrites else "without"
         lines.append(

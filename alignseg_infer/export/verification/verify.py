@@ -368,8 +368,9 @@ def _size_text(size: Size | None) -> str:
 
 
 def _origin(spec: ModelSpec) -> str:
-    source = f"{spec.source.name} ({spec.source.sha256[:8]})" if spec.source else "?"
-    network = spec.network
+    network, source = spec.network, "?"
+    if spec.source:
+        source = f"{spec.source.name} ({spec.source.sha256[:8]}){spec.source.choices}"
     return f"{source}, {network.backbone}, {network.convention}"
 
 
@@ -401,8 +402,9 @@ def _require_same_task(seen: Backend, expected: Backend) -> None:
             "the float32 model",
             "against= the float32 .onnx that the model was made from",
         )
-    digests = {spec.source.sha256 if spec.source else None for spec in (one, other)}
-    if one.network != other.network or len(digests) > 1:
+    # The name does not matter.
+    origins = {spec.source and dataclasses.replace(spec.source, name="") for spec in (one, other)}
+    if one.network != other.network or len(origins) > 1:
         raise ModelError(
             f"the model was made from {_origin(one)}, its reference from {_origin(other)}",
             "the same checkpoint and network for both",
