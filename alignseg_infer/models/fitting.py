@@ -15,12 +15,13 @@ from alignseg_infer.errors import CheckpointError, SpecError
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.backbone import BACKBONES
 from alignseg_infer.models.identify import detect_network
-from alignseg_infer.models.state_search import State
+from alignseg_infer.models.state_search import Found, State
 from alignseg_infer.spec.model import NetworkSpec
 from alignseg_infer.text import first_few
 
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 COUNTER = "num_batches_tracked"
+_STATISTICS = ("running_mean", "running_var")
 MAX_WIDTH, MAX_CHANNELS, MAX_CLASSES = 16.0, 8192, 16384  # published: 1.0, 256, 150
 
 # What a training loop leaves in a network without changing what it computes.
@@ -68,8 +69,7 @@ def fit_state(state: State, network: NetworkSpec, path: Path) -> tuple[State, tu
     Raises:
         CheckpointError: Keys are missing or unknown, or values cannot be used.
     """
-    with torch.device("meta"):
-        wanted = {key: value.shape for key, value in AlignSeg(network).state_dict().items()}
+    wanted = _shapes_of(network)
     state, notes = _leave_out_unneeded(state)
     if not _has_fitting_auxiliary_head(state, wanted):
         has_one = any(key.startswith("dsn.") for key in state)
@@ -89,6 +89,42 @@ def fit_state(state: State, network: NetworkSpec, path: Path) -> tuple[State, tu
     state = {key: _as_float32(value, key, path) for key, value in state.items()}
     _require_usable(state, path)
     return state, tuple(notes)
+
+
+def complete_average(average: Found, raw: Found) -> tuple[State, tuple[str, ...]]:
+    """Return the averaged weights with what was not averaged, which comes from the raw ones.
+
+    Many loops average parameters only, and keep the running statistics in the network itself; some
+    average only the parameters that they train.
+    """
+    lacking = {key: value for key, value in raw.state.items() if key not in average.state}
+    buffers = {key for key in lacking if key.endswith((*_STATISTICS, COUNTER))}
+    frozen = sorted(key for key in lacking if key not in buffers and not _UNNEEDED.fullmatch(key))
+    frozen = [] if frozen and _has_all_parameters(average.state) else frozen
+    layers = {key.rpartition(".")[0] for key in (*average.state, *frozen)}
+    taken = sorted(key for key in buffers if key.rpartition(".")[0] in layers)
+    notes = [f"{average.place} has no {first_few(frozen)}; those of {raw.place} were taken"]
+    notes = notes if frozen else []
+    if any(key.endswith(_STATISTICS) for key in taken):
+        notes.append(
+            f"{average.place} has no running statistics in {len(taken)} tensors; those of "
+            f"{raw.place} were taken"
+        )
+    return {**average.state, **{key: lacking[key] for key in (*frozen, *taken)}}, tuple(notes)
+
+
+def _has_all_parameters(state: State) -> bool:
+    try:
+        wanted = _shapes_of(network_of(state, Path()))
+    except CheckpointError:
+        return False
+    wanted_parts = (key for key in wanted if not key.endswith((*_STATISTICS, COUNTER)))
+    return all(key in state for key in wanted_parts if not key.startswith("dsn."))
+
+
+def _shapes_of(network: NetworkSpec) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {key: value.shape for key, value in AlignSeg(network).state_dict().items()}
 
 
 def _require_bounds(network: NetworkSpec, path: Path) -> None:

@@ -1,7 +1,7 @@
 """Reading files of weights, as ``torch.save`` and safetensors write them."""
 
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,15 +11,18 @@ from torch import Tensor
 
 from alignseg_infer.errors import INSTALL_EXPORT, CheckpointError, MissingDependencyError
 from alignseg_infer.models.checkpoint_options import Weights
+from alignseg_infer.models.fitting import complete_average
 from alignseg_infer.models.identify import FileKind, advice_for, identify
 from alignseg_infer.models.pickled import damage_error, read_pickle
 from alignseg_infer.models.state_search import (
     WRAPPERS,
+    Found,
     State,
+    entries_of,
     find_networks,
     largest_state,
+    name_of,
     unread_averages,
-    with_buffers_of,
 )
 from alignseg_infer.text import first_few
 
@@ -81,7 +84,7 @@ def read_weights(path: Path, weights: Weights | None = None) -> FileOfWeights:
         _require_true_size(path)
         content, replaced = read_pickle(path)
         notes = _describe_replaced(replaced)
-        embedded = content.get(SPEC_ENTRY) if isinstance(content, Mapping) else None
+        embedded = entries_of(content).get(SPEC_ENTRY)
     else:
         raise CheckpointError(
             f"{path} is not a checkpoint: it looks like {found.what}",
@@ -146,17 +149,11 @@ def _choose(
     by_kind = {kind: [one for one in networks if one.kind is kind] for kind in Weights}
     kind = weights or (Weights.EMA if by_kind[Weights.EMA] else Weights.RAW)
     if not by_kind[kind]:
-        there = ", ".join(one.place for one in networks)
-        other = Weights.RAW if kind is Weights.EMA else Weights.EMA
-        raise CheckpointError(
-            f"{path} has no weights of the kind weights={kind.value!r}: it has those in {there}",
-            f"weights={other.value!r}, the only kind in this file",
-            "leave weights= out",
-        )
+        raise _lacks_kind(path, kind, networks)
     taken, *others = by_kind[kind]
     state, notes = taken.state, list(taken.notes)
     if kind is Weights.EMA and by_kind[Weights.RAW]:
-        state, note = with_buffers_of(taken, by_kind[Weights.RAW][0])
+        state, note = complete_average(taken, by_kind[Weights.RAW][0])
         notes += note
     elif kind is Weights.RAW and weights is None:
         notes += [
@@ -169,6 +166,19 @@ def _choose(
     return state, (kind, taken.place) if both else None, tuple(notes)
 
 
+def _lacks_kind(path: Path, kind: Weights, networks: list[Found]) -> CheckpointError:
+    other = Weights.RAW if kind is Weights.EMA else Weights.EMA
+    words = {Weights.EMA: "averaged weights", Weights.RAW: "raw weights"}
+    places = [one.place for one in networks]
+    there = "" if places == ["the file"] else f", in {', '.join(places)}"
+    return CheckpointError(
+        f"{path} has no {words[kind]}, which weights={kind.value!r} asks for: it has "
+        f"{words[other]} only{there}",
+        f"weights={other.value!r}, the only kind in this file",
+        "leave weights= out",
+    )
+
+
 def _require_tensors(path: Path, content: object) -> State:
     """Return the largest group of tensors; they are no AlignSeg, but tell what they are.
 
@@ -178,8 +188,9 @@ def _require_tensors(path: Path, content: object) -> State:
     state = largest_state(content)
     if state:
         return state
-    if isinstance(content, Mapping):
-        seen = f"it has the keys {first_few([str(key) for key in content])}"
+    if isinstance(content, dict):
+        keys = [name_of(key) for key in entries_of(content)]
+        seen = f"it has the keys {first_few(keys)}" if keys else "it is an empty dictionary"
     else:
         seen = f"it contains a {type(content).__name__}"
     raise CheckpointError(

@@ -190,9 +190,7 @@ def test_the_only_copy_is_taken_and_the_other_refused(
 ) -> None:
     path = saved(dict.fromkeys(content, tiny_state()), tmp_path)
     assert "weights" not in {one.fact for one in load_checkpoint(path).assumptions}
-    with pytest.raises(
-        CheckpointError, match=f"no weights of the kind weights='{weights}'"
-    ) as caught:
+    with pytest.raises(CheckpointError, match=f"weights, which weights='{weights}' asks") as caught:
         load_checkpoint(path, CheckpointOptions(weights=Weights(weights)))
     assert caught.value.fix == "leave weights= out"
 
