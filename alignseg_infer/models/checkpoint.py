@@ -19,7 +19,12 @@ from alignseg_infer.models.binary import BINARY, DEFAULT_THRESHOLD, as_two_class
 from alignseg_infer.models.checkpoint_options import CheckpointOptions, Weights
 from alignseg_infer.models.fitting import fit_state, network_of
 from alignseg_infer.models.state_search import State
-from alignseg_infer.models.weights_file import SPEC_ENTRY, read_weights, safetensors_torch
+from alignseg_infer.models.weights_file import (
+    SPEC_ENTRY,
+    FileOfWeights,
+    read_weights,
+    safetensors_torch,
+)
 from alignseg_infer.spec.model import (
     InputSpec,
     ModelSpec,
@@ -108,9 +113,12 @@ def load_checkpoint(path: str | Path, options: CheckpointOptions | None = None) 
     options = options or CheckpointOptions()
     require_file(path, "an AlignSeg checkpoint", CheckpointError)
     file = read_weights(path, options.weights)
-    stored = network_of(file.state, path)
+    try:
+        stored = network_of(file.state, path)
+        state, notes = fit_state(file.state, stored, path)
+    except CheckpointError as error:
+        raise _with_other_copy(error, file) from error
     written = ModelSpec.from_json(file.spec) if file.spec is not None else None
-    state, notes = fit_state(file.state, stored, path)
     state, network = as_two_classes(state, stored, options.threshold)
     binary = stored.num_classes == 1
     source = SourceSpec(
@@ -123,6 +131,19 @@ def load_checkpoint(path: str | Path, options: CheckpointOptions | None = None) 
     if file.choice and options.weights is None:
         assumptions += (_choice_of_weights(*file.choice),)
     return Checkpoint(spec, state, assumptions, (*file.notes, *notes))
+
+
+def _with_other_copy(error: CheckpointError, file: FileOfWeights) -> CheckpointError:
+    """Return the error; if there is another copy of the weights, it says how to take that."""
+    if file.choice is None:
+        return error
+    kind, place = file.choice
+    other = Weights.RAW if kind is Weights.EMA else Weights.EMA
+    return CheckpointError(
+        f"{error.problem} ({kind} weights, in {place})",
+        error.expected,
+        f"{error.fix}; or take the other weights in the file: weights={other.value!r}",
+    )
 
 
 def save_checkpoint(path: str | Path, model: AlignSeg, spec: ModelSpec) -> None:

@@ -27,9 +27,12 @@ MAX_WIDTH, MAX_CHANNELS, MAX_CLASSES = 16.0, 8192, 16384  # published: 1.0, 256,
 # What a training loop leaves in a network without changing what it computes.
 _UNNEEDED = re.compile(
     r"(?:.*\.)?total_(?:ops|params)"  # counters of thop.profile, in every part
-    r"|(?:criterion|loss|losses|loss_fn|loss_func)\..*"  # class weights of the loss
+    r"|(?:\w+_)?(?:criterion|loss|losses)(?:_\w+)?\..*"  # class weights of the loss
     r"|fc\.(?:weight|bias)"  # ImageNet's classifier, from the backbone's weights
 )
+
+# Buffers that normalise images within the training code.
+_NORMALISATION = re.compile(r"(?:(?:pixel|image|img)_)?(?:mean|std)")
 
 
 def network_of(state: State, path: Path) -> NetworkSpec:
@@ -145,11 +148,16 @@ def _count_blocks(state: State, stage: int) -> int:
 
 
 def _leave_out_unneeded(state: State) -> tuple[State, list[str]]:
-    unneeded = sorted(key for key in state if _UNNEEDED.fullmatch(key))
-    dropped = set(unneeded)
-    kept = {key: value for key, value in state.items() if key not in dropped}
-    notes = [f"left out, since inference does not need them: {first_few(unneeded)}"]
-    return kept, notes if unneeded else []
+    reasons = {
+        "left out, since inference does not need them": _UNNEEDED,
+        "left out (if training normalised images with them, set mean= and std=)": _NORMALISATION,
+    }
+    notes = []
+    for reason, pattern in reasons.items():
+        if keys := sorted(key for key in state if pattern.fullmatch(key)):
+            notes.append(f"{reason}: {first_few(keys)}")
+            state = {key: value for key, value in state.items() if key not in set(keys)}
+    return state, notes
 
 
 def _has_fitting_auxiliary_head(state: State, wanted: Mapping[str, torch.Size]) -> bool:

@@ -43,6 +43,11 @@ def saved(content: object, folder: Path, **options: Any) -> Path:
     return folder / "weights.pth"
 
 
+def trained(state: State) -> State:
+    """Return parameters only, as an average without running statistics."""
+    return {key: v for key, v in state.items() if "running_" not in key and "tracked" not in key}
+
+
 def assert_same(state: State, expected: State) -> None:
     assert state.keys() == expected.keys()
     for key, value in expected.items():
@@ -68,6 +73,12 @@ WRAPPED: dict[str, Callable[[State], object]] = {
     "compiled stage": lambda s: {
         k.replace("layer1.", "layer1._orig_mod."): v for k, v in s.items()
     },
+    "sharded stage": lambda s: {
+        k.replace("layer1.", "layer1._fsdp_wrapped_module.")
+        .replace("RRB5a.", "RRB5a._fsdp_wrapped_module.")
+        .replace("layer2.0.", "layer2.0._checkpoint_wrapped_module."): v
+        for k, v in s.items()
+    },
     "parallel part": lambda s: {k.replace("RRB5a.", "RRB5a.module."): v for k, v in s.items()},
     "nested": lambda s: {"checkpoint": {"model": {"state_dict": s}}, "optimizer": {"state": {}}},
     "network dictionary": lambda s: {"net": s, "lr": 0.1},
@@ -86,6 +97,18 @@ def test_wrappers_are_found_wherever_they_sit(
 
 UNNEEDED: dict[str, tuple[Callable[[State], State], str]] = {
     "loss": (lambda s: {**s, "criterion.criterion.weight": torch.ones(19)}, "criterion.criterion"),
+    "loss of another name": (
+        lambda s: {**s, "criterion_ohem.weight": torch.ones(19), "aux_loss.w": torch.ones(1)},
+        "aux_loss.w, criterion_ohem.weight",
+    ),
+    "normalisation": (
+        lambda s: {**s, "mean": torch.zeros(3), "pixel_std": torch.ones(3)},
+        "set mean= and std=): mean, pixel_std",
+    ),
+    "mmcv": (
+        lambda s: {**s, **{f"ema_{k.replace('.', '_')}": v + 1 for k, v in s.items()}},
+        "the second copy by mmcv's EMAHook was left out",
+    ),
     "thop": (
         lambda s: {**s, "total_ops": torch.zeros(1), "layer1.0.total_params": torch.zeros(1)},
         "layer1.0.total_params, total_ops",
@@ -118,7 +141,11 @@ def test_what_inference_does_not_need_is_left_out_with_a_note(
 
 
 @pytest.mark.parametrize(
-    "key", ["fc.extra", "criterions", "total_opsx", "head.4.weight", "aux.bias"]
+    "key",
+    [
+        *("fc.extra", "criterions", "criterions.weight", "lossy.weight", "criterion_ohem"),
+        *("total_opsx", "head.4.weight", "aux.bias", "means", "head.mean", "ema_conv9_weight"),
+    ],
 )
 def test_what_only_looks_unneeded_is_an_error(key: str, tmp_path: Path) -> None:
     path = saved({**tiny_state(), key: torch.zeros(1)}, tmp_path)
@@ -130,6 +157,11 @@ def test_a_key_that_is_missing_is_an_error_in_every_wrapper(tmp_path: Path) -> N
     state = {k: v for k, v in tiny_state().items() if k != "dsn.0.weight"}
     with pytest.raises(CheckpointError, match=r"1 missing: dsn\.0\.weight"):
         load_checkpoint(saved({"state_dict": prefixed("model.", state)}, tmp_path))
+
+
+def of_ema_pytorch(raw: State, ema: State) -> State:
+    counters = {"initted": torch.tensor(True), "step": torch.tensor(4)}
+    return {**prefixed("online_model.", raw), **prefixed("ema_model.", ema), **counters}
 
 
 BOTH: dict[str, Callable[[State, State], object]] = {
@@ -150,8 +182,39 @@ BOTH: dict[str, Callable[[State, State], object]] = {
     "modelEMA": lambda raw, ema: {"net": raw, "netEMA": ema},
     "parameters only": lambda raw, ema: {
         "model": raw,
-        "ema": {k: v for k, v in ema.items() if "running_" not in k and "tracked" not in k},
+        "ema": trained(ema),
     },
+    "MMEngine, which swaps them": lambda raw, ema: {
+        "meta": {"mmengine_version": "0.10.4", "epoch": 3},
+        "state_dict": ema,
+        "ema_state_dict": {**prefixed("module.", raw), "steps": torch.tensor(30)},
+        "message_hub": {},
+    },
+    "MMEngine's class in another loop": lambda raw, ema: {
+        "state_dict": raw,
+        "ema_state_dict": {**prefixed("module.", ema), "steps": torch.tensor(30)},
+    },
+    "ema-pytorch": lambda raw, ema: {"ema": of_ema_pytorch(raw, ema)},
+    "ema-pytorch beside a model": lambda raw, ema: {
+        "model": raw,
+        "ema": of_ema_pytorch(tiny_state(2), ema),
+    },
+    "ema-pytorch in one dictionary": lambda raw, ema: {
+        "state_dict": {**prefixed("model.", raw), **prefixed("ema.", of_ema_pytorch(raw, ema))}
+    },
+    "a shadow with a backup": lambda raw, ema: {
+        "model": raw,
+        "ema": {"backup": tiny_state(2), "shadow": ema},
+    },
+    "Lightning's callback": lambda raw, ema: {
+        "state_dict": prefixed("model.", raw),
+        "callbacks": {"StochasticWeightAveraging": {"average_model_state": ema}},
+    },
+    "moving average": lambda raw, ema: {"net": raw, "moving_avg": ema},
+    "AveragedModel under any name": lambda raw, ema: {
+        "state_dict": {**prefixed("a.", raw), **prefixed("b.", averaged_model(ema))}
+    },
+    "a model without an average": lambda raw, ema: {"model_non_ema": raw, "ema": ema},
 }
 
 
@@ -180,6 +243,69 @@ def test_running_statistics_of_the_raw_weights_complete_an_average(tmp_path: Pat
     assert torch.equal(checkpoint.state["bn1.running_mean"], raw["bn1.running_mean"])
     assert torch.equal(checkpoint.state["conv1.weight"], ema["conv1.weight"])
     assert any("no running statistics" in note for note in checkpoint.notes)
+
+
+NO_AVERAGE: dict[str, Callable[[State, State], object]] = {
+    "moments": lambda raw, other: {"model": raw, "optimizer": {"exp_avg": other}},
+    "moments, shadowed": lambda raw, other: {"model": raw, "optim_state": {"model_ema": other}},
+    "moments in one dictionary": lambda raw, other: {
+        **prefixed("model.", raw),
+        **prefixed("optimizer.exp_avg.", other),
+    },
+    "exp_avg elsewhere": lambda raw, other: {"model": raw, "state": {"exp_avg": other}},
+    "scheduler": lambda raw, other: {"model": raw, "lr_schedulers": [{"swa_model": other}]},
+    "best by a score": lambda raw, other: {"model": raw, "average_precision": {"model": other}},
+    "best by another": lambda raw, other: {"state_dict": raw, "best_avg_iou": other},
+    "best by an average's": lambda raw, other: {"model": raw, "best_ema_miou": {"net": other}},
+}
+
+
+@pytest.mark.parametrize("pack", NO_AVERAGE.values(), ids=NO_AVERAGE)
+def test_what_is_no_average_is_never_taken_for_one(
+    pack: Callable[[State, State], object], tmp_path: Path
+) -> None:
+    raw, other = tiny_state(0), tiny_state(1)
+    path = saved(pack(raw, other), tmp_path)
+    checkpoint = load_checkpoint(path)
+    assert_same(checkpoint.state, raw)
+    assert "weights" not in {one.fact for one in checkpoint.assumptions}
+    with pytest.raises(CheckpointError, match="has no averaged weights, which weights='ema'"):
+        load_checkpoint(path, CheckpointOptions(weights=Weights.EMA))
+
+
+def test_what_was_not_trained_completes_an_average(tmp_path: Path) -> None:
+    raw, ema = tiny_state(0), tiny_state(1)
+    frozen = ("conv1.", "bn1.", "layer1.")
+    shadow = {k: v for k, v in trained(ema).items() if not k.startswith(frozen)}
+    path = saved({"model": {**raw, "criterion.w": torch.ones(1)}, "ema": shadow}, tmp_path)
+    checkpoint = load_checkpoint(path)
+    assert_same(checkpoint.state, {**raw, **shadow})
+    assert any("ema has no bn1.bias, bn1.weight, conv1.weight, " in n for n in checkpoint.notes)
+
+
+def test_a_whole_average_gets_no_parts_of_a_larger_network(tmp_path: Path) -> None:
+    raw, ema = (
+        tiny_state(0),
+        tiny_state(1, NetworkSpec(backbone="resnet50", width=0.25, decoder_channels=16)),
+    )
+    larger = tiny_state(0, NetworkSpec(backbone="resnet101", width=0.25, decoder_channels=16))
+    for other in (raw, larger):
+        checkpoint = load_checkpoint(saved({"model": other, "ema": ema}, tmp_path))
+        assert_same(checkpoint.state, ema)
+        assert checkpoint.notes == ()
+
+
+@pytest.mark.parametrize("place", ["conv1.weight", "RRB5a.unify.weight"])
+def test_an_average_that_cannot_be_used_leads_to_the_raw_weights(
+    place: str, tmp_path: Path
+) -> None:
+    raw, ema = tiny_state(0), tiny_state(1)
+    ema[place] = torch.full_like(ema[place], torch.nan)
+    path = saved({"model": raw, "ema": ema}, tmp_path)
+    with pytest.raises(CheckpointError, match=r"1 tensors.*\(ema weights, in ema\)") as caught:
+        load_checkpoint(path)
+    assert caught.value.fix.endswith("or take the other weights in the file: weights='raw'")
+    assert_same(load_checkpoint(path, CheckpointOptions(weights=Weights.RAW)).state, raw)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +337,8 @@ def test_an_average_of_another_form_is_not_passed_over_in_silence(tmp_path: Path
         checkpoint = load_checkpoint(saved({"model": state, name: average}, tmp_path))
         assert_same(checkpoint.state, state)
         assert f"not used, since it is not like the network: {name}" in checkpoint.notes[0]
-    plain = saved({"model": state, "ema_decay": 0.99, "optimizer": {"exp_avg": state}}, tmp_path)
+    moments = {"exp_avg": tiny_state(1), "exp_avg_sq": list(tiny_state(2).values())}
+    plain = saved({"model": state, "ema_decay": 0.99, "optimizer": moments}, tmp_path)
     assert load_checkpoint(plain).notes == ()
 
 
@@ -362,9 +489,44 @@ def _one_storage() -> State:
     return {k: flat[: v.numel()].view(v.shape) for k, v in tiny_state().items()}
 
 
+class Hiding:
+    """Writes an object with attributes that have the names of its methods."""
+
+    def __init__(self, made: Tensor | dict[str, Any], attributes: list[str]) -> None:
+        self.made, self.attributes = made, dict.fromkeys(attributes, 1)
+
+    def __reduce__(self) -> Any:
+        if isinstance(self.made, Tensor):
+            reduce: Any = self.made.__reduce_ex__
+            call, how = reduce(2)[:2]
+            return torch._tensor._rebuild_from_type_v2, (call, Tensor, how, self.attributes)
+        return collections.OrderedDict, (), self.attributes, None, iter(self.made.items())
+
+
+def test_attributes_of_the_file_hide_no_methods(tmp_path: Path) -> None:
+    state = tiny_state()
+    methods = [name for name in dir(Tensor) if callable(getattr(Tensor, name)) and name[0] != "_"]
+    odd: Any = {**state, "conv1.weight": Hiding(state["conv1.weight"], methods)}
+    methods = [name for name in dir(dict) if name[0] != "_"]
+    odd = Hiding({"model": Hiding(odd, methods), "meta": Hiding({}, methods)}, methods)
+    assert_same(load_checkpoint(saved(odd, tmp_path)).state, state)
+
+
+def test_keys_of_any_kind_are_shown_in_short(tmp_path: Path) -> None:
+    key: Any = ()
+    for _ in range(16):
+        key = (key, key)
+    for odd in (key, 10**600):
+        with pytest.raises(CheckpointError) as caught:
+            load_checkpoint(saved({odd: 1}, tmp_path))
+        assert f"it has the keys {type(odd).__name__}" in caught.value.problem
+        assert_same(load_checkpoint(saved({odd: tiny_state()}, tmp_path)).state, tiny_state())
+
+
 ODD: dict[str, tuple[Callable[[], object], str]] = {
     "meta": (lambda: {k: v.to("meta") for k, v in tiny_state().items()}, "the device meta"),
     "loop": (_loop, "it has the keys model"),
+    "empty": (dict, "it is an empty dictionary"),
     "deep": (_deep, "it has the keys model"),
     "quantised": (
         lambda: {
