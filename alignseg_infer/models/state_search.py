@@ -32,7 +32,7 @@ _ANCHOR = re.compile(rf"(?P<prefix>(?:.*\.)?){_WRAPPED}RRB5a\.{_WRAPPED}unify\.{
 
 # Words of the names that training code gives to an average. Those in the second line say so only
 # beside words for weights: "averaged_model", but neither "average_precision" nor Adam's "exp_avg".
-_EMA = {"ema", "swa"}
+_EMA = {"ema", "emas", "swa"}
 _AVERAGED = {"avg", "averaged", "average", "averaging", "shadow", "polyak"}
 _OF_WEIGHTS = {"model", "net", "network", "module", "state", "dict", "params", "parameters"}
 _OF_WEIGHTS |= {"weight", "weights", "moving", "exponential", "stochastic"}

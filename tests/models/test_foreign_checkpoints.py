@@ -211,6 +211,7 @@ BOTH: dict[str, Callable[[State, State], object]] = {
         "callbacks": {"StochasticWeightAveraging": {"average_model_state": ema}},
     },
     "moving average": lambda raw, ema: {"net": raw, "moving_avg": ema},
+    "several averages": lambda raw, ema: {"net": raw, "emas": [ema]},
     "AveragedModel under any name": lambda raw, ema: {
         "state_dict": {**prefixed("a.", raw), **prefixed("b.", averaged_model(ema))}
     },
