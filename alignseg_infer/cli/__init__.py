@@ -174,9 +174,14 @@ class _StderrHandler(logging.Handler):
     """Writes to the current `sys.stderr`, in the words of the command that runs."""
 
     parser: argparse.ArgumentParser
+    said: frozenset[str]
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one message."""
+        """Write one message, unless it is about things that earlier ones were about."""
+        about: frozenset[str] = getattr(record, "about", frozenset())
+        if about and about <= self.said:
+            return
+        self.said |= about
         print_message(translate(self.format(record), self.parser), sys.stderr)
 
 
@@ -186,5 +191,5 @@ def _log_to_stderr(parser: argparse.ArgumentParser) -> None:
         logger.addHandler(_StderrHandler())
     for handler in logger.handlers:
         if isinstance(handler, _StderrHandler):  # may come from an earlier run in this process
-            handler.parser = parser
+            handler.parser, handler.said = parser, frozenset()
     logger.setLevel(logging.INFO)

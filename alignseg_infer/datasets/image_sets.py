@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -34,6 +35,7 @@ LIST_ENDING = ".txt"
 DEFAULT_MAX_IMAGES = 128
 PROBLEMS_SHOWN = 20
 FEWEST_COLORS = 32  # among every 64th pixel
+LEAST_JUMP = 3  # between classes in label files it is 5 to 255; in frames with noise, 1 to 2
 SMALLEST_JUDGED = 64  # pixels per side; smaller images have too few pixels to tell
 _FLAT = (
     f"has fewer than {FEWEST_COLORS} colours: it looks like a label file, a mask or a dark frame"
@@ -99,6 +101,13 @@ class VideoFrames:
             yield image_from_array(np.asarray(pixels))
 
 
+class _Flat(Enum):
+    """What an image with few colours is; a photograph has thousands of colours."""
+
+    LABELS = "label file"
+    DARK = "dark or empty frame, or labels whose values are near each other"
+
+
 CalibrationImages: TypeAlias = ImageFiles | VideoFrames
 
 
@@ -110,8 +119,8 @@ def choose_images(
     Args:
         source: A folder, which is searched with its sub-folders, except for hidden ones; a
             ``.txt`` file with one path per line, relative to its own folder (blank lines and lines
-            that start with ``#`` are skipped); a single image; or a video. Images with few colours
-            are taken for label files if they are half of all images or more.
+            that start with ``#`` are skipped); a single image; or a video. Label files are left
+            out, with a warning. Images with few colours must be less than half of all images.
         max_images: Maximum number of images.
         max_pixels: The largest number of pixels of an image or a frame.
 
@@ -173,51 +182,70 @@ def _choose_files(
         )
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(partial(_look_at, max_pixels), chosen))
-    problems = [problem for problem, _ in found if problem]
-    flat = [f"{path} {_FLAT}" for path, (_, is_flat) in zip(chosen, found, strict=True) if is_flat]
-    if 2 * len(flat) >= len(chosen):
-        problems += flat
-    elif flat:
-        logger.warning(
-            "%d of %d images of %s have few colours, the first: %s",
-            *(len(flat), len(chosen)),
-            source,
-            flat[0],
-        )
+    seen = list(zip(chosen, found, strict=True))
+    problems = [look for look in found if look and not isinstance(look, _Flat)]
+    labels, dark = ([path for path, look in seen if look is kind] for kind in _Flat)
+    if 2 * (len(labels) + len(dark)) >= len(chosen):
+        problems += [f"{path} {_FLAT}" for path, look in seen if isinstance(look, _Flat)]
+    else:
+        _warn_of(labels, f"images of {source} that look like label files are left out")
+        _warn_of(dark, f"images of {source} with few colours are kept, as dark or empty frames")
     if problems:
-        listed = "".join(f"\n    {problem}" for problem in problems[:PROBLEMS_SHOWN])
-        rest = len(problems) - PROBLEMS_SHOWN
         raise DatasetError(
-            f"{len(problems)} of {len(chosen)} images of {source} cannot be used:{listed}"
-            + (f"\n    and {rest} more" if rest > 0 else ""),
+            f"{len(problems)} of {len(chosen)} images of {source} cannot be used:"
+            + _list_first(problems),
             "readable photographs like those that the model will see",
             "pass a folder or a list of such images only, without label files and with few black "
             "frames; copy damaged images again",
         )
-    name = f"{len(chosen)} of {len(paths)} images of {source}"
-    return ImageFiles(name, tuple(chosen), tuple(map(sha256_of, chosen)), max_pixels)
+    used = [path for path, look in seen if look is not _Flat.LABELS]
+    name = f"{len(used)} of {len(paths)} images of {source}"
+    return ImageFiles(name, tuple(used), tuple(map(sha256_of, used)), max_pixels)
+
+
+def _warn_of(found: Sequence[Path], what: str) -> None:
+    """Name the images; a command that chooses again, to verify, says it only of other ones."""
+    if found:
+        names = list(map(str, found))
+        logger.warning("%s:%s", what, _list_first(names), extra={"about": frozenset(names)})
+
+
+def _list_first(lines: Sequence[str]) -> str:
+    """Return the first lines, each indented, and how many more there are."""
+    rest = len(lines) - PROBLEMS_SHOWN
+    more = [f"and {rest} more"] if rest > 0 else []
+    return "".join(f"\n    {line}" for line in [*lines[:PROBLEMS_SHOWN], *more])
 
 
 def _path_in(source: Path, name: Path | str) -> Path:
     return source.parent / name if isinstance(name, str) else name
 
 
-def _look_at(max_pixels: int, path: Path) -> tuple[str | None, bool]:
-    """Return what is wrong with an image, or None; and whether it has as few colours as labels.
-
-    A photograph has thousands of colours; label files and masks have one per class. A single image
-    does not tell, since a dark or empty frame has few colours, too.
-    """
+def _look_at(max_pixels: int, path: Path) -> str | _Flat | None:
+    """Return what is wrong with an image, or what it is if it has few colours, or None."""
     try:
         require_file(path, "an image", DatasetError)  # it is read several times
         image = read_image(path, max_pixels)
     except AlignSegError as error:
-        named = str(path) in error.problem
-        return error.problem if named else f"{path}: {error.problem}", False
+        return error.problem if str(path) in error.problem else f"{path}: {error.problem}"
     if min(image.shape[:2]) < SMALLEST_JUDGED:
-        return None, False
+        return None
     colors = np.unique(image[::8, ::8].reshape(-1, 3), axis=0)
-    return None, len(colors) < FEWEST_COLORS
+    if len(colors) >= FEWEST_COLORS:
+        return None
+    return _Flat.LABELS if _has_jumps(image) else _Flat.DARK
+
+
+def _has_jumps(image: Image) -> bool:
+    """Return whether the regions of an image with few colours have edges, as classes have.
+
+    In a dark frame, values are near each other. The median removes noise and single bright pixels.
+    """
+    smooth = cv2.medianBlur(image, 5).astype(np.int16)
+    steps = [np.abs(np.diff(smooth, axis=axis)).max(2).ravel() for axis in (0, 1)]
+    edges = np.concatenate(steps)
+    edges = edges[edges > 0]
+    return bool(edges.size and edges.mean() >= LEAST_JUMP)
 
 
 def _choose_frames(path: Path, limit: int, max_pixels: int) -> VideoFrames:

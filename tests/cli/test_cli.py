@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from alignseg_infer import Predictor
-from alignseg_infer.cli import COMMANDS, main
+from alignseg_infer.cli import COMMANDS, main, run_reporting_errors
 from alignseg_infer.cli.arguments import inference as arguments
 from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.errors import OptionError
@@ -254,3 +255,23 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
         main([command, "--help"])
     assert caught.value.code == 0
     assert "Example: " in capsys.readouterr().out
+
+
+def test_a_warning_about_the_same_files_is_printed_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logger = logging.getLogger("alignseg_infer.tests")
+
+    def run(_given: argparse.Namespace) -> int:
+        for names in ("ab", "b", "bc", "c"):
+            logger.warning("odd: %s", names, extra={"about": frozenset(names)})
+        for _ in range(2):
+            logger.warning("twice")
+        return 0
+
+    given = argparse.Namespace(parser=argparse.ArgumentParser(), debug=False)
+    for _command in range(2):  # the next command says it again
+        assert run_reporting_errors(run, given) == 0
+        assert capsys.readouterr().err.split("\n") == [
+            *("odd: ab", "odd: bc", "twice", "twice", ""),
+        ]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from alignseg_infer.datasets.image_sets import ImageFiles, choose_images
+from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.errors import AlignSegError, DatasetError, ImageError, OptionError
 from tests.support.image_files import FILES, HEIGHT, WIDTH, by_opencv, noise
 
@@ -103,9 +104,61 @@ def test_a_few_dark_frames_are_images(
     assert len(chosen(tmp_path)) == flat + photos
     said = [record.message for record in caplog.records]
     assert len(said) == bool(flat)
-    assert not flat or said[0].startswith(
-        f"{flat} of {flat + photos} images of {tmp_path} have few"
+    assert not flat or said[0].startswith(f"images of {tmp_path} with few colours are kept")
+    assert not flat or said[0].count(".png") == flat
+
+
+def frame(kind: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Draw an image with few colours, (96, 128, 3): labels of classes, or a dark frame."""
+    draw = np.random.default_rng(0)
+    image = np.zeros((96, 128, 3), np.uint8)
+    if kind == "noise":
+        return np.clip(draw.normal(2, 3, (96, 128, 1)), 0, 255).astype(np.uint8).repeat(3, 2)
+    if kind == "JPEG":
+        noise = np.clip(draw.normal(2, 3, image.shape), 0, 255).astype(np.uint8)
+        return np.asarray(cv2.imdecode(cv2.imencode(".jpg", noise)[1], cv2.IMREAD_COLOR), np.uint8)
+    if kind == "gradient":
+        image[:] = np.linspace(0, 12, 128)[None, :, None].astype(np.uint8)
+    elif kind == "hot pixels":
+        image[draw.integers(0, 96, 20), draw.integers(0, 128, 20)] = 200
+    elif kind != "black":
+        values = {"mask": (255,), "labels": (7, 1, 13, 2), "palette": (70, 160, 35)}[kind]
+        for index, value in enumerate(values):
+            color = (value, 255 - value, 90) if kind == "palette" else (value,) * 3
+            cv2.circle(image, (20 + 25 * index, 48), 20, color, -1)
+    return image
+
+
+@pytest.mark.parametrize("kind", ["mask", "labels", "palette"])
+def test_label_files_between_images_are_left_out(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.png", "z.png"):
+        write(tmp_path / name, PHOTO)
+    write(tmp_path / "lab.png", by_opencv(".png", frame(kind)))
+    images = choose_images(tmp_path)
+    assert chosen(tmp_path) == ["a.png", "z.png"]
+    assert (images.name, len(images.digests)) == (f"2 of 3 images of {tmp_path}", 2)
+    assert caplog.records[0].message == (
+        f"images of {tmp_path} that look like label files are left out:\n    {tmp_path}/lab.png"
     )
+
+
+@pytest.mark.parametrize("kind", ["black", "noise", "JPEG", "gradient", "hot pixels"])
+def test_dark_frames_are_kept(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.png", "z.png"):
+        write(tmp_path / name, PHOTO)
+    write(tmp_path / "dark.png", by_opencv(".png", frame(kind)))
+    assert chosen(tmp_path) == ["a.png", "dark.png", "z.png"]
+    assert "with few colours are kept, as dark or empty frames:\n" in caplog.records[0].message
+
+
+def test_label_files_of_the_demo_are_left_out(tmp_path: Path) -> None:
+    for index, street in enumerate(write_streets(tmp_path / "drawn", 0, 6, size=(96, 192))):
+        write(tmp_path / f"{index}/a.png", street.image.read_bytes())
+        write(tmp_path / f"{index}/b.png", PHOTO)
+        write(tmp_path / f"{index}/label.png", street.labels.read_bytes())
+        assert chosen(tmp_path / f"{index}") == ["a.png", "b.png"]
 
 
 @pytest.mark.parametrize(("flat", "photos"), [(1, 0), (1, 1), (5, 5), (3, 1)])

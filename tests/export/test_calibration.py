@@ -22,6 +22,7 @@ from onnxruntime.quantization.calibrate import CalibrationMethod as OrtMethod
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.cli import main
 from alignseg_infer.datasets.image_sets import choose_images, spread_evenly
+from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.errors import (
     AlignSegError,
@@ -36,7 +37,9 @@ from alignseg_infer.export.int8.histograms import BINS, CalibrationMethod, Histo
 from alignseg_infer.export.int8.options import CalibrationOptions
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.pixels.preprocess import preprocess
-from alignseg_infer.spec.model import SPEC_KEY, ModelSpec
+from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, ModelSpec
+from alignseg_infer.spec.onnx_facts import read_onnx_facts
+from alignseg_infer.spec.verification import Verification
 
 SIZE = (64, 96)
 METHODS = list(CalibrationMethod)
@@ -113,6 +116,25 @@ def _with_labels(folder: Path) -> Path:
     """`alignseg demo` writes such folders: images/ and labels/ side by side."""
     list(write_streets(folder, 0, 1, size=(96, 192)))
     return folder
+
+
+def test_a_label_file_between_images_stops_no_export(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The images are chosen twice, to calibrate and to verify; the label file is named once."""
+    streets = list(write_streets(tmp_path / "drawn", 0, 4, size=(64, 128)))
+    (tmp_path / "mixed").mkdir()
+    for name, street in zip(("0", "1", "3", "4"), streets, strict=True):
+        street.image.rename(tmp_path / f"mixed/{name}.png")
+    streets[0].labels.rename(tmp_path / "mixed/2.png")
+    words = ["--precision", "int8", "--calibration", str(tmp_path / "mixed")]
+    words += ["--max-verification-images", "3"]
+    model, path = str(model_path("demo")), tmp_path / "int8.onnx"
+    assert main(["export-onnx", model, "-o", str(path), *words]) == 0
+    said = capsys.readouterr().err
+    assert said.count("look like label files") == said.count("mixed/2.png") == 1
+    agreement = Verification.from_json(read_onnx_facts(path).metadata[AGREEMENT_KEY])
+    assert min(row.worst_agreement for row in agreement.rows) > 0.98
 
 
 SOURCES: list[tuple[Callable[[Path], Path], str]] = [
