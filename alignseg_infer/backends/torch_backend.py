@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ except ImportError as error:
     ) from error
 
 from alignseg_infer.models.alignseg import AlignSeg
-from alignseg_infer.models.checkpoint import load_checkpoint
+from alignseg_infer.models.checkpoint import Assumption, load_checkpoint
 from alignseg_infer.models.decoder import OffsetSampler
 from alignseg_infer.models.rewrites import (
     SplitOffsets,
@@ -86,7 +87,7 @@ class TorchBackend:
                 raise
             raise too_large(path, "PyTorch", error) from error
         for assumption in checkpoint.assumptions:
-            logger.warning("%s: %s", path, assumption)
+            logger.warning("%s: %s", path, _describe(assumption, path))
         self.spec: ModelSpec = checkpoint.spec
         self.name = f"torch ({self._device})"
         if self._device.type == "cuda":
@@ -202,6 +203,21 @@ def _use_plugin_ops(model: AlignSeg) -> None:
             module.sampler = Sampler.PLUGIN
         elif isinstance(module, SplitOffsets):
             module.fuse = True
+
+
+def _describe(assumption: Assumption, path: Path) -> str:
+    """Say what is assumed, and how another value gets into a model, since `Predictor` takes none.
+
+    For a closed choice, the command names one of the other values.
+    """
+    name, _, values = assumption.override.partition("=")
+    value = assumption.value.partition(" (")[0]
+    other = [one for one in values.split("|") if one != value][-1].strip("()").replace(",", "")
+    option = f"--{name.replace('_', '-')} {other}"
+    return (
+        f"{assumption.fact}: {assumption.value}  (assumed: {assumption.reason}; to change it: "
+        f"alignseg export-onnx {shlex.quote(str(path))} -o MODEL.onnx {option})"
+    )
 
 
 def _parse_device(device: str) -> torch.device:

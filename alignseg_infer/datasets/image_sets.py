@@ -1,8 +1,10 @@
 """Images to calibrate with: from a folder, a list of files, or a video."""
 
+import codecs
 import hashlib
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -158,15 +160,44 @@ def spread_evenly(count: int, limit: int) -> list[int]:
 
 def _read_list(path: Path) -> list[str]:
     try:
-        lines = read_text(path, "surrogateescape").split("\n")
+        text = read_text(path, "surrogateescape")
     except ValueError as error:
+        raise _not_text(path, str(error)) from error
+    if "\0" in text:  # UTF-32 with a mark begins like UTF-16
+        raise _not_text(path, f"character {text.index(chr(0))} is 0")
+    lines = [line.strip() for line in text.split("\n")]
+    names = [line for line in lines if line and not line.startswith("#")]
+    _require_plain_paths(path, names)
+    return names
+
+
+def _not_text(path: Path, reason: str) -> DatasetError:
+    return DatasetError(
+        f"{path} is not a text file: {reason}",
+        "a UTF-8 list with the path of one image per line",
+        f"find IMAGES -name '*.png' > {path}",
+    )
+
+
+def _require_plain_paths(path: Path, names: Sequence[str]) -> None:
+    """Check that a list does not hold paths in quotes or as another system writes them."""
+    for name in names:
+        quote = name[0] if name[0] in "\"'" and name[0] == name[-1] else None
+        slashes = "\\" in name and os.sep == "/"
+        if not (quote or slashes) or os.path.lexists(path.parent / name):
+            continue
+        kinds = ["quotes"] * bool(quote) + ["backslashes"] * slashes
+        steps = [f"tr -d \\{quote}"] * bool(quote) + [r"tr \\ /"] * slashes
+        is_utf16 = path.read_bytes()[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        first = "iconv -f utf-16 -t utf-8" if is_utf16 else "cat"
+        plain = path.with_name(f"{path.stem}-plain.txt")
+        old, new = (shlex.quote(str(each)) for each in (path, plain))
         raise DatasetError(
-            f"{path} is not a text file: {error}",
-            "a UTF-8 list with the path of one image per line",
-            f"find IMAGES -name '*.png' > {path}",
-        ) from error
-    names = [line.strip() for line in lines]
-    return [name for name in names if name and not name.startswith("#")]
+            f"{path} holds paths with {' and '.join(kinds)}, such as {name}",
+            "paths without quotes, with / between folders, one per line",
+            " | ".join([f"{first} {shlex.quote(str(old))}", *steps])
+            + f" > {shlex.quote(str(new))}",
+        )
 
 
 def _choose_files(

@@ -1,8 +1,13 @@
 """ONNX Runtime and PyTorch behind the same protocol."""
 
+import json
 import logging
+import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx_ir
 import onnxruntime
@@ -14,6 +19,7 @@ from alignseg_infer import DeviceError, ModelFileError, Predictor
 from alignseg_infer.backend import parse_device
 from alignseg_infer.backends import onnxruntime_backend, open_backend, torch_backend
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+from alignseg_infer.cli import main
 from alignseg_infer.export.int8.convolutions import find_convolutions
 from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
 from alignseg_infer.export.int8.quantize import quantize_model
@@ -22,6 +28,7 @@ from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.models.rewrites import SplitOffsets
 from alignseg_infer.spec.model import SPEC_KEY
+from alignseg_infer.spec.onnx_facts import read_onnx_facts
 from tests.support.models import SMALL
 
 
@@ -97,8 +104,40 @@ def test_foreign_checkpoint_warns_of_what_is_assumed(
     torch.save(AlignSeg(SMALL).state_dict(), tmp_path / "foreign.pth")
     with caplog.at_level(logging.WARNING, "alignseg_infer"):
         Predictor(tmp_path / "foreign.pth")
-    assert "convention=" in caplog.text
-    assert "norm=" in caplog.text
+    assert "convention" in caplog.text
+    assert "normalisation layers" in caplog.text
+
+
+def test_what_is_assumed_is_changed_by_the_command_that_the_warning_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each option of the warning is typed; with it, nothing is assumed."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    states = [AlignSeg(replace(SMALL, num_classes=1)).state_dict() for _ in range(2)]
+    torch.save({"model": states[0], "ema": states[1]}, "it's both.pth")
+    cv2.imwrite("a.png", np.zeros((64, 64, 3), np.uint8))
+    assert main(["predict", "it's both.pth", "a.png", "-o", "out", "--size", "64x64"]) == 0
+    said = capsys.readouterr().err
+    assert "override" not in said
+    commands = re.findall(r"to change it: alignseg (export-onnx .*)\)$", said, re.MULTILINE)
+    assert len(commands) == 8
+    (tmp_path / "FILE.json").write_text(
+        json.dumps({"names": ["back", "fore"], "colors": [[0, 0, 0], [9, 9, 9]]})
+    )
+    values = {"A": "1", "B": "2", "C": "3", "0..1": "0.4"}
+    given: list[str] = []
+    for words in map(shlex.split, commands):
+        assert words[:4] == ["export-onnx", "it's both.pth", "-o", "MODEL.onnx"]
+        given += [values.get(word, word) for word in words[4:]]
+    assert [word for word in given if word.startswith("--")] == [
+        *("--convention", "--norm", "--channel-order", "--mean", "--std", "--classes"),
+        *("--threshold", "--weights"),
+    ]
+    assert given[-2:] == ["--weights", "raw"]
+    assert main([*words[:4], *given, "--size", "64x64"]) == 0
+    assert "nothing assumed" in capsys.readouterr().err
+    assert read_onnx_facts(Path("MODEL.onnx")).spec.classes.names == ("back", "fore")
 
 
 def test_our_checkpoint_does_not_warn(

@@ -1,6 +1,7 @@
 """Choosing images to calibrate with; `tests/export/test_calibration.py` tests what they are for."""
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +206,48 @@ def test_names_that_are_no_text_are_read_from_lists(tmp_path: Path) -> None:
         images = choose_images(source)
         assert isinstance(images, ImageFiles)
         assert [path.name for path in images.paths] == [name]
+
+
+@pytest.mark.parametrize("encoding", ["utf-32", "utf-32-le", "utf-32-be", "utf-16-le"])
+def test_lists_in_other_encodings_are_no_text(encoding: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    (tmp_path / "list.txt").write_bytes("a.png\n".encode(encoding))
+    with pytest.raises(DatasetError, match=r"list\.txt is not a text file: .* is 0"):
+        choose_images(tmp_path / "list.txt")
+
+
+@pytest.mark.skipif(os.sep != "/", reason="paths of Windows are right on Windows")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    ("line", "kinds"),
+    [
+        ("a\\ü.png", "backslashes"),
+        ('"a/ü.png"', "quotes"),
+        ("'a/ü.png'", "quotes"),
+        ('"a\\ü.png"', "quotes and backslashes"),
+    ],
+)
+def test_paths_that_another_system_wrote(
+    line: str, kinds: str, encoding: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "it's"
+    write(folder / "a/ü.png")
+    path = folder / "my list.txt"
+    path.write_bytes(f"# images\r\n{line}\r\n".encode(encoding))
+    with pytest.raises(DatasetError) as error:
+        choose_images(path)
+    assert error.value.problem == f"{path} holds paths with {kinds}, such as {line}"
+    subprocess.run(error.value.fix, shell=True, check=True)
+    images = choose_images(folder / "my list-plain.txt")
+    assert isinstance(images, ImageFiles)
+    assert images.paths == (folder / "a/ü.png",)
+
+
+@pytest.mark.skipif(os.sep != "/", reason="Windows has no such names")
+@pytest.mark.parametrize("name", ["a\\b.png", '"a.png"', "'", "it's.png"])
+def test_names_with_backslashes_and_quotes_are_read_from_lists(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.png").rename(tmp_path / name)
+    (tmp_path / "list.txt").write_text(f"{name}\n")
+    images = choose_images(tmp_path / "list.txt")
+    assert isinstance(images, ImageFiles)
+    assert images.paths == (path,)
