@@ -181,22 +181,20 @@ def _not_text(path: Path, reason: str) -> DatasetError:
 
 def _require_plain_paths(path: Path, names: Sequence[str]) -> None:
     """Check that a list does not hold paths in quotes or as another system writes them."""
-    for name in names:
-        quote = name[0] if name[0] in "\"'" and name[0] == name[-1] else None
-        slashes = "\\" in name and os.sep == "/"
-        if not (quote or slashes) or os.path.lexists(path.parent / name):
-            continue
-        kinds = ["quotes"] * bool(quote) + ["backslashes"] * slashes
-        steps = [f"tr -d \\{quote}"] * bool(quote) + [r"tr \\ /"] * slashes
+    quoted = [name for name in names if name[0] in "\"'" and name[0] == name[-1]]
+    slashed = [name for name in names if os.sep == "/" and "\\" in name]
+    odd = [name for name in (*quoted, *slashed) if not os.path.lexists(path.parent / name)]
+    if odd:
+        kinds = ["quotes"] * bool(quoted) + ["backslashes"] * bool(slashed)
+        steps = [f"tr -d \\{name[0]}" for name in quoted[:1]] + [r"tr \\ /"] * bool(slashed)
         is_utf16 = path.read_bytes()[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         first = "iconv -f utf-16 -t utf-8" if is_utf16 else "cat"
         plain = path.with_name(f"{path.stem}-plain.txt")
         old, new = (shlex.quote(str(each)) for each in (path, plain))
         raise DatasetError(
-            f"{path} holds paths with {' and '.join(kinds)}, such as {name}",
+            f"{path} holds paths with {' and '.join(kinds)}, such as {odd[0]}",
             "paths without quotes, with / between folders, one per line",
-            " | ".join([f"{first} {shlex.quote(str(old))}", *steps])
-            + f" > {shlex.quote(str(new))}",
+            f"{' | '.join([f'{first} {old}', *steps])} > {new}",
         )
 
 

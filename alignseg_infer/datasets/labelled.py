@@ -208,8 +208,11 @@ def read_truth(path: Path, table: LabelTable, max_pixels: int = MAX_PIXELS) -> I
     return truth.astype(np.uint8)
 
 
-def require_usable(data: LabelledImages, table: LabelTable) -> None:
+def require_usable(data: LabelledImages, table: LabelTable) -> NDArray[np.int64]:
     """Decode every image and label file, so that no bad file stops an evaluation halfway.
+
+    Returns:
+        (256,) int64: how many pixels have each true label; 255 is ignored.
 
     Raises:
         DatasetError: Files cannot be read, have values that are not allowed, or differ in size
@@ -219,6 +222,7 @@ def require_usable(data: LabelledImages, table: LabelTable) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         checks = list(pool.map(lambda pair: _check_pair(pair, table, data.max_pixels), data.pairs))
     problems = [problem for problem, _ in checks if problem]
+    counts = np.stack([counts for _, counts in checks]).sum(axis=0)
     if problems:
         raise DatasetError(
             f"{len(problems)} of {len(data.pairs)} labelled images in {data.root} cannot be used:"
@@ -228,25 +232,29 @@ def require_usable(data: LabelledImages, table: LabelTable) -> None:
             "copy or unpack the dataset again; with Pillow, Image.fromarray(numpy.asarray("
             "Image.open(OLD))).save(NEW) turns a palette PNG into a gray PNG",
         )
-    if not any(has_labels for _, has_labels in checks):
+    if not counts[:IGNORED].any():
         raise DatasetError(
             f"every pixel of the {len(data.pairs)} label files in {data.root} is ignored",
             "labels to compare with",
             "choose a split with public labels, such as split='val'",
         )
+    return counts
 
 
-def _check_pair(pair: LabelledImage, table: LabelTable, max_pixels: int) -> tuple[str | None, bool]:
-    """Return what is wrong with a pair (or None), and whether any of its pixels has a label."""
+def _check_pair(
+    pair: LabelledImage, table: LabelTable, max_pixels: int
+) -> tuple[str | None, NDArray[np.int64]]:
+    """Return what is wrong with a pair (or None), and how many pixels have each true label."""
+    nothing = np.zeros(256, np.int64)
     try:
         truth = read_truth(pair.labels, table, max_pixels)
         image = read_image(pair.image, max_pixels)
     except AlignSegError as error:
-        return error.problem, False
+        return error.problem, nothing
     if truth.shape != image.shape[:2]:
         size, other = (f"{shape[0]}x{shape[1]}" for shape in (image.shape, truth.shape))
-        return f"{pair.image} is {size} (height x width), {pair.labels} is {other}", False
-    return None, bool((truth != IGNORED).any())
+        return f"{pair.image} is {size} (height x width), {pair.labels} is {other}", nothing
+    return None, np.bincount(truth.ravel(), minlength=256)
 
 
 def _choose_sides(dataset: Dataset, split: str) -> tuple[_Side, _Side]:

@@ -7,6 +7,7 @@ Predictions and true labels are compared at the size of the image; neither is re
 """
 
 import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.backports import Self
-from alignseg_infer.datasets.class_tables import class_table
+from alignseg_infer.datasets.class_tables import IGNORED, class_table
 from alignseg_infer.datasets.labelled import (
     Dataset,
     LabelledImages,
@@ -37,6 +38,10 @@ from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import Progress
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.results.times import StageTimes
+
+MISSING_SHOWN = 3  # classes without a pixel
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +99,9 @@ def evaluate(
         )
     classes = _require_common_classes(predictors, data.dataset)
     table = label_table(data.dataset, len(classes))
-    require_usable(data, table)
+    warnings = _list_warnings(data, classes, require_usable(data, table))
+    for warning in warnings:
+        logger.warning("%s: %s", data.root, warning)
     tally: _Tally | None = None
     try:
         for truth, results in _predict(list(predictors.values()), data, table):
@@ -115,6 +122,35 @@ def evaluate(
         models=_score_models(predictors, tally),
         agreement=_compare_models(predictors, tally),
         settings=settings or {},
+        warnings=warnings,
+    )
+
+
+def _list_warnings(data: LabelledImages, classes: Sequence[str], counts: Counts) -> tuple[str, ...]:
+    """Return what in the labels of a plain folder suggests that a class was written as 255.
+
+    The other layouts have a table of their own, in which 255 is no value of a class.
+
+    Args:
+        data: The labelled images.
+        classes: Class names by label.
+        counts: (256,), how many pixels have each true label.
+    """
+    missing = np.flatnonzero(counts[: len(classes)] == 0)
+    if data.dataset is not Dataset.FOLDER or not counts[IGNORED] or not len(missing):
+        return ()
+    share = f"{100 * counts[IGNORED] / counts.sum():.1f} % of the pixels are 255"
+    if len(classes) == 2 and counts[0]:
+        return (
+            f"the labels are only 0 and 255, and {share}, which is ignored: label 1 "
+            f"({classes[1]}) never occurs. In a binary mask, store foreground as 1: "
+            "labels[labels == 255] = 1",
+        )
+    names = ", ".join(f"{label} ({classes[label]})" for label in missing[:MISSING_SHOWN])
+    more = f" and {len(missing) - MISSING_SHOWN} more" if len(missing) > MISSING_SHOWN else ""
+    return (
+        f"no pixel has the label {names}{more}, and {share}, which is ignored. If 255 means a "
+        "class, store it as the label of the class",
     )
 
 

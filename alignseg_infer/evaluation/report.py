@@ -47,6 +47,7 @@ class Evaluation:
         models: The scores of each predictor, in the order given.
         agreement: Names of two models, and the share of all pixels to which both give one label.
         settings: What the caller wants to record, such as how images were tiled.
+        warnings: What makes the scores doubtful, such as masks that are 0 and 255.
     """
 
     data: str
@@ -57,6 +58,7 @@ class Evaluation:
     models: tuple[ModelScores, ...]
     agreement: tuple[tuple[str, str, float], ...]
     settings: Mapping[str, object] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def partial(self) -> bool:
@@ -72,6 +74,7 @@ class Evaluation:
             "partial": self.partial,
             "boundary_tolerance": self.tolerance,
             "settings": dict(self.settings),
+            "warnings": list(self.warnings),
             "models": [self._facts_of(model) for model in self.models],
             "agreement": [
                 {"models": [first, second], "pixels": share}
@@ -90,6 +93,7 @@ class Evaluation:
         blocks = [
             f"# {markdown_text(self.data)}: {count}",
             *([f"Settings: {markdown_text(settings)}"] if settings else []),
+            *(f"Warning: {markdown_text(warning)}" for warning in self.warnings),
             self._summary_table(),
             *([self._agreement_table()] if self.agreement else []),
             self._class_table(),

@@ -193,6 +193,60 @@ def test_folder_takes_the_models_classes(tmp_path: Path) -> None:
         evaluate({"a": Predictor(FakeBackend(spec))}, data)
 
 
+def masks(root: Path, values: list[int]) -> LabelledImages:
+    """Write an image of equal stripes, which a `FakeBackend` labels 0 to C-1, and their labels."""
+    for index, value in enumerate(values):
+        for side in ("images", "labels"):
+            (root / side).mkdir(exist_ok=True)
+        image, label = np.full((*SIZE, 3), index, np.uint8), np.full(SIZE, value, np.uint8)
+        cv2.imwrite(str(root / f"images/{index}.png"), image)
+        cv2.imwrite(str(root / f"labels/{index}.png"), label)
+    return find_labelled_images(Dataset.FOLDER, root)
+
+
+def test_masks_of_0_and_255_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What the warning tells to do is done, and the scores are right."""
+    data, predictor = masks(tmp_path, [0, 255]), {"a": Predictor(FakeBackend(with_classes(2)))}
+    result = evaluate(predictor, data)
+    (warning,) = result.warnings
+    assert "the labels are only 0 and 255, and 50.0 % of the pixels are 255" in warning
+    assert caplog.records[0].message == f"{tmp_path}: {warning}"
+    assert warning in json.loads(result.to_json())["warnings"]
+    assert "\n\nWarning: the labels are only 0 and 255" in result.to_markdown()
+    fix = warning.rpartition(": ")[2]
+    for pair in data.pairs:
+        labels = cv2.imread(str(pair.labels), cv2.IMREAD_GRAYSCALE)
+        exec(fix, {"labels": labels})
+        cv2.imwrite(str(pair.labels), np.asarray(labels))
+    result = evaluate(predictor, data)
+    assert (result.warnings, result.models[0].confusion.mean_iou) == ((), 1)
+    assert "Warning" not in result.to_markdown()
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "said"),
+    [
+        ([0, 255, 2], 3, "no pixel has the label 1 (class 1), and 33.3 % of the pixels are 255"),
+        ([1, 255], 2, "no pixel has the label 0 (class 0), and 50.0 % of the pixels are 255"),
+        ([0, 255], 19, "1 (sidewalk), 2 (building), 3 (wall) and 15 more, and 50.0 %"),
+        ([0, 1, 255], 2, None),
+        ([0, 0], 2, None),
+        ([0, 2], 3, None),
+    ],
+)
+def test_a_class_that_may_be_255(
+    values: list[int], classes: int, said: str | None, tmp_path: Path
+) -> None:
+    predictor = Predictor(FakeBackend(with_classes(classes)))
+    found = evaluate({"a": predictor}, masks(tmp_path, values)).warnings
+    assert len(found) == bool(said)
+    assert not said or said in found[0]
+
+
+def test_ignored_pixels_of_cityscapes_are_no_class(roads: Path) -> None:
+    assert evaluate({"a": Predictor(FakeBackend())}, found(roads)).warnings == ()
+
+
 def with_classes(count: int) -> ModelSpec:
     network = replace(SMALL_SPEC.network, num_classes=count)
     return replace(SMALL_SPEC, network=network, classes=class_table_for(count))
