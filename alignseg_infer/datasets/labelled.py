@@ -222,7 +222,7 @@ def require_usable(data: LabelledImages, table: LabelTable) -> NDArray[np.int64]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         checks = list(pool.map(lambda pair: _check_pair(pair, table, data.max_pixels), data.pairs))
     problems = [problem for problem, _ in checks if problem]
-    counts = np.stack([counts for _, counts in checks]).sum(axis=0)
+    counts: NDArray[np.int64] = np.stack([counts for _, counts in checks]).sum(axis=0)
     if problems:
         raise DatasetError(
             f"{len(problems)} of {len(data.pairs)} labelled images in {data.root} cannot be used:"
