@@ -51,14 +51,16 @@ class StandIn:
     """An object of a class that is not known here, with what it held.
 
     Attributes:
-        content: Its attributes, or what it would restore itself from.
+        content: Its attributes, or what it would be made of or restore itself from.
     """
 
-    content: object = None
+    content: object
 
-    def __new__(cls, *_: object, **__: object) -> Any:
+    def __new__(cls, *content: object, **_: object) -> Any:
         """Return an object, whatever its class would have been made of."""
-        return super().__new__(cls)
+        made = super().__new__(cls)
+        made.content = content  # a network that torch.compile wrapped is an argument
+        return made
 
     def __init__(self, *_: object, **__: object) -> None:
         pass
