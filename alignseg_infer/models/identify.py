@@ -25,9 +25,9 @@ from alignseg_infer.text import first_few
 SAFETENSORS_HEADER = 8  # bytes of the length that precedes the JSON header
 _LONGEST_JSON = 100_000_000  # the format's own limit
 _TORCH_MAGIC = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little") + b"."  # as pickled
-_OLD_PICKLE = re.compile(
-    rb"\(dp0\n|\(lp0\n|\(dq\x00|\]q\x00|}q\x00|c\w+(\.\w+)*\n\w+\n[p(]"
-)  # protocol 0, 1
+_OLD_PICKLE = re.compile(  # of protocol 0 or 1: a dict, a list, or an object of a class
+    rb"\(dp0\n|\(lp0\n|\}q\x00|\]q\x00|c\w+(\.\w+)*\n\w+\n[p(q]"
+)
 _MEMBERS_READ = 1000  # of a tar archive, whose list is spread over the file
 _IR_VERSION, _GRAPH = 1, 7  # fields of ModelProto
 _MOST_FIELDS = 1 << 16
