@@ -108,6 +108,7 @@ def read_pickle(path: Path) -> Unpickled:
     """
     names = scan_names(path)
     _require_harmless(path, names)
+    _require_whole(path, names)
     replaced: list[str] = []
     try:
         with _lock:
@@ -215,13 +216,24 @@ def _refusal(path: Path, message: str, replaced: list[str]) -> CheckpointError:
 
 def _needs_code(path: Path, replaced: list[str]) -> CheckpointError:
     """Return the error for objects that stand-ins cannot replace."""
-    parts = any(name.endswith(".DTensor") for name in replaced)
     return CheckpointError(
         f"{path} cannot be read without the code of {first_few(replaced)}",
         "tensors in plain containers, and objects that training code saves",
-        "where it was trained: torch.save(torch.distributed.checkpoint.state_dict."
-        "get_model_state_dict(model, options=torch.distributed.checkpoint.state_dict."
-        "StateDictOptions(full_state_dict=True)), PATH)"
-        if parts
-        else _SAVE_AGAIN,
+        _SAVE_AGAIN,
     )
+
+
+def _require_whole(path: Path, names: Names) -> None:
+    """Check that the tensors are not those of one process of many.
+
+    Raises:
+        CheckpointError: They are.
+    """
+    if any(name == "DTensor" for _, name in names.written):
+        raise CheckpointError(
+            f"{path} holds parts of tensors (DTensor), as one process of several saved them",
+            "whole tensors",
+            "where it was trained: import torch.distributed.checkpoint.state_dict as d; "
+            "whole = d.StateDictOptions(full_state_dict=True); "
+            "torch.save(d.get_model_state_dict(model, options=whole), PATH)",
+        )

@@ -5,9 +5,12 @@ import collections
 import enum
 import logging
 import operator
+import os
 import pickle
 import random
 import re
+import subprocess
+import sys
 import time
 import types
 import zipfile
@@ -557,6 +560,34 @@ def test_what_no_stand_in_replaces_is_named(value: object, name: str, tmp_path: 
     with pytest.raises(CheckpointError, match=f"cannot be read without the code of .*{name}") as e:
         load_checkpoint(path)
     assert "safe_globals" not in str(e.value)
+
+
+def test_parts_of_tensors_are_named_and_the_advice_works(tmp_path: Path) -> None:
+    path, script = tmp_path / "parts.pth", tmp_path / "train.py"
+    script.write_text(
+        "import torch, torch.distributed as dist\n"
+        "from torch.distributed.fsdp import fully_shard\n"
+        "from torch.distributed.device_mesh import init_device_mesh\n"
+        "from tests.models.test_foreign_checkpoints import TINY, AlignSeg\n"
+        "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)\n"
+        "PATH = 'parts.pth'\n"
+        "model = fully_shard(AlignSeg(TINY), mesh=init_device_mesh('cpu', (1,)))\n"
+        "torch.save(model.state_dict(), PATH)\n"
+    )
+    run_python(script, tmp_path)
+    with pytest.raises(CheckpointError, match="holds parts of tensors") as caught:
+        load_checkpoint(path)
+    advice = caught.value.fix.removeprefix("where it was trained: ")
+    script.write_text(f"{script.read_text()}{advice}\n")
+    run_python(script, tmp_path)
+    assert load_checkpoint(path).state.keys() == tiny_state().keys()
+
+
+def run_python(script: Path, folder: Path) -> None:
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(
+        [sys.executable, script], cwd=folder, check=True, env={**os.environ, "PYTHONPATH": paths}
+    )
 
 
 @pytest.mark.parametrize("function", [np.save, torch.save, cv2.imwrite], ids=range(3))
