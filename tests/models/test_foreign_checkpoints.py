@@ -700,6 +700,10 @@ ODD: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "sparse": (lambda: {**tiny_state(), "bn1.weight": torch.ones(16).to_sparse()}, "sparse_coo"),
     "complex": (lambda: {**tiny_state(), "bn1.weight": torch.ones(16) * 1j}, "torch.complex64"),
+    "float8": (
+        lambda: {**tiny_state(), "bn1.bias": torch.zeros(16, dtype=torch.float8_e4m3fn)},
+        "has values of torch.float8_e4m3fn in bn1.bias",
+    ),
     "many classes": (
         lambda: {**tiny_state(), "head.3.weight": torch.zeros(MAX_CLASSES + 1, 16, 1, 1)},
         f"{MAX_CLASSES + 1} classes",
