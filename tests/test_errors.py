@@ -220,7 +220,7 @@ COMMANDS: list[tuple[str, type[AlignSegError], str]] = [
     ("inspect note.pth", CheckpointError, "looks like text"),
     ("inspect archive.pth", CheckpointError, "gzip"),
     ("inspect cut.safetensors", CheckpointError, "truncated or damaged"),
-    ("inspect code.pth", CheckpointError, "would run code while loading: it calls posix.system"),
+    ("inspect code.pth", CheckpointError, "can run code while it is loaded: it names posix.system"),
     (
         "inspect network.pth",
         CheckpointError,

@@ -176,7 +176,8 @@ def _as_float32(value: Tensor, key: str, path: Path) -> Tensor:
     dense = value.layout is torch.strided and not value.is_nested
     if dense and value.dtype in FLOAT_TYPES:
         return value.float()
-    kind = f"{value.dtype} {value.layout}" if not value.is_nested else "a nested tensor"
+    layout = "" if value.layout is torch.strided else f" {value.layout}"
+    kind = f"values of {value.dtype}{layout}" if not value.is_nested else "a nested tensor"
     raise CheckpointError(
         f"{path} has {kind} in {key}",
         "dense float32, float16, bfloat16 or float64 weights",

@@ -4,6 +4,7 @@ Strong signs come before weak ones: a header whose length fits the file, the mem
 and the fields of a message say more than one byte.
 """
 
+import codecs
 import json
 import os
 import re
@@ -24,6 +25,9 @@ from alignseg_infer.text import first_few
 SAFETENSORS_HEADER = 8  # bytes of the length that precedes the JSON header
 _LONGEST_JSON = 100_000_000  # the format's own limit
 _TORCH_MAGIC = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little") + b"."  # as pickled
+_OLD_PICKLE = re.compile(  # of protocol 0 or 1: a dict, a list, or an object of a class
+    rb"\(dp0\n|\(lp0\n|\}q\x00|\]q\x00|c\w+(\.\w+)*\n\w+\n[p(q]"
+)
 _MEMBERS_READ = 1000  # of a tar archive, whose list is spread over the file
 _IR_VERSION, _GRAPH = 1, 7  # fields of ModelProto
 _MOST_FIELDS = 1 << 16
@@ -53,6 +57,10 @@ class Detected(NamedTuple):
 
 
 _CONVERT = 'python -c "import sys, numpy, pickle, torch; torch.save({}, sys.argv[2])" FILE NEW.pth'
+_AS_TENSORS = (  # arrays as tensors, at all depths
+    "(f := lambda x: {k: f(v) for k, v in x.items()} if isinstance(x, dict) else "
+    "torch.as_tensor(x) if isinstance(x, numpy.ndarray) and x.dtype.kind in 'biuf' else x)"
+)
 _FOR_PREDICT = "name the checkpoint first, then the images"
 _PYTORCH = Detected("a checkpoint written by torch.save", "name it .pth", FileKind.PYTORCH)
 _SAFETENSORS = Detected("a safetensors file", "name it .safetensors", FileKind.SAFETENSORS)
@@ -83,8 +91,9 @@ _NPZ = Detected(
 )
 _PICKLE = Detected(
     "a pickle that torch.save did not write",
-    "if you trust its author (loading a pickle can run code), save its content with torch.save: "
-    + _CONVERT.format("pickle.load(open(sys.argv[1], 'rb'))"),
+    "if you trust its author (loading a pickle can run code), save its content with torch.save, "
+    "where its training code can be imported if it holds objects of it: "
+    + _CONVERT.format(_AS_TENSORS + "(pickle.load(open(sys.argv[1], 'rb')))"),
 )
 _WEB_PAGE = Detected(
     "a web page, probably a download page or an error saved under this name",
@@ -156,6 +165,8 @@ def identify(path: Path) -> Detected:
             return Detected("a TensorFlow Lite model", "use a PyTorch checkpoint")
         if start[:1] == b"\x80" and start[1:2] <= b"\x05":
             return _PYTORCH if _TORCH_MAGIC in start[:64] else _PICKLE
+        if _OLD_PICKLE.match(start) and _ends_pickle(file, size):
+            return _PICKLE
         return _ONNX if _is_onnx(file, size) else _identify_text(start)
 
 
@@ -215,6 +226,11 @@ def _is_safetensors(file: BinaryIO, start: bytes, size: int) -> bool:
         return False
 
 
+def _ends_pickle(file: BinaryIO, size: int) -> bool:
+    file.seek(size - 1)
+    return file.read() == b"."
+
+
 def _is_onnx(file: BinaryIO, size: int) -> bool:
     """Whether the file is a protobuf message to its end, with a version and a graph."""
     file.seek(0)
@@ -272,15 +288,23 @@ def _identify_text(start: bytes) -> Detected:
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if b"<net " in text and text.startswith((b"<?xml", b"<net ")):
         return _OPENVINO
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<!--")):
         return _WEB_PAGE
     if start[SAFETENSORS_HEADER : SAFETENSORS_HEADER + 1] == b"{" and b"\0" in start[:8]:
         return _SAFETENSORS  # cut off
-    if start and all(0x20 <= byte < 0x7F or byte in b"\t\r\n" for byte in start):
-        seen = start[:40].decode()
-        return Detected(f"text: {seen!r}", "read its first lines: head FILE", FileKind.TEXT)
+    if seen := _decoded(start):
+        return Detected(f"text: {seen[:40]!r}", "read its first lines: head FILE", FileKind.TEXT)
     return Detected(
         f"a file of an unknown kind, which begins with {start[:8]!r}",
         "check where it comes from; an interrupted copy can also leave zeros",
         FileKind.UNKNOWN,
     )
+
+
+def _decoded(start: bytes) -> str:
+    """Return the beginning of a file as text; empty if it is none."""
+    try:  # the last character may be cut; the final flag says that more may follow
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(start)
+    except UnicodeDecodeError:
+        return ""
+    return text if all(one.isprintable() or one in "\t\r\n" for one in text) else ""

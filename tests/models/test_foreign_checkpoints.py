@@ -2,7 +2,16 @@
 
 import argparse
 import collections
+import enum
+import logging
+import operator
+import os
 import pickle
+import random
+import re
+import subprocess
+import sys
+import time
 import types
 import zipfile
 from collections.abc import Callable
@@ -361,7 +370,30 @@ class Values(list[object]):
     pass
 
 
+class Outer:
+    """Protocol 2 writes the classes inside, and bound methods, as calls of getattr."""
+
+    class Options(dict[str, object]):
+        pass
+
+    class Schedule:
+        def __init__(self) -> None:
+            self.step = 1
+
+    class Mode(enum.Enum):
+        TRAIN = 1
+
+    def method(self) -> None: ...
+
+
 OBJECTS: dict[str, object] = {
+    "nested classes": [Outer.Schedule(), Outer.Mode.TRAIN, Outer.Options(a=1)],
+    "bound method": Outer().method,
+    "logger": logging.getLogger("training"),
+    "pattern": re.compile("a"),
+    "random numbers": random.Random(1),
+    "time": time.localtime(),
+    "functions of Python": [print, operator.itemgetter(1), type(None), ...],
     "NumPy scalar": np.float64(0.5),
     "NumPy array": np.arange(3.0),
     "Namespace": argparse.Namespace(lr=0.1, out=Path("runs")),
@@ -393,7 +425,12 @@ def test_objects_beside_the_weights_are_left_out(
 def test_a_whole_network_is_read_without_its_code(tmp_path: Path) -> None:
     network = AlignSeg(TINY)
     network.register_buffer("scratch", torch.zeros(3), persistent=False)
-    for content in (network, {"model": nn.DataParallel(network), "other": nn.Conv2d(2, 2, 1)}):
+    for content in (
+        network,
+        {"model": nn.DataParallel(network), "other": nn.Conv2d(2, 2, 1)},
+        torch.compile(network),
+        {"net": torch.compile(nn.Sequential(network))},
+    ):
         checkpoint = load_checkpoint(saved(content, tmp_path))
         assert_same(checkpoint.state, network.state_dict())
         assert any("alignseg_infer.models.alignseg.AlignSeg" in note for note in checkpoint.notes)
@@ -423,9 +460,134 @@ def test_code_is_refused_and_named(
     }.get(function, "__import__('os').rmdir('here')")
     exploit = Exploit(getattr(__import__(module), function), argument)
     path = saved({"a": exploit, **tiny_state()}, tmp_path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match=f"would run code while loading.*{function}"):
+    with pytest.raises(
+        CheckpointError, match=f"can run code while it is loaded: it names .*{function}"
+    ):
         load_checkpoint(path)
     assert (tmp_path / "here").is_dir()
+
+
+@pytest.mark.parametrize("name", ["_os.py", "codes.net", "pickles.x", "code.net"])
+def test_names_of_training_code_are_no_names_of_python(name: str, tmp_path: Path) -> None:
+    path = renamed(saved({"a": Config(), **tiny_state()}, tmp_path), f"{name}\nConfig\n".encode())
+    assert f"{name}.Config" in load_checkpoint(path).notes[0]
+
+
+def renamed(path: Path, name: bytes) -> Path:
+    """Rewrite an archive so that it has another name for `Config`."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in members.items():
+            changed = content.replace(f"{__name__}\nConfig\n".encode(), name)
+            assert (changed != content) == member.endswith("data.pkl")
+            archive.writestr(member, changed)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", [b"foo\nb\0ar\n", b"foo\n\x1b[31m\n", b"m\n" + b"C" * 40_000 + b"\n"], ids=range(3)
+)
+def test_a_name_that_no_code_has_is_refused_at_once(name: bytes, tmp_path: Path) -> None:
+    path = renamed(saved({"a": Config(), **tiny_state()}, tmp_path), name)
+    start = time.perf_counter()
+    with pytest.raises(CheckpointError, match="a class that no code can have"):
+        load_checkpoint(path)
+    assert time.perf_counter() - start < 5  # PyTorch's own message took 24 s for the last one
+
+
+def test_many_kinds_of_dict_are_learned_in_one_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = [type(f"Kind{n}", (dict,), {"__module__": __name__}) for n in range(300)]
+    for kind in kinds:
+        monkeypatch.setitem(globals(), kind.__name__, kind)
+    path = saved({"a": [kind(a=1) for kind in kinds], "model": tiny_state()}, tmp_path)
+    passes: list[object] = []
+    monkeypatch.setattr(torch, "load", _counted(torch.load, passes))
+    assert_same(load_checkpoint(path).state, tiny_state())
+    assert len(passes) == 1
+
+
+def _counted(function: Callable[..., object], calls: list[object]) -> Callable[..., object]:
+    def counted(*arguments: object, **options: object) -> object:
+        calls.append(arguments)
+        return function(*arguments, **options)
+
+    return counted
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before 1.6"])
+def test_a_tuple_that_grows_without_end_is_refused(zipped: bool, tmp_path: Path) -> None:
+    key: tuple[object, ...] = ("x",)
+    for _ in range(17):
+        key = (key, key)
+    options = {"_use_new_zipfile_serialization": zipped}
+    state = tiny_state()
+    assert load_checkpoint(saved({"a": {key[0]: 1}, "model": state}, tmp_path, **options)).state
+    with pytest.raises(CheckpointError, match="has a tuple of more than"):
+        load_checkpoint(saved({"a": {(key, key): 1}, "model": state}, tmp_path, **options))
+
+
+class Named(list[object]):
+    """A list with an attribute of its own."""
+
+
+class Packed(dict[str, object]):
+    def __getstate__(self) -> tuple[int, int]:
+        return 1, 2
+
+
+class OldXla:
+    def __reduce__(self) -> Any:
+        array = np.zeros(16, "f4")
+        return torch._utils._rebuild_device_tensor_from_numpy, (array, torch.float32, "xla", False)
+
+
+def _named() -> Named:
+    made = Named([1])
+    made.name = "x"  # type: ignore[attr-defined]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [(_named(), "Named"), (Packed(a=1), "Packed"), (OldXla(), "numpy.dtype")],
+    ids=["list", "dict", "XLA"],
+)
+def test_what_no_stand_in_replaces_is_named(value: object, name: str, tmp_path: Path) -> None:
+    path = saved({"a": value, "model": tiny_state()}, tmp_path)
+    with pytest.raises(CheckpointError, match=f"cannot be read without the code of .*{name}") as e:
+        load_checkpoint(path)
+    assert "safe_globals" not in str(e.value)
+
+
+def test_parts_of_tensors_are_named_and_the_advice_works(tmp_path: Path) -> None:
+    path, script = tmp_path / "parts.pth", tmp_path / "train.py"
+    script.write_text(
+        "import torch, torch.distributed as dist\n"
+        "from torch.distributed.fsdp import fully_shard\n"
+        "from torch.distributed.device_mesh import init_device_mesh\n"
+        "from tests.models.test_foreign_checkpoints import TINY, AlignSeg\n"
+        "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)\n"
+        "PATH = 'parts.pth'\n"
+        "model = fully_shard(AlignSeg(TINY), mesh=init_device_mesh('cpu', (1,)))\n"
+        "torch.save(model.state_dict(), PATH)\n"
+    )
+    run_python(script, tmp_path)
+    with pytest.raises(CheckpointError, match="holds parts of tensors") as caught:
+        load_checkpoint(path)
+    advice = caught.value.fix.removeprefix("where it was trained: ")
+    script.write_text(f"{script.read_text()}{advice}\n")
+    run_python(script, tmp_path)
+    assert load_checkpoint(path).state.keys() == tiny_state().keys()
+
+
+def run_python(script: Path, folder: Path) -> None:
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(
+        [sys.executable, script], cwd=folder, check=True, env={**os.environ, "PYTHONPATH": paths}
+    )
 
 
 @pytest.mark.parametrize("function", [np.save, torch.save, cv2.imwrite], ids=range(3))
@@ -538,6 +700,10 @@ ODD: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "sparse": (lambda: {**tiny_state(), "bn1.weight": torch.ones(16).to_sparse()}, "sparse_coo"),
     "complex": (lambda: {**tiny_state(), "bn1.weight": torch.ones(16) * 1j}, "torch.complex64"),
+    "float8": (
+        lambda: {**tiny_state(), "bn1.bias": torch.zeros(16, dtype=torch.float8_e4m3fn)},
+        "has values of torch.float8_e4m3fn in bn1.bias",
+    ),
     "many classes": (
         lambda: {**tiny_state(), "head.3.weight": torch.zeros(MAX_CLASSES + 1, 16, 1, 1)},
         f"{MAX_CLASSES + 1} classes",

@@ -68,6 +68,15 @@ def _write_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps({"state_dict": STATE}))
 
 
+def _write_arrays(path: Path, protocol: int = 4) -> None:
+    arrays = {key: value.numpy() for key, value in STATE.items()}
+    path.write_bytes(pickle.dumps({"model": arrays, "epoch": 3}, protocol))
+
+
+def _write_old_arrays(path: Path) -> None:
+    _write_arrays(path, 0)
+
+
 def _write_zip(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("inner/w.pth", _torch_bytes())
@@ -92,6 +101,18 @@ WHOLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "torch.export": (_write_program, "a program of torch.export"),
     "npz": (_write_npz, "NumPy arrays (.npz)"),
     "pickle": (_write_pickle, "a pickle that torch.save did not write"),
+    "pickle of arrays": (_write_arrays, "a pickle that torch.save did not write"),
+    "pickle of protocol 0": (_write_old_arrays, "a pickle that torch.save did not write"),
+    "pickle of protocol 1": (
+        lambda p: _write_arrays(p, 1),
+        "a pickle that torch.save did not write",
+    ),
+    "page with a comment": (lambda p: p.write_text("<!-- a -->\n<html>"), "a web page"),
+    "text with an umlaut": (lambda p: p.write_bytes("größe: 1\n".encode()), "text: 'größe"),
+    "text that is cut within a character": (
+        lambda p: p.write_bytes(b"x" + 300 * "ü".encode()),
+        "text: 'xüü",
+    ),
     "zip": (_write_zip, "a zip archive of inner/w.pth"),
     "tar": (_write_tar, "a tar archive of w.pth"),
     "old tar": (_write_old_tar, "a checkpoint that PyTorch before 0.1.10 wrote"),
@@ -116,7 +137,7 @@ def test_each_kind_is_named_wherever_a_model_is_asked_for(
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(path)
     assert caught.value.problem.startswith(f"{path} is not a checkpoint: it looks like {what}")
-    assert "download" not in caught.value.fix
+    assert "download" not in caught.value.fix or what == "a web page"
     unknown = path.rename(tmp_path / "model.pt2")
     with pytest.raises(ModelFileError, match="no backend reads; it looks like") as told:
         open_backend(unknown)
@@ -127,7 +148,13 @@ def test_each_kind_is_named_wherever_a_model_is_asked_for(
         assert what in told.value.problem
 
 
-@pytest.mark.parametrize("kind", ["TorchScript", "torch.export", "npz", "pickle"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("TorchScript", "torch.export", "npz", "pickle"),
+        *("pickle of arrays", "pickle of protocol 0", "pickle of protocol 1"),
+    ],
+)
 def test_advice_makes_a_checkpoint_without_other_code(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "my model's.pth"
     WHOLE[kind][0](path)
@@ -169,6 +196,12 @@ def test_every_first_byte_of_safetensors_is_right(tmp_path: Path) -> None:
         header = b'{"__metadata__":{}}'.ljust(length)
         (tmp_path / "a").write_bytes(length.to_bytes(8, "little") + header)
         assert identify(tmp_path / "a").kind is FileKind.SAFETENSORS, length
+
+
+@pytest.mark.parametrize("text", ["(dp0\nis a word.\nand more", "cat\ndog\n", "]q"])
+def test_text_that_begins_as_an_old_pickle_is_text(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(text)
+    assert identify(tmp_path / "a").kind is FileKind.TEXT
 
 
 def test_onnx_is_known_by_its_fields(small_onnx: Path, tmp_path: Path) -> None:
