@@ -70,6 +70,11 @@ class _Wanted(NamedTuple):
         )
 
 
+def is_offset(output: str) -> bool:
+    """Return whether the output of this name is an offset field. Outputs have any order."""
+    return output.startswith(OFFSET_PREFIX)
+
+
 def follow_graph(
     path: Path,
     spec: ModelSpec,
@@ -112,7 +117,7 @@ def _find_misfits(
 ) -> Iterator[tuple[str, str]]:
     """Yield what was seen and what was expected, for each input and output that does not fit."""
     kind = spec.export.output if spec.export else OutputKind.LOGITS
-    results = [tensor for tensor in outputs if not tensor.name.startswith(OFFSET_PREFIX)]
+    results = [tensor for tensor in outputs if not is_offset(tensor.name)]
     if [tensor.name for tensor in inputs] != [INPUT_NAME]:
         yield f"its inputs are {_list_text(inputs)}", f"{INPUT_NAME} alone"
         return

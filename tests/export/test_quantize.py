@@ -37,7 +37,7 @@ from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
 from alignseg_infer.export.int8.options import Int8Options, QuantizationOptions, int8_options_for
 from alignseg_infer.export.int8.quantize import quantize_model
 from alignseg_infer.spec.model import Precision
-from tests.support.export_kinds import GATHER, KINDS, NATIVE
+from tests.support.export_kinds import FIXED, FIXED_OFFSETS, GATHER, KINDS, NATIVE, PLAIN_OFFSETS
 from tests.support.slow import all_slow
 
 BLOCKS = (
@@ -76,6 +76,16 @@ def test_roles_come_from_the_flow_of_values(export_small: Export, kind: dict[str
     assert all(".delta_gen" in layer for layer in found[Role.OFFSETS])
     assert not any(".delta_gen" in layer for layer in found[Role.FEATURES])
     assert set(list_blocks(model)) == set(BLOCKS)
+
+
+@pytest.mark.parametrize("kind", [FIXED_OFFSETS, PLAIN_OFFSETS, FIXED], ids=str)
+def test_roles_do_not_need_an_order_of_outputs(export_small: Export, kind: dict[str, Any]) -> None:
+    model = onnx_ir.load(export_small(**kind))
+    expected = find_convolutions(model)
+    for turn in range(len(model.graph.outputs)):
+        outputs = list(model.graph.outputs)
+        model.graph.outputs[:] = outputs[1:] + outputs[:1]
+        assert find_convolutions(model) == expected, turn
 
 
 def test_roles_do_not_need_names(small_onnx: Path) -> None:

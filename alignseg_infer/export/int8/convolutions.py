@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx_ir
 
 from alignseg_infer.backports import StrEnum
+from alignseg_infer.spec.graph_contract import is_offset
 from alignseg_infer.spec.plugin_contract import PLUGIN_OPS
 
 STEM = "stem"
@@ -71,7 +72,9 @@ class Convolution:
 
 def find_convolutions(model: onnx_ir.Model) -> tuple[Convolution, ...]:
     """Return all convolutions with constant weights, in the order of the graph."""
-    classifiers = _find_nearest_convolutions(model.graph.outputs[:1])
+    classifiers = _find_nearest_convolutions(
+        value for value in model.graph.outputs if not is_offset(str(value.name))
+    )
     offset_heads = _find_nearest_convolutions(
         node.inputs[index]
         for node in model.graph
