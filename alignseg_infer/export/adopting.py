@@ -1,5 +1,6 @@
 """Gives facts back to an ONNX file that another tool changed, and that lost its metadata there."""
 
+import shlex
 from pathlib import Path
 
 import onnx
@@ -14,16 +15,26 @@ from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes, runnab
 from alignseg_infer.export.verification.agreement import compare_labels
 from alignseg_infer.export.verification.verify import draw_streets
 from alignseg_infer.files import temporary_folder, write_atomically
-from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision
-from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
-from alignseg_infer.spec.verification import REQUIRED_AGREEMENT
+from alignseg_infer.spec.model import (
+    AGREEMENT_KEY,
+    SPEC_KEY,
+    VERIFICATION_KEY,
+    ModelSpec,
+    Precision,
+)
+from alignseg_infer.spec.onnx_facts import read_onnx_facts
+from alignseg_infer.spec.onnx_precision import read_precision
+from alignseg_infer.spec.verification import REQUIRED_AGREEMENT, Verification
 
 _SIZE = (128, 256)  # where the model takes any
-_NARROW = {onnx_ir.DataType.FLOAT16, onnx_ir.DataType.INT8}
+# Files to adopt like, in advice.
+_LIKE = {Precision.FP32: "FLOAT32.onnx", Precision.FP16: "FP16.onnx", Precision.INT8: "INT8.onnx"}
 
 
 def adopt_onnx(model: Path, like: Path) -> ModelSpec:
     """Write the metadata of `like` into `model`, after both have labelled the same images.
+
+    What `like` was compared with is left out, since `model` was not; a rejection stays.
 
     Args:
         model: An ``.onnx`` file without metadata of this package. It is changed.
@@ -41,10 +52,11 @@ def adopt_onnx(model: Path, like: Path) -> ModelSpec:
     source = read_onnx_facts(like)
     graph = load_graph(model)
     _require_no_facts(model, graph)
-    _require_same_precision(model, graph, like)
-    graph.metadata_props.update(source.metadata)
+    _require_same_precision(model, like, source.export.precision)
+    metadata = _without_comparisons(source.metadata)
+    graph.metadata_props.update(metadata)
     _require_same_labels(model, graph, like, source.export.precision)
-    _write_metadata(model, source)
+    _write_metadata(model, metadata)
     return source.spec
 
 
@@ -57,23 +69,29 @@ def _require_no_facts(path: Path, graph: onnx_ir.Model) -> None:
         )
 
 
-def _require_same_precision(path: Path, graph: onnx_ir.Model, like: Path) -> None:
-    """Raise ModelFileError if the weights of one are float16 or INT8, and not those of the other.
-
-    The facts tell the precision, and a float32 file would be taken for the reference of others.
-    """
-    seen, expected = (_narrow_types(one) for one in (graph, load_graph(like)))
-    if seen != expected:
-        raise ModelFileError(
-            f"{path} has weights of another type than {like}",
-            "a file of the same precision",
-            f"alignseg export-onnx {like} -o MODEL.onnx --precision fp16, which knows what has to "
-            "stay float32",
+def _require_same_precision(path: Path, like: Path, expected: Precision) -> None:
+    """Raise ModelFileError unless both graphs have the same precision, which decides the gate."""
+    seen = read_precision(path)
+    if seen is expected:
+        return
+    fix = f"alignseg adopt {shlex.quote(str(path))} --like {_LIKE[seen]}"
+    if expected is Precision.FP32:
+        images = " --calibration IMAGES" if seen is Precision.INT8 else ""
+        fix = (
+            f"alignseg export-onnx {shlex.quote(str(like))} -o MODEL.onnx --precision {seen}"
+            f"{images}, which knows what has to stay float32"
         )
+    raise ModelFileError(
+        f"{path} is {seen}, but {like} is {expected}", "a file of the same precision", fix
+    )
 
 
-def _narrow_types(graph: onnx_ir.Model) -> set[onnx_ir.DataType | None]:
-    return {value.dtype for value in graph.graph.initializers.values()} & _NARROW
+def _without_comparisons(metadata: dict[str, str]) -> dict[str, str]:
+    """Return the metadata without what a file was compared with, unless it was rejected then."""
+    kept = {key: text for key, text in metadata.items() if key != VERIFICATION_KEY}
+    if AGREEMENT_KEY in kept and Verification.from_json(kept[AGREEMENT_KEY]).passed:
+        del kept[AGREEMENT_KEY]
+    return kept
 
 
 def _require_same_labels(
@@ -105,9 +123,9 @@ def _measure_agreement(seen: Backend, expected: Backend) -> float:
     return row.worst_agreement
 
 
-def _write_metadata(path: Path, source: OnnxFacts) -> None:
+def _write_metadata(path: Path, metadata: dict[str, str]) -> None:
     """Write all metadata entries into the file; weights in a file beside it stay there."""
     proto = onnx.load(path, load_external_data=False)
-    onnx.helper.set_model_props(proto, source.metadata)
+    onnx.helper.set_model_props(proto, metadata)
     with write_atomically(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())

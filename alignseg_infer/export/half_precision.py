@@ -263,14 +263,23 @@ def _type_quantizers(model: ir.Model) -> None:
 
 
 def _require_float32(model: ir.Model) -> None:
-    untyped = [value.name for node in model.graph for value in node.outputs if value.dtype is None]
-    held = {value.dtype for node in model.graph for value in node.outputs}
-    if untyped or ir.DataType.FLOAT16 in held:
-        raise ExportError(
-            f"the graph already has float16 values, or values without a type ({len(untyped)})",
-            "a float32 model of this package",
-            "start from the float32 file: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
-        )
+    values = [value for node in model.graph for value in node.outputs]
+    untyped = [value.name for value in values if value.dtype is None]
+    half = [value.name for value in values if value.dtype == ir.DataType.FLOAT16]
+    if not untyped and not half:
+        return
+    if untyped:
+        problem = f"{len(untyped)} values of the graph have no type, the first {untyped[0]}"
+    elif set(half) <= {value.name for value in model.graph.outputs}:
+        problem = f"the graph returns {', '.join(map(str, half))} as float16"
+    else:
+        problem = f"the graph already has float16 values, the first {half[0]}"
+    raise ExportError(
+        problem,
+        "a float32 graph, outputs too, as this package exports it",
+        "use the file from before another tool changed it, or export the checkpoint again: "
+        "alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+    )
 
 
 def _raise_opset(model: ir.Model) -> None:

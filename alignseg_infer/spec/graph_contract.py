@@ -2,7 +2,8 @@
 
 There is one comparison for all that read a graph: ONNX Runtime, OpenVINO, engines, and what reads
 an ONNX file to convert it. Other tools change exported files. What only fixes the size or the
-batch, or takes and returns float16, leaves a model that runs: the facts follow the graph.
+batch, takes and returns float16, or makes the network less precise, leaves a model that runs: the
+facts follow the graph.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from alignseg_infer.spec.model import (
     ModelSpec,
     OutputKind,
 )
+from alignseg_infer.spec.onnx_precision import follow_precision
 
 CHANNELS = 3
 FLOATS = ("float32", "float16")
@@ -84,10 +86,10 @@ def follow_graph(
     error: type[ModelFileError] = ModelFileError,
     fix: str = EXPORT_AGAIN,
 ) -> ModelSpec:
-    """Compare a graph with its facts, and return the facts with the size and batch that it fixes.
+    """Compare a graph with its facts; return the facts with its size, batch and precision.
 
     Args:
-        path: The file, for messages.
+        path: The file. An engine's precision is checked where it is built.
         spec: The facts.
         inputs: The graph's inputs.
         outputs: Its outputs, in any order.
@@ -101,8 +103,12 @@ def follow_graph(
         raise error(f"{path} does not fit its facts: {seen}", wanted, fix)
     if spec.export is None:
         return spec
+    precision = spec.export.precision
+    if path.suffix.lower() == ".onnx":
+        precision = follow_precision(path, precision)
     try:
-        return replace(spec, export=_follow_shape(spec.export, _image_shape(inputs[0])))
+        export = _follow_shape(spec.export, _image_shape(inputs[0]))
+        return replace(spec, export=replace(export, precision=precision))
     except (SpecError, ValueError) as problem:
         raise error(
             f"{path} cannot run: its input is {inputs[0]}",

@@ -100,7 +100,8 @@ def _graph_tensor(value: onnx.ValueInfoProto) -> GraphTensor:
     shape = None
     if told.HasField("shape"):
         shape = tuple(
-            side.dim_value if side.HasField("dim_value") else None for side in told.shape.dim
+            side.dim_value if side.HasField("dim_value") and side.dim_value >= 0 else None
+            for side in told.shape.dim
         )
     try:
         data_type = helper.tensor_dtype_to_np_dtype(told.elem_type).name

@@ -78,7 +78,17 @@ def weights_file(model: Path, location: str) -> Path:
             "copy that file beside the model, and export the model again; take models only from "
             "people whom you trust",
         )
-    require_file(file, f"the weights of {model}", ModelFileError)
+    if os.path.isdir(file):
+        raise ModelFileError(
+            f"{model} names {location!r} as a file with its weights, which is a directory",
+            f"the name of a file in {model.parent}",
+            "copy the model again with its weights, or export it again",
+        )
+    try:
+        require_file(file, f"the weights of {model}", ModelFileError)
+    except ModelFileError as error:
+        problem = f"{model} has weights in another file: {error.problem}"
+        raise ModelFileError(problem, error.expected, error.fix) from error
     return file
 
 

@@ -145,7 +145,7 @@ def test_what_a_tool_fixed_is_a_fact(
     shown = capsys.readouterr().out
     shape = f"{'any size' if size is None else '64x96'}, {f'batch {batch}' if batch else 'any ba'}"
     assert f"export: fp32, logits, {shape}" in shown
-    assert "changed since the export: it was exported for any size, any batch" in shown
+    assert "changed since the export: it was exported as fp32, any size, any batch" in shown
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from alignseg_infer import AlignSegError, ExportError, ModelFileError, Predictor, adopt_onnx
-from alignseg_infer.arrays import Labels
+from alignseg_infer.arrays import InputShape, Labels
 from alignseg_infer.cli import main
 from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.demo import model_path
@@ -21,8 +21,18 @@ from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.export.graph.onnx_file import load_graph, save_onnx
 from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.int8.calibration import calibrate_ranges
-from alignseg_infer.export.int8.quantize import quantize_model
-from alignseg_infer.spec.model import Precision
+from alignseg_infer.export.int8.options import QuantizationOptions
+from alignseg_infer.export.int8.quantize import choose_convolutions, quantize_model
+from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.spec.model import (
+    AGREEMENT_KEY,
+    INPUT_NAME,
+    VERIFICATION_KEY,
+    InputSpec,
+    Precision,
+)
+from alignseg_infer.spec.onnx_facts import read_onnx_facts
+from alignseg_infer.spec.verification import Verification, VerifiedRow
 from tests.support.export_kinds import FIXED_GATHER, FIXED_OFFSETS, PLAIN_OFFSETS
 from tests.support.models import said_to_be
 from tests.support.slow import all_slow
@@ -78,6 +88,37 @@ def to_float16(source: Path, target: Path) -> None:
     onnx.save(float16.convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
 
 
+class StreetReader:
+    """What ONNX Runtime's quantizer takes images from."""
+
+    def __init__(self) -> None:
+        self._seeds = iter(range(2))
+
+    def get_next(self) -> dict[str, Any] | None:
+        seed = next(self._seeds, None)
+        if seed is None:
+            return None
+        image = Street(seed).scene(size=(64, 96)).image
+        return {INPUT_NAME: preprocess(image, (64, 96), InputSpec())}
+
+
+def quantise(kind: str) -> Tool:
+    """As ``quantize_static`` of ONNX Runtime does."""
+
+    def run(source: Path, target: Path) -> None:
+        tool = pytest.importorskip("onnxruntime.quantization")
+        integers = getattr(tool.QuantType, kind)
+        options = {"activation_type": integers, "weight_type": integers, "per_channel": True}
+        tool.quantize_static(source, target, StreetReader(), **options)
+
+    return run
+
+
+def quantise_dynamic(source: Path, target: Path) -> None:
+    tool = pytest.importorskip("onnxruntime.quantization")
+    tool.quantize_dynamic(source, target, weight_type=tool.QuantType.QUInt8)
+
+
 def forget_names(source: Path, target: Path) -> None:
     model = onnx.load(source)
     for node in model.graph.node:
@@ -105,6 +146,11 @@ def drop_metadata(source: Path, target: Path) -> None:
     onnx.save(model, target)
 
 
+QUANTISERS: dict[str, Tool] = {
+    "quantised": quantise("QInt8"),
+    "quantised-unsigned": quantise("QUInt8"),
+    "quantised-dynamic": quantise_dynamic,
+}
 TOOLS: dict[str, Tool] = {
     "onnxslim": slim,
     "onnxsim": simplify,
@@ -191,7 +237,9 @@ CONVERSIONS = [
     ("onnxruntime-all", "operators that are not ONNX's own: com.microsoft"),
     ("opset-20", "has ONNX opset 20"),
     ("opset-23", "has ONNX opset 23"),
-    ("float16", "already has float16|not entirely float32"),
+    ("float16", "is fp16, and"),
+    ("quantised", "is int8, and"),
+    ("quantised-dynamic", "is int8, and"),
 ]
 
 
@@ -201,7 +249,7 @@ def test_what_a_tool_makes_is_converted_or_refused(
     tool: str, problem: str | None, precision: str, streets: Path, tmp_path: Path
 ) -> None:
     changed, target = tmp_path / "changed.onnx", tmp_path / "converted.onnx"
-    TOOLS[tool](DEMO, changed)
+    (TOOLS | QUANTISERS)[tool](DEMO, changed)
     words = ["--precision", precision, "--verification", str(streets)]
     words += ["--calibration", str(streets)] if precision == "int8" else []
     command = ["export-onnx", str(changed), "-o", str(target), *words]
@@ -222,6 +270,52 @@ def test_an_optimised_int8_file_is_verified(
     TOOLS["onnxruntime-basic"](forms("int8"), tmp_path / "int8.onnx")
     command = f"verify {tmp_path}/int8.onnx --against demo --images {streets}"
     assert main(command.split()) == 0
+
+
+LESS_PRECISE = {name: (tool, Precision.INT8) for name, tool in QUANTISERS.items()}
+LESS_PRECISE["float16"] = (to_float16, Precision.FP16)
+
+
+@pytest.mark.parametrize("tool", LESS_PRECISE)
+def test_the_facts_tell_the_precision_that_a_tool_left(
+    tool: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such a file is no float32 reference, and nothing in it was compared with one."""
+    run, precision = LESS_PRECISE[tool]
+    path = tmp_path / "a.onnx"
+    run(DEMO, path)
+    spec = Predictor(path).spec
+    assert spec == read_onnx_facts(path).spec
+    assert spec.export is not None
+    assert spec.export.precision is precision
+    assert main(["inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert f"export: {precision}, logits" in shown
+    assert "it was exported as fp32, any size, any batch" in shown
+    assert f"not compared since it is {precision}: alignseg verify {path} --against" in shown
+    assert main(["verify", "demo", "--against", str(path)]) == 1
+    assert f"the reference is {precision}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_facts_of_other_files_stay(
+    tool: str, forms: Callable[[str], Path], tmp_path: Path
+) -> None:
+    for form in ("native", "fp16", "int8"):
+        if (tool, form) != ("float16", "native"):
+            TOOLS[tool](forms(form), tmp_path / f"{form}.onnx")
+            seen, expected = (
+                read_onnx_facts(path).export.precision
+                for path in (tmp_path / f"{form}.onnx", forms(form))
+            )
+            assert seen is expected, form
+
+
+def test_a_quantised_graph_is_not_quantised_again(tmp_path: Path) -> None:
+    for tool in QUANTISERS.values():
+        tool(DEMO, tmp_path / "a.onnx")
+        with pytest.raises(ExportError, match="is already quantised"):
+            choose_convolutions(load_graph(tmp_path / "a.onnx"), QuantizationOptions())
 
 
 def test_lost_metadata_is_given_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,11 +370,72 @@ def _other_outputs(path: Path) -> None:
     onnx.save(model, path)
 
 
+def test_comparisons_of_another_file_are_not_adopted(
+    forms: Callable[[str], Path], tmp_path: Path
+) -> None:
+    ours, other = tmp_path / "ours.onnx", tmp_path / "other.onnx"
+    words = ["--precision", "fp16"]
+    assert main(["export-onnx", "demo", "-o", str(ours), *words]) == 0
+    assert {VERIFICATION_KEY, AGREEMENT_KEY} <= read_onnx_facts(ours).metadata.keys()
+    drop_metadata(ours, other)
+    adopt_onnx(other, ours)
+    seen, expected = read_onnx_facts(other), read_onnx_facts(ours)
+    assert seen.spec == expected.spec
+    assert expected.metadata.keys() - seen.metadata.keys() == {VERIFICATION_KEY, AGREEMENT_KEY}
+
+
+def test_a_rejection_is_adopted(tmp_path: Path) -> None:
+    model = load_graph(DEMO)
+    model.metadata_props[AGREEMENT_KEY] = Verification(
+        reference="a.onnx",
+        reference_sha256="0",
+        backend="x",
+        images="1 image",
+        required_agreement=0.99,
+        rows=(VerifiedRow(InputShape(1, 64, 96), 1, 0.5, 0.5, None),),
+    ).to_json()
+    save_onnx(model, tmp_path / "rejected.onnx")
+    drop_metadata(tmp_path / "rejected.onnx", tmp_path / "a.onnx")
+    adopt_onnx(tmp_path / "a.onnx", tmp_path / "rejected.onnx")
+    assert AGREEMENT_KEY in read_onnx_facts(tmp_path / "a.onnx").metadata
+
+
+@pytest.mark.parametrize("like", ["fp16", "int8"])
+def test_the_advice_to_adopt_a_float32_file(
+    like: str, forms: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop_metadata(DEMO, tmp_path / "a.onnx")
+    shutil.copy(DEMO, tmp_path / "FLOAT32.onnx")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelFileError, match=f"a.onnx is fp32, but .* is {like}") as caught:
+        adopt_onnx("a.onnx", forms(like))
+    assert main(caught.value.fix.split()[1:]) == 0
+
+
+@pytest.mark.parametrize("made", ["fp16", "int8"])
+def test_the_advice_to_convert_the_float32_file(
+    made: str,
+    forms: Callable[[str], Path],
+    streets: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drop_metadata(forms(made), tmp_path / "a.onnx")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "IMAGES").symlink_to(streets)
+    with pytest.raises(ModelFileError, match=f"a.onnx is {made}, but .* is fp32") as caught:
+        adopt_onnx("a.onnx", DEMO)
+    command, _, why = caught.value.fix.partition(", ")
+    assert why == "which knows what has to stay float32"
+    assert main(command.split()[1:]) == 0
+    assert read_onnx_facts(tmp_path / "MODEL.onnx").export.precision == made
+
+
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
         (_other_weights, r"labels only [\d.]+% of the pixels like"),
-        (_float16, "has weights of another type"),
+        (_float16, "is fp16, but .* is fp32"),
         (_other_outputs, "its outputs are softmax"),
         (lambda path: path.write_bytes(b"text"), "cannot be loaded"),
     ],

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -148,7 +149,8 @@ def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
     spec, metadata, has_offsets, lines = _read_onnx_facts(path)
     told = ModelSpec.from_json(metadata[SPEC_KEY])
     if told.export and told.export != spec.export:
-        lines.append(f"  changed since the export: it was exported for {_shape_text(told.export)}")
+        was = f"{told.export.precision}, {_shape_text(told.export)}"
+        lines.append(f"  changed since the export: it was exported as {was}")
     offsets = "yes" if has_offsets else "no (alignseg export-onnx --with-offsets)"
     labels = spec.export is not None and spec.export.output is OutputKind.LABELS
     measure = "share of labels that differ" if labels else "relative L2 error"
@@ -161,7 +163,10 @@ def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
         lines.append("    not recorded in the file")
     if spec.export is not None and spec.export.precision is Precision.INT8:
         lines.append(_ABOUT_INT8)
-    if AGREEMENT_KEY in metadata:
+    if told.export and spec.export and told.export.precision is not spec.export.precision:
+        advice = f"alignseg verify {shlex.quote(str(path))} --against FLOAT32.onnx"
+        lines.append(f"  not compared since it is {spec.export.precision}: {advice}")
+    elif AGREEMENT_KEY in metadata:
         lines += verification_lines(Verification.from_json(metadata[AGREEMENT_KEY]))
     return spec, "\n".join(lines)
 

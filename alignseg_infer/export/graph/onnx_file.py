@@ -6,6 +6,7 @@ import onnx_ir
 from google.protobuf.message import DecodeError
 from onnx_ir.external_data import load_to_model
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferencePass
+from onnx_ir.serde import SerdeError
 
 from alignseg_infer.errors import ModelFileError, OptionError
 from alignseg_infer.files import require_file, require_no_pipe
@@ -30,19 +31,44 @@ def load_graph(path: Path) -> onnx_ir.Model:
     require_weights_beside(path)
     try:
         model = onnx_ir.load(path)
-    except (DecodeError, ValueError, TypeError, OSError) as error:
-        raise ModelFileError(
-            f"{path} cannot be loaded: {error}",
-            "an ONNX model, with its .data file beside it if any",
-            "copy it again, or export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
-        ) from error
+    except (DecodeError, SerdeError, ValueError, TypeError, OSError) as error:
+        raise _not_loaded(path, error) from error
     _require_known_operators(path, model)
     LiftConstantsToInitializersPass(size_limit=0)(model)
-    for tensor in _find_external(model):
-        _require_weights(path, tensor)
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:
+            _require_readable(path, value.const_value)
     if any(output.dtype is None for node in model.graph for output in node.outputs):
         ShapeInferencePass()(model)
     return model
+
+
+def _not_loaded(path: Path, reason: BaseException | str) -> ModelFileError:
+    while isinstance(reason, BaseException) and (first := reason.__cause__ or reason.__context__):
+        reason = first
+    return ModelFileError(
+        f"{path} cannot be loaded: {reason}",
+        "an ONNX model, with its .data file beside it if any",
+        "copy it again, or export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+    )
+
+
+def _require_readable(path: Path, tensor: onnx_ir.TensorProtocol) -> None:
+    """Raise ModelFileError unless the content of a weight fits its type and shape."""
+    sides, problem = tensor.shape.numpy(), None
+    if min(sides, default=0) < 0:
+        problem = f"its shape is {sides}"
+    elif isinstance(tensor, onnx_ir.ExternalTensor):  # not read: it may have gigabytes
+        _require_weights(path, tensor)
+        if tensor.length not in (None, tensor.nbytes):
+            problem = f"it has {tensor.length} bytes and needs {tensor.nbytes}"
+    else:
+        try:
+            tensor.numpy()
+        except (ValueError, TypeError) as error:
+            problem = str(error)
+    if problem:
+        raise _not_loaded(path, f"weight {tensor.name}: {problem}")
 
 
 def _require_known_operators(path: Path, model: onnx_ir.Model) -> None:
@@ -66,7 +92,7 @@ def _find_external(model: onnx_ir.Model) -> list[onnx_ir.ExternalTensor]:
 def _require_weights(model: Path, tensor: onnx_ir.ExternalTensor) -> None:
     """Check that the file with the weights is whole."""
     file = weights_file(model, str(tensor.location))
-    end = (tensor.offset or 0) + (tensor.length or 0)
+    end = (tensor.offset or 0) + tensor.nbytes
     if file.stat().st_size < end:
         raise ModelFileError(
             f"{file} has {file.stat().st_size} bytes, but {model} needs {end}",

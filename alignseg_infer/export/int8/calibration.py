@@ -119,10 +119,13 @@ def _count_images(
 ) -> None:
     """Count the images that `seen` lacks."""
     session, names = _open_observed(model, options.threads)
+    # A tool may have given a float32 network a float16 input.
+    kind = "float16" if session.get_inputs()[0].type == "tensor(float16)" else "float32"
     logger.info("calibrating with %s", images.name)
     for tensors in _make_batches(images.read(seen.images), spec, options.size):
         batch = _fill_batch(tensors, spec)
-        outputs = run_session(session, names, batch) if names else []
+        given = batch.astype(kind, copy=False)
+        outputs = run_session(session, names, given) if names else []
         for name, values in [(INPUT_NAME, batch), *zip(names, outputs, strict=True)]:
             one = Histogram.of(values[: len(tensors)])
             known = seen.histograms.get(name)

@@ -25,6 +25,7 @@ from alignseg_infer.export.int8.convolutions import (
 )
 from alignseg_infer.export.int8.histograms import Ranges
 from alignseg_infer.export.int8.options import QuantizationOptions
+from alignseg_infer.spec.onnx_precision import is_quantizer
 from alignseg_infer.text import near_words
 
 _LARGEST = 127  # integers are symmetric, so -128 is not used
@@ -111,7 +112,14 @@ def quantize_convolutions(
 
 def _require_float32(model: onnx_ir.Model) -> None:
     kinds = {value.dtype for value in model.graph.initializers.values()}
-    if kinds & {onnx_ir.DataType.FLOAT16, onnx_ir.DataType.INT8}:
+    quantizers = [node.op_type for node in model.graph if is_quantizer(node.op_type)]
+    if quantizers:
+        raise ExportError(
+            f"the graph is already quantised: it has {len(quantizers)} {quantizers[0]} and such",
+            "the FP32 export, from before a tool quantised it",
+            "alignseg export-onnx CHECKPOINT -o MODEL.onnx, whose precision is fp32",
+        )
+    if onnx_ir.DataType.FLOAT16 in kinds:
         raise ExportError(
             "the graph to quantise is not entirely float32",
             "the FP32 export, because float16 comes after quantisation",

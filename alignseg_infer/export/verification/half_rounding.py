@@ -52,7 +52,7 @@ def _round(graph: ir.Graph, node: ir.Node, output: ir.Value) -> None:
 def _insert_cast(graph: ir.Graph, node: ir.Node, value: ir.Value, dtype: ir.DataType) -> ir.Value:
     cast = ir.node("Cast", [value], {"to": int(dtype)})
     result = cast.outputs[0]
-    result.name = f"{value.name}_{'rounding' if dtype == ir.DataType.FLOAT16 else 'rounded'}"
+    result.name = f"{value.name}_{'half' if dtype == ir.DataType.FLOAT16 else 'single'}_rounding"
     result.dtype, result.shape = dtype, value.shape
     graph.insert_after(node, cast)
     return result
