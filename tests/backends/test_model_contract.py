@@ -75,6 +75,10 @@ def told_in(path: Path) -> ModelSpec:
 
 SAME: dict[str, tuple[Change, ...]] = {
     "output of unknown shape": (without_shape("logits"),),
+    "sides and batch of -1": (
+        declares("image", -1, 3, -1, -1),
+        declares("logits", -1, 19, -1, -1),
+    ),
     "channels of any number": (declares("image", "N", "C", "H", "W"),),
     "float16 input": (takes(FLOAT16),),
     "float16 output": (returns(FLOAT16),),
