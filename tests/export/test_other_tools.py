@@ -33,6 +33,7 @@ from alignseg_infer.spec.model import (
 )
 from alignseg_infer.spec.onnx_facts import read_onnx_facts
 from alignseg_infer.spec.verification import Verification, VerifiedRow
+from tests.support.changed_graphs import Change, changed, declares, returns, takes
 from tests.support.export_kinds import FIXED_GATHER, FIXED_OFFSETS, PLAIN_OFFSETS
 from tests.support.models import said_to_be
 from tests.support.slow import all_slow
@@ -462,3 +463,47 @@ def test_the_option_that_belongs_to_the_file(
     shutil.copy(DEMO, tmp_path / "a.onnx")
     with pytest.raises(AlignSegError, match=r"is (not )?an \.onnx file"):
         main([*command.format(tmp_path).split(), "--debug"])
+
+
+DOORS: dict[str, tuple[Change, ...]] = {
+    "float16 input": (takes(onnx.TensorProto.FLOAT16),),
+    "sides and batch of -1": (
+        declares("image", -1, 3, -1, -1),
+        declares("logits", -1, 19, -1, -1),
+    ),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_graph_with_another_door_is_converted(
+    door: str, precision: str, streets: Path, tmp_path: Path
+) -> None:
+    path, target = changed(DEMO, tmp_path / "a.onnx", *DOORS[door]), tmp_path / "b.onnx"
+    words = ["--precision", precision, "--verification", str(streets)]
+    words += ["--calibration", str(streets)] if precision == "int8" else []
+    assert main(["export-onnx", str(path), "-o", str(target), *words]) == 0
+    assert (label(target) == label(DEMO)).mean() > 0.98
+
+
+def test_sensitivity_of_a_graph_with_a_float16_input(streets: Path, tmp_path: Path) -> None:
+    path = changed(DEMO, tmp_path / "a.onnx", *DOORS["float16 input"])
+    words = ["--calibration", str(streets), "--max-calibration-images", "1"]
+    assert main(["sensitivity", str(path), *words, "-o", str(tmp_path / "seen")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ((returns(onnx.TensorProto.FLOAT16),), "the graph returns logits as float16"),
+        ((returns(onnx.TensorProto.FLOAT16, name="offset.cam"),), "returns offset.cam as float16"),
+    ],
+)
+def test_float16_outputs_are_not_converted(
+    changes: tuple[Change, ...], problem: str, tmp_path: Path
+) -> None:
+    path = changed(DEMO, tmp_path / "a.onnx", *changes)
+    command = f"export-onnx {path} -o {tmp_path}/b.onnx --precision fp16 --debug"
+    with pytest.raises(ExportError, match=problem) as caught:
+        main(command.split())
+    assert "from before another tool changed it" in caught.value.fix
