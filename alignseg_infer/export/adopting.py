@@ -76,11 +76,13 @@ def _require_same_precision(path: Path, like: Path, expected: Precision) -> None
         return
     fix = f"alignseg adopt {shlex.quote(str(path))} --like {_LIKE[seen]}"
     if expected is Precision.FP32:
-        images = " --calibration IMAGES" if seen is Precision.INT8 else ""
-        fix = (
-            f"alignseg export-onnx {shlex.quote(str(like))} -o MODEL.onnx --precision {seen}"
-            f"{images}, which knows what has to stay float32"
-        )
+        source = shlex.quote(str(like))
+        command = f"alignseg export-onnx {source} -o MODEL.onnx --precision {seen}"
+        if seen is Precision.INT8:
+            command = (
+                f"alignseg export-onnx {source} -o MODEL.onnx --precision int8 --calibration IMAGES"
+            )
+        fix = f"{command}, which knows what has to stay float32"
     raise ModelFileError(
         f"{path} is {seen}, but {like} is {expected}", "a file of the same precision", fix
     )
