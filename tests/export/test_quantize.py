@@ -244,7 +244,7 @@ def _other_ranges(model: onnx_ir.Model) -> tuple[onnx_ir.Model, Ranges]:
     ("make", "problem"),
     [
         (_half, "not entirely float32"),
-        (_quantized_twice, "not entirely float32"),
+        (_quantized_twice, "already quantised"),
         (_other_ranges, "no range was calibrated for 1 tensors, the first 'image'"),
     ],
 )
