@@ -233,7 +233,11 @@ COMMANDS: list[tuple[str, type[AlignSegError], str]] = [
     ("predict weights.pt2 good.jpg -o out", ModelFileError, "it looks like a PNG image"),
     ("inspect good.pth --threshold 0.5", OptionError, "--threshold 0.5 was given for a network"),
     ("inspect good.pth --threshold 1", OptionError, "--threshold 1.0"),
-    ("inspect good.pth --weights ema", CheckpointError, "no weights of the kind --weights ema"),
+    (
+        "inspect good.pth --weights ema",
+        CheckpointError,
+        "has no averaged weights, which --weights ema asks for",
+    ),
     ("inspect fixed.onnx --weights raw", OptionError, "--weights cannot change"),
     ("inspect list.pth", CheckpointError, "contains a list"),
     ("inspect notensors.pth", CheckpointError, "epoch"),

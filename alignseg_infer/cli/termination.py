@@ -47,6 +47,10 @@ def caused_by_interruption(error: BaseException | None) -> bool:
     the package would be called broken. What merely happens while a command is tidying up after a
     signal, such as a full disk, has no such cause.
     """
-    while error is not None and not isinstance(error, KeyboardInterrupt):
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # an error may be its own cause
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
         error = error.__cause__
-    return error is not None
+    return False

@@ -21,7 +21,6 @@ from alignseg_infer.models.fitting import fit_state, network_of
 from alignseg_infer.models.state_search import State
 from alignseg_infer.models.weights_file import (
     SPEC_ENTRY,
-    FileOfWeights,
     read_weights,
     safetensors_torch,
 )
@@ -117,7 +116,9 @@ def load_checkpoint(path: str | Path, options: CheckpointOptions | None = None) 
         stored = network_of(file.state, path)
         state, notes = fit_state(file.state, stored, path)
     except CheckpointError as error:
-        raise _with_other_copy(error, file) from error
+        if file.choice is None:
+            raise
+        raise _with_other_copy(error, *file.choice) from error
     written = ModelSpec.from_json(file.spec) if file.spec is not None else None
     state, network = as_two_classes(state, stored, options.threshold)
     binary = stored.num_classes == 1
@@ -133,11 +134,8 @@ def load_checkpoint(path: str | Path, options: CheckpointOptions | None = None) 
     return Checkpoint(spec, state, assumptions, (*file.notes, *notes))
 
 
-def _with_other_copy(error: CheckpointError, file: FileOfWeights) -> CheckpointError:
-    """Return the error; if there is another copy of the weights, it says how to take that."""
-    if file.choice is None:
-        return error
-    kind, place = file.choice
+def _with_other_copy(error: CheckpointError, kind: Weights, place: str) -> CheckpointError:
+    """Return the error about one copy of the weights; it says how to take the other one."""
     other = Weights.RAW if kind is Weights.EMA else Weights.EMA
     return CheckpointError(
         f"{error.problem} ({kind} weights, in {place})",

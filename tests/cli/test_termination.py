@@ -154,6 +154,19 @@ def test_what_becomes_of_an_interruption_is_one(
             main(["inspect", "demo"])
 
 
+def test_an_error_that_is_its_own_cause_is_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: object) -> int:
+        error, cause = OutputError("full", "room", "df"), OutputError("other", "room", "df")
+        cause.__cause__ = error
+        raise error from cause
+
+    monkeypatch.setattr("alignseg_infer.cli.commands.inspect_model.run", fail)
+    assert main(["inspect", "demo"]) == 1
+    assert "error: full" in capsys.readouterr().err
+
+
 KILLED = [
     *[typed for typed, _ in TYPED if "tensorrt" not in typed],
     "export-onnx {pth} --precision fp16 -o {out}/a.onnx",
