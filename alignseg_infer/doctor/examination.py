@@ -11,7 +11,13 @@ from alignseg_infer.doctor.clashes import find_clashes
 from alignseg_infer.doctor.goals import NEEDS, Goal, advise
 from alignseg_infer.doctor.known import Known, known_of, state_of
 from alignseg_infer.doctor.machine import list_machine_facts
-from alignseg_infer.doctor.parts import DRIVER, PARTS, installed_distributions, list_versions
+from alignseg_infer.doctor.parts import (
+    DRIVER,
+    PARTS,
+    Part,
+    installed_distributions,
+    list_versions,
+)
 from alignseg_infer.doctor.report import OWN_TARGETS, Report
 from alignseg_infer.doctor.runtimes import Target
 from alignseg_infer.doctor.sampler import Choice, choose_sampler
@@ -64,15 +70,25 @@ def _ask_all(versions: dict[str, tuple[str, ...]], progress: Progress | None) ->
     parts = [part for part in PARTS if versions[part.module]]
     asked = [*sorted(parts, key=lambda part: -len(part.targets)), DRIVER]  # the longest first
     answers, stop = {}, threading.Event()
-    with ThreadPoolExecutor(min(MAX_CHILDREN, usable_cores())) as pool:
+    threads = min(MAX_CHILDREN, usable_cores())
+    working = threading.Semaphore(threads)
+
+    def work(part: Part) -> Answer:
+        with working:
+            return ask(part, stop=stop)
+
+    with ThreadPoolExecutor(threads) as pool:
         try:
-            futures = {pool.submit(ask, part, stop=stop): part.module for part in asked}
+            futures = {pool.submit(work, part): part.module for part in asked}
             for done, future in enumerate(as_completed(futures), 1):
                 answers[futures[future]] = future.result()
                 if progress is not None:
                     progress(done, len(asked))
         finally:
-            stop.set()  # after Ctrl-C, the pool waits for its threads
+            stop.set()
+            for _ in range(threads):  # after a Ctrl-C in `submit`, the pool forgets its thread
+                working.acquire()
+            working.release(threads)  # for what is still queued, which ends at once
     return answers
 
 
