@@ -1,6 +1,7 @@
 """The base of the backends for exported ``.onnx`` files: checks, and outputs by name."""
 
 import logging
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -163,7 +164,7 @@ def _told_spec(path: Path, metadata: dict[str, str], inputs: list[GraphTensor]) 
             f"its inputs are {', '.join(tensor.name for tensor in inputs)}",
             "a model exported by this package, which records how to prepare images",
             "alignseg export-onnx CHECKPOINT -o MODEL.onnx; if another tool made this file from "
-            f"one: alignseg adopt {path} --like MODEL.onnx",
+            f"one: alignseg adopt {shlex.quote(str(path))} --like MODEL.onnx",
         )
     return spec
 

@@ -112,7 +112,7 @@ def _require_same_labels(
         raise ModelFileError(
             f"{path} labels only {agreement:.2%} of the pixels like {like}",
             "a file that was made from it, and computes the same",
-            f"alignseg adopt {path} --like the file that it was made from",
+            f"name that file: alignseg adopt {shlex.quote(str(path))} --like MODEL.onnx",
         )
 
 
