@@ -39,7 +39,6 @@ from alignseg_infer.cli.streams import (
 from alignseg_infer.cli.termination import (
     EXIT_INTERRUPTED,
     FIRST_EXIT_CODE,
-    caused_by_interruption,
     interrupted_by_signals,
 )
 from alignseg_infer.cli.translation import translate, translate_error
@@ -135,7 +134,7 @@ def run_reporting_errors(run: Run, arguments: argparse.Namespace) -> int:
 
 def _report(error: BaseException, arguments: argparse.Namespace) -> int:
     """Print what ended a command, and return its exit code; raise what is nobody's mistake."""
-    if caused_by_interruption(error):
+    if isinstance(error, KeyboardInterrupt):
         print_message("interrupted", sys.stderr)
         return EXIT_INTERRUPTED
     if not isinstance(error, AlignSegError):
