@@ -123,11 +123,12 @@ def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
 
     The entry ``session.disable_quant_qdq`` makes ONNX Runtime compute an INT8 graph as it is
     written: values and weights are rounded to integers, and multiplied in floats. By default it
-    fuses this into INT8 kernels, which saturate on x86-64 processors without VNNI, and whose
-    results depend on its version (docs/precision.md). The entry ``session.x64quantprecision`` would
-    prevent the saturation only, and ONNX Runtime 1.32 refuses with it files in which a tool merged
-    equal zero points. It is slower, too: the demo of 128x256 takes 183 ms with it and 123 ms with
-    ours (best of 5, two cores with VNNI, other work running). Graphs without INT8 stay the same.
+    fuses this into INT8 kernels, whose results are less exact and depend on its version, and which
+    saturate on x86-64 processors without VNNI if activations are unsigned (docs/precision.md). The
+    entry ``session.x64quantprecision`` would prevent the saturation only, and ONNX Runtime 1.32
+    refuses with it files in which a tool merged equal zero points. It is slower, too: the demo of
+    128x256 takes 183 ms with it and 123 ms with ours (best of 5, two cores with VNNI, other work
+    running). Graphs without INT8 stay the same.
 
     Args:
         threads: CPU threads for one call; None for one per core.

@@ -41,7 +41,7 @@ EXAMPLE = "Example: alignseg inspect CS_scenes.pth"
 
 _ABOUT_INT8 = (
     "  in ONNX Runtime without this package: use version 1.30 or newer, and the session's entry\n"
-    "    session.disable_quant_qdq=1, without which INT8 saturates on CPUs without VNNI"
+    "    session.disable_quant_qdq=1, which this package sets for exact products"
 )
 
 
