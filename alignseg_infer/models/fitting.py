@@ -22,7 +22,6 @@ from alignseg_infer.text import first_few
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 COUNTER = "num_batches_tracked"
 _STATISTICS = ("running_mean", "running_var")
-MAX_WIDTH, MAX_CHANNELS, MAX_CLASSES = 16.0, 8192, 16384  # published: 1.0, 256, 150
 
 # What a training loop leaves in a network without changing what it computes.
 _UNNEEDED = re.compile(
@@ -54,7 +53,9 @@ def network_of(state: State, path: Path) -> NetworkSpec:
             decoder_channels=state["RRB5a.unify.weight"].shape[0],
             num_classes=state["head.3.weight"].shape[0],
         )
-    except (KeyError, StopIteration, IndexError, SpecError) as error:
+    except SpecError as error:
+        raise CheckpointError(f"{path}: {error.problem}", error.expected, error.fix) from error
+    except (KeyError, StopIteration, IndexError) as error:
         raise CheckpointError(
             f"{path} is not an AlignSeg checkpoint: it looks like {detect_network(state)}",
             f"the keys of AlignSeg with {', '.join(BACKBONES)}: conv1.weight, CAM.pool.1.weight, "
@@ -62,7 +63,6 @@ def network_of(state: State, path: Path) -> NetworkSpec:
             f"check another file with alignseg inspect FILE; this file has "
             f"{first_few(sorted(state))}",
         ) from error
-    _require_bounds(network, path)
     return network
 
 
@@ -128,18 +128,6 @@ def _has_all_parameters(state: State) -> bool:
 def _shapes_of(network: NetworkSpec) -> dict[str, torch.Size]:
     with torch.device("meta"):
         return {key: value.shape for key, value in AlignSeg(network).state_dict().items()}
-
-
-def _require_bounds(network: NetworkSpec, path: Path) -> None:
-    sizes = (network.width, network.decoder_channels, network.num_classes)
-    limits = (MAX_WIDTH, MAX_CHANNELS, MAX_CLASSES)
-    if any(size > limit for size, limit in zip(sizes, limits, strict=True)):
-        raise CheckpointError(
-            f"{path} is for a network of width x{network.width:g} with {sizes[1]} decoder channels "
-            f"and {sizes[2]} classes",
-            f"at most x{MAX_WIDTH:g}, {MAX_CHANNELS} and {MAX_CLASSES}",
-            "check another file with alignseg inspect FILE",
-        )
 
 
 def _count_blocks(state: State, stage: int) -> int:

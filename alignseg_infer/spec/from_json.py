@@ -1,6 +1,7 @@
 """Reading dataclasses of this package from the JSON that travels with a model."""
 
 import dataclasses
+import json
 import types
 import typing
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from alignseg_infer.errors import SpecError
 
 _T = TypeVar("_T")
 
+MAX_FACTS = 8 << 20  # characters; a table of 16384 classes usually takes less than two million
 LATER = "later"  # in the metadata of a field that files written earlier do not have
 
 
@@ -22,12 +24,27 @@ def unreadable_spec(reason: str) -> SpecError:
     )
 
 
+def json_facts(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: It is no JSON, nested too deeply, or longer than `MAX_FACTS`, which would take
+            minutes and gigabytes to read.
+    """
+    if len(text) > MAX_FACTS:
+        raise ValueError(f"{len(text)} characters, where at most {MAX_FACTS} are read")
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def dataclass_from_json(cls: type[_T], facts: object, where: str) -> _T:
     """Return a dataclass of this package, built from JSON values.
 
     Args:
         cls: A dataclass of numbers, strings, enums, tuples and dataclasses of the same kind.
-        facts: The result of ``json.loads``.
+        facts: The result of `json_facts`.
         where: Name of the dataclass in error messages.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 
 from alignseg_infer.backports import Self, StrEnum
 from alignseg_infer.errors import SpecError
-from alignseg_infer.spec.from_json import LATER, dataclass_from_json, unreadable_spec
+from alignseg_infer.spec.from_json import LATER, dataclass_from_json, json_facts, unreadable_spec
 
 SPEC_VERSION = 3
 SPEC_KEY = "alignseg.spec"
@@ -22,6 +22,9 @@ AGREEMENT_KEY = "alignseg.agreement"  # compares a float16 or int8 model with th
 INPUT_NAME = "image"  # input of every exported graph
 OPSETS = (16, 17, 18, 19)
 DEFAULT_OPSET = 18
+MAX_WIDTH, MAX_CHANNELS, MAX_CLASSES = 16.0, 8192, 16384  # published: 1.0, 256, 150
+MAX_CLASS_NAME = 256  # characters
+MAX_BATCH = 1024
 MAX_INPUT_SIDE = 16384
 MIN_INPUT_SIDE = 32  # one step of the 1/32 stage
 
@@ -117,9 +120,19 @@ class NetworkSpec:
     norm: NormKind = NormKind.INPLACE_ABN
 
     def __post_init__(self) -> None:
-        counts = (self.decoder_channels, self.num_classes)
-        if not (math.isfinite(self.width) and self.width > 0 and min(counts) > 0):
-            raise unreadable_spec(f"width {self.width:g} and channels {counts} must be above 0")
+        fits = (
+            0 < self.width <= MAX_WIDTH
+            and 1 <= self.decoder_channels <= MAX_CHANNELS
+            and 1 <= self.num_classes <= MAX_CLASSES
+        )
+        if not fits:
+            raise SpecError(
+                f"the network has width x{self.width:g}, {self.decoder_channels} decoder channels "
+                f"and {self.num_classes} classes",
+                f"a width above 0 and up to x{MAX_WIDTH:g}, 1 to {MAX_CHANNELS} decoder channels, "
+                f"and 1 to {MAX_CLASSES} classes",
+                "check another file with alignseg inspect FILE",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,11 +185,11 @@ class ClassSpec:
                 "red, green and blue from 0 to 255",
                 "correct the class table: classes=FILE.json",
             )
-        odd = [name for name in self.names if not name or not name.isprintable()]
+        odd = [name for name in self.names if not _is_class_name(name)]
         if odd:  # a lone surrogate ends the process in OpenCV; escape sequences reach terminals
             raise SpecError(
-                f"a class is called {odd[0]!r}",
-                "names of printable characters",
+                f"a class is called {odd[0][:MAX_CLASS_NAME]!r}",
+                f"names of 1 to {MAX_CLASS_NAME} printable characters",
                 "rename it in the class table: classes=FILE.json",
             )
         doubled = [name for name, count in Counter(self.names).items() if count > 1]
@@ -186,6 +199,10 @@ class ClassSpec:
                 "a different name for each class",
                 "rename them in the class table: classes=FILE.json",
             )
+
+
+def _is_class_name(name: str) -> bool:
+    return 0 < len(name) <= MAX_CLASS_NAME and name.isprintable()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +235,8 @@ class ExportSpec:
     def __post_init__(self) -> None:
         sides = self.size or (MIN_INPUT_SIDE,)
         fits = min(sides) >= MIN_INPUT_SIDE and max(sides) <= MAX_INPUT_SIDE
-        if not fits or self.opset not in OPSETS or (self.batch is not None and self.batch < 1):
+        batch_fits = self.batch is None or 1 <= self.batch <= MAX_BATCH
+        if not fits or self.opset not in OPSETS or not batch_fits:
             raise unreadable_spec(f"size {self.size}, batch {self.batch}, opset {self.opset}")
         if not self.rewrites and self.upsampling is not Upsampling.RESIZE:
             raise unreadable_spec(
@@ -292,9 +310,9 @@ class ModelSpec:
             SpecError: The text is not a spec, or this package does not know its version.
         """
         try:
-            facts = json.loads(text)
+            facts = json_facts(text)
             version = facts.pop("version")
-        except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise unreadable_spec(f"not a JSON object with a version ({error!r})") from error
         if type(version) is not int or version != SPEC_VERSION:
             raise SpecError(

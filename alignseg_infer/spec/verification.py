@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from alignseg_infer.arrays import InputShape
 from alignseg_infer.backports import Self
-from alignseg_infer.spec.from_json import dataclass_from_json
+from alignseg_infer.spec.from_json import dataclass_from_json, json_facts, unreadable_spec
 from alignseg_infer.spec.model import Precision
 
 # Share of pixels that must get the same label as in float32.
@@ -86,7 +86,7 @@ class Verification:
             SpecError: The text is not a verification record.
         """
         try:
-            facts = json.loads(text)
-        except (ValueError, RecursionError):
-            facts = text
+            facts = json_facts(text)
+        except ValueError as error:
+            raise unreadable_spec(f"verification is not JSON ({error})") from error
         return dataclass_from_json(cls, facts, "verification")

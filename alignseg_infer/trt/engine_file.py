@@ -14,7 +14,7 @@ from alignseg_infer.backports import Self
 from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.errors import EngineError, SpecError
 from alignseg_infer.files import require_file
-from alignseg_infer.spec.from_json import dataclass_from_json
+from alignseg_infer.spec.from_json import dataclass_from_json, json_facts
 from alignseg_infer.spec.model import ModelSpec
 from alignseg_infer.spec.verification import Verification
 from alignseg_infer.trt.flavours import Flavour
@@ -106,9 +106,9 @@ class EngineFacts:
                 know.
         """
         try:
-            facts = json.loads(text)
+            facts = json_facts(text)
             version = facts.pop("version")
-        except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise _unreadable(f"not a JSON object with a version ({error!r})") from error
         if type(version) is not int or version != SIDECAR_VERSION:
             raise _unreadable(f"they have version {version!r}")

@@ -29,8 +29,7 @@ from alignseg_infer import CheckpointError
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import describe_assumptions, load_checkpoint
 from alignseg_infer.models.checkpoint_options import CheckpointOptions, Weights
-from alignseg_infer.models.fitting import MAX_CLASSES
-from alignseg_infer.spec.model import NetworkSpec
+from alignseg_infer.spec.model import MAX_CLASSES, NetworkSpec
 from tests.support.advice import run_advice
 
 TINY = NetworkSpec(backbone="resnet18", width=0.25, decoder_channels=16)

@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 
 from alignseg_infer.datasets.class_tables import CITYSCAPES, VOC
-from alignseg_infer.errors import SpecError
+from alignseg_infer.errors import AlignSegError, SpecError
+from alignseg_infer.spec.from_json import MAX_FACTS
 from alignseg_infer.spec.model import (
+    MAX_BATCH,
+    MAX_CHANNELS,
+    MAX_CLASS_NAME,
+    MAX_CLASSES,
+    MAX_INPUT_SIDE,
+    MAX_WIDTH,
     ChannelOrder,
     ClassSpec,
     ExportSpec,
@@ -23,6 +30,8 @@ from alignseg_infer.spec.model import (
     SourceSpec,
     Upsampling,
 )
+from alignseg_infer.spec.verification import Verification
+from alignseg_infer.trt.engine_file import EngineFacts
 
 PLAIN = ModelSpec(network=NetworkSpec(), input=InputSpec(), classes=CITYSCAPES)
 EXPORT = ExportSpec(
@@ -183,10 +192,15 @@ def test_class_counts_must_agree(facts: dict[str, Any]) -> None:
         lambda: InputSpec(mean=(1.0, float("inf"), 1.0)),
         lambda: NetworkSpec(width=0.0),
         lambda: NetworkSpec(width=float("nan")),
+        lambda: NetworkSpec(width=MAX_WIDTH * 1.01),
         lambda: NetworkSpec(num_classes=0),
+        lambda: NetworkSpec(num_classes=MAX_CLASSES + 1),
+        lambda: NetworkSpec(decoder_channels=0),
+        lambda: NetworkSpec(decoder_channels=MAX_CHANNELS + 1),
         lambda: ClassSpec(dataset="own", names=("a",), colors=((0, 0, 256),)),
         lambda: replace(EXPORT, size=(0, 0)),
         lambda: replace(EXPORT, batch=0),
+        lambda: replace(EXPORT, batch=MAX_BATCH + 1),
         lambda: replace(EXPORT, opset=20),
         lambda: ModelSpec(
             network=NetworkSpec(num_classes=2),
@@ -223,12 +237,36 @@ def test_two_classes_of_one_name_are_refused() -> None:
     assert ClassSpec(dataset="own", names=("other", "road", "Other"), colors=colors).names
 
 
-@pytest.mark.parametrize("name", ["", "road\ud800", "\x1b[31mroad", "two\nlines", "nul\0"])
+@pytest.mark.parametrize(
+    "name", ["", "road\ud800", "\x1b[31mroad", "two\nlines", "nul\0", "x" * (MAX_CLASS_NAME + 1)]
+)
 def test_names_of_classes_are_printable(name: str) -> None:
     with pytest.raises(SpecError, match="a class is called"):
         ClassSpec(dataset="own", names=("road", name), colors=((0, 0, 0), (1, 2, 3)))
 
 
 def test_names_of_classes_in_any_script() -> None:
-    names = ("straße", "道路", "дорога", "road & kerb (wet)")
+    names = ("straße", "道路", "дорога", "x" * MAX_CLASS_NAME)
     assert ClassSpec(dataset="own", names=names, colors=((0, 0, 0),) * 4).names == names
+
+
+def test_the_largest_network_has_facts() -> None:
+    colors = ((255, 255, 255),) * MAX_CLASSES
+    names = tuple(f"class {label} of an unusually large table" for label in range(MAX_CLASSES))
+    largest = ModelSpec(
+        network=NetworkSpec(
+            width=MAX_WIDTH, decoder_channels=MAX_CHANNELS, num_classes=MAX_CLASSES
+        ),
+        input=InputSpec(),
+        classes=ClassSpec(dataset="own", names=names, colors=colors),
+        export=replace(EXPORT, batch=MAX_BATCH, size=(MAX_INPUT_SIDE, MAX_INPUT_SIDE)),
+    )
+    assert ModelSpec.from_json(largest.to_json()) == largest
+
+
+@pytest.mark.parametrize("facts", [ModelSpec, Verification, EngineFacts])
+def test_endless_and_nested_facts_are_not_read(facts: Any) -> None:
+    """Ten million classes took minutes and gigabytes, before their number was refused."""
+    for text, why in [(f"[{'1,' * (MAX_FACTS // 2)}1]", "characters"), ("[" * 90_000, "nested")]:
+        with pytest.raises(AlignSegError, match=why):
+            facts.from_json(text)

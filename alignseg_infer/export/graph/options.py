@@ -7,7 +7,14 @@ from alignseg_infer.choices import convert_choices
 from alignseg_infer.errors import OptionError
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.pixels.preprocess import require_input_size
-from alignseg_infer.spec.model import DEFAULT_OPSET, OPSETS, OutputKind, Sampler, Upsampling
+from alignseg_infer.spec.model import (
+    DEFAULT_OPSET,
+    MAX_BATCH,
+    OPSETS,
+    OutputKind,
+    Sampler,
+    Upsampling,
+)
 
 AUTO_SAMPLER = "auto"  # asks for the sampler that `doctor` chooses; no graph has it
 
@@ -71,8 +78,8 @@ class ExportOptions:
             )
         if self.size is not None:
             require_input_size(self.size)
-        if self.batch is not None and self.batch < 1:
-            raise OptionError(f"batch={self.batch!r}", "1 or more", "batch=1")
+        if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
+            raise OptionError(f"batch={self.batch!r}", f"1 to {MAX_BATCH}", "batch=1")
         if not self.fuse and self.sampler is not Sampler.PLUGIN:
             raise OptionError(
                 f"fuse=False with sampler={self.sampler.value!r}",

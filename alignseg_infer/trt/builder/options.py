@@ -9,14 +9,13 @@ from alignseg_infer.backports import StrEnum
 from alignseg_infer.choices import convert_choices
 from alignseg_infer.errors import OptionError
 from alignseg_infer.pixels.preprocess import require_input_size
-from alignseg_infer.spec.model import ExportSpec
+from alignseg_infer.spec.model import MAX_BATCH, ExportSpec
 from alignseg_infer.trt.engine_file import Profile
 from alignseg_infer.trt.flavours import Flavour, require_option_of
 
 MAX_OPTIMIZATION_LEVEL = 5
 MEBIBYTE = 1 << 20
 MAX_WORKSPACE = 1 << 20  # MiB
-MAX_BATCH = 1024
 # Of all images of one call. 64x2048x4096 and 1024x512x1024 have as many.
 MAX_PROFILE_PIXELS = 1 << 29
 # A network of 256 decoder channels in float16 needs 1.4 GB for an image of 1024x2048.
