@@ -1,5 +1,9 @@
 """Runs ``.onnx`` files in ONNX Runtime, the default."""
 
+import contextlib
+import io
+import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ from alignseg_infer.errors import DeviceError
 from alignseg_infer.packages import INSTALL_GPU_ONNXRUNTIME, ONNXRUNTIME, warn_of_several
 from alignseg_infer.spec.graph_contract import GraphTensor
 from alignseg_infer.spec.model import INPUT_NAME
+
+logger = logging.getLogger(__name__)
 
 RUNTIME = "ONNX Runtime"
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -51,10 +57,13 @@ class OnnxRuntimeBackend(OnnxBackend):
     def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
         require_runnable(path, RUNTIME)
         warn_of_several(ONNXRUNTIME)
-        self._session = open_session(path, threads, _choose_providers(device))
+        providers = _choose_providers(device)
+        if providers == [CPU_PROVIDER]:
+            self._session = open_session(path, threads)
+        else:
+            self._session = _open_on_cuda(path, threads, providers, device)
         metadata = _read_metadata(path, self._session)
         provider = self._session.get_providers()[0]
-        _require_provider(provider, device)
         self.name = f"onnxruntime ({provider})"
         inputs = [_graph_tensor(node) for node in self._session.get_inputs()]
         outputs = [_graph_tensor(node) for node in self._session.get_outputs()]
@@ -158,15 +167,44 @@ def _choose_providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
         )
     if kind == "cpu" or not cuda_built_in:
         return [CPU_PROVIDER]
-    return [(CUDA_PROVIDER, {"device_id": str(index)}), CPU_PROVIDER]
+    # With a number, even 0, ONNX Runtime 1.26 to 1.31 warn that no plugin provides the device.
+    choice = {"device_id": str(index)} if index else {}
+    return [(CUDA_PROVIDER, choice), CPU_PROVIDER]
 
 
-def _require_provider(provider: str, device: str) -> None:
+def _open_on_cuda(
+    path: Path, threads: int | None, providers: Sequence[object], device: str
+) -> onnxruntime.InferenceSession:
+    """Return a session that does not go over to the CPU, unless `device` leaves the choice to us.
+
+    ONNX Runtime prints why CUDA fails. That goes to the log and into the error, since standard
+    output is for results.
+
+    Raises:
+        DeviceError: CUDA was asked for, but does not work.
+    """
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        # By itself, it looks for CUDA and cuDNN only where the system keeps libraries. Since 1.21
+        # it can load those of NVIDIA's Python packages.
+        getattr(onnxruntime, "preload_dlls", lambda: None)()
+        session = open_session(path, threads, providers)
+    said = printed.getvalue().strip()
+    if said:
+        logger.info("ONNX Runtime: %s", said)
+    _require_provider(session.get_providers()[0], device, said)
+    session.disable_fallback()  # a call that fails on CUDA would be repeated on the CPU
+    return session
+
+
+def _require_provider(provider: str, device: str, said: str) -> None:
     """Raise DeviceError if ONNX Runtime silently fell back to the CPU because CUDA failed."""
-    if parse_device(device)[0] == "cuda" and provider != CUDA_PROVIDER:
-        raise DeviceError(
-            f"device={device!r} was asked for, but ONNX Runtime fell back to {provider}",
-            "a working CUDA driver, and CUDA and cuDNN in the versions that this build needs",
-            "run nvidia-smi, and compare versions with the CUDA table in ONNX Runtime's "
-            "documentation; or device='cpu'",
-        )
+    if parse_device(device)[0] != "cuda" or provider == CUDA_PROVIDER:
+        return
+    reason = re.search(r"^EP Error (.+?) when using", said, re.DOTALL | re.MULTILINE)
+    raise DeviceError(
+        f"device={device!r} was asked for, but ONNX Runtime fell back to {provider}"
+        + (f": {reason[1]}" if reason else ""),
+        "this GPU, and CUDA and cuDNN in the versions that this build needs",
+        "pip install 'onnxruntime-gpu[cuda,cudnn]' for CUDA and cuDNN, and run nvidia-smi to see "
+        "the driver and the GPUs; or device='cpu'",
+    )

@@ -6,6 +6,7 @@ import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -15,10 +16,10 @@ import pytest
 import torch
 from onnx_ir.passes.common import DeduplicateInitializersPass
 
-from alignseg_infer import DeviceError, ModelFileError, Predictor
+from alignseg_infer import DeviceError, ModelError, ModelFileError, Predictor
 from alignseg_infer.backend import parse_device
-from alignseg_infer.backends import onnxruntime_backend, open_backend, torch_backend
-from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+from alignseg_infer.backends import open_backend, torch_backend
+from alignseg_infer.backends.onnxruntime_backend import CUDA_PROVIDER, OnnxRuntimeBackend
 from alignseg_infer.cli import main
 from alignseg_infer.export.int8.convolutions import find_convolutions
 from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
@@ -33,21 +34,45 @@ from tests.support.models import SMALL
 
 
 def test_cuda_that_falls_back_to_the_cpu_is_an_error(
-    small_onnx: Path, monkeypatch: pytest.MonkeyPatch
+    small_onnx: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A CUDA build without a working driver silently gives a CPU session."""
-    monkeypatch.setattr(
-        onnxruntime, "get_available_providers", lambda: [onnxruntime_backend.CUDA_PROVIDER]
-    )
+    """A CUDA build without a working driver gives a CPU session, and prints why."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA_PROVIDER])
     real = onnxruntime.InferenceSession
 
+    asked = []
+
     def falls_back(path: Path, options: object, providers: list[object]) -> object:
-        assert providers[0] == ("CUDAExecutionProvider", {"device_id": "1"})
+        asked.append(providers[0])
+        print("*** EP Error ***\nEP Error Invalid device ID: 1 when using [...]\nFalling back")
         return real(path, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", falls_back)
-    with pytest.raises(DeviceError, match="fell back to CPUExecutionProvider"):
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcublas"))
+    with pytest.raises(DeviceError, match=r"fell back to CPUExecutionProvider: Invalid device ID"):
         OnnxRuntimeBackend(small_onnx, device="cuda:1")
+    with pytest.raises(DeviceError, match="fell back to CPUExecutionProvider"):
+        OnnxRuntimeBackend(small_onnx, device="cuda")
+    assert OnnxRuntimeBackend(small_onnx, device="auto").name.endswith("(CPUExecutionProvider)")
+    # With a number, ONNX Runtime warns that no plugin provides the device.
+    assert asked == [(CUDA_PROVIDER, choice) for choice in ({"device_id": "1"}, {}, {})]
+    assert capfd.readouterr().out == ""
+
+
+def test_a_call_that_cuda_fails_is_not_repeated_on_the_cpu(
+    small_onnx: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By default ONNX Runtime would print that it does so, and return the CPU's results."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA_PROVIDER])
+    backend = OnnxRuntimeBackend(small_onnx, device="auto")  # in truth, on the CPU
+    batch = np.zeros((1, 3, 64, 64), np.float32)
+    assert backend.infer(batch).shape[1] == 19
+
+    fails = onnxruntime.capi.onnxruntime_pybind11_state.EPFail("cuDNN error")
+    backend._session._sess = Mock(run=Mock(side_effect=fails))
+    with pytest.raises(ModelError, match="cuDNN error"):
+        backend.infer(batch)
+    assert capfd.readouterr().out == ""
 
 
 def test_threads_reach_both_runtimes(small_onnx: Path, small_checkpoint: Path) -> None:

@@ -9,6 +9,8 @@ import torch
 
 from alignseg_infer import Predictor
 from alignseg_infer.backends.torch_backend import TorchBackend
+from alignseg_infer.demo.streets import Street
+from alignseg_infer.errors import DeviceError
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.models.decoder import upsample
@@ -20,6 +22,11 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no CUDA device"),
 ]
+
+needs_cuda_provider = pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
+    reason="this ONNX Runtime was built without CUDA",
+)
 
 
 @pytest.mark.parametrize("size", [(97, 161), (128, 256)])
@@ -65,13 +72,21 @@ def test_rewritten_network_on_cuda(
     assert torch.equal(*labels)
 
 
-@pytest.mark.skipif(
-    "CUDAExecutionProvider" not in onnxruntime.get_available_providers(),
-    reason="this ONNX Runtime was built without CUDA",
-)
-def test_onnxruntime_on_cuda_agrees_with_cpu(small_onnx: Path) -> None:
-    image = probe_image((97, 161), 0)
-    on_cpu = Predictor(small_onnx)(image)
-    on_cuda = Predictor(small_onnx, device="cuda")(image)
+@needs_cuda_provider
+@pytest.mark.parametrize("size", [(128, 256), (131, 257)])
+def test_onnxruntime_on_cuda_agrees_with_cpu(size: tuple[int, int]) -> None:
+    image = Street(0).scene(size=size).image
+    on_cpu = Predictor("demo")(image, probabilities=True)
+    on_cuda = Predictor("demo", device="cuda")(image, probabilities=True)
     assert on_cuda.backend == "onnxruntime (CUDAExecutionProvider)"
-    assert np.mean(on_cuda.labels == on_cpu.labels) >= 0.99
+    assert np.mean(on_cuda.labels == on_cpu.labels) >= 0.999
+    assert on_cpu.probabilities is not None
+    assert on_cuda.probabilities is not None
+    np.testing.assert_allclose(on_cuda.probabilities, on_cpu.probabilities, atol=2e-2)  # TF32
+
+
+@needs_cuda_provider
+def test_onnxruntime_names_the_gpu_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DeviceError, match=r"cuda:99.*fell back to CPU.*Invalid device ID: 99"):
+        Predictor("demo", device="cuda:99")
+    assert capfd.readouterr().out == ""
