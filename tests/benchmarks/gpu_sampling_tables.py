@@ -23,6 +23,7 @@ from tests.benchmarks.gpu_timing import Rig, Row, Size, Table, Tensors, copy_row
 
 CONVENTION = SamplingConvention.RELEASE_2021_12
 TOLERANCES = {torch.float16: 2e-3, torch.float32: 1e-5}  # relative L2
+GRID_TOLERANCE = 1e-4  # of a grid in float32, which PyTorch scales: 2.2e-5 was measured on an H100
 LAYOUTS = {"planar": torch.contiguous_format, "NHWC": torch.channels_last}
 OFFSETS = ("smooth", "steps", "noise")
 
@@ -100,9 +101,10 @@ def sample_table(rig: Rig, size: Size, output: Size, dtype: torch.dtype) -> Tabl
 
     width = torch.finfo(dtype).bits // 8
     needed = nbytes((channels, *size), (2, *output), (channels, *output), width=width)
-    functions = {"OffsetGridSample": sampled, **baselines(rig, defined, "F.grid_sample in float32")}
-    rows = rows_of(functions, make, exact, needed, TOLERANCES[dtype])
-    base = rows[len(LAYOUTS) * len(OFFSETS)].name
+    rows = rows_of({"OffsetGridSample": sampled}, make, exact, needed, TOLERANCES[dtype])
+    theirs = baselines(rig, defined, "F.grid_sample in float32")
+    base = f"{next(iter(theirs))}, {next(iter(LAYOUTS))}, {OFFSETS[0]}"
+    rows += rows_of(theirs, make, exact, needed, max(TOLERANCES[dtype], GRID_TOLERANCE))
     rows += given_grid_rows(rig, size, output, dtype, needed)
     title = f"OffsetGridSample {channels}x{by(size)} to {by(output)}, {dtype}".replace("torch.", "")
     return Table(title=title, rows=[copy_row(rig, needed), *rows], base=base)

@@ -11,8 +11,16 @@ import onnx_ir
 import pytest
 import torch
 
-from alignseg_infer import ExportError, OptionError, ParityError, Predictor
+from alignseg_infer import (
+    ExportError,
+    MissingDependencyError,
+    OptionError,
+    ParityError,
+    Predictor,
+)
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+from alignseg_infer.demo import model_path
+from alignseg_infer.errors import INSTALL_EXPORT
 from alignseg_infer.export import to_onnx
 from alignseg_infer.export.graph import onnx_file, onnx_graph
 from alignseg_infer.export.graph.options import ExportOptions
@@ -312,6 +320,32 @@ def test_large_weights_go_to_a_second_file(
     assert path.stat().st_size < 1_000_000 < (tmp_path / "big.onnx.data").stat().st_size
     result = Predictor(path)(probe_image((65, 98), 0))
     assert result.labels.shape == (65, 98)
+
+
+@pytest.mark.parametrize(
+    ("version", "raised"),
+    [("2.11.0+cu130", MissingDependencyError), ("2.13.0", RuntimeError), ("2.14.1", RuntimeError)],
+)
+def test_a_pytorch_that_cannot_trace_is_named_if_it_is_old(
+    version: str, raised: type[Exception], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """PyTorch 2.11 raises a UserError of its own, "Constraints violated (H, W)!"."""
+
+    def fails(*arguments: object, **options: object) -> None:
+        raise RuntimeError("Constraints violated (H, W)!\n  - Not all values")
+
+    monkeypatch.setattr(torch.export, "export", fails)
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(raised, match=r"Constraints violated \(H, W\)!") as caught:
+        onnx_from_checkpoint(
+            load_checkpoint(model_path("demo").with_suffix(".pth")),
+            tmp_path / "x.onnx",
+            ExportOptions(),
+        )
+    if raised is MissingDependencyError:
+        assert "PyTorch 2.11.0+cu130 cannot trace" in str(caught.value)
+        assert INSTALL_EXPORT in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_operator_a_low_opset_lacks_is_an_error(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from alignseg_infer.errors import ExportError
+from alignseg_infer.errors import INSTALL_EXPORT, ExportError, MissingDependencyError
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.graph.plugin_translation import plugin_translations
 from alignseg_infer.models.alignseg import AlignSeg
@@ -27,10 +27,12 @@ from alignseg_infer.spec.model import (
     OutputKind,
     Sampler,
 )
+from alignseg_infer.text import version_numbers
 
 LOWEST_TRACED_OPSET = 18  # the lowest torch's exporter writes; we derive lower ones from it
 LOWERED_IR_VERSION = 8  # of ONNX 1.12, which brought opset 17
 TRACED_SIZE = (128, 192)
+TRACED_BY = (2, 13)  # of PyTorch; 2.11 finds that sides must be multiples of 4
 
 
 class _Graph(nn.Module):
@@ -70,6 +72,7 @@ def onnx_from_model(model: AlignSeg, options: ExportOptions) -> onnx_ir.Model:
 
     Raises:
         ExportError: The opset in `options` cannot express the graph.
+        MissingDependencyError: This PyTorch is too old.
     """
     prepared = _prepare(model, options)
     traced = _trace(_Graph(prepared, options).eval(), options)
@@ -113,9 +116,19 @@ def _trace(graph: _Graph, options: ExportOptions) -> torch.export.ExportedProgra
         shape[0] = Dim("N", min=1)
     if options.size is None:
         shape |= {2: Dim("H", min=MIN_INPUT_SIDE), 3: Dim("W", min=MIN_INPUT_SIDE)}
-    return torch.export.export(
-        graph, (example,), dynamic_shapes={INPUT_NAME: shape or None}, strict=False
-    )
+    try:
+        return torch.export.export(
+            graph, (example,), dynamic_shapes={INPUT_NAME: shape or None}, strict=False
+        )
+    except Exception as error:
+        if version_numbers(torch.__version__) >= TRACED_BY:
+            raise
+        reason = str(error).partition("\n")[0]
+        raise MissingDependencyError(
+            f"PyTorch {torch.__version__} cannot trace the network: {reason}",
+            "PyTorch 2.13 or newer; 2.11 traces a network for one size only",
+            f"{INSTALL_EXPORT}; or a fixed size, such as size=(512, 1024)",
+        ) from error
 
 
 @contextlib.contextmanager
