@@ -27,7 +27,7 @@ FLOORS = [
     ["backends"],
     ["predictor"],
     ["benchmark", "evaluation", "video"],
-    ["doctor"],
+    ["doctor", "page"],
     ["export"],
     ["api"],
     ["__init__"],

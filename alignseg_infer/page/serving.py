@@ -1,0 +1,203 @@
+"""Binding the page's address, and serving it until the process is told to end."""
+
+import errno
+import ipaddress
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from alignseg_infer.choices import check_kinds
+from alignseg_infer.errors import INSTALL_PAGE, MissingDependencyError, OptionError
+from alignseg_infer.files import temporary_folder
+from alignseg_infer.page.work import MOST_MEGABYTES, Model, Page
+
+logger = logging.getLogger(__name__)
+
+HOST, PORT = "127.0.0.1", 7860
+MOST_PORT = 65535
+LONGEST_GOODBYE = 2  # seconds for requests that are still running
+SWITCHES = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "GRADIO_SSR_MODE": "False",
+}
+# Names that browsers send for this machine; with others, a foreign page reaches it (DNS rebinding).
+OWN_NAMES = ("localhost", "127.0.0.1", "::1")
+# Nothing may come from, or go to, another machine. Gradio evaluates code and styles of its own.
+POLICY = (
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'; "
+    "form-action 'self'; base-uri 'self'"
+)
+
+
+@check_kinds
+def bind(host: str = HOST, port: int = PORT) -> socket.socket:
+    """Return a socket that listens at an address.
+
+    Raises:
+        OptionError: The address cannot be used, or another program uses it.
+    """
+    if not 0 <= port <= MOST_PORT:  # getaddrinfo takes 65536 for 0
+        raise _port_error(port, "there is no such port")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise OptionError(
+            f"host={host} is not an address: {error}",
+            "a name or address of this machine",
+            f"host={HOST}",
+        ) from error
+    try:
+        if os.name == "posix":  # on Windows it would allow two programs at one port
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(128)
+    except (OSError, OverflowError) as error:
+        listening.close()
+        raise _address_error(host, port, error) from error
+    return listening
+
+
+def _address_error(host: str, port: int, error: OSError | OverflowError) -> OptionError:
+    if getattr(error, "errno", None) == errno.EADDRINUSE:
+        return OptionError(
+            f"port={port} is in use by another program",
+            "a port that is free, or 0 for any that is free",
+            "port=0",
+        )
+    if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+        expected = "a name or address of this machine"
+        return OptionError(
+            f"host={host} is not an address of this machine", expected, f"host={HOST}"
+        )
+    return _port_error(port, str(error))
+
+
+def _port_error(port: int, reason: str) -> OptionError:
+    return OptionError(
+        f"port={port} cannot be used: {reason}",
+        f"a port from 1024 to {MOST_PORT}, or 0 for any that is free",
+        f"port={PORT}",
+    )
+
+
+def address_of(listening: socket.socket) -> str:
+    """Return the address to open in a browser."""
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{'127.0.0.1' if host == '0.0.0.0' else shown}:{port}/"  # noqa: S104
+
+
+def is_private(listening: socket.socket) -> bool:
+    """Return whether only this machine reaches the address."""
+    return ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def serve(models: Sequence[Model], listening: socket.socket, ready: Callable[[str], None]) -> None:
+    """Serve the page until Ctrl-C or a signal; all uploads are gone then.
+
+    Args:
+        models: What segments, at least one.
+        listening: From `bind`. It is closed at the end.
+        ready: Called with the address when the page is about to be served.
+
+    Raises:
+        MissingDependencyError: Gradio is not installed.
+        KeyboardInterrupt: Ctrl-C was typed.
+    """
+    if not is_private(listening):
+        host = listening.getsockname()[0]
+        logger.warning(
+            "host=%s: whoever reaches this machine through the network can use the page, without a "
+            "password: upload files, and take its processor and memory. Pictures travel "
+            "unencrypted. Without host= only this machine reaches it",
+            host,
+        )
+    with listening, temporary_folder() as folder:
+        app = make_app(models, folder, private=is_private(listening))
+        import uvicorn
+
+        config = uvicorn.Config(
+            app, log_level="warning", timeout_graceful_shutdown=LONGEST_GOODBYE, access_log=False
+        )
+        ready(address_of(listening))
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def make_app(models: Sequence[Model], folder: Path, *, private: bool) -> Any:
+    """Return the page as an ASGI application.
+
+    Args:
+        models: What segments.
+        folder: For uploads and videos.
+        private: Whether only this machine may reach it.
+
+    Raises:
+        MissingDependencyError: Gradio is not installed.
+    """
+    os.environ.update(SWITCHES, GRADIO_TEMP_DIR=str(folder))
+    try:
+        import fastapi
+        import gradio as gr
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the page needs the package gradio, which is not installed", "gradio", INSTALL_PAGE
+        ) from error
+    from alignseg_infer.page.blocks import HEAD, STYLE, make_blocks, make_theme
+    from alignseg_infer.page.routes import add_routes
+
+    page = Page(models, folder)
+    app = fastapi.FastAPI(openapi_url=None)
+    add_routes(app, page.results)
+    gr.mount_gradio_app(
+        app,
+        make_blocks(page),
+        path="/",
+        theme=make_theme(),
+        head=HEAD,
+        css_paths=STYLE,
+        footer_links=[],
+        run_history=False,
+        pwa=False,
+        ssr_mode=False,
+        mcp_server=False,
+        max_file_size=f"{MOST_MEGABYTES}mb",
+    )
+    return _Guard(app, private=private)
+
+
+class _Guard:
+    """Keeps the page to itself: no content of other machines and, if private, no foreign names."""
+
+    def __init__(self, app: Any, *, private: bool) -> None:
+        self._app, self._private = app, private
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request, as ASGI has it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif self._private and not self._is_own(scope):
+            await send({"type": "http.response.start", "status": 421, "headers": []})
+            await send({"type": "http.response.body", "body": b"This page has another name."})
+        else:
+            await self._app(scope, receive, self._adding_policy(send))
+
+    def _is_own(self, scope: Any) -> bool:
+        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        return host.rpartition(":")[0].strip("[]") in OWN_NAMES or host in OWN_NAMES
+
+    def _adding_policy(self, send: Any) -> Callable[[Any], Any]:
+        async def sending(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                policy = (b"content-security-policy", POLICY.encode())
+                message = {**message, "headers": [*message["headers"], policy]}
+            await send(message)
+
+        return sending

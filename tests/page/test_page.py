@@ -1,0 +1,252 @@
+"""The page without a browser: its address, its results, its errors and what it hands out."""
+
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from alignseg_infer import Predictor
+from alignseg_infer.backends import open_backend
+from alignseg_infer.cli import main
+from alignseg_infer.demo.streets import Street
+from alignseg_infer.errors import ImageError, MissingDependencyError, OptionError, SizeError
+from alignseg_infer.page import results as results_module
+from alignseg_infer.page.results import Clip, Results
+from alignseg_infer.page.serving import _Guard, address_of, bind, is_private, make_app
+from alignseg_infer.page.work import MOST_FILES, Model, Page, explain, remove_soon, too_many
+from tests.support.models import FakeBackend
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model("fake", Predictor(FakeBackend()), FakeBackend)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "street.png"
+    cv2.imwrite(str(path), Street(3).scene(size=(64, 128)).image)
+    return path
+
+
+def waiting(what: str, done: int, total: int | None) -> bool:
+    return True
+
+
+# The address
+
+
+def test_the_page_is_for_this_machine_only() -> None:
+    with bind(port=0) as listening:
+        assert is_private(listening)
+        port = listening.getsockname()[1]
+        assert address_of(listening) == f"http://127.0.0.1:{port}/"
+    with bind("0.0.0.0", 0) as listening:
+        assert not is_private(listening)
+        assert address_of(listening).startswith("http://127.0.0.1:")
+
+
+def test_a_port_in_use_is_said_and_the_advice_works(capsys: pytest.CaptureFixture[str]) -> None:
+    with bind(port=0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(OptionError, match=f"port={port} is in use") as caught:
+            bind(port=port)
+        name, value = caught.value.fix.split("=")
+        assert name == "port"
+        bind(port=int(value)).close()
+        assert main(["page", "demo", "--port", str(port)]) == 1
+        printed = capsys.readouterr().err
+        assert f"--port {port} is in use" in printed
+        assert "try: --port 0" in printed
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "problem"),
+    [
+        ("nowhere.invalid", 0, "is not an address"),
+        ("192.0.2.1", 0, "is not an address of this machine"),
+        ("127.0.0.1", -1, "port=-1"),
+        ("127.0.0.1", 65536, "port=65536"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_said(host: str, port: int, problem: str) -> None:
+    with pytest.raises(OptionError, match=problem):
+        bind(host, port)
+
+
+def test_a_wrong_model_and_a_missing_gradio_are_said(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    model: Model,
+    tmp_path: Path,
+) -> None:
+    assert main(["page", "nowhere.onnx", "--port", "0"]) == 1
+    assert "nowhere.onnx does not exist" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(MissingDependencyError) as caught:
+        make_app([model], tmp_path, private=True)
+    assert caught.value.fix == "pip install gradio"
+
+
+async def answer(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+
+
+@pytest.mark.parametrize(
+    ("host", "private", "status"),
+    [
+        (b"127.0.0.1:7860", True, 200),
+        (b"localhost:1", True, 200),
+        (b"localhost", True, 200),
+        (b"[::1]:7860", True, 200),
+        (b"evil.example:7860", True, 421),
+        (b"127.0.0.1.evil.example", True, 421),
+        (b"", True, 421),
+        (b"studio.example:7860", False, 200),
+    ],
+)
+def test_other_names_do_not_reach_a_private_page(host: bytes, private: bool, status: int) -> None:
+    """A foreign page could otherwise reach it from the visitor's browser."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "headers": [(b"host", host)]}
+    call = _Guard(answer, private=private)(scope, None, send)
+    with pytest.raises(StopIteration):
+        call.send(None)
+    assert sent[0]["status"] == status
+    if status == 200:
+        (policy,) = sent[0]["headers"]
+        assert b"default-src 'self'" in policy[1]
+
+
+# Work
+
+
+def test_a_file_that_is_no_image_is_explained_by_its_name(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "uploads" / "notes.txt"
+    path.parent.mkdir()
+    path.write_text("no picture")
+    shown = Page([model], tmp_path).segment_file(path, waiting)
+    error = shown["error"]
+    assert shown["name"] == "notes.txt"
+    assert error["problem"].startswith("notes.txt cannot be decoded as an image")
+    assert str(tmp_path) not in str(shown)
+    assert set(error) == {"problem", "expected", "fix"}
+
+
+def test_advice_is_for_someone_who_sees_the_page_only() -> None:
+    kept = OptionError("p", "e", "alignseg export-onnx CHECKPOINT -o MODEL.onnx --with-offsets")
+    assert explain(kept)["fix"] == kept.fix
+    assert explain(ImageError("p", "e", "file FILE"))["fix"].startswith("another file")
+    assert explain(SizeError("p", "e", "size=64"))["fix"] == "a larger picture"
+    assert f"up to {MOST_FILES}" in too_many(11).expected
+
+
+def test_an_upload_is_removed_but_not_one_that_came_again(tmp_path: Path) -> None:
+    once, again = tmp_path / "once", tmp_path / "again"
+    for path in (once, again):
+        path.write_text("x")
+        remove_soon(path, 0.3)
+    time.sleep(0.05)
+    (tmp_path / "new").write_text("x")
+    (tmp_path / "new").replace(again)
+    assert eventually(lambda: not once.exists())
+    assert eventually(lambda: threading.active_count() < 3 or again.exists())
+    time.sleep(0.3)
+    assert again.exists()
+    remove_soon(tmp_path / "missing")  # nothing to remove
+
+
+def test_the_oldest_results_are_forgotten(
+    model: Model, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = Results()
+    clip = Clip(tmp_path / "clip" / "a.mp4")
+    clip.path.parent.mkdir()
+    clip.path.write_bytes(b"video")
+    first, image = results.add(clip), model.segment(picture, "street.png")
+    monkeypatch.setattr(results_module, "MOST_BYTES", 2 * image.size)
+    names = [results.add(image), results.add(image)]
+    assert results.find(first) is None
+    assert not clip.path.parent.exists()
+    assert [results.find(name) for name in names] == [image, image]
+    monkeypatch.setattr(results_module, "MOST_BYTES", 1)
+    newest = results.add(image)
+    assert results.find(newest) is image  # whatever it takes
+    assert results.find(names[1]) is None
+
+
+# What is handed out
+
+
+@pytest.fixture
+def visitor() -> Any:
+    """Asks for results, as ``view.js`` does."""
+    pytest.importorskip("httpx", reason="httpx, which the extra page brings, is not installed")
+    starlette = pytest.importorskip("starlette.applications", reason="starlette is not installed")
+    from starlette.testclient import TestClient
+
+    from alignseg_infer.page.routes import add_routes
+
+    app, results = starlette.Starlette(), Results()
+    add_routes(app, results)
+    client = TestClient(app)
+    client.results = results
+    return client
+
+
+def test_pixels_hold_labels_and_confidence(visitor: Any, picture: Path) -> None:
+    demo = Model("demo", Predictor("demo"), lambda: open_backend("demo"))
+    result = demo.predictor(picture, confidence=True)
+    name = visitor.results.add(demo.segment(picture, "my street.png"))
+    data = visitor.get(f"/results/{name}/pixels.png").content
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None
+    np.testing.assert_array_equal(pixels[..., 2], result.labels)
+    assert not pixels[..., 1].any()
+    assert result.confidence is not None
+    np.testing.assert_allclose(pixels[..., 0] / 255, result.confidence, atol=0.5 / 255 + 1e-6)
+    saved = visitor.get(f"/results/{name}/saved/labels")
+    assert "my%20street_labels.png" in saved.headers["content-disposition"]
+    facts = visitor.get(f"/results/{name}/facts").json()
+    shares = {one["name"]: one["share"] for one in facts["classes"] if one["share"]}
+    assert shares == result.class_share()
+    fields = visitor.get(f"/results/{name}/offsets").json()
+    assert len(fields) == 9
+    arrows = visitor.get(f"/results/{name}/offsets/{fields[0]['field']}/arrows")
+    assert arrows.headers["content-type"] == "image/png"
+
+
+@pytest.mark.parametrize(
+    "path", ["facts", "image.png", "pixels.png", "saved/labels", "offsets", "clip.mp4"]
+)
+def test_results_that_are_no_longer_kept_are_said(visitor: Any, path: str) -> None:
+    answer = visitor.get(f"/results/unknown/{path}")
+    assert answer.status_code == 404
+    assert "Drop the file on the page once more" in answer.text
+
+
+def test_what_a_model_cannot_give_is_explained(visitor: Any, model: Model, picture: Path) -> None:
+    name = visitor.results.add(model.segment(picture, "street.png"))
+    answer = visitor.get(f"/results/{name}/offsets")
+    assert answer.status_code == 422
+    assert "--with-offsets" in answer.json()["error"]["fix"]
+    for path in ("saved/exe", "offsets/cab2.high/drawing", "offsets/cab9/arrows"):
+        assert visitor.get(f"/results/{name}/{path}").status_code == 404
+
+
+def test_a_closed_socket_frees_the_port() -> None:
+    with bind(port=0) as listening:
+        port = listening.getsockname()[1]
+    with socket.create_server(("127.0.0.1", port)):
+        pass
