@@ -22,6 +22,7 @@ from alignseg_infer.pixels.images import OwnImage, load_image
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import FrameProgress
 from alignseg_infer.results.segmentation import Segmentation
+from alignseg_infer.video.display import Display
 from alignseg_infer.video.file_source import FileSource
 from alignseg_infer.video.frames import Frame, FrameSource, SizeChanges
 from alignseg_infer.video.options import VideoOptions, exact_seconds
@@ -42,8 +43,8 @@ class VideoSummary:
     """What `segment_source` did.
 
     Attributes:
-        output: The file that was written.
-        frames: How many frames it holds.
+        output: The file that was written; None if the video was only shown.
+        frames: How many frames it holds, or were shown.
         duration: Seconds from the start of the first frame to the end of the last.
         damaged: How many frames of the source could not be decoded and were left out.
         dropped: How many frames of a live source were skipped because earlier ones were at work.
@@ -55,7 +56,7 @@ class VideoSummary:
         notes: Sentences about anything else that was unusual.
     """
 
-    output: Path
+    output: Path | None
     frames: int
     duration: float
     damaged: int
@@ -75,11 +76,12 @@ class VideoSummary:
 def segment_source(
     predictor: Predictor,
     source: FrameSource,
-    output: str | Path,
+    output: str | Path | None,
     options: VideoOptions | None = None,
     progress: FrameProgress | None = None,
     *,
     view: View | None = None,
+    display: Display | None = None,
 ) -> VideoSummary:
     """Segment an open `source` and write the result to `output`.
 
@@ -96,14 +98,17 @@ def segment_source(
     and so is SystemExit, which a signal handler may raise. A partial file of an earlier run is left
     alone and mentioned in the notes; the new one is then called ``NAME.partial2.mp4``.
 
+    A video that is only shown is shown at its own pace, and ends normally on Ctrl-C.
+
     Args:
         predictor: The model.
         source: From `open_source`. It is closed at the end.
-        output: The video to write: .mp4, .mov, .m4v, or .mkv.
+        output: The video to write: .mp4, .mov, .m4v, or .mkv; None to show it only.
         options: How to segment and draw.
         progress: Called with the number of frames done, and their total (None if unknown).
         view: Makes another picture of each frame to show on the right, such as a
             `render.OffsetView`; (H, W, 3) uint8 BGR in and out.
+        display: Shows the pictures. If someone ends it, the video ends there.
 
     Raises:
         VideoError: The source cannot be read to its end.
@@ -111,14 +116,20 @@ def segment_source(
         OptionError: The output is the source, or is not named like a video; or `view` failed.
         SizeError: The frames are too small for the network.
     """
-    output, options = user_path(output), options or VideoOptions()
+    options = options or VideoOptions()
+    if output is None:
+        with contextlib.closing(source):
+            return _Work(predictor, source, None, options, view=view, display=display).show(
+                progress
+            )
+    output = user_path(output)
     with contextlib.closing(source):
         require_video_ending(output)
         _require_other_file(source, output)
         whole: Path | None = None
         try:
             with write_atomically(output) as temporary, unfinished_file(output) as partial:
-                work = _Work(predictor, source, partial, options, view)
+                work = _Work(predictor, source, partial, options, view=view, display=display)
                 summary = work.run(output, temporary, progress)
                 whole = partial
         except BaseException:
@@ -136,12 +147,14 @@ class _Work:
         self,
         predictor: Predictor,
         source: FrameSource,
-        partial: Path,
+        partial: Path | None,
         options: VideoOptions,
+        *,
         view: View | None,
+        display: Display | None,
     ) -> None:
         self._predictor, self._source, self._options = predictor, source, options
-        self._partial = partial
+        self._partial, self._display = partial, display
         self._renderer = Renderer(predictor.spec.classes, options, view)
         self._writer: VideoWriter | None = None
         self._writing = threading.Lock()
@@ -151,6 +164,20 @@ class _Work:
         self._spent = dict.fromkeys(STAGES, 0.0)  # seconds; only one thread writes to each entry
         self._cut = False
         self._dropped = 0
+        self._shown = 0
+        self._begin = self._end = Fraction(0)
+
+    def show(self, progress: FrameProgress | None) -> VideoSummary:
+        """Do all of the work without writing a file; Ctrl-C is a normal end.
+
+        Raises:
+            Exception: Whatever stopped the work; see `segment_source`.
+        """
+        begin = time.perf_counter()
+        self._run_until_told(progress)
+        if not self._shown:
+            raise self._no_frames()
+        return self._summarise(None, self._shown, [], time.perf_counter() - begin)
 
     def run(self, output: Path, target: Path, progress: FrameProgress | None) -> VideoSummary:
         """Do all of the work; the video is at `target` then, which will be called `output`.
@@ -167,14 +194,15 @@ class _Work:
         except BaseException:
             self._keep_partial()
             raise
-        return self._summarise(output, writer, time.perf_counter() - begin)
+        self._begin, self._end = writer.begin, writer.end
+        return self._summarise(output, writer.frames, writer.notes, time.perf_counter() - begin)
 
     def _run_until_told(self, progress: FrameProgress | None) -> None:
-        """Do the work; a live source may be told to end."""
+        """Do the work; a live source, or a video that is only shown, may be told to end."""
         try:
             self._run_pipeline(progress)
         except (KeyboardInterrupt, SystemExit):
-            if not self._source.facts.live:
+            if self._partial and not self._source.facts.live:
                 raise
 
     def _run_pipeline(self, progress: FrameProgress | None) -> None:
@@ -188,12 +216,26 @@ class _Work:
                     depth=0 if live else 2,
                 )
                 drawn = pipeline.thread(self._draw(results))
-                for count in pipeline.thread(self._encode(drawn)):
+                for picture, frame in pipeline.thread(self._encode(drawn)):
+                    self._count(frame)
                     if progress:
-                        progress(count, total)
+                        progress(self._shown, total)
+                    if self._display and not self._display.show(picture, self._due(frame)):
+                        self._cut = True
+                        break
             finally:
                 self._source.stop()
                 self._dropped = pipeline.dropped
+
+    def _count(self, frame: Frame) -> None:
+        """Take note of a frame that is shown or written."""
+        self._begin = self._begin if self._shown else frame.time
+        self._end = frame.time + (frame.duration or 0)
+        self._shown += 1
+
+    def _due(self, frame: Frame) -> Fraction | None:
+        """Return the time of a frame, unless it should be shown at once."""
+        return None if self._partial or self._source.facts.live else frame.time
 
     def _count_expected(self) -> int | None:
         facts, options = self._source.facts, self._options
@@ -242,12 +284,13 @@ class _Work:
                 self._spent["postprocess"] += result.times.postprocess / 1e3
                 yield self._time("render", partial(self._renderer.draw, result)), frame
 
-    def _encode(self, drawn: Iterable[tuple[Image, Frame]]) -> Iterator[int]:
+    def _encode(self, drawn: Iterable[tuple[Image, Frame]]) -> Iterator[tuple[Image, Frame]]:
         for picture, frame in drawn:
-            with self._writing:
-                writer = self._writer = self._writer or self._open_writer()
-                self._time("encode", partial(writer.write, picture, frame.time, frame.duration))
-            yield writer.frames
+            if self._partial:
+                with self._writing:
+                    writer = self._writer = self._writer or self._open_writer(self._partial)
+                    self._time("encode", partial(writer.write, picture, frame.time, frame.duration))
+            yield picture, frame
 
     def _time(self, stage: str, work: Callable[[], T]) -> T:
         start = time.perf_counter()
@@ -255,31 +298,32 @@ class _Work:
         self._spent[stage] += time.perf_counter() - start
         return done
 
-    def _open_writer(self) -> VideoWriter:
+    def _open_writer(self, path: Path) -> VideoWriter:
         source = self._source
         audio_from = source if self._options.audio and isinstance(source, FileSource) else None
         if audio_from and audio_from.is_pipe:
             if audio_from.has_audio:
                 source.notes.append("audio was left out: a pipe can be read only once")
             audio_from = None
-        return VideoWriter(
-            self._partial, source.facts, crf=self._options.crf, audio_from=audio_from
-        )
+        return VideoWriter(path, source.facts, crf=self._options.crf, audio_from=audio_from)
 
     def _require_writer(self) -> VideoWriter:
         if self._writer is None:
-            raise VideoError(
-                f"{self._source.name} gave no frames",
-                "a video, folder or camera that gives at least one frame",
-                "try again; a camera may need more time",
-            )
+            raise self._no_frames()
         return self._writer
+
+    def _no_frames(self) -> VideoError:
+        return VideoError(
+            f"{self._source.name} gave no frames",
+            "a video, folder or camera that gives at least one frame",
+            "try again; a camera may need more time",
+        )
 
     def _keep_partial(self) -> None:
         """Keep the frames encoded so far in a file of their own, and say where it is."""
         try:
             with self._lock_writer():
-                if self._writer is None:
+                if self._writer is None or self._partial is None:
                     return
                 kept, written = self._writer.rescue(), self._writer.frames
         except OutputError as error:  # it is still in use
@@ -305,23 +349,25 @@ class _Work:
         finally:
             self._writing.release()
 
-    def _summarise(self, output: Path, writer: VideoWriter, seconds: float) -> VideoSummary:
+    def _summarise(
+        self, output: Path | None, frames: int, notes: list[str], seconds: float
+    ) -> VideoSummary:
         source = self._source
         return VideoSummary(
             output=output,
-            frames=writer.frames,
-            duration=float(writer.end - writer.begin),
+            frames=frames,
+            duration=float(self._end - self._begin),
             damaged=source.damaged,
             dropped=self._dropped,
             reconnects=source.reconnects,
             seconds=seconds,
             stages={
                 # Frames that were read ahead took time as well, though they are not in the file.
-                stage: 1e3 * spent / (self._read if stage == "decode" else writer.frames)
+                stage: 1e3 * spent / (self._read if stage == "decode" else frames)
                 for stage, spent in self._spent.items()
             },
             backend=self._predictor.backend,
-            notes=(*source.notes, *self._sizes.notes, *writer.notes),
+            notes=(*source.notes, *self._sizes.notes, *notes),
         )
 
 

@@ -152,4 +152,4 @@ def test_options_of_videos_are_parameters_or_of_the_predictor() -> None:
     names = set(inspect.signature(alignseg_infer.segment_video).parameters) - {"progress"}
     names |= set(inspect.signature(alignseg_infer.Predictor).parameters)
     options = {action.dest for action in parser_of("video")._actions}
-    assert options - {"help", "debug", "offsets"} == names
+    assert options - {"help", "debug", "offsets", "show"} == names

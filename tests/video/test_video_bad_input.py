@@ -181,7 +181,8 @@ def test_source_is_not_taken_for_the_partial_output(tmp_path: Path) -> None:
 
 def test_missing_folder_is_made(tmp_path: Path) -> None:
     source = write_clip(tmp_path / "a.mp4", Clip())
-    assert run_video(source, tmp_path / "new" / "er" / "out.mp4").output.exists()
+    run_video(source, tmp_path / "new" / "er" / "out.mp4")
+    assert (tmp_path / "new" / "er" / "out.mp4").exists()
 
 
 @pytest.mark.parametrize(

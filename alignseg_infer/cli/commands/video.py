@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from alignseg_infer.backends import ENGINE_RUNNERS, OnnxRunner
@@ -20,9 +22,11 @@ from alignseg_infer.cli.streams import print_message
 from alignseg_infer.errors import OptionError
 from alignseg_infer.inference.averaging import Mode
 from alignseg_infer.ops.offset_fields import OffsetField
+from alignseg_infer.video.display import Show
 from alignseg_infer.video.options import VideoOptions
 
 if TYPE_CHECKING:
+    from alignseg_infer.video.display import Display
     from alignseg_infer.video.process import VideoSummary
     from alignseg_infer.video.render import OffsetView
 
@@ -38,7 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="video to segment: a video file, a folder of images, the index of a webcam (0), "
         "rtsp://..., - for stdin, or streets for a drawn drive (streets:SEED for another one)",
     )
-    add_destination(parser, "video file to write: .mp4, .mov or .mkv")
+    add_destination(
+        parser, "video file to write: .mp4, .mov or .mkv; not needed with --show", required=False
+    )
+    parser.add_argument(
+        "--show",
+        nargs="?",
+        const=Show.AUTO.value,
+        choices=choices_of(Show),
+        help="show the video while it is segmented: in a window, in the browser, or, with auto or "
+        "nothing behind it, in a window where one can be opened, else in the browser",
+    )
     _add_picture_arguments(parser)
     parser.add_argument(
         "--smoothing",
@@ -98,6 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
     from alignseg_infer.video.process import segment_source
     from alignseg_infer.video.sources import drive_seconds, open_source
 
+    if arguments.destination is None and arguments.show is None:
+        arguments.parser.error("-o/--destination is missing, or --show to watch without a file")
     options = _options(arguments)
     _require_plain_offsets(arguments)
     _require_offset_runtime(arguments)
@@ -110,19 +126,38 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.closing(source):
         predictor = predictor_from(arguments, arguments.model)
         view = _open_offset_view(arguments)
-        with frames_bar() as progress:
+        with _opened_display(arguments.show) as display, frames_bar() as progress:
             summary = segment_source(
-                predictor, source, arguments.destination, options, progress, view=view
+                predictor,
+                source,
+                arguments.destination,
+                options,
+                progress,
+                view=view,
+                display=display,
             )
     print_message(summary_text(summary))
     return 0
+
+
+@contextlib.contextmanager
+def _opened_display(show: str | None) -> "Iterator[Display | None]":
+    """Open the display that was asked for, say where it is, and close it at the end."""
+    from alignseg_infer.video.showing import open_display
+
+    if show is None:
+        yield None
+        return
+    with contextlib.closing(open_display(show)) as display:
+        print_message(f"shown in {display.where}", sys.stderr)
+        yield display
 
 
 def summary_text(summary: "VideoSummary") -> str:
     """Return what was done, as lines for people."""
     stages = ", ".join(f"{stage} {spent:.1f}" for stage, spent in summary.stages.items())
     lines = [
-        f"{summary.output}: {summary.frames} frame{'s' * (summary.frames != 1)}, "
+        f"{summary.output or 'shown'}: {summary.frames} frame{'s' * (summary.frames != 1)}, "
         f"{summary.duration:.2f} s",
         f"  processed in {summary.seconds:.1f} s, {summary.fps:.1f} frames/s on {summary.backend}",
         f"  ms per frame of each stage (they overlap): {stages}",
