@@ -1,9 +1,12 @@
 """Binding the page's address, and serving it until the process is told to end."""
 
+import contextlib
 import errno
+import importlib.util
 import ipaddress
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 HOST, PORT = "127.0.0.1", 7860
 MOST_PORT = 65535
+MOST_UPLOADED = 4 << 30  # bytes of all files that lie in the folder at a time
 LONGEST_GOODBYE = 2  # seconds for requests that are still running
 SWITCHES = {
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -131,6 +135,20 @@ def serve(models: Sequence[Model], listening: socket.socket, ready: Callable[[st
         uvicorn.Server(config).run(sockets=[listening])
 
 
+def require_gradio() -> None:
+    """Check that Gradio is installed, without loading it, which takes seconds.
+
+    Raises:
+        MissingDependencyError: It is not.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise MissingDependencyError(
+            "the page needs the package gradio, which is not installed",
+            "the package gradio",
+            INSTALL_PAGE,
+        )
+
+
 def make_app(models: Sequence[Model], folder: Path, *, private: bool) -> Any:
     """Return the page as an ASGI application.
 
@@ -142,14 +160,11 @@ def make_app(models: Sequence[Model], folder: Path, *, private: bool) -> Any:
     Raises:
         MissingDependencyError: Gradio is not installed.
     """
+    require_gradio()
     os.environ.update(SWITCHES, GRADIO_TEMP_DIR=str(folder))
-    try:
-        import fastapi
-        import gradio as gr
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the page needs the package gradio, which is not installed", "gradio", INSTALL_PAGE
-        ) from error
+    import fastapi
+    import gradio as gr
+
     from alignseg_infer.page.blocks import HEAD, STYLE, make_blocks, make_theme
     from alignseg_infer.page.routes import add_routes
 
@@ -170,34 +185,61 @@ def make_app(models: Sequence[Model], folder: Path, *, private: bool) -> Any:
         mcp_server=False,
         max_file_size=f"{MOST_MEGABYTES}mb",
     )
-    return _Guard(app, private=private)
+    return _Guard(app, folder, private=private)
 
 
 class _Guard:
-    """Keeps the page to itself: no content of other machines and, if private, no foreign names."""
+    """Keeps the page to itself, and the disk from being filled.
 
-    def __init__(self, app: Any, *, private: bool) -> None:
-        self._app, self._private = app, private
+    Nothing of other machines may be loaded, and a private page does not answer pages of others.
+
+    Args:
+        app: The page.
+        folder: Where uploads lie.
+        private: Whether only this machine may reach it.
+    """
+
+    def __init__(self, app: Any, folder: Path, *, private: bool) -> None:
+        self._app, self._folder, self._private = app, folder, private
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request, as ASGI has it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif self._private and not self._is_own(scope):
-            await send({"type": "http.response.start", "status": 421, "headers": []})
-            await send({"type": "http.response.body", "body": b"This page has another name."})
+        elif self._private and not _is_own(scope):
+            await _refuse(send, 421, "This page is for the machine that serves it.")
+        elif scope["path"].endswith("/upload") and self._is_full():
+            await _refuse(send, 507, "Too many files wait to be segmented. Try again in a minute.")
         else:
-            await self._app(scope, receive, self._adding_policy(send))
+            await self._app(scope, receive, _adding_policy(send))
 
-    def _is_own(self, scope: Any) -> bool:
-        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-        return host.rpartition(":")[0].strip("[]") in OWN_NAMES or host in OWN_NAMES
+    def _is_full(self) -> bool:
+        sizes = 0
+        for path in self._folder.rglob("*"):
+            with contextlib.suppress(OSError):  # it was removed meanwhile
+                sizes += path.stat().st_size
+        return sizes > MOST_UPLOADED
 
-    def _adding_policy(self, send: Any) -> Callable[[Any], Any]:
-        async def sending(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                policy = (b"content-security-policy", POLICY.encode())
-                message = {**message, "headers": [*message["headers"], policy]}
-            await send(message)
 
-        return sending
+def _is_own(scope: Any) -> bool:
+    """Return whether a request names this machine, and comes from a page of it."""
+    headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+    named = [headers.get(b"host", "")]
+    if b"origin" in headers:
+        named.append(headers[b"origin"].partition("//")[2])
+    return all(re.sub(r":\d+$", "", name).strip("[]") in OWN_NAMES for name in named)
+
+
+async def _refuse(send: Any, status: int, reason: str) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": []})
+    await send({"type": "http.response.body", "body": reason.encode()})
+
+
+def _adding_policy(send: Any) -> Callable[[Any], Any]:
+    async def sending(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            policy = (b"content-security-policy", POLICY.encode())
+            message = {**message, "headers": [*message["headers"], policy]}
+        await send(message)
+
+    return sending

@@ -20,7 +20,8 @@ img{max-width:100%;max-height:85vh;border-radius:.4rem}button{font:inherit;color
 background:#0f766e;border-radius:.4rem;padding:.5rem 1.2rem;cursor:pointer}</style>
 <main><img src="/stream" alt="The segmented video"><button>End</button></main>
 <script>document.querySelector("button").onclick = async (event) => {
-  await fetch("/end", {method: "POST"}).catch(() => 0); event.target.replaceWith("The video has ended."); }
+  await fetch("/end", {method: "POST"}).catch(() => 0);
+  event.target.replaceWith("The video has ended."); }
 </script></html>"""
 
 

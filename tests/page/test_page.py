@@ -17,6 +17,7 @@ from alignseg_infer.cli import main
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.errors import ImageError, MissingDependencyError, OptionError, SizeError
 from alignseg_infer.page import results as results_module
+from alignseg_infer.page import serving
 from alignseg_infer.page.results import Clip, Results
 from alignseg_infer.page.serving import _Guard, address_of, bind, is_private, make_app
 from alignseg_infer.page.work import MOST_FILES, Model, Page, explain, remove_soon, too_many
@@ -53,7 +54,10 @@ def test_the_page_is_for_this_machine_only() -> None:
         assert address_of(listening).startswith("http://127.0.0.1:")
 
 
-def test_a_port_in_use_is_said_and_the_advice_works(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_said_and_the_advice_works(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "require_gradio", lambda: None)
     with bind(port=0) as first:
         port = first.getsockname()[1]
         with pytest.raises(OptionError, match=f"port={port} is in use") as caught:
@@ -87,46 +91,84 @@ def test_a_wrong_model_and_a_missing_gradio_are_said(
     model: Model,
     tmp_path: Path,
 ) -> None:
+    monkeypatch.setattr(serving, "require_gradio", lambda: None)
     assert main(["page", "nowhere.onnx", "--port", "0"]) == 1
     assert "nowhere.onnx does not exist" in capsys.readouterr().err
+    monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(MissingDependencyError) as caught:
         make_app([model], tmp_path, private=True)
     assert caught.value.fix == "pip install gradio"
+    assert main(["page", "demo"]) == 1
+    assert "the package gradio, which is not installed" in capsys.readouterr().err
 
 
 async def answer(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
 
 
-@pytest.mark.parametrize(
-    ("host", "private", "status"),
-    [
-        (b"127.0.0.1:7860", True, 200),
-        (b"localhost:1", True, 200),
-        (b"localhost", True, 200),
-        (b"[::1]:7860", True, 200),
-        (b"evil.example:7860", True, 421),
-        (b"127.0.0.1.evil.example", True, 421),
-        (b"", True, 421),
-        (b"studio.example:7860", False, 200),
-    ],
-)
-def test_other_names_do_not_reach_a_private_page(host: bytes, private: bool, status: int) -> None:
-    """A foreign page could otherwise reach it from the visitor's browser."""
+def answered(headers: dict[str, str], folder: Path, path: str = "/", private: bool = True) -> Any:
+    """The beginning of what a page answers."""
     sent: list[dict[str, Any]] = []
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "headers": [(b"host", host)]}
-    call = _Guard(answer, private=private)(scope, None, send)
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "path": path, "headers": raw}
     with pytest.raises(StopIteration):
-        call.send(None)
-    assert sent[0]["status"] == status
+        _Guard(answer, folder, private=private)(scope, None, send).send(None)
+    return sent[0]
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "private", "status"),
+    [
+        ("127.0.0.1:7860", None, True, 200),
+        ("localhost:1", "http://localhost:1", True, 200),
+        ("localhost", None, True, 200),
+        ("[::1]:7860", "http://[::1]:7860", True, 200),
+        ("evil.example:7860", None, True, 421),
+        ("127.0.0.1.evil.example", None, True, 421),
+        ("", None, True, 421),
+        ("127.0.0.1:7860", "https://evil.example", True, 421),
+        ("127.0.0.1:7860", "null", True, 421),
+        ("studio.example:7860", "http://studio.example:7860", False, 200),
+    ],
+)
+def test_pages_of_others_do_not_reach_a_private_page(
+    host: str, origin: str | None, private: bool, status: int, tmp_path: Path
+) -> None:
+    """They could otherwise do so from the visitor's browser."""
+    headers = {"host": host} | ({"origin": origin} if origin else {})
+    begin = answered(headers, tmp_path, private=private)
+    assert begin["status"] == status
     if status == 200:
-        (policy,) = sent[0]["headers"]
+        (policy,) = begin["headers"]
         assert b"default-src 'self'" in policy[1]
+
+
+def test_uploads_do_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "MOST_UPLOADED", 1 << 20)
+    headers, path = {"host": "localhost"}, "/gradio_api/upload"
+    assert answered(headers, tmp_path, path)["status"] == 200
+    (tmp_path / "upload").write_bytes(bytes(2 << 20))
+    assert answered(headers, tmp_path, path)["status"] == 507
+    assert answered(headers, tmp_path)["status"] == 200
+
+
+def test_a_page_for_the_network_is_warned_of(
+    model: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stop(models: Any, folder: Path, *, private: bool) -> None:
+        assert folder.exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serving, "make_app", stop)
+    for host, warned in (("127.0.0.1", False), ("0.0.0.0", True)):
+        with pytest.raises(KeyboardInterrupt):
+            serving.serve([model], bind(host, 0), print)
+        assert ("without a password" in caplog.text) is warned
 
 
 # Work

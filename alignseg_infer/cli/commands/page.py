@@ -40,9 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve the page until it is told to end."""
     from alignseg_infer.backends import open_backend
-    from alignseg_infer.page.serving import bind, serve
+    from alignseg_infer.page.serving import bind, require_gradio, serve
     from alignseg_infer.page.work import Model
 
+    require_gradio()
     listening = bind(arguments.host, arguments.port)
     with listening:
         models = [
