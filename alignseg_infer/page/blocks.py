@@ -21,6 +21,8 @@ from alignseg_infer.page.work import (
     too_many,
 )
 
+# Cameras would give all that they have, of which little is seen, and which takes long to segment.
+CAMERA = {"video": {"width": {"ideal": 1280}, "height": {"ideal": 720}}}
 STREET_SIZE = (256, 512)  # what the demo model was trained on
 TITLE = "Segment pictures and videos"
 HEAD = '<script src="./view.js"></script>'
@@ -60,7 +62,11 @@ def make_blocks(page: Page) -> Any:
                     )
                 with gr.Tab("Camera"):
                     camera = gr.Image(
-                        sources=["webcam"], type="numpy", label="Take a picture", height=240
+                        sources=["webcam"],
+                        webcam_options=gr.WebcamOptions(mirror=False, constraints=CAMERA),
+                        type="numpy",
+                        label="Take a picture",
+                        height=240,
                     )
                 if has_demo:
                     street = gr.Button("Draw a street", variant="primary")

@@ -133,7 +133,7 @@
         ...(this.files.length > 1 ? [this.chips()] : []), body);
       if (!file) body.append(this.welcome());
       else if (file.error) body.append(errorBox(file.name, file.error));
-      else if (file.clips) body.append(...file.clips.map((clip) => this.clip(clip)));
+      else if (file.clips) body.append(...this.clips(file.clips));
       else {
         body.append(make("p", { className: "as-quiet", textContent: "Loading…" }));
         try {
@@ -171,6 +171,15 @@
       return make("nav", { className: "as-chips" }, ...this.files.map(chip));
     }
 
+    clips(clips) {
+      const stage = make("div", { className: "as-stage" }, ...clips.map((clip) => this.clip(clip)));
+      stage.dataset.count = clips.length;
+      const classes = new Map(clips.flatMap((clip) => clip.classes));
+      const entries = [...classes].map(([name, color]) =>
+        make("div", { className: "as-class" }, swatchOf(color), make("span", { textContent: name })));
+      return [stage, make("h3", { textContent: "Classes" }), make("div", { className: "as-classes" }, ...entries)];
+    }
+
     clip(clip) {
       const url = address(clip.clip, "clip.mp4");
       const rate = (clip.frames / clip.seconds).toFixed(1);
@@ -181,8 +190,6 @@
         make("figcaption", { textContent: [about, ...clip.notes].join(". ") }),
         make("div", { className: "as-downloads" },
           make("a", { href: url, download: "segmented.mp4", textContent: "Video (MP4)" })),
-        make("div", { className: "as-classes" }, ...clip.classes.map(([name, color]) =>
-          make("div", { className: "as-class" }, swatchOf(color), make("span", { textContent: name })))),
       );
     }
 
@@ -314,7 +321,7 @@
         "section", { className: "as-legend" },
         make("div", { className: "as-row" }, make("h3", { textContent: "Classes" }),
           all("show all", true), all("hide all", false)),
-        make("div", { className: "as-classes" }, ...present.map(entry)),
+        make("div", { className: `as-classes${this.parts.length > 1 ? " as-wide" : ""}` }, ...present.map(entry)),
       );
     }
 
@@ -329,7 +336,7 @@
         return make("section", {}, make("h3", { textContent: title }),
           make("div", { className: "as-downloads" }, shown, ...Object.entries(DOWNLOADS).map(link)));
       });
-      return make("div", {}, ...links);
+      return make("div", { className: "as-foot" }, ...links);
     }
 
     savePicture(index, name) {
