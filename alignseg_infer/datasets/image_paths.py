@@ -52,7 +52,7 @@ def find_images(source: Path, enters: Callable[[Path], bool] = lambda folder: Tr
         return _match_images(source, enters)
     require_file(source, "a folder, a glob, a list of images, or an image", DatasetError)
     if source.suffix.lower() == LIST_ENDING:
-        return ImagePaths(source.parent, map(source.parent.__truediv__, _read_list(source)))
+        return ImagePaths(source.parent, map(source.parent.__truediv__, read_list(source)))
     return ImagePaths(source.parent, [source])
 
 
@@ -120,7 +120,12 @@ def _match_images(source: Path, enters: Callable[[Path], bool]) -> ImagePaths:
     return ImagePaths(root, matching())
 
 
-def _read_list(path: Path) -> list[str]:
+def read_list(path: Path) -> list[str]:
+    """Return the paths in a list.
+
+    Raises:
+        DatasetError: It is no text, or holds paths as another system writes them.
+    """
     try:
         text = read_text(path, "surrogateescape")
     except ValueError as error:

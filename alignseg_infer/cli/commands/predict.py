@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from alignseg_infer.cli.arguments.formats import add_format_arguments
 from alignseg_infer.cli.arguments.inference import (
     add_inference_arguments,
     predictor_from,
@@ -13,7 +14,6 @@ from alignseg_infer.cli.arguments.values import (
     MODEL_HELP,
     add_destination,
     add_overlay_arguments,
-    choices_of,
     image_path,
 )
 from alignseg_infer.cli.streams import print_message, print_to_pipe
@@ -30,9 +30,7 @@ from alignseg_infer.files import is_folder, real_path, require_writable_folder
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.results.polygons import require_tolerance
 from alignseg_infer.results.saving import (
-    PICTURES,
     SavedFormat,
-    parse_formats,
     paths_to_save,
     require_savable,
 )
@@ -55,23 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_destination(parser, "folder to write the results into")
     add_overlay_arguments(parser)
-    choices = ", ".join(choices_of(SavedFormat))
-    parser.add_argument(
-        "--formats",
-        type=_parse_formats,
-        default=list(PICTURES),
-        metavar="FORMAT,...",
-        help=f"results to write for each image, separated by commas: {choices}; label-ids are "
-        f"Cityscapes' own labels (default: {','.join(PICTURES)})",
-    )
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=0.0,
-        metavar="PIXELS",
-        help="maximum distance, in pixels, between a simplified polygon and the exact outline, "
-        "with --formats polygons (default: 0)",
-    )
+    add_format_arguments(parser)
     add_inference_arguments(parser)
 
 
@@ -123,16 +105,6 @@ def _summarise(result: Segmentation) -> str:
         f"{seen}; {times.total:.0f} ms (load {times.load:.0f}, preprocess {times.preprocess:.0f}, "
         f"infer {times.infer:.0f}, postprocess {times.postprocess:.0f}) on {result.backend}"
     )
-
-
-def _parse_formats(text: str) -> list[SavedFormat]:
-    """Parse ``overlay,polygons``."""
-    try:
-        return parse_formats(text.split(","))
-    except OptionError as error:
-        raise argparse.ArgumentTypeError(
-            f"{error.problem}; choose {error.expected}; try {error.fix}"
-        ) from error
 
 
 def _require_folder_name(output: Path) -> None:
