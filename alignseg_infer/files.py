@@ -261,7 +261,7 @@ def require_writable_folder(path: Path) -> None:
             pass
     except OSError as error:
         if error.errno in NO_ROOM:
-            raise _no_room_error(path / TEMPORARY, error) from error
+            raise no_room_error(path / TEMPORARY, error) from error
         raise OutputError(
             f"cannot write into {path}: {_describe(error, path)}",
             "a folder that can be created and written to",
@@ -295,7 +295,7 @@ def _describe(error: Exception, path: Path) -> str:
     return getattr(error, "strerror", None) or f"{error}"
 
 
-def _no_room_error(path: Path, error: OSError) -> OutputError:
+def no_room_error(path: Path, error: OSError) -> OutputError:
     """Return the error about `path`, whose disk has no room: what is full, and what to type."""
     folder, choose = path.parent, "choose another output with -o"
     problem = f"cannot write {path}: {error.strerror}"
@@ -388,7 +388,7 @@ def _naming_full_disk() -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        raise _no_room_error(system_folder() / SYSTEM_TEMPORARY, error) from error
+        raise no_room_error(system_folder() / SYSTEM_TEMPORARY, error) from error
 
 
 @contextlib.contextmanager
@@ -438,7 +438,7 @@ def _naming_output(path: Path, folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in NO_ROOM:
-            raise _no_room_error(path, error) from error
+            raise no_room_error(path, error) from error
         other = error.filename if isinstance(error.filename, str) else None
         if other and not Path(other).is_relative_to(folder) and Path(other) != path:
             problem = f"cannot write {path}, since {other} fails: {error.strerror}"
@@ -480,7 +480,7 @@ def _make_locked_folder(parent: Path | None) -> tuple[Path, int | None]:
         try:
             folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
         except OSError as error:
-            raise _no_room_error(parent / prefix, error) from error
+            raise no_room_error(parent / prefix, error) from error
         try:
             lock = _lock(folder)
         except (BlockingIOError, FileNotFoundError):  # another process takes it for a leftover

@@ -90,6 +90,12 @@ def naming_address(address: str, error: type[AlignSegError], purpose: str) -> It
         yield
     except AlignSegError:
         raise
+    except FileNotFoundError as cause:
+        raise error(
+            f"{address} cannot be {purpose}: it does not exist",
+            "the address of something that exists",
+            "check how the names of the bucket and the folders are written",
+        ) from cause
     except Exception as cause:
         reason = " ".join(f"{cause}".split()) or type(cause).__name__
         raise error(

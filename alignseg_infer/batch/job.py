@@ -127,25 +127,34 @@ class Job:
 def require_same_job(store: Store, job: Job, *, replace: bool) -> None:
     """Check that a destination holds no results of another model or other options.
 
-    The facts are written down at the first run, and again with `replace`.
-
     Raises:
-        OptionError: It does.
-        OutputError: The facts cannot be written.
+        OptionError: It does, and they should not be replaced.
     """
-    wanted = {"model_sha256": job.model_sha256, **job.settings()}
-    text = json.dumps(wanted, indent=2).encode()
     found = store.read(MADE_WITH)
-    if found is None or (replace and found != text):
-        store.write(MADE_WITH, text)
-        found = store.read(MADE_WITH)  # another shard may have begun at the same time
-    different = _differences(found or b"", wanted)
+    different = [] if found is None or replace else _differences(found, _made_with(job))
     if different:
         raise OptionError(
             f"{job.destination} holds results of {' and '.join(different)}",
             "the model and the options of the first run, or a destination of its own",
             "replace=True to make all results again, or another destination=",
         )
+
+
+def record_job(store: Store, job: Job) -> None:
+    """Write down with which model and options the results are made from now on.
+
+    Raises:
+        OptionError: Another shard has just begun with others.
+        OutputError: The facts cannot be written.
+    """
+    text = json.dumps(_made_with(job), indent=2).encode()
+    if store.read(MADE_WITH) != text:
+        store.write(MADE_WITH, text)
+        require_same_job(store, job, replace=False)
+
+
+def _made_with(job: Job) -> dict[str, Any]:
+    return {"model_sha256": job.model_sha256, **job.settings()}
 
 
 def _differences(found: bytes, wanted: dict[str, Any]) -> list[str]:

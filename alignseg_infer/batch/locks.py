@@ -29,6 +29,8 @@ def lock_shard(destination: str, shard: Shard) -> Iterator[None]:
         OutputError: Another run has the shard, or a shard that overlaps.
     """
     folder = _lock_folder(destination)
+    if not is_address(destination):
+        require_writable_folder(Path(destination))
     require_writable_folder(folder)
     own = FileLock(folder / f"{shard.file_name}{_ENDING}")
     with FileLock(folder / "guard"):  # held while locks are compared

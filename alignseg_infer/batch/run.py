@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from alignseg_infer.backends.opening import Opening
 from alignseg_infer.batch.addresses import is_address, plain_place
-from alignseg_infer.batch.job import Job, Saving, Shard, require_same_job
+from alignseg_infer.batch.job import Job, Saving, Shard, record_job, require_same_job
 from alignseg_infer.batch.locks import lock_shard
 from alignseg_infer.batch.manifest import ManifestRow, PartWriter, Status
 from alignseg_infer.batch.plan import Plan, State, make_plan
@@ -140,6 +140,7 @@ def segment_source(
         if not plan.found and options.shard.count == 1:
             raise no_images_error(source, str(Path(source).parent))
         if plan.images and not options.dry_run:
+            record_job(store, job)
             writer = PartWriter(store, options.shard.file_name)
             total = len(plan.images)
             rows = run_images(job, plan) if run_images else _run_workers(job, plan, options)
@@ -188,6 +189,7 @@ def _open_destination(job: Job, options: BatchOptions) -> Iterator[Store]:
     """Lock the destination for the block, and check that it is of the same job."""
     store = open_store(job.destination, job.room)
     if options.dry_run:
+        require_same_job(store, job, replace=options.replace)
         yield store
         return
     with lock_shard(job.destination, options.shard):

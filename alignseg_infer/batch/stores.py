@@ -10,7 +10,7 @@ from typing import Protocol
 
 from alignseg_infer.batch.addresses import is_address, naming_address, open_address
 from alignseg_infer.errors import OutputError
-from alignseg_infer.files import NO_ROOM, require_writable_folder
+from alignseg_infer.files import NO_ROOM, no_room_error, require_writable_folder
 
 OWN_FOLDER = ".alignseg-batch"  # locks, and files that are being written; hidden, so no source
 # Errors of one name only; others, such as a full disk, would meet all images.
@@ -80,11 +80,12 @@ class Folder:
             temporary.unlink(missing_ok=True)
             if error.errno in _OF_ONE_NAME:
                 raise
-            full = error.errno in NO_ROOM
+            if error.errno in NO_ROOM:
+                raise no_room_error(path, error) from error
             raise OutputError(
                 f"cannot write {path}: {error.strerror or error}",
-                "free disk space and permission to write there",
-                f"df -h {shlex.quote(str(self._root))}" if full else _listing(self._root),
+                "a folder that can be written to",
+                f"check its permissions: ls -ld {shlex.quote(str(self._root))}",
             ) from error
 
     def read(self, name: str) -> bytes | None:
@@ -151,7 +152,3 @@ def open_store(destination: str, room: str) -> Folder | Bucket:
         MissingDependencyError, OptionError: The address cannot be opened.
     """
     return Bucket(destination) if is_address(destination) else Folder(Path(destination), room)
-
-
-def _listing(folder: Path) -> str:
-    return f"check its permissions: ls -ld {shlex.quote(str(folder))}"
