@@ -8,13 +8,13 @@ from typing import Any
 
 from alignseg_infer.backends.opening import PredictorOptions
 from alignseg_infer.backports import Self
-from alignseg_infer.batch.stores import Store
+from alignseg_infer.batch.stores import MANIFEST, Store
 from alignseg_infer.drawing.masks import require_opacity
 from alignseg_infer.errors import OptionError
 from alignseg_infer.results.polygons import require_tolerance
 from alignseg_infer.results.saving import PICTURES, SavedFormat, parse_formats
 
-MADE_WITH = "manifest/made-with.json"
+MADE_WITH = f"{MANIFEST}/made-with.json"
 # Options of a predictor that change results by more than the last bits of logits.
 _SETTINGS = ("size", "mode", "tile", "overlap", "scales", "flip", "runtime", "precision")
 

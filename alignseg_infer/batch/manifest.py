@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 
 from alignseg_infer.backports import StrEnum
-from alignseg_infer.batch.sources import MANIFEST, PART_ENDING
-from alignseg_infer.batch.stores import Folder, Store, open_store
+from alignseg_infer.batch.stores import MANIFEST, PART_ENDING, Folder, Store, open_store
 from alignseg_infer.errors import INSTALL_BATCH, DatasetError, MissingDependencyError
 
 try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignseg_infer.batch.addresses import is_address, naming_address, open_address
+from alignseg_infer.batch.stores import PART_ENDING
 from alignseg_infer.datasets.image_paths import (
     IMAGE_ENDINGS,
     LIST_ENDING,
@@ -21,8 +22,6 @@ from alignseg_infer.files import real_path
 if TYPE_CHECKING:
     import fsspec
 
-MANIFEST = "manifest"  # the folder of the parts
-PART_ENDING = ".parquet"
 # What file systems call that which changes with a file's content, the best first.
 _VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "updated", "last_modified")
 

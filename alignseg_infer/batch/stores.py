@@ -12,6 +12,8 @@ from alignseg_infer.batch.addresses import is_address, naming_address, open_addr
 from alignseg_infer.errors import OutputError
 from alignseg_infer.files import NO_ROOM, no_room_error, require_writable_folder
 
+MANIFEST = "manifest"  # the folder of the parts
+PART_ENDING = ".parquet"
 OWN_FOLDER = ".alignseg-batch"  # locks, and files that are being written; hidden, so no source
 # Errors of one name only; others, such as a full disk, would meet all images.
 _OF_ONE_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR}
