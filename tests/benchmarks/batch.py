@@ -80,7 +80,7 @@ VARIANTS: dict[str, Callable[[Path, Path], float]] = {
 
 
 def measure_rates(folder: Path, images: int, rounds: int) -> None:
-    write_photos(folder / "photos", images, (256, 512))
+    write_photos(folder / "photos", images, (128, 256))
     rates: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for turn in range(rounds):
         names = list(VARIANTS)
