@@ -18,7 +18,7 @@ import pytest
 from alignseg_infer import OutputError, Predictor, ProcessError, segment_files
 from alignseg_infer.batch.job import Job, Saving
 from alignseg_infer.batch.manifest import PartWriter, read_manifest
-from alignseg_infer.batch.processes import TRIES
+from alignseg_infer.batch.processes import AHEAD, TRIES
 from alignseg_infer.batch.run import BatchOptions, segment_source
 from alignseg_infer.batch.sources import SourceImage
 from alignseg_infer.batch.stores import Folder
@@ -38,6 +38,7 @@ def imdecode(data, *rest):
     return decode(data, *rest)
 cv2.imdecode = imdecode
 """
+BREAK = "raise RuntimeError('the device is lost')"
 CRASHING_START = """
 import os, signal, sys
 if "batch.child" in " ".join(sys.orig_argv):
@@ -102,15 +103,15 @@ def test_a_worker_that_dies_at_its_start_ends_the_run(
 class Killer:
     """Runs batches in processes of their own and kills them. Their children are found by a mark."""
 
-    def __init__(self, folder: Path, workers: int) -> None:
-        self._arguments = [folder / "photos", folder / "out", workers]
+    def __init__(self, folder: Path, *command: str) -> None:
+        self._command = [sys.executable, *command]
         self._mark = f"BATCH_MARK={folder}"
 
     @contextlib.contextmanager
     def running(self) -> Iterator[subprocess.Popen[bytes]]:
         name, _, value = self._mark.partition("=")
         with subprocess.Popen(
-            [sys.executable, "-c", RUN, *map(str, self._arguments)],
+            self._command,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), name: value},
         ) as process:
             try:
@@ -147,7 +148,9 @@ def test_kills_at_random_moments_leave_nothing_half_done(
 ) -> None:
     names, out = write_images(tmp_path / "photos", count), tmp_path / "out"
     (tmp_path / "photos" / "bad.png").write_bytes(b"no image")
-    killer, chance, killed, seen = Killer(tmp_path, 2), random.Random(7), 0, set()
+    places = [str(tmp_path / "photos"), str(out)]
+    killer, chance = Killer(tmp_path, "-c", RUN, *places, "2"), random.Random(7)
+    killed, seen = 0, set()
     while killed < kills:
         with killer.running() as process:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -172,6 +175,36 @@ def test_kills_at_random_moments_leave_nothing_half_done(
     assert files_in(out) == results_of(names, "_labels.png", "_polygons.json")
     for name in files_in(out):
         assert (out / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_sigterm_keeps_the_rows_and_leaves_no_process(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", 3000)
+    out = tmp_path / "out"
+    arguments = ["batch", "demo", str(tmp_path / "photos"), "-o", str(out), "--formats=labels"]
+    killer = Killer(tmp_path, "-m", "alignseg_infer", *arguments)
+    with killer.running() as process:
+        assert eventually(lambda: any((out / "manifest").glob("*.parquet")))
+        process.terminate()
+        assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+        assert eventually(lambda: not killer.children())
+    rows = rows_of(out)
+    assert 0 < len(rows) < 3000
+    assert set(results_of(rows, "_labels.png")) <= set(files_in(out))
+    assert len(files_in(out)) <= len(rows) + 2 * AHEAD  # those at work
+
+
+def test_what_breaks_the_model_is_tried_again_and_named(
+    customized: Callable[[str], None], tmp_path: Path
+) -> None:
+    """Such as a lost device, which a new process may find again."""
+    customized(CRASHING_DECODER.replace("os.kill(os.getpid(), signal.SIGSEGV)", BREAK))
+    names = write_images(tmp_path / "photos", 6)
+    with (tmp_path / "photos" / names[2]).open("ab") as file:
+        file.write(b"CRASH")
+    summary = segment_files("demo", tmp_path / "photos", tmp_path / "out", formats=["labels"])
+    assert (summary.done, summary.failed) == (5, 1)
+    problem = f"RuntimeError: the device is lost, {TRIES} times with this image"
+    assert summary.failures == ((names[2], problem),)
 
 
 def test_an_interrupted_run_ends_its_workers_and_goes_on(tmp_path: Path) -> None:

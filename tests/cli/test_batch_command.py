@@ -1,10 +1,12 @@
 """``alignseg batch``: what it prints, and its exit codes."""
 
+import itertools
 from pathlib import Path
 
 import pytest
 
 from alignseg_infer.cli import main
+from alignseg_infer.cli.progress import images_bar
 from tests.support.batches import write_images
 
 
@@ -35,6 +37,33 @@ def test_summaries_and_exit_codes(
     assert "--replace" in said.err
     assert main([*command, "--size", "64", "--replace", "--workers", "2"]) == 1
     assert "5 segmented, 1 failed" in capsys.readouterr().out
+
+
+def test_progress_says_rate_rest_and_failures(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = map(float, itertools.count())
+    monkeypatch.setattr("alignseg_infer.cli.progress.time.monotonic", lambda: next(times))
+    with images_bar() as progress:
+        for done in range(1, 13):
+            progress(done, 100, done // 2)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "5 of 100 images, 1.0 images/s, about 95 s left, 2 failed"
+    assert second.startswith("10 of 100 images")
+
+
+def test_a_terminal_shows_a_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    with images_bar() as progress:
+        for done in range(1, 13):
+            progress(done, 12, done // 4)
+    shown = capsys.readouterr().err
+    assert "12/12" in shown
+    assert "images/s" in shown
+    assert "3 failed" in shown
 
 
 def test_shards_are_written_as_they_are_read(
