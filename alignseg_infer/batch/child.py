@@ -74,7 +74,6 @@ def main() -> None:
     except Exception as error:
         _send(outgoing, Broken(f"{type(error).__name__}: {getattr(error, 'problem', error)}"))
     finally:
-        outgoing.flush()
         os._exit(0)  # threads of a runtime may hang
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from alignseg_infer.backends.opening import PredictorOptions
@@ -120,6 +121,10 @@ class Job:
 
     def settings_hash(self) -> str:
         """Return a short hash of `settings`."""
+        return self._settings_hash
+
+    @cached_property
+    def _settings_hash(self) -> str:  # each row has it
         text = json.dumps(self.settings(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -5,9 +5,10 @@ whose names come later.
 """
 
 import io
+import re
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from alignseg_infer.backports import StrEnum
@@ -24,6 +25,7 @@ except ImportError as error:
         INSTALL_BATCH,
     ) from error
 
+_RUN = re.compile(rf"{MANIFEST}/run-(?P<run>\d+)-")
 MOST_ROWS = 20_000  # in memory, about 10 MB
 SHORTEST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between parts
 WAIT_SHARE = 0.1  # of a run's time that is lost, at most, when it is killed
@@ -109,7 +111,7 @@ def encode_rows(rows: Iterable[ManifestRow]) -> bytes:
     columns = [
         {
             key: manifest_text(value) if isinstance(value, str) else value
-            for key, value in {**asdict(row), "shares": list(row.shares.items())}.items()
+            for key, value in {**vars(row), "shares": list(row.shares.items())}.items()
         }
         for row in rows
     ]
@@ -186,8 +188,8 @@ class PartWriter:
         self._names = self._new_names(shard)
 
     def _new_names(self, shard: str) -> Iterator[str]:
-        names = [name.rpartition("/")[2].split("-")[1] for name in part_names(self._store)]
-        run = 1 + max((int(name) for name in names if name.isdecimal()), default=0)
+        runs = (_RUN.match(name) for name in part_names(self._store))
+        run = 1 + max((int(found["run"]) for found in runs if found), default=0)
         part = 0
         while True:
             part += 1

@@ -138,9 +138,9 @@ class WorkerPool:
     def _start(self) -> None:
         """Start processes, as many as there should be."""
         at_work = sum(not process.ended for process in self._processes)
-        if self._waiting or self._suspects:
-            for _ in range(self._workers - at_work):
-                self._processes.append(_Process(self._job, self._inbox))
+        left = len(self._waiting) + len(self._suspects)
+        for _ in range(min(self._workers - at_work, left)):
+            self._processes.append(_Process(self._job, self._inbox))
 
     def _feed(self, process: _Process) -> None:
         """Give images to a process that is ready; tell it if no more come."""

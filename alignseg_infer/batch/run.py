@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TypeAlias
 
 from alignseg_infer.backends.opening import Opening
@@ -18,8 +17,8 @@ from alignseg_infer.batch.processes import WorkerPool
 from alignseg_infer.batch.sources import find_source_images
 from alignseg_infer.batch.stores import Folder, Store, open_store
 from alignseg_infer.batch.worker import model_hash
-from alignseg_infer.datasets.image_paths import no_images_error
-from alignseg_infer.errors import OptionError
+from alignseg_infer.datasets.image_paths import IMAGE_ENDINGS, no_images_error
+from alignseg_infer.errors import DatasetError, OptionError
 from alignseg_infer.progress import BatchProgress
 
 FAILURES_KEPT = 20
@@ -138,7 +137,7 @@ def segment_source(
         images = find_source_images(source, destination)
         plan = make_plan(images, store, job, options.shard, retry_failed=options.retry_failed)
         if not plan.found and options.shard.count == 1:
-            raise no_images_error(source, str(Path(source).parent))
+            raise _nothing_found(source)
         if plan.images and not options.dry_run:
             record_job(store, job)
             writer = PartWriter(store, options.shard.file_name)
@@ -176,6 +175,18 @@ def make_job(opening: Opening, destination: str, saving: Saving, options: BatchO
         chosen = replace(chosen, threads=max(1, _count_cpus() // options.workers))
     room = f"writing-{options.shard.file_name}"
     return Job(opening.model, chosen, model_hash(opening.model), destination, room, saving)
+
+
+def _nothing_found(source: str) -> DatasetError:
+    if not is_address(source):
+        return no_images_error(
+            source, source if os.path.isdir(source) else os.path.dirname(source) or "."
+        )
+    return DatasetError(
+        f"{source} contains no images",
+        f"objects whose names end in {', '.join(IMAGE_ENDINGS)}",
+        "check how the names of the bucket and the folders are written",
+    )
 
 
 def _count_cpus() -> int:

@@ -234,8 +234,9 @@ def test_links_in_a_circle_end(predictor: Predictor, photos: Path, tmp_path: Pat
 
 def test_nothing_to_do_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match="contains no images"):
+    with pytest.raises(DatasetError, match="contains no images") as caught:
         segment(predictor, tmp_path / "empty", tmp_path / "out")
+    assert caught.value.fix == f"find {tmp_path / 'empty'} -name '*.jpg' | head"
     with pytest.raises(DatasetError, match="does not exist"):
         segment(predictor, tmp_path / "no such", tmp_path / "out")
     with pytest.raises(OptionError, match="workers=0"):
@@ -254,6 +255,11 @@ def test_a_damaged_manifest_is_named(predictor: Predictor, photos: Path, tmp_pat
     out = tmp_path / "out"
     segment(predictor, photos, out)
     part = next((out / "manifest").glob("*.parquet"))
+    other = part.with_name("mine.parquet")
+    other.write_bytes(part.read_bytes())  # whatever its name, it is a part
+    (photos / "a" / "000.png").write_bytes((photos / "a" / "003.png").read_bytes())
+    assert counts_of(segment(predictor, photos, out)) == (1, 0, 5)
+    other.unlink()
     part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(DatasetError, match=f"{part.name} is no part of a manifest"):
         segment(predictor, photos, out)

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from alignseg_infer import OutputError, Predictor, ProcessError, segment_files
@@ -259,17 +259,13 @@ def test_very_many_failures_stay_calm(tmp_path: Path, capsys: pytest.CaptureFixt
     count = 100_000
     (tmp_path / "list.txt").write_text("\n".join(f"{i:06}.png" for i in range(count)))
     opening = Predictor("demo").opening
-    peaks: list[int] = []
+    memory: list[int] = []
 
     def fail_all(job: Job, plan: Any) -> Iterator[Any]:
-        tracemalloc.start()
         for number, image in enumerate(plan.images):
-            if number == count // 4:
-                tracemalloc.reset_peak()
-                peaks.append(tracemalloc.get_traced_memory()[0])
+            if number % 5000 == 0:
+                memory.append(psutil.Process().memory_info().rss)
             yield failed_row(new_row(job, image), "it is " + "gone " * 200)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
 
     summary = segment_source(
         opening,
@@ -281,7 +277,7 @@ def test_very_many_failures_stay_calm(tmp_path: Path, capsys: pytest.CaptureFixt
     )
     assert summary.failed == count
     assert len(summary.failures) == 20
-    assert peaks[1] < 100e6  # the rows of one part
+    assert max(memory) - memory[0] < 150e6  # the rows of one part
     assert len(rows_of(tmp_path / "out")) == count
 
     _print_failures(summary)
