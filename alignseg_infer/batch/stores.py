@@ -91,11 +91,22 @@ class Folder:
             ) from error
 
     def read(self, name: str) -> bytes | None:
-        """Return the bytes of a file; None if there is none."""
+        """Return the bytes of a file; None if there is none.
+
+        Raises:
+            OutputError: It cannot be read.
+        """
+        path = self._root / name
         try:
-            return (self._root / name).read_bytes()
-        except FileNotFoundError:
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise OutputError(
+                f"{path} cannot be read: {error.strerror or error}",
+                "what an earlier run wrote, or nothing",
+                f"check its permissions: ls -l {shlex.quote(str(path))}",
+            ) from error
 
     def names(self, folder: str) -> list[str]:
         """Return the paths of the files in a folder, in their order."""

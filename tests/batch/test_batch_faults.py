@@ -250,8 +250,13 @@ def test_a_full_disk_ends_the_run_and_not_each_image(tmp_path: Path) -> None:
 def test_a_destination_that_cannot_be_written(tmp_path: Path) -> None:
     write_images(tmp_path / "photos", 3)
     (tmp_path / "out").write_text("a file")
+    assert segment_files("demo", tmp_path / "photos", tmp_path / "out", dry_run=True).missing == 3
     with pytest.raises(OutputError, match=r"cannot write into .*: it is not a folder"):
         segment_files("demo", tmp_path / "photos", tmp_path / "out")
+    made_with = tmp_path / "other" / "manifest" / "made-with.json"
+    made_with.mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"made-with\.json cannot be read: Is a directory"):
+        segment_files("demo", tmp_path / "photos", tmp_path / "other")
 
 
 def test_very_many_failures_stay_calm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
