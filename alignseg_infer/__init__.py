@@ -5,8 +5,8 @@
     result = Predictor("alignseg.onnx")("street.jpg")
     result.save("out/street")
 
-`export_onnx`, `export_engine`, `adopt_engine`, `adopt_onnx`, `verify` and `segment_video` do what
-commands of ``alignseg`` do.
+`export_onnx`, `export_engine`, `adopt_engine`, `adopt_onnx`, `verify`, `segment_files` and
+`segment_video` do what commands of ``alignseg`` do.
 
 Importing this loads NumPy and OpenCV, nothing heavier, and raises `MissingDependencyError` where
 there is no OpenCV; runtimes are loaded when a model is. It also
@@ -24,6 +24,7 @@ from alignseg_infer.api import (
     adopt_onnx,
     export_engine,
     export_onnx,
+    segment_files,
     segment_video,
     verify,
 )
@@ -93,6 +94,7 @@ __all__ = [
     "adopt_onnx",
     "export_engine",
     "export_onnx",
+    "segment_files",
     "segment_video",
     "verify",
 ]

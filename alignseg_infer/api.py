@@ -1,7 +1,7 @@
 """The public functions. Each loads what it needs when it is called.
 
-The commands ``alignseg export-onnx``, ``export-trt``, ``adopt``, ``verify`` and ``video`` do the
-same, with options of the same names.
+The commands ``alignseg export-onnx``, ``export-trt``, ``adopt``, ``verify``, ``batch`` and
+``video`` do the same, with options of the same names.
 """
 
 import os
@@ -17,14 +17,17 @@ import numpy as np
 from alignseg_infer.arrays import Image, Size, plain_value
 from alignseg_infer.backends.engine_order import build_engines_with
 from alignseg_infer.choices import check_kinds, choose
-from alignseg_infer.errors import INSTALL_ONNX, OptionError
+from alignseg_infer.errors import INSTALL_BATCH, INSTALL_ONNX, OptionError
 from alignseg_infer.files import user_path
+from alignseg_infer.packages import require_packages
 from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.predictor import Predictor
+from alignseg_infer.results.saving import require_savable
 from alignseg_infer.spec.model import ClassSpec, Precision
 from alignseg_infer.trt.flavours import Flavour
 
 if TYPE_CHECKING:
+    from alignseg_infer.batch.run import BatchSummary
     from alignseg_infer.export.make import EngineReport, OnnxReport
     from alignseg_infer.progress import ProgressBars
     from alignseg_infer.spec.model import ModelSpec
@@ -338,8 +341,6 @@ def adopt_engine(
         OptionError: An argument cannot be used.
         OutputError: The facts cannot be written.
     """
-    from alignseg_infer.packages import require_packages
-
     require_packages(("onnx",), INSTALL_ONNX)
     from alignseg_infer.trt.adopting import adopt_engine as adopt
 
@@ -376,8 +377,6 @@ def adopt_onnx(model: str | Path, like: str | Path) -> "ModelSpec":
         MissingDependencyError: A package is not installed.
         OutputError: `model` cannot be written.
     """
-    from alignseg_infer.packages import require_packages
-
     require_packages(("onnx", "onnx_ir"), INSTALL_ONNX)
     from alignseg_infer.demo import model_path
     from alignseg_infer.export.adopting import adopt_onnx as adopt
@@ -455,6 +454,82 @@ def verify(
     )
     shown = None if progress is None else partial(progress, "images")
     return verify_and_record(model, against, options, shown)
+
+
+@check_kinds
+def segment_files(
+    model: "Predictor | str | Path",
+    source: str | Path,
+    destination: str | Path,
+    *,
+    formats: Sequence[str] = ("labels", "color", "overlay"),
+    opacity: float = 0.5,
+    tolerance: float = 0.0,
+    outline: bool = False,
+    workers: int = 1,
+    shard: str | None = None,
+    retry_failed: bool = False,
+    replace: bool = False,
+    dry_run: bool = False,
+    progress: Callable[[int, int, int], None] | None = None,
+) -> "BatchSummary":
+    """Segment all images of a folder, list or bucket that are not up to date in a destination.
+
+    ::
+
+        segment_files("alignseg.onnx", "photos/", "results/", formats=["labels", "coco"])
+
+    Results lie in folders like those of the images. A manifest in ``DESTINATION/manifest`` says
+    what became of each image. A run that was interrupted, or killed, goes on where it was.
+
+    Args:
+        model: A predictor of a file, or what `Predictor` takes.
+        source: A folder, with its sub-folders; a glob; a ``.txt`` list of paths or addresses; the
+            manifest of an earlier run; or an address such as ``s3://bucket/photos``.
+        destination: A folder, or an address.
+        formats: What is saved of each image, as `Segmentation.save` takes it.
+        opacity: Opacity of the colours in the overlay, 0..1.
+        tolerance: Pixels by which saved polygons may be off.
+        outline: Whether to draw a white line where classes meet, in the overlay.
+        workers: Number of worker processes. If there are several, they share the CPU's cores.
+        shard: Which part of the images to segment, such as ``"3/16"``; None for all. Each shard can
+            run on a machine of its own.
+        retry_failed: Whether to try images again that failed in an earlier run.
+        replace: Whether to make results again that another model or other options made. Without,
+            such a destination is an error.
+        dry_run: Whether to count only what would be done.
+        progress: Called with the number of images done, of all to do, and of those that failed.
+
+    Returns:
+        How many images were found, done and left as they were, and which failed.
+
+    Raises:
+        DatasetError: The source cannot be read, or holds no images.
+        OutputError: Nothing can be written to the destination, or another run writes there.
+        OptionError: An argument cannot be used, or the destination is of another model.
+        MissingDependencyError: The extra ``batch`` or a bucket's package is not installed.
+        ProcessError: The predictor is not of a file, or workers die without an image.
+        AlignSegError: As `Predictor` does.
+    """
+    require_packages(("pyarrow",), INSTALL_BATCH)
+    from alignseg_infer.batch.job import Saving, Shard
+    from alignseg_infer.batch.run import BatchOptions, segment_source
+
+    options = BatchOptions(
+        workers=workers,
+        shard=Shard.parse(shard) if shard is not None else Shard(),
+        retry_failed=retry_failed,
+        replace=replace,
+        dry_run=dry_run,
+    )
+    saving = Saving.of(formats, opacity, tolerance, outline=outline)
+    predictor = model if isinstance(model, Predictor) else Predictor(model)
+    require_savable(saving.formats, predictor.spec.classes)
+    opening = predictor.opening
+    del model, predictor  # workers open it again
+    return segment_source(
+        opening, str(source), str(destination), saving=saving, options=options, progress=progress
+    )
 
 
 @check_kinds

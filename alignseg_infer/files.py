@@ -13,7 +13,7 @@ import shlex
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from alignseg_infer.errors import AlignSegError, OptionError, OutputError
@@ -156,7 +156,17 @@ def _describe_missing(path: Path, expected: str) -> tuple[str, str, str]:
 def find_files(
     folder: Path, endings: tuple[str, ...], error: type[AlignSegError], *, deep: bool = True
 ) -> list[Path]:
-    """Find the files below a folder, in the order of their paths.
+    """Return the files that `walk_files` finds, of the folder only unless `deep`."""
+    return list(walk_files(folder, endings, error, lambda place: deep))
+
+
+def walk_files(
+    folder: Path,
+    endings: tuple[str, ...],
+    error: type[AlignSegError],
+    enters: Callable[[Path], bool] = lambda folder: True,
+) -> Iterator[Path]:
+    """Find the files below a folder, one after the other in the order of their paths.
 
     Links to files and folders are followed, but not into a folder that contains the link. Hidden
     files and folders, whose names begin with a dot, are left out: macOS writes ``._NAME`` beside
@@ -166,33 +176,43 @@ def find_files(
         folder: The folder to search.
         endings: How the names of the files end, in any case.
         error: Type of the error to raise if a folder cannot be read.
-        deep: Whether to search folders in the folder, too.
+        enters: Returns whether a folder below `folder` is searched, too.
     """
     lower = tuple(ending.lower() for ending in endings)
-    found: list[Path] = []
-    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
+    waiting: list[tuple[Path, bool, frozenset[tuple[int, int]]]] = [(folder, True, frozenset())]
     try:
-        while waiting:
-            place, above = waiting.pop()
+        while waiting:  # the first path is last
+            place, is_directory, above = waiting.pop()
+            if not is_directory:
+                yield place
+                continue
             status = place.stat()
             identity = status.st_dev, status.st_ino
             if identity in above:
                 continue
-            for entry in os.scandir(place):
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    if deep:
-                        waiting.append((Path(entry), above | {identity}))
-                elif entry.name.lower().endswith(lower) and (entry.is_file() or entry.is_symlink()):
-                    found.append(Path(entry))
+            inside = [(entry.name, entry.is_dir()) for entry in _entries_of(place, lower)]
+            waiting += [
+                (place / name, is_directory, above | {identity})
+                for name, is_directory in sorted(inside, reverse=True)
+                if not is_directory or enters(place / name)
+            ]
     except OSError as unreadable:
         raise error(
             f"{unreadable.filename} cannot be searched: {unreadable.strerror}",
             "a folder whose files and folders can all be listed",
             f"chmod -R u+rX {folder}",
         ) from unreadable
-    return sorted(found)
+
+
+def _entries_of(folder: Path, endings: tuple[str, ...]) -> Iterator[os.DirEntry[str]]:
+    """Return the folders in a folder, and its files with these endings."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            is_named = entry.name.lower().endswith(endings)
+            if entry.is_dir() or (is_named and (entry.is_file() or entry.is_symlink())):
+                yield entry
 
 
 def sha256_of(*paths: Path) -> str:
@@ -241,7 +261,7 @@ def require_writable_folder(path: Path) -> None:
             pass
     except OSError as error:
         if error.errno in NO_ROOM:
-            raise _no_room_error(path / TEMPORARY, error) from error
+            raise no_room_error(path / TEMPORARY, error) from error
         raise OutputError(
             f"cannot write into {path}: {_describe(error, path)}",
             "a folder that can be created and written to",
@@ -275,7 +295,7 @@ def _describe(error: Exception, path: Path) -> str:
     return getattr(error, "strerror", None) or f"{error}"
 
 
-def _no_room_error(path: Path, error: OSError) -> OutputError:
+def no_room_error(path: Path, error: OSError) -> OutputError:
     """Return the error about `path`, whose disk has no room: what is full, and what to type."""
     folder, choose = path.parent, "choose another output with -o"
     problem = f"cannot write {path}: {error.strerror}"
@@ -368,7 +388,7 @@ def _naming_full_disk() -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        raise _no_room_error(system_folder() / SYSTEM_TEMPORARY, error) from error
+        raise no_room_error(system_folder() / SYSTEM_TEMPORARY, error) from error
 
 
 @contextlib.contextmanager
@@ -418,7 +438,7 @@ def _naming_output(path: Path, folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in NO_ROOM:
-            raise _no_room_error(path, error) from error
+            raise no_room_error(path, error) from error
         other = error.filename if isinstance(error.filename, str) else None
         if other and not Path(other).is_relative_to(folder) and Path(other) != path:
             problem = f"cannot write {path}, since {other} fails: {error.strerror}"
@@ -460,7 +480,7 @@ def _make_locked_folder(parent: Path | None) -> tuple[Path, int | None]:
         try:
             folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
         except OSError as error:
-            raise _no_room_error(parent / prefix, error) from error
+            raise no_room_error(parent / prefix, error) from error
         try:
             lock = _lock(folder)
         except (BlockingIOError, FileNotFoundError):  # another process takes it for a leftover

@@ -142,7 +142,13 @@ class Predictor:
         assert self._opening is not None
         return open_again(self._opening, os.getpid())
 
-    def __getstate__(self) -> dict[str, Any]:
+    @property
+    def opening(self) -> Opening:
+        """How the predictor was made, so that another process can make the same.
+
+        Raises:
+            ProcessError: It runs the model of an object.
+        """
         if self._opening is None:
             raise ProcessError(
                 f"this predictor runs the model of an object, {self.backend!r}, which stays in its "
@@ -150,6 +156,10 @@ class Predictor:
                 "a predictor of a file; it can be pickled, and opens the file again",
                 "Predictor('alignseg.onnx'), or make the predictor in the process that uses it",
             )
+        return self._opening
+
+    def __getstate__(self) -> dict[str, Any]:
+        _ = self.opening  # raises the error
         return {name: value for name, value in self.__dict__.items() if name != "_stages"}
 
     @property

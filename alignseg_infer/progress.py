@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 Progress: TypeAlias = Callable[[int, int], None]  # done, total
 FrameProgress: TypeAlias = Callable[[int, int | None], None]  # done, total (None if unknown)
+BatchProgress: TypeAlias = Callable[[int, int, int], None]  # done (with failures), total, failures
 ProgressBars: TypeAlias = Callable[[str], AbstractContextManager[Progress | None]]
 
 

@@ -16,6 +16,7 @@ from alignseg_infer import (
     SizeError,
     export_engine,
     export_onnx,
+    segment_files,
     segment_video,
     verify,
 )
@@ -39,7 +40,9 @@ from alignseg_infer.trt.flavours import Flavour
 from tests.support.models import FakeBackend
 
 
-@pytest.mark.parametrize("function", [export_onnx, export_engine, verify, segment_video])
+@pytest.mark.parametrize(
+    "function", [export_onnx, export_engine, verify, segment_video, segment_files]
+)
 def test_every_parameter_is_documented(function: Any) -> None:
     text = inspect.getdoc(function)
     assert text is not None

@@ -45,7 +45,7 @@ def test_nothing_else_brings_back_what_somebody_replaced() -> None:
     assert not shared_in(names_in(CORE))
     for extra in EXTRAS.keys() - BASES.keys() - {"jetpack"}:
         assert not shared_in(names_in(EXTRAS[extra])), extra
-    assert "alignseg-infer[bench,completion,cpu," in EXTRAS["fast-test"][0]
+    assert "alignseg-infer[batch,bench,completion,cpu," in EXTRAS["fast-test"][0]
 
 
 def test_a_jetson_gets_nothing_that_jetpack_brings() -> None:
@@ -110,7 +110,7 @@ SYSTEMS = {
     "macos-arm64": ["macosx_14_0_arm64"],
     "windows": ["win_amd64"],
 }
-ALONE = ("cpu", "desktop", "gpu", "bench", "completion", "onnx", "openvino", "video")
+ALONE = ("cpu", "desktop", "gpu", "batch", "bench", "completion", "onnx", "openvino", "video")
 
 
 @pytest.mark.slow

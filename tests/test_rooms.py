@@ -26,7 +26,7 @@ FLOORS = [
     ["inference", "trt"],
     ["backends"],
     ["predictor"],
-    ["benchmark", "evaluation", "video"],
+    ["batch", "benchmark", "evaluation", "video"],
     ["doctor", "page"],
     ["export"],
     ["api"],

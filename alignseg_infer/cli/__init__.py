@@ -15,6 +15,7 @@ from alignseg_infer.backends.engine_order import building_engines_with
 from alignseg_infer.cli.arguments.inference import build_with_bars
 from alignseg_infer.cli.commands import (
     adopt,
+    batch,
     bench,
     cache,
     demo,
@@ -51,6 +52,7 @@ Run: TypeAlias = Callable[[argparse.Namespace], int]
 COMMANDS = {
     "demo": demo,
     "predict": predict,
+    "batch": batch,
     "video": video,
     "page": page,
     "eval": evaluate,

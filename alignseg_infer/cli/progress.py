@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 from alignseg_infer.cli.streams import print_message
-from alignseg_infer.progress import FrameProgress, Progress
+from alignseg_infer.progress import BatchProgress, FrameProgress, Progress
 from alignseg_infer.text import printable
 
 if TYPE_CHECKING:
@@ -81,6 +81,59 @@ def frames_bar() -> Iterator[FrameProgress]:
             bar.update(task, completed=done, total=total, fps=fps)
 
         yield show
+
+
+@contextlib.contextmanager
+def images_bar() -> Iterator[BatchProgress]:
+    """Open a progress bar for many images; yield a function of (done, total, failed).
+
+    A terminal shows a bar with images per second, the remaining time and the failures. Elsewhere, a
+    line is printed every few seconds.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _ImageLines().show
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]}"),
+    )
+    with RichProgress(*columns, console=console) as bar:
+        task = bar.add_task("images", total=None, rate="", failed="")
+
+        def show(done: int, total: int, failed: int) -> None:
+            speed = bar.tasks[0].speed
+            rate = f"{speed:.1f} images/s" if speed else ""
+            bar.update(task, completed=done, total=total, rate=rate, failed=_failed_text(failed))
+
+        yield show
+
+
+def _failed_text(failed: int) -> str:
+    return f"{failed} failed" if failed else ""
+
+
+class _ImageLines:
+    """Prints the progress of many images where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._begin = self._last = time.monotonic()
+
+    def show(self, done: int, total: int, failed: int) -> None:
+        """Print a line if the last one is at least `LINE_SECONDS` old."""
+        now = time.monotonic()
+        if now - self._last < LINE_SECONDS:
+            return
+        self._last = now
+        speed = done / (now - self._begin)
+        rest = f"about {(total - done) / speed:.0f} s left"
+        parts = [f"{done} of {total} images", f"{speed:.1f} images/s", rest, _failed_text(failed)]
+        print_message(", ".join(filter(None, parts)), sys.stderr)
 
 
 class _FrameLines:

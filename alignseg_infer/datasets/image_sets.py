@@ -1,10 +1,8 @@
-"""Images to calibrate with: from a folder, a list of files, or a video."""
+"""Images to calibrate with: from a folder, a glob, a list of files, or a video."""
 
-import codecs
 import hashlib
 import logging
 import os
-import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,23 +15,18 @@ import cv2
 import numpy as np
 
 from alignseg_infer.arrays import Image
-from alignseg_infer.errors import AlignSegError, DatasetError, OptionError
-from alignseg_infer.files import (
-    find_files,
-    is_folder,
-    read_text,
-    require_file,
-    sha256_of,
-    user_path,
+from alignseg_infer.datasets.image_paths import (
+    IMAGE_ENDINGS,
+    LIST_ENDING,
+    find_images,
+    is_glob,
+    no_images_error,
 )
+from alignseg_infer.errors import AlignSegError, DatasetError, OptionError
+from alignseg_infer.files import is_folder, require_file, sha256_of, user_path
 from alignseg_infer.pixels.encoded import MAX_PIXELS, require_max_pixels, require_pixels
 from alignseg_infer.pixels.images import image_from_array, read_image
 
-IMAGE_ENDINGS = (
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2"),
-    *(".pbm", ".pgm", ".ppm", ".pnm", ".pam"),
-)
-LIST_ENDING = ".txt"
 DEFAULT_MAX_IMAGES = 128
 PROBLEMS_SHOWN = 20
 FEWEST_COLORS = 32  # among every 64th pixel
@@ -119,10 +112,9 @@ def choose_images(
     """Choose images spread evenly over `source`, the same ones each time.
 
     Args:
-        source: A folder, which is searched with its sub-folders, except for hidden ones; a
-            ``.txt`` file with one path per line, relative to its own folder (blank lines and lines
-            that start with ``#`` are skipped); a single image; or a video. Label files are left
-            out, with a warning. Images with few colours must be less than half of all images.
+        source: A folder, a glob, a list or an image, as `image_paths.find_images` takes them; or a
+            video. Label files are left out, with a warning. Images with few colours must be less
+            than half of all images.
         max_images: Maximum number of images.
         max_pixels: The largest number of pixels of an image or a frame.
 
@@ -139,16 +131,17 @@ def choose_images(
             f"a number such as {DEFAULT_MAX_IMAGES}",
         )
     source = user_path(source)
-    if is_folder(source, DatasetError):
-        paths = find_files(source, IMAGE_ENDINGS, DatasetError)
-        return _choose_files(source, paths, max_images, max_pixels)
-    require_file(source, "a folder, a list of images, or a video", DatasetError)
-    ending = source.suffix.lower()
-    if ending == LIST_ENDING:
-        return _choose_files(source, _read_list(source), max_images, max_pixels)
-    if ending in IMAGE_ENDINGS:
-        return _choose_files(source, [source], max_images, max_pixels)
-    return _choose_frames(source, max_images, max_pixels)
+    if _is_video(source):
+        require_file(source, "a folder, a glob, a list of images, or a video", DatasetError)
+        return _choose_frames(source, max_images, max_pixels)
+    return _choose_files(source, list(find_images(source).paths), max_images, max_pixels)
+
+
+def _is_video(source: Path) -> bool:
+    """Return whether a file, which may not exist, is neither a list nor an image."""
+    if is_folder(source, DatasetError) or (is_glob(str(source)) and not source.exists()):
+        return False
+    return source.suffix.lower() not in (LIST_ENDING, *IMAGE_ENDINGS)
 
 
 def spread_evenly(count: int, limit: int) -> list[int]:
@@ -158,57 +151,11 @@ def spread_evenly(count: int, limit: int) -> list[int]:
     return [(2 * part + 1) * count // (2 * limit) for part in range(limit)]
 
 
-def _read_list(path: Path) -> list[str]:
-    try:
-        text = read_text(path, "surrogateescape")
-    except ValueError as error:
-        raise _not_text(path, str(error)) from error
-    if "\0" in text:  # UTF-32 with a mark begins like UTF-16
-        raise _not_text(path, f"character {text.index(chr(0))} is 0")
-    lines = [line.strip() for line in text.split("\n")]
-    names = [line for line in lines if line and not line.startswith("#")]
-    _require_plain_paths(path, names)
-    return names
-
-
-def _not_text(path: Path, reason: str) -> DatasetError:
-    return DatasetError(
-        f"{path} is not a text file: {reason}",
-        "a UTF-8 list with the path of one image per line",
-        f"find IMAGES -name '*.png' > {path}",
-    )
-
-
-def _require_plain_paths(path: Path, names: Sequence[str]) -> None:
-    """Check that a list does not hold paths in quotes or as another system writes them."""
-    quoted = [name for name in names if name[0] in "\"'" and name[0] == name[-1]]
-    slashed = [name for name in names if os.sep == "/" and "\\" in name]
-    odd = [name for name in (*quoted, *slashed) if not os.path.lexists(path.parent / name)]
-    if odd:
-        kinds = ["quotes"] * bool(quoted) + ["backslashes"] * bool(slashed)
-        steps = [f"tr -d \\{name[0]}" for name in quoted[:1]] + [r"tr \\ /"] * bool(slashed)
-        is_utf16 = path.read_bytes()[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        first = "iconv -f utf-16 -t utf-8" if is_utf16 else "cat"
-        plain = path.with_name(f"{path.stem}-plain.txt")
-        old, new = (shlex.quote(str(each)) for each in (path, plain))
-        raise DatasetError(
-            f"{path} holds paths with {' and '.join(kinds)}, such as {odd[0]}",
-            "paths without quotes, with / between folders, one per line",
-            f"{' | '.join([f'{first} {old}', *steps])} > {new}",
-        )
-
-
-def _choose_files(
-    source: Path, paths: Sequence[Path | str], limit: int, max_pixels: int
-) -> ImageFiles:
-    """Choose some files and look at them; text is a path from the folder of `source`."""
-    chosen = [_path_in(source, paths[index]) for index in spread_evenly(len(paths), limit)]
+def _choose_files(source: Path, paths: Sequence[Path], limit: int, max_pixels: int) -> ImageFiles:
+    """Choose some files and look at them."""
+    chosen = [paths[index] for index in spread_evenly(len(paths), limit)]
     if not chosen:
-        raise DatasetError(
-            f"{source} contains no images",
-            f"files that end in {', '.join(IMAGE_ENDINGS)}, or a list of such files",
-            f"find {source.parent if source.is_file() else source} -name '*.jpg' | head",
-        )
+        raise no_images_error(str(source), str(find_images(source).root))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(partial(_look_at, max_pixels), chosen))
     seen = list(zip(chosen, found, strict=True))
@@ -244,10 +191,6 @@ def _list_first(lines: Sequence[str]) -> str:
     rest = len(lines) - PROBLEMS_SHOWN
     more = [f"and {rest} more"] if rest > 0 else []
     return "".join(f"\n    {line}" for line in [*lines[:PROBLEMS_SHOWN], *more])
-
-
-def _path_in(source: Path, name: Path | str) -> Path:
-    return source.parent / name if isinstance(name, str) else name
 
 
 def _look_at(max_pixels: int, path: Path) -> str | _Flat | None:

@@ -12,6 +12,7 @@ Scene Parsing Benchmark, whose split ``val`` is the folder ``validation``.
 """
 
 import os
+import shlex
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ from alignseg_infer.arrays import Image, Labels
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.choices import choose
 from alignseg_infer.datasets.class_tables import CITYSCAPES, IGNORED
+from alignseg_infer.datasets.image_paths import find_images, no_images_error
 from alignseg_infer.errors import AlignSegError, DatasetError, OptionError
-from alignseg_infer.files import find_files, is_folder
+from alignseg_infer.files import find_files, is_folder, real_path
 from alignseg_infer.pixels.encoded import MAX_PIXELS, require_max_pixels
 from alignseg_infer.pixels.images import read_gray_png, read_image
 from alignseg_infer.spec.model import ClassSpec
@@ -93,6 +95,7 @@ def find_labelled_images(
     split: str | None = None,
     max_images: int | None = None,
     *,
+    images: Path | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> LabelledImages:
     """Find the images of `dataset` and their labels, without opening any file.
@@ -102,10 +105,13 @@ def find_labelled_images(
         root: The folder that contains the layout's folders.
         split: ``train``, ``val`` or ``test``; None for ``val``. A plain folder has no splits.
         max_images: Maximum number of images, the first by name; None for all.
+        images: A folder, glob, list or image as `image_paths.find_images` takes it, whose images
+            are taken only; None for all.
         max_pixels: The largest number of pixels of a file, when it is read.
 
     Raises:
-        DatasetError: A folder, a label file or an image is missing, or there are no images at all.
+        DatasetError: A folder, a label file or an image is missing, there are no images at all, or
+            some of `images` are not in the dataset.
         OptionError: `split`, `max_images` or `max_pixels` is invalid.
     """
     dataset = choose(Dataset, dataset, "dataset")
@@ -119,13 +125,18 @@ def find_labelled_images(
             "leave split= out; root= is the folder that contains images/ and labels/",
         )
     sides = _choose_sides(dataset, split or DEFAULT_SPLIT)
-    images, labels = (_find_files(root, side, sides) for side in sides)
-    _require_partners(root, images, labels, sides)
-    stems = list(images)[:max_images]
+    photos, labels = (_find_files(root, side, sides) for side in sides)
+    if images is not None:
+        photos = _choose_photos(photos, images, root / sides[0].folder)
+        labels = {stem: labels[stem] for stem in photos if stem in labels}
+    _require_partners(root, photos, labels, sides)
+    stems = list(photos)[:max_images]
     name = dataset.value if dataset is Dataset.FOLDER else f"{dataset} {split or DEFAULT_SPLIT}"
-    if len(stems) < len(images):
-        name += f", first {len(stems)} of {len(images)}"
-    pairs = tuple(LabelledImage(images[stem][0], labels[stem][0]) for stem in stems)
+    if images is not None:
+        name += f", those of {images}"
+    if len(stems) < len(photos):
+        name += f", first {len(stems)} of {len(photos)}"
+    pairs = tuple(LabelledImage(photos[stem][0], labels[stem][0]) for stem in stems)
     return LabelledImages(dataset, name, root, pairs, max_pixels)
 
 
@@ -278,6 +289,34 @@ def _find_files(root: Path, side: _Side, sides: tuple[_Side, _Side]) -> dict[str
         ending = next(end for end in side.endings if name.lower().endswith(end.lower()))
         files.setdefault(name[: -len(ending)], []).append(path)
     return files
+
+
+def _choose_photos(
+    photos: dict[str, list[Path]], source: Path, folder: Path
+) -> dict[str, list[Path]]:
+    """Return the images of a dataset that a source names.
+
+    Raises:
+        DatasetError: The source has no images, or others.
+    """
+    found = find_images(source)
+    wanted = {real_path(path): path for path in found.paths}
+    if not wanted:
+        raise no_images_error(str(source), str(found.root))
+    chosen = {
+        stem: paths
+        for stem, paths in photos.items()
+        if any(real_path(path) in wanted for path in paths)
+    }
+    known = {real_path(path) for paths in chosen.values() for path in paths}
+    strange = [str(path) for real, path in wanted.items() if real not in known]
+    if strange:
+        raise DatasetError(
+            f"{len(strange)} images of {source} are not in the dataset:{_join_first(strange)}",
+            f"images of the split that is scored, which are in {folder}",
+            f"find {shlex.quote(str(folder))} -name '*.*' > list.txt, and keep the lines you want",
+        )
+    return chosen
 
 
 def _require_partners(

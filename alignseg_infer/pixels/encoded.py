@@ -72,11 +72,23 @@ def read_encoded(path: Path, max_pixels: int) -> bytes:
             "an image file, or a pipe that an image comes through",
             f"copy it to a file first: cat {path} > image.jpg",
         ) from error
-    _require_bytes(path, data, max(status.st_size, len(data)), limit)
+    require_encoded(path, data, max(status.st_size, len(data)), max_pixels)
     return data
 
 
-def _require_bytes(path: Path, data: bytes, size: int, limit: int) -> None:
+def require_encoded(path: Path | str, data: bytes, size: int, max_pixels: int) -> None:
+    """Check that bytes may be those of an image with at most `max_pixels` pixels.
+
+    Args:
+        path: Where they come from.
+        data: The bytes.
+        size: How many there are at `path`.
+        max_pixels: The largest number of pixels.
+
+    Raises:
+        ImageError: There are none, too few or too many.
+    """
+    limit = _BYTES_PER_PIXEL * max_pixels + _OTHER_BYTES
     if size > limit:
         raise ImageError(
             f"{path} has more than {limit} bytes",

@@ -361,14 +361,39 @@ class Segmentation:
         if is_folder(user_path(stem), OutputError):
             raise folder_error(str(stem))
         paths = paths_to_save(stem, formats)
-        contents = [
-            self._encode_file(kind, Path(stem).name, tolerance, opacity, outline=outline)
-            for kind in parse_formats(formats)
-        ]
-        for path, content in zip(paths, contents, strict=True):
+        files = self.encode_files(
+            Path(stem).name, opacity, formats=formats, tolerance=tolerance, outline=outline
+        )
+        for path, content in zip(paths, files.values(), strict=True):
             with write_atomically(path) as temporary:
                 temporary.write_bytes(content)
         return paths
+
+    def encode_files(
+        self,
+        name: str,
+        opacity: float = 0.5,
+        *,
+        formats: str | Sequence[str] = PICTURES,
+        tolerance: float = 0.0,
+        outline: bool = False,
+    ) -> dict[str, bytes]:
+        """Return the bytes of the files that `save` writes, by their names.
+
+        Args:
+            name: Name of the files without ending, e.g. ``street``.
+            opacity: As `save` takes it.
+            formats: As `save` takes them.
+            tolerance: As `save` takes it.
+            outline: As `save` takes it.
+
+        Raises:
+            OptionError: An argument is invalid, or cannot be used with these classes.
+        """
+        return {
+            name + kind.ending: self._encode_file(kind, name, tolerance, opacity, outline=outline)
+            for kind in parse_formats(formats)
+        }
 
     def _file_name(self, stem: str) -> str:
         """Return the name of the image's file, or, for an array, one like those of the results."""

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from alignseg_infer.arrays import Image
-from alignseg_infer.datasets.image_sets import IMAGE_ENDINGS
+from alignseg_infer.datasets.image_paths import IMAGE_ENDINGS
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.errors import ImageError, VideoError
 from alignseg_infer.files import find_files

@@ -1,5 +1,6 @@
 """Finding and reading labelled images, in miniature datasets."""
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -338,3 +339,33 @@ def test_files_with_too_many_pixels(side: str, tmp_path: Path) -> None:
         require_usable(data, table)
     with pytest.raises(OptionError, match="max_pixels=0"):
         find_labelled_images(Dataset.FOLDER, tmp_path, max_pixels=0)
+
+
+@pytest.mark.parametrize("source", ["list.txt", "images/*/[ab].png", "images/x"])
+def test_a_source_chooses_images(source: str, tmp_path: Path) -> None:
+    """Those of a folder, a glob or a list; what is wrong with others does not matter."""
+    for stem in ("x/a", "x/b", "y/c"):
+        folder(tmp_path, stem, stripes([0]))
+    write(tmp_path / "images/y/lonely.png", picture())
+    write(tmp_path / "labels/y/other.png", stripes([0]))
+    (tmp_path / "list.txt").write_text("images/x/b.png\nimages/y/../x/a.png\n")
+    data = find_labelled_images(Dataset.FOLDER, tmp_path, images=tmp_path / source)
+    assert [pair.image.stem for pair in data.pairs] == ["a", "b"]
+    assert data.name == f"folder, those of {tmp_path / source}"
+    with pytest.raises(DatasetError, match="cannot be paired"):
+        find_labelled_images(Dataset.FOLDER, tmp_path)
+    with pytest.raises(DatasetError, match="has no labels"):
+        find_labelled_images(Dataset.FOLDER, tmp_path, images=tmp_path / "images/y/lonely.png")
+
+
+def test_a_source_outside_the_dataset(tmp_path: Path) -> None:
+    folder(tmp_path, "a", stripes([0]))
+    write(tmp_path / "elsewhere/b.png", picture())
+    (tmp_path / "list.txt").write_text("images/a.png\nelsewhere/b.png\n")
+    with pytest.raises(DatasetError, match=r"1 images of .* are not in the dataset") as caught:
+        find_labelled_images(Dataset.FOLDER, tmp_path, images=tmp_path / "list.txt")
+    command = caught.value.fix.partition(",")[0]
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert len(find_labelled_images(Dataset.FOLDER, tmp_path, images=tmp_path / "list.txt").pairs)
+    with pytest.raises(DatasetError, match="contains no images"):
+        find_labelled_images(Dataset.FOLDER, tmp_path, images=tmp_path / "*.png")

@@ -25,7 +25,7 @@ from alignseg_infer.files import require_writable_folder, user_path
 HELP = "Score one or more models on labelled images: IoU, accuracy, boundary F1 and speed."
 EXAMPLE = "Example: alignseg eval alignseg.onnx --dataset cityscapes --root DATA -o out/"
 # These arguments do not change the scores.
-NO_SETTINGS = ("models", "root", "destination", "run", "parser", "debug", "max_pixels")
+NO_SETTINGS = ("models", "root", "images", "destination", "run", "parser", "debug", "max_pixels")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", choices=choices_of(Dataset), required=True, help=DATASET_HELP)
     parser.add_argument("--root", type=user_path, required=True, metavar="FOLDER", help=ROOT_HELP)
     parser.add_argument("--split", help=SPLIT_HELP)
+    parser.add_argument(
+        "--images",
+        type=user_path,
+        metavar="SOURCE",
+        help="use only these images of the dataset: a folder, a glob or a .txt list of paths "
+        "(default: all)",
+    )
     parser.add_argument(
         "--max-images", type=int, metavar="N", help="use only the first N images (default: all)"
     )
@@ -57,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.root,
         arguments.split,
         arguments.max_images,
+        images=arguments.images,
         max_pixels=arguments.max_pixels,
     )
     names = names_of(arguments.models)

@@ -1,10 +1,14 @@
 """``alignseg predict``: images in, masks out."""
 
 import argparse
+import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+from alignseg_infer.cli.arguments.formats import add_format_arguments
 from alignseg_infer.cli.arguments.inference import (
     add_inference_arguments,
     predictor_from,
@@ -13,13 +17,19 @@ from alignseg_infer.cli.arguments.values import (
     MODEL_HELP,
     add_destination,
     add_overlay_arguments,
-    choices_of,
     image_path,
 )
 from alignseg_infer.cli.streams import print_message, print_to_pipe
 from alignseg_infer.cli.translation import translate_error
+from alignseg_infer.datasets.image_paths import (
+    LIST_ENDING,
+    find_images,
+    is_glob,
+    no_images_error,
+)
 from alignseg_infer.drawing.masks import require_opacity
 from alignseg_infer.errors import (
+    DatasetError,
     ImageError,
     OptionError,
     OutOfMemoryError,
@@ -28,11 +38,10 @@ from alignseg_infer.errors import (
 )
 from alignseg_infer.files import is_folder, real_path, require_writable_folder
 from alignseg_infer.predictor import Predictor
+from alignseg_infer.results.failure import Failure
 from alignseg_infer.results.polygons import require_tolerance
 from alignseg_infer.results.saving import (
-    PICTURES,
     SavedFormat,
-    parse_formats,
     paths_to_save,
     require_savable,
 )
@@ -51,34 +60,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images",
         nargs="+",
         type=image_path,
-        help="image files to segment; - for one that comes through standard input",
+        help="images to segment: files, folders with their subfolders, globs, or .txt lists of "
+        "paths; - for an image that comes through standard input",
     )
     add_destination(parser, "folder to write the results into")
     add_overlay_arguments(parser)
-    choices = ", ".join(choices_of(SavedFormat))
-    parser.add_argument(
-        "--formats",
-        type=_parse_formats,
-        default=list(PICTURES),
-        metavar="FORMAT,...",
-        help=f"results to write for each image, separated by commas: {choices}; label-ids are "
-        f"Cityscapes' own labels (default: {','.join(PICTURES)})",
-    )
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=0.0,
-        metavar="PIXELS",
-        help="maximum distance, in pixels, between a simplified polygon and the exact outline, "
-        "with --formats polygons (default: 0)",
-    )
+    add_format_arguments(parser)
     add_inference_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Segment each image; report one that fails, and continue with the others."""
-    _require_distinct_names(arguments.images)
-    _require_no_image_among_results(arguments.images, arguments.destination, arguments.formats)
+    images = _find_images(arguments.images, arguments.destination)
+    _require_distinct_names(images)
+    _require_no_image_among_results(images, arguments.destination, arguments.formats)
     require_opacity(arguments.opacity)
     require_tolerance(arguments.tolerance)
     _require_folder_name(arguments.destination)
@@ -86,11 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
     predictor = predictor_from(arguments, arguments.model)
     require_savable(arguments.formats, predictor.spec.classes)
     failures, listened = 0, True
-    for path in arguments.images:
+    for image, result in _segment_each(predictor, images):
         try:
-            text = _segment(predictor, path, arguments)
+            text = _save(result, image, arguments)
         except (ImageError, SizeError, OptionError, OutOfMemoryError, OutputError) as error:
-            if len(arguments.images) == 1 or arguments.debug:
+            if len(images) == 1 or arguments.debug:
                 raise
             failures += 1
             translate_error(error, arguments.parser)
@@ -98,15 +93,71 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             listened &= print_to_pipe(text)
     if failures:
-        print_message(f"{failures} of {len(arguments.images)} images failed", sys.stderr)
+        print_message(f"{failures} of {len(images)} images failed", sys.stderr)
     return 1 if failures or not listened else 0
 
 
-def _segment(predictor: Predictor, path: Path, arguments: argparse.Namespace) -> str:
-    """Segment one image, write its files, and return the lines that tell about them."""
-    result = predictor(path)
+class _Image(NamedTuple):
+    """An image to segment, and the path of its results below the destination, without ending."""
+
+    path: Path
+    stem: Path
+
+
+def _find_images(sources: list[Path], destination: Path) -> list[_Image]:
+    """Find the images; those of a folder or a glob keep their folders, and results are left out.
+
+    Raises:
+        DatasetError: A folder or a list cannot be read, or has no images.
+    """
+    results, images = real_path(destination), []
+    for source in sources:
+        if not _has_several(source):
+            images.append(_Image(source, Path(source.stem)))
+            continue
+        found = find_images(source, lambda folder: real_path(folder) != results)
+        paths = list(found.paths)
+        if not paths:
+            raise no_images_error(str(source), str(found.root))
+        is_list = source.suffix.lower() == LIST_ENDING and not is_folder(source, DatasetError)
+        for path in paths:
+            below = Path(path.name) if is_list else path.relative_to(found.root)
+            images.append(_Image(path, below.with_suffix("")))
+    return images
+
+
+def _has_several(source: Path) -> bool:
+    """Return whether a source is a folder, a glob, or a list."""
+    if is_folder(source, DatasetError):
+        return True
+    if is_glob(str(source)) and not os.path.lexists(source):
+        return True
+    return source.suffix.lower() == LIST_ENDING and source.is_file()
+
+
+def _segment_each(
+    predictor: Predictor, images: list[_Image]
+) -> Iterator[tuple[_Image, Segmentation | Failure]]:
+    """Segment images, of which those of equal size that follow each other share a network call."""
+    if len(images) == 1:
+        yield images[0], predictor([images[0].path], errors="return")[0]
+        return
+    paths = [image.path for image in images]
+    with predictor.stream(paths, errors="return") as results:
+        yield from zip(images, results, strict=True)
+
+
+def _save(result: Segmentation | Failure, image: _Image, arguments: argparse.Namespace) -> str:
+    """Write the files of one image, and return the lines that tell about them.
+
+    Raises:
+        AlignSegError: It could not be segmented, or cannot be saved.
+    """
+    if isinstance(result, Failure):
+        raise result.error
+    path = image.path
     written = result.save(
-        arguments.destination / path.stem,
+        arguments.destination / image.stem,
         arguments.opacity,
         formats=arguments.formats,
         tolerance=arguments.tolerance,
@@ -125,16 +176,6 @@ def _summarise(result: Segmentation) -> str:
     )
 
 
-def _parse_formats(text: str) -> list[SavedFormat]:
-    """Parse ``overlay,polygons``."""
-    try:
-        return parse_formats(text.split(","))
-    except OptionError as error:
-        raise argparse.ArgumentTypeError(
-            f"{error.problem}; choose {error.expected}; try {error.fix}"
-        ) from error
-
-
 def _require_folder_name(output: Path) -> None:
     if output.suffix.lower() in PICTURE_ENDINGS and not is_folder(output, OutputError):
         raise OptionError(
@@ -145,14 +186,14 @@ def _require_folder_name(output: Path) -> None:
 
 
 def _require_no_image_among_results(
-    images: list[Path], folder: Path, formats: list[SavedFormat]
+    images: list[_Image], folder: Path, formats: list[SavedFormat]
 ) -> None:
     """Check that no result overwrites an image, such as a ``street_overlay.jpg`` of an earlier run.
 
     Raises:
         OptionError: A result would overwrite an image.
     """
-    given = {real_path(image) for image in images}
+    given = {real_path(image.path) for image in images}
     for image in images:
         for path in paths_to_save(folder / image.stem, formats):
             if real_path(path) in given:
@@ -163,17 +204,17 @@ def _require_no_image_among_results(
                 )
 
 
-def _require_distinct_names(images: list[Path]) -> None:
+def _require_distinct_names(images: list[_Image]) -> None:
     """Check that names differ: results are named after images, and would overwrite each other.
 
     Raises:
         OptionError: Two images have the same name.
     """
-    counts = Counter(path.stem for path in images)
+    counts = Counter(image.stem for image in images)
     for stem, count in counts.items():
         if count > 1:
             raise OptionError(
-                f"{count} images have the name {stem!r}, and so would their results",
+                f"{count} images have the name {str(stem)!r}, and so would their results",
                 "images whose names differ without their endings",
                 "one command per folder, each with its own -o",
             )

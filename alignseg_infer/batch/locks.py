@@ -1,0 +1,74 @@
+"""Locks: of several runs with the same shard of one destination, one goes on."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from alignseg_infer.batch.addresses import is_address
+from alignseg_infer.batch.job import Shard
+from alignseg_infer.batch.stores import OWN_FOLDER
+from alignseg_infer.caches import cache_folder
+from alignseg_infer.errors import OutputError
+from alignseg_infer.files import require_writable_folder
+
+_ENDING = ".lock"
+
+
+@contextlib.contextmanager
+def lock_shard(destination: str, shard: Shard) -> Iterator[None]:
+    """Keep other runs out of a shard of a destination during the block.
+
+    Another shard of as many may run; one of another number of shards may not, since it holds images
+    of this one. The lock ends with the process. A bucket has no locks: only runs of one user on one
+    machine exclude each other there.
+
+    Raises:
+        OutputError: Another run has the shard, or a shard that overlaps.
+    """
+    folder = _lock_folder(destination)
+    if not is_address(destination):
+        require_writable_folder(Path(destination))
+    require_writable_folder(folder)
+    own = FileLock(folder / f"{shard.file_name}{_ENDING}")
+    with FileLock(folder / "guard"):  # held while locks are compared
+        _require_free(folder, destination, shard)
+        try:
+            own.acquire(timeout=0)
+        except Timeout as error:
+            raise _in_use_error(destination, str(shard), shard) from error
+    try:
+        yield
+    finally:
+        own.release()
+
+
+def _lock_folder(destination: str) -> Path:
+    if is_address(destination):
+        key = hashlib.sha256(destination.encode()).hexdigest()
+        return cache_folder("batch-locks") / key
+    return Path(destination) / OWN_FOLDER / "locks"
+
+
+def _require_free(folder: Path, destination: str, shard: Shard) -> None:
+    """Check that no run has a shard of another number of shards."""
+    for path in folder.glob(f"*{_ENDING}"):
+        other = Shard(*map(int, path.stem.split("of")))
+        if other.count == shard.count:
+            continue
+        try:
+            with FileLock(path, timeout=0):
+                pass
+        except Timeout as error:
+            raise _in_use_error(destination, str(other), shard) from error
+
+
+def _in_use_error(destination: str, running: str, asked: Shard) -> OutputError:
+    return OutputError(
+        f"another run writes shard {running} into {destination}, while shard="
+        f"{str(asked)!r} was asked for",
+        "one run for each shard, and all with the same number of shards",
+        "wait until that run has ended, or use another destination=",
+    )

@@ -1,0 +1,229 @@
+"""A run of a batch: lock, plan, worker processes, manifest, summary."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from alignseg_infer.backends.opening import Opening
+from alignseg_infer.batch.addresses import is_address, plain_place
+from alignseg_infer.batch.job import Job, Saving, Shard, record_job, require_same_job
+from alignseg_infer.batch.locks import lock_shard
+from alignseg_infer.batch.manifest import ManifestRow, PartWriter, Status
+from alignseg_infer.batch.plan import Plan, State, make_plan
+from alignseg_infer.batch.processes import WorkerPool
+from alignseg_infer.batch.sources import find_source_images
+from alignseg_infer.batch.stores import Folder, Store, open_store
+from alignseg_infer.batch.worker import model_hash
+from alignseg_infer.datasets.image_paths import IMAGE_ENDINGS, no_images_error
+from alignseg_infer.errors import DatasetError, OptionError
+from alignseg_infer.progress import BatchProgress
+
+FAILURES_KEPT = 20
+
+Rows: TypeAlias = Iterable[ManifestRow | None]
+RunImages: TypeAlias = Callable[[Job, Plan], Rows]
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How a batch is run.
+
+    Attributes:
+        workers: Number of worker processes.
+        shard: Which part of the images is segmented.
+        retry_failed: Whether to try images again that failed in an earlier run.
+        replace: Whether to make the results of another model or other options again.
+        dry_run: Whether to count only.
+
+    Raises:
+        OptionError: A value cannot be used.
+    """
+
+    workers: int = 1
+    shard: Shard = field(default_factory=Shard)
+    retry_failed: bool = False
+    replace: bool = False
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise OptionError(f"workers={self.workers}", "1 or more", "workers=1")
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """What a run did.
+
+    Attributes:
+        destination: Where the results and the manifest are.
+        found: Images of the source, in this shard.
+        done: Images that were segmented; with ``dry_run``, 0.
+        failed: Images that failed.
+        missing: Images that were not in the manifest, or had lost a result.
+        changed: Images that had changed, or were made with another model or other options.
+        failed_before: Images that failed in an earlier run. They are tried again with
+            ``retry_failed`` only.
+        up_to_date: Images that were left as they are.
+        seconds: How long it took.
+        failures: Name and problem of the first 20 that failed.
+    """
+
+    destination: str
+    found: int
+    done: int
+    failed: int
+    missing: int
+    changed: int
+    failed_before: int
+    up_to_date: int
+    seconds: float
+    failures: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass
+class _Tally:
+    """Counts of rows, and the first failures."""
+
+    done: int = 0
+    failed: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, row: ManifestRow) -> None:
+        if row.status != Status.FAILED:
+            self.done += 1
+            return
+        self.failed += 1
+        if len(self.failures) < FAILURES_KEPT:
+            self.failures.append((row.name, row.error))
+
+
+def segment_source(
+    opening: Opening,
+    source: str,
+    destination: str,
+    *,
+    saving: Saving,
+    options: BatchOptions,
+    progress: BatchProgress | None = None,
+    run_images: RunImages | None = None,
+) -> BatchSummary:
+    """Segment the images of a source that are not up to date in the destination.
+
+    Args:
+        opening: How a predictor was made; each worker makes the same.
+        source: As `find_source_images` takes it.
+        destination: A folder, or the address of one.
+        saving: What is saved of each image.
+        options: How the batch is run.
+        progress: Called with the number of images done, of all, and of those that failed.
+        run_images: Returns a row for each image of a plan; None for worker processes.
+
+    Raises:
+        DatasetError: The source cannot be read, or holds no images.
+        OutputError: Nothing can be written to the destination, or another run writes there.
+        OptionError: The destination holds results of another model, or an argument makes no sense.
+        AlignSegError: As `Predictor` does.
+    """
+    start = time.monotonic()
+    source, destination = plain_place(source), plain_place(destination)
+    if not is_address(destination):
+        destination = os.path.abspath(destination)
+    job = make_job(opening, destination, saving, options)
+    plan, tally = Plan(), _Tally()
+    with _open_destination(job, options) as store:
+        images = find_source_images(source, destination)
+        plan = make_plan(images, store, job, options.shard, retry_failed=options.retry_failed)
+        if not plan.found and options.shard.count == 1:
+            raise _nothing_found(source)
+        if plan.images and not options.dry_run:
+            record_job(store, job)
+            writer = PartWriter(store, options.shard.file_name)
+            total = len(plan.images)
+            rows = run_images(job, plan) if run_images else _run_workers(job, plan, options)
+            for row in _kept(rows, writer):
+                tally.add(row)
+                if progress is not None:
+                    progress(tally.done + tally.failed, total, tally.failed)
+    return BatchSummary(
+        destination=destination,
+        found=plan.found,
+        done=tally.done,
+        failed=tally.failed,
+        missing=plan.counts[State.MISSING],
+        changed=plan.counts[State.CHANGED],
+        failed_before=plan.counts[State.FAILED],
+        up_to_date=plan.counts[State.DONE],
+        seconds=time.monotonic() - start,
+        failures=tuple(tally.failures),
+    )
+
+
+def make_job(opening: Opening, destination: str, saving: Saving, options: BatchOptions) -> Job:
+    """Return the facts for workers. Several of them share the CPU, unless threads were asked for.
+
+    Args:
+        opening: How the predictor was made.
+        destination: A folder, as an absolute path, or an address.
+        saving: What is saved.
+        options: How the batch is run.
+    """
+    chosen = opening.options
+    if options.workers > 1 and chosen.threads is None:
+        chosen = replace(chosen, threads=max(1, _count_cpus() // options.workers))
+    room = f"writing-{options.shard.file_name}"
+    return Job(opening.model, chosen, model_hash(opening.model), destination, room, saving)
+
+
+def _nothing_found(source: str) -> DatasetError:
+    if not is_address(source):
+        return no_images_error(
+            source, source if os.path.isdir(source) else os.path.dirname(source) or "."
+        )
+    return DatasetError(
+        f"{source} contains no images",
+        f"objects whose names end in {', '.join(IMAGE_ENDINGS)}",
+        "check how the names of the bucket and the folders are written",
+    )
+
+
+def _count_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _open_destination(job: Job, options: BatchOptions) -> Iterator[Store]:
+    """Lock the destination for the block, and check that it is of the same job."""
+    store = open_store(job.destination, job.room)
+    if options.dry_run:
+        require_same_job(store, job, replace=options.replace)
+        yield store
+        return
+    with lock_shard(job.destination, options.shard):
+        if isinstance(store, Folder):
+            store.clear()
+        require_same_job(store, job, replace=options.replace)
+        yield store
+
+
+def _run_workers(job: Job, plan: Plan, options: BatchOptions) -> Rows:
+    pool = WorkerPool(job, plan.images, options.workers)
+    plan.images = []  # the pool lets go of each image when it is done
+    return pool.rows()
+
+
+def _kept(rows: Rows, writer: PartWriter) -> Iterator[ManifestRow]:
+    """Return rows that are or will be in the manifest, whatever ends the loop."""
+    try:
+        for row in rows:
+            writer.add(row)
+            if row is not None:
+                yield row
+    finally:
+        if isinstance(rows, Generator):
+            rows.close()  # ends its processes
+        writer.flush()

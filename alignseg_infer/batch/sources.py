@@ -1,0 +1,186 @@
+"""The images of a folder, a glob, a list, a manifest or a bucket, one after the other."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from alignseg_infer.batch.addresses import is_address, naming_address, open_address
+from alignseg_infer.batch.stores import PART_ENDING
+from alignseg_infer.datasets.image_paths import (
+    IMAGE_ENDINGS,
+    LIST_ENDING,
+    find_images,
+    is_glob,
+    matches,
+    read_list,
+    split_glob,
+)
+from alignseg_infer.errors import DatasetError, OptionError
+from alignseg_infer.files import real_path
+
+if TYPE_CHECKING:
+    import fsspec
+
+# What file systems call that which changes with a file's content, the best first.
+_VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "updated", "last_modified")
+
+
+class SourceImage(NamedTuple):
+    """An image that has not been read.
+
+    Attributes:
+        name: Path below the source, with ``/`` between its parts; results are named after it.
+        url: Path or address of the file.
+        size: Bytes; None if that is not known.
+        version: What changes with the content: an etag, or a time; empty if that is not known.
+    """
+
+    name: str
+    url: str
+    size: int | None
+    version: str
+
+
+def find_source_images(source: str, destination: str) -> Iterator[SourceImage]:
+    """Find the images of a source, in the same order each time.
+
+    Results are no images: what lies in the destination is left out.
+
+    Args:
+        source: As `find_images` takes it, with addresses in lists; a manifest, as a ``.parquet``
+            file or a folder of them; or an address of a folder, a glob or one image.
+        destination: The folder or the address for results.
+
+    Raises:
+        DatasetError: The source cannot be read or listed.
+        OptionError: The source lies in the destination, or its address cannot be opened.
+        MissingDependencyError: The package for its address is not installed.
+    """
+    if is_address(source):
+        return _find_in_bucket(source, destination)
+    path = Path(source)
+    if path.suffix == PART_ENDING or _is_manifest(path):
+        return _find_in_manifest(path)
+    if path.suffix.lower() == LIST_ENDING and path.is_file():
+        return _find_in_list(path, destination)
+    return _find_in_folder(path, destination)
+
+
+def _is_manifest(path: Path) -> bool:
+    return path.is_dir() and any(path.glob(f"*{PART_ENDING}"))
+
+
+def _find_in_folder(source: Path, destination: str) -> Iterator[SourceImage]:
+    results = "" if is_address(destination) else real_path(destination)
+    found = find_images(source, lambda folder: real_path(folder) != results)
+    root = os.path.abspath(found.root)
+    if results and Path(real_path(root)).is_relative_to(results) and not source.is_file():
+        raise _inside_error(str(source), destination)
+    return (_local_image(path, root) for path in found.paths)
+
+
+def _inside_error(source: str, destination: str) -> OptionError:
+    return OptionError(
+        f"the images of {source} lie in the destination {destination}",
+        "a destination elsewhere, or a folder in the source: results would become images",
+        f"-o {destination.rstrip('/')}-results",
+    )
+
+
+def _find_in_list(source: Path, destination: str) -> Iterator[SourceImage]:
+    root, results = os.path.abspath(source.parent), os.path.abspath(destination) + os.sep
+    for line in read_list(source):
+        if is_address(line):
+            yield SourceImage(line.partition("://")[2], line, None, "")
+        elif not os.path.abspath(source.parent / line).startswith(results):
+            yield _local_image(source.parent / line, root)
+
+
+def _local_image(path: Path, root: str) -> SourceImage:
+    """Return an image in a file, with a name below `root`, or below / if it lies elsewhere."""
+    absolute = os.path.abspath(path)
+    inside = absolute.startswith(os.path.join(root, ""))
+    name = os.path.relpath(absolute, root) if inside else os.path.splitdrive(absolute)[1]
+    return _with_status(name.replace(os.sep, "/").lstrip("/"), absolute)
+
+
+def _with_status(name: str, path: str) -> SourceImage:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # reading it fails, too, and says why
+        return SourceImage(name, path, None, "")
+    return SourceImage(name, path, status.st_size, str(status.st_mtime_ns))
+
+
+def _find_in_manifest(source: Path) -> Iterator[SourceImage]:
+    from alignseg_infer.batch.manifest import read_parts
+
+    paths = sorted(source.glob(f"*{PART_ENDING}")) if source.is_dir() else [source]
+    try:
+        rows = read_parts((path.name, path.read_bytes()) for path in paths)
+    except OSError as error:
+        raise DatasetError(
+            f"{source} cannot be read: {error.strerror}", "a manifest", f"ls -l {source}"
+        ) from error
+    for row in rows.to_pylist():
+        if is_address(row["source"]):
+            yield SourceImage(row["name"], row["source"], row["bytes"], row["version"])
+        else:
+            yield _with_status(row["name"], row["source"])
+
+
+def _find_in_bucket(source: str, destination: str) -> Iterator[SourceImage]:
+    """Find the images below an address; ``[`` in one of no glob is a character like others."""
+    address, pattern = split_glob(source) if is_glob(source) else (source, [])
+    system, root = open_address(address)
+    results = open_address(destination)[1] if is_address(destination) else None
+    if results and f"{root}/".startswith(f"{results}/"):
+        raise _inside_error(source, destination)
+    scheme = address.partition("://")[0]
+
+    def enters(path: str) -> bool:
+        parts = path[len(root) :].strip("/").split("/")
+        return path != results and (not pattern or matches(parts, pattern, as_folder=True))
+
+    with naming_address(address, DatasetError, "listed"):
+        for facts in _walk(system, root, enters):
+            path = str(facts["name"])
+            name = path[len(root) :].strip("/") or path.rpartition("/")[2]
+            if not pattern or matches(name.split("/"), pattern):
+                url = f"{scheme}://{path.lstrip('/')}"
+                yield SourceImage(name, url, facts.get("size"), _version_of(facts))
+
+
+def _walk(
+    system: "fsspec.AbstractFileSystem", root: str, enters: Callable[[str], bool]
+) -> Iterator[dict[str, Any]]:
+    """List a folder of a bucket and those in it, in the order of their paths."""
+    waiting: list[dict[str, Any]] = [{"name": root, "type": "directory"}]
+    while waiting:
+        facts = waiting.pop()
+        place = str(facts["name"])
+        if facts["type"] != "directory":
+            yield facts
+            continue
+        waiting += [
+            each
+            for each in sorted(_listed(system, place), key=lambda each: each["name"], reverse=True)
+            if each["type"] != "directory" or enters(str(each["name"]))
+        ]
+
+
+def _listed(system: "fsspec.AbstractFileSystem", place: str) -> Iterable[dict[str, Any]]:
+    for facts in system.ls(place, detail=True):
+        name = str(facts["name"]).rstrip("/")
+        is_folder = facts["type"] == "directory"
+        if is_folder and name == place.rstrip("/"):  # the mark of an empty folder
+            continue
+        hidden = name.rpartition("/")[2].startswith(".")
+        if not hidden and (is_folder or name.lower().endswith(IMAGE_ENDINGS)):
+            yield {**facts, "name": name}
+
+
+def _version_of(facts: dict[str, Any]) -> str:
+    found = next((facts[name] for name in _VERSIONS if facts.get(name)), "")
+    return str(found).strip('"')
