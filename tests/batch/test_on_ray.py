@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import re
 import shutil
 import socket
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,9 +30,11 @@ from alignseg_infer.batch.manifest import read_manifest
 from alignseg_infer.batch.processes import TRIES
 from alignseg_infer.cli import main
 from alignseg_infer.demo import model_path
+from alignseg_infer.errors import INSTALL_RAY
 from alignseg_infer.pixels.images import encode_image
 from alignseg_infer.version import __version__
 from tests.support.batches import files_in, results_of, rows_of
+from tests.support.fetching import require_installable
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # a test must not report
 ray = pytest.importorskip("ray", reason="ray is not installed; pip install 'ray[data]'")
@@ -400,3 +404,15 @@ def test_without_ray_the_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_p
     with pytest.raises(MissingDependencyError, match="ray") as caught:
         segment_files("demo", tmp_path / "photos", tmp_path / "out", ray="auto")
     assert "pip install 'ray[data]'" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_what_the_errors_advise_can_be_typed() -> None:
+    require_installable(INSTALL_RAY)
+    program = (sys.executable, "-c", "from ray.scripts.scripts import main; main()")
+    options = subprocess.run(
+        [*program, "start", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--head" in options.stdout
+    commands = subprocess.run([*program, "--help"], capture_output=True, text=True, check=True)
+    assert re.search(r"^  status ", commands.stdout, re.MULTILINE)
