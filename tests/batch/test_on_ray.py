@@ -41,7 +41,7 @@ ray = pytest.importorskip("ray", reason="ray is not installed; pip install 'ray[
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from alignseg_infer.batch import on_ray  # noqa: E402
+from alignseg_infer.batch import on_ray, ray_cluster  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 MEMORY = 80 << 20  # of a node's object store; Ray takes no less than 75 MiB
@@ -283,7 +283,7 @@ def test_an_address_at_which_nobody_listens(nothing: Callable[[str], None]) -> N
 def test_a_server_that_is_no_ray(
     nothing: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_ray, "CONNECTED_WITHIN", 5.0)
+    monkeypatch.setattr(ray_cluster, "CONNECTED_WITHIN", 5.0)
     said = pytest.raises(OptionError, match="within 5 s")
     with socket.create_server(("127.0.0.1", 0)) as server, said:
         nothing(f"127.0.0.1:{server.getsockname()[1]}")
@@ -294,7 +294,7 @@ def test_a_machine_without_a_cluster(
     nothing: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port()}")  # of one that has ended
-    monkeypatch.setattr(on_ray, "CONNECTED_WITHIN", 8.0)
+    monkeypatch.setattr(ray_cluster, "CONNECTED_WITHIN", 8.0)
     with pytest.raises(OptionError, match=r"ray='auto': there is no cluster"):
         nothing("auto")
 
@@ -363,15 +363,15 @@ def test_folders_that_a_node_does_not_have(
     (tmp_path / "out" / OWN_FOLDER / job.room).mkdir(parents=True)
     image = SourceImage("a/000.png", str(tmp_path / "photos/a/000.png"), None, "")
     seen = [
-        on_ray._Node("10.0.0.1", "", __version__, (True, True)),
-        on_ray._Node("10.0.0.2", "", __version__, sees),
+        ray_cluster.Node("10.0.0.1", "", __version__, (True, True)),
+        ray_cluster.Node("10.0.0.2", "", __version__, sees),
     ]
-    monkeypatch.setattr(on_ray, "_ask", lambda nodes, paths: seen)
+    monkeypatch.setattr(ray_cluster, "_ask", lambda nodes, paths: seen)
     if error is None:
-        on_ray._require_ready(NODES, job, image)
+        ray_cluster.require_ready(NODES, job, image)
         return
     with pytest.raises(error, match=r"is not on 10\.0\.0\.2"):
-        on_ray._require_ready(NODES, job, image)
+        ray_cluster.require_ready(NODES, job, image)
 
 
 def test_another_version_on_a_node_is_refused(
@@ -379,12 +379,12 @@ def test_another_version_on_a_node_is_refused(
 ) -> None:
     from alignseg_infer.batch.sources import SourceImage
 
-    old = on_ray._Node("10.0.0.2", "", "0.0.1", ())
-    monkeypatch.setattr(on_ray, "_ask", lambda nodes, paths: [old])
+    old = ray_cluster.Node("10.0.0.2", "", "0.0.1", ())
+    monkeypatch.setattr(ray_cluster, "_ask", lambda nodes, paths: [old])
     job = replace(job_of(tmp_path), destination="memory://out")
     image = SourceImage("a.png", "s3://b/a.png", 1, "")
     with pytest.raises(MissingDependencyError, match=r"it has alignseg-infer 0\.0\.1"):
-        on_ray._require_ready(NODES, job, image)
+        ray_cluster.require_ready(NODES, job, image)
 
 
 def test_all_files_of_a_model_are_sent(tmp_path: Path) -> None:
@@ -398,7 +398,7 @@ def test_all_files_of_a_model_are_sent(tmp_path: Path) -> None:
 
 def test_without_ray_the_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    for name in ("on_ray", "ray_node"):
+    for name in ("on_ray", "ray_cluster", "ray_node"):
         monkeypatch.delitem(sys.modules, f"alignseg_infer.batch.{name}")
     write_noise(tmp_path / "photos", 2)
     with pytest.raises(MissingDependencyError, match="ray") as caught:
