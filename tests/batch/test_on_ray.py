@@ -215,6 +215,7 @@ def test_a_node_without_the_package_is_named(
             segment_files("demo", tmp_path / "photos", tmp_path / "out", ray=cluster.address)
     finally:
         cluster.remove_node(node)
+        cluster.wait_for_nodes()  # until it is gone
     said = str(caught.value)
     assert "1 of 4 nodes" in said
     assert "No module named 'alignseg_infer'" in said
