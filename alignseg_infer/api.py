@@ -7,6 +7,7 @@ The commands ``alignseg export-onnx``, ``export-trt``, ``adopt``, ``verify``, ``
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace as replace_fields
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from alignseg_infer.arrays import Image, Size, plain_value
 from alignseg_infer.backends.engine_order import build_engines_with
 from alignseg_infer.choices import check_kinds, choose
-from alignseg_infer.errors import INSTALL_BATCH, INSTALL_ONNX, OptionError
+from alignseg_infer.errors import INSTALL_BATCH, INSTALL_ONNX, INSTALL_RAY, OptionError
 from alignseg_infer.files import user_path
 from alignseg_infer.packages import require_packages
 from alignseg_infer.pixels.encoded import MAX_PIXELS
@@ -27,7 +28,7 @@ from alignseg_infer.spec.model import ClassSpec, Precision
 from alignseg_infer.trt.flavours import Flavour
 
 if TYPE_CHECKING:
-    from alignseg_infer.batch.run import BatchSummary
+    from alignseg_infer.batch.run import BatchSummary, RunImages
     from alignseg_infer.export.make import EngineReport, OnnxReport
     from alignseg_infer.progress import ProgressBars
     from alignseg_infer.spec.model import ModelSpec
@@ -466,7 +467,8 @@ def segment_files(
     opacity: float = 0.5,
     tolerance: float = 0.0,
     outline: bool = False,
-    workers: int = 1,
+    workers: int | None = None,
+    ray: str | None = None,
     shard: str | None = None,
     retry_failed: bool = False,
     replace: bool = False,
@@ -491,7 +493,10 @@ def segment_files(
         opacity: Opacity of the colours in the overlay, 0..1.
         tolerance: Pixels by which saved polygons may be off.
         outline: Whether to draw a white line where classes meet, in the overlay.
-        workers: Number of worker processes. If there are several, they share the CPU's cores.
+        workers: Number of worker processes. If there are several, they share the CPU's cores. None
+            for one, or for as many as a cluster has room for.
+        ray: The Ray cluster whose nodes segment the images: ``"auto"`` for that of this machine, or
+            ``"HOST:PORT"``. A worker there takes one CPU, or as many as `threads` of the predictor.
         shard: Which part of the images to segment, such as ``"3/16"``; None for all. Each shard can
             run on a machine of its own.
         retry_failed: Whether to try images again that failed in an earlier run.
@@ -507,7 +512,8 @@ def segment_files(
         DatasetError: The source cannot be read, or holds no images.
         OutputError: Nothing can be written to the destination, or another run writes there.
         OptionError: An argument cannot be used, or the destination is of another model.
-        MissingDependencyError: The extra ``batch`` or a bucket's package is not installed.
+        MissingDependencyError: The extra ``batch`` or ``ray``, or a bucket's package is not
+            installed, or a node does not have this package.
         ProcessError: The predictor is not of a file, or workers die without an image.
         AlignSegError: As `Predictor` does.
     """
@@ -516,7 +522,7 @@ def segment_files(
     from alignseg_infer.batch.run import BatchOptions, segment_source
 
     options = BatchOptions(
-        workers=workers,
+        workers=1 if workers is None else workers,
         shard=Shard.parse(shard) if shard is not None else Shard(),
         retry_failed=retry_failed,
         replace=replace,
@@ -528,8 +534,22 @@ def segment_files(
     opening = predictor.opening
     del model, predictor  # workers open it again
     return segment_source(
-        opening, str(source), str(destination), saving=saving, options=options, progress=progress
+        opening,
+        str(source),
+        str(destination),
+        saving=saving,
+        options=options if ray is None else replace_fields(options, workers=1),
+        progress=progress,
+        run_images=None if ray is None else _runner_on(ray, workers),
     )
+
+
+def _runner_on(address: str, workers: int | None) -> "RunImages":
+    """Return what segments the images of a plan on a Ray cluster."""
+    require_packages(("ray", "ray.data"), INSTALL_RAY)
+    from alignseg_infer.batch.on_ray import run_on_ray
+
+    return partial(run_on_ray, address=address, workers=workers)
 
 
 @check_kinds

@@ -57,6 +57,7 @@ INSTALL_OPENVINO = "pip install openvino"
 INSTALL_VIDEO = "pip install av"
 INSTALL_PAGE = "pip install gradio"
 INSTALL_BATCH = "pip install fsspec pyarrow"
+INSTALL_RAY = "pip install 'ray[data]' fsspec pyarrow"
 INSTALL_BENCH = "pip install psutil py-cpuinfo nvidia-ml-py matplotlib"
 INSTALL_EXPORT = "pip install torch==2.13.0 onnx onnxscript onnx-ir safetensors"
 

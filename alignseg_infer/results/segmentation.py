@@ -33,6 +33,7 @@ from alignseg_infer.results.coco_rle import (
     coco_dataset,
     coco_rle,
 )
+from alignseg_infer.results.label_studio import brush_config, brush_results
 from alignseg_infer.results.polygons import Polygon, polygons_of
 from alignseg_infer.results.saving import (
     PICTURES,
@@ -45,7 +46,10 @@ from alignseg_infer.results.times import StageTimes
 from alignseg_infer.spec.model import ChannelOrder, ClassSpec
 
 if TYPE_CHECKING:
+    from fiftyone import ColorScheme
+    from fiftyone import Segmentation as FiftyOneSegmentation
     from matplotlib.axes import Axes
+    from rerun import AnnotationContext, SegmentationImage
     from supervision import Detections
 
 MIN_SHEET_WIDTH = 320  # pixels, of a legend
@@ -321,6 +325,78 @@ class Segmentation:
             labels = [self.classes.names.index(name) for name in found]
             masks = [self.mask(label) for label in labels]
         return detections_of(masks, labels, self.classes.names, self.size, self.confidence)
+
+    def to_fiftyone(self) -> "FiftyOneSegmentation":
+        """Return the labels as ``fiftyone.Segmentation``.
+
+        The mask's values are the labels plus 1, because FiftyOne's app never shows the value 0.
+        Pixels of no class, such as 255, become 0. `fiftyone_targets` has the names.
+
+        Raises:
+            MissingDependencyError: FiftyOne is not installed.
+        """
+        from alignseg_infer.results.fiftyone_masks import mask_of
+
+        return mask_of(self.labels, self.classes)
+
+    def fiftyone_targets(self) -> "tuple[dict[int, str], ColorScheme]":
+        """Return the names and the colours of the values in `to_fiftyone`'s masks, for a dataset.
+
+        ::
+
+            targets, colors = result.fiftyone_targets()
+            dataset.default_mask_targets = targets
+            dataset.app_config.color_scheme = colors
+            dataset.save()
+
+        Raises:
+            MissingDependencyError: FiftyOne is not installed.
+        """
+        from alignseg_infer.results.fiftyone_masks import targets_of
+
+        return targets_of(self.classes)
+
+    def to_rerun(self) -> "tuple[SegmentationImage, AnnotationContext]":
+        """Return the labels, and the names and colours of the classes, for Rerun.
+
+        Both belong to one entity: ``rerun.log("street/labels", *result.to_rerun())``. Pixels with
+        the label 255 are transparent.
+
+        Raises:
+            MissingDependencyError: Rerun is not installed.
+        """
+        from alignseg_infer.results.rerun_images import segmentation_image
+
+        return segmentation_image(self.labels, self.classes)
+
+    @check_kinds
+    def to_label_studio(
+        self, from_name: str = "label", to_name: str = "image"
+    ) -> list[dict[str, Any]]:
+        """Return the ``result`` of a prediction in Label Studio: a brush mask for each class.
+
+        ::
+
+            prediction = {"model_version": "alignseg", "result": result.to_label_studio()}
+            task = {"data": {"image": "s3://streets/1.jpg"}, "predictions": [prediction]}
+
+        Pixels of no class, such as 255, stay unlabelled.
+
+        Args:
+            from_name: Name of the ``BrushLabels`` in the project's labelling configuration.
+            to_name: Name of its ``Image``.
+        """
+        return brush_results(self.labels, self.classes, from_name, to_name)
+
+    @check_kinds
+    def label_studio_config(self, from_name: str = "label", to_name: str = "image") -> str:
+        """Return a labelling configuration for Label Studio with the names and colours, as XML.
+
+        Args:
+            from_name: Name of its ``BrushLabels``.
+            to_name: Name of its ``Image``, which shows ``$image`` of the task's data.
+        """
+        return brush_config(self.classes, from_name, to_name)
 
     def _repr_png_(self) -> bytes:
         """Return the PNG that a notebook shows: the overlay above its legend."""

@@ -20,6 +20,7 @@ OTHER_PROGRAMS = (
     "trtexec",
     "pip install",
     "cmake",
+    "ray start",
     "--gpu-architecture",
     "--query-gpu",
     "--format=csv",

@@ -1,6 +1,7 @@
 """``alignseg batch``: very many images, in several processes or on several machines."""
 
 import argparse
+import contextlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -39,9 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=1,
         metavar="N",
-        help="number of worker processes; several share the cores of the CPU (default: 1)",
+        help="number of worker processes; several share the cores of the CPU (default: 1, or with "
+        "--ray as many as the cluster has room for)",
+    )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="segment the images on the nodes of a Ray cluster: auto for that of this machine, or "
+        "HOST:PORT; each worker takes one CPU, or as many as --threads",
     )
     parser.add_argument(
         "--shard",
@@ -70,7 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     require_packages(("pyarrow",), INSTALL_BATCH)
     predictor = predictor_from(arguments, arguments.model)
-    with images_bar() as progress:
+    # Ray prints what happens to nodes on stdout, which is for the summary.
+    with images_bar() as progress, contextlib.redirect_stdout(sys.stderr):
         summary = segment_files(
             predictor,
             arguments.source,
@@ -80,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
             tolerance=arguments.tolerance,
             outline=arguments.outline,
             workers=arguments.workers,
+            ray=arguments.ray,
             shard=arguments.shard,
             retry_failed=arguments.retry_failed,
             replace=arguments.replace,
