@@ -143,7 +143,7 @@ def _identity_network() -> onnx.ModelProto:
 COMMANDS: list[tuple[str, type[AlignSegError], str]] = [
     # images
     ("predict fixed.onnx nowhere.jpg -o out", ImageError, "does not exist"),
-    ("predict fixed.onnx . -o out", ImageError, "is a directory"),
+    ("predict fixed.onnx . -o out", OptionError, "have the name 'cut'"),  # cut.png and cut.jpg
     ("predict fixed.onnx empty.jpg -o out", ImageError, "is empty"),
     ("predict fixed.onnx cut.jpg -o out", ImageError, "truncated"),
     ("predict fixed.onnx header.jpg -o out", ImageError, "truncated"),

@@ -216,5 +216,5 @@ def _require_distinct_names(images: list[_Image]) -> None:
             raise OptionError(
                 f"{count} images have the name {str(stem)!r}, and so would their results",
                 "images whose names differ without their endings",
-                "one command per folder, each with its own -o",
+                "one command per folder or kind, such as 'FOLDER/*.png', each with its own -o",
             )
