@@ -88,6 +88,9 @@ def test_predictor(wrong: Any) -> None:
         call(predictor.stream, [IMAGE], **{name: wrong})
 
 
+NEEDED = {"save": {"stem": "x"}, "encode_files": {"name": "x"}}
+
+
 @each_wrong
 def test_results(wrong: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -95,8 +98,7 @@ def test_results(wrong: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for method in (name for name in dir(Segmentation) if not name.startswith("_")):
         function = getattr(result, method)
         for name in signature(function).parameters if callable(function) else ():
-            stem = {"stem": "x"} if method == "save" else {}
-            call(function, **{**stem, name: wrong})
+            call(function, **{**NEEDED.get(method, {}), name: wrong})
     call(result.polygons()[0].mask, wrong)
 
 

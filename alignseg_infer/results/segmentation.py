@@ -445,6 +445,7 @@ class Segmentation:
                 temporary.write_bytes(content)
         return paths
 
+    @check_kinds
     def encode_files(
         self,
         name: str,
