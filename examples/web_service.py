@@ -21,6 +21,7 @@ from typing import Literal
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
+from starlette.requests import ClientDisconnect
 
 from alignseg_infer import ImageError, OutOfMemoryError, Predictor
 from alignseg_infer.pixels.images import encode_image
@@ -47,6 +48,12 @@ app = FastAPI(lifespan=open_model)
 async def refuse(_request: Request, error: Exception) -> Response:
     """Return the text of an error that the sender can do something about."""
     return PlainTextResponse(str(error), 413 if isinstance(error, OutOfMemoryError) else 422)
+
+
+@app.exception_handler(ClientDisconnect)
+async def forget(_request: Request, _error: Exception) -> Response:
+    """End the request of a sender who has gone; nobody reads this, and it is no fault here."""
+    return Response(status_code=400)
 
 
 @app.post("/segment")

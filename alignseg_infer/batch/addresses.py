@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _ADDRESS = re.compile("(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)(::|://)", re.DOTALL)
 _LOCAL = ("file://", "local://")
+_OF_ONE_PROCESS = "memory://"
 
 
 def is_address(place: str) -> bool:
@@ -29,9 +30,21 @@ def plain_place(place: str) -> str:
     """Return a place without a slash at its end, and the path of one whose address is local."""
     if is_address(place):
         return place.rstrip("/")
+    return str(user_path(local_path(place)))
+
+
+def local_path(place: str) -> str:
+    """Return the path of an address such as ``file:///data/x``; others as they are."""
     for scheme in _LOCAL:
         place = place.removeprefix(scheme)
-    return str(user_path(place))
+    return place
+
+
+def split_chain(address: str) -> tuple[str, str]:
+    """Return what is named, and where that is: ``zip://a`` and ``::s3://bucket/photos.zip``."""
+    scheme, separator, rest = address.partition("://")
+    inner, chain, outer = rest.partition("::")
+    return f"{scheme}{separator}{inner}", f"{chain}{outer}"
 
 
 def open_address(address: str) -> tuple["fsspec.AbstractFileSystem", str]:
@@ -42,8 +55,15 @@ def open_address(address: str) -> tuple["fsspec.AbstractFileSystem", str]:
 
     Raises:
         MissingDependencyError: The package for addresses of this kind is not installed.
-        OptionError: There are no addresses of this kind.
+        OptionError: There are no addresses of this kind, or other processes cannot reach it.
     """
+    if _OF_ONE_PROCESS in address:
+        raise OptionError(
+            f"{address} is in the memory of one process, which workers do not see",
+            "a folder, or the address of a bucket",
+            "name a folder; images go into one with "
+            "fsspec.filesystem('memory').get('/', 'FOLDER/', recursive=True)",
+        )
     try:
         import fsspec.core
     except ImportError as error:

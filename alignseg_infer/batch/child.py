@@ -98,15 +98,16 @@ def _portable(error: Exception) -> Exception:
 
 
 def _receive(incoming: BinaryIO, orders: "queue.Queue[Order | None]") -> None:
-    """Pass orders on; end this process if the one that started it has ended."""
+    """Pass orders on; end this process if the one that started it has ended.
+
+    That is so after the last order, too: the images that are left may take long.
+    """
     while True:
         try:
             order: Order | None = pickle.load(incoming)  # noqa: S301
         except Exception:  # closed, or cut off within an order
             os._exit(1)
         orders.put(order)
-        if order is None:
-            return
 
 
 def _segment(worker: Worker, orders: "queue.Queue[Order | None]") -> Iterator[ManifestRow]:

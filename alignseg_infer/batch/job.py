@@ -116,7 +116,9 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """Return the options that change results, as JSON values."""
         options = {name: getattr(self.options, name) for name in _SETTINGS}
-        settings: dict[str, Any] = json.loads(json.dumps({**options, **asdict(self.saving)}))
+        saving = asdict(self.saving)
+        saving["formats"] = [each for each in SavedFormat if each in self.saving.formats]
+        settings: dict[str, Any] = json.loads(json.dumps({**options, **saving}))
         return settings
 
     def settings_hash(self) -> str:

@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from alignseg_infer.errors import OutputError
 from alignseg_infer.files import require_writable_folder
 
 _ENDING = ".lock"
+_NAME = re.compile(rf"(?P<number>\d+)of(?P<count>\d+){re.escape(_ENDING)}")
 
 
 @contextlib.contextmanager
@@ -26,19 +29,25 @@ def lock_shard(destination: str, shard: Shard) -> Iterator[None]:
     machine exclude each other there.
 
     Raises:
-        OutputError: Another run has the shard, or a shard that overlaps.
+        OutputError: Another run has the shard, or a shard that overlaps, or there can be no lock.
     """
     folder = _lock_folder(destination)
     if not is_address(destination):
         require_writable_folder(Path(destination))
     require_writable_folder(folder)
     own = FileLock(folder / f"{shard.file_name}{_ENDING}")
-    with FileLock(folder / "guard"):  # held while locks are compared
-        _require_free(folder, destination, shard)
-        try:
+    try:
+        with FileLock(folder / "guard"):  # held while locks are compared
+            _require_free(folder, destination, shard)
             own.acquire(timeout=0)
-        except Timeout as error:
-            raise _in_use_error(destination, str(shard), shard) from error
+    except Timeout as error:
+        raise _in_use_error(destination, str(shard), shard) from error
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be locked: {error.strerror or error}",
+            "locks that this user may write",
+            f"when no run is at work, remove them: rm -r {shlex.quote(str(folder))}",
+        ) from error
     try:
         yield
     finally:
@@ -55,9 +64,10 @@ def _lock_folder(destination: str) -> Path:
 def _require_free(folder: Path, destination: str, shard: Shard) -> None:
     """Check that no run has a shard of another number of shards."""
     for path in folder.glob(f"*{_ENDING}"):
-        other = Shard(*map(int, path.stem.split("of")))
-        if other.count == shard.count:
+        found = _NAME.fullmatch(path.name)
+        if found is None or int(found["count"]) == shard.count:
             continue
+        other = Shard(int(found["number"]), int(found["count"]))
         try:
             with FileLock(path, timeout=0):
                 pass

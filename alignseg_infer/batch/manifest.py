@@ -161,10 +161,14 @@ def part_names(store: Store) -> list[str]:
 
 def _decode_part(name: str, data: bytes, columns: list[str] | None) -> "pa.Table":
     try:
-        return pq.read_table(io.BytesIO(data), columns=columns or SCHEMA.names)
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+        names = columns or SCHEMA.names
+        file = pq.ParquetFile(io.BytesIO(data))
+        if missing := [each for each in names if each not in file.schema_arrow.names]:
+            raise pa.ArrowInvalid(f"it lacks the columns {', '.join(missing)}")
+        return file.read(names).select(names).cast(pa.schema(map(SCHEMA.field, names)))
+    except (pa.ArrowException, OSError) as error:
         raise DatasetError(
-            f"{name} is no part of a manifest: {error}",
+            f"{name} is no part of a manifest: {' '.join(f'{error}'.split())}",
             f"a Parquet file with the columns {', '.join(SCHEMA.names)}",
             "move it elsewhere; the images of its rows are then segmented again",
         ) from error

@@ -33,10 +33,12 @@ class Plan:
     Attributes:
         images: Those to segment now, in the order of the source.
         counts: How many images are in each state.
+        listed: How many images the source has, in all shards.
     """
 
     images: list[SourceImage] = field(default_factory=list)
     counts: Counter[State] = field(default_factory=Counter)
+    listed: int = 0
 
     @property
     def found(self) -> int:
@@ -70,17 +72,18 @@ def make_plan(
         DatasetError: The source or the manifest cannot be read.
     """
     known, plan = _read_known(store, job), Plan()
-    names: dict[str, str] = {}
+    urls: dict[str, str] = {}
     for image in images:
+        plan.listed += 1
         stem = result_stem(image.name)
         if not is_in(shard, stem):
             continue
         key = manifest_text(stem)
-        if key in names:
-            if names[key] == image.name:  # twice in a list
+        if key in urls:
+            if urls[key] == image.url:  # twice in a list
                 continue
-            raise _same_stem_error(stem, names[key], image.name)
-        names[key] = image.name
+            raise _same_stem_error(stem, urls[key], image.url)
+        urls[key] = image.url
         state = _state_of(image, known.get(manifest_text(image.name)))
         if state is State.DONE and store.lacks([stem + each.ending for each in job.saving.formats]):
             state = State.MISSING
@@ -120,9 +123,15 @@ def _state_of(image: SourceImage, known: _Known | None) -> State:
 
 def _same_stem_error(stem: str, one: str, other: str) -> OptionError:
     ending = one.rpartition(".")[2]
+    if other.endswith(f".{ending}"):  # /data/a.png in a list, and data/a.png beside the list
+        fix = "segment one of them by a list of its own into a destination of its own"
+    else:
+        fix = (
+            f"segment those of each kind into a destination of their own: a glob such as "
+            f"'FOLDER/**/*.{ending}' as source="
+        )
     return OptionError(
         f"{one} and {other} would have the same results, {stem}_labels.png and others",
         "images whose paths differ without their endings",
-        f"segment those of each kind into a destination of their own: a glob such as "
-        f"'FOLDER/**/*.{ending}' as source=",
+        fix,
     )

@@ -69,7 +69,8 @@ class _Process:
         if self.broken:
             return self.broken
         if code < 0:
-            return f"the worker process ended by signal {-code} ({signal.Signals(-code).name})"
+            names = {each.value: f" ({each.name})" for each in signal.Signals}
+            return f"the worker process ended by signal {-code}{names.get(-code, '')}"
         return f"the worker process ended with exit code {code}"
 
     def _send(self, message: Job | Order | None) -> None:

@@ -136,7 +136,7 @@ def segment_source(
     with _open_destination(job, options) as store:
         images = find_source_images(source, destination)
         plan = make_plan(images, store, job, options.shard, retry_failed=options.retry_failed)
-        if not plan.found and options.shard.count == 1:
+        if not plan.listed:
             raise _nothing_found(source)
         if plan.images and not options.dry_run:
             record_job(store, job)

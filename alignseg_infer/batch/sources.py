@@ -5,7 +5,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from alignseg_infer.batch.addresses import is_address, naming_address, open_address
+from alignseg_infer.batch.addresses import (
+    is_address,
+    local_path,
+    naming_address,
+    open_address,
+    split_chain,
+)
 from alignseg_infer.batch.stores import PART_ENDING
 from alignseg_infer.datasets.image_paths import (
     IMAGE_ENDINGS,
@@ -18,6 +24,7 @@ from alignseg_infer.datasets.image_paths import (
 )
 from alignseg_infer.errors import DatasetError, OptionError
 from alignseg_infer.files import real_path
+from alignseg_infer.results.saving import ENDINGS
 
 if TYPE_CHECKING:
     import fsspec
@@ -61,14 +68,18 @@ def find_source_images(source: str, destination: str) -> Iterator[SourceImage]:
         return _find_in_bucket(source, destination)
     path = Path(source)
     if path.suffix == PART_ENDING or _is_manifest(path):
-        return _find_in_manifest(path)
+        return _leave_out_results(_find_in_manifest(path), source, destination)
     if path.suffix.lower() == LIST_ENDING and path.is_file():
-        return _find_in_list(path, destination)
+        return _leave_out_results(_find_in_list(path), source, destination)
     return _find_in_folder(path, destination)
 
 
 def _is_manifest(path: Path) -> bool:
-    return path.is_dir() and any(path.glob(f"*{PART_ENDING}"))
+    """Return whether a folder holds parts; one with images or folders is a source of images."""
+    if not path.is_dir() or not any(path.glob(f"*{PART_ENDING}")):
+        return False
+    inside = path.glob("[!.]*")
+    return not any(each.name.lower().endswith(IMAGE_ENDINGS) or each.is_dir() for each in inside)
 
 
 def _find_in_folder(source: Path, destination: str) -> Iterator[SourceImage]:
@@ -88,13 +99,33 @@ def _inside_error(source: str, destination: str) -> OptionError:
     )
 
 
-def _find_in_list(source: Path, destination: str) -> Iterator[SourceImage]:
-    root, results = os.path.abspath(source.parent), os.path.abspath(destination) + os.sep
+def _leave_out_results(
+    images: Iterable[SourceImage], source: str, destination: str
+) -> Iterator[SourceImage]:
+    """Leave out results of earlier runs, which lie in the destination.
+
+    Raises:
+        OptionError: Another image lies there: it was asked for, and must not be lost.
+    """
+    if is_address(destination):
+        results: tuple[str, ...] = (destination.rstrip("/") + "/",)
+    else:
+        results = os.path.join(os.path.abspath(destination), ""), real_path(destination) + os.sep
+    for image in images:
+        if not image.url.startswith(results):
+            yield image
+        elif not image.url.endswith(ENDINGS):
+            raise _inside_error(source, destination)
+
+
+def _find_in_list(source: Path) -> Iterator[SourceImage]:
+    root = os.path.abspath(source.parent)
     for line in read_list(source):
         if is_address(line):
-            yield SourceImage(line.partition("://")[2], line, None, "")
-        elif not os.path.abspath(source.parent / line).startswith(results):
-            yield _local_image(source.parent / line, root)
+            parts = split_chain(line)[0].partition("://")[2].split("/")
+            yield SourceImage("/".join(filter(None, parts)), line, None, "")
+        else:
+            yield _local_image(source.parent / local_path(line), root)
 
 
 def _local_image(path: Path, root: str) -> SourceImage:
@@ -132,12 +163,15 @@ def _find_in_manifest(source: Path) -> Iterator[SourceImage]:
 
 def _find_in_bucket(source: str, destination: str) -> Iterator[SourceImage]:
     """Find the images below an address; ``[`` in one of no glob is a character like others."""
-    address, pattern = split_glob(source) if is_glob(source) else (source, [])
+    inner, chain = split_chain(source)
+    scheme, _, place = inner.partition("://")
+    start, pattern = split_glob(place) if is_glob(place) else (place, [])
+    address = f"{scheme}://{start}{chain}"
     system, root = open_address(address)
-    results = open_address(destination)[1] if is_address(destination) else None
+    is_same_system = destination.startswith(f"{scheme}://") and destination.endswith(chain)
+    results = open_address(destination)[1] if is_same_system else None
     if results and f"{root}/".startswith(f"{results}/"):
         raise _inside_error(source, destination)
-    scheme = address.partition("://")[0]
 
     def enters(path: str) -> bool:
         parts = path[len(root) :].strip("/").split("/")
@@ -148,7 +182,7 @@ def _find_in_bucket(source: str, destination: str) -> Iterator[SourceImage]:
             path = str(facts["name"])
             name = path[len(root) :].strip("/") or path.rpartition("/")[2]
             if not pattern or matches(name.split("/"), pattern):
-                url = f"{scheme}://{path.lstrip('/')}"
+                url = f"{scheme}://{path.lstrip('/')}{chain}"
                 yield SourceImage(name, url, facts.get("size"), _version_of(facts))
 
 

@@ -84,10 +84,16 @@ class Folder:
                 raise
             if error.errno in NO_ROOM:
                 raise no_room_error(path, error) from error
+            if error.errno == errno.EXDEV:
+                raise OutputError(
+                    f"cannot write {path}: its folder is on another disk than {self._root}",
+                    "a destination that is on one disk, with no links to others in it",
+                    f"another destination={os.path.realpath(path.parent)!r}",
+                ) from error
             raise OutputError(
                 f"cannot write {path}: {error.strerror or error}",
                 "a folder that can be written to",
-                f"check its permissions: ls -ld {shlex.quote(str(self._root))}",
+                f"check its permissions: ls -ld {shlex.quote(str(_nearest_folder(path)))}",
             ) from error
 
     def read(self, name: str) -> bytes | None:
@@ -116,6 +122,10 @@ class Folder:
     def lacks(self, names: list[str]) -> bool:
         """Return whether a file is not there."""
         return not all(os.path.exists(self._root / name) for name in names)
+
+
+def _nearest_folder(path: Path) -> Path:
+    return next(folder for folder in path.parents if folder.exists())
 
 
 class Bucket:

@@ -15,6 +15,7 @@ from alignseg_infer.batch.sources import SourceImage
 from alignseg_infer.batch.stores import open_store
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import ImageError, ModelFileError, OutOfMemoryError
+from alignseg_infer.files import require_file
 from alignseg_infer.pixels.encoded import decode_image, read_encoded, require_encoded
 from alignseg_infer.pixels.images import OwnImage, image_from_array
 from alignseg_infer.predictor import Predictor
@@ -93,6 +94,7 @@ class Worker:
         digest, size = "", image.size
         found: OwnImage | Failure
         try:
+            _require_inside(image)
             data = read_image_bytes(image, self._job.options.max_pixels)
             digest, size = hashlib.sha256(data).hexdigest(), len(data)
             pixels = decode_image(data, image.url, self._job.options.max_pixels)
@@ -149,6 +151,7 @@ def read_image_bytes(image: SourceImage, max_pixels: int) -> bytes:
         ImageError: They cannot be read, or there are too many for `max_pixels`.
     """
     if not is_address(image.url):
+        require_file(Path(image.url), "an image", ImageError)  # no pipe, which may never end
         return read_encoded(Path(image.url), max_pixels)
     system, path = open_address(image.url)
     with naming_address(image.url, ImageError, "read"):
@@ -157,6 +160,20 @@ def read_image_bytes(image: SourceImage, max_pixels: int) -> bytes:
         data: bytes = system.cat_file(path)
     require_encoded(image.url, data, len(data), max_pixels)
     return data
+
+
+def _require_inside(image: SourceImage) -> None:
+    """Check that an image's results lie in the destination, whatever a bucket or a manifest says.
+
+    Raises:
+        ImageError: They do not.
+    """
+    if image.name.startswith("/") or ".." in image.name.split("/"):
+        raise ImageError(
+            f"the results of {image.name} would lie outside the destination",
+            "a name below the source, without ..",
+            "give the image another name, or name it in a list",
+        )
 
 
 def result_stem(name: str) -> str:

@@ -49,6 +49,7 @@ _ENDINGS = {
     SavedFormat.COCO: "_coco.json",
     SavedFormat.SUMMARY: "_summary.json",
 }
+ENDINGS = tuple(_ENDINGS.values())
 PICTURES = (SavedFormat.LABELS, SavedFormat.COLOR, SavedFormat.OVERLAY)
 
 

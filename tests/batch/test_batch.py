@@ -172,7 +172,7 @@ def test_images_that_would_have_the_same_results(
     predictor: Predictor, photos: Path, tmp_path: Path
 ) -> None:
     shutil.copy(photos / "a" / "000.png", photos / "a" / "000.jpg")
-    with pytest.raises(OptionError, match=r"a/000\.jpg and a/000\.png") as caught:
+    with pytest.raises(OptionError, match=r"a/000\.jpg and .*a/000\.png") as caught:
         segment(predictor, photos, tmp_path / "out")
     pattern = caught.value.fix.split("'")[1].replace("FOLDER", str(photos))
     assert segment(predictor, pattern, tmp_path / "out").done == 1

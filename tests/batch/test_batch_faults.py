@@ -38,6 +38,14 @@ def imdecode(data, *rest):
     return decode(data, *rest)
 cv2.imdecode = imdecode
 """
+HANGING_DECODER = """
+import pathlib, time
+import cv2
+def imdecode(data, *rest):
+    pathlib.Path(pathlib.os.environ["BATCH_MARK"], "hangs").touch()
+    time.sleep(600)
+cv2.imdecode = imdecode
+"""
 BREAK = "raise RuntimeError('the device is lost')"
 CRASHING_START = """
 import os, signal, sys
@@ -91,12 +99,14 @@ def test_an_image_that_crashes_its_worker_costs_that_image_only(
     )
 
 
+@pytest.mark.parametrize(("number", "named"), [("signal.SIGKILL", r"9 \(SIGKILL\)"), ("40", "40")])
 def test_a_worker_that_dies_at_its_start_ends_the_run(
-    customized: Callable[[str], None], tmp_path: Path
+    number: str, named: str, customized: Callable[[str], None], tmp_path: Path
 ) -> None:
-    customized(CRASHING_START)
+    """Of a signal without a name, too."""
+    customized(CRASHING_START.replace("signal.SIGKILL", number))
     write_images(tmp_path / "photos", 3)
-    with pytest.raises(ProcessError, match=r"SIGKILL. while it opened the model"):
+    with pytest.raises(ProcessError, match=f"ended by signal {named} while it opened the model"):
         segment_files("demo", tmp_path / "photos", tmp_path / "out")
 
 
@@ -138,6 +148,20 @@ class Killer:
                 os.kill(chance.choice(workers), signal.SIGKILL)
             time.sleep(chance.uniform(0, 1))
         process.kill()
+
+
+def test_a_worker_ends_with_its_run_though_it_has_its_last_image(
+    customized: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customized(HANGING_DECODER)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    write_images(tmp_path / "photos", 1)
+    killer = Killer(tmp_path, "-c", RUN, str(tmp_path / "photos"), str(tmp_path / "out"), "1")
+    with killer.running() as process:
+        assert eventually((tmp_path / "hangs").exists)
+        assert len(killer.children()) == 2
+        process.kill()
+        assert eventually(lambda: not killer.children())
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """The web service on loopback, under uvicorn and under gunicorn, with what strangers send."""
 
+import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -85,6 +87,26 @@ def test_an_unknown_reply_is_refused(port: int) -> None:
     status, _, content = post(port, FILE, "video")
     assert status == 422
     assert "labels" in content.decode()
+
+
+def test_a_sender_who_goes_away_is_no_fault_of_the_service() -> None:
+    """The server would write a traceback for each, after it has read a part of the file."""
+    events: list[MutableMapping[str, Any]] = [
+        {"type": "http.request", "body": FILE[:100], "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    scope = {"type": "http", "method": "POST", "path": "/segment", "query_string": b""}
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return events.pop(0)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(web_service.app({**scope, "headers": []}, receive, send))
+    assert not events
+    assert [message.get("status") for message in sent] == [400, None]
 
 
 @pytest.mark.slow

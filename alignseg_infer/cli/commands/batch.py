@@ -109,7 +109,7 @@ def summary_text(summary: "BatchSummary", *, dry_run: bool = False) -> str:
         "up to date": summary.up_to_date,
     }
     states = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    first = f"{summary.destination}: {summary.found} images ({states})"
+    first = f"{summary.destination}: {summary.found} images{f' ({states})' if states else ''}"
     if dry_run:
         return f"{first}\n  nothing was segmented (--dry-run)"
     tried = summary.done + summary.failed
