@@ -26,6 +26,7 @@ except ImportError as error:
     ) from error
 
 _RUN = re.compile(rf"{MANIFEST}/run-(?P<run>\d+)-")
+_ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
 MOST_ROWS = 20_000  # in memory, about 10 MB
 SHORTEST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between parts
 WAIT_SHARE = 0.1  # of a run's time that is lost, at most, when it is killed
@@ -104,6 +105,12 @@ SCHEMA = pa.schema(
 def manifest_text(text: str) -> str:
     r"""Return text as Parquet takes it: bytes of a name that are no UTF-8 become ``\xff``."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def file_text(text: str) -> str:
+    """Return the path of a file that `manifest_text` was given."""
+    data = _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), text.encode())
+    return data.decode("utf-8", "surrogateescape")
 
 
 def encode_rows(rows: Iterable[ManifestRow]) -> bytes:

@@ -128,6 +128,7 @@ def segment_source(
         AlignSegError: As `Predictor` does.
     """
     start = time.monotonic()
+    _require_places(source=source, destination=destination)
     source, destination = plain_place(source), plain_place(destination)
     if not is_address(destination):
         destination = os.path.abspath(destination)
@@ -177,15 +178,27 @@ def make_job(opening: Opening, destination: str, saving: Saving, options: BatchO
     return Job(opening.model, chosen, model_hash(opening.model), destination, room, saving)
 
 
+def _require_places(**places: str) -> None:
+    """Check that places are named; an empty path would be the working folder."""
+    for name, place in places.items():
+        if not place.strip():
+            raise OptionError(
+                f"{name}={place!r}",
+                "a folder, or the address of a bucket",
+                f"{name}='.' for the working folder; a variable of the shell may be empty",
+            )
+
+
 def _nothing_found(source: str) -> DatasetError:
     if not is_address(source):
         return no_images_error(
             source, source if os.path.isdir(source) else os.path.dirname(source) or "."
         )
+    names = "check how the names of the bucket and the folders are written"
     return DatasetError(
         f"{source} contains no images",
         f"objects whose names end in {', '.join(IMAGE_ENDINGS)}",
-        "check how the names of the bucket and the folders are written",
+        f"{names}; [ in a name is [[] in a glob" if "[" in source else names,
     )
 
 

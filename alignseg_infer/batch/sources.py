@@ -145,7 +145,7 @@ def _with_status(name: str, path: str) -> SourceImage:
 
 
 def _find_in_manifest(source: Path) -> Iterator[SourceImage]:
-    from alignseg_infer.batch.manifest import read_parts
+    from alignseg_infer.batch.manifest import file_text, read_parts
 
     paths = sorted(source.glob(f"*{PART_ENDING}")) if source.is_dir() else [source]
     try:
@@ -155,10 +155,13 @@ def _find_in_manifest(source: Path) -> Iterator[SourceImage]:
             f"{source} cannot be read: {error.strerror}", "a manifest", f"ls -l {source}"
         ) from error
     for row in rows.to_pylist():
-        if is_address(row["source"]):
-            yield SourceImage(row["name"], row["source"], row["bytes"], row["version"])
+        name, url = row["name"], row["source"]
+        if is_address(url):
+            yield SourceImage(name, url, row["bytes"], row["version"])
+        elif "\\x" in url and not os.path.lexists(url):
+            yield _with_status(file_text(name), file_text(url))
         else:
-            yield _with_status(row["name"], row["source"])
+            yield _with_status(name, url)
 
 
 def _find_in_bucket(source: str, destination: str) -> Iterator[SourceImage]:

@@ -264,6 +264,42 @@ def test_manifests_of_other_versions(predictor: Predictor, photos: Path, tmp_pat
     assert segment(predictor, photos, out).up_to_date == 3
 
 
+def test_names_that_are_no_text_come_back_from_a_manifest(
+    predictor: Predictor, photos: Path, tmp_path: Path
+) -> None:
+    names = [os.fsdecode(b"\xff\xfe.png"), r"\xfe.png", r"\x41 \xe9.png"]
+    for name in names:
+        shutil.copy(photos / "a" / "000.png", photos / name)
+    first = segment(predictor, photos, tmp_path / "out")
+    again = segment(predictor, tmp_path / "out" / "manifest", tmp_path / "again")
+    assert (first.done, again.done, again.failed) == (6, 6, 0)
+    assert files_in(tmp_path / "again") == files_in(tmp_path / "out")
+
+
+@pytest.mark.parametrize("place", ["", " "])
+def test_an_empty_place_is_not_the_working_folder(
+    place: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as a variable of the shell that was not set."""
+    for source, out, option in [
+        (place, str(tmp_path / "out"), "source="),
+        (str(photos), place, "-o "),
+    ]:
+        assert main(["batch", "demo", source, "-o", out]) == 1
+        assert capsys.readouterr().err.startswith(f"error: {option}")
+
+
+def test_brackets_in_names_of_objects(photos: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "photos.zip"
+    with zipfile.ZipFile(packed, "w") as file:
+        file.write(photos / "a" / "000.png", "a[1].png")
+    with pytest.raises(DatasetError, match="contains no images") as caught:
+        segment_files("demo", f"zip://a[1].png::{packed}", tmp_path / "out")
+    written, _, meant = caught.value.fix.partition("; ")[2].partition(" in a name is ")
+    source = "zip://a[1].png".replace(written, meant.split()[0]) + f"::{packed}"
+    assert [image.name for image in find_source_images(source, "out")] == ["a[1].png"]
+
+
 def test_the_order_of_formats_changes_nothing(
     predictor: Predictor, photos: Path, tmp_path: Path
 ) -> None:
