@@ -85,3 +85,23 @@ def test_nothing_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     for source in (tmp_path / "empty", tmp_path / "*.png"):
         assert main(["predict", "demo", str(source), "-o", str(tmp_path / "out")]) == 1
         assert "contains no images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["images", "-o"])
+def test_an_empty_path_is_not_the_working_folder(
+    place: str,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as a variable of the shell that was not set."""
+    places = {"images": str(photos), "-o": str(tmp_path / "out")} | {place: ""}
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", "demo", places["images"], "-o", places["-o"]])
+    assert caught.value.code == 2
+    assert f"argument {place}" in (said := capsys.readouterr().err)
+    assert "the path is empty" in said
+    monkeypatch.chdir(photos if place == "images" else tmp_path)
+    places |= {place: "."}  # as is advised
+    assert main(["predict", "demo", places["images"], "-o", places["-o"], "--formats=labels"]) == 0

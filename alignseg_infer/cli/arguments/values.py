@@ -42,9 +42,19 @@ def fixed_size(text: str) -> Size:
     return int(height), int(width)
 
 
+def given_path(text: str) -> Path:
+    """Parse a path. An empty one would be the working folder, which nobody has asked for."""
+    if not text:
+        raise argparse.ArgumentTypeError(
+            "the path is empty; write . for the working folder, or look whether a variable of the "
+            "shell has a value"
+        )
+    return user_path(text)
+
+
 def image_path(text: str) -> Path:
     """Parse the path of an image; ``-`` is standard input."""
-    return Path("/dev/stdin") if text == "-" else user_path(text)
+    return Path("/dev/stdin") if text == "-" else given_path(text)
 
 
 def size_policy_value(text: str) -> str | int | Size:
@@ -147,7 +157,7 @@ def add_destination(
     parser.add_argument(
         "-o",
         "--destination",
-        type=user_path,
+        type=given_path,
         default=default,
         required=required and default is None,
         help=what,
