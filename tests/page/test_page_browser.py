@@ -244,7 +244,8 @@ CONTRASTS = """
             if (!text || !box.width || !box.height || one.matches("script, style, option"))
                 continue;
             const groundOf = (part) => values(getComputedStyle(part).backgroundColor);
-            const ground = above(one).map(groundOf).reduce((under, part) => over(part, under), [255, 255, 255]);
+            const grounds = above(one).map(groundOf);
+            const ground = grounds.reduce((under, part) => over(part, under), [255, 255, 255]);
             const style = values(getComputedStyle(one).color);
             style[3] *= above(one).reduce((all, part) => all * getComputedStyle(part).opacity, 1);
             const both = [light(over(style, ground)), light(ground)];
