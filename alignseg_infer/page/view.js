@@ -194,7 +194,7 @@
 
     chips() {
       const chip = (file) => {
-        const button = make("button", { className: "as-chip", textContent: file.name });
+        const button = make("button", { className: "as-chip", textContent: file.name, title: file.name });
         button.setAttribute("aria-pressed", this.keyOf(file) === chosen.file);
         if (file.error) button.classList.add("as-bad");
         button.onclick = () => {
@@ -349,7 +349,7 @@
         };
         const share = make("b", { textContent: one.shares.map(percent).join(" · ") });
         const row = make("label", { className: "as-class" }, box, swatchOf(one.color),
-          make("span", { textContent: one.name }), share);
+          make("span", { textContent: one.name, title: one.name }), share);
         row.dataset.name = one.name;
         return row;
       };
@@ -363,10 +363,13 @@
         };
         return button;
       };
+      const models = this.parts.map(({ facts }) => facts.model).join(" · ");
+      const whose = this.parts.length > 1
+        ? make("span", { className: "as-quiet as-whose", textContent: `shares of ${models}` }) : null;
       return make(
         "section", { className: "as-legend" },
         make("div", { className: "as-row" }, make("h3", { textContent: "Classes" }),
-          all("show all", true), all("hide all", false)),
+          all("show all", true), all("hide all", false), whose),
         make("div", { className: `as-classes${this.parts.length > 1 ? " as-wide" : ""}` }, ...present.map(entry)),
       );
     }

@@ -374,6 +374,25 @@ def test_pixels_hold_labels_and_confidence(visitor: Any, picture: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "saved"),
+    [
+        ("my street.png", "my%20street_labels.png"),
+        ("...png", ".._labels.png"),
+        ("漢" * 120 + ".png", "%E6%BC%A2" * 120 + "_labels.png"),
+        ("con.png", "con_labels.png"),
+    ],
+)
+def test_downloads_have_the_name_of_the_picture(
+    name: str, saved: str, visitor: Any, model: Model, picture: Path
+) -> None:
+    """Whatever names this system takes for files: visitors have other ones."""
+    result = visitor.results.add(model.segment(picture, name))
+    answer = visitor.get(f"/results/{result}/saved/labels")
+    assert answer.status_code == 200
+    assert saved in answer.headers["content-disposition"]
+
+
+@pytest.mark.parametrize(
     "path", ["facts", "image.png", "pixels.png", "saved/labels", "offsets", "clip.mp4"]
 )
 def test_results_that_are_no_longer_kept_are_said(visitor: Any, path: str) -> None:

@@ -170,6 +170,8 @@ def test_shares_original_offsets_and_downloads(
     share = browser.execute_script(
         SHOWN + "return shown.querySelector('[data-name=road] b').innerText"
     )
+    whose = "return shown.querySelector('.as-whose').innerText"
+    assert browser.execute_script(SHOWN + whose) == f"shares of demo · {OTHER}"
     assert share.split(" · ") == [f"{result.class_share()['road']:.0%}"] * 2
     for path in result.save(tmp_path / "street", formats=["labels", "color", "coco", "polygons"]):
         kind = path.stem.rpartition("_")[2]
