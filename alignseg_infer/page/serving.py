@@ -1,5 +1,6 @@
 """Binding the page's address, and serving it until the process is told to end."""
 
+import asyncio
 import contextlib
 import errno
 import importlib.util
@@ -25,6 +26,7 @@ MOST_PORT = 65535
 MOST_UPLOADED = 4 << 30  # bytes of all files that lie in the folder, or are on their way there
 MOST_IN_UPLOAD = (MOST_FILES * MOST_MEGABYTES + 1) << 20  # bytes of one request
 MOST_ASKED = 1 << 20  # bytes of any other request
+LONGEST_PAUSE = 30.0  # seconds in which nothing of an upload comes
 LONGEST_GOODBYE = 2  # seconds for requests that are still running
 SWITCHES = {
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -226,7 +228,7 @@ class _Guard:
         """Take an upload. If it breaks off, Gradio leaves what came until then."""
         self._coming.append(size)
         try:
-            await self._app(scope, receive, _adding_policy(send))
+            await self._app(scope, _without_pause(receive), _adding_policy(send))
         finally:
             self._coming.remove(size)
             if not self._coming:
@@ -258,6 +260,18 @@ def _up_to(limit: int, receive: Any) -> Callable[[], Any]:
         message = await receive()
         left -= len(message.get("body", b""))
         return message if left >= 0 else {"type": "http.disconnect"}
+
+    return receiving
+
+
+def _without_pause(receive: Any) -> Callable[[], Any]:
+    """Return a `receive` that hangs up if nothing comes: an upload takes room until it ends."""
+
+    async def receiving() -> Any:
+        try:
+            return await asyncio.wait_for(receive(), LONGEST_PAUSE)
+        except asyncio.TimeoutError:  # another class than TimeoutError in Python 3.10
+            return {"type": "http.disconnect"}
 
     return receiving
 

@@ -238,6 +238,26 @@ def test_uploads_at_the_same_time_count_and_leave_nothing_if_they_break_off(
     assert kept.exists()
 
 
+def test_an_upload_that_pauses_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would otherwise hold the room that it asked for."""
+    monkeypatch.setattr(serving, "LONGEST_PAUSE", 0.2)
+    got: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(60 if got else 0)
+        return {"type": "http.request", "body": b"some", "more_body": True}
+
+    async def read(scope: Any, receive: Any, send: Any) -> None:
+        while got[-1:] != ["http.disconnect"]:
+            got.append((await receive())["type"])
+
+    raw = [(name.encode(), value.encode()) for name, value in upload_of(9).items()]
+    guard = _Guard(read, tmp_path, private=True)
+    asyncio.run(guard({"type": "http", "path": UPLOAD, "headers": raw}, receive, None))
+    assert got == ["http.request", "http.disconnect"]
+    assert guard._coming == []
+
+
 def test_other_requests_are_short() -> None:
     async def read(size: int) -> str:
         async def receive() -> dict[str, Any]:

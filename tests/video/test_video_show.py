@@ -21,6 +21,8 @@ from alignseg_infer import Predictor
 from alignseg_infer.arrays import Image
 from alignseg_infer.cli import main
 from alignseg_infer.errors import DeviceError, MissingDependencyError, OptionError
+from alignseg_infer.pixels.images import encode_image
+from alignseg_infer.video import browser as browser_module
 from alignseg_infer.video import showing
 from alignseg_infer.video.browser import LONGEST_GOODBYE, BrowserDisplay
 from alignseg_infer.video.camera_source import CameraSource
@@ -256,12 +258,21 @@ def test_a_browser_that_goes_away_holds_up_nothing(display: BrowserDisplay) -> N
             assert display.show(picture((256, 256), number), None)
 
 
-def test_the_last_picture_is_seen(display: BrowserDisplay) -> None:
-    """Among others, the only one of a video that is a still."""
+def test_the_last_picture_is_seen(display: BrowserDisplay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among others, the only one of a video that is a still: the process ends after `close`."""
+    sent: list[bytes] = []
+
+    def encode_slowly(picture: Image, suffix: str) -> bytes:
+        time.sleep(0.3)
+        sent.append(encode_image(picture, suffix))
+        return sent[-1]
+
+    monkeypatch.setattr(browser_module, "encode_image", encode_slowly)
     browser = connect(display.address)
     browser.request("GET", "/stream")
     assert display.show(picture((64, 96), 1), Fraction(0))
     display.close()
+    assert len(sent) == 1
     answer = browser.getresponse()
     assert next_picture(answer) is not None
     assert next_picture(answer) is None
