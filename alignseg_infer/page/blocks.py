@@ -25,7 +25,7 @@ from alignseg_infer.page.work import (
 CAMERA = {"video": {"width": {"ideal": 1280}, "height": {"ideal": 720}}}
 STREET_SIZE = (256, 512)  # what the demo model was trained on
 TITLE = "Segment pictures and videos"
-HEAD = '<script src="./view.js"></script>'
+HEAD = f'<script src="./view.js" data-megabytes="{MOST_MEGABYTES}"></script>'
 STYLE = Path(__file__).with_name("page.css")
 FONTS = ["system-ui", "sans-serif"]  # names in quotes would be fetched from Google
 MONOSPACE = ["ui-monospace", "monospace"]
@@ -78,12 +78,32 @@ def make_blocks(page: Page) -> Any:
             actions.segment_files, files, [files, view], api_name="segment", show_progress_on=view
         )
         camera.change(actions.segment_camera, camera, view, api_visibility="private")
+        for component in (files, camera):
+            _take_uploads_only(component, page.folder)
         if has_demo:
             drawn = gr.State(FIRST_HELD_OUT)
             street.click(actions.draw_street, drawn, [drawn, view], api_visibility="private")
         blocks.unload(actions.leave)
     blocks.queue(max_size=WAITING_AT_MOST, default_concurrency_limit=2)
     return blocks
+
+
+def _take_uploads_only(component: Any, folder: Path) -> None:
+    """Let a component take what was uploaded, and no other file of this machine or of the network.
+
+    Whoever sends a request of their own may name any path or address. Gradio 6.31 refuses them only
+    where `launch` serves it, not where it is mounted in an application.
+    """
+    take = component.async_move_resource_to_block_cache
+
+    async def take_uploaded(path: str | Path | None) -> Any:
+        if path is not None and not Path(path).resolve().is_relative_to(folder.resolve()):
+            raise gr.Error(
+                "Only files that were dropped on the page are segmented.", print_exception=False
+            )
+        return await take(path)
+
+    component.async_move_resource_to_block_cache = take_uploaded
 
 
 class _Actions:

@@ -20,6 +20,7 @@ from alignseg_infer.results.saving import SavedFormat
 
 HERE = Path(__file__).parent
 OFFSETS_WIDTH = 960  # pixels of a picture of offsets
+PLAIN = "image"  # a name that every system takes, unlike those of visitors
 WHEEL = 96
 FORGOTTEN = "This result is no longer kept. Drop the file on the page once more."
 
@@ -76,12 +77,13 @@ def _saved(picture: Picture, name: str) -> Response:
     """Return what ``Segmentation.save`` writes."""
     if name not in [member.value for member in SavedFormat]:
         return Response(f"There is no format {name!r}.", 404)
-    stem = Path(picture.result.source or "image").stem
+    stem = Path(picture.result.source or PLAIN).stem
     with tempfile.TemporaryDirectory() as folder:
-        (path,) = picture.result.save(Path(folder, stem), formats=[name])
+        (path,) = picture.result.save(Path(folder, PLAIN), formats=[name])
         content = path.read_bytes()
     kinds = {".png": "image/png", ".jpg": "image/jpeg", ".json": "application/json"}
-    disposition = FileResponse(path, filename=path.name).headers["content-disposition"]
+    shown = stem + path.name.removeprefix(PLAIN)
+    disposition = FileResponse(path, filename=shown).headers["content-disposition"]
     return Response(
         content, media_type=kinds[path.suffix], headers={"Content-Disposition": disposition}
     )

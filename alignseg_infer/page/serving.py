@@ -1,5 +1,6 @@
 """Binding the page's address, and serving it until the process is told to end."""
 
+import asyncio
 import contextlib
 import errno
 import importlib.util
@@ -8,6 +9,7 @@ import logging
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,16 @@ from typing import Any
 from alignseg_infer.choices import check_kinds
 from alignseg_infer.errors import INSTALL_PAGE, MissingDependencyError, OptionError
 from alignseg_infer.files import temporary_folder
-from alignseg_infer.page.work import MOST_MEGABYTES, Model, Page
+from alignseg_infer.page.work import MOST_FILES, MOST_MEGABYTES, Model, Page
 
 logger = logging.getLogger(__name__)
 
 HOST, PORT = "127.0.0.1", 7860
 MOST_PORT = 65535
-MOST_UPLOADED = 4 << 30  # bytes of all files that lie in the folder at a time
+MOST_UPLOADED = 4 << 30  # bytes of all files that lie in the folder, or are on their way there
+MOST_IN_UPLOAD = (MOST_FILES * MOST_MEGABYTES + 1) << 20  # bytes of one request
+MOST_ASKED = 1 << 20  # bytes of any other request
+LONGEST_PAUSE = 30.0  # seconds in which nothing of an upload comes
 LONGEST_GOODBYE = 2  # seconds for requests that are still running
 SWITCHES = {
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -29,8 +34,6 @@ SWITCHES = {
     "HF_HUB_OFFLINE": "1",
     "GRADIO_SSR_MODE": "False",
 }
-# Names that browsers send for this machine; with others, a foreign page reaches it (DNS rebinding).
-OWN_NAMES = ("localhost", "127.0.0.1", "::1")
 # Nothing may come from, or go to, another machine. Gradio evaluates code and styles of its own.
 POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'self'; "
@@ -189,7 +192,7 @@ def make_app(models: Sequence[Model], folder: Path, *, private: bool) -> Any:
 
 
 class _Guard:
-    """Keeps the page to itself, and the disk from being filled.
+    """Keeps the page to itself, and the disk and the memory from being filled.
 
     Nothing of other machines may be loaded, and a private page does not answer pages of others.
 
@@ -201,6 +204,7 @@ class _Guard:
 
     def __init__(self, app: Any, folder: Path, *, private: bool) -> None:
         self._app, self._folder, self._private = app, folder, private
+        self._coming: list[int] = []  # bytes of each upload that is on its way
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request, as ASGI has it."""
@@ -208,17 +212,68 @@ class _Guard:
             await self._app(scope, receive, send)
         elif self._private and not _is_own(scope):
             await _refuse(send, 421, "This page is for the machine that serves it.")
-        elif scope["path"].endswith("/upload") and self._is_full():
+        elif not scope["path"].rstrip("/").endswith("/upload"):
+            await self._app(scope, _up_to(MOST_ASKED, receive), _adding_policy(send))
+        elif (size := _announced_size(scope)) is None:
+            await _refuse(send, 411, "An upload has to say how large it is.")
+        elif size > MOST_IN_UPLOAD:
+            reason = f"Up to {MOST_FILES} files of {MOST_MEGABYTES} MB each are taken at once."
+            await _refuse(send, 413, reason)
+        elif self._uploaded() + sum(self._coming) + size > MOST_UPLOADED:
             await _refuse(send, 507, "Too many files wait to be segmented. Try again in a minute.")
         else:
-            await self._app(scope, receive, _adding_policy(send))
+            await self._take(size, scope, receive, send)
 
-    def _is_full(self) -> bool:
+    async def _take(self, size: int, scope: Any, receive: Any, send: Any) -> None:
+        """Take an upload. If it breaks off, Gradio leaves what came until then."""
+        self._coming.append(size)
+        try:
+            await self._app(scope, _without_pause(receive), _adding_policy(send))
+        finally:
+            self._coming.remove(size)
+            if not self._coming:
+                for path in self._folder.glob(f"{tempfile.gettempprefix()}*"):
+                    with contextlib.suppress(OSError):  # among others, a folder of a video
+                        path.unlink()
+
+    def _uploaded(self) -> int:
+        """Return the bytes of what has come; what is coming lies directly in the folder."""
         sizes = 0
-        for path in self._folder.rglob("*"):
+        for path in self._folder.glob("*/**/*"):
             with contextlib.suppress(OSError):  # it was removed meanwhile
                 sizes += path.stat().st_size
-        return sizes > MOST_UPLOADED
+        return sizes
+
+
+def _announced_size(scope: Any) -> int | None:
+    """Return the bytes of a request's body; None if it does not say, or in a strange manner."""
+    announced = dict(scope["headers"]).get(b"content-length", b"")
+    return int(announced) if re.fullmatch(rb"[0-9]{1,15}", announced) else None
+
+
+def _up_to(limit: int, receive: Any) -> Callable[[], Any]:
+    """Return a `receive` that hangs up after `limit` bytes of a request's body."""
+    left = limit
+
+    async def receiving() -> Any:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        return message if left >= 0 else {"type": "http.disconnect"}
+
+    return receiving
+
+
+def _without_pause(receive: Any) -> Callable[[], Any]:
+    """Return a `receive` that hangs up if nothing comes: an upload takes room until it ends."""
+
+    async def receiving() -> Any:
+        try:
+            return await asyncio.wait_for(receive(), LONGEST_PAUSE)
+        except asyncio.TimeoutError:  # another class than TimeoutError in Python 3.10
+            return {"type": "http.disconnect"}
+
+    return receiving
 
 
 def _is_own(scope: Any) -> bool:
@@ -227,7 +282,15 @@ def _is_own(scope: Any) -> bool:
     named = [headers.get(b"host", "")]
     if b"origin" in headers:
         named.append(headers[b"origin"].partition("//")[2])
-    return all(re.sub(r":\d+$", "", name).strip("[]") in OWN_NAMES for name in named)
+    return all(_is_this_machine(re.sub(r":\d+$", "", name).strip("[]")) for name in named)
+
+
+def _is_this_machine(name: str) -> bool:
+    """Return whether a name can only be this machine; any other may lead here (DNS rebinding)."""
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
 
 
 async def _refuse(send: Any, status: int, reason: str) -> None:

@@ -12,6 +12,13 @@
   };
   const STAGES = { load: "read", preprocess: "prepare", infer: "network", postprocess: "label" };
   const KEPT = 4; // results whose pixels stay in the browser
+  const TOLD = 4; // classes that are read aloud
+  const MEGABYTES = Number(document.currentScript.dataset.megabytes); // of a file
+  const SILENT = {
+    problem: "The program that serves this page does not answer.",
+    expected: "the terminal in which it was started is still open",
+    fix: "start it again, then load this page again",
+  };
 
   // Outlives the elements, which the server replaces after each file.
   const chosen = { file: null, view: "overlay", opacity: 50, off: new Set(), field: "cab2.high" };
@@ -32,7 +39,7 @@
   const address = (result, rest) => `./results/${result}/${rest}`;
 
   const fetched = async (url) => {
-    const answer = await fetch(url);
+    const answer = await fetch(url).catch(() => { throw SILENT; });
     if (answer.ok) return answer;
     const text = await answer.text();
     let error = { problem: text, expected: "", fix: "" };
@@ -112,13 +119,20 @@
 
     // Gradio changes the attribute and removes children that it does not know: hence the shadow.
     attributeChangedCallback() {
-      this.root ??= this.attachShadow({ mode: "open" });
+      this.root ?? this.begin();
       this.files = JSON.parse(this.getAttribute("files"));
       const last = this.files.length - 1;
       const keeps = this.files.some((file) => this.keyOf(file) === chosen.file);
       if (!keeps && last >= 0) chosen.file = this.keyOf(this.files[0]);
       this.show();
       if (last >= 0 && innerWidth < 700) this.scrollIntoView({ behavior: "smooth" });
+    }
+
+    begin() {
+      this.root = this.attachShadow({ mode: "open" });
+      this.status = make("p", { className: "as-status", role: "status" });
+      this.content = make("div");
+      this.root.append(make("link", { rel: "stylesheet", href: "./view.css" }), this.status, this.content);
     }
 
     keyOf(file) {
@@ -128,9 +142,9 @@
     async show() {
       const file = this.files.find((one) => this.keyOf(one) === chosen.file);
       const body = make("div", { className: "as-body" });
-      this.root.replaceChildren(
-        make("link", { rel: "stylesheet", href: "./view.css" }),
-        ...(this.files.length > 1 ? [this.chips()] : []), body);
+      const had = this.root.activeElement;
+      this.content.replaceChildren(...(this.files.length > 1 ? [this.chips()] : []), body);
+      this.focusAgain(had);
       if (!file) body.append(this.welcome());
       else if (file.error) body.append(errorBox(file.name, file.error));
       else if (file.clips) body.append(...this.clips(file.clips));
@@ -140,10 +154,31 @@
           this.parts = await load(file.pictures);
           this.file = file;
           this.fill(body);
+          this.focusAgain(had);
+          this.status.textContent = `${file.name}: ${this.told(this.parts[0])}`;
         } catch (error) {
           body.replaceChildren(errorBox("", error.problem ? error : { problem: String(error) }));
         }
       }
+    }
+
+    // Whoever uses the keyboard stays where they are when what they pressed is drawn anew.
+    focusAgain(had) {
+      if (!had || had.isConnected || this.root.activeElement) return;
+      const nameOf = (one) => (one.closest("label") ?? one).textContent;
+      const same = [...this.root.querySelectorAll(had.tagName)].find((one) => nameOf(one) === nameOf(had));
+      same?.focus({ preventScroll: true });
+    }
+
+    // The largest classes in words, for those who do not see the picture.
+    told({ facts }) {
+      const largest = facts.classes.filter(({ share }) => share > 0)
+        .sort((one, other) => other.share - one.share).slice(0, TOLD);
+      return largest.map(({ name, share }) => `${name} ${percent(share)}`).join(", ");
+    }
+
+    refuse(name, error) {
+      this.root.querySelector(".as-body").replaceChildren(errorBox(name, error));
     }
 
     welcome() {
@@ -159,7 +194,7 @@
 
     chips() {
       const chip = (file) => {
-        const button = make("button", { className: "as-chip", textContent: file.name });
+        const button = make("button", { className: "as-chip", textContent: file.name, title: file.name });
         button.setAttribute("aria-pressed", this.keyOf(file) === chosen.file);
         if (file.error) button.classList.add("as-bad");
         button.onclick = () => {
@@ -168,7 +203,7 @@
         };
         return button;
       };
-      return make("nav", { className: "as-chips" }, ...this.files.map(chip));
+      return make("nav", { className: "as-chips", ariaLabel: "Files" }, ...this.files.map(chip));
     }
 
     clips(clips) {
@@ -186,7 +221,10 @@
       const about = `${clip.model}: ${clip.frames} frames, ${rate} per second on ${clip.backend}`;
       return make(
         "figure", { className: "as-clip" },
-        make("video", { src: url, controls: true, loop: true, muted: true, autoplay: true }),
+        make("video", {
+          src: url, controls: true, loop: true, muted: true, autoplay: true, ariaLabel: about,
+          onerror: (event) => fetched(url).catch((error) => event.target.replaceWith(errorBox("", error))),
+        }),
         make("figcaption", { textContent: [about, ...clip.notes].join(". ") }),
         make("div", { className: "as-downloads" },
           make("a", { href: url, download: "segmented.mp4", textContent: "Video (MP4)" })),
@@ -198,7 +236,10 @@
       this.tip = make("div", { className: "as-tip", hidden: true });
       this.stage = make("div", { className: "as-stage" });
       this.foot = make("div", { className: "as-foot" });
-      body.replaceChildren(this.toolbar(), this.stage, this.tip, this.foot);
+      const had = this.root.activeElement;
+      const note = this.file.note ? make("p", { className: "as-quiet", textContent: this.file.note }) : null;
+      body.replaceChildren(...[note, this.toolbar(), this.stage, this.tip, this.foot].filter(Boolean));
+      this.focusAgain(had);
       this.draw();
     }
 
@@ -215,7 +256,7 @@
       };
       const bar = make(
         "div", { className: "as-toolbar" },
-        make("div", { className: "as-views" }, ...Object.entries(VIEWS).map(button)),
+        make("div", { className: "as-views", role: "group", ariaLabel: "View" }, ...Object.entries(VIEWS).map(button)),
       );
       if (chosen.view === "overlay") {
         const shown = make("output", { textContent: `${chosen.opacity}%` });
@@ -236,6 +277,9 @@
       this.canvases = [];
       const figure = (part, kind, caption) => {
         const canvas = make("canvas", { className: `as-${kind}` });
+        canvas.role = "img";
+        canvas.ariaLabel = `${kind === "image" ? "Original" : VIEWS[chosen.view]} of ${this.file.name}` +
+          (kind === "image" ? "" : `, ${part.facts.model}: ${this.told(part)}`);
         canvas.style.maxWidth = `calc(78vh * ${part.image.width / part.image.height})`;
         this.canvases.push({ canvas, part, kind });
         canvas.onpointermove = (event) => this.point(event, canvas, part);
@@ -305,7 +349,7 @@
         };
         const share = make("b", { textContent: one.shares.map(percent).join(" · ") });
         const row = make("label", { className: "as-class" }, box, swatchOf(one.color),
-          make("span", { textContent: one.name }), share);
+          make("span", { textContent: one.name, title: one.name }), share);
         row.dataset.name = one.name;
         return row;
       };
@@ -313,14 +357,19 @@
         const button = make("button", { className: "as-link", textContent: title });
         button.onclick = () => {
           for (const one of present) chosen.off[set ? "delete" : "add"](one.name);
+          const had = this.root.activeElement;
           this.draw();
+          this.focusAgain(had);
         };
         return button;
       };
+      const models = this.parts.map(({ facts }) => facts.model).join(" · ");
+      const whose = this.parts.length > 1
+        ? make("span", { className: "as-quiet as-whose", textContent: `shares of ${models}` }) : null;
       return make(
         "section", { className: "as-legend" },
         make("div", { className: "as-row" }, make("h3", { textContent: "Classes" }),
-          all("show all", true), all("hide all", false)),
+          all("show all", true), all("hide all", false), whose),
         make("div", { className: `as-classes${this.parts.length > 1 ? " as-wide" : ""}` }, ...present.map(entry)),
       );
     }
@@ -403,4 +452,54 @@
     }
   }
   if (!customElements.get("alignseg-view")) customElements.define("alignseg-view", View);
+
+  const refuse = (name, error) => document.querySelector("alignseg-view")?.refuse(name, error);
+
+  // Gradio says "Error" and nothing else if an upload fails.
+  const plainFetch = window.fetch;
+  window.fetch = async (...asked) => {
+    const isUpload = String(asked[0]).includes("/gradio_api/upload?");
+    const answer = await plainFetch(...asked).catch((error) => {
+      if (isUpload) refuse("", SILENT);
+      throw error;
+    });
+    if (isUpload && !answer.ok) refuse("", { problem: await answer.clone().text() });
+    return answer;
+  };
+
+  // Return whether all files may be uploaded; say so before hundreds of megabytes are on their way.
+  const areSmall = (files) => {
+    const large = [...files].find(({ size }) => size > MEGABYTES << 20);
+    if (large)
+      refuse(large.name, {
+        problem: `${large.name} has ${Math.ceil(large.size / 2 ** 20)} MB`,
+        expected: `up to ${MEGABYTES} MB for each file`,
+        fix: "a smaller file, or a shorter video",
+      });
+    return !large;
+  };
+  const end = (event) => {
+    event.preventDefault();
+    event.stopImmediatePropagation();
+  };
+  const isField = (target) => target.matches?.("input[type=file]");
+  window.addEventListener("change", (event) => {
+    if (!isField(event.target) || areSmall(event.target.files)) return;
+    end(event);
+    event.target.value = "";
+  }, true);
+
+  // Wherever files are dropped, they belong to the field; a browser would leave the page to open them.
+  const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
+  window.addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
+  window.addEventListener("drop", (event) => {
+    const field = document.querySelector("input[type=file]");
+    if (!hasFiles(event) || !field) return;
+    event.preventDefault();
+    const { files } = event.dataTransfer;
+    if (!areSmall(files)) return end(event);
+    if (event.composedPath().some((one) => one.querySelector?.(":scope > input[type=file]"))) return;
+    field.files = files;
+    field.dispatchEvent(new Event("change", { bubbles: true }));
+  }, true);
 })();

@@ -17,12 +17,17 @@ from alignseg_infer.backend import Backend
 from alignseg_infer.errors import AlignSegError, ImageError, OptionError, SizeError, VideoError
 from alignseg_infer.offsets.displacement import ImageOffsets, offsets_of_image
 from alignseg_infer.page.results import Clip, Picture, Results
+from alignseg_infer.pixels.header import has_more_pictures
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import OutputKind
 
 MOST_FILES = 10  # that are dropped at once
 MOST_MEGABYTES = 256  # of a file
 GRACE = 20.0  # seconds
+FIRST_ONLY = (
+    "This file has several pictures, of which the first is shown. Save it as an MP4 video to see "
+    "them all."
+)
 
 Tell: TypeAlias = Callable[[str, int, int | None], bool]
 """Takes what is done, how much, and of how much; returns whether anybody still waits for it."""
@@ -75,12 +80,11 @@ class Page:
 
     Args:
         models: At least one; each segments everything.
-        folder: Where videos are written.
+        folder: Where uploads lie, and videos are written.
     """
 
     def __init__(self, models: Sequence[Model], folder: Path) -> None:
-        self.models, self.results = models, Results()
-        self._folder = folder
+        self.models, self.folder, self.results = models, folder, Results()
 
     def segment_file(self, path: Path, tell: Tell) -> dict[str, Any]:
         """Segment an image or a video, and return what the page shows. Its file is removed soon.
@@ -92,7 +96,8 @@ class Page:
         try:
             if (mimetypes.guess_type(path.name)[0] or "").startswith("video/"):
                 return {"name": path.name, "clips": self._segment_video(path, tell)}
-            return self.segment_image(path, path.name)
+            shown = self.segment_image(path, path.name)
+            return shown | {"note": FIRST_ONLY} if has_more_pictures(path.read_bytes()) else shown
         except AlignSegError as error:
             return {"name": path.name, "error": explain(error, path)}
         finally:
@@ -130,7 +135,7 @@ class Page:
             if left:
                 source.stop()
 
-        clip = Clip(Path(tempfile.mkdtemp(dir=self._folder), f"{path.stem}_segmented.mp4"))
+        clip = Clip(Path(tempfile.mkdtemp(dir=self.folder), f"{path.stem}_segmented.mp4"))
         try:
             summary = segment_source(model.predictor, source, clip.path, progress=show)
         except BaseException:
@@ -179,7 +184,7 @@ def explain(error: AlignSegError, path: Path | None = None) -> Mapping[str, str]
     """
     fix = error.fix
     if isinstance(error, SizeError):
-        fix = "a larger picture"
+        fix = "a picture of another size"
     elif isinstance(error, ImageError | VideoError):
         fix = "another file; JPEG and PNG pictures and MP4 videos are sure to be read"
     parts = {"problem": error.problem, "expected": error.expected, "fix": fix}

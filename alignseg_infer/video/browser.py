@@ -11,6 +11,7 @@ from alignseg_infer.video.display import Pace
 
 LOOPBACK = "127.0.0.1"
 BOUNDARY = "picture"
+LONGEST_GOODBYE = 1.0  # seconds until browsers have the last picture
 LONGEST_WAIT = 0.5  # seconds; on Windows, Ctrl-C cannot interrupt an endless wait
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>alignseg video</title>
 <meta name="viewport" content="width=device-width"><meta name="color-scheme" content="dark">
@@ -19,17 +20,18 @@ min-height:100vh;place-items:center}main{display:grid;gap:.8rem;justify-items:ce
 img{max-width:100%;max-height:85vh;border-radius:.4rem}button{font:inherit;color:#fff;border:0;
 background:#0f766e;border-radius:.4rem;padding:.5rem 1.2rem;cursor:pointer}</style>
 <main><img src="/stream" alt="The segmented video"><button>End</button></main>
-<script>document.querySelector("button").onclick = async (event) => {
-  await fetch("/end", {method: "POST"}).catch(() => 0);
-  event.target.replaceWith("The video has ended."); }
+<script>const button = document.querySelector("button"), ended = () => {
+  clearInterval(asking); button.replaceWith("The video has ended."); };
+const asking = setInterval(() => fetch("/").catch(ended), 1000);
+button.onclick = () => fetch("/end", {method: "POST"}).catch(() => 0).then(ended);
 </script></html>"""
 
 
 class BrowserDisplay:
     """A `Display` that is a page. Its button ends the video.
 
-    A video with times of its own begins when somebody looks. A browser that goes away, or is slow,
-    holds up nothing.
+    A video with times of its own begins when somebody looks, who sees it up to its last picture. A
+    browser that goes away, or is slow, holds up nothing.
 
     Raises:
         DeviceError: No port is free.
@@ -40,6 +42,7 @@ class BrowserDisplay:
         self._changed = threading.Condition()
         self._picture: Image | None = None
         self._number = 0
+        self._viewers = 0
         self._ended = threading.Event()
         self._watched = threading.Event()
         try:
@@ -70,17 +73,23 @@ class BrowserDisplay:
         self._ended.set()
         with self._changed:
             self._changed.notify_all()
+            self._changed.wait_for(lambda: self._viewers == 0, LONGEST_GOODBYE)
         self._server.shutdown()
         self._server.server_close()
 
     def _next(self, number: int) -> tuple[int, Image] | None:
         """Return the first picture after `number`, and its number; None at the end."""
         with self._changed:
-            while not self._ended.is_set():
-                if self._picture is not None and self._number > number:
-                    return self._number, self._picture
+            while self._number == number and not self._ended.is_set():
                 self._changed.wait(LONGEST_WAIT)
-        return None
+            if self._picture is None or self._number == number:
+                return None
+            return self._number, self._picture
+
+    def _count_viewer(self, change: int) -> None:
+        with self._changed:
+            self._viewers += change
+            self._changed.notify_all()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         display = self
@@ -122,18 +131,22 @@ class BrowserDisplay:
                 self.end_headers()
 
             def _send_stream(self) -> None:
-                self._begin(f"multipart/x-mixed-replace; boundary={BOUNDARY}")
+                """Send pictures. Browsers show one when they read the boundary behind it."""
+                display._count_viewer(+1)
                 display._watched.set()
                 number = 0
                 try:
+                    self._begin(f"multipart/x-mixed-replace; boundary={BOUNDARY}")
+                    self.wfile.write(f"--{BOUNDARY}\r\n".encode())
                     while (found := display._next(number)) is not None:
                         number, picture = found
                         jpeg = encode_image(picture, ".jpg")
-                        head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\n"
-                        head += f"Content-Length: {len(jpeg)}\r\n\r\n"
-                        self.wfile.write(head.encode() + jpeg + b"\r\n")
+                        head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                        self.wfile.write(head.encode() + jpeg + f"\r\n--{BOUNDARY}\r\n".encode())
                 except OSError:  # the browser went away
                     return
+                finally:
+                    display._count_viewer(-1)
 
             def log_message(self, format: str, *values: object) -> None:
                 """Print nothing."""

@@ -1,9 +1,12 @@
 """The page without a browser: its address, its results, its errors and what it hands out."""
 
+import asyncio
+import contextlib
 import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +131,10 @@ def answered(headers: dict[str, str], folder: Path, path: str = "/", private: bo
         ("localhost:1", "http://localhost:1", True, 200),
         ("localhost", None, True, 200),
         ("[::1]:7860", "http://[::1]:7860", True, 200),
+        ("127.0.1.1:7860", "http://127.0.1.1:7860", True, 200),
+        ("192.0.2.1:7860", None, True, 421),
+        ("127.0.0.1:7860", "http://192.0.2.1:7860", True, 421),
+        ("2130706433", None, True, 421),
         ("evil.example:7860", None, True, 421),
         ("127.0.0.1.evil.example", None, True, 421),
         ("", None, True, 421),
@@ -148,13 +155,118 @@ def test_pages_of_others_do_not_reach_a_private_page(
         assert b"default-src 'self'" in policy[1]
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1"])
+def test_a_private_page_answers_at_its_own_address(host: str, tmp_path: Path) -> None:
+    """Also where the name of a machine leads to 127.0.1.1, as Debian has it."""
+    try:
+        listening = bind(host, 0)
+    except OptionError as error:
+        pytest.skip(f"this machine does not have the address: {error}")
+    with listening:
+        assert is_private(listening)
+        shown = address_of(listening).removeprefix("http://").strip("/")
+    assert answered({"host": shown, "origin": f"http://{shown}"}, tmp_path)["status"] == 200
+
+
+UPLOAD = "/gradio_api/upload"
+
+
+def upload_of(size: int | str) -> dict[str, str]:
+    return {"host": "localhost", "content-length": str(size)}
+
+
 def test_uploads_do_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "MOST_UPLOADED", 1 << 20)
-    headers, path = {"host": "localhost"}, "/gradio_api/upload"
-    assert answered(headers, tmp_path, path)["status"] == 200
-    (tmp_path / "upload").write_bytes(bytes(2 << 20))
-    assert answered(headers, tmp_path, path)["status"] == 507
-    assert answered(headers, tmp_path)["status"] == 200
+    assert answered(upload_of(1 << 20), tmp_path, UPLOAD)["status"] == 200
+    assert answered(upload_of((1 << 20) + 1), tmp_path, UPLOAD)["status"] == 507
+    (tmp_path / "hash").mkdir()
+    (tmp_path / "hash" / "street.png").write_bytes(bytes(1 << 19))
+    assert answered(upload_of(1 << 18), tmp_path, UPLOAD)["status"] == 200
+    assert answered(upload_of((1 << 19) + 1), tmp_path, UPLOAD)["status"] == 507
+    assert answered({"host": "localhost"}, tmp_path)["status"] == 200
+
+
+@pytest.mark.parametrize(
+    ("size", "status"),
+    [
+        (serving.MOST_IN_UPLOAD, 200),
+        (serving.MOST_IN_UPLOAD + 1, 413),
+        ("", 411),
+        ("-1", 411),
+        ("1e3", 411),
+        ("9" * 5000, 411),
+    ],
+)
+def test_an_upload_says_its_size_which_is_limited(
+    size: int | str, status: int, tmp_path: Path
+) -> None:
+    assert answered(upload_of(size), tmp_path, UPLOAD)["status"] == status
+    assert answered(upload_of(size), tmp_path, f"{UPLOAD}/")["status"] == status
+
+
+def test_uploads_at_the_same_time_count_and_leave_nothing_if_they_break_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradio leaves what came of an upload if the browser goes away."""
+    monkeypatch.setattr(serving, "MOST_UPLOADED", 1 << 20)
+    part, kept = tmp_path / "tmpabc", tmp_path / "tmpvideo" / "video.mp4"
+    kept.parent.mkdir()
+    kept.write_bytes(b"video")
+    part.write_bytes(bytes(100))
+    happened: list[object] = []
+
+    def raw(size: int) -> list[tuple[bytes, bytes]]:
+        return [(name.encode(), value.encode()) for name, value in upload_of(size).items()]
+
+    async def note(message: dict[str, Any]) -> None:
+        happened.extend([message["status"]] if "status" in message else [])
+
+    async def break_off(scope: Any, receive: Any, send: Any) -> None:
+        happened.append("began")
+        if len(happened) == 1:
+            for size in (1 << 18, 1 << 19):  # others come meanwhile, of which the first has room
+                with contextlib.suppress(ConnectionError):
+                    await guard({**scope, "headers": raw(size)}, None, note)
+            assert part.exists()
+        raise ConnectionError
+
+    guard = _Guard(break_off, tmp_path, private=True)
+    with pytest.raises(ConnectionError):
+        asyncio.run(guard({"type": "http", "path": UPLOAD, "headers": raw(600 << 10)}, None, note))
+    assert happened == ["began", "began", 507]
+    assert not part.exists()
+    assert kept.exists()
+
+
+def test_an_upload_that_pauses_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would otherwise hold the room that it asked for."""
+    monkeypatch.setattr(serving, "LONGEST_PAUSE", 0.2)
+    got: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(60 if got else 0)
+        return {"type": "http.request", "body": b"some", "more_body": True}
+
+    async def read(scope: Any, receive: Any, send: Any) -> None:
+        while got[-1:] != ["http.disconnect"]:
+            got.append((await receive())["type"])
+
+    raw = [(name.encode(), value.encode()) for name, value in upload_of(9).items()]
+    guard = _Guard(read, tmp_path, private=True)
+    asyncio.run(guard({"type": "http", "path": UPLOAD, "headers": raw}, receive, None))
+    assert got == ["http.request", "http.disconnect"]
+    assert guard._coming == []
+
+
+def test_other_requests_are_short() -> None:
+    async def read(size: int) -> str:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": bytes(size), "more_body": False}
+
+        return str((await serving._up_to(serving.MOST_ASKED, receive)())["type"])
+
+    assert asyncio.run(read(serving.MOST_ASKED)) == "http.request"
+    assert asyncio.run(read(serving.MOST_ASKED + 1)) == "http.disconnect"
 
 
 def test_a_page_for_the_network_is_warned_of(
@@ -190,8 +302,20 @@ def test_advice_is_for_someone_who_sees_the_page_only() -> None:
     kept = OptionError("p", "e", "alignseg export-onnx CHECKPOINT -o MODEL.onnx --with-offsets")
     assert explain(kept)["fix"] == kept.fix
     assert explain(ImageError("p", "e", "file FILE"))["fix"].startswith("another file")
-    assert explain(SizeError("p", "e", "size=64"))["fix"] == "a larger picture"
+    assert explain(SizeError("p", "e", "size=64"))["fix"] == "a picture of another size"
     assert f"up to {MOST_FILES}" in too_many(11).expected
+
+
+@pytest.mark.parametrize(("count", "is_said"), [(1, False), (3, True)])
+def test_a_page_says_that_only_the_first_picture_of_a_file_is_shown(
+    count: int, is_said: bool, model: Model, tmp_path: Path
+) -> None:
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    first, *others = [pillow.new("RGB", (64, 64), (40 * one, 9, 9)) for one in range(count)]
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others)
+    shown = Page([model], tmp_path).segment_file(tmp_path / "a.gif", waiting)
+    assert ("of which the first is shown" in shown.get("note", "")) is is_said
+    assert shown["pictures"]
 
 
 def test_an_upload_is_removed_but_not_one_that_came_again(tmp_path: Path) -> None:
@@ -270,6 +394,25 @@ def test_pixels_hold_labels_and_confidence(visitor: Any, picture: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "saved"),
+    [
+        ("my street.png", "my%20street_labels.png"),
+        ("...png", ".._labels.png"),
+        ("漢" * 120 + ".png", "%E6%BC%A2" * 120 + "_labels.png"),
+        ("con.png", "con_labels.png"),
+    ],
+)
+def test_downloads_have_the_name_of_the_picture(
+    name: str, saved: str, visitor: Any, model: Model, picture: Path
+) -> None:
+    """Whatever names this system takes for files: visitors have other ones."""
+    result = visitor.results.add(model.segment(picture, name))
+    answer = visitor.get(f"/results/{result}/saved/labels")
+    assert answer.status_code == 200
+    assert saved in answer.headers["content-disposition"]
+
+
+@pytest.mark.parametrize(
     "path", ["facts", "image.png", "pixels.png", "saved/labels", "offsets", "clip.mp4"]
 )
 def test_results_that_are_no_longer_kept_are_said(visitor: Any, path: str) -> None:
@@ -292,3 +435,57 @@ def test_a_closed_socket_frees_the_port() -> None:
         port = listening.getsockname()[1]
     with socket.create_server(("127.0.0.1", port)):
         pass
+
+
+# What the page may read
+
+
+@pytest.fixture
+def page(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The whole page, asked as a browser asks it, or somebody who writes requests by hand."""
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    pytest.importorskip("httpx", reason="httpx is not installed")
+    from starlette.testclient import TestClient
+
+    for name in (*serving.SWITCHES, "GRADIO_TEMP_DIR"):
+        monkeypatch.setenv(name, "")  # set by make_app, and put back at the end
+    folder = tmp_path / "page"
+    folder.mkdir()
+    with TestClient(make_app([model], folder, private=True), "http://localhost") as client:
+        yield client
+
+
+def segmented(page: Any, path: str, function: int) -> str:
+    """What the page answers to a file that is dropped (0), or comes from the camera (1)."""
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    data = [file if function else [file]]
+    answer = page.post("/gradio_api/run/predict", json={"data": data, "fn_index": function})
+    return str(answer.text)
+
+
+def test_uploads_are_segmented_and_no_other_file_of_the_machine(
+    page: Any, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reaches the page could otherwise look at every picture of the machine."""
+    functions = [
+        dependency["targets"][0][1] for dependency in page.get("/config").json()["dependencies"]
+    ]
+    assert functions[:2] == ["upload", "change"]  # of the files and of the camera
+    (uploaded,) = page.post(UPLOAD, files={"files": picture.open("rb")}).json()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "page" / "link.png").symlink_to(picture)
+    others = [
+        str(picture),
+        picture.name,
+        f"{tmp_path}/page/../{picture.name}",
+        f"{tmp_path}/page/link.png",
+        f"file://{picture}",
+        "http://192.0.2.1/street.png",
+        "https://example.com/street.png",
+    ]
+    for function in (0, 1):
+        assert "pictures" in segmented(page, uploaded, function)
+        for other in others:
+            answer = segmented(page, other, function)
+            assert "Only files that were dropped on the page" in answer, (other, answer)
+    assert picture.exists()

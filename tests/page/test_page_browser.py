@@ -32,6 +32,7 @@ from tests.support.video_clips import Clip, write_clip
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
+OTHER = "other<img src=x onerror=window.wasRun=1>.onnx"  # a name that is no HTML
 SHOWN = "const shown = document.querySelector('alignseg-view')?.shadowRoot; "
 
 
@@ -52,7 +53,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A page with two models, which leaves nothing after a signal."""
     require_browser()
     folder = tmp_path_factory.mktemp("page")
-    other = tmp_path_factory.mktemp("models") / "other.onnx"
+    other = tmp_path_factory.mktemp("models") / OTHER
     shutil.copy(model_path("demo"), other)
     with served_page(folder, "demo", str(other)) as page:
         assert page.address, page.printed
@@ -169,6 +170,8 @@ def test_shares_original_offsets_and_downloads(
     share = browser.execute_script(
         SHOWN + "return shown.querySelector('[data-name=road] b').innerText"
     )
+    whose = "return shown.querySelector('.as-whose').innerText"
+    assert browser.execute_script(SHOWN + whose) == f"shares of demo · {OTHER}"
     assert share.split(" · ") == [f"{result.class_share()['road']:.0%}"] * 2
     for path in result.save(tmp_path / "street", formats=["labels", "color", "coco", "polygons"]):
         kind = path.stem.rpartition("_")[2]
@@ -214,6 +217,150 @@ def test_several_files_are_shown_one_by_one_and_too_many_are_refused(
     upload(browser, *paths)
     text = wait_for(browser, SHOWN + "return shown.querySelector('[role=alert]')?.innerText")
     assert "11 files were dropped at once" in text
+
+
+FOCUSED = (
+    "let at = document.activeElement; while (at.shadowRoot) at = at.shadowRoot.activeElement; "
+)
+CONTRASTS = """
+    const values = (color) => {
+        const context = new OffscreenCanvas(1, 1).getContext("2d");
+        context.fillStyle = color;
+        context.fillRect(0, 0, 1, 1);
+        return [...context.getImageData(0, 0, 1, 1).data];
+    };
+    const over = (top, under) => under.map((one, at) => one + (top[at] - one) * top[3] / 255);
+    const light = (color) => {
+        const [red, green, blue] = color.map((one) => one / 255).map(
+            (one) => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05;
+    };
+    const above = (one) => one ? [...above(one.parentElement ?? one.getRootNode().host), one] : [];
+    const found = [];
+    const look = (root) => {
+        for (const one of root.querySelectorAll("*")) {
+            if (one.shadowRoot) look(one.shadowRoot);
+            const text = [...one.childNodes].filter(({nodeType}) => nodeType === 3)
+                .map(({textContent}) => textContent.trim()).join("");
+            const box = one.getBoundingClientRect();
+            if (!text || !box.width || !box.height || one.matches("script, style, option"))
+                continue;
+            const groundOf = (part) => values(getComputedStyle(part).backgroundColor);
+            const grounds = above(one).map(groundOf);
+            const ground = grounds.reduce((under, part) => over(part, under), [255, 255, 255]);
+            const style = values(getComputedStyle(one).color);
+            style[3] *= above(one).reduce((all, part) => all * getComputedStyle(part).opacity, 1);
+            const both = [light(over(style, ground)), light(ground)];
+            found.push([Math.max(...both) / Math.min(...both), text]);
+        }
+    };
+    look(document.body);
+    return found;
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read(browser: Any, street: Path, tmp_path: Path, scheme: str) -> None:
+    """WCAG 2.2 asks for a contrast of 4.5."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.refresh()
+    show(browser, street)
+    browser.execute_script(SHOWN + "shown.querySelector('[data-name=road] input').click()")
+    time.sleep(0.5)  # until nothing is pale any more that is still being worked on
+    found = browser.execute_script(CONTRASTS)
+    (tmp_path / "notes.txt").write_text("not a picture")
+    upload(browser, tmp_path / "notes.txt")
+    wait_for(browser, SHOWN + "return shown?.querySelector('[role=alert]')")
+    time.sleep(0.5)
+    found += browser.execute_script(CONTRASTS)
+    assert {"File", "- or -", "road", "notes.txt was not segmented"} <= {text for _, text in found}
+    assert [(text, contrast) for contrast, text in found if contrast < 4.5] == []
+
+
+def test_the_keyboard_stays_where_it_is_and_pictures_are_told(browser: Any, street: Path) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    show(browser, street)
+    told = "return [...shown.querySelectorAll('canvas')].map((one) => one.ariaLabel)"
+    label, _ = browser.execute_script(SHOWN + told)
+    assert label.startswith("Overlay of street.png, demo: ")
+    status = browser.execute_script(SHOWN + "return shown.querySelector('[role=status]').innerText")
+    assert status == label.replace("Overlay of ", "").replace(", demo", "")
+    for button in (
+        "[data-view=pair]",
+        "[data-view=overlay]",
+        ".as-link:last-of-type",
+        ".as-class input",
+    ):
+        browser.execute_script(SHOWN + f"shown.querySelector('{button}').focus()")
+        ActionChains(browser).send_keys(Keys.SPACE).perform()
+        time.sleep(0.2)
+        assert browser.execute_script(FOCUSED + f"return at.matches('{button}')"), button
+    upload(browser, street)
+    wait_for(browser, SHOWN + "return shown.querySelector('.as-times')")
+
+
+def uploads_of(browser: Any) -> int:
+    """How many times the page sent files."""
+    entries = "performance.getEntriesByType('resource').map(({name}) => name)"
+    return sum("/upload?" in url for url in browser.execute_script(f"return {entries}"))
+
+
+def test_files_may_be_dropped_anywhere(browser: Any) -> None:
+    """A browser would otherwise leave the page to show the file."""
+    browser.execute_async_script("""
+        const done = arguments[0];
+        const canvas = Object.assign(document.createElement("canvas"), {width: 64, height: 64});
+        canvas.toBlob((blob) => {
+            for (const where of ["h1", ".alignseg-input button[aria-label]"]) {
+                const dataTransfer = new DataTransfer();
+                dataTransfer.items.add(new File([blob], "dropped.png", {type: "image/png"}));
+                const options = {bubbles: true, cancelable: true, dataTransfer};
+                document.querySelector(where).dispatchEvent(new DragEvent("drop", options));
+            }
+            done();
+        });
+    """)
+    wait_for(browser, SHOWN + "return shown?.querySelectorAll('canvas.as-overlay').length == 2")
+    time.sleep(0.5)
+    assert uploads_of(browser) == 2
+
+
+def test_a_file_that_is_too_large_is_said_before_it_is_sent(browser: Any, tmp_path: Path) -> None:
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate((256 << 20) + 1)
+    upload(browser, tmp_path / "large.png")
+    text = wait_for(browser, SHOWN + "return shown?.querySelector('[role=alert]')?.innerText")
+    assert "large.png has 257 MB" in text
+    assert "up to 256 MB" in text
+    assert uploads_of(browser) == 0
+
+
+def test_a_server_that_has_gone_and_a_full_one_are_said(browser: Any, street: Path) -> None:
+    show(browser, street)
+    conditions = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    browser.execute_cdp_cmd("Network.enable", {})
+    browser.execute_cdp_cmd("Network.emulateNetworkConditions", conditions)
+    alert = "return shown.querySelector('[role=alert]')?.innerText"
+    browser.execute_script(SHOWN + "shown.querySelector('[data-view=offsets]').click()")
+    assert "does not answer" in wait_for(browser, SHOWN + alert)
+    browser.execute_script(SHOWN + "shown.querySelector('[data-view=overlay]').click()")
+    assert not browser.execute_script(SHOWN + alert)
+    upload(browser, street)
+    assert "start it again" in wait_for(browser, SHOWN + alert)
+    browser.execute_cdp_cmd("Network.emulateNetworkConditions", conditions | {"offline": False})
+
+
+def test_names_are_no_html(browser: Any, street: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a&amp;<b>b<img src=x onerror=window.wasRun=2>.png"
+    shutil.copy(street, path)
+    show(browser, path)
+    assert OTHER in browser.execute_script("return document.body.innerText")
+    captions = "return [...shown.querySelectorAll('figcaption')].map((one) => one.textContent)"
+    assert browser.execute_script(SHOWN + captions) == ["demo", OTHER]
+    assert not browser.execute_script("return window.wasRun")
 
 
 def test_ten_uploads_at_once(served: Served, tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ from alignseg_infer import Predictor
 from alignseg_infer.arrays import Image
 from alignseg_infer.cli import main
 from alignseg_infer.errors import DeviceError, MissingDependencyError, OptionError
+from alignseg_infer.pixels.images import encode_image
+from alignseg_infer.video import browser as browser_module
 from alignseg_infer.video import showing
-from alignseg_infer.video.browser import BrowserDisplay
+from alignseg_infer.video.browser import LONGEST_GOODBYE, BrowserDisplay
 from alignseg_infer.video.camera_source import CameraSource
 from alignseg_infer.video.options import VideoOptions
 from alignseg_infer.video.process import segment_source
@@ -256,6 +258,39 @@ def test_a_browser_that_goes_away_holds_up_nothing(display: BrowserDisplay) -> N
             assert display.show(picture((256, 256), number), None)
 
 
+def test_the_last_picture_is_seen(display: BrowserDisplay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among others, the only one of a video that is a still: the process ends after `close`."""
+    sent: list[bytes] = []
+
+    def encode_slowly(picture: Image, suffix: str) -> bytes:
+        time.sleep(0.3)
+        sent.append(encode_image(picture, suffix))
+        return sent[-1]
+
+    monkeypatch.setattr(browser_module, "encode_image", encode_slowly)
+    browser = connect(display.address)
+    browser.request("GET", "/stream")
+    assert display.show(picture((64, 96), 1), Fraction(0))
+    display.close()
+    assert len(sent) == 1
+    answer = browser.getresponse()
+    assert next_picture(answer) is not None
+    assert next_picture(answer) is None
+    browser.close()
+
+
+def test_a_browser_that_does_not_read_does_not_hold_up_the_end(display: BrowserDisplay) -> None:
+    browser = connect(display.address)
+    browser.request("GET", "/stream")
+    for number in range(40):  # more than sockets hold
+        noise = np.random.default_rng(number).integers(0, 256, (600, 800, 3), np.uint8)
+        assert display.show(noise, Fraction(0))
+    begin = time.monotonic()
+    display.close()
+    assert time.monotonic() - begin < LONGEST_GOODBYE + 2
+    browser.close()
+
+
 def test_a_video_with_times_waits_for_someone_to_look(display: BrowserDisplay) -> None:
     shown: list[bool] = []
     work = threading.Thread(target=lambda: shown.append(display.show(picture((8, 8)), Fraction(0))))
@@ -309,6 +344,17 @@ def test_the_command_shows_a_video_in_the_browser() -> None:
         printed, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
         assert "shown: 4 frames, 0.40 s" in printed
+        browser.close()
+
+
+def test_the_command_shows_a_still(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "still.png"), picture((64, 96), 3))
+    with typed(str(tmp_path / "still.png")) as (process, page):
+        browser = connect(page)
+        browser.request("GET", "/stream")
+        assert next_picture(browser.getresponse()) is not None
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
         browser.close()
 
 
