@@ -317,10 +317,18 @@ def test_foreign_pages_get_nothing(
     assert display.show(picture((8, 8)), None)
 
 
+COMMAND = """
+import signal, sys
+from alignseg_infer.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+sys.exit(main())
+"""
+
+
 @contextlib.contextmanager
 def typed(*words: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """Run ``alignseg video demo ... --show browser``; yield the process and the page's address."""
-    command = [sys.executable, "-m", "alignseg_infer", "video", "demo", *words, "--show", "browser"]
+    command = [sys.executable, "-c", COMMAND, "video", "demo", *words, "--show", "browser"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stderr is not None
