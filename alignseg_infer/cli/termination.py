@@ -51,11 +51,14 @@ def interrupted_by_signals(arrived: list[int]) -> Iterator[None]:
     try:
         yield
     finally:
-        for timer in waiting:
-            timer.cancel()
-        for number in handled:
-            if signal.getsignal(number) == interrupt:  # otherwise it arrived; the process is ending
-                signal.signal(number, before[number])
+        try:
+            for timer in waiting:
+                timer.cancel()
+                timer.join()  # what it still sends is handled here, and does not end the process
+        finally:
+            for number in handled:
+                if signal.getsignal(number) == interrupt:  # otherwise the process is ending
+                    signal.signal(number, before[number])
 
 
 def _is_importing(frame: FrameType | None) -> bool:
