@@ -5,14 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import onnx_ir
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 
 from alignseg_infer import AlignSegError, ExportError, ModelFileError, Predictor, adopt_onnx
-from alignseg_infer.arrays import InputShape, Labels
+from alignseg_infer.arrays import Floats, InputShape, Labels
+from alignseg_infer.backends import open_backend
 from alignseg_infer.cli import main
 from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.demo import model_path
@@ -229,6 +232,35 @@ def test_what_a_tool_makes_labels_alike(
     alike = (label(changed) == label(forms(form))).mean()
     # One rounding that a tool moves changes INT8 values, and float16 changes all.
     assert alike > (0.98 if tool == "float16" else 0.99 if form == "int8" else 0.999)
+
+
+def in_openvino(model: Path, batch: Floats) -> NDArray[Any]:
+    pytest.importorskip("openvino", reason="pip install openvino")
+    return open_backend(model, runtime="openvino").infer(batch)
+
+
+def in_opencv(model: Path, batch: Floats) -> NDArray[Any]:
+    if not hasattr(cv2.dnn, "ENGINE_NEW"):
+        pytest.skip("OpenCV before 5 cannot read dynamic shapes")
+    network = cv2.dnn.readNetFromONNX(str(model), cv2.dnn.ENGINE_NEW)
+    network.setInput(batch)
+    logits: NDArray[Any] = network.forward()
+    return logits
+
+
+@pytest.mark.parametrize("runtime", [in_openvino, in_opencv])
+@pytest.mark.parametrize("form", ["native", "fp16", "int8", *all_slow("gather")])
+def test_other_runtimes_label_alike(
+    form: str, runtime: Callable[[Path, Floats], NDArray[Any]], forms: Callable[[str], Path]
+) -> None:
+    backend = open_backend(forms(form))
+    assert backend.spec.export is not None
+    size = SIZE if backend.spec.export.size else (128, 256)
+    image = preprocess(Street(7).scene(size=size).image, size, backend.spec.input)
+    batch = np.repeat(image, backend.spec.export.batch or 1, axis=0)
+    expected = backend.infer(batch).argmax(1)
+    alike = (runtime(forms(form), batch).argmax(1) == expected).mean()
+    assert alike > (0.98 if form == "int8" else 0.999)
 
 
 CONVERSIONS = [
