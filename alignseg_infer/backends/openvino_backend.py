@@ -1,6 +1,8 @@
 """Runs ``.onnx`` files on the CPU in OpenVINO. The figures here are from OpenVINO 2026.4.1."""
 
 import contextlib
+import functools
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,6 +48,17 @@ _NO_REASON = ("Exception from ", "Check '", "FrontEnd API failed")
 _REASON_LINES = 3
 
 
+@functools.cache
+def _core_of(process: int) -> openvino.Core:
+    """Return the one core of a process, which it keeps. A forked child needs another one.
+
+    OpenVINO 2026.4.1 gives the thread a stack for signal handlers when it loads its CPU plugin, and
+    gives the one from before back when it unloads it. After two cores, that one has been freed:
+    Ctrl-C then ended the process with a segmentation fault.
+    """
+    return openvino.Core()
+
+
 class OpenVinoBackend(OnnxBackend):
     """An exported ``.onnx`` file in OpenVINO. `metadata` is the metadata in the file.
 
@@ -65,7 +78,7 @@ class OpenVinoBackend(OnnxBackend):
         _require_cpu(device)
         require_runnable(path, RUNTIME)
         _require_known_opset(path)
-        self._core, self._threads = openvino.Core(), threads
+        self._core, self._threads = _core_of(os.getpid()), threads
         with _translate_errors(path):
             model = self._core.read_model(path)
         inputs = [_graph_tensor(value) for value in model.inputs]

@@ -273,6 +273,25 @@ for count in (30, 60):
     assert after - before < 150
 
 
+def test_signals_are_handled_after_two_openvino_models() -> None:
+    """OpenVINO left a freed stack for signal handlers: any signal ended the process (-11)."""
+    program = """
+import gc, signal, threading
+from alignseg_infer.backends import open_backend
+one, other = (open_backend("demo", runtime="openvino", threads=1) for _ in range(2))
+del one
+gc.collect()
+del other
+gc.collect()
+signal.signal(signal.SIGTERM, lambda number, frame: print("handled", number))
+signal.raise_signal(signal.SIGTERM)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.split()) == (0, ["handled", "15"]), done.stderr
+
+
 def test_openvino_loads_no_framework() -> None:
     code = "import sys, alignseg_infer.backends.openvino_backend; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
