@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +22,7 @@ from alignseg_infer.batch.locks import lock_shard
 from alignseg_infer.batch.manifest import read_manifest
 from alignseg_infer.batch.run import BatchSummary
 from alignseg_infer.demo import model_path
-from tests.support.batches import files_in, results_of, rows_of, write_images
+from tests.support.batches import files_in, results_of, rows_of, segment, write_images
 from tests.support.models import FakeBackend
 
 
@@ -36,12 +35,6 @@ def predictor() -> Predictor:
 def photos(tmp_path: Path) -> Path:
     write_images(tmp_path / "photos")
     return tmp_path / "photos"
-
-
-def segment(
-    predictor: Predictor | str | Path, source: Path | str, out: Path, **options: Any
-) -> BatchSummary:
-    return segment_files(predictor, source, out, **{"formats": ["labels"], **options})
 
 
 def counts_of(summary: BatchSummary) -> tuple[int, int, int]:

@@ -21,11 +21,10 @@ from alignseg_infer import (
 )
 from alignseg_infer.batch.addresses import is_address, split_chain
 from alignseg_infer.batch.manifest import SCHEMA, ManifestRow, encode_rows, read_manifest
-from alignseg_infer.batch.run import BatchSummary
 from alignseg_infer.batch.sources import find_source_images
 from alignseg_infer.batch.stores import OWN_FOLDER, Folder
 from alignseg_infer.cli import main
-from tests.support.batches import files_in, results_of, rows_of, write_images
+from tests.support.batches import files_in, results_of, rows_of, segment, write_images
 from tests.support.permissions import permissions_for_all
 
 
@@ -38,12 +37,6 @@ def predictor() -> Predictor:
 def photos(tmp_path: Path) -> Path:
     write_images(tmp_path / "photos", 3)
     return tmp_path / "photos"
-
-
-def segment(
-    predictor: Predictor, source: Path | str, out: Path | str, **options: Any
-) -> BatchSummary:
-    return segment_files(predictor, source, out, **{"formats": ["labels"], **options})
 
 
 def listed(source: Path, destination: Path | str) -> list[str]:

@@ -6,7 +6,9 @@ from typing import Any
 
 import cv2
 
+from alignseg_infer import Predictor, segment_files
 from alignseg_infer.batch.manifest import read_manifest
+from alignseg_infer.batch.run import BatchSummary
 from alignseg_infer.demo.streets import Street
 
 FORMATS = ("labels", "summary")
@@ -24,6 +26,13 @@ def write_images(folder: Path, count: int = 6, size: tuple[int, int] = (32, 64))
         cv2.imwrite(str(folder / name), image)
         names.append(name)
     return sorted(names)
+
+
+def segment(
+    predictor: Predictor | str | Path, source: Path | str, out: Path | str, **options: Any
+) -> BatchSummary:
+    """Segment images, and save their labels unless `options` say otherwise."""
+    return segment_files(predictor, source, out, **{"formats": ["labels"], **options})
 
 
 def rows_of(destination: Path | str) -> dict[str, dict[str, Any]]:
