@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--retry-failed",
         action="store_true",
-        help="also try images again that failed in an earlier run",
+        help="also try again the images that failed in an earlier run",
     )
     parser.add_argument(
         "--replace",
