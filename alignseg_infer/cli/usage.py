@@ -1,6 +1,7 @@
 """Wrong usage: says what is wrong, how the command is written, and what was probably meant."""
 
 import argparse
+import contextlib
 import re
 import shlex
 import sys
@@ -61,6 +62,11 @@ class CommandParser(argparse.ArgumentParser):
         usage = formatter.format_help().strip()
         said = f"error: {printable(problem)}\n  try: {printable(advice)}"
         self.exit(WRONG_USAGE, f"{usage} [options]\n{said}\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Ignore that help cannot be printed, as argparse itself does from Python 3.11 on."""
+        with contextlib.suppress(OSError):
+            super()._print_message(message, file)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Say which choice was probably meant, as argparse itself does from Python 3.14 on."""
