@@ -116,7 +116,7 @@ def test_a_runtime_that_ends_the_process_in_every_graph(broken: Write) -> None:
 def test_a_runtime_that_hangs_in_one_graph(broken: Write) -> None:
     change = 'if b"ArgMax" in model: import time; time.sleep(600)'
     broken("onnxruntime", WRAPPED.format(change=change))
-    answer = ask(ONNXRUNTIME, seconds=60)
+    answer = ask(ONNXRUNTIME, seconds=30)
     assert answer.results[Target.ONNXRUNTIME]["labels"].verdict is Verdict.HUNG
     assert answer.results[Target.ONNXRUNTIME]["grid-sample-16"].verdict is Verdict.RIGHT
 
