@@ -18,6 +18,7 @@ import numpy as np
 from alignseg_infer.arrays import Image, Size, plain_value
 from alignseg_infer.backends.engine_order import build_engines_with
 from alignseg_infer.choices import check_kinds, choose
+from alignseg_infer.datasets.addresses import plain_place
 from alignseg_infer.errors import INSTALL_BATCH, INSTALL_ONNX, INSTALL_RAY, OptionError
 from alignseg_infer.files import user_path
 from alignseg_infer.packages import require_packages
@@ -105,7 +106,8 @@ def export_onnx(
         fuse: With the sampler plugin, whether an alignment is one node; None for True.
         with_offsets: Whether the graph also returns the learned offset fields; None for False.
         calibration: Images to calibrate int8 with, like those the model will see: a folder, a
-            ``.txt`` list, or a video.
+            glob, a ``.txt`` list, the manifest of a batch, an address such as
+            ``"s3://bucket/photos"``, or a video.
         max_calibration_images: Maximum number of images to calibrate with, spread evenly over
             `calibration`.
         calibration_method: How to choose the range of each tensor: ``"percentile"``, ``"minmax"``
@@ -410,15 +412,16 @@ def verify(
     Args:
         model: An ``.onnx`` file or an engine.
         against: The float32 ``.onnx`` that `model` was made from, or ``demo``.
-        images: A folder, a ``.txt`` list or a video; or BGR images (H, W, 3) uint8. None for the
-            images of `dataset`, or, without one, for drawn streets, which show gross errors only.
+        images: A source of images as for `calibration` in `export_onnx`; or BGR images (H, W, 3)
+            uint8. None for the images of `dataset`, or, without one, for drawn streets, which show
+            gross errors only.
         max_images: Maximum number of images to compare labels on, spread evenly over the source.
         size: (height, width) of the network's input, or several, for an ``.onnx`` of any size.
             Engines run at the corners of their profile.
         device: Where `model` runs; None for ``"cuda"`` for an engine, else ``"cpu"``.
         dataset: Layout of a folder of labelled images, to compare mean IoU as well:
             ``"cityscapes"``, ``"ade20k"`` or ``"folder"``.
-        root: The dataset's folder.
+        root: The dataset's folder, or its address.
         split: ``"train"``, ``"val"`` or ``"test"``; None for val.
         max_pixels: The largest number of pixels of an image file; larger ones are refused.
         min_agreement: As in `export_onnx`.
@@ -443,12 +446,12 @@ def verify(
     size = plain_value(size)
     one_size = len(size) == 2 and all(isinstance(side, int) for side in size)
     options = VerificationOptions(
-        images=user_path(images) if isinstance(images, str | os.PathLike) else images,
+        images=plain_place(images) if isinstance(images, str | os.PathLike) else images,
         max_images=max_images,
         size=(size,) if one_size else tuple(size),  # type: ignore[arg-type]
         device=device,
         dataset=dataset,  # type: ignore[arg-type]  # takes strings
-        root=_path(root),
+        root=None if root is None else plain_place(root),
         split=split,
         max_pixels=max_pixels,
         min_agreement=min_agreement,

@@ -58,7 +58,7 @@ def test_calibration_takes_the_home_folder(home: Path) -> None:
     given = {"calibration": "~/a.png", "calibration_cache": "~/cache", "verification": "~/a.png"}
     recipe = recipe_for({"precision": "int8", **given})
     assert recipe.int8
-    assert (recipe.int8.source, recipe.verification) == (home / "a.png", home / "a.png")
+    assert (recipe.int8.source, recipe.verification) == (str(home / "a.png"), str(home / "a.png"))
     assert recipe.int8.calibration.cache == home / "cache"
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from alignseg_infer.batch.job import Job
-from alignseg_infer.batch.manifest import ManifestRow
-from alignseg_infer.batch.sources import SourceImage
 from alignseg_infer.batch.worker import Worker
+from alignseg_infer.datasets.manifest_rows import ManifestRow
+from alignseg_infer.datasets.sources import SourceImage
 from alignseg_infer.errors import AlignSegError, OutputError
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from alignseg_infer.batch.addresses import is_address
 from alignseg_infer.batch.job import Shard
 from alignseg_infer.batch.stores import OWN_FOLDER
 from alignseg_infer.caches import cache_folder
+from alignseg_infer.datasets.addresses import is_address
 from alignseg_infer.errors import OutputError
 from alignseg_infer.files import require_writable_folder
 

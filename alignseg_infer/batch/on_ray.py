@@ -12,11 +12,11 @@ import ray.data
 
 from alignseg_infer.backends import ENGINE_RUNNERS
 from alignseg_infer.batch.job import Job
-from alignseg_infer.batch.manifest import ManifestRow
 from alignseg_infer.batch.plan import Plan
 from alignseg_infer.batch.ray_cluster import AUTO, connected, naming_ray, require_ready
 from alignseg_infer.batch.ray_node import IMAGES, ROWS, Answer, NodeWorker
-from alignseg_infer.batch.sources import SourceImage
+from alignseg_infer.datasets.manifest_rows import ManifestRow
+from alignseg_infer.datasets.sources import SourceImage
 from alignseg_infer.demo import DEMO, model_path
 from alignseg_infer.errors import OptionError
 from alignseg_infer.spec.onnx_weights import require_weights_beside

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.batch.job import Job, Shard
-from alignseg_infer.batch.manifest import Status, manifest_text, read_rows
-from alignseg_infer.batch.sources import SourceImage
+from alignseg_infer.batch.manifest import read_rows
 from alignseg_infer.batch.stores import Store
 from alignseg_infer.batch.worker import result_stem
+from alignseg_infer.datasets.manifest_rows import Status, manifest_text
+from alignseg_infer.datasets.sources import SourceImage
 from alignseg_infer.errors import OptionError
 
 _COLUMNS = ["name", "bytes", "version", "status", "model_sha256", "settings"]

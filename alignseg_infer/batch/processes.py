@@ -12,9 +12,9 @@ from typing import Any
 
 from alignseg_infer.batch.child import Broken, Fatal, Order, Ready
 from alignseg_infer.batch.job import Job
-from alignseg_infer.batch.manifest import ManifestRow
-from alignseg_infer.batch.sources import SourceImage
 from alignseg_infer.batch.worker import failed_row, new_row
+from alignseg_infer.datasets.manifest_rows import ManifestRow
+from alignseg_infer.datasets.sources import SourceImage
 from alignseg_infer.errors import ProcessError
 from alignseg_infer.packages import command_of
 

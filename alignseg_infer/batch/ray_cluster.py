@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from alignseg_infer.batch.addresses import is_address
 from alignseg_infer.batch.job import Job
-from alignseg_infer.batch.sources import SourceImage
 from alignseg_infer.batch.stores import OWN_FOLDER
+from alignseg_infer.datasets.addresses import is_address
+from alignseg_infer.datasets.sources import SourceImage
 from alignseg_infer.errors import (
     DatasetError,
     MissingDependencyError,

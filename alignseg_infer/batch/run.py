@@ -8,18 +8,19 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from alignseg_infer.backends.opening import Opening
-from alignseg_infer.batch.addresses import is_address, plain_place
 from alignseg_infer.batch.job import Job, Saving, Shard, record_job, require_same_job
 from alignseg_infer.batch.locks import lock_shard
-from alignseg_infer.batch.manifest import ManifestRow, PartWriter, Status
+from alignseg_infer.batch.manifest import PartWriter
 from alignseg_infer.batch.plan import Plan, State, make_plan
 from alignseg_infer.batch.processes import WorkerPool
-from alignseg_infer.batch.sources import find_source_images
-from alignseg_infer.batch.stores import Folder, Store, open_store
+from alignseg_infer.batch.stores import Folder, Store, open_store, require_shared
 from alignseg_infer.batch.worker import model_hash
-from alignseg_infer.datasets.image_paths import IMAGE_ENDINGS, no_images_error
-from alignseg_infer.errors import DatasetError, OptionError
+from alignseg_infer.datasets.addresses import is_address, plain_place
+from alignseg_infer.datasets.manifest_rows import ManifestRow, Status
+from alignseg_infer.datasets.sources import find_source_images, nothing_found_error
+from alignseg_infer.errors import OptionError
 from alignseg_infer.progress import BatchProgress
+from alignseg_infer.results.saving import ENDINGS
 
 FAILURES_KEPT = 20
 
@@ -130,15 +131,16 @@ def segment_source(
     start = time.monotonic()
     _require_places(source=source, destination=destination)
     source, destination = plain_place(source), plain_place(destination)
+    require_shared(source)
     if not is_address(destination):
         destination = os.path.abspath(destination)
     job = make_job(opening, destination, saving, options)
     plan, tally = Plan(), _Tally()
     with _open_destination(job, options) as store:
-        images = find_source_images(source, destination)
+        images = find_source_images(source, destination, ENDINGS)
         plan = make_plan(images, store, job, options.shard, retry_failed=options.retry_failed)
         if not plan.listed:
-            raise _nothing_found(source)
+            raise nothing_found_error(source)
         if plan.images and not options.dry_run:
             record_job(store, job)
             writer = PartWriter(store, options.shard.file_name)
@@ -187,19 +189,6 @@ def _require_places(**places: str) -> None:
                 "a folder, or the address of a bucket",
                 f"{name}='.' for the working folder; a variable of the shell may be empty",
             )
-
-
-def _nothing_found(source: str) -> DatasetError:
-    if not is_address(source):
-        return no_images_error(
-            source, source if os.path.isdir(source) else os.path.dirname(source) or "."
-        )
-    names = "check how the names of the bucket and the folders are written"
-    return DatasetError(
-        f"{source} contains no images",
-        f"objects whose names end in {', '.join(IMAGE_ENDINGS)}",
-        f"{names}; [ in a name is [[] in a glob" if "[" in source else names,
-    )
 
 
 def _count_cpus() -> int:

@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Protocol
 
-from alignseg_infer.batch.addresses import is_address, naming_address, open_address
-from alignseg_infer.errors import OutputError
+from alignseg_infer.datasets.addresses import is_address, naming_address, open_address
+from alignseg_infer.errors import OptionError, OutputError
 from alignseg_infer.files import NO_ROOM, no_room_error, require_writable_folder
 
 MANIFEST = "manifest"  # the folder of the parts
-PART_ENDING = ".parquet"
+_OF_ONE_PROCESS = "memory://"
 OWN_FOLDER = ".alignseg-batch"  # locks, and files that are being written; hidden, so no source
 # Errors of one name only; others, such as a full disk, would meet all images.
 _OF_ONE_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR}
@@ -128,10 +128,26 @@ def _nearest_folder(path: Path) -> Path:
     return next(folder for folder in path.parents if folder.exists())
 
 
+def require_shared(address: str) -> None:
+    """Check that other processes can reach a place.
+
+    Raises:
+        OptionError: It is in the memory of this process.
+    """
+    if _OF_ONE_PROCESS in address:
+        raise OptionError(
+            f"{address} is in the memory of one process, which workers do not see",
+            "a folder, or the address of a bucket",
+            "name a folder; images go into one with "
+            "fsspec.filesystem('memory').get('/', 'FOLDER/', recursive=True)",
+        )
+
+
 class Bucket:
     """A bucket or another place with an address, which shows a file only when it is whole."""
 
     def __init__(self, address: str) -> None:
+        require_shared(address)
         self._address = address
         self._system, self._root = open_address(address)
 

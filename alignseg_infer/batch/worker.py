@@ -8,15 +8,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from alignseg_infer.batch.addresses import is_address, naming_address, open_address
 from alignseg_infer.batch.job import Job
-from alignseg_infer.batch.manifest import ManifestRow, Status
-from alignseg_infer.batch.sources import SourceImage
-from alignseg_infer.batch.stores import open_store
+from alignseg_infer.batch.stores import open_store, require_shared
+from alignseg_infer.datasets.manifest_rows import ManifestRow, Status
+from alignseg_infer.datasets.sources import SourceImage, read_image_bytes
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import ImageError, ModelFileError, OutOfMemoryError
-from alignseg_infer.files import require_file
-from alignseg_infer.pixels.encoded import decode_image, read_encoded, require_encoded
+from alignseg_infer.pixels.encoded import decode_image
 from alignseg_infer.pixels.images import OwnImage, image_from_array
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.results.failure import Failure
@@ -95,6 +93,7 @@ class Worker:
         found: OwnImage | Failure
         try:
             _require_inside(image)
+            require_shared(image.url)
             data = read_image_bytes(image, self._job.options.max_pixels)
             digest, size = hashlib.sha256(data).hexdigest(), len(data)
             pixels = decode_image(data, image.url, self._job.options.max_pixels)
@@ -142,24 +141,6 @@ class Worker:
             save_ms=1e3 * (time.perf_counter() - start),
             **{f"{stage}_ms": spent for stage, spent in asdict(times).items()},
         )
-
-
-def read_image_bytes(image: SourceImage, max_pixels: int) -> bytes:
-    """Return the bytes of an image in a file or at an address.
-
-    Raises:
-        ImageError: They cannot be read, or there are too many for `max_pixels`.
-    """
-    if not is_address(image.url):
-        require_file(Path(image.url), "an image", ImageError)  # no pipe, which may never end
-        return read_encoded(Path(image.url), max_pixels)
-    system, path = open_address(image.url)
-    with naming_address(image.url, ImageError, "read"):
-        size = image.size if image.size is not None else int(system.size(path) or 0)
-        require_encoded(image.url, b"x", size, max_pixels)  # before it is read
-        data: bytes = system.cat_file(path)
-    require_encoded(image.url, data, len(data), max_pixels)
-    return data
 
 
 def _require_inside(image: SourceImage) -> None:

@@ -6,6 +6,7 @@ its own process, which runs `alignseg_infer.benchmark.probe`.
 
 import json
 import logging
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class Footprint:
 
 
 def measure_footprint(
-    model: str | Path, images: Sequence[str | Path], options: Mapping[str, object]
+    model: str | Path, images: Sequence[str | os.PathLike[str]], options: Mapping[str, object]
 ) -> Footprint | None:
     """Load `model` in a new process, call it twice with all of `images`, and measure its memory.
 
@@ -53,7 +54,11 @@ def measure_footprint(
     """
     if not STATUS.exists():
         return None
-    task = {"model": str(model), "images": list(map(str, images)), "options": dict(options)}
+    task = {
+        "model": str(model),
+        "images": [os.fspath(image) for image in images],
+        "options": dict(options),
+    }
     done = subprocess.run(  # noqa: S603 - our own module
         command_of(PROBE),
         input=json.dumps(task),

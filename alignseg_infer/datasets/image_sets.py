@@ -1,4 +1,4 @@
-"""Images to calibrate with: from a folder, a glob, a list of files, or a video."""
+"""Images to calibrate with: from a source, as batches take it, or from a video."""
 
 import hashlib
 import logging
@@ -15,15 +15,12 @@ import cv2
 import numpy as np
 
 from alignseg_infer.arrays import Image
-from alignseg_infer.datasets.image_paths import (
-    IMAGE_ENDINGS,
-    LIST_ENDING,
-    find_images,
-    is_glob,
-    no_images_error,
-)
-from alignseg_infer.errors import AlignSegError, DatasetError, OptionError
-from alignseg_infer.files import is_folder, require_file, sha256_of, user_path
+from alignseg_infer.datasets.addresses import is_address, plain_place
+from alignseg_infer.datasets.copies import Copies, FilePath, file_of
+from alignseg_infer.datasets.image_paths import IMAGE_ENDINGS, LIST_ENDING, is_glob
+from alignseg_infer.datasets.sources import find_source_images, is_manifest, nothing_found_error
+from alignseg_infer.errors import AlignSegError, DatasetError, OptionError, OutputError
+from alignseg_infer.files import is_folder, require_file, sha256_of
 from alignseg_infer.pixels.encoded import MAX_PIXELS, require_max_pixels, require_pixels
 from alignseg_infer.pixels.images import image_from_array, read_image
 
@@ -45,13 +42,14 @@ class ImageFiles:
 
     Attributes:
         name: Description for people: "128 of 500 images in DATA".
-        paths: The files, in reading order.
+        paths: The files, in reading order. Those at addresses have copies, as long as something
+            refers to them.
         digests: A hash that identifies each image.
         max_pixels: The largest number of pixels of an image.
     """
 
     name: str
-    paths: tuple[Path, ...]
+    paths: tuple[FilePath, ...]
     digests: tuple[str, ...]
     max_pixels: int = MAX_PIXELS
 
@@ -112,16 +110,19 @@ def choose_images(
     """Choose images spread evenly over `source`, the same ones each time.
 
     Args:
-        source: A folder, a glob, a list or an image, as `image_paths.find_images` takes them; or a
-            video. Label files are left out, with a warning. Images with few colours must be less
-            than half of all images.
+        source: A folder, a glob, a list, a manifest, an image or an address, as
+            `sources.find_source_images` takes them; or a video. Of an address, only the images that
+            are chosen are fetched. Label files are left out, with a warning. Images with few
+            colours must be less than half of all images.
         max_images: Maximum number of images.
         max_pixels: The largest number of pixels of an image or a frame.
 
     Raises:
         DatasetError: There are no images, files are missing or cannot be decoded (they are listed),
-            or the video cannot be read.
-        OptionError: `max_images` or `max_pixels` is below 1.
+            or the video or the address cannot be read.
+        OptionError: `max_images` or `max_pixels` is below 1, or the address cannot be opened.
+        MissingDependencyError: The package for the address is not installed.
+        OutputError: The temporary folder has no room for copies.
     """
     require_max_pixels(max_pixels)
     if max_images < 1:
@@ -130,15 +131,17 @@ def choose_images(
             "1 or more; about 100 are enough to calibrate, and 8 to compare",
             f"a number such as {DEFAULT_MAX_IMAGES}",
         )
-    source = user_path(source)
-    if _is_video(source):
-        require_file(source, "a folder, a glob, a list of images, or a video", DatasetError)
-        return _choose_frames(source, max_images, max_pixels)
-    return _choose_files(source, list(find_images(source).paths), max_images, max_pixels)
+    place = plain_place(source)
+    if not is_address(place) and _is_video(path := Path(place)):
+        require_file(path, "a folder, a glob, a list of images, or a video", DatasetError)
+        return _choose_frames(path, max_images, max_pixels)
+    return _choose_files(place, max_images, max_pixels)
 
 
 def _is_video(source: Path) -> bool:
-    """Return whether a file, which may not exist, is neither a list nor an image."""
+    """Return whether a file, which may not exist, is no list, manifest or image."""
+    if is_manifest(source):
+        return False
     if is_folder(source, DatasetError) or (is_glob(str(source)) and not source.exists()):
         return False
     return source.suffix.lower() not in (LIST_ENDING, *IMAGE_ENDINGS)
@@ -151,11 +154,12 @@ def spread_evenly(count: int, limit: int) -> list[int]:
     return [(2 * part + 1) * count // (2 * limit) for part in range(limit)]
 
 
-def _choose_files(source: Path, paths: Sequence[Path], limit: int, max_pixels: int) -> ImageFiles:
+def _choose_files(source: str, limit: int, max_pixels: int) -> ImageFiles:
     """Choose some files and look at them."""
-    chosen = [paths[index] for index in spread_evenly(len(paths), limit)]
+    images, copies = list(find_source_images(source)), Copies(max_pixels)
+    chosen = [file_of(images[index], copies) for index in spread_evenly(len(images), limit)]
     if not chosen:
-        raise no_images_error(str(source), str(find_images(source).root))
+        raise nothing_found_error(source)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(partial(_look_at, max_pixels), chosen))
     seen = list(zip(chosen, found, strict=True))
@@ -175,11 +179,11 @@ def _choose_files(source: Path, paths: Sequence[Path], limit: int, max_pixels: i
             "frames; copy damaged images again",
         )
     used = [path for path, look in seen if look is not _Flat.LABELS]
-    name = f"{len(used)} of {len(paths)} images of {source}"
-    return ImageFiles(name, tuple(used), tuple(map(sha256_of, used)), max_pixels)
+    name = f"{len(used)} of {len(images)} images of {source}"
+    return ImageFiles(name, tuple(used), tuple(sha256_of(Path(path)) for path in used), max_pixels)
 
 
-def _warn_of(found: Sequence[Path], what: str) -> None:
+def _warn_of(found: Sequence[FilePath], what: str) -> None:
     """Name the images; a command that chooses again, to verify, says it only of other ones."""
     if found:
         names = list(map(str, found))
@@ -193,11 +197,14 @@ def _list_first(lines: Sequence[str]) -> str:
     return "".join(f"\n    {line}" for line in [*lines[:PROBLEMS_SHOWN], *more])
 
 
-def _look_at(max_pixels: int, path: Path) -> str | _Flat | None:
+def _look_at(max_pixels: int, path: FilePath) -> str | _Flat | None:
     """Return what is wrong with an image, or what it is if it has few colours, or None."""
     try:
-        require_file(path, "an image", DatasetError)  # it is read several times
+        if isinstance(path, Path):
+            require_file(path, "an image", DatasetError)  # it is read several times
         image = read_image(path, max_pixels)
+    except OutputError:  # no room for a copy of this image, nor of others
+        raise
     except AlignSegError as error:
         return error.problem if str(path) in error.problem else f"{path}: {error.problem}"
     if min(image.shape[:2]) < SMALLEST_JUDGED:

@@ -9,6 +9,8 @@ There are three layouts below a root folder. Sub-folders (cities) are part of a 
 Labels are 8-bit gray PNGs. Cityscapes is read from the labelIds that come with the dataset, not
 from labelTrainIds, which each user creates with a script, possibly with changes. ADE20K is the MIT
 Scene Parsing Benchmark, whose split ``val`` is the folder ``validation``.
+
+The root may be an address. The files that are used are then fetched when they are read first.
 """
 
 import os
@@ -25,9 +27,15 @@ from numpy.typing import NDArray
 from alignseg_infer.arrays import Image, Labels
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.choices import choose
+from alignseg_infer.datasets.addresses import is_address, plain_place, split_chain
 from alignseg_infer.datasets.class_tables import CITYSCAPES, IGNORED
-from alignseg_infer.datasets.image_paths import find_images, no_images_error
-from alignseg_infer.errors import AlignSegError, DatasetError, OptionError
+from alignseg_infer.datasets.copies import Copies, FetchedFile, FilePath
+from alignseg_infer.datasets.sources import (
+    find_at_address,
+    find_source_images,
+    nothing_found_error,
+)
+from alignseg_infer.errors import AlignSegError, DatasetError, OptionError, OutputError
 from alignseg_infer.files import find_files, is_folder, real_path
 from alignseg_infer.pixels.encoded import MAX_PIXELS, require_max_pixels
 from alignseg_infer.pixels.images import read_gray_png, read_image
@@ -58,8 +66,8 @@ class Dataset(StrEnum):
 class LabelledImage:
     """An image file and the file of its labels."""
 
-    image: Path
-    labels: Path
+    image: FilePath
+    labels: FilePath
 
 
 @dataclass(frozen=True)
@@ -69,14 +77,14 @@ class LabelledImages:
     Attributes:
         dataset: Their layout, which determines what label values mean.
         name: Description for people: "cityscapes val, first 10 of 500".
-        root: The folder in which they were found.
+        root: The folder or the address at which they were found.
         pairs: Image and label files, sorted by name.
         max_pixels: The largest number of pixels of a file.
     """
 
     dataset: Dataset
     name: str
-    root: Path
+    root: str
     pairs: tuple[LabelledImage, ...]
     max_pixels: int = MAX_PIXELS
 
@@ -91,29 +99,31 @@ class _Side:
 
 def find_labelled_images(
     dataset: Dataset,
-    root: Path,
+    root: str | Path,
     split: str | None = None,
     max_images: int | None = None,
     *,
-    images: Path | None = None,
+    images: str | Path | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> LabelledImages:
     """Find the images of `dataset` and their labels, without opening any file.
 
     Args:
         dataset: The layout.
-        root: The folder that contains the layout's folders.
+        root: The folder that contains the layout's folders, or its address.
         split: ``train``, ``val`` or ``test``; None for ``val``. A plain folder has no splits.
         max_images: Maximum number of images, the first by name; None for all.
-        images: A folder, glob, list or image as `image_paths.find_images` takes it, whose images
-            are taken only; None for all.
+        images: A source as `sources.find_source_images` takes it, whose images are taken only; None
+            for all.
         max_pixels: The largest number of pixels of a file, when it is read.
 
     Raises:
         DatasetError: A folder, a label file or an image is missing, there are no images at all, or
-            some of `images` are not in the dataset.
-        OptionError: `split`, `max_images` or `max_pixels` is invalid.
+            some of `images` are not in the dataset; or an address cannot be listed.
+        OptionError: `split`, `max_images`, `max_pixels` or an address is invalid.
+        MissingDependencyError: The package for an address is not installed.
     """
+    root = plain_place(root)
     dataset = choose(Dataset, dataset, "dataset")
     require_max_pixels(max_pixels)
     if max_images is not None and max_images < 1:
@@ -125,9 +135,10 @@ def find_labelled_images(
             "leave split= out; root= is the folder that contains images/ and labels/",
         )
     sides = _choose_sides(dataset, split or DEFAULT_SPLIT)
-    photos, labels = (_find_files(root, side, sides) for side in sides)
+    copies = Copies(max_pixels)
+    photos, labels = (_find_files(root, side, sides, copies) for side in sides)
     if images is not None:
-        photos = _choose_photos(photos, images, root / sides[0].folder)
+        photos = _choose_photos(photos, plain_place(images), _place_below(root, sides[0].folder))
         labels = {stem: labels[stem] for stem in photos if stem in labels}
     _require_partners(root, photos, labels, sides)
     stems = list(photos)[:max_images]
@@ -195,7 +206,7 @@ def require_cityscapes(classes: ClassSpec) -> None:
         )
 
 
-def read_truth(path: Path, table: LabelTable, max_pixels: int = MAX_PIXELS) -> Image:
+def read_truth(path: FilePath, table: LabelTable, max_pixels: int = MAX_PIXELS) -> Image:
     """Read the labels in the file `path` as (H, W) uint8, 255 for ignored.
 
     Args:
@@ -260,6 +271,8 @@ def _check_pair(
     try:
         truth = read_truth(pair.labels, table, max_pixels)
         image = read_image(pair.image, max_pixels)
+    except OutputError:  # no room for a copy of this file, nor of others
+        raise
     except AlignSegError as error:
         return error.problem, nothing
     if truth.shape != image.shape[:2]:
@@ -278,51 +291,87 @@ def _choose_sides(dataset: Dataset, split: str) -> tuple[_Side, _Side]:
     return _Side("images", (".png", ".jpg", ".jpeg")), _Side("labels", (".png",))
 
 
-def _find_files(root: Path, side: _Side, sides: tuple[_Side, _Side]) -> dict[str, list[Path]]:
+def _find_files(
+    root: str, side: _Side, sides: tuple[_Side, _Side], copies: Copies
+) -> dict[str, list[FilePath]]:
     """Find the files of one side, by their path below its folder without the ending."""
-    folder = root / side.folder
-    if not is_folder(folder, DatasetError):
-        raise _layout_error(root, f"{folder} is not a folder", sides)
-    files: dict[str, list[Path]] = {}
-    for path in find_files(folder, side.endings, DatasetError):
-        name = path.relative_to(folder).as_posix()
+    place = _place_below(root, side.folder)
+    found = _list_address(place, side, copies) if is_address(root) else _list_folder(place, side)
+    if found is None:
+        raise _layout_error(root, f"{place} is not a folder", sides)
+    files: dict[str, list[FilePath]] = {}
+    for name, path in found:
         ending = next(end for end in side.endings if name.lower().endswith(end.lower()))
         files.setdefault(name[: -len(ending)], []).append(path)
     return files
 
 
+def _place_below(root: str, folder: str) -> str:
+    """Return the path or the address of a folder below the root."""
+    inner, chain = split_chain(root) if is_address(root) else (root, "")
+    return f"{inner.rstrip('/')}/{folder}{chain}" if is_address(root) else str(Path(root) / folder)
+
+
+def _list_folder(folder: str, side: _Side) -> list[tuple[str, FilePath]] | None:
+    """Return the names and paths of the files in a folder; None if it is not one."""
+    path = Path(folder)
+    if not is_folder(path, DatasetError):
+        return None
+    files = find_files(path, side.endings, DatasetError)
+    return [(file.relative_to(path).as_posix(), file) for file in files]
+
+
+def _list_address(address: str, side: _Side, copies: Copies) -> list[tuple[str, FilePath]] | None:
+    """Return the names and files below an address; None if there is nothing."""
+    try:
+        files = list(find_at_address(address, side.endings))
+    except DatasetError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+    return [(file.name, FetchedFile(file, copies)) for file in files]
+
+
+def _identity_of(path: str | FilePath) -> str:
+    """Return what two names of one file have in common."""
+    text = str(path)
+    return text if is_address(text) else real_path(text)
+
+
 def _choose_photos(
-    photos: dict[str, list[Path]], source: Path, folder: Path
-) -> dict[str, list[Path]]:
+    photos: dict[str, list[FilePath]], source: str, folder: str
+) -> dict[str, list[FilePath]]:
     """Return the images of a dataset that a source names.
 
     Raises:
         DatasetError: The source has no images, or others.
     """
-    found = find_images(source)
-    wanted = {real_path(path): path for path in found.paths}
+    wanted = {_identity_of(image.url): image.url for image in find_source_images(source)}
     if not wanted:
-        raise no_images_error(str(source), str(found.root))
+        raise nothing_found_error(source)
     chosen = {
         stem: paths
         for stem, paths in photos.items()
-        if any(real_path(path) in wanted for path in paths)
+        if any(_identity_of(path) in wanted for path in paths)
     }
-    known = {real_path(path) for paths in chosen.values() for path in paths}
-    strange = [str(path) for real, path in wanted.items() if real not in known]
+    known = {_identity_of(path) for paths in chosen.values() for path in paths}
+    strange = [url for identity, url in wanted.items() if identity not in known]
     if strange:
+        fix = f"find {shlex.quote(folder)} -name '*.*' > list.txt, and keep the lines you want"
+        if is_address(folder):
+            fix = f"addresses in list.txt that begin with {folder}/"
         raise DatasetError(
             f"{len(strange)} images of {source} are not in the dataset:{_join_first(strange)}",
             f"images of the split that is scored, which are in {folder}",
-            f"find {shlex.quote(str(folder))} -name '*.*' > list.txt, and keep the lines you want",
+            fix,
         )
     return chosen
 
 
 def _require_partners(
-    root: Path,
-    images: dict[str, list[Path]],
-    labels: dict[str, list[Path]],
+    root: str,
+    images: dict[str, list[FilePath]],
+    labels: dict[str, list[FilePath]],
     sides: tuple[_Side, _Side],
 ) -> None:
     if not images and not labels:
@@ -339,12 +388,14 @@ def _require_partners(
         raise _layout_error(root, f"{len(problems)} files cannot be paired:{listed}", sides)
 
 
-def _layout_error(root: Path, problem: str, sides: tuple[_Side, _Side]) -> DatasetError:
+def _layout_error(root: str, problem: str, sides: tuple[_Side, _Side]) -> DatasetError:
     images, labels = (f"{side.folder}/**/*{' or '.join(side.endings)}" for side in sides)
+    look = f"python -c 'import fsspec; print(fsspec.open_files(\"{root}/*\"))'"
     return DatasetError(
         problem,
         f"images {images} and labels {labels} below {root}",
-        f"ls {root}; root= is the folder that contains these, dataset= and split= name them",
+        f"{look if is_address(root) else f'ls {root}'}; root= is the folder that contains these, "
+        "dataset= and split= name them",
     )
 
 

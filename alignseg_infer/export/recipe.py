@@ -9,9 +9,10 @@ from typing import Any
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.choices import choose, convert_choices
+from alignseg_infer.datasets.addresses import plain_place
 from alignseg_infer.datasets.class_tables import class_table_named
 from alignseg_infer.datasets.image_sets import choose_images
-from alignseg_infer.errors import DatasetError
+from alignseg_infer.datasets.sources import require_source
 from alignseg_infer.export.graph.options import AUTO_SAMPLER, ExportOptions
 from alignseg_infer.export.int8.options import (
     Int8Options,
@@ -20,7 +21,6 @@ from alignseg_infer.export.int8.options import (
     needs_int8,
 )
 from alignseg_infer.export.verification.options import DEFAULT_IMAGES, require_share
-from alignseg_infer.files import require_path, user_path
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.spec.model import Precision
@@ -60,7 +60,7 @@ class Recipe:
     sampler_choice: str | None = None
     checkpoint: CheckpointOptions | None = None
     int8: Int8Options | None = None
-    verification: Path | None = None
+    verification: str | Path | None = None
     max_verification_images: int = DEFAULT_IMAGES
     max_pixels: int = MAX_PIXELS
     min_agreement: float | None = None
@@ -73,10 +73,10 @@ class Recipe:
             raise needs_int8("calibration") if self.int8 else needs_calibration()
         for source in (self._calibration, self.verification):
             if source is not None:
-                require_path(source, "a folder, a list, or a video", DatasetError)
+                require_source(plain_place(source))
 
     @property
-    def _calibration(self) -> Path | None:
+    def _calibration(self) -> str | Path | None:
         return None if self.int8 is None else self.int8.source
 
     def read_verification_images(self) -> list[Image] | None:
@@ -123,7 +123,7 @@ def recipe_for(values: Mapping[str, Any]) -> Recipe:
         auto_sampler=auto_sampler,
         checkpoint=CheckpointOptions(**checkpoint) if checkpoint else None,
         int8=int8_options_for(precision, **int8),
-        verification=user_path(given["verification"]) if "verification" in given else None,
+        verification=plain_place(given["verification"]) if "verification" in given else None,
         max_verification_images=given.get("max_verification_images", DEFAULT_IMAGES),
         max_pixels=given.get("max_pixels", MAX_PIXELS),
         min_agreement=given.get("min_agreement"),

@@ -232,27 +232,28 @@ def _describe_nan(array: NDArray[Any]) -> str:
     return f" with {int(np.isnan(array).sum())} NaN"
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
+def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image:
     """Read the image file `path` as (H, W, 3) uint8 BGR, upright.
 
     Args:
-        path: The file.
+        path: The file. Messages name it by its text, which is an address if the file is a copy.
         max_pixels: The largest number of pixels; more are refused before anything is decoded.
 
     Raises:
         ImageError: The file is missing, empty or truncated, has too many pixels, or OpenCV cannot
             read it.
     """
-    return image_from_array(decode_image(read_encoded(path, max_pixels), path, max_pixels))
+    data = read_encoded(Path(path), max_pixels)
+    return image_from_array(decode_image(data, str(path), max_pixels))
 
 
-def read_gray_png(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
+def read_gray_png(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image:
     """Read the 8-bit gray PNG `path` as (H, W) uint8, without scaling its values.
 
     Raises:
         ImageError: The file is missing, empty, truncated, too large, or another kind of image.
     """
-    return decode_gray_png(read_encoded(path, max_pixels), path, max_pixels)
+    return decode_gray_png(read_encoded(Path(path), max_pixels), str(path), max_pixels)
 
 
 def encode_image(pixels: NDArray[np.uint8] | NDArray[np.uint16], suffix: str) -> bytes:

@@ -18,9 +18,9 @@ from alignseg_infer import (
     Predictor,
     segment_files,
 )
-from alignseg_infer.batch.addresses import is_address, open_address, plain_place
 from alignseg_infer.batch.manifest import read_manifest
-from alignseg_infer.batch.sources import find_source_images
+from alignseg_infer.datasets.addresses import is_address, open_address, plain_place
+from alignseg_infer.datasets.sources import find_source_images
 from tests.support.batches import rows_of, write_images
 
 pytest.importorskip("s3fs", reason="pip install s3fs")
@@ -220,7 +220,7 @@ def test_local_files_need_neither_fsspec_nor_pyarrow(tmp_path: Path) -> None:
     write_images(tmp_path / "photos", 3)
     program = (
         "import sys; sys.modules.update(dict.fromkeys(['fsspec', 'pyarrow']));"
-        "from alignseg_infer.batch.sources import find_source_images;"
+        "from alignseg_infer.datasets.sources import find_source_images;"
         f"print(len(list(find_source_images({str(tmp_path / 'photos')!r}, 'out'))));"
         "from alignseg_infer import segment_files, MissingDependencyError\n"
         "try: segment_files('demo', 'photos', 'out')\n"

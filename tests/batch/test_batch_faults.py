@@ -20,11 +20,11 @@ from alignseg_infer.batch.job import Job, Saving
 from alignseg_infer.batch.manifest import PartWriter, read_manifest
 from alignseg_infer.batch.processes import AHEAD, TRIES
 from alignseg_infer.batch.run import BatchOptions, segment_source
-from alignseg_infer.batch.sources import SourceImage
 from alignseg_infer.batch.stores import Folder
 from alignseg_infer.batch.worker import failed_row, new_row
 from alignseg_infer.cli import main
 from alignseg_infer.cli.commands.batch import _print_failures, summary_text
+from alignseg_infer.datasets.sources import SourceImage
 from tests.support.batches import files_in, results_of, rows_of, write_images
 from tests.support.waiting import PATIENCE, eventually
 

@@ -19,11 +19,13 @@ from alignseg_infer import (
     Predictor,
     segment_files,
 )
-from alignseg_infer.batch.addresses import is_address, split_chain
-from alignseg_infer.batch.manifest import SCHEMA, ManifestRow, encode_rows, read_manifest
-from alignseg_infer.batch.sources import find_source_images
+from alignseg_infer.batch.manifest import read_manifest
 from alignseg_infer.batch.stores import OWN_FOLDER, Folder
 from alignseg_infer.cli import main
+from alignseg_infer.datasets.addresses import is_address, split_chain
+from alignseg_infer.datasets.manifest_rows import SCHEMA, ManifestRow, encode_rows
+from alignseg_infer.datasets.sources import find_source_images
+from alignseg_infer.results.saving import ENDINGS
 from tests.support.batches import files_in, results_of, rows_of, segment, write_images
 from tests.support.permissions import permissions_for_all
 
@@ -40,7 +42,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def listed(source: Path, destination: Path | str) -> list[str]:
-    return [image.name for image in find_source_images(str(source), str(destination))]
+    return [image.name for image in find_source_images(str(source), str(destination), ENDINGS)]
 
 
 def row_of(name: str, source: Path | str) -> ManifestRow:

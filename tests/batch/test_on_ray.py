@@ -356,8 +356,8 @@ def test_folders_that_a_node_does_not_have(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from alignseg_infer.batch.sources import SourceImage
     from alignseg_infer.batch.stores import OWN_FOLDER
+    from alignseg_infer.datasets.sources import SourceImage
 
     write_noise(tmp_path / "photos", 2)
     job = job_of(tmp_path / "out")
@@ -378,7 +378,7 @@ def test_folders_that_a_node_does_not_have(
 def test_another_version_on_a_node_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alignseg_infer.batch.sources import SourceImage
+    from alignseg_infer.datasets.sources import SourceImage
 
     old = ray_cluster.Node("10.0.0.2", "", "0.0.1", ())
     monkeypatch.setattr(ray_cluster, "_ask", lambda nodes, paths: [old])

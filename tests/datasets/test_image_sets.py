@@ -27,7 +27,7 @@ def chosen(folder: Path, **options: Any) -> list[str]:
     images = choose_images(folder, **options)
     assert isinstance(images, ImageFiles)
     assert len(list(images.read())) == len(images.paths)
-    return [path.relative_to(folder).as_posix() for path in images.paths]
+    return [Path(path).relative_to(folder).as_posix() for path in images.paths]
 
 
 def test_linked_folders_are_searched(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_lists_as_other_tools_write_them(
     (tmp_path / name).write_bytes(end.join(lines).encode(encoding))
     images = choose_images(tmp_path / name)
     assert isinstance(images, ImageFiles)
-    assert [path.relative_to(tmp_path).as_posix() for path in images.paths] == names
+    assert [Path(path).relative_to(tmp_path).as_posix() for path in images.paths] == names
 
 
 def test_names_that_are_no_text_are_read_from_lists(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_names_that_are_no_text_are_read_from_lists(tmp_path: Path) -> None:
     for source in (tmp_path / "list.txt", tmp_path):
         images = choose_images(source)
         assert isinstance(images, ImageFiles)
-        assert [path.name for path in images.paths] == [name]
+        assert [Path(path).name for path in images.paths] == [name]
 
 
 @pytest.mark.parametrize("encoding", ["utf-32", "utf-32-le", "utf-32-be", "utf-16-le"])

@@ -65,7 +65,7 @@ def stripes(values: list[int]) -> NDArray[np.uint8]:
 
 
 def names(data: LabelledImages) -> list[tuple[str, str]]:
-    return [(pair.image.name, pair.labels.name) for pair in data.pairs]
+    return [(Path(pair.image).name, Path(pair.labels).name) for pair in data.pairs]
 
 
 def test_cityscapes(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_linked_cities_are_found(tmp_path: Path) -> None:
         deep = tmp_path / "here" / side / "val" / "more"
         deep.symlink_to(tmp_path / "disk" / side / "val")
     data = find_labelled_images(Dataset.CITYSCAPES, tmp_path / "here")
-    found = [pair.image.relative_to(tmp_path / "here/leftImg8bit/val") for pair in data.pairs]
+    found = [Path(pair.image).relative_to(tmp_path / "here/leftImg8bit/val") for pair in data.pairs]
     cities = [path.parent.as_posix() for path in found]
     linked = ["aachen", "bremen", "dresden", "more/aachen", "more/bremen", "more/cologne"]
     assert cities == linked
@@ -350,7 +350,7 @@ def test_a_source_chooses_images(source: str, tmp_path: Path) -> None:
     write(tmp_path / "labels/y/other.png", stripes([0]))
     (tmp_path / "list.txt").write_text("images/x/b.png\nimages/y/../x/a.png\n")
     data = find_labelled_images(Dataset.FOLDER, tmp_path, images=tmp_path / source)
-    assert [pair.image.stem for pair in data.pairs] == ["a", "b"]
+    assert [Path(pair.image).stem for pair in data.pairs] == ["a", "b"]
     assert data.name == f"folder, those of {tmp_path / source}"
     with pytest.raises(DatasetError, match="cannot be paired"):
         find_labelled_images(Dataset.FOLDER, tmp_path)

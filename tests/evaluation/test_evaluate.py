@@ -280,7 +280,7 @@ def test_bad_options(roads: Path, options: dict[str, Any]) -> None:
 
 def test_broken_image_is_found_before_anything_runs(roads: Path) -> None:
     data, backend = found(roads), FakeBackend()
-    path = data.pairs[-1].image
+    path = Path(data.pairs[-1].image)
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(DatasetError, match="1 of 5 labelled images"):
         evaluate({"a": Predictor(backend)}, data)

@@ -10,11 +10,11 @@ from alignseg_infer.cli.arguments.values import (
     add_min_agreement,
     choices_of,
     fixed_size,
+    given_place,
 )
 from alignseg_infer.export.graph.options import AUTO_SAMPLER
 from alignseg_infer.export.recipe import Recipe, recipe_for
 from alignseg_infer.export.verification.options import DEFAULT_IMAGES
-from alignseg_infer.files import user_path
 from alignseg_infer.spec.model import (
     DEFAULT_OPSET,
     OPSETS,
@@ -53,7 +53,7 @@ def _add_precision_arguments(parser: argparse.ArgumentParser) -> None:
     add_quantization_arguments(parser)
     parser.add_argument(
         "--verification",
-        type=user_path,
+        type=given_place,
         metavar="SOURCE",
         help=f"images to compare labels on: {IMAGES_HELP} (default: those of --calibration if "
         "given, else drawn streets, which show gross errors only)",

@@ -8,6 +8,7 @@ from alignseg_infer.cli.arguments.values import (
     SIZE_HELP,
     add_max_pixels,
     choices_of,
+    given_place,
     size_policy_value,
 )
 from alignseg_infer.datasets.image_sets import DEFAULT_MAX_IMAGES
@@ -50,7 +51,7 @@ def add_calibration_arguments(
     """
     group.add_argument(
         "--calibration",
-        type=user_path,
+        type=given_place,
         metavar="SOURCE",
         required=required,
         help=f"{images}: {IMAGES_HELP}",

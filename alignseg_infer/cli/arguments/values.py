@@ -7,6 +7,7 @@ from pathlib import Path
 
 from alignseg_infer.arrays import InputShape, Size
 from alignseg_infer.backports import StrEnum
+from alignseg_infer.datasets.addresses import is_address, local_path, plain_place
 from alignseg_infer.files import user_path
 from alignseg_infer.pixels.encoded import MAX_PIXELS
 
@@ -20,10 +21,13 @@ MODEL_HELP = (
     "model to run: an .onnx file, an engine (.engine, .plan, .trt), a checkpoint (.pth, .pt, "
     ".safetensors), or demo for the model that comes with the package"
 )
-IMAGES_HELP = "a folder and its subfolders, a .txt list of paths, an image, or a video"
+IMAGES_HELP = (
+    "a folder and its subfolders, a glob, a .txt list of paths or addresses, the manifest of a "
+    "batch, an address such as s3://bucket/photos, an image, or a video"
+)
 THREADS_HELP = "number of CPU threads (default: chosen by the runtime)"
 DATASET_HELP = "layout of the dataset's folder"
-ROOT_HELP = "folder of the dataset"
+ROOT_HELP = "folder of the dataset, or an address such as s3://bucket/streets"
 SPLIT_HELP = "split to use: train, val or test; the layout folder has no splits (default: val)"
 
 
@@ -50,6 +54,11 @@ def given_path(text: str) -> Path:
             "shell has a value"
         )
     return user_path(text)
+
+
+def given_place(text: str) -> str:
+    """Parse the path or the address of images. An empty one is refused, as by `given_path`."""
+    return plain_place(text) if is_address(text) else str(given_path(local_path(text)))
 
 
 def image_path(text: str) -> Path:

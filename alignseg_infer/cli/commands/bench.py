@@ -19,10 +19,11 @@ from alignseg_infer.cli.arguments.inference import (
     names_of,
     predictor_options,
 )
-from alignseg_infer.cli.arguments.values import IMAGES_HELP, add_destination
+from alignseg_infer.cli.arguments.values import IMAGES_HELP, add_destination, given_place
 from alignseg_infer.cli.reports import write_report
 from alignseg_infer.cli.streams import print_message, print_report
 from alignseg_infer.cli.termination import EXIT_INTERRUPTED
+from alignseg_infer.datasets.copies import FilePath
 from alignseg_infer.datasets.image_sets import ImageFiles, choose_images
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.errors import INSTALL_BENCH, OptionError
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--images",
-        type=user_path,
+        type=given_place,
         metavar="SOURCE",
         help=f"images to time with: {IMAGES_HELP}, whose frames are first written as PNG (default: "
         "drawn streets of the network's size, as PNG)",
@@ -196,7 +197,7 @@ def _split_runtime(model: Path, arguments: argparse.Namespace) -> tuple[Path, di
 
 def _prepare_images(
     arguments: argparse.Namespace, first: Predictor, folder: Path
-) -> tuple[str, list[Path]]:
+) -> tuple[str, list[FilePath]]:
     """Find or write the images to measure with, and return their description and paths.
 
     Args:
@@ -209,20 +210,21 @@ def _prepare_images(
     if arguments.images:
         return _choose_files(arguments.images, arguments.max_images, arguments.max_pixels, folder)
     size, count = _choose_street_size(arguments.size, first), arguments.max_images
-    streets = [files.image for files in write_streets(folder, FIRST_HELD_OUT, count, size)]
+    written = write_streets(folder, FIRST_HELD_OUT, count, size)
+    streets: list[FilePath] = [files.image for files in written]
     return f"{count} drawn streets of {size[0]}x{size[1]}, PNG", streets
 
 
 def _choose_files(
-    source: Path, max_images: int, max_pixels: int, folder: Path
-) -> tuple[str, list[Path]]:
+    source: str, max_images: int, max_pixels: int, folder: Path
+) -> tuple[str, list[FilePath]]:
     images = choose_images(source, max_images, max_pixels)
     if isinstance(images, ImageFiles):
         return images.name, list(images.paths)
     paths = [folder / f"{number}.png" for number in images.frames]
     for path, pixels in zip(paths, images.read(), strict=True):
         write_image(path, pixels)
-    return f"{images.name}, as PNG", paths
+    return f"{images.name}, as PNG", [*paths]
 
 
 def _choose_street_size(size: str | int | Size | None, first: Predictor) -> Size:
@@ -250,7 +252,7 @@ def _add_footprints(
     report: BenchmarkReport,
     arguments: argparse.Namespace,
     names: dict[str, Path],
-    images: Sequence[Path],
+    images: Sequence[FilePath],
 ) -> BenchmarkReport:
     """Add the memory that each model and batch takes; after Ctrl-C, add what was measured."""
     try:

@@ -14,6 +14,7 @@ from alignseg_infer.cli.arguments.values import (
     SPLIT_HELP,
     add_destination,
     choices_of,
+    given_place,
 )
 from alignseg_infer.cli.reports import write_report
 from alignseg_infer.cli.streams import print_message, print_report
@@ -37,14 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="models to score: .onnx files, engines, checkpoints, or demo",
     )
     parser.add_argument("--dataset", choices=choices_of(Dataset), required=True, help=DATASET_HELP)
-    parser.add_argument("--root", type=user_path, required=True, metavar="FOLDER", help=ROOT_HELP)
+    parser.add_argument("--root", type=given_place, required=True, metavar="FOLDER", help=ROOT_HELP)
     parser.add_argument("--split", help=SPLIT_HELP)
     parser.add_argument(
         "--images",
-        type=user_path,
+        type=given_place,
         metavar="SOURCE",
-        help="use only these images of the dataset: a folder, a glob or a .txt list of paths "
-        "(default: all)",
+        help="use only these images of the dataset: a folder, a glob, a .txt list of paths or "
+        "addresses, or an address (default: all)",
     )
     parser.add_argument(
         "--max-images", type=int, metavar="N", help="use only the first N images (default: all)"

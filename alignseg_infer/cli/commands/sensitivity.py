@@ -13,6 +13,7 @@ from alignseg_infer.cli.arguments.values import (
     THREADS_HELP,
     add_destination,
     choices_of,
+    given_place,
 )
 from alignseg_infer.cli.reports import write_report
 from alignseg_infer.cli.streams import print_report
@@ -58,7 +59,7 @@ def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
         "dataset options", "labelled images to compare on, as for alignseg eval"
     )
     group.add_argument("--dataset", choices=choices_of(Dataset), help=DATASET_HELP)
-    group.add_argument("--root", type=user_path, metavar="FOLDER", help=ROOT_HELP)
+    group.add_argument("--root", type=given_place, metavar="FOLDER", help=ROOT_HELP)
     group.add_argument("--split", help=SPLIT_HELP)
     group.add_argument(
         "--max-images",

@@ -12,6 +12,7 @@ from alignseg_infer.cli.arguments.values import (
     add_min_agreement,
     choices_of,
     fixed_size,
+    given_place,
 )
 from alignseg_infer.cli.streams import print_message
 from alignseg_infer.datasets.labelled import Dataset
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--images",
-        type=user_path,
+        type=given_place,
         metavar="SOURCE",
         help=f"images to compare labels on: {IMAGES_HELP} (default: those of --dataset if given, "
         "else drawn streets, which show gross errors only)",
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_min_agreement(parser)
     labels = parser.add_argument_group("dataset options", "labelled images to compare mean IoU on")
     labels.add_argument("--dataset", choices=choices_of(Dataset), help=DATASET_HELP)
-    labels.add_argument("--root", type=user_path, metavar="FOLDER", help=ROOT_HELP)
+    labels.add_argument("--root", type=given_place, metavar="FOLDER", help=ROOT_HELP)
     labels.add_argument("--split", help=SPLIT_HELP)
     add_max_pixels(parser)
 

@@ -14,6 +14,7 @@ import onnx_ir
 
 from alignseg_infer.arrays import Labels, Size
 from alignseg_infer.datasets.class_tables import class_table
+from alignseg_infer.datasets.copies import FilePath
 from alignseg_infer.datasets.image_sets import CalibrationImages, ImageFiles
 from alignseg_infer.datasets.labelled import (
     Dataset,
@@ -85,7 +86,7 @@ class EffectMeter:
         with runnable_onnx(model) as file:
             predictor = self._open_predictor(file)
         self._classes = len(predictor.spec.classes.names)
-        self._truths: tuple[Path, ...] = ()
+        self._truths: tuple[FilePath, ...] = ()
         if labelled:
             self._table = _read_label_table(labelled, self._classes)
             self._max_pixels = labelled.max_pixels

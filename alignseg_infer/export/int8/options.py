@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alignseg_infer.arrays import Size
 from alignseg_infer.choices import choose, convert_choices
+from alignseg_infer.datasets.addresses import plain_place
 from alignseg_infer.datasets.image_sets import DEFAULT_MAX_IMAGES
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.int8.histograms import DEFAULT_METHOD, CalibrationMethod
@@ -65,7 +66,7 @@ class Int8Options:
         OptionError: The budget is negative.
     """
 
-    source: Path
+    source: str | Path
     max_images: int = DEFAULT_MAX_IMAGES
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
@@ -114,7 +115,7 @@ def int8_options_for(
     if calibration is None:
         raise needs_calibration()
     return Int8Options(
-        source=user_path(calibration),
+        source=plain_place(calibration),
         max_images=max_calibration_images,
         calibration=CalibrationOptions(
             method=choose(CalibrationMethod, calibration_method, "calibration_method"),

@@ -30,7 +30,7 @@ class VerificationOptions:
     """The images, sizes and device with which a model is compared with its reference.
 
     Attributes:
-        images: A folder, a ``.txt`` list or a video; or BGR images (H, W, 3) uint8. None for the
+        images: A source, as `choose_images` takes it; or BGR images (H, W, 3) uint8. None for the
             images of the dataset, or, without one, for drawn streets, which show gross errors only.
         max_images: Maximum number of images to compare labels on, spread evenly over the source;
             images in memory are all used.
@@ -38,7 +38,7 @@ class VerificationOptions:
             run at the corners of their profile.
         device: Where the model runs; None for ``cuda`` for an engine, else ``cpu``.
         dataset: Layout of a folder of labelled images, to compare mean IoU as well.
-        root: The dataset's folder.
+        root: The dataset's folder, or its address.
         split: ``train``, ``val`` or ``test``; None for ``val``. The layout ``folder`` has none.
         max_pixels: The largest number of pixels of an image file.
         min_agreement: Share of pixels that must get the same label, 0..1; None for 0.999 (fp32),
@@ -48,12 +48,12 @@ class VerificationOptions:
         OptionError: A value cannot be used, or needs another one.
     """
 
-    images: Path | Sequence[Image] | None = None
+    images: str | Path | Sequence[Image] | None = None
     max_images: int = DEFAULT_IMAGES
     size: tuple[Size, ...] = ()
     device: str | None = None
     dataset: Dataset | None = None
-    root: Path | None = None
+    root: str | Path | None = None
     split: str | None = None
     max_pixels: int = MAX_PIXELS
     min_agreement: float | None = None
@@ -77,7 +77,7 @@ class VerificationOptions:
 
     def read_images(self, data: LabelledImages | None) -> Sequence[Image] | None:
         """Read the images to compare labels on; None for drawn streets."""
-        if isinstance(self.images, Path):
+        if isinstance(self.images, str | Path):
             return list(choose_images(self.images, self.max_images, self.max_pixels).read())
         if self.images is None and data is not None:
             chosen = spread_evenly(len(data.pairs), self.max_images)

@@ -1,6 +1,7 @@
 """Places with an address, such as ``s3://bucket/folder``, opened through fsspec."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 _ADDRESS = re.compile("(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)(::|://)", re.DOTALL)
 _LOCAL = ("file://", "local://")
-_OF_ONE_PROCESS = "memory://"
 
 
 def is_address(place: str) -> bool:
@@ -26,8 +26,16 @@ def is_address(place: str) -> bool:
     return _ADDRESS.match(place) is not None and not place.startswith(_LOCAL)
 
 
-def plain_place(place: str) -> str:
-    """Return a place without a slash at its end, and the path of one whose address is local."""
+def plain_place(place: str | os.PathLike[str]) -> str:
+    """Return a place without a slash at its end, and the path of one whose address is local.
+
+    A path object always names a file or a folder.
+
+    Raises:
+        OptionError: It is neither text nor a path.
+    """
+    if not isinstance(place, str):
+        return str(user_path(place))
     if is_address(place):
         return place.rstrip("/")
     return str(user_path(local_path(place)))
@@ -55,15 +63,8 @@ def open_address(address: str) -> tuple["fsspec.AbstractFileSystem", str]:
 
     Raises:
         MissingDependencyError: The package for addresses of this kind is not installed.
-        OptionError: There are no addresses of this kind, or other processes cannot reach it.
+        OptionError: There are no addresses of this kind.
     """
-    if _OF_ONE_PROCESS in address:
-        raise OptionError(
-            f"{address} is in the memory of one process, which workers do not see",
-            "a folder, or the address of a bucket",
-            "name a folder; images go into one with "
-            "fsspec.filesystem('memory').get('/', 'FOLDER/', recursive=True)",
-        )
     try:
         import fsspec.core
     except ImportError as error:

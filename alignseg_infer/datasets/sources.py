@@ -5,30 +5,31 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from alignseg_infer.batch.addresses import (
+from alignseg_infer.datasets.addresses import (
     is_address,
     local_path,
     naming_address,
     open_address,
     split_chain,
 )
-from alignseg_infer.batch.stores import PART_ENDING
 from alignseg_infer.datasets.image_paths import (
     IMAGE_ENDINGS,
     LIST_ENDING,
     find_images,
     is_glob,
     matches,
+    no_images_error,
     read_list,
     split_glob,
 )
-from alignseg_infer.errors import DatasetError, OptionError
-from alignseg_infer.files import real_path
-from alignseg_infer.results.saving import ENDINGS
+from alignseg_infer.errors import DatasetError, ImageError, OptionError
+from alignseg_infer.files import is_folder, real_path, require_file, require_path
+from alignseg_infer.pixels.encoded import read_encoded, require_encoded
 
 if TYPE_CHECKING:
     import fsspec
 
+PART_ENDING = ".parquet"
 # What file systems call that which changes with a file's content, the best first.
 _VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "updated", "last_modified")
 
@@ -49,15 +50,17 @@ class SourceImage(NamedTuple):
     version: str
 
 
-def find_source_images(source: str, destination: str) -> Iterator[SourceImage]:
+def find_source_images(
+    source: str, destination: str = "", result_endings: tuple[str, ...] = ()
+) -> Iterator[SourceImage]:
     """Find the images of a source, in the same order each time.
-
-    Results are no images: what lies in the destination is left out.
 
     Args:
         source: As `find_images` takes it, with addresses in lists; a manifest, as a ``.parquet``
             file or a folder of them; or an address of a folder, a glob or one image.
-        destination: The folder or the address for results.
+        destination: The folder or the address for results, which is not searched; empty for none.
+        result_endings: How names of results end, which are left out of lists if they lie in the
+            destination.
 
     Raises:
         DatasetError: The source cannot be read or listed.
@@ -67,23 +70,55 @@ def find_source_images(source: str, destination: str) -> Iterator[SourceImage]:
     if is_address(source):
         return _find_in_bucket(source, destination)
     path = Path(source)
-    if path.suffix == PART_ENDING or _is_manifest(path):
-        return _leave_out_results(_find_in_manifest(path), source, destination)
-    if path.suffix.lower() == LIST_ENDING and path.is_file():
-        return _leave_out_results(_find_in_list(path), source, destination)
-    return _find_in_folder(path, destination)
+    if is_manifest(path):
+        named = _find_in_manifest(path)
+    elif path.suffix.lower() == LIST_ENDING and os.path.isfile(path):
+        named = _find_in_list(path)
+    else:
+        return _find_in_folder(path, destination)
+    return _leave_out_results(named, source, destination, result_endings) if destination else named
 
 
-def _is_manifest(path: Path) -> bool:
-    """Return whether a folder holds parts; one with images or folders is a source of images."""
-    if not path.is_dir() or not any(path.glob(f"*{PART_ENDING}")):
+def require_source(source: str) -> None:
+    """Check that a source may exist, without a request to a bucket.
+
+    Raises:
+        DatasetError: There is no such file or folder.
+        OptionError, MissingDependencyError: Its address cannot be opened.
+    """
+    if is_address(source):
+        open_address(source)
+    elif not is_glob(source):
+        require_path(Path(source), "a folder, a list, or a video", DatasetError)
+
+
+def nothing_found_error(source: str) -> DatasetError:
+    """Return the error about a source, or an address, without images."""
+    if not is_address(source):
+        return no_images_error(source, str(find_images(Path(source)).root))
+    names = "check how the names of the bucket and the folders are written"
+    return DatasetError(
+        f"{source} contains no images",
+        f"objects whose names end in {', '.join(IMAGE_ENDINGS)}",
+        f"{names}; [ in a name is [[] in a glob" if "[" in source else names,
+    )
+
+
+def is_manifest(path: Path) -> bool:
+    """Return whether a path is a part of a manifest, or a folder of parts.
+
+    A folder with images or other folders is a source of images.
+    """
+    if path.suffix == PART_ENDING:
+        return True
+    if not is_folder(path, DatasetError) or not any(path.glob(f"*{PART_ENDING}")):
         return False
     inside = path.glob("[!.]*")
     return not any(each.name.lower().endswith(IMAGE_ENDINGS) or each.is_dir() for each in inside)
 
 
 def _find_in_folder(source: Path, destination: str) -> Iterator[SourceImage]:
-    results = "" if is_address(destination) else real_path(destination)
+    results = real_path(destination) if destination and not is_address(destination) else ""
     found = find_images(source, lambda folder: real_path(folder) != results)
     root = os.path.abspath(found.root)
     if results and Path(real_path(root)).is_relative_to(results) and not source.is_file():
@@ -100,7 +135,7 @@ def _inside_error(source: str, destination: str) -> OptionError:
 
 
 def _leave_out_results(
-    images: Iterable[SourceImage], source: str, destination: str
+    images: Iterable[SourceImage], source: str, destination: str, endings: tuple[str, ...]
 ) -> Iterator[SourceImage]:
     """Leave out results of earlier runs, which lie in the destination.
 
@@ -114,11 +149,12 @@ def _leave_out_results(
     for image in images:
         if not image.url.startswith(results):
             yield image
-        elif not image.url.endswith(ENDINGS):
+        elif not image.url.endswith(endings):
             raise _inside_error(source, destination)
 
 
 def _find_in_list(source: Path) -> Iterator[SourceImage]:
+    require_file(source, "a list of images", DatasetError)
     root = os.path.abspath(source.parent)
     for line in read_list(source):
         if is_address(line):
@@ -145,7 +181,7 @@ def _with_status(name: str, path: str) -> SourceImage:
 
 
 def _find_in_manifest(source: Path) -> Iterator[SourceImage]:
-    from alignseg_infer.batch.manifest import file_text, read_parts
+    from alignseg_infer.datasets.manifest_rows import file_text, read_parts
 
     paths = sorted(source.glob(f"*{PART_ENDING}")) if source.is_dir() else [source]
     try:
@@ -170,7 +206,7 @@ def _find_in_bucket(source: str, destination: str) -> Iterator[SourceImage]:
     scheme, _, place = inner.partition("://")
     start, pattern = split_glob(place) if is_glob(place) else (place, [])
     address = f"{scheme}://{start}{chain}"
-    system, root = open_address(address)
+    root = open_address(address)[1]
     is_same_system = destination.startswith(f"{scheme}://") and destination.endswith(chain)
     results = open_address(destination)[1] if is_same_system else None
     if results and f"{root}/".startswith(f"{results}/"):
@@ -180,17 +216,42 @@ def _find_in_bucket(source: str, destination: str) -> Iterator[SourceImage]:
         parts = path[len(root) :].strip("/").split("/")
         return path != results and (not pattern or matches(parts, pattern, as_folder=True))
 
+    for image in find_at_address(address, IMAGE_ENDINGS, enters):
+        if not pattern or matches(image.name.split("/"), pattern):
+            yield image
+
+
+def find_at_address(
+    address: str, endings: tuple[str, ...], enters: Callable[[str], bool] = lambda path: True
+) -> Iterator[SourceImage]:
+    """Find the files below an address, in the order of their paths, except for hidden ones.
+
+    Args:
+        address: Of a folder or of one file.
+        endings: How the names of the files end, in any case.
+        enters: Returns whether a folder, by its path in the file system, is searched, too.
+
+    Raises:
+        DatasetError: The address cannot be listed.
+        OptionError, MissingDependencyError: It cannot be opened.
+    """
+    inner, chain = split_chain(address)
+    scheme = inner.partition("://")[0]
+    system, root = open_address(address)
+    lower = tuple(ending.lower() for ending in endings)
     with naming_address(address, DatasetError, "listed"):
-        for facts in _walk(system, root, enters):
+        for facts in _walk(system, root, lower, enters):
             path = str(facts["name"])
             name = path[len(root) :].strip("/") or path.rpartition("/")[2]
-            if not pattern or matches(name.split("/"), pattern):
-                url = f"{scheme}://{path.lstrip('/')}{chain}"
-                yield SourceImage(name, url, facts.get("size"), _version_of(facts))
+            url = f"{scheme}://{path.lstrip('/')}{chain}"
+            yield SourceImage(name, url, facts.get("size"), _version_of(facts))
 
 
 def _walk(
-    system: "fsspec.AbstractFileSystem", root: str, enters: Callable[[str], bool]
+    system: "fsspec.AbstractFileSystem",
+    root: str,
+    endings: tuple[str, ...],
+    enters: Callable[[str], bool],
 ) -> Iterator[dict[str, Any]]:
     """List a folder of a bucket and those in it, in the order of their paths."""
     waiting: list[dict[str, Any]] = [{"name": root, "type": "directory"}]
@@ -200,24 +261,43 @@ def _walk(
         if facts["type"] != "directory":
             yield facts
             continue
+        inside = sorted(_list(system, place, endings), key=lambda each: each["name"], reverse=True)
         waiting += [
-            each
-            for each in sorted(_listed(system, place), key=lambda each: each["name"], reverse=True)
-            if each["type"] != "directory" or enters(str(each["name"]))
+            each for each in inside if each["type"] != "directory" or enters(str(each["name"]))
         ]
 
 
-def _listed(system: "fsspec.AbstractFileSystem", place: str) -> Iterable[dict[str, Any]]:
+def _list(
+    system: "fsspec.AbstractFileSystem", place: str, endings: tuple[str, ...]
+) -> Iterable[dict[str, Any]]:
     for facts in system.ls(place, detail=True):
         name = str(facts["name"]).rstrip("/")
         is_folder = facts["type"] == "directory"
         if is_folder and name == place.rstrip("/"):  # the mark of an empty folder
             continue
         hidden = name.rpartition("/")[2].startswith(".")
-        if not hidden and (is_folder or name.lower().endswith(IMAGE_ENDINGS)):
+        if not hidden and (is_folder or name.lower().endswith(endings)):
             yield {**facts, "name": name}
 
 
 def _version_of(facts: dict[str, Any]) -> str:
     found = next((facts[name] for name in _VERSIONS if facts.get(name)), "")
     return str(found).strip('"')
+
+
+def read_image_bytes(image: SourceImage, max_pixels: int) -> bytes:
+    """Return the bytes of an image in a file or at an address.
+
+    Raises:
+        ImageError: They cannot be read, or there are too many for `max_pixels`.
+    """
+    if not is_address(image.url):
+        require_file(Path(image.url), "an image", ImageError)  # no pipe, which may never end
+        return read_encoded(Path(image.url), max_pixels)
+    system, path = open_address(image.url)
+    with naming_address(image.url, ImageError, "read"):
+        size = image.size if image.size is not None else int(system.size(path) or 0)
+        require_encoded(image.url, b"x", size, max_pixels)  # before it is read
+        data: bytes = system.cat_file(path)
+    require_encoded(image.url, data, len(data), max_pixels)
+    return data
