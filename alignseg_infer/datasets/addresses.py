@@ -55,6 +55,21 @@ def split_chain(address: str) -> tuple[str, str]:
     return f"{scheme}{separator}{inner}", f"{chain}{outer}"
 
 
+def address_below(address: str, name: str) -> str:
+    """Return the address of what lies in the folder at an address."""
+    inner, chain = split_chain(address)
+    scheme, _, place = inner.partition("://")
+    folder = f"{place.rstrip('/')}/" if place else ""
+    return f"{scheme}://{folder}{name}{chain}"
+
+
+def listing_command(address: str) -> str:
+    """Return a command that lists the folder at an address."""
+    return (
+        f"python -c 'import fsspec; print(*fsspec.open_files(\"{address_below(address, '*')}\"))'"
+    )
+
+
 def open_address(address: str) -> tuple["fsspec.AbstractFileSystem", str]:
     """Return the file system of an address, and the path in it.
 
@@ -134,5 +149,7 @@ def _advise(address: str) -> str:
             "everybody may read: export FSSPEC_S3_ANON=true; for a server that is not Amazon's: "
             "export FSSPEC_S3_ENDPOINT_URL=ADDRESS"
         )
-    folder = address.rpartition("/")[0] if address.count("/") > 2 else address
-    return f"python -c 'import fsspec; print(fsspec.open_files(\"{folder}/*\"))'"
+    inner, chain = split_chain(address)
+    place = inner.partition("://")[2]
+    folder = place.rpartition("/")[0] if "/" in place or chain else place
+    return listing_command(f"{scheme}://{folder}{chain}")

@@ -27,7 +27,12 @@ from numpy.typing import NDArray
 from alignseg_infer.arrays import Image, Labels
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.choices import choose
-from alignseg_infer.datasets.addresses import is_address, plain_place, split_chain
+from alignseg_infer.datasets.addresses import (
+    address_below,
+    is_address,
+    listing_command,
+    plain_place,
+)
 from alignseg_infer.datasets.class_tables import CITYSCAPES, IGNORED
 from alignseg_infer.datasets.copies import Copies, FetchedFile, FilePath
 from alignseg_infer.datasets.sources import (
@@ -308,8 +313,7 @@ def _find_files(
 
 def _place_below(root: str, folder: str) -> str:
     """Return the path or the address of a folder below the root."""
-    inner, chain = split_chain(root) if is_address(root) else (root, "")
-    return f"{inner.rstrip('/')}/{folder}{chain}" if is_address(root) else str(Path(root) / folder)
+    return address_below(root, folder) if is_address(root) else str(Path(root) / folder)
 
 
 def _list_folder(folder: str, side: _Side) -> list[tuple[str, FilePath]] | None:
@@ -390,12 +394,11 @@ def _require_partners(
 
 def _layout_error(root: str, problem: str, sides: tuple[_Side, _Side]) -> DatasetError:
     images, labels = (f"{side.folder}/**/*{' or '.join(side.endings)}" for side in sides)
-    look = f"python -c 'import fsspec; print(fsspec.open_files(\"{root}/*\"))'"
+    look = listing_command(root) if is_address(root) else f"ls {root}"
     return DatasetError(
         problem,
         f"images {images} and labels {labels} below {root}",
-        f"{look if is_address(root) else f'ls {root}'}; root= is the folder that contains these, "
-        "dataset= and split= name them",
+        f"{look}; root= is the folder that contains these, dataset= and split= name them",
     )
 
 

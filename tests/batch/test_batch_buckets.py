@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,12 +18,18 @@ from alignseg_infer import (
     segment_files,
 )
 from alignseg_infer.batch.manifest import read_manifest
+from alignseg_infer.datasets import copies
 from alignseg_infer.datasets.addresses import is_address, open_address, plain_place
-from alignseg_infer.datasets.sources import find_source_images
+from alignseg_infer.datasets.image_sets import choose_images
+from alignseg_infer.datasets.labelled import Dataset, find_labelled_images
+from alignseg_infer.datasets.sources import SourceImage, find_source_images, read_image_bytes
+from alignseg_infer.demo.streets.folder import write_streets
+from alignseg_infer.evaluation.evaluate import evaluate
 from tests.support.batches import rows_of, write_images
+from tests.support.buckets import forget_settings, new_bucket, running_s3, upload
 
 pytest.importorskip("s3fs", reason="pip install s3fs")
-server = pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
+pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
 
 
 @pytest.fixture(scope="module")
@@ -34,44 +39,13 @@ def predictor() -> Predictor:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """The address of a server, which the file system of s3:// finds through variables."""
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
+    with running_s3() as address:
+        yield address
 
 
 @pytest.fixture
 def bucket(s3: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """A new bucket, whose name is that of the test."""
-    monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", s3)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    forget_settings(monkeypatch)
-    name = request.node.name.replace("_", "-")[-40:].strip("-")
-    open_address("s3://")[0].mkdir(name)
-    return f"s3://{name}"
-
-
-def forget_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make this process read the variables again, as a new one does."""
-    import fsspec.config
-    import s3fs
-
-    conf: dict[str, Any] = {}
-    fsspec.config.set_conf_env(conf)
-    monkeypatch.setattr(fsspec.config, "conf", conf)
-    monkeypatch.setattr("fsspec.spec.conf", conf, raising=False)
-    s3fs.S3FileSystem.clear_instance_cache()
-
-
-def upload(folder: Path, address: str, **options: str) -> None:
-    system, path = open_address(address)
-    for file in folder.rglob("*.*"):
-        name = file.relative_to(folder).as_posix()
-        system.pipe_file(f"{path}/{name}", file.read_bytes(), **options)
+    return new_bucket(s3, monkeypatch, request)
 
 
 def test_from_a_bucket_into_a_bucket(bucket: str, predictor: Predictor, tmp_path: Path) -> None:
@@ -168,6 +142,8 @@ def test_credentials_that_are_missing(
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
     forget_settings(monkeypatch)
+    with pytest.raises(DatasetError, match="Unable to locate credentials"):
+        choose_images(bucket)
     with pytest.raises(DatasetError, match="Unable to locate credentials") as caught:
         segment_files(predictor, bucket, tmp_path / "out")
     advice = caught.value.fix.split("; for a server")[0].rpartition("export ")[2]
@@ -243,3 +219,44 @@ def test_manifests_are_read_from_buckets(bucket: str, predictor: Predictor, tmp_
         {"name": "a/000.png", "status": "done"},
         {"name": "b/001.png", "status": "done"},
     ]
+
+
+def test_calibration_and_evaluation_read_buckets(
+    bucket: str, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streets = tmp_path / "streets"
+    list(write_streets(streets, 7000, 4, (64, 128)))
+    upload(streets, f"{bucket}/streets")
+    fetched: list[str] = []
+
+    def read(image: SourceImage, max_pixels: int) -> bytes:
+        fetched.append(image.url)
+        return read_image_bytes(image, max_pixels)
+
+    monkeypatch.setattr(copies, "read_image_bytes", read)
+    for source, here in [
+        (f"{bucket}/streets/images", streets / "images"),
+        (f"{bucket}/streets/i*/street-700[12].png", streets / "i*" / "street-700[12].png"),
+    ]:
+        images, local = choose_images(source, 3), choose_images(here, 3)
+        assert images.digests == local.digests
+        for one, other in zip(images.read(), local.read(), strict=True):
+            assert (one == other).all()
+    fetched.clear()
+    scores = []
+    for root in (f"{bucket}/streets", str(streets)):
+        data = find_labelled_images(Dataset.FOLDER, root, max_images=3)
+        scores.append(evaluate({"demo": predictor}, data).models[0].confusion.mean_iou)
+    assert scores[0] == scores[1]
+    assert len(fetched) == len(set(fetched)) == 6
+    for place in ("s3://no-such-bucket/x", f"{bucket}/empty"):
+        with pytest.raises(DatasetError, match=f"{place} cannot be listed"):
+            choose_images(place)
+    with pytest.raises(DatasetError, match=f"{bucket}/gtFine/val is not|leftImg8bit/val is not"):
+        find_labelled_images(Dataset.CITYSCAPES, bucket)
+    monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens
+    forget_settings(monkeypatch)
+    with pytest.raises(DatasetError, match=r"cannot be listed: .*127\.0\.0\.1:9"):
+        choose_images(f"{bucket}/streets")
+    with pytest.raises(DatasetError, match=r"cannot be listed: .*127\.0\.0\.1:9"):
+        find_labelled_images(Dataset.FOLDER, f"{bucket}/streets")

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from alignseg_infer.cli.arguments.values import (
 )
 from alignseg_infer.cli.streams import print_message, print_to_pipe
 from alignseg_infer.cli.translation import translate_error
+from alignseg_infer.datasets.addresses import is_address
 from alignseg_infer.datasets.image_paths import (
     LIST_ENDING,
     find_images,
@@ -50,6 +52,7 @@ from alignseg_infer.results.segmentation import Segmentation
 HELP = "Segment images, and write labels (PNG), colours (PNG) and an overlay (JPEG) for each."
 EXAMPLE = "Example: alignseg predict alignseg.onnx street.jpg -o out/"
 CLASSES_SHOWN = 3
+_WEB = ("http://", "https://", "ftp://")  # the error about a file says how to download it
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
 
 
@@ -59,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "images",
         nargs="+",
-        type=image_path,
+        type=_path_or_address,
         help="images to segment: files, folders with their subfolders, globs, or .txt lists of "
         "paths; - for an image that comes through standard input",
     )
@@ -69,8 +72,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_inference_arguments(parser)
 
 
+def _path_or_address(text: str) -> Path | str:
+    """Parse a path of images; an address stays text, since a path makes one slash of two."""
+    return text if is_address(text) and not text.startswith(_WEB) else image_path(text)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Segment each image; report one that fails, and continue with the others."""
+    _require_paths(arguments)
     images = _find_images(arguments.images, arguments.destination)
     _require_distinct_names(images)
     _require_no_image_among_results(images, arguments.destination, arguments.formats)
@@ -102,6 +111,22 @@ class _Image(NamedTuple):
 
     path: Path
     stem: Path
+
+
+def _require_paths(arguments: argparse.Namespace) -> None:
+    """Check that no image is at an address.
+
+    Raises:
+        OptionError: One is.
+    """
+    for source in arguments.images:
+        if isinstance(source, str):
+            words = ("alignseg", "batch", arguments.model, source, "-o", arguments.destination)
+            raise OptionError(
+                f"{source} is an address",
+                "files or folders; alignseg batch takes addresses",
+                shlex.join(map(str, words)),
+            )
 
 
 def _find_images(sources: list[Path], destination: Path) -> list[_Image]:
