@@ -4,12 +4,13 @@ import contextlib
 import hashlib
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from alignseg_infer.batch.job import Shard
+from alignseg_infer.batch.leases import hold_lease, in_use_error
 from alignseg_infer.batch.stores import OWN_FOLDER
 from alignseg_infer.caches import cache_folder
 from alignseg_infer.datasets.addresses import is_address
@@ -21,12 +22,15 @@ _NAME = re.compile(rf"(?P<number>\d+)of(?P<count>\d+){re.escape(_ENDING)}")
 
 
 @contextlib.contextmanager
-def lock_shard(destination: str, shard: Shard) -> Iterator[None]:
+def lock_shard(destination: str, shard: Shard) -> Iterator[Callable[[], None]]:
     """Keep other runs out of a shard of a destination during the block.
 
     Another shard of as many may run; one of another number of shards may not, since it holds images
-    of this one. The lock ends with the process. A bucket has no locks: only runs of one user on one
-    machine exclude each other there.
+    of this one. The lock ends with the process. A bucket also has a lease, which keeps out other
+    machines, and which may be lost.
+
+    Yields:
+        What to call now and then. It raises OutputError if the lock was lost.
 
     Raises:
         OutputError: Another run has the shard, or a shard that overlaps, or there can be no lock.
@@ -41,7 +45,7 @@ def lock_shard(destination: str, shard: Shard) -> Iterator[None]:
             _require_free(folder, destination, shard)
             own.acquire(timeout=0)
     except Timeout as error:
-        raise _in_use_error(destination, str(shard), shard) from error
+        raise in_use_error(destination, shard, shard) from error
     except OSError as error:
         raise OutputError(
             f"{folder} cannot be locked: {error.strerror or error}",
@@ -49,7 +53,11 @@ def lock_shard(destination: str, shard: Shard) -> Iterator[None]:
             f"when no run is at work, remove them: rm -r {shlex.quote(str(folder))}",
         ) from error
     try:
-        yield
+        if is_address(destination):
+            with hold_lease(destination, shard) as require_held:
+                yield require_held
+        else:
+            yield lambda: None
     finally:
         own.release()
 
@@ -72,13 +80,4 @@ def _require_free(folder: Path, destination: str, shard: Shard) -> None:
             with FileLock(path, timeout=0):
                 pass
         except Timeout as error:
-            raise _in_use_error(destination, str(other), shard) from error
-
-
-def _in_use_error(destination: str, running: str, asked: Shard) -> OutputError:
-    return OutputError(
-        f"another run writes shard {running} into {destination}, while shard="
-        f"{str(asked)!r} was asked for",
-        "one run for each shard, and all with the same number of shards",
-        "wait until that run has ended, or use another destination=",
-    )
+            raise in_use_error(destination, other, shard) from error

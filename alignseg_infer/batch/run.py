@@ -136,7 +136,7 @@ def segment_source(
         destination = os.path.abspath(destination)
     job = make_job(opening, destination, saving, options)
     plan, tally = Plan(), _Tally()
-    with _open_destination(job, options) as store:
+    with _open_destination(job, options) as (store, require_held):
         images = find_source_images(source, destination, ENDINGS)
         plan = make_plan(images, store, job, options.shard, retry_failed=options.retry_failed)
         if not plan.listed:
@@ -147,6 +147,7 @@ def segment_source(
             total = len(plan.images)
             rows = run_images(job, plan) if run_images else _run_workers(job, plan, options)
             for row in _kept(rows, writer):
+                require_held()
                 tally.add(row)
                 if progress is not None:
                     progress(tally.done + tally.failed, total, tally.failed)
@@ -198,18 +199,24 @@ def _count_cpus() -> int:
 
 
 @contextlib.contextmanager
-def _open_destination(job: Job, options: BatchOptions) -> Iterator[Store]:
-    """Lock the destination for the block, and check that it is of the same job."""
+def _open_destination(
+    job: Job, options: BatchOptions
+) -> Iterator[tuple[Store, Callable[[], None]]]:
+    """Lock the destination for the block, and check that it is of the same job.
+
+    Yields:
+        The destination, and what raises an error if the lock was lost.
+    """
     store = open_store(job.destination, job.room)
     if options.dry_run:
         require_same_job(store, job, replace=options.replace)
-        yield store
+        yield store, lambda: None
         return
-    with lock_shard(job.destination, options.shard):
+    with lock_shard(job.destination, options.shard) as require_held:
         if isinstance(store, Folder):
             store.clear()
         require_same_job(store, job, replace=options.replace)
-        yield store
+        yield store, require_held
 
 
 def _run_workers(job: Job, plan: Plan, options: BatchOptions) -> Rows:

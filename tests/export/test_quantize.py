@@ -315,11 +315,11 @@ def _parsed(words: list[str]) -> Int8Options:
 
 def test_arguments() -> None:
     options = _parsed(["--calibration", "images"])
-    assert options == Int8Options(source=Path("images"))
+    assert options == Int8Options(source="images")
     words = "--calibration drive.mp4 --max-calibration-images 7 --calibration-method minmax"
     words += " --calibration-size 64x96 --calibration-cache seen --keep-float stem RRB2b"
     options = _parsed([*words.split(), "--int8-budget", "0.5"])
-    assert (options.source, options.max_images, options.budget) == (Path("drive.mp4"), 7, 0.5)
+    assert (options.source, options.max_images, options.budget) == ("drive.mp4", 7, 0.5)
     assert options.quantization.keep_float == ("stem", "RRB2b")
     calibration = options.calibration
     assert (calibration.method, calibration.size) == (CalibrationMethod.MINMAX, (64, 96))

@@ -1,6 +1,7 @@
 """Buckets of a server of S3 on this machine."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def new_bucket(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     forget_settings(monkeypatch)
-    name = request.node.name.replace("_", "-")[-40:].strip("-")
+    name = re.sub("[^a-z0-9]", "-", request.node.name)[-40:].strip("-")
     open_address("s3://")[0].mkdir(name)
     return f"s3://{name}"
 
