@@ -11,6 +11,7 @@ import sys
 
 from alignseg_infer import AlignSegError, segment_files
 from alignseg_infer.batch.manifest import read_manifest
+from alignseg_infer.cli.streams import discard_stdout
 
 
 def main() -> int:
@@ -55,8 +56,13 @@ def show(done: int, total: int, failed: int) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        discard_stdout()
+        status = 1
     except AlignSegError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+    sys.exit(status)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from alignseg_infer import AlignSegError, Predictor, export_onnx
+from alignseg_infer.cli.streams import discard_stdout
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.pixels.images import load_image
@@ -49,6 +50,11 @@ def draw_street() -> Path:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        discard_stdout()
+        status = 1
     except AlignSegError as error:
         sys.exit(f"error: {error}")
+    sys.exit(status)

@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer import AlignSegError, DeviceError, OptionError, Predictor
+from alignseg_infer.cli.streams import discard_stdout
 from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.datasets.labelled import Dataset, find_labelled_images
 from alignseg_infer.demo import FIRST_HELD_OUT
@@ -363,8 +364,13 @@ def parse_arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        discard_stdout()
+        status = 1
     except AlignSegError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+    sys.exit(status)

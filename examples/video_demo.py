@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from alignseg_infer import AlignSegError, segment_video
+from alignseg_infer.cli.streams import discard_stdout
 
 
 def main() -> int:
@@ -49,8 +50,13 @@ def show(done: int, total: int | None) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        discard_stdout()
+        status = 1
     except AlignSegError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+    sys.exit(status)

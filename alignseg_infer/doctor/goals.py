@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.doctor.asking import Answer
 from alignseg_infer.errors import (
+    INSTALL_BATCH,
     INSTALL_BENCH,
     INSTALL_EXPORT,
     INSTALL_ONNX,
     INSTALL_OPENVINO,
+    INSTALL_PAGE,
     INSTALL_VIDEO,
 )
 from alignseg_infer.packages import INSTALL_GPU_ONNXRUNTIME, ONNX_PACKAGES
@@ -29,6 +31,8 @@ class Goal(StrEnum):
     JETSON = "jetson"
     VIDEO = "video"
     BENCH = "bench"
+    BATCH = "batch"
+    PAGE = "page"
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,13 @@ NEEDS: Mapping[Goal, Needs] = {
         "alignseg bench MODEL.onnx --size 512x1024 -o bench/",
         ("psutil", "cpuinfo", "pynvml", "matplotlib"),
     ),
+    Goal.BATCH: Needs(
+        CORE,
+        INSTALL_BATCH,
+        "alignseg batch MODEL.onnx FOLDER -o out/",
+        ("fsspec", "pyarrow"),
+    ),
+    Goal.PAGE: Needs(CORE, INSTALL_PAGE, "alignseg page MODEL.onnx", ("gradio",)),
 }
 
 

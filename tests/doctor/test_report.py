@@ -143,6 +143,8 @@ ADVICE = [
     ("tensorrt-rtx", BUILDS, "pip install onnx onnxscript onnx-ir tensorrt-rtx-cu13 cuda-python"),
     ("jetson", {}, "pip install onnx onnxscript onnx-ir 'cuda-python<13'"),
     ("jetson", BUILDS, "pip install onnx onnxscript onnx-ir 'cuda-python<13'"),
+    ("batch", {}, "pip install fsspec pyarrow"),
+    ("page", {}, "pip install gradio"),
 ]
 
 
@@ -150,6 +152,20 @@ ADVICE = [
 def test_advice(goal: str, others: dict[str, Answer], command: str) -> None:
     answers = {name: Answer(loads=True, runs_on="CPUExecutionProvider") for name in CORE} | others
     assert advise(Goal(goal), answers, set()).command.startswith(command)
+
+
+@pytest.mark.parametrize(
+    ("goal", "modules", "missing"),
+    [
+        ("batch", {"fsspec"}, ("pyarrow",)),
+        ("batch", {"fsspec", "pyarrow"}, ()),
+        ("page", {"gradio"}, ()),
+    ],
+)
+def test_goals_of_other_modules(goal: str, modules: set[str], missing: tuple[str, ...]) -> None:
+    advice = advise(Goal(goal), {name: Answer(loads=True) for name in CORE}, modules)
+    assert advice.missing == missing
+    assert advice.command.startswith("pip install" if missing else f"alignseg {goal} ")
 
 
 WITHOUT_ONNXRUNTIME = [
