@@ -26,6 +26,9 @@ from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, sidecar_path
 # the first image to be read.
 MOST_IMAGES = 32
 BLOCKS_PER_WORKER = 8
+# How often a block is done again whose worker or node dies. Without a limit, a worker that Ray's
+# memory monitor kills each time would be started for ever.
+MOST_DEATHS = 8
 
 
 class _Share(NamedTuple):
@@ -74,6 +77,7 @@ def _rows(job: Job, plan: Plan, share: _Share, workers: int) -> Iterator[Manifes
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(blocks))),
         num_cpus=share.cpus,
         num_gpus=share.gpus,
+        max_task_retries=MOST_DEATHS,
     )
     dataset.context.enable_progress_bars = False
     for row in dataset.iter_rows():

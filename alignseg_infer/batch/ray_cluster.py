@@ -121,7 +121,7 @@ def naming_ray() -> Iterator[None]:
         lines = [line.strip() for line in f"{error}".splitlines() if line.strip()]
         raise ProcessError(
             f"the Ray cluster does not go on: {lines[-1][:300] if lines else type(error).__name__}",
-            "a cluster whose head node lives",
+            "a cluster whose head node lives, with memory for a worker on each CPU",
             "ray status; then start the batch again: it goes on where it was",
         ) from error
 

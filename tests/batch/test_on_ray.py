@@ -23,6 +23,7 @@ from alignseg_infer import (
     OptionError,
     OutputError,
     Predictor,
+    ProcessError,
     segment_files,
 )
 from alignseg_infer.batch.job import Job
@@ -58,6 +59,8 @@ if "batch.child" in " ".join(sys.orig_argv):
         time.sleep(0.02)
         if b"CRASH" in content:
             os.kill(os.getpid(), signal.SIGSEGV)
+        if b"KILLED" in content:  # as Ray's memory monitor does
+            os.kill(os.getppid(), signal.SIGKILL)
         return decode(data, *rest)
     cv2.imdecode = imdecode
 """
@@ -162,6 +165,26 @@ def test_a_crash_costs_one_image_and_a_program_stays_connected(
     assert "SIGSEGV" in error
     assert f"{TRIES} times with this image" in error
     assert files_in(tmp_path / "out") == results_of(names, "_labels.png")
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_each_time_ends_the_batch(
+    cluster: Cluster, decoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray would do the block again for ever, unless it is told a limit."""
+    monkeypatch.setattr(on_ray, "MOST_DEATHS", 2)
+    (name, *_) = write_noise(tmp_path / "photos", 2)
+    fatal = (tmp_path / "photos" / name).read_bytes() + b"KILLED"
+    (tmp_path / "photos" / name).write_bytes(fatal)
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    with pytest.raises(ProcessError, match="the Ray cluster does not go on") as caught:
+        segment_files("demo", photos, out, formats=["labels"], ray=cluster.address)
+    assert "with memory for a worker" in caught.value.expected
+    digest = hashlib.sha256(fatal).hexdigest()
+    assert decoded.read_text().split().count(digest) == 3
+    (tmp_path / "photos" / name).write_bytes(fatal.removesuffix(b"KILLED"))
+    again = segment_files("demo", photos, out, formats=["labels"], ray=cluster.address)
+    assert (again.done + again.up_to_date, again.failed) == (2, 0)
 
 
 @pytest.mark.slow
