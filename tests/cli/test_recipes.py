@@ -96,7 +96,7 @@ def test_options_of_int8(tmp_path: Path) -> None:
     assert recipe_from(parsed("export-trt", options)) == Recipe(
         precision=Precision.INT8,
         int8=Int8Options(
-            source=tmp_path,
+            source=str(tmp_path),
             max_images=7,
             calibration=CalibrationOptions(
                 method="minmax",  # type: ignore[arg-type]  # takes strings
@@ -106,7 +106,7 @@ def test_options_of_int8(tmp_path: Path) -> None:
             quantization=QuantizationOptions(keep_float=("stem", "RRB2b")),
             budget=0.5,
         ),
-        verification=tmp_path,
+        verification=str(tmp_path),
         min_agreement=0.9,
     )
 
