@@ -18,8 +18,9 @@ from alignseg_infer.inference.tiling import (
     Tiling,
     sliding_logits,
 )
-from alignseg_infer.pixels.postprocess import upsample_in_bands
+from alignseg_infer.pixels.cell_labels import axis_weights
 from alignseg_infer.pixels.preprocess import require_input_size
+from alignseg_infer.pixels.upsampled_sum import add_upsampled, weighted_lerp
 from alignseg_infer.spec.model import MAX_INPUT_SIDE, MIN_INPUT_SIDE, ModelSpec, OutputKind
 
 MAX_SCALE = MAX_INPUT_SIDE // MIN_INPUT_SIDE  # no image fits a larger scale
@@ -75,8 +76,10 @@ class Averaging:
             return self._average_one_scale(prepare(input_sizes[0]), infer)
         total = np.zeros((self.classes, *size), np.float32)
         for input_size in input_sizes:
-            _add_upsampled(total, self._average_one_scale(prepare(input_size), infer))
-        total /= len(input_sizes)
+            logits = self._average_one_scale(prepare(input_size), infer)
+            rows = weighted_lerp(axis_weights(logits.shape[1], size[0]), 1 / len(input_sizes))
+            columns = weighted_lerp(axis_weights(logits.shape[2], size[1]))
+            add_upsampled(total, logits, rows, columns)
         return total
 
     def _average_one_scale(self, tensor: Floats, infer: Infer) -> Floats:
@@ -169,11 +172,6 @@ def require_logits(spec: ModelSpec, asked: str) -> None:
             "a model that was exported to return logits",
             "alignseg export-onnx CHECKPOINT -o MODEL.onnx --output logits",
         )
-
-
-def _add_upsampled(total: Floats, logits: Floats) -> None:
-    for rows, band in upsample_in_bands(logits, (total.shape[1], total.shape[2])):
-        total[:, rows] += band
 
 
 def _require_choices(mode: str, overlap: float, scales: Sequence[float], flip: bool) -> None:

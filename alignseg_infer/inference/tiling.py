@@ -15,7 +15,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from alignseg_infer.arrays import Floats, Size
-from alignseg_infer.pixels.postprocess import upsample_in_bands
+from alignseg_infer.pixels.cell_labels import Axis, axis_weights
+from alignseg_infer.pixels.upsampled_sum import Lerp, add_upsampled, weighted_lerp
 
 DEFAULT_TILE = 872  # the authors' on Cityscapes
 DEFAULT_OVERLAP = 1 / 3
@@ -43,10 +44,12 @@ class Span(NamedTuple):
     Attributes:
         place: The pixels of the image it covers.
         share: (pixels,) float32, for each pixel 1 over the number of tiles that cover it.
+        kept: The pixels of the tile that lie in the image; the others are padding.
     """
 
     place: slice
     share: Floats
+    kept: slice
 
 
 class Window(NamedTuple):
@@ -103,14 +106,15 @@ def sliding_logits(
     """
     height, width = tensor.shape[2:]
     total = np.zeros((classes, height, width), np.float32)
-    views = [(tensor, total)]
-    if flip:
-        views.append((tensor[..., ::-1], total[..., ::-1]))  # the same sum, seen from the right
+    views = (tensor, tensor[..., ::-1]) if flip else (tensor,)
     windows = tile_windows((height, width), tiling)
-    jobs = [(image, target, window) for image, target in views for window in windows]
-    outputs = infer(_cut(image, window, tiling.tile) for image, _, window in jobs)
-    for (_, target, window), logits in zip(jobs, outputs, strict=True):
-        _add(target, logits * np.float32(1 / len(views)), window, tiling.tile)
+    jobs = [(view, window) for view in views for window in windows]
+    outputs = infer(_cut(view, window, tiling.tile) for view, window in jobs)
+    for (view, window), logits in zip(jobs, outputs, strict=True):
+        seen, place = logits, window
+        if view is not tensor:
+            seen, place = logits[..., ::-1], _mirror(window, width, tiling.tile)
+        _add(total, seen, place, tiling.tile, weight=1 / len(views))
     return total
 
 
@@ -120,7 +124,18 @@ def _list_spans(side: int, tile: int, overlap: float) -> list[Span]:
     count = np.zeros(side, np.float32)
     for place in places:
         count[place] += 1
-    return [Span(place, np.float32(1) / count[place]) for place in places]
+    return [
+        Span(place, np.float32(1) / count[place], slice(place.stop - place.start))
+        for place in places
+    ]
+
+
+def _mirror(window: Window, width: int, tile: Size) -> Window:
+    """Return a window of the mirrored image as one of the image, which is `width` pixels wide."""
+    place, share, kept = window.columns
+    mirrored = slice(width - place.stop, width - place.start)
+    columns = Span(mirrored, share[::-1], slice(tile[1] - kept.stop, tile[1]))
+    return Window(window.rows, columns)
 
 
 def _cut(image: Floats, window: Window, tile: Size) -> Floats:
@@ -133,13 +148,16 @@ def _cut(image: Floats, window: Window, tile: Size) -> Floats:
     return padded
 
 
-def _add(total: Floats, logits: Floats, window: Window, tile: Size) -> None:
-    """Add the logits (C, h, w) of one tile to the part of `total` (C, H, W) that it covers."""
+def _add(total: Floats, logits: Floats, window: Window, tile: Size, *, weight: float) -> None:
+    """Add `weight` times the logits (C, h, w) of one tile to what it covers of (C, H, W)."""
     target = total[:, window.rows.place, window.columns.place]  # (C, rows, columns)
-    height, width = target.shape[1:]
-    for rows, band in upsample_in_bands(logits, tile):
-        if rows.start >= height:  # the rest is padding
-            break
-        kept = slice(rows.start, min(rows.stop, height))
-        share = window.rows.share[kept, np.newaxis] * window.columns.share  # (rows, columns)
-        target[:, kept] += band[:, : kept.stop - kept.start, :width] * share
+    rows = _upsample_kept(logits.shape[1], tile[0], window.rows)
+    columns = _upsample_kept(logits.shape[2], tile[1], window.columns, weight)
+    add_upsampled(target, logits, rows, columns)
+
+
+def _upsample_kept(size: int, tile: int, span: Span, weight: float = 1.0) -> Lerp:
+    """Return the interpolation of `size` logits to the pixels of a tile that lie in the image."""
+    first, second, weights = axis_weights(size, tile)
+    axis = Axis(first[span.kept], second[span.kept], weights[span.kept])
+    return weighted_lerp(axis, span.share * np.float32(weight))

@@ -30,7 +30,7 @@ Indices: TypeAlias = NDArray[np.intp]
 TIE = 32 * 2.0**-23
 _LEAST_TIE = np.float32(32 * 2.0**-149)  # floats below 2**-126 all have the same spacing
 MOST_COMPUTED = 0.5  # share of the pixels; above it, upsampling everything is faster
-_THREADS = min(4, os.cpu_count() or 1)
+THREADS = min(4, os.cpu_count() or 1)
 _BLOCK = 1 << 16  # numbers per temporary array, so that it stays in the CPU's cache
 
 
@@ -110,7 +110,7 @@ def label_by_cells(logits: Floats, rows: Axis, columns: Axis, labels: Labels) ->
     size = max(1, min(_BLOCK // per_cell, 4 * _BLOCK // len(logits)))
     blocks = [cells[start : start + size] for start in range(0, len(cells), size)]
     if len(blocks) > 1:
-        with ThreadPoolExecutor(_THREADS) as pool:  # no two cells share a pixel
+        with ThreadPoolExecutor(THREADS) as pool:  # no two cells share a pixel
             list(pool.map(lambda block: _label_cells(logits, nodes, block, runs, labels), blocks))
     elif blocks:
         _label_cells(logits, nodes, blocks[0], runs, labels)
