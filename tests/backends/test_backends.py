@@ -93,6 +93,11 @@ def test_threads_reach_both_runtimes(small_onnx: Path, small_checkpoint: Path) -
         torch.set_num_threads(before)
 
 
+def test_threads_of_onnxruntime_rest_after_a_call(small_onnx: Path) -> None:
+    options = OnnxRuntimeBackend(small_onnx)._session.get_session_options()
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
 def test_both_give_the_same_labels(small_onnx: Path, small_checkpoint: Path) -> None:
     image = probe_image((90, 130), 1)
     labels = [Predictor(model)(image).labels for model in (small_onnx, small_checkpoint)]
