@@ -141,8 +141,8 @@ def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
 
     The entry ``session.force_spinning_stop`` ends the busy waiting of ONNX Runtime's threads with
     each call. Without it, they hold the cores for some 30 ms after a call, while the result is
-    averaged and labelled. With it, the sum of a sliding window (demo model, 1024x2048, tile 872)
-    takes 0.52 of the time and the whole call 0.91; a single call of 256x512 takes 0.98 to 1.01, a
+    averaged and labelled. With it, both take 0.52 of the time (demo model, 1024x2048, tile 872)
+    and the whole call 0.91, by two calls each; a single call of 256x512 takes 0.98 to 1.01, a
     frame of a stream 0.97 to 1.03. Without any busy waiting, a frame takes 0.88 to 0.96, but one
     single call 1.01 to 1.05 (two cores, ONNX Runtime 1.32; ratios of minima and of medians).
 
