@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignseg_infer.backends import OnnxRunner
+from alignseg_infer.backends.precision import RunPrecision
 from alignseg_infer.cli.arguments.engine import add_shape_arguments
 from alignseg_infer.cli.arguments.values import (
     SIZE_POLICY_HELP,
@@ -26,6 +27,12 @@ from alignseg_infer.inference.tiling import DEFAULT_OVERLAP, DEFAULT_TILE
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import Precision
 from alignseg_infer.trt.builder.options import BuildOptions
+
+
+AT_RUNTIME_HELP = (
+    "; MODEL@RUNTIME or MODEL@RUNTIME:PRECISION, such as demo@openvino:bf16, sets what runs one .onnx "
+    "file"
+)
 
 
 def add_inference_arguments(
@@ -110,8 +117,9 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=[Precision.FP32.value, Precision.FP16.value],
-        help="precision of that engine (default: that of the file)",
+        choices=choices_of(RunPrecision),
+        help="precision that the runtime computes a float32 file in: fp16 with tensorrt or "
+        "tensorrt-rtx, bf16 with openvino on a CPU that has it (default: that of the file)",
     )
     add_shape_arguments(
         parser,
@@ -165,13 +173,36 @@ def build_with_bars(
     build_on_demand(model, precision, options, destination, bars=progress_bar, phases=phase_bars)
 
 
-def predictor_from(arguments: argparse.Namespace, model: str | Path) -> Predictor:
-    """Load `model` as the arguments of `add_inference_arguments` say.
+def predictor_from(arguments: argparse.Namespace, model: Path) -> Predictor:
+    """Load `model`, which may name its runtime, as the arguments of `add_inference_arguments` say.
 
     Raises:
         AlignSegError: As `Predictor` does.
     """
-    return Predictor(model, **predictor_options(arguments))
+    path, options = split_runtime(model, arguments)
+    return Predictor(path, **options)
+
+
+def split_runtime(model: Path, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """Return the path in a name such as ``demo@openvino:bf16``, and other `Predictor` arguments.
+
+    Raises:
+        OptionError: What follows the ``@`` is not a runtime, and there is no such file.
+    """
+    options = predictor_options(arguments)
+    path, _, named = str(model).rpartition("@")
+    runtime, colon, precision = named.partition(":")
+    if path and runtime in list(OnnxRunner) and (not colon or precision in list(RunPrecision)):
+        chosen = {"runtime": runtime, **({"precision": precision} if colon else {})}
+        return Path(path), {**options, **chosen}
+    if path and not model.exists():
+        raise OptionError(
+            f"{model} is not a file, and {named!r} is not a runtime, or one with a precision",
+            f"a model, or MODEL.onnx@RUNTIME with the runtime {' or '.join(OnnxRunner)}, and after a "
+            f"colon the precision {' or '.join(RunPrecision)}",
+            f"{path}@{OnnxRunner.OPENVINO}",
+        )
+    return model, options
 
 
 def predictor_options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from alignseg_infer.cli.arguments.inference import (
+    AT_RUNTIME_HELP,
     add_inference_arguments,
     names_of,
     predictor_from,
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "models",
         nargs="+",
         type=user_path,
-        help="models to score: .onnx files, engines, checkpoints, or demo",
+        help=f"models to score: .onnx files, engines, checkpoints, or demo{AT_RUNTIME_HELP}",
     )
     parser.add_argument("--dataset", choices=choices_of(Dataset), required=True, help=DATASET_HELP)
     parser.add_argument("--root", type=user_path, required=True, metavar="FOLDER", help=ROOT_HELP)
