@@ -28,11 +28,7 @@ from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import Precision
 from alignseg_infer.trt.builder.options import BuildOptions
 
-
-AT_RUNTIME_HELP = (
-    "; MODEL@RUNTIME or MODEL@RUNTIME:PRECISION, such as demo@openvino:bf16, sets what runs one .onnx "
-    "file"
-)
+AT_RUNTIME_HELP = "; MODEL@RUNTIME[:PRECISION], such as demo@openvino:bf16, says what runs it"
 
 
 def add_inference_arguments(
@@ -115,16 +111,21 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
         "; tensorrt and tensorrt-rtx build an engine for this GPU at first use, verify it and "
         "keep it (alignseg cache)",
     )
+    add_precision(parser)
+    add_shape_arguments(
+        parser,
+        "what the file and the sizes that are asked for need, which is 256x256 to 2048x2048 pixels "
+        "for images of any size",
+    )
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Define ``--precision``, which goes with ``--runtime``."""
     parser.add_argument(
         "--precision",
         choices=choices_of(RunPrecision),
         help="precision that the runtime computes a float32 file in: fp16 with tensorrt or "
         "tensorrt-rtx, bf16 with openvino on a CPU that has it (default: that of the file)",
-    )
-    add_shape_arguments(
-        parser,
-        "what the file and the sizes that are asked for need, which is 256x256 to 2048x2048 pixels "
-        "for images of any size",
     )
 
 
@@ -173,14 +174,13 @@ def build_with_bars(
     build_on_demand(model, precision, options, destination, bars=progress_bar, phases=phase_bars)
 
 
-def predictor_from(arguments: argparse.Namespace, model: Path) -> Predictor:
-    """Load `model`, which may name its runtime, as the arguments of `add_inference_arguments` say.
+def predictor_from(arguments: argparse.Namespace, model: str | Path) -> Predictor:
+    """Load `model` as the arguments of `add_inference_arguments` say.
 
     Raises:
         AlignSegError: As `Predictor` does.
     """
-    path, options = split_runtime(model, arguments)
-    return Predictor(path, **options)
+    return Predictor(model, **predictor_options(arguments))
 
 
 def split_runtime(model: Path, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
@@ -197,9 +197,9 @@ def split_runtime(model: Path, arguments: argparse.Namespace) -> tuple[Path, dic
         return Path(path), {**options, **chosen}
     if path and not model.exists():
         raise OptionError(
-            f"{model} is not a file, and {named!r} is not a runtime, or one with a precision",
-            f"a model, or MODEL.onnx@RUNTIME with the runtime {' or '.join(OnnxRunner)}, and after a "
-            f"colon the precision {' or '.join(RunPrecision)}",
+            f"{model} is not a file, and {named!r} is not a runtime",
+            f"a model, or MODEL.onnx@RUNTIME with the runtime {' or '.join(OnnxRunner)}, perhaps "
+            f"followed by a precision: {' or '.join(f':{kind}' for kind in RunPrecision)}",
             f"{path}@{OnnxRunner.OPENVINO}",
         )
     return model, options

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from alignseg_infer.arrays import Size
 from alignseg_infer.backend import Backend
