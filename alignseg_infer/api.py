@@ -390,12 +390,14 @@ def adopt_onnx(model: str | Path, like: str | Path) -> "ModelSpec":
 @check_kinds
 def verify(
     model: str | Path,
-    against: str | Path,
+    against: str | Path | None = None,
     images: str | Path | Sequence[Image] | None = None,
     *,
     max_images: int = 8,
     size: Size | Sequence[Size] = (),
     device: str | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
     dataset: str | None = None,
     root: str | Path | None = None,
     split: str | None = None,
@@ -408,17 +410,22 @@ def verify(
     For an engine, the result is also recorded in the engine's facts. ::
 
         verify("alignseg_int8.onnx", "alignseg.onnx", "leftImg8bit/val").rows
+        verify("alignseg.onnx", images="leftImg8bit/val", runtime="openvino", precision="bf16")
 
     Args:
         model: An ``.onnx`` file or an engine.
-        against: The float32 ``.onnx`` that `model` was made from, or ``demo``.
+        against: The float32 ``.onnx`` that `model` was made from, or ``demo``, which runs in ONNX
+            Runtime on the CPU; with `runtime`, None for `model` itself.
         images: A source of images as for `calibration` in `export_onnx`; or BGR images (H, W, 3)
             uint8. None for the images of `dataset`, or, without one, for drawn streets, which show
             gross errors only.
         max_images: Maximum number of images to compare labels on, spread evenly over the source.
         size: (height, width) of the network's input, or several, for an ``.onnx`` of any size.
             Engines run at the corners of their profile.
-        device: Where `model` runs; None for ``"cuda"`` for an engine, else ``"cpu"``.
+        device: Where `model` runs; None for what the model or `runtime` implies.
+        runtime: What runs `model`, as `Predictor` takes it. A float16 or int8 file then runs as it
+            is; without a runtime, it rounds as a GPU would.
+        precision: What `runtime` computes in, as `Predictor` takes it.
         dataset: Layout of a folder of labelled images, to compare mean IoU as well:
             ``"cityscapes"``, ``"ade20k"`` or ``"folder"``.
         root: The dataset's folder, or its address.
@@ -450,6 +457,8 @@ def verify(
         max_images=max_images,
         size=(size,) if one_size else tuple(size),  # type: ignore[arg-type]
         device=device,
+        runtime=runtime,
+        precision=precision,
         dataset=dataset,  # type: ignore[arg-type]  # takes strings
         root=None if root is None else plain_place(root),
         split=split,

@@ -1,4 +1,4 @@
-"""The folder for what can be made again, but takes long: engines and calibrations."""
+"""The folder for what can be made again, but takes long: engines, calibrations, compiled models."""
 
 import os
 import re
@@ -8,7 +8,10 @@ from pathlib import Path
 from alignseg_infer.errors import OutputError
 
 FOLDER_VARIABLE = "ALIGNSEG_CACHE"
-CALIBRATIONS = "calibrations"
+CALIBRATIONS = "calibrations"  # ranges of values, for INT8
+COMPILED = "openvino"  # models that OpenVINO has compiled
+CHECKS = "bf16-checks"  # input shapes at which bfloat16 agreed with float32
+ENDINGS = {CALIBRATIONS: ".npz", COMPILED: ".compiled", CHECKS: ".json"}
 KEY = re.compile("[0-9a-f]{64}")  # how what is kept is named
 
 
@@ -40,10 +43,20 @@ def cache_folder(kind: str) -> Path:
     return platformdirs.user_cache_path("alignseg-infer", appauthor=False) / kind
 
 
-def kept_calibrations() -> list[KeptFile]:
-    """Return the calibrations in the cache, the last used first."""
+def kept_path(kind: str, key: str) -> Path:
+    """Return where a thing of one kind is kept, which may not exist yet.
+
+    Args:
+        kind: A key of `ENDINGS`.
+        key: A SHA-256 of all that the thing depends on.
+    """
+    return cache_folder(kind) / f"{key}{ENDINGS[kind]}"
+
+
+def kept_files(kind: str) -> list[KeptFile]:
+    """Return the files of one kind in the cache, the last used first."""
     found = []
-    for path in cache_folder(CALIBRATIONS).glob("*.npz"):
+    for path in cache_folder(kind).glob(f"*{ENDINGS[kind]}"):
         if not KEY.fullmatch(path.stem):  # not ours
             continue
         try:

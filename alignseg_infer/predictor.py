@@ -62,7 +62,9 @@ class Predictor:
         runtime: What runs an ``.onnx``: ``"onnxruntime"``, ``"openvino"``, ``"tensorrt"`` or
             ``"tensorrt-rtx"``; None for the first. The two kinds of TensorRT build an engine for
             this GPU at first use, verify it, and keep it in the engine cache.
-        precision: Precision of that engine: ``"fp32"`` or ``"fp16"``; None for that of the file.
+        precision: What that runtime computes a float32 file in: ``"fp32"``, or ``"fp16"`` in
+            TensorRT, or ``"bf16"`` in OpenVINO on a CPU that has it; None for that of the file.
+            bfloat16 is compared with float32 first, once for each input shape on a machine.
         min_shape: Smallest (images, height, width) that the engine takes; None for `opt_shape`.
         opt_shape: The (images, height, width) that it is fastest for. None for a range that
             follows from the file, `size`, `tile`, `scales` and `batch`, which is 256x256 to

@@ -5,6 +5,7 @@ from pathlib import Path
 from alignseg_infer.arrays import plain_value
 from alignseg_infer.backend import Backend
 from alignseg_infer.backends.engine_order import EngineOrder
+from alignseg_infer.backends.precision import RunPrecision
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.choices import choose
 from alignseg_infer.demo import model_path
@@ -42,6 +43,7 @@ def open_backend(
     device: str | None = None,
     threads: int | None = None,
     runtime: str | None = None,
+    precision: str | None = None,
     engine: EngineOrder | None = None,
 ) -> Backend:
     """Load a model into the runtime that its file ending calls for.
@@ -54,6 +56,8 @@ def open_backend(
             the file or `runtime` implies: ``cuda`` for an engine, ``cpu`` for all others.
         threads: CPU threads for one call; None for the runtime's choice.
         runtime: What is to run an ``.onnx``: a value of `OnnxRunner`; None for ONNX Runtime.
+        precision: What OpenVINO computes a float32 ``.onnx`` in: ``fp32`` or ``bf16``; None for the
+            precision of the file. That of an engine to build is in `engine`.
         engine: Which engine to build where `runtime` is a TensorRT; None for images of any size.
 
     Raises:
@@ -73,12 +77,14 @@ def open_backend(
         _require_runner(runtime, path)
     if suffix in (ONNX_SUFFIX, *ENGINE_SUFFIXES):
         require_named_as_it_is(path)
+    if precision is not None:
+        require_precision(runtime, precision)
     if runtime in ENGINE_RUNNERS:
         return _open_cached_engine(path, OnnxRunner(runtime), engine, device, threads)
     if device is None:
         device = "cuda" if suffix in ENGINE_SUFFIXES else "cpu"
     if suffix == ONNX_SUFFIX:
-        return _open_onnx(path, device, threads, runtime)
+        return _open_onnx(path, device, threads, runtime, precision)
     if suffix in CHECKPOINT_SUFFIXES or _is_checkpoint(path, suffix):
         from alignseg_infer.backends.torch_backend import TorchBackend
 
@@ -120,11 +126,37 @@ def _require_runner(runtime: str, path: Path) -> None:
         )
 
 
-def _open_onnx(path: Path, device: str, threads: int | None, runtime: str | None) -> Backend:
+def require_precision(runtime: str | None, precision: str) -> None:
+    """Check that `runtime` can be asked for `precision`.
+
+    Raises:
+        OptionError: It cannot, or there is no such precision.
+    """
+    if runtime in ENGINE_RUNNERS and precision != RunPrecision.BF16:
+        return  # an engine's is checked with its file
+    if runtime == OnnxRunner.OPENVINO and precision in (RunPrecision.FP32, RunPrecision.BF16):
+        return
+    seen = "without a runtime" if runtime is None else f"with runtime={str(runtime)!r}"
+    example, openvino = "leave precision= out", f"runtime={OnnxRunner.OPENVINO.value!r}"
+    if precision == RunPrecision.BF16:
+        example = f"{openvino}, precision={RunPrecision.BF16.value!r}"
+    elif precision == RunPrecision.FP16:
+        example = f"runtime={OnnxRunner.TENSORRT.value!r}, or {example}"
+    raise OptionError(
+        f"precision={str(precision)!r} was given {seen}",
+        f"fp32 or bf16 with {openvino}, fp32 or fp16 with runtime= {' or '.join(ENGINE_RUNNERS)}",
+        example,
+    )
+
+
+def _open_onnx(
+    path: Path, device: str, threads: int | None, runtime: str | None, precision: str | None
+) -> Backend:
     if runtime == OnnxRunner.OPENVINO:
         from alignseg_infer.backends.openvino_backend import OpenVinoBackend
 
-        return OpenVinoBackend(path, device=device, threads=threads)
+        wanted = None if precision is None else RunPrecision(precision)
+        return OpenVinoBackend(path, device=device, threads=threads, precision=wanted)
     from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(path, device=device, threads=threads)

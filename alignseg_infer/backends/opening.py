@@ -10,7 +10,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 from alignseg_infer.arrays import InputShape, Size, plain_value
 from alignseg_infer.backend import Backend, ImageBackend, LimitedBackend
-from alignseg_infer.backends import ENGINE_RUNNERS, OnnxRunner, open_backend
+from alignseg_infer.backends import (
+    ENGINE_RUNNERS,
+    OnnxRunner,
+    open_backend,
+    require_precision,
+)
 from alignseg_infer.backends.engine_order import EngineOrder
 from alignseg_infer.backports import Self
 from alignseg_infer.demo import DEMO, model_path
@@ -65,6 +70,7 @@ def open_model(model: str | Path, options: PredictorOptions) -> Backend:
         device=options.device,
         threads=options.threads,
         runtime=options.runtime,
+        precision=options.precision,
         engine=_engine_order(options),
     )
 
@@ -168,8 +174,10 @@ def _engine_order(options: PredictorOptions) -> EngineOrder | None:
         OptionError: An option of an engine was given for another runtime, or cannot be used.
     """
     shapes = {name: getattr(options, name) for name in ("min_shape", "opt_shape", "max_shape")}
+    if options.precision is not None:
+        require_precision(options.runtime, options.precision)
     if options.runtime not in ENGINE_RUNNERS:
-        for name, given in {"precision": options.precision, **shapes}.items():
+        for name, given in shapes.items():
             if given is not None:
                 raise OptionError(
                     f"{name}= was given without a runtime that builds engines",

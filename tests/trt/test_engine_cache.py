@@ -605,7 +605,7 @@ BAD: list[tuple[dict[str, Any], type[AlignSegError], str]] = [
     ({"tile": 64}, OptionError, "without a sliding window"),
     ({"mode": "slide", "tile": 8}, SizeError, "8x8"),
     ({"size": 0}, OptionError, "size=0"),
-    ({"runtime": None, "precision": "fp16"}, OptionError, "precision= was given without a runtime"),
+    ({"runtime": None, "precision": "fp16"}, OptionError, "precision='fp16' was given without"),
     ({"runtime": "openvino", "opt_shape": (1, 64, 64)}, OptionError, "opt_shape= was given"),
 ]
 

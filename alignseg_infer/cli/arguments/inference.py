@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignseg_infer.backends import OnnxRunner
+from alignseg_infer.backends.precision import RunPrecision
 from alignseg_infer.cli.arguments.engine import add_shape_arguments
 from alignseg_infer.cli.arguments.values import (
     SIZE_POLICY_HELP,
@@ -26,6 +27,8 @@ from alignseg_infer.inference.tiling import DEFAULT_OVERLAP, DEFAULT_TILE
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import Precision
 from alignseg_infer.trt.builder.options import BuildOptions
+
+AT_RUNTIME_HELP = "; MODEL@RUNTIME[:PRECISION], such as demo@openvino:bf16, says what runs it"
 
 
 def add_inference_arguments(
@@ -108,15 +111,21 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
         "; tensorrt and tensorrt-rtx build an engine for this GPU at first use, verify it and "
         "keep it (alignseg cache)",
     )
-    parser.add_argument(
-        "--precision",
-        choices=[Precision.FP32.value, Precision.FP16.value],
-        help="precision of that engine (default: that of the file)",
-    )
+    add_precision(parser)
     add_shape_arguments(
         parser,
         "what the file and the sizes that are asked for need, which is 256x256 to 2048x2048 pixels "
         "for images of any size",
+    )
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Define ``--precision``, which goes with ``--runtime``."""
+    parser.add_argument(
+        "--precision",
+        choices=choices_of(RunPrecision),
+        help="precision that the runtime computes a float32 file in: fp16 with tensorrt or "
+        "tensorrt-rtx, bf16 with openvino on a CPU that has it (default: that of the file)",
     )
 
 
@@ -172,6 +181,28 @@ def predictor_from(arguments: argparse.Namespace, model: str | Path) -> Predicto
         AlignSegError: As `Predictor` does.
     """
     return Predictor(model, **predictor_options(arguments))
+
+
+def split_runtime(model: Path, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """Return the path in a name such as ``demo@openvino:bf16``, and other `Predictor` arguments.
+
+    Raises:
+        OptionError: What follows the ``@`` is not a runtime, and there is no such file.
+    """
+    options = predictor_options(arguments)
+    path, _, named = str(model).rpartition("@")
+    runtime, colon, precision = named.partition(":")
+    if path and runtime in list(OnnxRunner) and (not colon or precision in list(RunPrecision)):
+        chosen = {"runtime": runtime, **({"precision": precision} if colon else {})}
+        return Path(path), {**options, **chosen}
+    if path and not model.exists():
+        raise OptionError(
+            f"{model} is not a file, and {named!r} is not a runtime",
+            f"a model, or MODEL.onnx@RUNTIME with the runtime {' or '.join(OnnxRunner)}, perhaps "
+            f"followed by a precision: {' or '.join(f':{kind}' for kind in RunPrecision)}",
+            f"{path}@{OnnxRunner.OPENVINO}",
+        )
+    return model, options
 
 
 def predictor_options(arguments: argparse.Namespace) -> dict[str, Any]:

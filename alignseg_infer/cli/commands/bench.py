@@ -5,19 +5,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from alignseg_infer.arrays import Size
 from alignseg_infer.backend import Backend
-from alignseg_infer.backends import ENGINE_RUNNERS, OnnxRunner
+from alignseg_infer.backends import ENGINE_RUNNERS
 from alignseg_infer.backends.opening import PredictorOptions, open_model
 from alignseg_infer.benchmark import BenchmarkReport, Variant, benchmark
 from alignseg_infer.benchmark.footprint import measure_footprint
 from alignseg_infer.benchmark.machine import usable_cores
 from alignseg_infer.cli.arguments.inference import (
+    AT_RUNTIME_HELP,
     add_inference_arguments,
     names_of,
     predictor_options,
+    split_runtime,
 )
 from alignseg_infer.cli.arguments.values import IMAGES_HELP, add_destination, given_place
 from alignseg_infer.cli.reports import write_report
@@ -50,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "models",
         nargs="+",
         type=user_path,
-        help="models to time: .onnx files, engines, checkpoints, or demo; MODEL@RUNTIME, such as "
-        "demo@openvino, sets the runtime of one .onnx file; the others are compared with the first",
+        help=f"models to time: .onnx files, engines, checkpoints, or demo{AT_RUNTIME_HELP}; the "
+        "others are compared with the first",
     )
     parser.add_argument(
         "--images",
@@ -164,7 +165,7 @@ def _open_variants(arguments: argparse.Namespace, name: str, path: Path) -> Iter
 
     The model is loaded once; but each batch has its own engine, which is the fastest for it.
     """
-    path, options = _split_runtime(path, arguments)
+    path, options = split_runtime(path, arguments)
     backend: Backend | None = None
     for batch in arguments.batch:
         options["batch"] = batch
@@ -178,21 +179,6 @@ def _open_variants(arguments: argparse.Namespace, name: str, path: Path) -> Iter
                 f"--batch {predictor.batch}; or export it again without --batch",
             )
         yield Variant(name, predictor)
-
-
-def _split_runtime(model: Path, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
-    """Return the path in a name such as ``demo@openvino``, and the other `Predictor` arguments."""
-    options = predictor_options(arguments)
-    path, _, runtime = str(model).rpartition("@")
-    if path and runtime in list(OnnxRunner):
-        return Path(path), {**options, "runtime": runtime}
-    if path and not model.exists():
-        raise OptionError(
-            f"{model} is not a file, and {runtime!r} is not a runtime",
-            f"a model, or MODEL.onnx@RUNTIME with the runtime {' or '.join(OnnxRunner)}",
-            f"{path}@{OnnxRunner.OPENVINO}",
-        )
-    return model, options
 
 
 def _prepare_images(
@@ -258,7 +244,7 @@ def _add_footprints(
     try:
         for index, measured in enumerate(report.measured):
             print_message(f"measuring the memory of {report.label(measured)}", sys.stderr)
-            path, options = _split_runtime(names[measured.name], arguments)
+            path, options = split_runtime(names[measured.name], arguments)
             chosen = [images[number % len(images)] for number in range(measured.batch)]
             found = measure_footprint(path, chosen, {**options, "batch": measured.batch})
             report = report.with_footprint(index, found)

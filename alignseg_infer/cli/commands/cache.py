@@ -1,4 +1,4 @@
-"""``alignseg cache``: lists and clears what takes long to make: engines and calibrations."""
+"""``alignseg cache``: lists and clears what takes long to make, such as engines."""
 
 import argparse
 import math
@@ -15,8 +15,14 @@ if TYPE_CHECKING:
 
 HELP = (
     "List or clear what takes long to make: engines that were built for .onnx files, as by "
-    "alignseg predict --runtime tensorrt, and calibrations for INT8."
+    "alignseg predict --runtime tensorrt, calibrations for INT8, models that OpenVINO compiled, "
+    "and checks of bfloat16."
 )
+OTHERS = {  # besides engines
+    caches.CALIBRATIONS: "calibrations",
+    caches.COMPILED: "compiled models",
+    caches.CHECKS: "bfloat16 checks",
+}
 SECONDS_A_DAY = 86400
 EXAMPLE = "Example: alignseg cache clear --older-than 30"
 
@@ -37,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List or remove engines and calibrations, and print how much room they take or took."""
+    """List or remove what is kept, and print how much room it takes or took."""
     from alignseg_infer.trt.cache.store import cache_folder, cached_engines, clear_cache
 
     days = arguments.older_than
@@ -51,24 +57,24 @@ def run(arguments: argparse.Namespace) -> int:
         for engine in cached_engines():
             print_message(_describe(engine))
         print_message(_sum_up("engines", cached_engines(), f"in {cache_folder()}"))
-        where = caches.cache_folder(caches.CALIBRATIONS)
-        print_message(_sum_up("calibrations", caches.kept_calibrations(), f"in {where}"))
+        for kind, what in OTHERS.items():
+            print_message(_sum_up(what, caches.kept_files(kind), f"in {caches.cache_folder(kind)}"))
         return 0
     removed, busy = clear_cache(days)
     print_message(_sum_up("engines", removed, f"removed from {cache_folder()}"))
-    _clear_calibrations(days)
+    _clear_others(days)
     if busy:
         print_message(_sum_up("engines", busy, "left, since another process builds them"))
     return 0
 
 
-def _clear_calibrations(days: float | None) -> None:
+def _clear_others(days: float | None) -> None:
     before = math.inf if days is None else time.time() - days * SECONDS_A_DAY
-    old = [file for file in caches.kept_calibrations() if file.used <= before]
-    for file in old:
-        caches.remove_file(file)
-    where = caches.cache_folder(caches.CALIBRATIONS)
-    print_message(_sum_up("calibrations", old, f"removed from {where}"))
+    for kind, what in OTHERS.items():
+        old = [file for file in caches.kept_files(kind) if file.used <= before]
+        for file in old:
+            caches.remove_file(file)
+        print_message(_sum_up(what, old, f"removed from {caches.cache_folder(kind)}"))
 
 
 def _describe(engine: "CachedEngine") -> str:

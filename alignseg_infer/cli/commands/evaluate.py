@@ -4,9 +4,10 @@ import argparse
 import sys
 
 from alignseg_infer.cli.arguments.inference import (
+    AT_RUNTIME_HELP,
     add_inference_arguments,
     names_of,
-    predictor_from,
+    split_runtime,
 )
 from alignseg_infer.cli.arguments.values import (
     DATASET_HELP,
@@ -22,6 +23,7 @@ from alignseg_infer.cli.termination import EXIT_INTERRUPTED
 from alignseg_infer.datasets.labelled import Dataset, find_labelled_images
 from alignseg_infer.evaluation.evaluate import evaluate
 from alignseg_infer.files import require_writable_folder, user_path
+from alignseg_infer.predictor import Predictor
 
 HELP = "Score one or more models on labelled images: IoU, accuracy, boundary F1 and speed."
 EXAMPLE = "Example: alignseg eval alignseg.onnx --dataset cityscapes --root DATA -o out/"
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "models",
         nargs="+",
         type=user_path,
-        help="models to score: .onnx files, engines, checkpoints, or demo",
+        help=f"models to score: .onnx files, engines, checkpoints, or demo{AT_RUNTIME_HELP}",
     )
     parser.add_argument("--dataset", choices=choices_of(Dataset), required=True, help=DATASET_HELP)
     parser.add_argument("--root", type=given_place, required=True, metavar="FOLDER", help=ROOT_HELP)
@@ -71,7 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
     names = names_of(arguments.models)
     if arguments.destination:
         require_writable_folder(arguments.destination)
-    predictors = {name: predictor_from(arguments, path) for name, path in names.items()}
+    predictors = {}
+    for name, named in names.items():
+        path, options = split_runtime(named, arguments)
+        predictors[name] = Predictor(path, **options)
     print_message(f"{data.name}: checking {len(data.pairs)} images and labels", sys.stderr)
     settings = {key: value for key, value in vars(arguments).items() if key not in NO_SETTINGS}
     with progress_bar("images") as progress:

@@ -2,6 +2,8 @@
 
 import argparse
 
+from alignseg_infer.backends import OnnxRunner
+from alignseg_infer.cli.arguments.inference import add_precision
 from alignseg_infer.cli.arguments.values import (
     DATASET_HELP,
     IMAGES_HELP,
@@ -19,7 +21,7 @@ from alignseg_infer.datasets.labelled import Dataset
 from alignseg_infer.export.verification.options import DEFAULT_IMAGES, VerificationOptions
 from alignseg_infer.files import user_path
 
-HELP = "Check that a float16 or int8 model, or an engine, labels images like its float32 .onnx."
+HELP = "Check that a model, in a runtime and precision, labels images like its float32 .onnx."
 EXAMPLE = "Example: alignseg verify alignseg_fp16.engine --against alignseg.onnx --images DIR"
 
 
@@ -29,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against",
         type=user_path,
-        required=True,
         metavar="REFERENCE",
-        help="float32 .onnx file that the model was made from, or demo",
+        help="float32 .onnx file that the model was made from, or demo, which runs in ONNX Runtime "
+        "(default, with --runtime: the model itself)",
     )
     parser.add_argument(
         "--images",
@@ -63,6 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="device to run the model on: cpu, cuda or cuda:N (default: cuda for an engine, else "
         "cpu)",
     )
+    parser.add_argument(
+        "--runtime",
+        choices=choices_of(OnnxRunner),
+        help="runtime to run an .onnx file with (default: onnxruntime, in which float16 and int8 "
+        "files round as on a GPU)",
+    )
+    add_precision(parser)
     add_min_agreement(parser)
     labels = parser.add_argument_group("dataset options", "labelled images to compare mean IoU on")
     labels.add_argument("--dataset", choices=choices_of(Dataset), help=DATASET_HELP)
@@ -105,6 +114,8 @@ def verification_options_from(arguments: argparse.Namespace) -> VerificationOpti
         max_images=arguments.max_images,
         size=tuple(arguments.size),
         device=arguments.device,
+        runtime=arguments.runtime,
+        precision=arguments.precision,
         dataset=arguments.dataset,
         root=arguments.root,
         split=arguments.split,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends.onnxruntime_backend import open_session, run_session
 from alignseg_infer.backends.onnxruntime_package import onnxruntime
-from alignseg_infer.caches import CALIBRATIONS, cache_folder
+from alignseg_infer.caches import CALIBRATIONS, kept_path
 from alignseg_infer.datasets.image_sets import CalibrationImages
 from alignseg_infer.errors import OptionError, OutputError
 from alignseg_infer.export.graph.onnx_file import load_graph, save_onnx
@@ -92,7 +92,7 @@ def calibrate_ranges(
     facts = facts or read_onnx_facts(model)
     total = len(images.digests)
     key = _make_key(facts, images, options.size)
-    named, kept = options.cache, cache_folder(CALIBRATIONS) / f"{key}.npz"
+    named, kept = options.cache, kept_path(CALIBRATIONS, key)
     seen = _find_kept(kept, key) if named is None else _load_cache(named, key)
     cache = _Cache(kept, must=False) if named is None else _Cache(named, must=True)
     if seen.images < total:

@@ -36,7 +36,9 @@ class VerificationOptions:
             images in memory are all used.
         size: Sizes (height, width) of the network's input, for an ``.onnx`` of any size. Engines
             run at the corners of their profile.
-        device: Where the model runs; None for ``cuda`` for an engine, else ``cpu``.
+        device: Where the model runs; None for what the model or the runtime implies.
+        runtime: What runs an ``.onnx``, as `Predictor` takes it.
+        precision: What the runtime computes in, as `Predictor` takes it.
         dataset: Layout of a folder of labelled images, to compare mean IoU as well.
         root: The dataset's folder, or its address.
         split: ``train``, ``val`` or ``test``; None for ``val``. The layout ``folder`` has none.
@@ -52,6 +54,8 @@ class VerificationOptions:
     max_images: int = DEFAULT_IMAGES
     size: tuple[Size, ...] = ()
     device: str | None = None
+    runtime: str | None = None
+    precision: str | None = None
     dataset: Dataset | None = None
     root: str | Path | None = None
     split: str | None = None

@@ -15,7 +15,7 @@ from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, read_facts, sidecar_
 
 def verify_and_record(
     model: str | Path,
-    against: str | Path,
+    against: str | Path | None,
     options: VerificationOptions | None = None,
     progress: Progress | None = None,
 ) -> Verification:
@@ -25,7 +25,8 @@ def verify_and_record(
 
     Args:
         model: An ``.onnx`` file or an engine.
-        against: The float32 ``.onnx`` that `model` was made from, or ``demo``.
+        against: The float32 ``.onnx`` that `model` was made from, or ``demo``; None for `model`
+            itself in ONNX Runtime.
         options: The images, sizes and device to compare with.
         progress: Called with the number of images compared and their total.
 
@@ -44,6 +45,8 @@ def verify_and_record(
             against,
             images,
             device=options.device,
+            runtime=options.runtime,
+            precision=options.precision,
             sizes=options.size,
             data=data,
             min_agreement=options.min_agreement,

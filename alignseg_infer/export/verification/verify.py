@@ -12,11 +12,15 @@ import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from alignseg_infer.arrays import Image, InputShape, Size
-from alignseg_infer.backend import Backend
-from alignseg_infer.backends import open_backend
+from alignseg_infer.backend import Backend, LimitedBackend
+from alignseg_infer.backends import ENGINE_RUNNERS, open_backend
+from alignseg_infer.backends.engine_order import EngineOrder
 from alignseg_infer.backends.onnx_domains import needs_plugins
+from alignseg_infer.backends.precision import RunPrecision
+from alignseg_infer.choices import choose
 from alignseg_infer.cuda.opening import current_gpu
 from alignseg_infer.datasets.labelled import LabelledImages
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
@@ -45,6 +49,13 @@ logger = logging.getLogger(__name__)
 
 ALLOWED_MIOU_DROP = 0.5  # percentage points
 LARGEST_BATCH = 4
+# Share of pixels with the same label by what a runtime computes a float32 file in.
+REQUIRED_IN = {
+    None: 1.0,
+    RunPrecision.FP32: REQUIRED_AGREEMENT[Precision.FP32],
+    RunPrecision.FP16: REQUIRED_AGREEMENT[Precision.FP16],
+    RunPrecision.BF16: 0.995,
+}
 DRAWN_STREETS = 6
 DRAWN_SIZE = (256, 512)
 LONGEST_SIDE = 1024
@@ -52,10 +63,12 @@ LONGEST_SIDE = 1024
 
 def verify(
     model: str | Path,
-    against: str | Path,
+    against: str | Path | None,
     images: Sequence[Image] | None = None,
     *,
     device: str | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
     sizes: Sequence[Size] = (),
     data: LabelledImages | None = None,
     against_sha256: str | None = None,
@@ -64,15 +77,18 @@ def verify(
 ) -> Verification:
     """Check that `model` labels images as `against` does.
 
-    Float16 and int8 ONNX models on the CPU round as a GPU would; see `half_rounding`.
+    Float16 and int8 ONNX models on the CPU round as a GPU would; see `half_rounding`. With a
+    runtime, they run in it as they are.
 
     Args:
         model: An ``.onnx`` file or an engine.
         against: The float32 ``.onnx`` that `model` was made from. It runs in ONNX Runtime on the
-            CPU.
+            CPU. None for `model` itself, which is then compared in another runtime.
         images: BGR images (H, W, 3) uint8; they are resized to each size. None for streets drawn
             by `alignseg_infer.demo.streets`.
-        device: Where `model` runs; None for ``cuda`` for an engine, else ``cpu``.
+        device: Where `model` runs; None for what the model or `runtime` implies.
+        runtime: What runs an ``.onnx``, as `Predictor` takes it.
+        precision: What `runtime` computes in, as `Predictor` takes it.
         sizes: Input sizes (height, width) for an ONNX model that takes any size. The default is
             the size of the first image, scaled to at most 1024 pixels. Engines run at the corners
             of their profile.
@@ -90,10 +106,21 @@ def verify(
         ModelError: The two have different classes or prepare images differently.
         OptionError: `images` is empty, or `min_agreement` is not from 0 to 1.
     """
-    path, reference = model_path(model), model_path(against)
-    seen, expected = _open_both(path, reference, images, device)
+    path = model_path(model)
+    if against is None and runtime is None:
+        raise OptionError(
+            f"{model} has nothing to be compared with",
+            "the float32 .onnx that it was made from, or a runtime, in which a float32 .onnx is "
+            "compared with itself in ONNX Runtime",
+            "against='alignseg.onnx', or runtime='openvino'",
+        )
+    reference = path if against is None else model_path(against)
+    wanted = None if precision is None else choose(RunPrecision, precision, "precision")
+    how = Running(device, runtime, wanted)
+    seen, expected = _open_both(path, reference, images, how)
     found = _compare(
         *(path, reference, seen, expected),
+        how=how,
         images=images,
         sizes=sizes,
         against_sha256=against_sha256,
@@ -114,9 +141,10 @@ def compare(
     progress: Progress | None = None,
 ) -> Verification:
     """Compare two models as `verify` does, but return the result whether it passes or not."""
-    seen, expected = _open_both(model, against, images, None)
+    seen, expected = _open_both(model, against, images, Running())
     return _compare(
         *(model, against, seen, expected),
+        how=Running(),
         images=images,
         sizes=(),
         against_sha256=against_sha256,
@@ -125,13 +153,21 @@ def compare(
     )
 
 
+class Running(NamedTuple):
+    """How the model that is compared runs, as `Predictor` takes it."""
+
+    device: str | None = None
+    runtime: str | None = None
+    precision: RunPrecision | None = None
+
+
 def _open_both(
-    path: Path, reference: Path, images: Sequence[Image] | None, device: str | None
+    path: Path, reference: Path, images: Sequence[Image] | None, how: Running
 ) -> tuple[Backend, Backend]:
     if images is not None and not len(images):
         raise OptionError("images= holds no image", "one image or more", "images=FOLDER")
     expected = _open(reference)
-    seen = open_for_verification(path, device)
+    seen = _open_as(path, how)
     _require_same_task(seen, expected)
     return seen, expected
 
@@ -142,6 +178,7 @@ def _compare(
     seen: Backend,
     expected: Backend,
     *,
+    how: Running,
     images: Sequence[Image] | None,
     sizes: Sequence[Size],
     against_sha256: str | None,
@@ -152,7 +189,8 @@ def _compare(
     rows = compare_labels(
         seen, expected, draw_streets(shapes) if images is None else images, shapes, progress
     )
-    gate = REQUIRED_AGREEMENT[precision_of(seen)] if min_agreement is None else min_agreement
+    usual = min(REQUIRED_AGREEMENT[precision_of(seen)], REQUIRED_IN[how.precision])
+    gate = usual if min_agreement is None else min_agreement
     return Verification(
         reference=reference.name,
         reference_sha256=against_sha256 or sha256_with_weights(reference),
@@ -219,6 +257,16 @@ def _open(path: Path, device: str | None = None) -> Backend:
         backend = open_backend(file, device=device)
     backend.name += ", plugin nodes expanded"
     return backend
+
+
+def _open_as(path: Path, how: Running) -> Backend:
+    """Load the model that is compared, in the runtime and precision that are asked for."""
+    if how.runtime is None and how.precision is None:
+        return open_for_verification(path, how.device)
+    engine = None
+    if how.runtime in ENGINE_RUNNERS:
+        engine = EngineOrder(precision=how.precision)  # type: ignore[arg-type]  # takes strings
+    return open_backend(path, engine=engine, **how._asdict())
 
 
 def open_for_verification(path: Path, device: str | None = None) -> Backend:
@@ -348,7 +396,7 @@ def _list_shapes(
         shapes = profile_shapes(read_facts(path).profile)
     else:
         sizes = sizes or [next(filter(None, fixed), None) or _choose_size(images)]
-        batches = [export.batch] if export and export.batch else range(1, LARGEST_BATCH + 1)
+        batches = [export.batch] if export and export.batch else _batches_of(seen)
         shapes = [InputShape(batch, *size) for size in sizes for batch in batches]
     for shape in shapes:
         size = (shape.height, shape.width)
@@ -361,6 +409,12 @@ def _list_shapes(
                 "leave size= out, or give a reference that accepts any size",
             )
     return shapes
+
+
+def _batches_of(seen: Backend) -> range:
+    """Return the batch sizes to compare with."""
+    least, most = seen.batch_limits if isinstance(seen, LimitedBackend) else (1, LARGEST_BATCH)
+    return range(least, max(least, min(most, LARGEST_BATCH)) + 1)
 
 
 def _size_text(size: Size | None) -> str:
