@@ -17,6 +17,7 @@ from alignseg_infer.spec.plugin_contract import PLUGIN_OPS
 
 STEM = "stem"
 _STEM_LAYERS = ("conv1", "conv2", "conv3")
+_ACTIVATIONS = frozenset({"Relu", "LeakyRelu"})
 # Which inputs of an operator are the positions at which the others are read.
 _COORDINATE_INPUTS: dict[str, tuple[int, ...]] = {
     "GridSample": (1,),
@@ -26,9 +27,14 @@ _COORDINATE_INPUTS: dict[str, tuple[int, ...]] = {
 
 
 class Role(StrEnum):
-    """What a convolution is for, seen from the graph's output."""
+    """What a convolution is for, seen from the graph's output.
+
+    ``offsets`` are the last ones of an offset branch, from its activation on, and
+    ``offset-features`` those before.
+    """
 
     FEATURES = "features"
+    OFFSET_FEATURES = "offset-features"
     OFFSETS = "offsets"
     CLASSIFIER = "classifier"
 
@@ -80,15 +86,18 @@ def find_convolutions(model: onnx_ir.Model) -> tuple[Convolution, ...]:
         for node in model.graph
         for index in _COORDINATE_INPUTS.get(node.op_type, ())
     )
+    read = (node.inputs[0] for node in offset_heads)
+    linear = offset_heads | _walk_upstream(read, lambda node: node.op_type not in _ACTIVATIONS)
     # Stop at offset heads: with gather they lead to the output as indices and as weights.
     of_value = _walk_upstream(model.graph.outputs, lambda node: node not in offset_heads)
-    roles = {
-        node: Role.OFFSETS
-        if node in offset_heads or node not in of_value
-        else (Role.CLASSIFIER if node in classifiers else Role.FEATURES)
-        for node in model.graph
-        if node.op_type == "Conv"
-    }
+    roles: dict[onnx_ir.Node, Role] = {}
+    for node in (node for node in model.graph if node.op_type == "Conv"):
+        if node in linear:
+            roles[node] = Role.OFFSETS
+        elif node not in of_value:
+            roles[node] = Role.OFFSET_FEATURES
+        else:
+            roles[node] = Role.CLASSIFIER if node in classifiers else Role.FEATURES
     found = (_describe(node, role) for node, role in roles.items())
     return tuple(conv for conv in found if conv is not None)
 
