@@ -76,7 +76,7 @@ def named_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     def blocks_of(_: object, __: object, chosen: Collection[Convolution]) -> set[str]:
         found = set()
         for conv in chosen:
-            found.add(conv.block() if conv.role is Role.FEATURES else f"{conv.block()} {conv.role}")
+            found.add(conv.block() if conv.role is Role.FEATURES else f"{conv.block()} {conv.part}")
         return found
 
     monkeypatch.setattr(module, "quantize_convolutions", blocks_of)

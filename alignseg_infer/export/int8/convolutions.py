@@ -17,7 +17,6 @@ from alignseg_infer.spec.plugin_contract import PLUGIN_OPS
 
 STEM = "stem"
 _STEM_LAYERS = ("conv1", "conv2", "conv3")
-_ACTIVATIONS = frozenset({"Relu", "LeakyRelu"})
 # Which inputs of an operator are the positions at which the others are read.
 _COORDINATE_INPUTS: dict[str, tuple[int, ...]] = {
     "GridSample": (1,),
@@ -29,8 +28,8 @@ _COORDINATE_INPUTS: dict[str, tuple[int, ...]] = {
 class Role(StrEnum):
     """What a convolution is for, seen from the graph's output.
 
-    ``offsets`` are the last ones of an offset branch, from its activation on, and
-    ``offset-features`` those before.
+    ``offsets`` are those that predict the offsets, and ``offset-features`` those before them in an
+    offset branch.
     """
 
     FEATURES = "features"
@@ -62,6 +61,11 @@ class Convolution:
     layer: str
     role: Role
 
+    @property
+    def part(self) -> Role:
+        """Its role; one for the whole of an offset branch."""
+        return Role.OFFSETS if self.role is Role.OFFSET_FEATURES else self.role
+
     def block(self, grain: Grain = Grain.STAGE) -> str:
         """The block it belongs to: ``stem``, ``layer1``, ``RRB2b``, ``CAM``, ``head``."""
         first, *rest = self.layer.split(".")
@@ -86,13 +90,11 @@ def find_convolutions(model: onnx_ir.Model) -> tuple[Convolution, ...]:
         for node in model.graph
         for index in _COORDINATE_INPUTS.get(node.op_type, ())
     )
-    read = (node.inputs[0] for node in offset_heads)
-    linear = offset_heads | _walk_upstream(read, lambda node: node.op_type not in _ACTIVATIONS)
     # Stop at offset heads: with gather they lead to the output as indices and as weights.
     of_value = _walk_upstream(model.graph.outputs, lambda node: node not in offset_heads)
     roles: dict[onnx_ir.Node, Role] = {}
     for node in (node for node in model.graph if node.op_type == "Conv"):
-        if node in linear:
+        if node in offset_heads:
             roles[node] = Role.OFFSETS
         elif node not in of_value:
             roles[node] = Role.OFFSET_FEATURES

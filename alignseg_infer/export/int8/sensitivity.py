@@ -145,7 +145,7 @@ def _group_by_block(model: onnx_ir.Model, grain: Grain) -> dict[str, list[Convol
     """Group convolutions by block; offset branches and classifier are blocks of their own."""
     found: dict[str, list[Convolution]] = {}
     for conv in find_convolutions(model):
-        suffix = "" if conv.role is Role.FEATURES else f" {conv.role}"
+        suffix = "" if conv.role is Role.FEATURES else f" {conv.part}"
         found.setdefault(conv.block(grain) + suffix, []).append(conv)
     return found
 
