@@ -73,7 +73,9 @@ class FakeMeter:
 def named_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace quantising: the "model" is the set of blocks that would be quantised."""
 
-    def blocks_of(_: object, __: object, chosen: Collection[Convolution]) -> set[str]:
+    def blocks_of(
+        _: object, __: object, chosen: Collection[Convolution], ___: object = None
+    ) -> set[str]:
         found = set()
         for conv in chosen:
             found.add(conv.block() if conv.role is Role.FEATURES else f"{conv.block()} {conv.part}")

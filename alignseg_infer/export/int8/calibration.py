@@ -222,7 +222,7 @@ def _load_cache(cache: Path, key: str) -> _Seen:
         ) from error
     if seen.key != key:
         raise OptionError(
-            f"{cache} holds {seen.images} images calibrated for another model, images, size "
+            f"{cache} holds {seen.images} images calibrated with another model, images, size "
             "or target",
             "the cache of this model, images, size and target; this file is not overwritten",
             f"calibration_cache={cache.with_name('another-' + cache.name)}, or remove that file",
