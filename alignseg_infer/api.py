@@ -50,6 +50,7 @@ def export_onnx(
     destination: str | Path,
     *,
     precision: str | None = None,
+    target: str | None = None,
     output: str | None = None,
     size: Size | None = None,
     batch: int | None = None,
@@ -92,6 +93,9 @@ def export_onnx(
             comes with the package. With the precision fp16 or int8, also a float32 ``.onnx``.
         destination: The ``.onnx`` file to write.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``; None for fp32.
+        target: Hardware that the graph is for, ``"cpu"`` or ``"tensorrt"``. With int8, cpu makes a
+            float32 graph with unsigned INT8, which ONNX Runtime and OpenVINO run in integers; None
+            and tensorrt make a float16 graph with signed INT8. A CPU takes no fp16.
         output: ``"logits"`` at 1/4 of the input size, or ``"labels"`` at the input size; None for
             logits.
         size: Fixed (height, width) of the network's input; None for any size.

@@ -17,7 +17,8 @@ from alignseg_infer.backends.onnxruntime_package import onnxruntime
 from alignseg_infer.errors import DeviceError
 from alignseg_infer.packages import INSTALL_GPU_ONNXRUNTIME, ONNXRUNTIME, warn_of_several
 from alignseg_infer.spec.graph_contract import GraphTensor
-from alignseg_infer.spec.model import INPUT_NAME
+from alignseg_infer.spec.model import INPUT_NAME, Target
+from alignseg_infer.spec.onnx_precision import read_target
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,8 @@ class OnnxRuntimeBackend(OnnxBackend):
         warn_of_several(ONNXRUNTIME)
         providers = _choose_providers(device)
         if providers == [CPU_PROVIDER]:
-            self._session = open_session(path, threads)
+            fuse = read_target(path) is Target.CPU
+            self._session = open_session(path, threads, fuse=fuse)
         else:
             self._session = _open_on_cuda(path, threads, providers, device)
         metadata = _read_metadata(path, self._session)
@@ -75,7 +77,11 @@ class OnnxRuntimeBackend(OnnxBackend):
 
 
 def open_session(
-    path: Path, threads: int | None = None, providers: Sequence[object] = (CPU_PROVIDER,)
+    path: Path,
+    threads: int | None = None,
+    providers: Sequence[object] = (CPU_PROVIDER,),
+    *,
+    fuse: bool = False,
 ) -> onnxruntime.InferenceSession:
     """Return a session of the file `path`, with our options.
 
@@ -83,13 +89,15 @@ def open_session(
         path: An ``.onnx`` file. ONNX Runtime looks for weights in other files in its folder.
         threads: CPU threads for one call; None for one per core.
         providers: What runs it, as ONNX Runtime takes it.
+        fuse: As in `session_options`.
 
     Raises:
         ModelFileError: The file cannot be loaded.
         ModelError: There is too little memory.
     """
+    options = session_options(threads, fuse=fuse)
     try:
-        return onnxruntime.InferenceSession(path, session_options(threads), providers=[*providers])
+        return onnxruntime.InferenceSession(path, options, providers=[*providers])
     except _ERRORS as error:
         if is_about_memory(error):
             raise too_large(path, RUNTIME, error) from error
@@ -127,17 +135,22 @@ def _graph_tensor(node: Any) -> GraphTensor:
     return GraphTensor(node.name, _TYPES.get(said, said), shape or None)
 
 
-def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
+def session_options(
+    threads: int | None = None, *, fuse: bool = False
+) -> onnxruntime.SessionOptions:
     """Return the options with which this package opens every session.
 
-    The entry ``session.disable_quant_qdq`` makes ONNX Runtime compute an INT8 graph as it is
-    written: values and weights are rounded to integers, and multiplied in floats. By default it
-    fuses this into INT8 kernels, whose results are less exact and depend on its version, and which
-    saturate on x86-64 processors without VNNI if activations are unsigned (docs/precision.md). The
-    entry ``session.x64quantprecision`` would prevent the saturation only, and ONNX Runtime 1.32
-    refuses with it files in which a tool merged equal zero points. It is slower, too: the demo of
-    128x256 takes 183 ms with it and 123 ms with ours (best of 5, two cores with VNNI, other work
-    running). Graphs without INT8 stay the same.
+    Without `fuse`, the entry ``session.disable_quant_qdq`` makes ONNX Runtime compute an INT8 graph
+    as it is written: values and weights are rounded to integers, and multiplied in floats. By
+    default it fuses this into INT8 kernels, whose results are less exact and depend on its version,
+    and which saturate on x86-64 processors without VNNI if activations are unsigned and weights
+    have 8 bits (docs/precision.md). The entry ``session.x64quantprecision`` would prevent the
+    saturation only, and ONNX Runtime 1.32 refuses with it files in which a tool merged equal zero
+    points. It is slower, too: the demo of 128x256 takes 183 ms with it and 123 ms with ours (best
+    of 5, two cores with VNNI, other work running). Graphs without INT8 stay the same.
+
+    INT8 that was exported for CPUs is fused: its weights have 7 bits, which cannot saturate, and
+    its form is the one that the kernels take (`export.int8.for_cpus`).
 
     The entry ``session.force_spinning_stop`` ends the busy waiting of ONNX Runtime's threads with
     each call. Without it, they hold the cores for some 30 ms after a call, while the result is
@@ -148,11 +161,13 @@ def session_options(threads: int | None = None) -> onnxruntime.SessionOptions:
 
     Args:
         threads: CPU threads for one call; None for one per core.
+        fuse: Whether Q/DQ becomes INT8 kernels.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not fuse:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     return options

@@ -267,12 +267,14 @@ def _choose_settings(
     }
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
-    written = spec.export.precision if spec.export else Precision.FP32
-    if written is Precision.INT8 and not cv2.checkHardwareSupport(_AVX512_VNNI):
+    export = spec.export
+    signed = export and export.precision is Precision.INT8 and not export.has_cpu_integers
+    if signed and not cv2.checkHardwareSupport(_AVX512_VNNI):
         # Without VNNI, OpenVINO's INT8 kernels saturate in 16 bits: the demo's labels agree with
         # ONNX Runtime's in 98.77 % of the pixels. This setting computes Q/DQ in FP32 instead, and
-        # 99.70 % agree. (With weights of 7 bits, which cannot saturate, 99.84 % agree both ways.)
-        # It takes 0.90 of the time of FP32 (quartiles 0.87-0.99) instead of 0.72 (0.70-0.76).
+        # 99.70 % agree. (With weights of 7 bits, which cannot saturate and which INT8 for CPUs has,
+        # 99.84 % agree both ways.) It takes 0.90 of the time of FP32 (quartiles 0.87-0.99) instead
+        # of 0.72 (0.70-0.76).
         settings["LP_TRANSFORMS_MODE"] = "NO"
     return settings
 

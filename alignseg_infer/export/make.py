@@ -19,6 +19,7 @@ from alignseg_infer.doctor.runtimes import Target
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.adapting import (
     adapt_to_gpus,
+    adapt_to_target,
     choose_sampler,
     first_change,
     sampler_of,
@@ -272,10 +273,13 @@ def _make_float32_graph(model: Path, target: Path, recipe: Recipe) -> _Graph:
     from alignseg_infer.models.checkpoint import describe_assumptions, load_checkpoint
     from alignseg_infer.spec.onnx_facts import read_onnx_facts
 
+    recipe = adapt_to_target(recipe)
     options = recipe.graph or ExportOptions()
     checkpoint = load_checkpoint(model, recipe.checkpoint)
     logger.info("%s", describe_assumptions(checkpoint))
-    report = onnx_from_checkpoint(checkpoint, target, options, remark=recipe.sampler_choice)
+    report = onnx_from_checkpoint(
+        checkpoint, target, options, remark=recipe.sampler_choice, hardware=recipe.target
+    )
     logger.info("%s", format_comparisons(report.comparisons, options.output))
     facts = read_onnx_facts(target)
     return _Graph(target, facts, checkpoint.assumptions, report.comparisons)

@@ -13,6 +13,7 @@ from alignseg_infer.datasets.addresses import plain_place
 from alignseg_infer.datasets.class_tables import class_table_named
 from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.datasets.sources import require_source
+from alignseg_infer.errors import OptionError
 from alignseg_infer.export.graph.options import AUTO_SAMPLER, ExportOptions
 from alignseg_infer.export.int8.options import (
     Int8Options,
@@ -23,7 +24,7 @@ from alignseg_infer.export.int8.options import (
 from alignseg_infer.export.verification.options import DEFAULT_IMAGES, require_share
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.pixels.encoded import MAX_PIXELS
-from alignseg_infer.spec.model import Precision
+from alignseg_infer.spec.model import Precision, Sampler, Target
 
 GRAPH_NAMES = tuple(field.name for field in dataclasses.fields(ExportOptions))
 CHECKPOINT_NAMES = tuple(field.name for field in dataclasses.fields(CheckpointOptions))
@@ -41,6 +42,8 @@ class Recipe:
         auto_sampler: Whether the sampler is to be the one that is right in the runtime.
         sampler_choice: Which sampler that was, and why; None until it was chosen.
         checkpoint: Facts that the checkpoint does not contain; None if the user gives none.
+        target: Hardware that the graph is for; None for no choice. It decides the form of int8 and
+            how a checkpoint's graph upsamples.
         int8: How the model is quantised. The precision int8 requires it, and no other takes it.
         verification: Images to compare labels on: a folder, a list or a video. None for the
             calibration images, or for drawn streets if there are none.
@@ -50,7 +53,8 @@ class Recipe:
         keep_rejected: Whether a graph whose labels differ too much is kept under another name.
 
     Raises:
-        OptionError: `int8` is missing, or was given for another precision.
+        OptionError: `int8` is missing, or was given for another precision; or the target cannot
+            use the precision or the sampler.
         DatasetError: A source of images does not exist.
     """
 
@@ -59,6 +63,7 @@ class Recipe:
     auto_sampler: bool = False
     sampler_choice: str | None = None
     checkpoint: CheckpointOptions | None = None
+    target: Target | None = None
     int8: Int8Options | None = None
     verification: str | Path | None = None
     max_verification_images: int = DEFAULT_IMAGES
@@ -71,9 +76,26 @@ class Recipe:
         require_share(self.min_agreement)
         if (self.precision is Precision.INT8) != (self.int8 is not None):
             raise needs_int8("calibration") if self.int8 else needs_calibration()
+        if self.target is Target.CPU:
+            self._require_cpu_can_run()
         for source in (self._calibration, self.verification):
             if source is not None:
                 require_source(plain_place(source))
+
+    def _require_cpu_can_run(self) -> None:
+        if self.precision is Precision.FP16:
+            raise OptionError(
+                "precision='fp16' with target='cpu': CPUs compute float16 in float32, so it costs "
+                "time and accuracy and gains nothing",
+                "fp32 or int8 for a CPU",
+                "precision='int8' and calibration=FOLDER, or leave target= out",
+            )
+        if self.graph is not None and self.graph.sampler is Sampler.PLUGIN:
+            raise OptionError(
+                "sampler='plugin' with target='cpu'",
+                "native or gather, since only TensorRT has plugins",
+                "sampler='native', or leave target= out",
+            )
 
     @property
     def _calibration(self) -> str | Path | None:
@@ -97,9 +119,10 @@ def recipe_for(values: Mapping[str, Any]) -> Recipe:
     """Return the recipe that the arguments of a command or function ask for.
 
     Args:
-        values: Values by the names of their parameters: ``precision``, ``verification``,
-            ``max_verification_images``, ``max_pixels``, ``min_agreement``, the fields of
-            `ExportOptions` and `CheckpointOptions`, and the parameters of `int8_options_for`. None,
+        values: Values by the names of their parameters: ``precision``, ``target``,
+            ``verification``, ``max_verification_images``, ``max_pixels``, ``min_agreement``, the
+            fields of `ExportOptions` and `CheckpointOptions`, and the parameters of
+            `int8_options_for`. None,
             or no entry, means that nothing was given. Other names are ignored.
 
     Raises:
@@ -117,11 +140,13 @@ def recipe_for(values: Mapping[str, Any]) -> Recipe:
     if "classes" in checkpoint:
         checkpoint["classes"] = class_table_named(checkpoint["classes"])
     precision = choose(Precision, given["precision"], "precision") if "precision" in given else None
+    target = choose(Target, given["target"], "target") if "target" in given else None
     return Recipe(
         precision=precision,
         graph=ExportOptions(**graph) if graph else None,
         auto_sampler=auto_sampler,
         checkpoint=CheckpointOptions(**checkpoint) if checkpoint else None,
+        target=target,
         int8=int8_options_for(precision, **int8),
         verification=plain_place(given["verification"]) if "verification" in given else None,
         max_verification_images=given.get("max_verification_images", DEFAULT_IMAGES),

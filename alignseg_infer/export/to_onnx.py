@@ -14,7 +14,7 @@ from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.verification.parity import Comparison, compare_with_pytorch
 from alignseg_infer.files import write_atomically
 from alignseg_infer.models.checkpoint import Checkpoint
-from alignseg_infer.spec.model import SPEC_KEY, VERIFICATION_KEY, ExportSpec, ModelSpec
+from alignseg_infer.spec.model import SPEC_KEY, VERIFICATION_KEY, ExportSpec, ModelSpec, Target
 from alignseg_infer.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ def onnx_from_checkpoint(
     options: ExportOptions | None = None,
     *,
     remark: str | None = None,
+    hardware: Target | None = None,
 ) -> ExportReport:
     """Write `checkpoint` as an ONNX file, after comparing it with PyTorch in ONNX Runtime.
 
@@ -51,6 +52,7 @@ def onnx_from_checkpoint(
         path: The ``.onnx`` file to write.
         options: What the graph should contain.
         remark: What else the spec's `exporter` says.
+        hardware: What the graph is for, which the spec says; None for no choice.
 
     Raises:
         OptionError: `path` does not end in ``.onnx``.
@@ -64,7 +66,7 @@ def onnx_from_checkpoint(
     with write_atomically(path) as temporary:
         logger.info("tracing and converting to opset %d (half a minute)", options.opset)
         exported = onnx_from_model(model, options)
-        spec = replace(checkpoint.spec, export=_export_spec(options, remark))
+        spec = replace(checkpoint.spec, export=_export_spec(options, remark, hardware))
         _describe(exported, spec)
         save_onnx(exported, temporary)
         logger.info("comparing with PyTorch in ONNX Runtime")
@@ -74,7 +76,7 @@ def onnx_from_checkpoint(
     return ExportReport(path, spec, comparisons)
 
 
-def _export_spec(options: ExportOptions, remark: str | None) -> ExportSpec:
+def _export_spec(options: ExportOptions, remark: str | None, hardware: Target | None) -> ExportSpec:
     versions = f"alignseg-infer {__version__}, torch {torch.__version__}"
     return ExportSpec(
         output=options.output,
@@ -85,6 +87,7 @@ def _export_spec(options: ExportOptions, remark: str | None) -> ExportSpec:
         batch=options.batch,
         upsampling=options.chosen_upsampling,
         exporter=f"{versions}; {remark}" if remark else versions,
+        target=hardware,
     )
 
 

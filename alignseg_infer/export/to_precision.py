@@ -18,7 +18,14 @@ from alignseg_infer.export.int8.options import Int8Options, needs_calibration
 from alignseg_infer.export.verification.verify import compare, require_agreement
 from alignseg_infer.files import write_atomically
 from alignseg_infer.progress import ProgressBars, no_bar
-from alignseg_infer.spec.model import AGREEMENT_KEY, DEFAULT_OPSET, OPSETS, SPEC_KEY, Precision
+from alignseg_infer.spec.model import (
+    AGREEMENT_KEY,
+    DEFAULT_OPSET,
+    OPSETS,
+    SPEC_KEY,
+    Precision,
+    Target,
+)
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 from alignseg_infer.spec.verification import Verification
 
@@ -77,8 +84,12 @@ def onnx_in_precision(
     _require_opset(source)
     quantized = precision is Precision.INT8
     model = _quantize(source, facts, int8, bars) if quantized else load_graph(source)
-    to_half_precision(model)
-    export = replace(facts.export, precision=precision, opset=model.opset_imports[""])
+    hardware = int8.quantization.target if quantized and int8 else facts.export.target
+    if hardware is not Target.CPU:
+        to_half_precision(model)
+    export = replace(
+        facts.export, precision=precision, opset=model.opset_imports[""], target=hardware
+    )
     model.metadata_props[SPEC_KEY] = replace(facts.spec, export=export).to_json()
     with write_atomically(target) as temporary:
         save_onnx(model, temporary)

@@ -90,13 +90,24 @@ class Precision(StrEnum):
     """Number format that an exported graph computes in.
 
     In ``fp16``, values are float16, but sampling coordinates and values that depend only on shapes
-    stay float32. ``int8`` is ``fp16`` with quantised convolutions (Q/DQ). The image and the logits
-    are always float32.
+    stay float32. ``int8`` is ``fp16`` with quantised convolutions (Q/DQ), or ``fp32`` with them if
+    the target is ``cpu``. The image and the logits are always float32.
     """
 
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
+
+
+class Target(StrEnum):
+    """Hardware that a graph is exported for.
+
+    It decides the form of ``int8``: ``tensorrt`` has signed Q/DQ in a float16 graph, and ``cpu``
+    unsigned Q/DQ in a float32 graph, which ONNX Runtime and OpenVINO fuse into integer kernels.
+    """
+
+    CPU = "cpu"
+    TENSORRT = "tensorrt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +231,8 @@ class ExportSpec:
             chosen without being named, and why.
         precision: Number format that the graph computes in.
         upsampling: How features are upsampled; always ``resize`` without the rewrites.
+        target: Hardware that the graph was made for; None if none was named, and in files from
+            before there was a choice.
     """
 
     output: OutputKind
@@ -231,6 +244,12 @@ class ExportSpec:
     exporter: str
     precision: Precision = Precision.FP32
     upsampling: Upsampling = Upsampling.MATRICES
+    target: Target | None = dataclasses.field(default=None, metadata={LATER: True})
+
+    @property
+    def has_cpu_integers(self) -> bool:
+        """Whether it is ``int8`` in the form whose integer kernels CPUs have."""
+        return self.precision is Precision.INT8 and self.target is Target.CPU
 
     def __post_init__(self) -> None:
         sides = self.size or (MIN_INPUT_SIDE,)

@@ -1,4 +1,4 @@
-"""The precision that an ONNX file computes in, read from its graph without any package.
+"""The precision that an ONNX file computes in, and its target, read without any package.
 
 Other tools quantise exported files, or make them float16, and keep their metadata. The file then
 still says ``fp32``, and would be taken for the reference of others.
@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from alignseg_infer.spec.model import Precision
+from alignseg_infer.errors import SpecError
+from alignseg_infer.spec.from_json import MAX_FACTS
+from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, Target
 from alignseg_infer.spec.protobuf import read_fields
 
 # What messages hold, as numbers of fields.
@@ -20,6 +22,8 @@ _TENSOR = 5  # of AttributeProto
 _DATA_TYPE = 2  # of TensorProto
 _HALVES = frozenset({10, 16})  # float16 and bfloat16
 _LONGEST = 1 << 8  # bytes of an operator's name
+_METADATA = 14  # of ModelProto
+_KEY, _VALUE = 1, 2  # of StringStringEntryProto
 _COARSER = (Precision.FP32, Precision.FP16, Precision.INT8)
 
 
@@ -59,6 +63,36 @@ def read_precision(path: Path) -> Precision:
     except OSError:
         return Precision.FP32
     return Precision.FP16 if half else Precision.FP32
+
+
+def read_target(path: Path) -> Target | None:
+    """Return the hardware that the facts in an ONNX file name, before a runtime reads it.
+
+    It is None for a file without such facts, or one that cannot be read; loading it tells what is
+    wrong.
+    """
+    if not os.path.isfile(path):
+        return None
+    try:
+        with path.open("rb") as file:
+            for field in read_fields(file, os.fstat(file.fileno()).st_size):
+                if field.number == _METADATA and field.value is None:
+                    key, text = _read_entry(file, field.end)
+                    if key == SPEC_KEY:
+                        export = ModelSpec.from_json(text).export
+                        return export.target if export else None
+    except (OSError, ValueError, SpecError):
+        return None
+    return None
+
+
+def _read_entry(file: BinaryIO, end: int) -> tuple[str, str]:
+    texts = {_KEY: "", _VALUE: ""}
+    for field in read_fields(file, end):
+        if field.number in texts and field.value is None:
+            length = min(field.end - file.tell(), MAX_FACTS)
+            texts[field.number] = file.read(length).decode("utf-8", "replace")
+    return texts[_KEY], texts[_VALUE]
 
 
 def _read_graph(file: BinaryIO, end: int) -> Iterator[str | int]:

@@ -173,7 +173,9 @@ def test_histogram_does_not_depend_on_order() -> None:
         first, *others = (Histogram.of(parts[index]) for index in order)
         summed = sum(others, first)
         np.testing.assert_array_equal(summed.counts, at_once.counts)
-        assert (summed.power, summed.largest) == (at_once.power, at_once.largest)
+        seen = (summed.power, summed.lowest, summed.highest)
+        assert seen == (at_once.power, at_once.lowest, at_once.highest)
+    assert at_once.largest == max(-at_once.lowest, at_once.highest)
     assert at_once.counts.sum() == 2000
     small, nothing = Histogram.of(parts[1]), Histogram.of(np.zeros(3, np.float32))
     assert (small + nothing).power == (nothing + small).power == small.power
@@ -480,7 +482,8 @@ def test_damaged_caches(small_onnx: Path, pictures: Path, tmp_path: Path) -> Non
         ("counts", lambda counts: counts.astype(np.float32)),
         ("names", lambda names: names[:0]),
         ("powers", lambda powers: np.full(powers.shape, np.inf)),
-        ("largest", lambda largest: largest.astype(str)[:, np.newaxis]),
+        ("lowest", lambda lowest: lowest.astype(str)[:, np.newaxis]),
+        ("highest", lambda highest: highest[:0]),
     ],
 )
 def test_caches_with_odd_content(

@@ -69,12 +69,14 @@ def demo_ranges(streets: Path) -> Ranges:
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_roles_come_from_the_flow_of_values(export_small: Export, kind: dict[str, Any]) -> None:
     model = onnx_ir.load(export_small(**kind))
-    found = {role: [c.layer for c in find_convolutions(model) if c.role is role] for role in Role}
+    found = {role: [c.layer for c in find_convolutions(model) if c.part is role] for role in Role}
     assert len(found[Role.CLASSIFIER]) == 1
     assert found[Role.CLASSIFIER][0].startswith("head.")
     assert len(found[Role.OFFSETS]) == (20 if kind.get("rewrites", True) else 18)
     assert all(".delta_gen" in layer for layer in found[Role.OFFSETS])
     assert not any(".delta_gen" in layer for layer in found[Role.FEATURES])
+    last = [conv.layer for conv in find_convolutions(model) if conv.role is Role.OFFSETS]
+    assert len(last) == (5 if kind.get("rewrites", True) else 9)
     assert set(list_blocks(model)) == set(BLOCKS)
 
 

@@ -73,10 +73,12 @@ class FakeMeter:
 def named_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace quantising: the "model" is the set of blocks that would be quantised."""
 
-    def blocks_of(_: object, __: object, chosen: Collection[Convolution]) -> set[str]:
+    def blocks_of(
+        _: object, __: object, chosen: Collection[Convolution], ___: object = None
+    ) -> set[str]:
         found = set()
         for conv in chosen:
-            found.add(conv.block() if conv.role is Role.FEATURES else f"{conv.block()} {conv.role}")
+            found.add(conv.block() if conv.role is Role.FEATURES else f"{conv.block()} {conv.part}")
         return found
 
     monkeypatch.setattr(module, "quantize_convolutions", blocks_of)

@@ -101,6 +101,12 @@ def test_files_from_before_a_choice_was_recorded_are_read() -> None:
     assert ModelSpec.from_json(json.dumps(facts)) == FULL
 
 
+def test_files_from_before_targets_are_read() -> None:
+    facts = json.loads(FULL.to_json())
+    assert facts["export"].pop("target") is None
+    assert ModelSpec.from_json(json.dumps(facts)) == FULL
+
+
 def test_json_is_plain() -> None:
     facts = json.loads(FULL.to_json())
     assert facts["version"] == 3
@@ -126,6 +132,7 @@ def test_whole_number_for_a_float() -> None:
         ("network.depth", 18),
         ("export.precision", "fp8"),
         ("export.upsampling", "bilinear"),
+        ("export.target", "gpu"),
         ("export.upsampling", "matrices"),  # EXPORT is without the rewrites, which bring them
         ("export.upsampling", GONE),
         ("export.speed", 1),

@@ -3,10 +3,11 @@
 import argparse
 
 from alignseg_infer.cli.arguments.graph import add_recipe_arguments, recipe_from
-from alignseg_infer.cli.arguments.values import add_destination
+from alignseg_infer.cli.arguments.values import add_destination, choices_of
 from alignseg_infer.cli.streams import print_message
 from alignseg_infer.export.make import make_onnx
 from alignseg_infer.files import user_path
+from alignseg_infer.spec.model import Target
 
 HELP = "Export a checkpoint to ONNX, or convert a float32 .onnx to fp16 or int8, and verify it."
 EXAMPLE = "Example: alignseg export-onnx CS_scenes.pth -o alignseg.onnx"
@@ -21,6 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "fp16 or int8, a float32 .onnx file",
     )
     add_destination(parser, ".onnx file to write")
+    parser.add_argument(
+        "--target",
+        choices=choices_of(Target),
+        help="hardware that the graph is for: with --precision int8, cpu makes a float32 graph "
+        "with unsigned INT8, which ONNX Runtime and OpenVINO run in integers, and tensorrt a "
+        "float16 graph with signed INT8 (default: tensorrt for int8, else no choice)",
+    )
     add_recipe_arguments(parser)
 
 

@@ -114,8 +114,9 @@ def describe_spec(spec: ModelSpec) -> str:
         lines.append(f"  checkpoint: {source.name}, sha256 {source.sha256}{source.choices}")
     if export := spec.export:
         rewrites = "with" if export.rewrites else "without"
+        target = f" for {export.target}" if export.target else ""
         lines.append(
-            f"  export: {export.precision}, {export.output}, {_shape_text(export)}, opset "
+            f"  export: {export.precision}{target}, {export.output}, {_shape_text(export)}, opset "
             f"{export.opset}, sampler {export.sampler}, upsampling {export.upsampling}, "
             f"{rewrites} rewrites, by {export.exporter}"
         )

@@ -1,4 +1,4 @@
-"""Calibration: measures on images the ranges of the tensors that convolutions read."""
+"""Calibration: measures on images the ranges of the tensors that become integers."""
 
 import contextlib
 import hashlib
@@ -24,16 +24,17 @@ from alignseg_infer.datasets.image_sets import CalibrationImages
 from alignseg_infer.errors import OptionError, OutputError
 from alignseg_infer.export.graph.onnx_file import load_graph, save_onnx
 from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes
+from alignseg_infer.export.int8.for_cpus import find_readers
 from alignseg_infer.export.int8.histograms import BINS, Histogram, Ranges
 from alignseg_infer.export.int8.options import CalibrationOptions
 from alignseg_infer.files import temporary_folder, write_atomically
 from alignseg_infer.pixels.preprocess import preprocess, size_policy
 from alignseg_infer.progress import Progress
-from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
+from alignseg_infer.spec.model import INPUT_NAME, ModelSpec, Target
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 from alignseg_infer.version import __version__
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 # What reading another file, or a damaged one, raises; RuntimeError: an encrypted archive.
 _NO_CACHE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, MemoryError),
@@ -66,8 +67,10 @@ def calibrate_ranges(
     options: CalibrationOptions | None = None,
     progress: Progress | None = None,
     facts: OnnxFacts | None = None,
+    *,
+    target: Target = Target.TENSORRT,
 ) -> Ranges:
-    """Measure the ranges of all tensors that convolutions read.
+    """Measure the ranges of all tensors that become integers: for TensorRT, what convolutions read.
 
     Only one image is in memory at a time, or one batch if the model has a fixed batch. A cache
     keeps what was measured: an interrupted run continues where it stopped, with the same result,
@@ -81,6 +84,7 @@ def calibrate_ranges(
         options: How to calibrate.
         progress: Called after each image with the number of images counted and their total.
         facts: Facts of `model`, if they were read already.
+        target: Which hardware the ranges are for.
 
     Raises:
         ModelError: The model cannot be used, or computes values that are not finite.
@@ -91,19 +95,25 @@ def calibrate_ranges(
     options = options or CalibrationOptions()
     facts = facts or read_onnx_facts(model)
     total = len(images.digests)
-    key = _make_key(facts, images, options.size)
+    key = _make_key(facts, images, options.size, target)
     named, kept = options.cache, kept_path(CALIBRATIONS, key)
     seen = _find_kept(kept, key) if named is None else _load_cache(named, key)
     cache = _Cache(kept, must=False) if named is None else _Cache(named, must=True)
     if seen.images < total:
-        _count_images(model, facts.spec, images, options, seen, cache=cache, progress=progress)
+        _count_images(
+            *(model, facts.spec, images, options, seen),
+            target=target,
+            cache=cache,
+            progress=progress,
+        )
     limits = {name: histo.limit(options.method) for name, histo in seen.histograms.items()}
-    return Ranges(options.method, total, limits)
+    bounds = {name: histo.bounds(options.method) for name, histo in seen.histograms.items()}
+    return Ranges(options.method, total, limits, bounds)
 
 
-def _make_key(model: OnnxFacts, images: CalibrationImages, size: object) -> str:
+def _make_key(model: OnnxFacts, images: CalibrationImages, size: object, target: Target) -> str:
     """Return what identifies a run: a digest of all that affects its histograms."""
-    facts = [CACHE_VERSION, __version__, model.sha256, list(images.digests), size]
+    facts = [CACHE_VERSION, __version__, model.sha256, list(images.digests), size, target]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -114,11 +124,12 @@ def _count_images(
     options: CalibrationOptions,
     seen: _Seen,
     *,
+    target: Target,
     cache: "_Cache",
     progress: Progress | None,
 ) -> None:
     """Count the images that `seen` lacks."""
-    session, names = _open_observed(model, options.threads)
+    session, names = _open_observed(model, options.threads, target)
     # A tool may have given a float32 network a float16 input.
     kind = "float16" if session.get_inputs()[0].type == "tensor(float16)" else "float32"
     logger.info("calibrating with %s", images.name)
@@ -137,13 +148,16 @@ def _count_images(
 
 
 def _open_observed(
-    model: Path, threads: int | None
+    model: Path, threads: int | None, target: Target
 ) -> tuple[onnxruntime.InferenceSession, list[str]]:
-    """Open the model with all that its convolutions read, but the input, as outputs; name them."""
+    """Open the model with all that becomes integers, but the input, as outputs; name them."""
     observing = expand_plugin_nodes(load_graph(model))
     graph = observing.graph
-    read = dict.fromkeys(node.inputs[0] for node in graph if node.op_type == "Conv")
-    observed = [value for value in read if value is not None and value.producer() is not None]
+    convs = [node for node in graph if node.op_type == "Conv"]
+    measured = dict.fromkeys(node.inputs[0] for node in convs)
+    if target is Target.CPU:
+        measured |= dict.fromkeys(find_readers(graph, convs))
+    observed = [value for value in measured if value is not None and value.producer() is not None]
     graph.outputs.extend(value for value in observed if value not in graph.outputs)
     with temporary_folder() as folder:  # from memory, it loads no weights above 2 GiB
         path = folder / model.name
@@ -208,8 +222,9 @@ def _load_cache(cache: Path, key: str) -> _Seen:
         ) from error
     if seen.key != key:
         raise OptionError(
-            f"{cache} holds {seen.images} images calibrated with another model, images or size",
-            "the cache of this model, these images and this size; this file is not overwritten",
+            f"{cache} holds {seen.images} images calibrated with another model, images, size "
+            "or target",
+            "the cache of this model, images, size and target; this file is not overwritten",
             f"calibration_cache={cache.with_name('another-' + cache.name)}, or remove that file",
         )
     logger.info("%s holds %d calibrated images", cache, seen.images)
@@ -220,15 +235,17 @@ def _read_cache(cache: Path) -> _Seen:
     if cache.is_fifo():  # which nobody may ever write to
         raise ValueError("it is a pipe")
     with np.load(cache, allow_pickle=False) as stored:
-        names, counts, powers, largest = (
-            stored[part] for part in ("names", "counts", "powers", "largest")
+        names, counts, powers, lowest, highest = (
+            stored[part] for part in ("names", "counts", "powers", "lowest", "highest")
         )
         key, images = str(stored["key"]), int(stored["images"])
     if counts.shape != (len(names), BINS) or counts.dtype != np.int64 or images < 0:
         raise ValueError(f"{images} images, counts of shape {counts.shape} and type {counts.dtype}")
     histograms = {
-        str(name): Histogram(count, int(power), float(most))
-        for name, count, power, most in zip(names, counts, powers, largest, strict=True)
+        str(name): Histogram(count, int(power), float(least), float(most))
+        for name, count, power, least, most in zip(
+            *(names, counts, powers, lowest, highest), strict=True
+        )
     }
     return _Seen(key, images, histograms)
 
@@ -272,5 +289,6 @@ def _write_cache(cache: Path, seen: _Seen) -> None:
             names=np.array(list(seen.histograms)),
             counts=np.stack([histogram.counts for histogram in histograms]),
             powers=np.array([histogram.power for histogram in histograms]),
-            largest=np.array([histogram.largest for histogram in histograms]),
+            lowest=np.array([histogram.lowest for histogram in histograms]),
+            highest=np.array([histogram.highest for histogram in histograms]),
         )

@@ -26,9 +26,14 @@ _COORDINATE_INPUTS: dict[str, tuple[int, ...]] = {
 
 
 class Role(StrEnum):
-    """What a convolution is for, seen from the graph's output."""
+    """What a convolution is for, seen from the graph's output.
+
+    ``offsets`` are those that predict the offsets, and ``offset-features`` those before them in an
+    offset branch.
+    """
 
     FEATURES = "features"
+    OFFSET_FEATURES = "offset-features"
     OFFSETS = "offsets"
     CLASSIFIER = "classifier"
 
@@ -56,6 +61,11 @@ class Convolution:
     layer: str
     role: Role
 
+    @property
+    def part(self) -> Role:
+        """Its role; one for the whole of an offset branch."""
+        return Role.OFFSETS if self.role is Role.OFFSET_FEATURES else self.role
+
     def block(self, grain: Grain = Grain.STAGE) -> str:
         """The block it belongs to: ``stem``, ``layer1``, ``RRB2b``, ``CAM``, ``head``."""
         first, *rest = self.layer.split(".")
@@ -82,13 +92,14 @@ def find_convolutions(model: onnx_ir.Model) -> tuple[Convolution, ...]:
     )
     # Stop at offset heads: with gather they lead to the output as indices and as weights.
     of_value = _walk_upstream(model.graph.outputs, lambda node: node not in offset_heads)
-    roles = {
-        node: Role.OFFSETS
-        if node in offset_heads or node not in of_value
-        else (Role.CLASSIFIER if node in classifiers else Role.FEATURES)
-        for node in model.graph
-        if node.op_type == "Conv"
-    }
+    roles: dict[onnx_ir.Node, Role] = {}
+    for node in (node for node in model.graph if node.op_type == "Conv"):
+        if node in offset_heads:
+            roles[node] = Role.OFFSETS
+        elif node not in of_value:
+            roles[node] = Role.OFFSET_FEATURES
+        else:
+            roles[node] = Role.CLASSIFIER if node in classifiers else Role.FEATURES
     found = (_describe(node, role) for node, role in roles.items())
     return tuple(conv for conv in found if conv is not None)
 

@@ -1,7 +1,7 @@
 """Turns an FP32 ONNX file into an INT8 graph: calibrates, meets a budget, quantises."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir
@@ -20,7 +20,8 @@ from alignseg_infer.export.int8.quantize import (
 from alignseg_infer.export.int8.sensitivity import keep_within_budget
 from alignseg_infer.files import temporary_folder
 from alignseg_infer.progress import ProgressBars, no_bar
-from alignseg_infer.spec.onnx_facts import OnnxFacts
+from alignseg_infer.spec.model import SPEC_KEY, Target
+from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class Int8Model:
     """The result of `int8_from_onnx`.
 
     Attributes:
-        model: The graph, in float32 with Q/DQ.
+        model: The graph, in float32 with Q/DQ; with facts that name the target if it is a CPU.
         ranges: The calibrated ranges.
         options: Which blocks stay float.
         excluded: The blocks that stay float to meet the budget.
@@ -67,12 +68,17 @@ def int8_from_onnx(
         VerificationError: The budget cannot be met.
     """
     model = load_graph(path)
+    if options.quantization.target is Target.CPU:
+        _name_target(model, facts or read_onnx_facts(path))
     choose_convolutions(model, options.quantization)  # bad options fail early
     images = choose_images(options.source, options.max_images, options.max_pixels)
     if lack := describe_lack(images):
         logger.warning("%s", lack)
     with bars("calibration images") as progress:
-        ranges = calibrate_ranges(path, images, options.calibration, progress, facts)
+        target = options.quantization.target
+        ranges = calibrate_ranges(
+            *(path, images, options.calibration, progress, facts), target=target
+        )
     if options.budget is None:
         result = quantize_model(model, ranges, options.quantization)
         return Int8Model(result, ranges, options.quantization)
@@ -84,3 +90,9 @@ def int8_from_onnx(
         )
     result = quantize_model(model, ranges, found.options)
     return Int8Model(result, ranges, found.options, found.excluded, found.effect)
+
+
+def _name_target(model: onnx_ir.Model, facts: OnnxFacts) -> None:
+    """Write into the graph that it is for CPUs, so that runtimes run it like the finished file."""
+    export = replace(facts.export, target=Target.CPU)
+    model.metadata_props[SPEC_KEY] = replace(facts.spec, export=export).to_json()

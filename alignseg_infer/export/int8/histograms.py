@@ -12,7 +12,7 @@ only one range to choose from, the full one (128 bins for 128 levels).
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -60,11 +60,13 @@ class Ranges:
         method: How the ranges were chosen.
         images: How many images were used.
         limits: The largest magnitude to represent, by tensor name.
+        bounds: The lowest value to represent, at most 0, and the highest, at least 0.
     """
 
     method: CalibrationMethod
     images: int
     limits: Mapping[str, float]
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +76,19 @@ class Histogram:
     Attributes:
         counts: (BINS,) int64, number of values by magnitude, from 0 to 2 ** `power`.
         power: The exponent of the upper end.
-        largest: The largest magnitude.
+        lowest: The lowest value; 0 if none is negative.
+        highest: The highest value; 0 if none is positive.
     """
 
     counts: Counts
     power: int
-    largest: float
+    lowest: float
+    highest: float
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude."""
+        return max(-self.lowest, self.highest)
 
     @classmethod
     def of(cls, values: NDArray[np.float32]) -> Self:
@@ -89,7 +98,8 @@ class Histogram:
             ModelError: The array has NaN or infinite values.
         """
         magnitudes = np.abs(values).ravel()
-        largest = float(magnitudes.max(initial=0.0))
+        lowest, highest = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+        largest = max(-lowest, highest)
         if not math.isfinite(largest):
             raise ModelError(
                 "the network computes NaN or infinite values for a calibration image",
@@ -103,13 +113,14 @@ class Histogram:
         for start in range(0, magnitudes.size, _BLOCK):
             bins = (magnitudes[start : start + _BLOCK] * scale).astype(np.int32)
             counts += np.bincount(bins, minlength=BINS)
-        return cls(counts, power, largest)
+        return cls(counts, power, lowest, highest)
 
     def __add__(self, other: Self) -> Self:
         power = max(self.power, other.power)
         counts = _widen(self.counts, power - self.power)
         counts = counts + _widen(other.counts, power - other.power)
-        return type(self)(counts, power, max(self.largest, other.largest))
+        lowest = min(self.lowest, other.lowest)
+        return type(self)(counts, power, lowest, max(self.highest, other.highest))
 
     def limit(self, method: CalibrationMethod) -> float:
         """Return the largest magnitude to represent, chosen by `method`; 0 if all values are 0."""
@@ -121,6 +132,11 @@ class Histogram:
             else _choose_entropy_bins
         )
         return min(math.ldexp(of_method(self.counts), self.power) / BINS, self.largest)
+
+    def bounds(self, method: CalibrationMethod) -> tuple[float, float]:
+        """Return the lowest and the highest value to represent; they include 0."""
+        limit = self.limit(method)
+        return max(self.lowest, -limit), min(self.highest, limit)
 
 
 def _widen(counts: Counts, powers: int) -> Counts:

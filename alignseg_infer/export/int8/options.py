@@ -12,7 +12,7 @@ from alignseg_infer.errors import OptionError
 from alignseg_infer.export.int8.histograms import DEFAULT_METHOD, CalibrationMethod
 from alignseg_infer.files import user_path
 from alignseg_infer.pixels.encoded import MAX_PIXELS
-from alignseg_infer.spec.model import Precision
+from alignseg_infer.spec.model import Precision, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +44,11 @@ class QuantizationOptions:
     Attributes:
         keep_float: Blocks or layers that are not quantised, such as ``stem``, ``layer4`` or
             ``RRB2b.inner``.
+        target: Which hardware the graph is for.
     """
 
     keep_float: tuple[str, ...] = ()
+    target: Target = Target.TENSORRT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,7 @@ def int8_options_for(
     keep_float: Sequence[str] = (),
     int8_budget: float | None = None,
     max_pixels: int = MAX_PIXELS,
+    target: str | None = None,
 ) -> Int8Options | None:
     """Return the INT8 options that arguments of commands and functions ask for; None without INT8.
 
@@ -122,7 +125,10 @@ def int8_options_for(
             size=calibration_size,
             cache=None if calibration_cache is None else user_path(calibration_cache),
         ),
-        quantization=QuantizationOptions(keep_float=tuple(keep_float)),
+        quantization=QuantizationOptions(
+            keep_float=tuple(keep_float),
+            target=choose(Target, target or Target.TENSORRT, "target"),
+        ),
         budget=int8_budget,
         max_pixels=max_pixels,
     )

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeAlias
 
 import onnx_ir
@@ -145,7 +145,7 @@ def _group_by_block(model: onnx_ir.Model, grain: Grain) -> dict[str, list[Convol
     """Group convolutions by block; offset branches and classifier are blocks of their own."""
     found: dict[str, list[Convolution]] = {}
     for conv in find_convolutions(model):
-        suffix = "" if conv.role is Role.FEATURES else f" {conv.role}"
+        suffix = "" if conv.role is Role.FEATURES else f" {conv.part}"
         found.setdefault(conv.block(grain) + suffix, []).append(conv)
     return found
 
@@ -208,7 +208,7 @@ def keep_within_budget(
     def effect_of(blocks: Collection[str]) -> Effect:
         nonlocal measured
         group = [conv for conv in candidates if conv.block(grain) in blocks]
-        effect = meter.measure(quantize_convolutions(model, ranges, group))
+        effect = meter.measure(quantize_convolutions(model, ranges, group, options.target))
         measured += 1
         if progress:
             progress(measured, 2 * len(names))
@@ -226,7 +226,7 @@ def keep_within_budget(
         logger.info("INT8 for the remaining blocks costs %.3f", effect.drop)
     excluded = tuple(block for block in names if block not in remaining)
     kept = (*options.keep_float, *excluded)
-    return WithinBudget(QuantizationOptions(keep_float=kept), excluded, effect)
+    return WithinBudget(replace(options, keep_float=kept), excluded, effect)
 
 
 def _above_budget(drop: float, budget: float, block: str) -> VerificationError:

@@ -270,10 +270,15 @@ def _open_as(path: Path, how: Running) -> Backend:
 
 
 def open_for_verification(path: Path, device: str | None = None) -> Backend:
-    """Load a model for verification: on the CPU, float16 rounds as on a GPU."""
+    """Load a model for verification: on the CPU, float16 rounds as on a GPU.
+
+    What was made for CPUs has no float16, and runs as it will run for its user.
+    """
     backend = _open(path, device)
     on_cpu = "CPU" in backend.name
     if not on_cpu or path.suffix.lower() != ".onnx" or precision_of(backend) is Precision.FP32:
+        return backend
+    if backend.spec.export and backend.spec.export.has_cpu_integers:
         return backend
     # These need the extra `export`, which is not required to verify engines.
 

@@ -117,6 +117,7 @@ def engine_from_onnx(
     """Build an engine in memory. It raises the same errors as `build_engine`."""
     facts = facts or read_onnx_facts(path)
     _require_narrow_labels(facts)
+    _require_signed_integers(facts)
     if facts.export.upsampling is Upsampling.MATRICES:
         logger.info(
             "%s upsamples by matrices, which is best on CPUs; for a GPU, export the checkpoint "
@@ -190,6 +191,16 @@ def _require_narrow_labels(facts: OnnxFacts) -> None:
             "support",
             f"logits, or labels of at most {MAX_LABELS} classes",
             "export the checkpoint again with output='logits'",
+        )
+
+
+def _require_signed_integers(facts: OnnxFacts) -> None:
+    if facts.export.has_cpu_integers:
+        raise BuildError(
+            "the graph is int8 for CPUs, with unsigned integers and INT32 biases, which TensorRT "
+            "does not take",
+            "int8 for TensorRT, or fp32",
+            "export the float32 model again with target='tensorrt'",
         )
 
 

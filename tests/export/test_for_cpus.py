@@ -1,0 +1,261 @@
+"""INT8 for CPUs: its form, that runtimes run it in integers, how it labels, and what is refused."""
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from alignseg_infer import BuildError, ExportError, OptionError, Predictor
+from alignseg_infer.backends import open_backend
+from alignseg_infer.backends.onnxruntime_backend import CPU_PROVIDER, session_options
+from alignseg_infer.cli import main
+from alignseg_infer.demo import FIRST_HELD_OUT, model_path
+from alignseg_infer.demo.streets import Street
+from alignseg_infer.demo.streets.folder import write_streets
+from alignseg_infer.export.adapting import adapt_to_target
+from alignseg_infer.export.graph.options import ExportOptions
+from alignseg_infer.export.int8.convolutions import Role, find_convolutions
+from alignseg_infer.export.int8.for_cpus import LARGEST_WEIGHT, find_readers
+from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
+from alignseg_infer.export.int8.options import QuantizationOptions
+from alignseg_infer.export.int8.quantize import quantize_model
+from alignseg_infer.export.recipe import Recipe, recipe_for
+from alignseg_infer.export.verification.verify import open_for_verification
+from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, Target, Upsampling
+from alignseg_infer.spec.onnx_facts import read_onnx_facts
+from alignseg_infer.spec.onnx_precision import read_target
+from alignseg_infer.trt.builder.engine import engine_from_onnx
+from alignseg_infer.trt.builder.options import BuildOptions
+from alignseg_infer.trt.flavours import Flavour
+
+DEMO = model_path("demo")
+SIZE = (128, 256)
+CONVS = 70  # of 76: without five that predict offsets, and the classifier
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a folder of four streets that are not used to compare."""
+    folder = tmp_path_factory.mktemp("streets")
+    list(write_streets(folder, 0, 4, size=SIZE))
+    return folder / "images"
+
+
+@pytest.fixture(scope="module")
+def cpu_int8(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the demo model INT8 for CPUs."""
+    path = tmp_path_factory.mktemp("models") / "cpu.onnx"
+    command = f"export-onnx {DEMO} -o {path} --precision int8 --target cpu --calibration {streets}"
+    assert main(command.split()) == 0
+    return path
+
+
+def optimise(path: Path, folder: Path, *, fuse: bool) -> list[str]:
+    """Return the operators that ONNX Runtime makes of a file."""
+    options = session_options(1, fuse=fuse)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    onnxruntime.InferenceSession(path, options, providers=[CPU_PROVIDER])
+    return [node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node]
+
+
+def label(path: Path, runtime: str, images: list[NDArray[np.uint8]]) -> NDArray[np.integer]:
+    """Return the labels of a batch."""
+    return np.stack([one.labels for one in Predictor(path, runtime=runtime)(images)])
+
+
+def draw(count: int, size: tuple[int, int]) -> list[NDArray[np.uint8]]:
+    return [Street(FIRST_HELD_OUT + seed).scene(size=size).image for seed in range(count)]
+
+
+def test_form(cpu_int8: Path) -> None:
+    """Values are UINT8, weights INT8 of 7 bits, biases INT32, and nothing is float16."""
+    graph = onnx.load(cpu_int8).graph
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    assert not any(array.dtype == np.float16 for array in weights.values())
+    zeros = {
+        weights[node.input[2]].dtype for node in graph.node if node.op_type == "QuantizeLinear"
+    }
+    assert zeros == {np.dtype(np.uint8)}
+    makers = {node.output[0]: node for node in graph.node}
+    quantized = 0
+    for node in (node for node in graph.node if node.op_type == "Conv"):
+        stored = [weights.get(makers[name].input[0]) for name in node.input[1:] if name in makers]
+        quantized += bool(stored)
+        kinds = [array.dtype.name for array in stored if array is not None]
+        assert kinds in ([], ["int8"], ["int8", "int32"])
+        if kinds:
+            assert stored[0] is not None
+            assert np.abs(stored[0]).max() <= LARGEST_WEIGHT
+            assert makers[node.input[0]].op_type == "DequantizeLinear"
+    assert quantized == CONVS
+    assert 2 * 255 * LARGEST_WEIGHT < 2**15  # what processors without VNNI add in 16 bits
+
+
+def test_facts(cpu_int8: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export = read_onnx_facts(cpu_int8).export
+    assert (export.precision, export.target, export.opset) == (Precision.INT8, Target.CPU, 18)
+    assert export.has_cpu_integers
+    assert read_target(cpu_int8) is Target.CPU
+    assert read_target(DEMO) is None
+    assert main(["inspect", str(cpu_int8)]) == 0
+    assert "int8 for cpu" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [b"", b"no onnx", b"\x72\x05\x0a\x03abc"])
+def test_no_target_in_other_files(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    path.write_bytes(content)
+    assert read_target(path) is None
+    assert read_target(tmp_path) is None
+
+
+def test_onnxruntime_computes_in_integers(cpu_int8: Path, tmp_path: Path) -> None:
+    fused = optimise(cpu_int8, tmp_path, fuse=True)
+    assert fused.count("QLinearConv") == CONVS
+    assert fused.count("QLinearAdd") == 16
+    assert "QLinearConv" not in optimise(cpu_int8, tmp_path, fuse=False)
+
+
+@pytest.mark.parametrize(("target", "written"), [(Target.CPU, False), (None, True)])
+def test_onnxruntime_is_told_to_fuse(
+    target: Target | None, written: bool, cpu_int8: Path, tmp_path: Path
+) -> None:
+    """The facts decide, not the graph."""
+    model = onnx_ir.load(cpu_int8)
+    spec = ModelSpec.from_json(model.metadata_props[SPEC_KEY])
+    assert spec.export is not None
+    spec = replace(spec, export=replace(spec.export, target=target))
+    model.metadata_props[SPEC_KEY] = spec.to_json()
+    onnx_ir.save(model, tmp_path / "a.onnx")
+    backend: Any = open_backend(tmp_path / "a.onnx")
+    options = backend._session.get_session_options()
+    try:
+        entry = options.get_session_config_entry("session.disable_quant_qdq")
+    except RuntimeError:  # there is none
+        entry = "0"
+    assert (entry == "1") is written
+
+
+def test_openvino_computes_in_integers(cpu_int8: Path) -> None:
+    backend: Any = open_backend(cpu_int8, runtime="openvino")
+    backend.infer(np.zeros((1, 3, 64, 96), np.float32))
+    infos = [node.get_rt_info() for node in backend._model.get_runtime_model().get_ops()]
+    kinds = [
+        str(i["primitiveType"].value) for i in infos if "Convolution" in str(i["layerType"].value)
+    ]
+    assert sum("I8" in kind for kind in kinds) == CONVS
+
+
+@pytest.mark.parametrize("vnni", [False, True])
+def test_openvino_fuses_without_vnni_too(
+    vnni: bool, cpu_int8: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights of 7 bits cannot saturate, so the setting for GPU files is not needed."""
+    openvino_backend = pytest.importorskip("alignseg_infer.backends.openvino_backend")
+    monkeypatch.setattr(openvino_backend.cv2, "checkHardwareSupport", lambda _: vnni)
+    settings = openvino_backend._choose_settings(read_onnx_facts(cpu_int8).spec, None)
+    assert "LP_TRANSFORMS_MODE" not in settings
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(("count", "size"), [(1, SIZE), (3, (96, 160)), (2, (97, 161))])
+def test_labels(runtime: str, count: int, size: tuple[int, int], cpu_int8: Path) -> None:
+    images = draw(count, size)
+    expected = label(DEMO, "onnxruntime", images)
+    assert np.mean(label(cpu_int8, runtime, images) == expected) >= 0.98
+
+
+def test_it_is_verified_as_it_runs(cpu_int8: Path) -> None:
+    backend = open_for_verification(cpu_int8)
+    assert backend.name == f"onnxruntime ({CPU_PROVIDER})"
+    found = json.loads(onnx_ir.load(cpu_int8).metadata_props["alignseg.agreement"])
+    assert min(row["agreement"] for row in found["rows"]) >= 0.98
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_checkpoints_of_one_size(runtime: str, streets: Path, tmp_path: Path) -> None:
+    path = tmp_path / "fixed.onnx"
+    command = f"export-onnx demo -o {path} --precision int8 --target cpu --calibration {streets} "
+    assert main([*command.split(), "--size", "128x256", "--batch", "2"]) == 0
+    assert read_onnx_facts(path).export.upsampling is Upsampling.RESIZE
+    images = draw(2, SIZE)
+    expected = label(DEMO, "onnxruntime", images)
+    assert np.mean(label(path, runtime, images) == expected) >= 0.98
+
+
+def test_a_budget_keeps_blocks_in_float(streets: Path, tmp_path: Path) -> None:
+    path = tmp_path / "budget.onnx"
+    command = f"export-onnx {DEMO} -o {path} --precision int8 --target cpu --calibration {streets} "
+    assert main([*command.split(), "--keep-float", "stem", "--int8-budget", "2"]) == 0
+    assert 0 < optimise(path, tmp_path, fuse=True).count("QLinearConv") <= CONVS - 3
+
+
+def test_only_what_lies_between_convolutions_is_rounded() -> None:
+    graph = onnx_ir.load(DEMO).graph
+    names = {c.result for c in find_convolutions(onnx_ir.load(DEMO)) if c.role is Role.FEATURES}
+    convs = [node for node in graph if node.outputs[0].name in names]
+    for value, readers in find_readers(graph, convs).items():
+        maker = value.producer()
+        kinds = {node.op_type for node, _ in readers}
+        assert kinds <= {"Conv", "LeakyRelu", "Relu", "Add", "MaxPool"} or maker in convs
+        assert [node for node, _ in readers if node.op_type == "Relu"] == []  # merged
+
+
+def test_tensors_without_a_range() -> None:
+    model = onnx_ir.load(DEMO)
+    ranges = Ranges(CalibrationMethod.MINMAX, 1, {c.source: 1.0 for c in find_convolutions(model)})
+    with pytest.raises(ExportError, match="target='cpu'"):
+        quantize_model(model, ranges, QuantizationOptions(target=Target.CPU))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"precision": "fp16", "target": "cpu"}, "gains nothing"),
+        ({"sampler": "plugin", "target": "cpu"}, "only TensorRT has plugins"),
+        ({"target": "gpu"}, "target='cpu'"),
+    ],
+)
+def test_what_a_cpu_does_not_take(given: dict[str, str], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        recipe_for(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, None),
+        ({"target": "cpu"}, None),
+        ({"target": "tensorrt"}, Upsampling.RESIZE),
+        ({"target": "cpu", "precision": "int8"}, Upsampling.RESIZE),
+        ({"target": "tensorrt", "upsampling": "matrices"}, Upsampling.MATRICES),
+    ],
+)
+def test_upsampling_suits_the_target(
+    given: dict[str, str], expected: Upsampling | None, streets: Path
+) -> None:
+    images = {"calibration": streets} if given.get("precision") == "int8" else {}
+    recipe: Recipe = adapt_to_target(recipe_for(given | images))
+    assert (recipe.graph or ExportOptions()).upsampling is expected
+
+
+def test_no_engine_is_built_of_it(cpu_int8: Path, streets: Path, tmp_path: Path) -> None:
+    """The advice makes a file that has the form for TensorRT."""
+    with pytest.raises(BuildError, match="target='tensorrt'"):
+        engine_from_onnx(cpu_int8, BuildOptions(flavour=Flavour.TENSORRT_RTX))
+    path = tmp_path / "gpu.onnx"
+    command = f"export-onnx {DEMO} -o {shlex.quote(str(path))} --precision int8 --target tensorrt"
+    assert main([*shlex.split(command), "--calibration", str(streets)]) == 0
+    export = read_onnx_facts(path).export
+    assert export.target is Target.TENSORRT
+    assert not export.has_cpu_integers
