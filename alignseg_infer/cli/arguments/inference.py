@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignseg_infer.backends import OnnxRunner
+from alignseg_infer.backends import RUNTIME_CHOICES
 from alignseg_infer.cli.arguments.engine import add_shape_arguments
 from alignseg_infer.cli.arguments.values import (
     SIZE_POLICY_HELP,
@@ -104,7 +104,7 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the arguments that `runtime_options` reads: the device, the runtime and its engine."""
     add_device_arguments(
         parser,
-        choices_of(OnnxRunner),
+        RUNTIME_CHOICES,
         "; tensorrt and tensorrt-rtx build an engine for this GPU at first use, verify it and "
         "keep it (alignseg cache)",
     )
@@ -139,7 +139,8 @@ def add_device_arguments(
     parser.add_argument(
         "--runtime",
         choices=runtimes,
-        help=f"runtime to run an .onnx file with (default: onnxruntime){about_runtimes}",
+        help="runtime to run an .onnx file with; tuned is what alignseg tune chose for it on this "
+        f"machine (default: onnxruntime){about_runtimes}",
     )
 
 

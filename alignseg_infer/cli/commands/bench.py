@@ -9,11 +9,12 @@ from typing import Any
 
 from alignseg_infer.arrays import Size
 from alignseg_infer.backend import Backend
-from alignseg_infer.backends import ENGINE_RUNNERS, OnnxRunner
+from alignseg_infer.backends import ENGINE_RUNNERS, RUNTIME_CHOICES, OnnxRunner
 from alignseg_infer.backends.opening import PredictorOptions, open_model
+from alignseg_infer.backends.processor import usable_cores
+from alignseg_infer.backends.tuned import TUNED
 from alignseg_infer.benchmark import BenchmarkReport, Variant, benchmark
 from alignseg_infer.benchmark.footprint import measure_footprint
-from alignseg_infer.benchmark.machine import usable_cores
 from alignseg_infer.cli.arguments.inference import (
     add_inference_arguments,
     names_of,
@@ -165,6 +166,9 @@ def _open_variants(arguments: argparse.Namespace, name: str, path: Path) -> Iter
     The model is loaded once; but each batch has its own engine, which is the fastest for it.
     """
     path, options = _split_runtime(path, arguments)
+    if options["runtime"] == TUNED:
+        yield Variant(name, Predictor(path, **_one_call(options)))
+        return
     backend: Backend | None = None
     for batch in arguments.batch:
         options["batch"] = batch
@@ -180,16 +184,32 @@ def _open_variants(arguments: argparse.Namespace, name: str, path: Path) -> Iter
         yield Variant(name, predictor)
 
 
+def _one_call(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of one `Predictor`; what was tuned says the batch, unless one was given.
+
+    Raises:
+        OptionError: Several batches were given, or one that may not be what was tuned.
+    """
+    (batch, *others) = options["batch"]
+    if batch != 1 or others:
+        raise OptionError(
+            f"--batch {' '.join(map(str, options['batch']))} was given with the runtime {TUNED}",
+            "the batch that was tuned",
+            "leave out --batch",
+        )
+    return {**options, "batch": 1}
+
+
 def _split_runtime(model: Path, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
     """Return the path in a name such as ``demo@openvino``, and the other `Predictor` arguments."""
     options = predictor_options(arguments)
     path, _, runtime = str(model).rpartition("@")
-    if path and runtime in list(OnnxRunner):
+    if path and runtime in RUNTIME_CHOICES:
         return Path(path), {**options, "runtime": runtime}
     if path and not model.exists():
         raise OptionError(
             f"{model} is not a file, and {runtime!r} is not a runtime",
-            f"a model, or MODEL.onnx@RUNTIME with the runtime {' or '.join(OnnxRunner)}",
+            f"a model, or MODEL.onnx@RUNTIME with the runtime {' or '.join(RUNTIME_CHOICES)}",
             f"{path}@{OnnxRunner.OPENVINO}",
         )
     return model, options
@@ -260,7 +280,8 @@ def _add_footprints(
             print_message(f"measuring the memory of {report.label(measured)}", sys.stderr)
             path, options = _split_runtime(names[measured.name], arguments)
             chosen = [images[number % len(images)] for number in range(measured.batch)]
-            found = measure_footprint(path, chosen, {**options, "batch": measured.batch})
+            batch = 1 if options["runtime"] == TUNED else measured.batch
+            found = measure_footprint(path, chosen, {**options, "batch": batch})
             report = report.with_footprint(index, found)
     except KeyboardInterrupt:
         return replace(report, partial=True)
