@@ -1,6 +1,7 @@
 """What can run a model: one module for each, imported only when a model needs it."""
 
 from pathlib import Path
+from typing import Any
 
 from alignseg_infer.arrays import plain_value
 from alignseg_infer.backend import Backend
@@ -140,7 +141,10 @@ def _open_tuned(model: str | Path, device: str | None, threads: int | None) -> B
         )
     obeyed = choice_of(model)
     choice = obeyed.choice
-    return open_backend(obeyed.model, threads=choice.threads, runtime=choice.runtime)
+    options: dict[str, Any] = {"runtime": choice.runtime, "threads": choice.threads}
+    if choice.precision is not None:
+        options["precision"] = choice.precision
+    return open_backend(obeyed.model, **options)
 
 
 def _open_onnx(path: Path, device: str, threads: int | None, runtime: str | None) -> Backend:

@@ -258,7 +258,7 @@ def _places_of(path: Path, sha256: str) -> list[Path]:
 def advice(model: str | Path, *others: str | Path) -> str:
     """Return the command that chooses for a model."""
     files = " ".join(map(str, (model, *others)))
-    return f"alignseg tune {files}" + ("" if str(model) == DEMO else " --images DIR")
+    return f"alignseg tune {files}" if str(model) == DEMO else f"alignseg tune {files} --images DIR"
 
 
 def _require_onnx(model: str | Path) -> Path:

@@ -7,7 +7,6 @@ from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends.tuned import advice
 from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.demo import DEMO, FIRST_HELD_OUT, model_path
-from alignseg_infer.demo.streets import Street
 from alignseg_infer.errors import OptionError
 from alignseg_infer.files import real_path
 from alignseg_infer.pixels.images import image_from_array
@@ -113,5 +112,7 @@ def find_images(
 
 
 def _draw_streets(count: int, size: Size) -> Iterator[Image]:
+    from alignseg_infer.demo.streets import Street
+
     for number in range(count):
         yield Street(FIRST_HELD_OUT + number).scene(size=size).image

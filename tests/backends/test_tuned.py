@@ -242,7 +242,7 @@ def test_the_advice_works(capsys: pytest.CaptureFixture[str]) -> None:
     quick = ["--size", "64x96", "--max-images", "4", "--seconds", "3"]
     assert main([*command[1:], *quick]) == 0
     assert Predictor("demo", runtime="tuned").opening.tuned
-    assert "kept for --runtime tuned" in capsys.readouterr().err
+    assert "kept, and obeyed with the runtime tuned: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_a_file_of_fixed_size_needs_that_size(
     assert predictor.spec.export.size == (65, 98)
     for options in ({}, {"size": (64, 96)}, {"size": (65, 98), "mode": "slide"}):
         with pytest.raises(OptionError, match="which takes 65x98 only") as caught:
-            Predictor(model, runtime="tuned", **options)  # type: ignore[arg-type]
+            Predictor(model, runtime="tuned", **options)
         assert caught.value.fix.startswith("size=(65, 98); or")
 
 

@@ -25,7 +25,7 @@ from alignseg_infer.tuning.options import DEFAULT_BATCH, DEFAULT_IMAGES, DEFAULT
 
 HELP = (
     "Find the fastest runtime, precision and number of threads for a model on this machine's CPU, "
-    f"with labels as in FP32, and keep it for --runtime {TUNED}."
+    "with labels as in FP32, and keep it for commands with the runtime tuned."
 )
 EXAMPLE = "Example: alignseg tune alignseg.onnx alignseg-int8.onnx --images DIR"
 RESULTS = ("tuning.json", "tuning.md")
@@ -105,5 +105,6 @@ def run(arguments: argparse.Namespace) -> int:
     if report.partial:
         print_message("interrupted: nothing is kept, and an earlier choice stays", sys.stderr)
         return EXIT_INTERRUPTED
-    print_message(f"kept for --runtime {TUNED}: {report.keep()}", sys.stderr)
+    place = report.keep()
+    print_message(f"kept, and obeyed with the runtime {TUNED}: {place}", sys.stderr)
     return 0
