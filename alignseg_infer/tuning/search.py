@@ -22,6 +22,7 @@ from alignseg_infer.tuning.report import Outcome, Row, TuningReport
 LOOK_SHARE = 0.6  # of the time, in which all candidates are looked at
 LOOK_ROUNDS = 3
 HALVING_ROUNDS = 5  # the fewest whose ratio has an interval
+RACE_SHARE = 0.8  # of the time, until which more than the last ones may race
 FINAL_ROUNDS = 100
 FINALISTS = 3
 CLEAR_LOSER = 1.4  # times the best; of the three that look the fastest, times the reference
@@ -234,6 +235,8 @@ class _Search:
             for place, row in enumerate(measured)
             if _ratio(row) <= CLEAR_LOSER * (1.0 if place < FINALISTS else best)
         ]
+        if not self._has_time_for(racing):
+            racing = racing[:FINALISTS]
         predictors = {id(row): self._open(row.candidate) for row in racing}
         while len(racing) > FINALISTS:
             self._measure(
@@ -254,6 +257,12 @@ class _Search:
         for row in (self._rows[0], *racing):
             row.outcome = Outcome.FINALIST
         choose(self._rows[0], racing).outcome = Outcome.CHOSEN
+
+    def _has_time_for(self, rows: Sequence[Row]) -> bool:
+        """Return whether some time is left for the last ones if all of `rows` race first."""
+        calls = [(row.milliseconds or 0.0) * row.candidate.batch for row in (self._rows[0], *rows)]
+        race = (HALVING_ROUNDS + 1) * sum(calls) / 1e3
+        return self._seconds() + race <= RACE_SHARE * self._options.seconds
 
 
 def choose(reference: Row, finalists: Sequence[Row]) -> Row:
