@@ -200,7 +200,8 @@ def _reasons(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if row.reason:
             names = found.setdefault(f"{row.outcome}: {row.reason}", [])
-            names.append(", ".join(row.candidate.kind))
+            alone = row.outcome is Outcome.NOT_MEASURED  # others of its kind may be measured
+            names.append(str(row.candidate) if alone else ", ".join(row.candidate.kind))
     lines = [
         f"- {markdown_text('; '.join(dict.fromkeys(names)) + ', ' + why)}"
         for why, names in found.items()

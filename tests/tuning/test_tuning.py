@@ -364,6 +364,9 @@ def test_time_is_over(stand_ins: StandIns, model: Path, images: list[Image]) -> 
     assert rows["openvino fp32 2"].reason == "the 0.18 seconds were over"
     assert report.rows[0].rounds >= 5
     assert report.choice is not None
+    text = report.to_markdown()
+    assert "a.onnx, openvino, fp32, 2 threads; " in text
+    assert "not measured: the 0.18 seconds were over" in text
 
 
 def test_too_little_time_for_anything(
