@@ -5,8 +5,8 @@
     result = Predictor("alignseg.onnx")("street.jpg")
     result.save("out/street")
 
-`export_onnx`, `export_engine`, `adopt_engine`, `adopt_onnx`, `verify`, `segment_files` and
-`segment_video` do what commands of ``alignseg`` do.
+`export_onnx`, `export_engine`, `adopt_engine`, `adopt_onnx`, `verify`, `tune`, `segment_files`
+and `segment_video` do what commands of ``alignseg`` do.
 
 Importing this loads NumPy and OpenCV, nothing heavier, and raises `MissingDependencyError` where
 there is no OpenCV; runtimes are loaded when a model is. It also
@@ -26,6 +26,7 @@ from alignseg_infer.api import (
     export_onnx,
     segment_files,
     segment_video,
+    tune,
     verify,
 )
 from alignseg_infer.backends.telemetry import disable_onnxruntime_telemetry as _disable_telemetry
@@ -49,6 +50,7 @@ from alignseg_infer.errors import (
     ProcessError,
     SizeError,
     SpecError,
+    TuningError,
     VerificationError,
     VideoError,
 )
@@ -88,6 +90,7 @@ __all__ = [
     "SizeError",
     "SpecError",
     "StageTimes",
+    "TuningError",
     "VerificationError",
     "VideoError",
     "adopt_engine",
@@ -96,5 +99,6 @@ __all__ = [
     "export_onnx",
     "segment_files",
     "segment_video",
+    "tune",
     "verify",
 ]

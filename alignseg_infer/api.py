@@ -1,7 +1,7 @@
 """The public functions. Each loads what it needs when it is called.
 
-The commands ``alignseg export-onnx``, ``export-trt``, ``adopt``, ``verify``, ``batch`` and
-``video`` do the same, with options of the same names.
+The commands ``alignseg export-onnx``, ``export-trt``, ``adopt``, ``verify``, ``batch``, ``video``
+and ``tune`` do the same, with options of the same names.
 """
 
 import os
@@ -19,7 +19,13 @@ from alignseg_infer.arrays import Image, Size, plain_value
 from alignseg_infer.backends.engine_order import build_engines_with
 from alignseg_infer.choices import check_kinds, choose
 from alignseg_infer.datasets.addresses import plain_place
-from alignseg_infer.errors import INSTALL_BATCH, INSTALL_ONNX, INSTALL_RAY, OptionError
+from alignseg_infer.errors import (
+    INSTALL_BATCH,
+    INSTALL_BENCH,
+    INSTALL_ONNX,
+    INSTALL_RAY,
+    OptionError,
+)
 from alignseg_infer.files import user_path
 from alignseg_infer.packages import require_packages
 from alignseg_infer.pixels.encoded import MAX_PIXELS
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
     from alignseg_infer.trt.builder.options import BuildOptions
     from alignseg_infer.trt.builder.progress import Phase, PhaseBars
     from alignseg_infer.trt.engine_file import EngineFacts
+    from alignseg_infer.tuning import TuningReport
     from alignseg_infer.video.frames import FrameSource
     from alignseg_infer.video.process import VideoSummary
 
@@ -651,6 +658,70 @@ def segment_video(
             "segment_video(model, 'drive.mp4', 'segmented.mp4')",
         )
     return segment_source(predictor, source, destination, options, progress)
+
+
+@check_kinds
+def tune(
+    models: str | Path | Sequence[str | Path],
+    images: "str | Path | Sequence[Image] | None" = None,
+    *,
+    goal: str = "latency",
+    seconds: float = 120.0,
+    size: str | int | Size | None = None,
+    batch: int | None = None,
+    min_agreement: float | None = None,
+    max_images: int = 8,
+    max_pixels: int = MAX_PIXELS,
+    progress: StepProgress | None = None,
+) -> "TuningReport":
+    """Find the fastest way to run a model on this machine's CPU, with labels as in FP32.
+
+    Each file is tried in each runtime, in bfloat16 too where OpenVINO offers it, with several
+    numbers of threads. What labels images otherwise is dropped. The report's `keep` writes the
+    choice beside the model, and ``Predictor(model, runtime="tuned")`` obeys it on this machine. ::
+
+        tune("alignseg.onnx", "photos/").keep()
+        Predictor("alignseg.onnx", runtime="tuned")
+
+    Args:
+        models: An ``.onnx`` file in FP32, or ``demo``; or several files of its network, of which
+            the first is tuned, and the others, such as its INT8, may stand in for it.
+        images: Images like those that the model will see: a folder, a ``.txt`` list or a video; or
+            BGR images (H, W, 3) uint8. None for drawn streets, for ``demo`` only.
+        goal: What is to be fast: ``"latency"`` of one image, or ``"throughput"`` of many.
+        seconds: About how long to measure.
+        size: Size of the network's input, as `Predictor` takes it.
+        batch: For throughput, images per call that compete with single ones; None for 4.
+        min_agreement: Share of the pixels, 0..1, that must get the same label as in FP32; None for
+            0.999 (FP32), 0.995 (FP16 and bfloat16) or 0.98 (INT8).
+        max_images: Maximum number of images, spread evenly over the source.
+        max_pixels: The largest number of pixels of an image file; larger ones are refused.
+        progress: Called with what is counted, how many of them are done, and the total.
+
+    Returns:
+        A row for each candidate, and the choice. After Ctrl-C there is none.
+
+    Raises:
+        OptionError: An argument cannot be used, or the time is too short to measure anything.
+        DatasetError: Images cannot be used, or are too few, small or uniform to judge labels on.
+        ModelError: A file cannot be used.
+        MissingDependencyError: A package is not installed.
+    """
+    require_packages(("psutil", "cpuinfo", "pynvml"), INSTALL_BENCH)
+    from alignseg_infer.tuning import TuningOptions
+    from alignseg_infer.tuning import tune as find_fastest
+
+    options = TuningOptions(
+        goal=goal,  # type: ignore[arg-type]  # takes strings
+        seconds=seconds,
+        size=size,
+        batch=batch,
+        min_agreement=min_agreement,
+        max_images=max_images,
+        max_pixels=max_pixels,
+    )
+    listed = [models] if isinstance(models, str | Path) else list(models)
+    return find_fastest(listed, images, options, bars=_bars(progress))
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -21,6 +21,7 @@
     ├── VideoError               a video, camera or stream cannot be read, or ended too early
     ├── DatasetError             labelled images are missing, unpaired or invalid
     ├── OutputError              a result cannot be written
+    ├── TuningError              a tuned choice is missing, or was made for something else
     ├── OutOfMemoryError         an image, or the features of its network, do not fit into memory
     └── ProcessError             an object of one process was used in, or sent to, another one
 
@@ -47,6 +48,7 @@ __all__ = [
     "ProcessError",
     "SizeError",
     "SpecError",
+    "TuningError",
     "VerificationError",
     "VideoError",
 ]
@@ -151,6 +153,10 @@ class DatasetError(AlignSegError):
 
 class OutputError(AlignSegError):
     """A result cannot be written."""
+
+
+class TuningError(AlignSegError):
+    """What ``alignseg tune`` chose is missing, damaged, or made for another machine or model."""
 
 
 class OutOfMemoryError(AlignSegError):

@@ -143,7 +143,7 @@ def require_shared(shared: SharedModule) -> None:
 
 def installed_of(shared: SharedModule) -> list[str]:
     """Return the installed distributions that write a module, in the order of their names."""
-    return [name for name in sorted(shared.distributions) if _is_installed(name)]
+    return [name for name in sorted(shared.distributions) if version_of(name) is not None]
 
 
 def replacement(removed: Collection[str], kept: str) -> str:
@@ -177,12 +177,12 @@ def warn_of_several(shared: SharedModule) -> None:
         logger.warning("%s; here, %s won; to leave one: %s", problem, _winner(shared), fix)
 
 
-def _is_installed(distribution: str) -> bool:
+def version_of(distribution: str) -> str | None:
+    """Return the version of an installed distribution; None if it is not installed."""
     try:
-        importlib.metadata.version(distribution)
+        return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def _winner(shared: SharedModule) -> str:

@@ -12,9 +12,11 @@ from alignseg_infer.backends.opening import (
     Opening,
     PredictorOptions,
     Shape,
+    obey_choice,
     open_again,
     open_stages,
 )
+from alignseg_infer.backends.tuned import TUNED
 from alignseg_infer.choices import check_kinds, choose, require_kind
 from alignseg_infer.errors import ProcessError
 from alignseg_infer.inference.averaging import Mode, require_logits
@@ -61,7 +63,9 @@ class Predictor:
             packages that compile CUDA kernels are installed; the property `on_device` tells.
         runtime: What runs an ``.onnx``: ``"onnxruntime"``, ``"openvino"``, ``"tensorrt"`` or
             ``"tensorrt-rtx"``; None for the first. The two kinds of TensorRT build an engine for
-            this GPU at first use, verify it, and keep it in the engine cache.
+            this GPU at first use, verify it, and keep it in the engine cache. ``"tuned"`` obeys
+            what ``alignseg tune`` chose on this machine: runtime, file, precision, `threads` and
+            `batch`, which must then be left out.
         precision: What that runtime computes a float32 file in: ``"fp32"``, or ``"fp16"`` in
             TensorRT, or ``"bf16"`` in OpenVINO on a CPU that has it; None for that of the file.
             bfloat16 is compared with float32 first, once for each input shape on a machine.
@@ -86,6 +90,7 @@ class Predictor:
         DeviceError: The device does not exist.
         MissingDependencyError: The runtime is not installed.
         OptionError, SizeError: An argument makes no sense, or does not fit this model.
+        TuningError: Nothing was chosen for this model with ``alignseg tune`` on this machine.
         ExportError: TensorRT cannot build the engine, or it does not label images like the file.
         OutputError: The engine cannot be kept in the cache.
     """
@@ -130,10 +135,13 @@ class Predictor:
             max_shape=max_shape,
             max_pixels=max_pixels,
         )
+        is_tuned = runtime == TUNED
+        if isinstance(model, str | os.PathLike):
+            model, options = obey_choice(model, options)
         self._stages = open_stages(model, options)
         self._opening: Opening | None = None
         if isinstance(model, str | os.PathLike):
-            self._opening = Opening.of(model, options, self.spec)
+            self._opening = Opening.of(model, options, self.spec, tuned=is_tuned)
 
     @cached_property
     def _stages(self) -> Stages:

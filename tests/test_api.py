@@ -18,6 +18,7 @@ from alignseg_infer import (
     export_onnx,
     segment_files,
     segment_video,
+    tune,
     verify,
 )
 from alignseg_infer.backends import OnnxRunner
@@ -41,7 +42,7 @@ from tests.support.models import FakeBackend
 
 
 @pytest.mark.parametrize(
-    "function", [export_onnx, export_engine, verify, segment_video, segment_files]
+    "function", [export_onnx, export_engine, verify, tune, segment_video, segment_files]
 )
 def test_every_parameter_is_documented(function: Any) -> None:
     text = inspect.getdoc(function)

@@ -27,7 +27,7 @@ FLOORS = [
     ["backends"],
     ["predictor"],
     ["batch", "benchmark", "evaluation", "video"],
-    ["doctor", "page"],
+    ["doctor", "page", "tuning"],
     ["export"],
     ["api"],
     ["__init__"],

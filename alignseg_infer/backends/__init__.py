@@ -6,8 +6,8 @@ from alignseg_infer.arrays import plain_value
 from alignseg_infer.backend import Backend
 from alignseg_infer.backends.engine_order import EngineOrder
 from alignseg_infer.backends.precision import RunPrecision
+from alignseg_infer.backends.tuned import TUNED, choice_of
 from alignseg_infer.backports import StrEnum
-from alignseg_infer.choices import choose
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import ModelFileError, OptionError
 from alignseg_infer.files import require_path
@@ -18,6 +18,7 @@ from alignseg_infer.models.identify import (
     require_named_as_it_is,
 )
 from alignseg_infer.packages import OPENCV, warn_of_several
+from alignseg_infer.text import near_words
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES
 
 MAX_THREADS = 1024
@@ -35,6 +36,7 @@ class OnnxRunner(StrEnum):
 
 
 ENGINE_RUNNERS = (OnnxRunner.TENSORRT, OnnxRunner.TENSORRT_RTX)
+RUNTIME_CHOICES = (*(runner.value for runner in OnnxRunner), TUNED)  # what users may ask for
 
 
 def open_backend(
@@ -55,7 +57,8 @@ def open_backend(
         device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for CUDA where it works. None for what
             the file or `runtime` implies: ``cuda`` for an engine, ``cpu`` for all others.
         threads: CPU threads for one call; None for the runtime's choice.
-        runtime: What is to run an ``.onnx``: a value of `OnnxRunner`; None for ONNX Runtime.
+        runtime: What is to run an ``.onnx``: a value of `OnnxRunner`, or ``tuned`` for what
+            ``alignseg tune`` chose; None for ONNX Runtime.
         precision: What OpenVINO computes a float32 ``.onnx`` in: ``fp32`` or ``bf16``; None for the
             precision of the file. That of an engine to build is in `engine`.
         engine: Which engine to build where `runtime` is a TensorRT; None for images of any size.
@@ -64,6 +67,7 @@ def open_backend(
         ModelError: The file cannot be used.
         DeviceError: The device does not exist.
         MissingDependencyError: The runtime is not installed.
+        TuningError: Nothing was chosen for this model on this machine.
         OptionError: `device`, `threads` or `runtime` makes no sense, or does not fit this file.
         ExportError: TensorRT cannot build the engine, or it does not label images like the file.
         OutputError: The engine cannot be kept in the cache.
@@ -73,6 +77,8 @@ def open_backend(
     if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
         raise OptionError(f"threads={threads!r}", f"1 to {MAX_THREADS}, or None", "threads=2")
     suffix = path.suffix.lower()
+    if runtime == TUNED:
+        return _open_tuned(model, device, threads)
     if runtime is not None:
         _require_runner(runtime, path)
     if suffix in (ONNX_SUFFIX, *ENGINE_SUFFIXES):
@@ -117,13 +123,35 @@ def _unknown_ending(path: Path, suffix: str) -> ModelFileError:
 
 
 def _require_runner(runtime: str, path: Path) -> None:
-    choose(OnnxRunner, runtime, "runtime")
+    if runtime not in list(OnnxRunner):
+        nearest = (near_words(str(runtime), RUNTIME_CHOICES) or RUNTIME_CHOICES)[0]
+        raise OptionError(
+            f"runtime={runtime!r}", " or ".join(RUNTIME_CHOICES), f"runtime={nearest!r}"
+        )
     if path.suffix.lower() != ONNX_SUFFIX:
         raise OptionError(
             f"runtime={str(runtime)!r} was given with {path}, whose ending says what runs it",
             "a choice of runtime with an .onnx file only",
             "leave runtime= out; or export it: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
+
+
+def _open_tuned(model: str | Path, device: str | None, threads: int | None) -> Backend:
+    """Open what was chosen for a model on this machine."""
+    if device not in (None, "cpu") or threads is not None:
+        raise OptionError(
+            f"device={device!r} and threads={threads} were given with runtime={TUNED!r}",
+            "what was chosen for the CPU, with the threads that were chosen",
+            "leave device= and threads= out",
+        )
+    obeyed = choice_of(model)
+    choice = obeyed.choice
+    return open_backend(
+        obeyed.model,
+        threads=choice.threads,
+        runtime=choice.runtime,
+        precision=choice.precision,
+    )
 
 
 def require_precision(runtime: str | None, precision: str) -> None:

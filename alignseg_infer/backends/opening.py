@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -17,6 +17,7 @@ from alignseg_infer.backends import (
     require_precision,
 )
 from alignseg_infer.backends.engine_order import EngineOrder
+from alignseg_infer.backends.tuned import TUNED, advice, choice_of
 from alignseg_infer.backports import Self
 from alignseg_infer.demo import DEMO, model_path
 from alignseg_infer.errors import MissingDependencyError, ModelFileError, OptionError
@@ -59,6 +60,56 @@ class PredictorOptions:
             object.__setattr__(self, field.name, plain_value(getattr(self, field.name)))
 
 
+def obey_choice(
+    model: str | Path, options: PredictorOptions
+) -> tuple[str | Path, PredictorOptions]:
+    """Return the file and the options that were chosen, if ``runtime="tuned"`` asks for them.
+
+    Raises:
+        TuningError: Nothing was chosen for this model on this machine.
+        OptionError: An option says what the choice says, or does not fit it.
+        ModelFileError: The model does not exist.
+    """
+    if options.runtime != TUNED:
+        return model, options
+    _require_nothing_chosen(options)
+    obeyed = choice_of(model)
+    choice = obeyed.choice
+    plain = options.mode == Mode.WHOLE and tuple(options.scales) == (1.0,)
+    if choice.size is not None and not (options.size == choice.size and plain):
+        raise OptionError(
+            f"{obeyed.model} was chosen, which takes {choice.size[0]}x{choice.size[1]} only, and "
+            f"size={options.size!r}, mode={str(options.mode)!r} were given",
+            "the size that was tuned for, without a sliding window and scales",
+            f"size={choice.size}; or tune without that file: {advice(model)}",
+        )
+    return obeyed.model, replace(
+        options,
+        runtime=choice.runtime,
+        precision=choice.precision,
+        threads=choice.threads,
+        batch=choice.batch,
+    )
+
+
+def _require_nothing_chosen(options: PredictorOptions) -> None:
+    """Check that no option contradicts what was chosen.
+
+    Raises:
+        OptionError: One may.
+    """
+    usual = {"device": (None, "cpu"), "batch": (1,), "threads": (None,), "precision": (None,)}
+    usual |= dict.fromkeys(("min_shape", "opt_shape", "max_shape"), (None,))
+    for name, values in usual.items():
+        given = getattr(options, name)
+        if given not in values:
+            raise OptionError(
+                f"{name}={given!r} was given with runtime={TUNED!r}, which says it, too",
+                "what was chosen for the CPU, as it was chosen",
+                f"leave {name}= out, or name a runtime: runtime={OnnxRunner.ONNXRUNTIME.value!r}",
+            )
+
+
 def open_model(model: str | Path, options: PredictorOptions) -> Backend:
     """Open the model that runs a predictor with these options.
 
@@ -83,20 +134,29 @@ class Opening(NamedTuple):
         options: All keyword arguments.
         size: Bytes of the file, and of the files with weights that an ``.onnx`` names.
         spec: The facts in the file.
+        tuned: Whether file and options are what ``alignseg tune`` chose.
     """
 
     model: str
     options: PredictorOptions
     size: int
     spec: ModelSpec
+    tuned: bool
 
     @classmethod
-    def of(cls, model: str | Path, options: PredictorOptions, spec: ModelSpec) -> Self:
+    def of(
+        cls,
+        model: str | Path,
+        options: PredictorOptions,
+        spec: ModelSpec,
+        *,
+        tuned: bool = False,
+    ) -> Self:
         """Return how a predictor with these facts is made of the file `model`."""
         path = Path(os.path.abspath(model_path(model)))
         weights = require_weights_beside(path) if path.suffix.lower() == ".onnx" else ()
         size = sum(os.path.getsize(file) for file in (path, *weights))
-        return cls(DEMO if str(model) == DEMO else str(path), options, size, spec)
+        return cls(DEMO if str(model) == DEMO else str(path), options, size, spec, tuned)
 
 
 def open_stages(model: str | Path | Backend, options: PredictorOptions) -> Stages:
@@ -142,7 +202,8 @@ def open_again(opening: Opening, process: int) -> Stages:
         ModelFileError: The file is not the one that was pickled.
     """
     stages = open_stages(opening.model, opening.options)
-    if Opening.of(opening.model, opening.options, stages.backend.spec) != opening:
+    spec, tuned = stages.backend.spec, opening.tuned
+    if Opening.of(opening.model, opening.options, spec, tuned=tuned) != opening:
         raise ModelFileError(
             f"{opening.model} is not the file that the pickled predictor was made from",
             f"the same file of {opening.size} bytes in every process",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from alignseg_infer.backends.opening import Opening
+from alignseg_infer.backends.processor import usable_cores
 from alignseg_infer.batch.job import Job, Saving, Shard, record_job, require_same_job
 from alignseg_infer.batch.locks import lock_shard
 from alignseg_infer.batch.manifest import PartWriter
@@ -168,6 +169,8 @@ def segment_source(
 def make_job(opening: Opening, destination: str, saving: Saving, options: BatchOptions) -> Job:
     """Return the facts for workers. Several of them share the CPU, unless threads were asked for.
 
+    Threads that were tuned are the best of one process.
+
     Args:
         opening: How the predictor was made.
         destination: A folder, as an absolute path, or an address.
@@ -175,8 +178,8 @@ def make_job(opening: Opening, destination: str, saving: Saving, options: BatchO
         options: How the batch is run.
     """
     chosen = opening.options
-    if options.workers > 1 and chosen.threads is None:
-        chosen = replace(chosen, threads=max(1, _count_cpus() // options.workers))
+    if options.workers > 1 and (chosen.threads is None or opening.tuned):
+        chosen = replace(chosen, threads=max(1, usable_cores() // options.workers))
     room = f"writing-{options.shard.file_name}"
     return Job(opening.model, chosen, model_hash(opening.model), destination, room, saving)
 
@@ -190,12 +193,6 @@ def _require_places(**places: str) -> None:
                 "a folder, or the address of a bucket",
                 f"{name}='.' for the working folder; a variable of the shell may be empty",
             )
-
-
-def _count_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from alignseg_infer.backends.processor import FLAGS
 from alignseg_infer.benchmark.machine import GpuState
 from alignseg_infer.errors import INSTALL_BENCH, MissingDependencyError
 
@@ -24,13 +25,6 @@ except ImportError as error:
 
 T = TypeVar("T")
 
-# Flags of features that make networks faster, under Linux's names: vectors, INT8 and bfloat16;
-# matrix tiles; Arm's.
-FLAGS = (
-    *("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16"),
-    *("amx_tile", "amx_int8", "amx_bf16"),
-    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
-)
 # py-cpuinfo uses this name of its own if the system does not give the flags.
 CPUID_NAMES = {"avx512vnni": "avx512_vnni"}
 UNKNOWN_STATE = 32  # NVML_PSTATE_UNKNOWN

@@ -1,6 +1,5 @@
 """Facts about the machine that a benchmark ran on. `watch` and `hardware` find them."""
 
-import os
 from dataclasses import dataclass
 
 BUSY_LOAD = 0.25  # load average, as a share of the usable cores
@@ -52,7 +51,7 @@ class Machine:
     Attributes:
         cpu: Model of the processor.
         cores: Number of logical cores that this process may use.
-        flags: The `hardware.FLAGS` that the processor has.
+        flags: The `processor.FLAGS` that the processor has.
         system: Operating system.
         python: Version of Python.
         versions: Versions of this package and of the loaded packages, by distribution.
@@ -82,10 +81,3 @@ class Machine:
         if self.others is None and self.load is not None and self.load > BUSY_LOAD * self.cores:
             return f"the load average was {self.load:.1f} at the start, on {self.cores} cores"
         return None
-
-
-def usable_cores() -> int:
-    """Return how many logical cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -191,7 +191,7 @@ class BenchmarkReport:
         blocks = [
             f"# Benchmark: {count}",
             *([markdown_text("; ".join(said) + ".")] if said else []),
-            markdown_text(_describe_machine(machine)),
+            markdown_text(describe_machine(machine)),
             *(markdown_text(f"GPU after the last round: {gpu}.") for gpu in machine.gpus),
             *(
                 [f"**Other work was running:** {markdown_text(machine.busy)}."]
@@ -284,7 +284,8 @@ def _list_quantiles(measured: Measured, stage: Stage) -> dict[str, float | None]
     return {name: measured.quantile(share, stage) for name, share in shares.items()}
 
 
-def _describe_machine(machine: Machine) -> str:
+def describe_machine(machine: Machine) -> str:
+    """Return the facts about a machine in one sentence."""
     flags = f" ({', '.join(machine.flags)})" if machine.flags else ""
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     cores = f"{machine.cores} core{'s' if machine.cores > 1 else ''}"

@@ -7,8 +7,9 @@ import platform
 import sys
 import time
 
+from alignseg_infer.backends.processor import usable_cores
 from alignseg_infer.benchmark.hardware import cpu_flags, cpu_name, gpu_states, processor_seconds
-from alignseg_infer.benchmark.machine import Machine, usable_cores
+from alignseg_infer.benchmark.machine import Machine
 from alignseg_infer.version import __version__
 
 # Import name -> distribution. Only loaded packages are reported, since others play no part.

@@ -28,6 +28,7 @@ from alignseg_infer.cli.commands import (
     page,
     predict,
     sensitivity,
+    tune,
     verify,
     video,
 )
@@ -57,6 +58,7 @@ COMMANDS = {
     "page": page,
     "eval": evaluate,
     "bench": bench,
+    "tune": tune,
     "inspect": inspect_model,
     "doctor": doctor,
     "export-onnx": export_onnx,

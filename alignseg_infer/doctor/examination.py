@@ -4,7 +4,7 @@ import importlib.util
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from alignseg_infer.benchmark.machine import usable_cores
+from alignseg_infer.backends.processor import usable_cores
 from alignseg_infer.choices import check_kinds, choose
 from alignseg_infer.doctor.asking import Answer, ask
 from alignseg_infer.doctor.clashes import find_clashes

@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Iterator
 
-from alignseg_infer.benchmark.machine import usable_cores
+from alignseg_infer.backends.processor import usable_cores
 from alignseg_infer.errors import MissingDependencyError
 
 GIB = 1 << 30

@@ -15,8 +15,9 @@ import psutil
 import pynvml
 import pytest
 
+from alignseg_infer.backends.processor import FLAGS, usable_cores
 from alignseg_infer.benchmark import hardware, watch
-from alignseg_infer.benchmark.machine import GpuState, usable_cores
+from alignseg_infer.benchmark.machine import GpuState
 from alignseg_infer.errors import INSTALL_BENCH
 
 H100 = GpuState("NVIDIA H100 80GB HBM3", "570.86.15", "9.0", "P0", 1980, 1980, 2619, 1543, 81559)
@@ -126,7 +127,7 @@ def test_processor_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_this_machine() -> None:
     assert hardware.cpu_name()
-    assert set(hardware.cpu_flags()) <= set(hardware.FLAGS)
+    assert set(hardware.cpu_flags()) <= set(FLAGS)
     total, available = hardware.memory_bytes()
     assert 1 << 28 < available < total
     assert 1 <= usable_cores() <= (psutil.cpu_count() or 1)

@@ -130,7 +130,7 @@ def test_words_mean_one_thing() -> None:
                 assert "size of the network's input, HEIGHTxWIDTH" in text, command
             if action.dest == "runtime":
                 engines = set() if command == "offsets" else {"tensorrt", "tensorrt-rtx"}
-                assert set(action.choices or ()) == {"onnxruntime", "openvino"} | engines
+                assert set(action.choices or ()) == {"onnxruntime", "openvino", "tuned"} | engines
             if action.dest == "output":
                 assert set(action.choices or ()) == {"logits", "labels"}
 
@@ -141,11 +141,14 @@ def test_words_mean_one_thing() -> None:
         ("export-onnx", alignseg_infer.export_onnx),
         ("export-trt", alignseg_infer.export_engine),
         ("verify", alignseg_infer.verify),
+        ("tune", alignseg_infer.tune),
     ],
 )
 def test_options_and_parameters_have_the_same_names(command: str, function: object) -> None:
     names = set(inspect.signature(function).parameters)  # type: ignore[arg-type]
     options = {action.dest for action in parser_of(command)._actions}
+    if command == "tune":
+        options.remove("destination")  # of the report, which the function returns
     assert names - {"progress"} == options - {"help", "debug"}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alignseg_infer.backends import OnnxRunner
+from alignseg_infer.backends import RUNTIME_CHOICES, OnnxRunner
 from alignseg_infer.backends.precision import RunPrecision
 from alignseg_infer.cli.arguments.engine import add_shape_arguments
 from alignseg_infer.cli.arguments.values import (
@@ -107,7 +107,7 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the arguments that `runtime_options` reads: the device, the runtime and its engine."""
     add_device_arguments(
         parser,
-        choices_of(OnnxRunner),
+        RUNTIME_CHOICES,
         "; tensorrt and tensorrt-rtx build an engine for this GPU at first use, verify it and "
         "keep it (alignseg cache)",
     )
@@ -148,7 +148,8 @@ def add_device_arguments(
     parser.add_argument(
         "--runtime",
         choices=runtimes,
-        help=f"runtime to run an .onnx file with (default: onnxruntime){about_runtimes}",
+        help="runtime to run an .onnx file with; tuned is what alignseg tune chose for it on this "
+        f"machine (default: onnxruntime){about_runtimes}",
     )
 
 
@@ -192,13 +193,13 @@ def split_runtime(model: Path, arguments: argparse.Namespace) -> tuple[Path, dic
     options = predictor_options(arguments)
     path, _, named = str(model).rpartition("@")
     runtime, colon, precision = named.partition(":")
-    if path and runtime in list(OnnxRunner) and (not colon or precision in list(RunPrecision)):
+    if path and runtime in RUNTIME_CHOICES and (not colon or precision in list(RunPrecision)):
         chosen = {"runtime": runtime, **({"precision": precision} if colon else {})}
         return Path(path), {**options, **chosen}
     if path and not model.exists():
         raise OptionError(
             f"{model} is not a file, and {named!r} is not a runtime",
-            f"a model, or MODEL.onnx@RUNTIME with the runtime {' or '.join(OnnxRunner)}, perhaps "
+            f"a model, or MODEL.onnx@RUNTIME with the runtime {' or '.join(RUNTIME_CHOICES)}, perhaps "
             f"followed by a precision: {' or '.join(f':{kind}' for kind in RunPrecision)}",
             f"{path}@{OnnxRunner.OPENVINO}",
         )

@@ -5,14 +5,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from alignseg_infer.arrays import Size
 from alignseg_infer.backend import Backend
 from alignseg_infer.backends import ENGINE_RUNNERS
 from alignseg_infer.backends.opening import PredictorOptions, open_model
+from alignseg_infer.backends.processor import usable_cores
+from alignseg_infer.backends.tuned import TUNED
 from alignseg_infer.benchmark import BenchmarkReport, Variant, benchmark
 from alignseg_infer.benchmark.footprint import measure_footprint
-from alignseg_infer.benchmark.machine import usable_cores
 from alignseg_infer.cli.arguments.inference import (
     AT_RUNTIME_HELP,
     add_inference_arguments,
@@ -166,6 +168,9 @@ def _open_variants(arguments: argparse.Namespace, name: str, path: Path) -> Iter
     The model is loaded once; but each batch has its own engine, which is the fastest for it.
     """
     path, options = split_runtime(path, arguments)
+    if options["runtime"] == TUNED:
+        yield Variant(name, Predictor(path, **_one_call(options)))
+        return
     backend: Backend | None = None
     for batch in arguments.batch:
         options["batch"] = batch
@@ -179,6 +184,22 @@ def _open_variants(arguments: argparse.Namespace, name: str, path: Path) -> Iter
                 f"--batch {predictor.batch}; or export it again without --batch",
             )
         yield Variant(name, predictor)
+
+
+def _one_call(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of one `Predictor`; what was tuned says the batch, unless one was given.
+
+    Raises:
+        OptionError: Several batches were given, or one that may not be what was tuned.
+    """
+    (batch, *others) = options["batch"]
+    if batch != 1 or others:
+        raise OptionError(
+            f"--batch {' '.join(map(str, options['batch']))} was given with the runtime {TUNED}",
+            "the batch that was tuned",
+            "leave out --batch",
+        )
+    return {**options, "batch": 1}
 
 
 def _prepare_images(
@@ -246,7 +267,8 @@ def _add_footprints(
             print_message(f"measuring the memory of {report.label(measured)}", sys.stderr)
             path, options = split_runtime(names[measured.name], arguments)
             chosen = [images[number % len(images)] for number in range(measured.batch)]
-            found = measure_footprint(path, chosen, {**options, "batch": measured.batch})
+            batch = 1 if options["runtime"] == TUNED else measured.batch
+            found = measure_footprint(path, chosen, {**options, "batch": batch})
             report = report.with_footprint(index, found)
     except KeyboardInterrupt:
         return replace(report, partial=True)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from alignseg_infer.backends import ENGINE_RUNNERS, OnnxRunner, open_backend
+from alignseg_infer.backends import ENGINE_RUNNERS, RUNTIME_CHOICES, open_backend
 from alignseg_infer.cli.arguments.inference import add_device_arguments
 from alignseg_infer.cli.arguments.values import (
     SIZE_POLICY_HELP,
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--size", type=size_policy_value, help=SIZE_POLICY_HELP)
     add_device_arguments(
-        parser, [value for value in choices_of(OnnxRunner) if value not in ENGINE_RUNNERS]
+        parser, [value for value in RUNTIME_CHOICES if value not in ENGINE_RUNNERS]
     )
     add_max_pixels(parser)
 
