@@ -199,8 +199,8 @@ def split_runtime(model: Path, arguments: argparse.Namespace) -> tuple[Path, dic
     if path and not model.exists():
         raise OptionError(
             f"{model} is not a file, and {named!r} is not a runtime",
-            f"a model, or MODEL.onnx@RUNTIME with the runtime {' or '.join(RUNTIME_CHOICES)}, perhaps "
-            f"followed by a precision: {' or '.join(f':{kind}' for kind in RunPrecision)}",
+            f"a model, or MODEL.onnx@RUNTIME with the runtime {' or '.join(RUNTIME_CHOICES)}, "
+            f"perhaps followed by a precision: {' or '.join(f':{kind}' for kind in RunPrecision)}",
             f"{path}@{OnnxRunner.OPENVINO}",
         )
     return model, options
