@@ -10,8 +10,9 @@ from alignseg_infer.errors import OutputError
 FOLDER_VARIABLE = "ALIGNSEG_CACHE"
 CALIBRATIONS = "calibrations"  # ranges of values, for INT8
 COMPILED = "openvino"  # models that OpenVINO has compiled
+CHOICES = "choices"  # what alignseg tune chose, for models whose folder cannot be written
 CHECKS = "bf16-checks"  # input shapes at which bfloat16 agreed with float32
-ENDINGS = {CALIBRATIONS: ".npz", COMPILED: ".compiled", CHECKS: ".json"}
+ENDINGS = {CALIBRATIONS: ".npz", COMPILED: ".compiled", CHECKS: ".json", CHOICES: ".json"}
 KEY = re.compile("[0-9a-f]{64}")  # how what is kept is named
 
 

@@ -20,7 +20,7 @@ from alignseg_infer.backends.processor import (
     usable_cores,
 )
 from alignseg_infer.backports import Self
-from alignseg_infer.caches import FOLDER_VARIABLE, cache_folder
+from alignseg_infer.caches import CHOICES, FOLDER_VARIABLE, kept_path
 from alignseg_infer.demo import DEMO, model_path
 from alignseg_infer.errors import ModelFileError, OptionError, OutputError, SpecError, TuningError
 from alignseg_infer.files import require_file, write_atomically
@@ -30,7 +30,6 @@ from alignseg_infer.spec.onnx_weights import sha256_with_weights
 from alignseg_infer.version import __version__
 
 TUNED = "tuned"  # the value of runtime= that asks for the choice
-CHOICES = "choices"  # in the cache folder
 ENDING = ".tuned.json"
 FILE_VERSION = 1
 ONNX = ".onnx"
@@ -251,7 +250,7 @@ def _places_of(path: Path, sha256: str) -> list[Path]:
 
     A choice is in the cache only if the last one could not be written beside the model.
     """
-    cached = cache_folder(CHOICES) / f"{sha256}.json"
+    cached = kept_path(CHOICES, sha256)
     return [cached] if _is_ours(path) else [cached, beside(path)]
 
 

@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from alignseg_infer import BuildError, ExportError, OptionError, Predictor
 from alignseg_infer.backends import open_backend
 from alignseg_infer.backends.onnxruntime_backend import CPU_PROVIDER, session_options
+from alignseg_infer.backends.precision import RunPrecision
 from alignseg_infer.cli import main
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.demo.streets import Street
@@ -123,7 +124,16 @@ def test_onnxruntime_computes_in_integers(cpu_int8: Path, tmp_path: Path) -> Non
     fused = optimise(cpu_int8, tmp_path, fuse=True)
     assert fused.count("QLinearConv") == CONVS
     assert fused.count("QLinearAdd") == 16
+    assert integers_pool(tmp_path / "optimised.onnx")
     assert "QLinearConv" not in optimise(cpu_int8, tmp_path, fuse=False)
+
+
+def integers_pool(optimised: Path) -> bool:
+    """Return whether MaxPool reads what a convolution in integers made."""
+    nodes = onnx.load(optimised).graph.node
+    makers = {name: node.op_type for node in nodes for name in node.output}
+    (pool,) = [node for node in nodes if node.op_type == "MaxPool"]
+    return makers[pool.input[0]] == "QLinearConv"
 
 
 @pytest.mark.parametrize(("target", "written"), [(Target.CPU, False), (None, True)])
@@ -163,7 +173,8 @@ def test_openvino_fuses_without_vnni_too(
     """Weights of 7 bits cannot saturate, so the setting for GPU files is not needed."""
     openvino_backend = pytest.importorskip("alignseg_infer.backends.openvino_backend")
     monkeypatch.setattr(openvino_backend.cv2, "checkHardwareSupport", lambda _: vnni)
-    settings = openvino_backend._choose_settings(read_onnx_facts(cpu_int8).spec, None)
+    spec = read_onnx_facts(cpu_int8).spec
+    settings = openvino_backend._choose_settings(spec, None, RunPrecision.FP32)
     assert "LP_TRANSFORMS_MODE" not in settings
 
 

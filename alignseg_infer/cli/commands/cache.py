@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 HELP = (
     "List or clear what takes long to make: engines that were built for .onnx files, as by "
     "alignseg predict --runtime tensorrt, calibrations for INT8, models that OpenVINO compiled, "
-    "and checks of bfloat16."
+    "checks of bfloat16, and what alignseg tune chose."
 )
 OTHERS = {  # besides engines
     caches.CALIBRATIONS: "calibrations",
     caches.COMPILED: "compiled models",
     caches.CHECKS: "bfloat16 checks",
+    caches.CHOICES: "tuned choices",
 }
 SECONDS_A_DAY = 86400
 EXAMPLE = "Example: alignseg cache clear --older-than 30"
