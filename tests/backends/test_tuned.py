@@ -20,7 +20,6 @@ from alignseg_infer import OptionError, OutputError, Predictor, TuningError
 from alignseg_infer.arrays import Image
 from alignseg_infer.backends import open_backend, tuned
 from alignseg_infer.backends.tuned import (
-    CHOICES,
     Choice,
     ChosenFile,
     Fingerprint,
@@ -30,6 +29,7 @@ from alignseg_infer.backends.tuned import (
 )
 from alignseg_infer.batch.job import Saving
 from alignseg_infer.batch.run import BatchOptions, make_job
+from alignseg_infer.caches import CHOICES
 from alignseg_infer.cli import main
 from alignseg_infer.cli.commands import bench
 from alignseg_infer.demo import model_path

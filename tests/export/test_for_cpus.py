@@ -133,7 +133,7 @@ def integers_pool(optimised: Path) -> bool:
     nodes = onnx.load(optimised).graph.node
     makers = {name: node.op_type for node in nodes for name in node.output}
     (pool,) = [node for node in nodes if node.op_type == "MaxPool"]
-    return makers[pool.input[0]] == "QLinearConv"
+    return bool(makers[pool.input[0]] == "QLinearConv")
 
 
 @pytest.mark.parametrize(("target", "written"), [(Target.CPU, False), (None, True)])

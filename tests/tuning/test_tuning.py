@@ -22,9 +22,10 @@ from alignseg_infer import (
     OptionError,
     Predictor,
     TuningError,
+    caches,
 )
 from alignseg_infer.arrays import Image, Size
-from alignseg_infer.backends import OnnxRunner, tuned
+from alignseg_infer.backends import OnnxRunner
 from alignseg_infer.backends.tuned import choice_of
 from alignseg_infer.benchmark import measure
 from alignseg_infer.benchmark.report import paired_ratio
@@ -709,7 +710,7 @@ def test_ctrl_c_in_the_command(
     assert "interrupted" in errors
     assert printed.startswith("# Tuning for latency: **partial**") == measured
     assert (tmp_path / "out" / "tuning.md").exists() == measured
-    assert not (own_cache / tuned.CHOICES).exists()
+    assert not (own_cache / caches.CHOICES).exists()
 
 
 def test_a_choice_that_cannot_be_kept(
