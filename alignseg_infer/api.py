@@ -686,8 +686,8 @@ def tune(
     Args:
         models: An ``.onnx`` file in FP32, or ``demo``; or several files of its network, of which
             the first is tuned, and the others, such as its INT8, may stand in for it.
-        images: Images like those that the model will see: a folder, a ``.txt`` list or a video; or
-            BGR images (H, W, 3) uint8. None for drawn streets, for ``demo`` only.
+        images: Images like those that the model will see: a source as for `calibration` in
+            `export_onnx`; or BGR images (H, W, 3) uint8. None for drawn streets, for ``demo`` only.
         goal: What is to be fast: ``"latency"`` of one image, or ``"throughput"`` of many.
         seconds: About how long to measure.
         size: Size of the network's input, as `Predictor` takes it.

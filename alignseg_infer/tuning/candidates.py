@@ -11,6 +11,7 @@ from typing import Any
 
 from alignseg_infer.arrays import Size
 from alignseg_infer.backends import OnnxRunner
+from alignseg_infer.backends.precision import RunPrecision
 from alignseg_infer.backends.processor import physical_cores, thread_limit
 from alignseg_infer.backends.tuned import threads_text
 from alignseg_infer.backports import StrEnum
@@ -18,7 +19,6 @@ from alignseg_infer.errors import OptionError
 from alignseg_infer.spec.model import ExportSpec, ModelSpec, Precision
 from alignseg_infer.spec.verification import REQUIRED_AGREEMENT
 
-BF16 = "bf16"  # what OpenVINO makes of an FP32 file, where the processor has it
 RUNTIMES = (OnnxRunner.ONNXRUNTIME, OnnxRunner.OPENVINO)
 
 
@@ -85,7 +85,7 @@ class Candidate:
     @property
     def required_agreement(self) -> float:
         """The usual share of pixels that must get the same label as in FP32."""
-        half = self.computes_in == BF16
+        half = self.computes_in == RunPrecision.BF16
         return REQUIRED_AGREEMENT[Precision.FP16 if half else Precision(self.computes_in)]
 
     def options(self) -> dict[str, Any]:
@@ -163,7 +163,9 @@ def why_unfit(file: ModelFile, first: ModelFile, size: object, goal: Goal) -> st
 
 def _precisions(file: ModelFile, runtime: OnnxRunner) -> list[str | None]:
     is_float = file.export.precision is Precision.FP32
-    return [None, BF16] if is_float and runtime is OnnxRunner.OPENVINO else [None]
+    return (
+        [None, RunPrecision.BF16.value] if is_float and runtime is OnnxRunner.OPENVINO else [None]
+    )
 
 
 def _text(size: Size | None) -> str:

@@ -44,8 +44,9 @@ def tune(
     Args:
         models: ``.onnx`` files of one network, or ``demo``; the first is in FP32, and the others
             are compared with it.
-        images: What to compare labels on and to measure with: a folder, a ``.txt`` list or a
-            video; or (H, W, 3) uint8 BGR arrays. None for drawn streets, for ``demo`` only.
+        images: What to compare labels on and to measure with: a source of images as for
+            `calibration` in `export_onnx`, or (H, W, 3) uint8 BGR arrays. None for drawn streets,
+            for ``demo`` only.
         options: What is to be fast, and how long may be measured.
         bars: Makes progress bars.
 

@@ -11,6 +11,7 @@ from alignseg_infer.cli.arguments.values import (
     add_max_pixels,
     add_min_agreement,
     choices_of,
+    given_place,
     size_policy_value,
 )
 from alignseg_infer.cli.commands.bench import MACHINE_PACKAGES
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--images",
-        type=user_path,
+        type=given_place,
         metavar="SOURCE",
         help=f"images to compare labels on and to measure with, like those that the model will "
         f"see: {IMAGES_HELP} (default: drawn streets, for demo only)",
