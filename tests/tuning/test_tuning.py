@@ -40,6 +40,7 @@ from alignseg_infer.tuning.candidates import Candidate, ModelFile, list_candidat
 from alignseg_infer.tuning.labels import Agreement, compare, require_judging, require_variety
 from tests.support.models import SMALL_SPEC, FakeBackend
 
+ROUNDS = 12  # of the last race; stand-ins take the same time in each
 EXPORT = ExportSpec(
     output=OutputKind.LOGITS,
     sampler=Sampler.NATIVE,
@@ -120,6 +121,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> StandIns:
     found.facts = {"first": (10, 0)}
     monkeypatch.setattr("time.perf_counter", clock)
     monkeypatch.setattr(measure, "come_to_rest", lambda: None)
+    monkeypatch.setattr(search, "FINAL_ROUNDS", ROUNDS)
     for module in (search, inputs):
         monkeypatch.setattr(module, "Predictor", found)
     monkeypatch.setattr(candidates_module, "thread_counts", lambda: [2, 1])
@@ -179,7 +181,7 @@ def test_the_fastest_that_labels_alike_is_chosen(
     assert rows["openvino fp32 2"].milliseconds == pytest.approx(5)
     assert rows["openvino fp32 2"].ratio is not None
     assert rows["openvino fp32 2"].ratio.median == pytest.approx(0.5)
-    assert rows["openvino fp32 2"].rounds == 100
+    assert rows["openvino fp32 2"].rounds == ROUNDS
     assert rows["onnxruntime fp32 1"].rounds == search.LOOK_ROUNDS
     assert rows["openvino bf16 2"].agreement is not None
     assert rows["openvino bf16 2"].agreement.share < 0.8
@@ -266,7 +268,7 @@ def test_half_of_many_drop_out_at_a_time(
     stand_ins.facts |= {f"a onnxruntime fp32 {n}": (7 - 0.1 * n, 0) for n in range(1, 9)}
     report = find_fastest([model], images, TuningOptions(seconds=20))
     counts = {n: rows_of(report)[f"onnxruntime fp32 {n}"].rounds for n in range(1, 9)}
-    assert counts == {1: 5, 2: 5, 3: 5, 4: 5, 5: 5, 6: 100, 7: 100, 8: 100}
+    assert counts == {1: 5, 2: 5, 3: 5, 4: 5, 5: 5, 6: ROUNDS, 7: ROUNDS, 8: ROUNDS}
     chosen = rows_of(report)["onnxruntime fp32 8"]
     assert chosen.outcome is Outcome.CHOSEN
     assert chosen.ratio is not None
@@ -420,7 +422,7 @@ def test_ctrl_c_keeps_what_was_measured(
         with pytest.raises(TuningError, match="interrupted"):
             report.keep()
     assert len(kept) > 5
-    assert kept[-1].rows[0].rounds > 50
+    assert kept[-1].rows[0].rounds > search.HALVING_ROUNDS
 
 
 def test_fixed_sizes(stand_ins: StandIns, model: Path, images: list[Image], tmp_path: Path) -> None:
