@@ -178,7 +178,7 @@ def test_kills_at_random_moments_leave_nothing_half_done(
     while killed < kills:
         with killer.running() as process:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(chance.uniform(0.5, 5 if kills > 2 else 3))
+                process.wait(chance.uniform(0.5, 4 if kills > 2 else 3))
             if process.poll() is None:
                 killed += 1
                 killer.kill_one(process, chance)

@@ -49,7 +49,6 @@ from tests.support.export_kinds import (
     PLAIN,
     RESIZE,
     RESIZE_GATHER,
-    RESIZE_LABELS,
 )
 from tests.support.slow import all_slow
 
@@ -147,7 +146,7 @@ def test_sampler_is_lowered_as_asked(export_small: Export, kind: dict[str, Any])
         (PLAIN, 5),  # one in each of four CAB, one in CAM
         (FIXED_RESIZE, 9),  # two in each of four CAB, one in CAM
         (LABELS_AND_OFFSETS, 10),  # and that of the logits
-        *all_slow((LABELS, 1), (RESIZE, 9), (RESIZE_GATHER, 9), (RESIZE_LABELS, 10)),
+        *all_slow((LABELS, 1), (RESIZE, 9), (RESIZE_GATHER, 9)),
     ],
     ids=str,
 )

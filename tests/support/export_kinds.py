@@ -17,8 +17,7 @@ LABELS: Kind = {"output": OutputKind.LABELS, "opset": 17}
 OFFSETS: Kind = {"with_offsets": True}
 RESIZE: Kind = {"upsampling": Upsampling.RESIZE}
 RESIZE_GATHER: Kind = {**RESIZE, **GATHER}
-RESIZE_LABELS: Kind = {**RESIZE, **LABELS}
-LABELS_AND_OFFSETS: Kind = {**RESIZE_LABELS, **OFFSETS}
+LABELS_AND_OFFSETS: Kind = {**RESIZE, **LABELS, **OFFSETS}
 
 FIXED: Kind = {"size": (65, 98), "batch": 2}
 FIXED_GATHER: Kind = {**GATHER, **FIXED}
@@ -30,7 +29,7 @@ PLAIN_OFFSETS: Kind = {**OFFSETS, **PLAIN, **LABELS, "batch": 2}
 FIXED_KINDS = [PLAIN, FIXED, FIXED_GATHER, FIXED_RESIZE, FIXED_OFFSETS, PLAIN_OFFSETS]
 # With `FIXED_KINDS`, these two hold each choice once; the others are combinations of the same.
 ANY_SIZE = [NATIVE, LABELS_AND_OFFSETS]
-SLOW_ANY_SIZE = [GATHER, LABELS, OFFSETS, RESIZE, RESIZE_GATHER, RESIZE_LABELS]
+SLOW_ANY_SIZE = [GATHER, LABELS, OFFSETS, RESIZE, RESIZE_GATHER]
 
 
 DYNAMIC_KINDS = [*ANY_SIZE, *all_slow(*SLOW_ANY_SIZE)]
