@@ -90,7 +90,7 @@ class Lease:
         while True:
             self._renewed = self._write(held=False)
             others = self._find_others()
-            living = [each for each in others if not self._has_expired(each)]
+            living = [each for each in others if not _has_expired(each, self._renewed)]
             if not living:
                 self.renew()
                 self.require_held()
@@ -102,12 +102,13 @@ class Lease:
 
     def renew(self) -> None:
         """Say that this run is at work, and see whether it was taken for one that has ended."""
-        before, self._renewed = self._renewed, self._write(held=True)
-        if before is None or (self._renewed - before).total_seconds() <= EXPIRES:
-            return
-        living = [each for each in self._find_others() if not self._has_expired(each)]
-        if living:
-            self._lost_to = living[0]
+        renewed = self._write(held=True)
+        before = self._renewed
+        if before is not None and (renewed - before).total_seconds() > EXPIRES:
+            living = [each for each in self._find_others() if not _has_expired(each, renewed)]
+            if living:
+                self._lost_to = living[0]
+        self._renewed = renewed  # only now: a look that failed is repeated with the next renewal
 
     def require_held(self) -> None:
         """Check that no other run has taken the shard.
@@ -148,10 +149,6 @@ class Lease:
                 found.append(_Other(path, renewed, shard, _facts_in(content)))
         return found
 
-    def _has_expired(self, other: _Other) -> bool:
-        assert self._renewed is not None
-        return (self._renewed - other.renewed).total_seconds() > EXPIRES + _SLACK
-
     def _wait_for(self, other: _Other) -> None:
         """Wait until another run has ended, or its lease would have expired.
 
@@ -182,6 +179,10 @@ class Lease:
     def _remove(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._system.rm_file(path)
+
+
+def _has_expired(other: _Other, now: datetime) -> bool:
+    return (now - other.renewed).total_seconds() > EXPIRES + _SLACK
 
 
 def _facts_in(content: bytes) -> dict[str, Any]:

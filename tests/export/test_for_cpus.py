@@ -25,7 +25,11 @@ from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.export.adapting import adapt_to_target
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.int8.convolutions import Role, find_convolutions
-from alignseg_infer.export.int8.for_cpus import LARGEST_WEIGHT, find_readers
+from alignseg_infer.export.int8.for_cpus import (
+    LARGEST_WEIGHT,
+    find_readers,
+    quantize_for_cpus,
+)
 from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
 from alignseg_infer.export.int8.options import QuantizationOptions
 from alignseg_infer.export.int8.quantize import quantize_model
@@ -270,3 +274,38 @@ def test_no_engine_is_built_of_it(cpu_int8: Path, streets: Path, tmp_path: Path)
     export = read_onnx_facts(path).export
     assert export.target is Target.TENSORRT
     assert not export.has_cpu_integers
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-6, 1e-8, 1e-30, 0.0])
+@pytest.mark.parametrize("bias", [0.0, 0.5, -4.0])
+def test_channels_with_tiny_weights_keep_their_bias(
+    factor: float, bias: float, tmp_path: Path
+) -> None:
+    """Weights of channels that training switched off are tiny, and their biases are not."""
+    chance = np.random.default_rng(0)
+    weights = chance.normal(0, 0.1, (4, 3, 3, 3)).astype(np.float32)
+    weights[1] *= factor
+    biases = np.array([0.1, bias, -0.2, 0.0], np.float32)
+    make = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["image", "w", "b"], ["sum"], pads=[1] * 4)],
+        "one",
+        [make("image", onnx.TensorProto.FLOAT, [1, 3, 16, 16])],
+        [make("sum", onnx.TensorProto.FLOAT, [1, 4, 16, 16])],
+        [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(biases, "b")],
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    model = onnx_ir.from_proto(proto)
+    convs = [node for node in model.graph if node.op_type == "Conv"]
+    bounds = {"image": (-130.0, 140.0)}  # a step of the input is about 1, as of published models
+    quantize_for_cpus(model.graph, convs, Ranges(CalibrationMethod.MINMAX, 1, {}, bounds))
+    onnx_ir.save(model, tmp_path / "a.onnx")
+    image = chance.uniform(-130, 140, (1, 3, 16, 16)).astype(np.float32)
+    found, expected = (
+        onnxruntime.InferenceSession(source, providers=[CPU_PROVIDER]).run(None, {"image": image})
+        for source in (str(tmp_path / "a.onnx"), proto.SerializeToString())
+    )
+    for channel in range(4):
+        reach = np.abs(expected[0][:, channel]).max()
+        difference = np.abs(found[0][:, channel] - expected[0][:, channel]).max()
+        assert difference <= 0.03 * reach + 1e-6, channel

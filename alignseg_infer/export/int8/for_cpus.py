@@ -13,15 +13,17 @@ What samples, upsamples or predicts offsets reads exact values, unless a convolu
 that must end in integers to be fused.
 """
 
+import math
 from collections.abc import Collection
 
+import numpy as np
 import onnx_ir
 
 from alignseg_infer.errors import ExportError
 from alignseg_infer.export.int8.histograms import Ranges
 from alignseg_infer.export.int8.rounding import Reader, Rounding, Scales
 
-LARGEST_WEIGHT = 64
+LARGEST_WEIGHT, LARGEST_VALUE = 64, 255
 _FOLLOWING = frozenset({"Relu", "LeakyRelu", "MaxPool", "Add", "Concat"})
 
 
@@ -36,18 +38,18 @@ def quantize_for_cpus(
     readers = find_readers(graph, convs)
     _require_bounds(readers, ranges)
     bounds = _find_bounds(readers, ranges)
-    sources = {conv: conv.inputs[0] for conv in convs}
+    sources = {conv: value for conv in convs if (value := conv.inputs[0]) is not None}
     rounding = Rounding(graph)
     scales = {
         value: rounding.round_unsigned(value, bounds[value], found)
         for value, found in readers.items()
     }
     for weight, found in _find_weights(convs).items():
-        weight_scales = rounding.round_weights(weight, found, LARGEST_WEIGHT)
-        for conv, _ in found:
-            source = sources[conv]
-            assert source is not None
-            _round_bias(rounding, conv, scales[source] * weight_scales)
+        inputs = {conv: scales[sources[conv]] for conv, _ in found}
+        least = np.max([_least_scales(conv, inputs[conv]) for conv in inputs], axis=0)
+        weight_scales = rounding.round_weights(weight, found, LARGEST_WEIGHT, least)
+        for conv, scale in inputs.items():
+            _round_bias(rounding, conv, scale * weight_scales)
 
 
 def find_readers(
@@ -103,9 +105,34 @@ def _find_weights(convs: Collection[onnx_ir.Node]) -> dict[onnx_ir.Value, list[R
     return weights
 
 
-def _round_bias(rounding: Rounding, conv: onnx_ir.Node, scale: Scales) -> None:
+def _least_scales(conv: onnx_ir.Node, input_scale: Scales) -> Scales:
+    """Return the smallest scales of a convolution's weights with which its sums fit INT32.
+
+    A sum of products begins with the bias, in steps of both scales. Where weights are tiny or 0, as
+    those of channels that training has switched off, such steps would be too small for the bias.
+    """
+    weight, bias = conv.inputs[1], _bias_of(conv)
+    assert weight is not None
+    assert weight.const_value is not None
+    outputs, *inner = weight.const_value.shape.numpy()
+    if bias is None:
+        return np.zeros(outputs, np.float32)
+    most = np.iinfo(np.int32).max - LARGEST_VALUE * LARGEST_WEIGHT * math.prod(inner)
+    assert bias.const_value is not None
+    exact = np.abs(bias.const_value.numpy().astype(np.float64))
+    # A little more, since float32 rounds the product of both scales.
+    return (exact * (1 + 1e-6) / (np.float64(input_scale) * most)).astype(np.float32)
+
+
+def _bias_of(conv: onnx_ir.Node) -> onnx_ir.Value | None:
+    """Return the constant bias of a convolution."""
     bias = conv.inputs[2] if len(conv.inputs) > 2 else None
-    if bias is not None and bias.const_value is not None:
+    return None if bias is None or bias.const_value is None else bias
+
+
+def _round_bias(rounding: Rounding, conv: onnx_ir.Node, scale: Scales) -> None:
+    bias = _bias_of(conv)
+    if bias is not None:
         rounding.round_bias(bias, scale, (conv, 2))
 
 

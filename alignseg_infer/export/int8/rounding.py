@@ -47,12 +47,26 @@ class Rounding:
         return scale
 
     def round_weights(
-        self, weight: onnx_ir.Value, readers: list[Reader], largest: int = LARGEST
+        self,
+        weight: onnx_ir.Value,
+        readers: list[Reader],
+        largest: int = LARGEST,
+        least: Scales | None = None,
     ) -> Scales:
-        """Store `weight` as integers up to `largest`; return the scale of each output channel."""
+        """Store `weight` as integers up to `largest`; return the scale of each output channel.
+
+        Args:
+            weight: The constant tensor, outputs first.
+            readers: Who reads it rounded, in the graph's order.
+            largest: The largest integer.
+            least: The smallest scale of each output channel; 0 for any.
+        """
         assert weight.const_value is not None
         exact = weight.const_value.numpy()
-        scale = _scales_for(np.abs(exact).max(axis=tuple(range(1, exact.ndim))), largest)
+        highest = np.abs(exact).max(axis=tuple(range(1, exact.ndim))).astype(np.float64)
+        if least is not None:
+            highest = np.maximum(highest, least.astype(np.float64) * largest)
+        scale = _scales_for(highest, largest)
         steps = scale.reshape(-1, *[1] * (exact.ndim - 1))
         integers = np.clip(np.rint(exact / steps), -largest, largest).astype(np.int8)
         self._store(weight, integers, scale, readers)
