@@ -78,7 +78,7 @@ def open_address(address: str) -> tuple["fsspec.AbstractFileSystem", str]:
 
     Raises:
         MissingDependencyError: The package for addresses of this kind is not installed.
-        OptionError: There are no addresses of this kind.
+        OptionError: There are no addresses of this kind, or the archive in it cannot be opened.
     """
     try:
         import fsspec.core
@@ -97,6 +97,13 @@ def open_address(address: str) -> tuple["fsspec.AbstractFileSystem", str]:
             f"{address} cannot be opened: {error}",
             "an address that fsspec knows, such as s3://bucket/folder",
             "python -c 'import fsspec; print(*fsspec.available_protocols())'",
+        ) from error
+    except Exception as error:  # an archive is opened here, and is missing or damaged
+        reason = " ".join(f"{error}".split()) or type(error).__name__
+        raise OptionError(
+            f"{address} cannot be opened: {reason}",
+            "an archive that exists and is whole, or another address",
+            "check the path or the address behind ::, and download the archive again",
         ) from error
     return system, str(path)
 

@@ -19,6 +19,7 @@ from alignseg_infer.spec.model import (
     AGREEMENT_KEY,
     SPEC_KEY,
     VERIFICATION_KEY,
+    ExportSpec,
     ModelSpec,
     Precision,
 )
@@ -53,6 +54,7 @@ def adopt_onnx(model: Path, like: Path) -> ModelSpec:
     graph = load_graph(model)
     _require_no_facts(model, graph)
     _require_same_precision(model, like, source.export.precision)
+    _require_same_target(model, graph, like, source.export)
     metadata = _without_comparisons(source.metadata)
     graph.metadata_props.update(metadata)
     _require_same_labels(model, graph, like, source.export.precision)
@@ -85,6 +87,22 @@ def _require_same_precision(path: Path, like: Path, expected: Precision) -> None
         fix = f"{command}, which knows what has to stay float32"
     raise ModelFileError(
         f"{path} is {seen}, but {like} is {expected}", "a file of the same precision", fix
+    )
+
+
+def _require_same_target(
+    path: Path, graph: onnx_ir.Model, like: Path, expected: ExportSpec
+) -> None:
+    """Raise ModelFileError if one graph is INT8 for CPUs, with unsigned values, and one is not."""
+    zeros = [node.inputs[2] for node in graph.graph if node.op_type == "QuantizeLinear"]
+    unsigned = any(zero is not None and zero.dtype is onnx_ir.DataType.UINT8 for zero in zeros)
+    if expected.precision is not Precision.INT8 or unsigned == expected.has_cpu_integers:
+        return
+    kinds = {True: "unsigned integers, as INT8 for CPUs", False: "signed integers, as for TensorRT"}
+    raise ModelFileError(
+        f"{path} has {kinds[unsigned]}, but {like} has {kinds[not unsigned]}",
+        "the file that it was made from, for the same target",
+        f"alignseg adopt {shlex.quote(str(path))} --like {_LIKE[Precision.INT8]}",
     )
 
 

@@ -179,6 +179,23 @@ def test_a_run_that_slept_gives_way(memory: str, monkeypatch: pytest.MonkeyPatch
     asleep.release()
 
 
+def test_a_look_that_failed_is_repeated(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network comes back in the middle of it, after a machine was suspended."""
+    monkeypatch.setattr(leases, "RENEWED", 600.0)
+    asleep = Lease(memory, ONLY)
+    asleep.acquire()
+    time.sleep(3.2)
+    with hold_lease(memory, ONLY):
+        with monkeypatch.context() as patched:
+            patched.setattr(type(fsspec.filesystem("memory")), "ls", _raise_timeout)
+            with pytest.raises(TimeoutError):
+                asleep.renew()
+        asleep.renew()
+        with pytest.raises(OutputError, match="did not answer"):
+            asleep.require_held()
+    asleep.release()
+
+
 def test_a_run_that_slept_goes_on_if_nobody_came(memory: str) -> None:
     asleep = Lease(memory, ONLY)
     asleep.acquire()

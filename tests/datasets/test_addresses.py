@@ -3,6 +3,7 @@
 import errno
 import gc
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,12 +18,14 @@ import numpy as np
 import pytest
 
 from alignseg_infer import (
+    AlignSegError,
     DatasetError,
     MissingDependencyError,
     OptionError,
     OutputError,
     Predictor,
     export_onnx,
+    segment_files,
     verify,
 )
 from alignseg_infer.cli import main
@@ -389,3 +392,19 @@ def test_predict_leaves_addresses_to_batch(
     assert np.asarray(cv2.imread(str(labels[0]), cv2.IMREAD_GRAYSCALE)).shape == SIZE
     assert main(["predict", "demo", "https://host/a.png", "-o", str(tmp_path / "out")]) == 1
     assert "curl -O https://host/a.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["missing", "damaged"])
+@pytest.mark.parametrize("scheme", ["zip", "tar"])
+def test_archives_that_cannot_be_opened(kind: str, scheme: str, tmp_path: Path) -> None:
+    archive = tmp_path / f"{kind}.{scheme}"
+    if kind == "damaged":
+        archive.write_bytes(b"PK no archive")
+    for act in (
+        lambda: choose_images(f"{scheme}://::{archive}"),
+        lambda: find_labelled_images(Dataset.FOLDER, f"{scheme}://::{archive}"),
+        lambda: segment_files("demo", f"{scheme}://::{archive}", tmp_path / "out"),
+    ):
+        with pytest.raises(AlignSegError, match=re.escape(str(archive))) as caught:
+            act()
+        assert "Traceback" not in str(caught.value)

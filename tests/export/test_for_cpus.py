@@ -113,7 +113,9 @@ def test_facts(cpu_int8: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert read_target(cpu_int8) is Target.CPU
     assert read_target(DEMO) is None
     assert main(["inspect", str(cpu_int8)]) == 0
-    assert "int8 for cpu" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "int8 for cpu" in shown
+    assert "disable_quant_qdq" not in shown  # which would turn the integer kernels off
 
 
 @pytest.mark.parametrize("content", [b"", b"no onnx", b"\x72\x05\x0a\x03abc"])
@@ -309,3 +311,20 @@ def test_channels_with_tiny_weights_keep_their_bias(
         reach = np.abs(expected[0][:, channel]).max()
         difference = np.abs(found[0][:, channel] - expected[0][:, channel]).max()
         assert difference <= 0.03 * reach + 1e-6, channel
+
+
+def test_adopting_keeps_targets_apart(
+    cpu_int8: Path, streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "tensorrt.onnx"
+    command = f"export-onnx {DEMO} -o {other} --precision int8 --calibration {streets}"
+    assert main(command.split()) == 0
+    for kind, source, like in (("unsigned", cpu_int8, other), ("signed", other, cpu_int8)):
+        bare = tmp_path / f"{kind}.onnx"
+        model = onnx_ir.load(source)
+        model.metadata_props.clear()
+        onnx_ir.save(model, bare)
+        assert main(["adopt", str(bare), "--like", str(like)]) == 1
+        assert f"{bare} has {kind} integers" in capsys.readouterr().err
+        assert main(["adopt", str(bare), "--like", str(source)]) == 0
+        assert read_onnx_facts(bare).export == read_onnx_facts(source).export

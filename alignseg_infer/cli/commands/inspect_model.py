@@ -162,7 +162,9 @@ def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
         lines += [f"    {r['batch']}x3x{r['height']}x{r['width']}: {r['error']:.2e}" for r in rows]
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
         lines.append("    not recorded in the file")
-    if spec.export is not None and spec.export.precision is Precision.INT8:
+    export = spec.export
+    # What is for CPUs is fused there, as by ONNX Runtime without this package.
+    if export is not None and export.precision is Precision.INT8 and not export.has_cpu_integers:
         lines.append(_ABOUT_INT8)
     if told.export and spec.export and told.export.precision is not spec.export.precision:
         advice = f"alignseg verify {shlex.quote(str(path))} --against FLOAT32.onnx"
