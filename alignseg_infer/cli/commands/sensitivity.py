@@ -26,7 +26,10 @@ from alignseg_infer.packages import require_export_packages, require_packages
 if TYPE_CHECKING:
     from alignseg_infer.export.int8.sensitivity import Sensitivity
 
-HELP = "Quantise one block of a model at a time, and rank the blocks by how labels change."
+HELP = (
+    "Quantise one block of a model at a time, as for TensorRT, and rank the blocks by how labels "
+    "change."
+)
 EXAMPLE = "Example: alignseg sensitivity alignseg.onnx --calibration IMAGES -o out/"
 
 
