@@ -732,7 +732,7 @@ def test_list_and_clear(
     month = time.time() - 30 * store.SECONDS_A_DAY
     os.utime(old.with_name(store.RECORD), (month, month))
     assert main(["cache", "list"]) == 0
-    first, path, second, _, total, _ = capsys.readouterr().out.splitlines()
+    first, path, second, _, total, *_ = capsys.readouterr().out.splitlines()
     assert first.startswith("demo.onnx: fp16, tensorrt 11.4.0.106 on NVIDIA L4, 1x64x96 to 1x64x96")
     assert "verified" in first
     assert Path(path.strip()).is_file()
