@@ -703,6 +703,7 @@ def tune(
 
     Raises:
         OptionError: An argument cannot be used, or the time is too short to measure anything.
+        TuningError: A file was changed meanwhile.
         DatasetError: Images cannot be used, or are too few, small or uniform to judge labels on.
         ModelError: A file cannot be used.
         MissingDependencyError: A package is not installed.

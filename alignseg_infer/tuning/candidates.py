@@ -37,11 +37,13 @@ class ModelFile:
         model: Its path, or ``demo``.
         name: Its name for people.
         spec: Its facts.
+        sha256: SHA-256 of the file, and of its files of weights, as it was before it was opened.
     """
 
     model: str | Path
     name: str
     spec: ModelSpec
+    sha256: str
 
     @property
     def export(self) -> ExportSpec:

@@ -7,10 +7,11 @@ from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends.tuned import advice
 from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.demo import DEMO, FIRST_HELD_OUT, model_path
-from alignseg_infer.errors import OptionError
-from alignseg_infer.files import real_path
+from alignseg_infer.errors import ModelFileError, OptionError, TuningError
+from alignseg_infer.files import real_path, require_file
 from alignseg_infer.pixels.images import image_from_array
 from alignseg_infer.predictor import Predictor
+from alignseg_infer.spec.onnx_weights import sha256_with_weights
 from alignseg_infer.tuning.candidates import (
     Candidate,
     Goal,
@@ -49,9 +50,32 @@ def names_of(models: Sequence[str | Path]) -> list[str]:
 
 
 def open_file(model: str | Path, name: str) -> ModelFile:
-    """Return a file with its facts, which are those of the loaded model."""
-    given: str | Path = DEMO if str(model) == DEMO else model_path(model)
-    return ModelFile(given, name, Predictor(given).spec)
+    """Return a file with its facts, which are those of the loaded model.
+
+    Raises:
+        ModelError: It cannot be used.
+    """
+    path = model_path(model)
+    require_file(path, "an .onnx file to tune", ModelFileError)
+    sha256 = sha256_with_weights(path)
+    given: str | Path = DEMO if str(model) == DEMO else path
+    return ModelFile(given, name, Predictor(given).spec, sha256)
+
+
+def require_unchanged(files: Sequence[ModelFile]) -> None:
+    """Check that the files are those that were opened, so that what was measured is theirs.
+
+    Raises:
+        TuningError: One was replaced or removed meanwhile.
+    """
+    for file in files:
+        path = model_path(file.model)
+        if not path.is_file() or sha256_with_weights(path) != file.sha256:
+            raise TuningError(
+                f"{path} was changed while it was tuned, so that nothing is kept",
+                "files that stay as they are until the end",
+                f"again: {advice(*(each.model for each in files))}",
+            )
 
 
 def require_fit(first: ModelFile, goal: Goal) -> None:

@@ -1,6 +1,7 @@
 """Finds the fastest candidate: all are looked at, clear losers drop out, and the best race."""
 
 import math
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,13 +9,18 @@ from pathlib import Path
 from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends.tuned import Choice, ChosenFile, Fingerprint
 from alignseg_infer.benchmark import BenchmarkReport, Variant, benchmark
-from alignseg_infer.demo import model_path
 from alignseg_infer.errors import AlignSegError, OptionError
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import Progress, ProgressBars, no_bar
-from alignseg_infer.spec.onnx_weights import sha256_with_weights
 from alignseg_infer.tuning.candidates import Candidate, Goal, ModelFile, reference_of
-from alignseg_infer.tuning.inputs import find_images, list_rows, names_of, open_file, require_fit
+from alignseg_infer.tuning.inputs import (
+    find_images,
+    list_rows,
+    names_of,
+    open_file,
+    require_fit,
+    require_unchanged,
+)
 from alignseg_infer.tuning.labels import compare, label_all, require_judging, require_variety
 from alignseg_infer.tuning.options import TuningOptions
 from alignseg_infer.tuning.report import Outcome, Row, TuningReport
@@ -55,6 +61,7 @@ def tune(
         DatasetError: Images cannot be read, or cannot tell whether labels agree.
         MissingDependencyError: A package that describes the machine is not installed.
         ModelError: A file cannot be used.
+        TuningError: A file was changed meanwhile.
         KeyboardInterrupt: Ctrl-C was pressed before anything was measured.
     """
     from alignseg_infer.benchmark.watch import MachineWatch
@@ -71,6 +78,7 @@ def tune(
     rows = list_rows(files, reference, options)
     search = _Search(rows, pixels, options)
     interrupted = not search.run(bars)
+    require_unchanged(files)
     chosen = next((row for row in rows if row.outcome is Outcome.CHOSEN), None)
     if interrupted and not any(row.rounds for row in rows):
         raise KeyboardInterrupt
@@ -295,13 +303,13 @@ def _agreement(row: Row) -> float:
 def _choice(
     row: Row, first: ModelFile, goal: Goal, sizes: tuple[Size, ...], here: Fingerprint
 ) -> Choice:
-    candidate = row.candidate
-    other = candidate.file is not first
+    candidate, file = row.candidate, row.candidate.file
+    other = ChosenFile(path=os.path.abspath(file.model), sha256=file.sha256)
     assert row.agreement is not None
-    fixed = candidate.file.export.size
+    fixed = file.export.size
     return Choice(
-        model_sha256=sha256_with_weights(model_path(first.model)),
-        file=ChosenFile.of(candidate.file.model) if other else None,
+        model_sha256=first.sha256,
+        file=None if file is first else other,
         runtime=candidate.runtime.value,
         precision=candidate.precision,
         threads=candidate.threads,

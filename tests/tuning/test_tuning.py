@@ -209,6 +209,38 @@ def test_what_is_kept_is_obeyed(stand_ins: StandIns, model: Path, images: list[I
     assert (obeyed.choice.precision, obeyed.model) == ("bf16", model)
 
 
+@pytest.mark.parametrize("changed", ["a.onnx", "int8.onnx"])
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_file_that_is_changed_meanwhile(
+    changed: str,
+    removed: bool,
+    stand_ins: StandIns,
+    model: Path,
+    images: list[Image],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was measured is of a file that is gone, whether that one won or not."""
+    other = model.with_name("int8.onnx")
+    other.write_bytes(b"the other")
+
+    class Changing(Timed):
+        def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
+            path = model.with_name(changed)
+            if removed:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_bytes(b"another one")
+            return super().infer(batch)
+
+    stand_ins.facts |= {"a openvino fp32 2": (5, 0)}
+    find_fastest([model, other], images, TuningOptions(seconds=20))
+    monkeypatch.setitem(globals(), "Timed", Changing)
+    with pytest.raises(TuningError, match=f"{changed} was changed while it was tuned") as caught:
+        find_fastest([model, other], images, TuningOptions(seconds=20))
+    assert caught.value.fix == f"again: alignseg tune {model} {other} --images DIR"
+    assert not model.with_name("a.tuned.json").exists()
+
+
 def test_a_runtime_that_is_not_installed(
     stand_ins: StandIns, model: Path, images: list[Image]
 ) -> None:
@@ -288,7 +320,7 @@ def test_only_three_race_if_time_is_short(
 
 
 def finalist(ratios: list[float], share: float) -> Row:
-    file = ModelFile("a.onnx", "a.onnx", replace(SMALL_SPEC, export=EXPORT))
+    file = ModelFile("a.onnx", "a.onnx", replace(SMALL_SPEC, export=EXPORT), "")
     candidate = Candidate(file, OnnxRunner.OPENVINO, None, 2, 1)
     row = Row(candidate, agreement=Agreement(share, share))
     row.ratio = paired_ratio(np.array(ratios), np.ones(len(ratios)))
@@ -442,7 +474,7 @@ def test_fixed_sizes(stand_ins: StandIns, model: Path, images: list[Image], tmp_
 
 
 def file_of(**changes: Any) -> ModelFile:
-    return ModelFile("b.onnx", "b", replace(SMALL_SPEC, export=replace(EXPORT, **changes)))
+    return ModelFile("b.onnx", "b", replace(SMALL_SPEC, export=replace(EXPORT, **changes)), "")
 
 
 @pytest.mark.parametrize(
@@ -469,7 +501,7 @@ def test_files_that_can_stand_in(
 def test_files_that_cannot_stand_in() -> None:
     classes = replace(SMALL_SPEC.classes, names=tuple(f"c{n}" for n in range(19)))
     other = replace(file_of().spec, classes=classes)
-    said = why_unfit(ModelFile("b", "b", other), file_of(), None, Goal.LATENCY)
+    said = why_unfit(ModelFile("b", "b", other, ""), file_of(), None, Goal.LATENCY)
     assert said == "it has other classes than b"
     said = why_unfit(file_of(), file_of(size=(64, 96)), None, Goal.LATENCY)
     assert said == "it takes any size, and b takes 64x96 only: give it first"
