@@ -6,6 +6,7 @@ It is obeyed only where it was made: on the same processor, with the same versio
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from alignseg_infer.backports import Self
 from alignseg_infer.caches import CHOICES, FOLDER_VARIABLE, kept_path
 from alignseg_infer.demo import DEMO, model_path
 from alignseg_infer.errors import ModelFileError, OptionError, OutputError, SpecError, TuningError
-from alignseg_infer.files import require_file, write_atomically
+from alignseg_infer.files import real_path, require_file, write_atomically
 from alignseg_infer.packages import ONNXRUNTIME, SharedModule, installed_of, version_of
 from alignseg_infer.spec.from_json import dataclass_from_json, json_facts
 from alignseg_infer.spec.onnx_weights import sha256_with_weights
@@ -248,9 +249,12 @@ def threads_text(threads: int | None) -> str:
 def _places_of(path: Path, sha256: str) -> list[Path]:
     """Return where the choice for a model may be, the place that counts first.
 
-    A choice is in the cache only if the last one could not be written beside the model.
+    A choice is in the cache only if the last one could not be written beside the model. There, its
+    name depends on the model's place, too: a copy elsewhere has a choice of its own.
     """
-    cached = kept_path(CHOICES, sha256)
+    where = DEMO if _is_ours(path) else real_path(path)
+    key = hashlib.sha256(os.fsencode(f"{sha256} {where}")).hexdigest()
+    cached = kept_path(CHOICES, key)
     return [cached] if _is_ours(path) else [cached, beside(path)]
 
 

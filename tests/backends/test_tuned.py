@@ -29,7 +29,7 @@ from alignseg_infer.backends.tuned import (
 )
 from alignseg_infer.batch.job import Saving
 from alignseg_infer.batch.run import BatchOptions, make_job
-from alignseg_infer.caches import CHOICES
+from alignseg_infer.caches import CHOICES, kept_files
 from alignseg_infer.cli import main
 from alignseg_infer.cli.commands import bench
 from alignseg_infer.demo import model_path
@@ -91,7 +91,8 @@ def test_batch_is_obeyed(model: Path) -> None:
 def test_the_choice_of_the_demo_is_in_the_cache(own_cache: Path) -> None:
     demo = model_path("demo")
     place = keep_choice("demo", chosen(demo))
-    assert place == own_cache / CHOICES / f"{sha256_of(demo)}.json"
+    assert place.parent == own_cache / CHOICES
+    assert [file.path for file in kept_files(CHOICES)] == [place]
     assert not beside(demo).exists()
     assert Predictor("demo", runtime="tuned").backend.startswith("openvino")
     assert Predictor(demo, runtime="tuned").opening.options.threads == 1
@@ -111,6 +112,28 @@ def test_a_folder_of_somebody_else(model: Path, own_cache: Path) -> None:
     assert keep_choice(model, chosen(model, threads=3)) == beside(model)
     assert not place.exists()
     assert choice_of(model).choice.threads == 3
+
+
+def test_a_copy_has_a_choice_of_its_own(model: Path, tmp_path: Path) -> None:
+    """Copies of one content, of which the cache keeps two and the third folder its own."""
+    other = tmp_path / "others" / "mine.onnx"
+    other.parent.mkdir()
+    shutil.copy(model, other)
+    keep_choice("demo", chosen(model, threads=1))
+    for number, path in enumerate((model, other), 2):
+        path.parent.chmod(0o555)
+        try:
+            with permissions_for_all():
+                keep_choice(path, chosen(path, threads=number))
+        finally:
+            path.parent.chmod(0o755)
+    assert len(kept_files(CHOICES)) == 3
+    keep_choice(model, chosen(model, threads=4))
+    found = [choice_of(each).choice.threads for each in ("demo", model, other)]
+    assert found == [1, 4, 3]
+    link = tmp_path / "link.onnx"
+    link.symlink_to(other)
+    assert choice_of(link).choice.threads == 3
 
 
 def test_nowhere_to_keep_it(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
