@@ -93,6 +93,25 @@ def require_fit(first: ModelFile, goal: Goal) -> None:
         )
 
 
+def require_full_batches(files: Sequence[ModelFile], options: TuningOptions, count: int) -> None:
+    """Check that there are images for a whole batch, whose labels are compared as it is timed.
+
+    Raises:
+        OptionError: There are fewer images than a call takes.
+    """
+    for file in files if options.goal is Goal.THROUGHPUT else ():
+        batch = file.export.batch or max(options.batches)
+        if batch > count:
+            fixed = "" if file.export.batch is None else f", which {file.name} takes in each call"
+            raise OptionError(
+                f"batch={batch}{fixed}, with {count} images",
+                "an image or more for each place in the batch, so that labels are compared in the "
+                "batch that is timed",
+                f"max_images={batch} or more, of a source with as many"
+                + (f"; or batch={count}" if not fixed else f"; or leave {file.name} out"),
+            )
+
+
 def list_rows(files: list[ModelFile], reference: Candidate, options: TuningOptions) -> list[Row]:
     """Return a row for each candidate; those of files that cannot stand in say why."""
     first, unfit = files[0], {}

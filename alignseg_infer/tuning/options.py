@@ -23,6 +23,7 @@ class TuningOptions:
         seconds: About how long to measure; at least one candidate and five rounds at the end.
         size: Size of the network's input, as `Predictor` takes it.
         batch: Images per call that compete with single ones, for throughput only; None for 4.
+            There must be as many images.
         min_agreement: Share of the pixels, 0..1, that must get the same label as in FP32; None for
             0.999 (FP32), 0.995 (FP16 and bfloat16) or 0.98 (INT8).
         max_images: Maximum number of images, spread evenly over the source.

@@ -19,6 +19,7 @@ from alignseg_infer.tuning.inputs import (
     names_of,
     open_file,
     require_fit,
+    require_full_batches,
     require_unchanged,
 )
 from alignseg_infer.tuning.labels import compare, label_all, require_judging, require_variety
@@ -75,6 +76,7 @@ def tune(
     what, pixels = find_images(images, first, options)
     require_judging(pixels, what)
     files = [first, *map(open_file, models[1:], names[1:])]
+    require_full_batches(files, options, len(pixels))
     rows = list_rows(files, reference, options)
     search = _Search(rows, pixels, options)
     interrupted = not search.run(bars)
@@ -122,6 +124,9 @@ class _Search:
             with bars("rounds") as progress:
                 self._race(progress)
         except KeyboardInterrupt:
+            for row in self._rows:
+                if row.rounds and row.outcome is Outcome.NOT_MEASURED:
+                    row.outcome = Outcome.MEASURED
             return False
         return True
 
@@ -208,8 +213,6 @@ class _Search:
         for row, measured in zip(all_rows, report.measured, strict=True):
             row.take(measured, report)
         if report.partial:
-            for row in rows:
-                row.outcome = Outcome.MEASURED
             raise KeyboardInterrupt
 
     def _require_time(self, took: float) -> None:
@@ -236,8 +239,6 @@ class _Search:
         measured = sorted(
             (row for row in self._rows if row.outcome is Outcome.MEASURED), key=_ratio
         )
-        for row in measured:
-            row.outcome = Outcome.SLOWER
         best = min([1.0, *map(_ratio, measured)])
         racing = [
             row
@@ -246,13 +247,16 @@ class _Search:
         ]
         if not self._has_time_for(racing):
             racing = racing[:FINALISTS]
+        _drop(measured, racing)
         predictors = {id(row): self._open(row.candidate) for row in racing}
         while len(racing) > FINALISTS:
             self._measure(
                 racing, [predictors[id(row)] for row in racing], rounds=HALVING_ROUNDS, warm_up=1
             )
             left = max(FINALISTS, math.ceil(len(racing) / 2))
-            racing = sorted(racing, key=_ratio)[:left]
+            fastest = sorted(racing, key=_ratio)[:left]
+            _drop(racing, fastest)
+            racing = fastest
             predictors = {id(row): predictors[id(row)] for row in racing}
         if racing:
             self._measure(
@@ -286,6 +290,13 @@ def choose(reference: Row, finalists: Sequence[Row]) -> Row:
     best = min(map(_ratio, faster))
     close = [row for row in faster if _ratio(row) <= TIE * best]
     return max(close, key=lambda row: (_agreement(row), -_ratio(row)))
+
+
+def _drop(rows: Sequence[Row], left: Sequence[Row]) -> None:
+    """Say of all rows but those that are left that they were slower."""
+    for row in rows:
+        if not any(row is each for each in left):
+            row.outcome = Outcome.SLOWER
 
 
 def _is_faster(row: Row) -> bool:

@@ -379,7 +379,7 @@ def test_many_images_may_be_to_be_fast(
     monkeypatch.setitem(globals(), "Timed", Batches)
     stand_ins.facts = {"first": (2, 0), "a onnxruntime fp32 2": (2, 0)}
     options = TuningOptions(seconds=20, goal=Goal.THROUGHPUT, batch=8)
-    report = find_fastest([model], images, options)
+    report = find_fastest([model], images * 2, options)
     rows = rows_of(report)
     assert rows["onnxruntime fp32 2 x8"].outcome is Outcome.CHOSEN
     assert rows["onnxruntime fp32 2 x8"].milliseconds == pytest.approx(2.5)
@@ -387,6 +387,39 @@ def test_many_images_may_be_to_be_fast(
     assert (report.choice.batch, report.choice.goal) == (8, "throughput")
     assert TuningOptions(goal=Goal.THROUGHPUT).batches == [1, 4]
     assert TuningOptions().batches == [1]
+
+
+@pytest.mark.parametrize(
+    ("batch", "fixed", "words", "fix"),
+    [
+        (10**9, None, "batch=1000000000, with 4 images", "max_images=1000000000 or more, "),
+        (5, None, "batch=5, with 4 images", "max_images=5 or more, "),
+        (None, 5, "batch=5, which fixed.onnx takes in each call, with 4 images", "max_images=5 "),
+        (4, 4, "", ""),
+        (None, None, "", ""),
+    ],
+)
+def test_batches_that_images_do_not_fill(
+    batch: int | None,
+    fixed: int | None,
+    words: str,
+    fix: str,
+    stand_ins: StandIns,
+    model: Path,
+    images: list[Image],
+) -> None:
+    """Nothing is run, since a part of a batch is labelled otherwise than a whole one is timed."""
+    other = model.with_name("fixed.onnx")
+    other.write_bytes(b"the other")
+    stand_ins.exports["fixed"] = replace(EXPORT, batch=fixed)
+    options = TuningOptions(seconds=20, goal=Goal.THROUGHPUT, batch=batch)
+    if not words:
+        assert find_fastest([model, other], images, options).choice
+        return
+    with pytest.raises(OptionError, match=words) as caught:
+        find_fastest([model, other], images, options)
+    assert caught.value.fix.startswith(fix)
+    assert not stand_ins.calls
 
 
 def test_time_is_over(stand_ins: StandIns, model: Path, images: list[Image]) -> None:
@@ -448,7 +481,8 @@ def test_ctrl_c_keeps_what_was_measured(
         assert report.partial
         assert report.choice is None
         assert any(row.rounds for row in report.rows)
-        assert Outcome.CHOSEN not in {row.outcome for row in report.rows}
+        outcomes = {row.outcome for row in report.rows if row.rounds}
+        assert outcomes == {Outcome.MEASURED}  # none of the two drops out
         assert "**partial**" in report.to_markdown()
         assert json.loads(report.to_json())["choice"] is None
         with pytest.raises(TuningError, match="interrupted"):
@@ -775,6 +809,7 @@ def test_a_choice_that_cannot_be_kept(
         ("demo --batch 4", "--batch 4 was given with --for latency"),
         ("demo --seconds 0", "--seconds 0"),
         ("demo --max-images 3", "3 images"),
+        ("demo --for throughput --batch 9", "--batch 9, with 8 images"),
         ("demo --size 32x64", "the smallest image has 32x64 pixels"),
         ("demo --min-agreement 2", "--min-agreement 2"),
         ("demo -o file", "cannot write into"),
