@@ -37,6 +37,7 @@ from alignseg_infer.trt.flavours import Flavour
 if TYPE_CHECKING:
     from alignseg_infer.batch.run import BatchSummary, RunImages
     from alignseg_infer.export.make import EngineReport, OnnxReport
+    from alignseg_infer.pixels.images import ImageSource
     from alignseg_infer.progress import ProgressBars
     from alignseg_infer.spec.model import ModelSpec
     from alignseg_infer.spec.verification import Verification
@@ -663,7 +664,7 @@ def segment_video(
 @check_kinds
 def tune(
     models: str | Path | Sequence[str | Path],
-    images: "str | Path | Sequence[Image] | None" = None,
+    images: "str | Path | Sequence[ImageSource] | None" = None,
     *,
     goal: str = "latency",
     seconds: float = 120.0,
@@ -687,7 +688,8 @@ def tune(
         models: An ``.onnx`` file in FP32, or ``demo``; or several files of its network, of which
             the first is tuned, and the others, such as its INT8, may stand in for it.
         images: Images like those that the model will see: a source as for `calibration` in
-            `export_onnx`; or BGR images (H, W, 3) uint8. None for drawn streets, for ``demo`` only.
+            `export_onnx`; or a list of images as `Predictor` takes them. None for drawn streets,
+            for ``demo`` only.
         goal: What is to be fast: ``"latency"`` of one image, or ``"throughput"`` of many.
         seconds: About how long to measure.
         size: Size of the network's input, as `Predictor` takes it.
@@ -705,6 +707,7 @@ def tune(
     Raises:
         OptionError: An argument cannot be used, or the time is too short to measure anything.
         TuningError: A file was changed meanwhile.
+        ImageError: An image of a list cannot be read.
         DatasetError: Images cannot be used, or are too few, small or uniform to judge labels on.
         ModelError: A file cannot be used.
         MissingDependencyError: A package is not installed.

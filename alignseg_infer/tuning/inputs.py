@@ -3,13 +3,15 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends.tuned import advice
-from alignseg_infer.datasets.image_sets import choose_images
+from alignseg_infer.datasets.image_sets import choose_images, spread_evenly
 from alignseg_infer.demo import DEMO, FIRST_HELD_OUT, model_path
 from alignseg_infer.errors import ModelFileError, OptionError, TuningError
 from alignseg_infer.files import real_path, require_file
-from alignseg_infer.pixels.images import image_from_array
+from alignseg_infer.pixels.images import ImageSource, load_image
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.onnx_weights import sha256_with_weights
 from alignseg_infer.tuning.candidates import (
@@ -129,20 +131,21 @@ def list_rows(files: list[ModelFile], reference: Candidate, options: TuningOptio
 
 
 def find_images(
-    source: str | Path | Sequence[Image] | None, first: ModelFile, options: TuningOptions
+    source: str | Path | Sequence[ImageSource] | None, first: ModelFile, options: TuningOptions
 ) -> tuple[str, list[Image]]:
     """Return what the images are, and the images, (H, W, 3) uint8 BGR.
 
     Raises:
         DatasetError: They cannot be read.
-        OptionError: There are none, and the model is not the one of drawn streets.
+        ImageError: One of a list cannot be read.
+        OptionError: There are none, and the model is not the one of drawn streets; or they are
+            neither a source nor a list.
     """
     if isinstance(source, str | Path):
         chosen = choose_images(source, options.max_images, options.max_pixels)
         return chosen.name, list(chosen.read())
     if source is not None:
-        arrays = [image_from_array(image) for image in source]
-        return f"{len(arrays)} images in memory", arrays
+        return _load_listed(source, options)
     if first.model != DEMO:
         raise OptionError(
             "images= was not given",
@@ -152,6 +155,20 @@ def find_images(
     size = options.size if isinstance(options.size, tuple) else STREET_SIZE
     streets = list(_draw_streets(options.max_images, size))
     return f"{len(streets)} drawn streets of {size[0]}x{size[1]}", streets
+
+
+def _load_listed(source: Sequence[ImageSource], options: TuningOptions) -> tuple[str, list[Image]]:
+    if not isinstance(source, Sequence) or isinstance(source, bytes | bytearray | memoryview):
+        seen = "an array" if isinstance(source, np.ndarray) else type(source).__name__
+        raise OptionError(
+            f"images= is {seen}",
+            "a source of images, such as a folder, or a list of images as Predictor takes them",
+            "images=FOLDER, or images=[image, ...]",
+        )
+    numbers = spread_evenly(len(source), max(options.max_images, 0))
+    images = [load_image(source[number], options.max_pixels) for number in numbers]
+    of_all = "" if len(images) == len(source) else f" of {len(source)}"
+    return f"{len(images)}{of_all} images in memory", images
 
 
 def _draw_streets(count: int, size: Size) -> Iterator[Image]:

@@ -10,6 +10,7 @@ from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends.tuned import Choice, ChosenFile, Fingerprint
 from alignseg_infer.benchmark import BenchmarkReport, Variant, benchmark
 from alignseg_infer.errors import AlignSegError, OptionError
+from alignseg_infer.pixels.images import ImageSource
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import Progress, ProgressBars, no_bar
 from alignseg_infer.tuning.candidates import Candidate, Goal, ModelFile, reference_of
@@ -38,7 +39,7 @@ TIE = 1.02  # times the best; of these, the one with the most equal labels is ch
 
 def tune(
     models: Sequence[str | Path],
-    images: str | Path | Sequence[Image] | None = None,
+    images: str | Path | Sequence[ImageSource] | None = None,
     options: TuningOptions | None = None,
     *,
     bars: ProgressBars = no_bar,
@@ -52,8 +53,8 @@ def tune(
         models: ``.onnx`` files of one network, or ``demo``; the first is in FP32, and the others
             are compared with it.
         images: What to compare labels on and to measure with: a source of images as for
-            `calibration` in `export_onnx`, or (H, W, 3) uint8 BGR arrays. None for drawn streets,
-            for ``demo`` only.
+            `calibration` in `export_onnx`, or a list of images as `Predictor` takes them. None for
+            drawn streets, for ``demo`` only.
         options: What is to be fast, and how long may be measured.
         bars: Makes progress bars.
 
@@ -61,6 +62,7 @@ def tune(
         OptionError: Options or models cannot be used, or the time is too short to measure anything.
         DatasetError: Images cannot be read, or cannot tell whether labels agree.
         MissingDependencyError: A package that describes the machine is not installed.
+        ImageError: An image of a list cannot be read.
         ModelError: A file cannot be used.
         TuningError: A file was changed meanwhile.
         KeyboardInterrupt: Ctrl-C was pressed before anything was measured.

@@ -17,6 +17,7 @@ import alignseg_infer
 from alignseg_infer import (
     AlignSegError,
     DatasetError,
+    ImageError,
     MissingDependencyError,
     ModelError,
     OptionError,
@@ -31,7 +32,7 @@ from alignseg_infer.benchmark import measure
 from alignseg_infer.benchmark.report import paired_ratio
 from alignseg_infer.cli import main
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.pixels.images import read_image
+from alignseg_infer.pixels.images import ImageSource, read_image
 from alignseg_infer.spec.model import ExportSpec, OutputKind, Precision, Sampler
 from alignseg_infer.tuning import Goal, Outcome, Row, TuningOptions, TuningReport, inputs, search
 from alignseg_infer.tuning import candidates as candidates_module
@@ -676,6 +677,37 @@ def test_unreadable_images(tmp_path: Path) -> None:
         (tmp_path / f"{number}.png").write_bytes(b"no picture")
     with pytest.raises(DatasetError, match="4 of 4 images"):
         alignseg_infer.tune("demo", tmp_path)
+
+
+def test_lists_of_images(model: Path, image: Image, tmp_path: Path) -> None:
+    """Paths and arrays, as Predictor takes them; of many, some are taken evenly."""
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), image)
+    first = ModelFile(model, "a", file_of().spec, "")
+    listed: list[ImageSource] = [path, str(path), path.read_bytes(), image]
+    what, found = inputs.find_images(listed, first, TuningOptions())
+    assert what == "4 images in memory"
+    assert len(found) == 4
+    for each in found:
+        np.testing.assert_array_equal(each, image)
+    many = [np.full_like(image, number) for number in range(40)]
+    what, found = inputs.find_images(many, first, TuningOptions(max_images=4))
+    assert what == "4 of 40 images in memory"
+    assert [int(each[0, 0, 0]) for each in found] == [5, 15, 25, 35]
+
+
+def test_lists_that_cannot_be_used(image: Image, tmp_path: Path) -> None:
+    bad: list[tuple[Any, type[AlignSegError], str]] = [
+        (3, OptionError, "images= is int"),
+        (image, OptionError, "images= is an array"),
+        (b"x", OptionError, "images= is bytes"),
+        ([tmp_path / "none.png"], ImageError, "none.png"),
+        ([None] * 4, ImageError, "an image was given as None"),
+        ([], DatasetError, "0 images"),
+    ]
+    for images, error, words in bad:
+        with pytest.raises(error, match=words):
+            alignseg_infer.tune("demo", images)
 
 
 def test_images_have_to_be_named(stand_ins: StandIns, model: Path) -> None:
