@@ -6,6 +6,7 @@ from alignseg_infer.arrays import plain_value
 from alignseg_infer.backend import Backend
 from alignseg_infer.backends.engine_order import EngineOrder
 from alignseg_infer.backends.precision import RunPrecision
+from alignseg_infer.backends.processor import MAX_THREADS
 from alignseg_infer.backends.tuned import TUNED, choice_of
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.demo import model_path
@@ -21,7 +22,6 @@ from alignseg_infer.packages import OPENCV, warn_of_several
 from alignseg_infer.text import near_words
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES
 
-MAX_THREADS = 1024
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
 ONNX_SUFFIX = ".onnx"
 

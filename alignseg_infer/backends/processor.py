@@ -13,6 +13,7 @@ FLAGS = (
     *("amx_tile", "amx_int8", "amx_bf16"),
     *("asimd", "asimddp", "i8mm", "bf16", "sve"),
 )
+MAX_THREADS = 1024  # that a runtime may be asked for
 _CPU_FACTS = Path("/proc/cpuinfo")  # only Linux has it
 _GROUPS = Path("/sys/fs/cgroup")
 _NAME_KEYS = ("model name", "Model", "Processor")  # of x86-64, and of boards with Arm

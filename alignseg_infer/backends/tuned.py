@@ -9,12 +9,15 @@ import dataclasses
 import hashlib
 import json
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alignseg_infer.arrays import Size
+from alignseg_infer.backends.precision import RunPrecision
 from alignseg_infer.backends.processor import (
+    MAX_THREADS,
     core_limit,
     cpu_features,
     cpu_model,
@@ -27,6 +30,7 @@ from alignseg_infer.errors import ModelFileError, OptionError, OutputError, Spec
 from alignseg_infer.files import real_path, require_file, write_atomically
 from alignseg_infer.packages import ONNXRUNTIME, SharedModule, installed_of, version_of
 from alignseg_infer.spec.from_json import dataclass_from_json, json_facts
+from alignseg_infer.spec.model import MAX_INPUT_SIDE, MIN_INPUT_SIDE
 from alignseg_infer.spec.onnx_weights import sha256_with_weights
 from alignseg_infer.version import __version__
 
@@ -34,7 +38,10 @@ TUNED = "tuned"  # the value of runtime= that asks for the choice
 ENDING = ".tuned.json"
 FILE_VERSION = 1
 ONNX = ".onnx"
-RUNTIMES = ("onnxruntime", "openvino")  # of which one is chosen: those for the CPU
+RUNTIMES = {  # of which one is chosen, those for the CPU, with the precisions they are asked for
+    "onnxruntime": (None,),
+    "openvino": (None, RunPrecision.FP32, RunPrecision.BF16),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,8 +266,8 @@ def _places_of(path: Path, sha256: str) -> list[Path]:
 
 
 def advice(model: str | Path, *others: str | Path) -> str:
-    """Return the command that chooses for a model."""
-    files = " ".join(map(str, (model, *others)))
+    """Return the command that chooses for a model, for a shell."""
+    files = shlex.join(map(str, (model, *others)))
     return f"alignseg tune {files}" if str(model) == DEMO else f"alignseg tune {files} --images DIR"
 
 
@@ -321,17 +328,35 @@ def _read(model: str | Path, place: Path) -> Choice:
         choice = dataclass_from_json(Choice, facts, "choice")
     except SpecError as error:
         raise _refused(model, f"{place} is damaged ({error.problem})") from error
-    if choice.runtime not in RUNTIMES:
-        raise _refused(model, f"{place} is damaged (the runtime is {choice.runtime!r})")
+    wrong = _unusable(choice)
+    if wrong:
+        raise _refused(model, f"{place} is damaged ({wrong})")
     return choice
 
 
+def _unusable(choice: Choice) -> str | None:
+    """Return what tuning cannot have written, or None."""
+    if choice.runtime not in RUNTIMES:
+        return f"the runtime is {choice.runtime!r}"
+    if choice.precision not in RUNTIMES[choice.runtime]:
+        return f"the precision of {choice.runtime} is {choice.precision!r}"
+    if choice.threads is not None and not 1 <= choice.threads <= MAX_THREADS:
+        return f"the threads are {choice.threads}"
+    if choice.batch < 1:
+        return f"the batch is {choice.batch}"
+    if choice.size and not MIN_INPUT_SIDE <= min(choice.size) <= max(choice.size) <= MAX_INPUT_SIDE:
+        return f"the size is {choice.size}"
+    return None
+
+
 def _refused(model: str | Path, problem: str, other: Path | None = None) -> TuningError:
+    """Return an error for a choice, of which `other` is the file that won."""
     others = [other] if other and other.is_file() else []
+    back = f"put {shlex.quote(str(other))} back; or " if other and not others else ""
     return TuningError(
         problem,
         "a choice that was made on this machine, with these versions, for this model",
-        f"{advice(model, *others)}; or leave runtime= out",
+        f"{advice(model, *others)}; or {back}leave runtime= out",
     )
 
 

@@ -149,8 +149,11 @@ def why_unfit(file: ModelFile, first: ModelFile, size: object, goal: Goal) -> st
         size: The size that is asked for; None for what the files say.
         goal: What is to be fast.
     """
-    if file.spec.classes.names != first.spec.classes.names:
+    own_classes, classes = file.spec.classes, first.spec.classes
+    if own_classes.names != classes.names:
         return f"it has other classes than {first.name}"
+    if own_classes.colors != classes.colors:
+        return f"its classes have other colours than those of {first.name}"
     if file.export.output is not first.export.output:
         return f"it returns {file.export.output}, and {first.name} returns {first.export.output}"
     own, other = file.export.size, first.export.size

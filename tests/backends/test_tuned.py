@@ -175,7 +175,11 @@ def test_other_files_that_changed(model: Path) -> None:
     other.unlink()
     with pytest.raises(TuningError, match="which was the fastest, does not exist") as caught:
         choice_of(model)
-    assert caught.value.fix.startswith(f"alignseg tune {model} --images DIR")
+    again, back = caught.value.fix.split("; or ")[:2]
+    assert again == f"alignseg tune {model} --images DIR"
+    assert back == f"put {other} back"
+    shutil.copy(model, other)
+    assert choice_of(model).model == other
 
 
 def test_a_model_that_was_replaced(model: Path, small_onnx: Path) -> None:
@@ -243,11 +247,51 @@ def test_damaged_choices(content: Any, words: str, model: Path) -> None:
     assert str(beside(model)) in caught.value.problem
 
 
-def test_numbers_that_cannot_be_used(model: Path) -> None:
-    for facts in ({"threads": 0}, {"batch": 0}, {"precision": "int4"}):
-        keep_choice(model, chosen(model, **facts))
-        with pytest.raises(OptionError):
-            Predictor(model, runtime="tuned")
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"threads": 0}, "the threads are 0"),
+        ({"threads": -3}, "the threads are -3"),
+        ({"threads": 1025}, "the threads are 1025"),
+        ({"batch": 0}, "the batch is 0"),
+        ({"precision": "int4"}, "the precision of openvino is 'int4'"),
+        ({"precision": "fp16"}, "the precision of openvino is 'fp16'"),
+        ({"precision": "bf16", "runtime": "onnxruntime"}, "of onnxruntime is 'bf16'"),
+        ({"size": (-1, 64)}, r"the size is \(-1, 64\)"),
+        ({"size": (64, 10**6)}, r"the size is \(64, 1000000\)"),
+    ],
+)
+def test_values_that_cannot_be_used(facts: dict[str, Any], words: str, model: Path) -> None:
+    """Whoever uses the choice did not write them, and can tune again."""
+    keep_choice(model, chosen(model, **facts))
+    with pytest.raises(TuningError, match=f"is damaged .*{words}") as caught:
+        Predictor(model, runtime="tuned")
+    assert caught.value.fix.startswith(f"alignseg tune {model} --images DIR")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"threads": 1024},
+        {"threads": None, "batch": 64},
+        {"precision": "fp32"},
+        {"precision": "bf16"},
+        {"runtime": "onnxruntime"},
+        {"size": (32, 64)},
+    ],
+)
+def test_values_that_can_be_used(facts: dict[str, Any], model: Path) -> None:
+    keep_choice(model, chosen(model, **facts))
+    assert choice_of(model).choice == chosen(model, **facts)
+
+
+@pytest.mark.parametrize("name", ["my model.onnx", "a;b.onnx", "it's $HOME.onnx"])
+def test_advice_is_quoted(name: str, model: Path) -> None:
+    odd = model.rename(model.with_name(name))
+    with pytest.raises(TuningError) as caught:
+        choice_of(odd)
+    command = caught.value.fix.removesuffix("; or leave runtime= out")
+    assert shlex.split(command) == ["alignseg", "tune", str(odd), "--images", "DIR"]
 
 
 def test_nothing_was_chosen(model: Path) -> None:

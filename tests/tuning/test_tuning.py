@@ -538,6 +538,10 @@ def test_files_that_cannot_stand_in() -> None:
     other = replace(file_of().spec, classes=classes)
     said = why_unfit(ModelFile("b", "b", other, ""), file_of(), None, Goal.LATENCY)
     assert said == "it has other classes than b"
+    black = replace(SMALL_SPEC.classes, colors=((0, 0, 0),) * 19)
+    other = replace(file_of().spec, classes=black)
+    said = why_unfit(ModelFile("b", "b", other, ""), file_of(), None, Goal.LATENCY)
+    assert said == "its classes have other colours than those of b"
     said = why_unfit(file_of(), file_of(size=(64, 96)), None, Goal.LATENCY)
     assert said == "it takes any size, and b takes 64x96 only: give it first"
 
