@@ -76,7 +76,7 @@ def require_unchanged(files: Sequence[ModelFile]) -> None:
             raise TuningError(
                 f"{path} was changed while it was tuned, so that nothing is kept",
                 "files that stay as they are until the end",
-                f"again: {advice(*(each.model for each in files))}",
+                advice(*(each.model for each in files)),
             )
 
 

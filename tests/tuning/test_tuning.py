@@ -238,7 +238,7 @@ def test_a_file_that_is_changed_meanwhile(
     monkeypatch.setitem(globals(), "Timed", Changing)
     with pytest.raises(TuningError, match=f"{changed} was changed while it was tuned") as caught:
         find_fastest([model, other], images, TuningOptions(seconds=20))
-    assert caught.value.fix == f"again: alignseg tune {model} {other} --images DIR"
+    assert caught.value.fix == f"alignseg tune {model} {other} --images DIR"
     assert not model.with_name("a.tuned.json").exists()
 
 
