@@ -285,7 +285,7 @@ def test_values_that_can_be_used(facts: dict[str, Any], model: Path) -> None:
     assert choice_of(model).choice == chosen(model, **facts)
 
 
-@pytest.mark.parametrize("name", ["my model.onnx", "a;b.onnx", "it's $HOME.onnx"])
+@pytest.mark.parametrize("name", ["my model.onnx", "it's $HOME.onnx"])
 def test_advice_is_quoted(name: str, model: Path) -> None:
     odd = model.rename(model.with_name(name))
     with pytest.raises(TuningError) as caught:
