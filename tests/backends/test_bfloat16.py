@@ -32,6 +32,7 @@ from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.export.verification.verify import verify
 from alignseg_infer.spec.model import ModelSpec
+from tests.support.export_kinds import FIXED_GATHER
 from tests.support.models import half_onnx
 
 HAS_BFLOAT16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -158,14 +159,14 @@ def test_a_cpu_that_computes_something_else_is_refused(monkeypatch: pytest.Monke
         outputs = run(self, *arguments)
         return [5 * output for output in outputs] if "bf16" in self.name else outputs
 
-    monkeypatch.setattr(OpenVinoBackend, "_run_unchecked", corrupt)
     street = Street(0).scene(size=(32, 64)).image
     predictor = Predictor("demo", runtime="openvino", precision="bf16")
-    for _ in range(2):  # a refusal is not kept, and not forgotten
-        with pytest.raises(DeviceError, match="something else than in float32"):
-            predictor(street)
-    assert caches.kept_files(caches.CHECKS) == []
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(OpenVinoBackend, "_run_unchecked", corrupt)
+        for _ in range(2):  # a refusal is not kept, and not forgotten
+            with pytest.raises(DeviceError, match="something else than in float32"):
+                predictor(street)
+        assert caches.kept_files(caches.CHECKS) == []
     predictor(street)
     assert len(caches.kept_files(caches.CHECKS)) == 1
 
@@ -240,7 +241,7 @@ def test_a_file_of_another_precision_is_refused(tmp_path: Path, precision: str) 
 
 @needs_bfloat16
 def test_another_sampler_is_refused(export_small: Callable[..., Path]) -> None:
-    path = export_small(sampler="gather")
+    path = export_small(**FIXED_GATHER)
     with pytest.raises(OptionError, match="sampler is gather"):
         Predictor(path, runtime="openvino", precision="bf16")
     Predictor(path, runtime="openvino", precision="fp32")

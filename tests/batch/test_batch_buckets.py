@@ -123,7 +123,7 @@ def test_buckets_that_cannot_be_used(
     with pytest.raises(DatasetError, match="empty cannot be listed: it does not exist"):
         segment_files(predictor, f"{bucket}/empty", tmp_path / "out")
     write_images(tmp_path / "photos", 2)
-    with pytest.raises(OutputError, match="s3://no-such-bucket/x/manifest"):
+    with pytest.raises(OutputError, match="s3://no-such-bucket/x cannot be locked: it does not"):
         segment_files(predictor, tmp_path / "photos", "s3://no-such-bucket/x")
     monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens
     forget_settings(monkeypatch)

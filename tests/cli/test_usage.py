@@ -196,7 +196,7 @@ def test_the_name_alone_prints_the_commands(program: list[str]) -> None:
 COMPLETED = [
     ("pre", {"predict "}),
     ("predict --ru", {"--runtime "}),
-    ("predict demo --runtime ", {"onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"}),
+    ("predict demo --runtime ", {"onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "tuned"}),
     ("predict demo a", {"a.png "}),
     ("export-onnx demo --precision ", {"fp32", "fp16", "int8"}),
 ]

@@ -47,7 +47,7 @@ def _add_precision_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=choices_of(Precision),
         help="precision to export: fp32; fp16, with exact sampling coordinates; or int8, with "
-        "int8 convolutions in an fp16 graph, or in an fp32 graph with --target cpu, which needs "
+        "int8 convolutions in an fp16 graph, or in an fp32 graph for CPUs, which needs "
         "--calibration (default: the precision of the model, which is fp32 for a checkpoint)",
     )
     add_quantization_arguments(parser)
@@ -85,8 +85,8 @@ def _add_graph_arguments(parser: argparse.ArgumentParser) -> None:
         "--opset",
         type=int,
         metavar="N",
-        help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}; int8 always uses 19, but "
-        f"with --target cpu (default: {DEFAULT_OPSET})",
+        help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]}; int8 uses 19, but for "
+        f"CPUs (default: {DEFAULT_OPSET})",
     )
     graph.add_argument(
         "--with-offsets",
