@@ -18,18 +18,10 @@ from alignseg_infer.errors import ImageError, OptionError, SizeError
 from alignseg_infer.export.verification.parity import probe_image
 from alignseg_infer.pixels.images import ImageSource
 from alignseg_infer.predictor import Predictor
-from alignseg_infer.spec.model import ExportSpec, NetworkSpec, OutputKind, Sampler
-from tests.support.models import SMALL_SPEC, FakeBackend, FakeLabelBackend
+from alignseg_infer.spec.model import ExportSpec, NetworkSpec, OutputKind
+from tests.support.models import LOGITS_EXPORT, SMALL_SPEC, FakeBackend, FakeLabelBackend
 
-LOGITS = ExportSpec(
-    output=OutputKind.LOGITS,
-    sampler=Sampler.NATIVE,
-    opset=18,
-    rewrites=True,
-    size=None,
-    batch=None,
-    exporter="by hand",
-)
+LOGITS = LOGITS_EXPORT
 LABELS = replace(LOGITS, output=OutputKind.LABELS)
 SMALL: Size = (40, 48)
 LARGE: Size = (64, 56)

@@ -405,6 +405,5 @@ def test_archives_that_cannot_be_opened(kind: str, scheme: str, tmp_path: Path) 
         lambda: find_labelled_images(Dataset.FOLDER, f"{scheme}://::{archive}"),
         lambda: segment_files("demo", f"{scheme}://::{archive}", tmp_path / "out"),
     ):
-        with pytest.raises(AlignSegError, match=re.escape(str(archive))) as caught:
+        with pytest.raises(AlignSegError, match=re.escape(str(archive))):
             act()
-        assert "Traceback" not in str(caught.value)

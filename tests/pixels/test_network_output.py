@@ -10,18 +10,10 @@ from numpy.typing import NDArray
 from alignseg_infer import ModelFileError
 from alignseg_infer.datasets.class_tables import class_table_for
 from alignseg_infer.pixels.network_output import as_promised, require_offsets, require_output
-from alignseg_infer.spec.model import ExportSpec, ModelSpec, NetworkSpec, OutputKind, Sampler
-from tests.support.models import SMALL_SPEC
+from alignseg_infer.spec.model import ModelSpec, NetworkSpec, OutputKind
+from tests.support.models import LOGITS_EXPORT, SMALL_SPEC
 
-EXPORT = ExportSpec(
-    output=OutputKind.LABELS,
-    sampler=Sampler.NATIVE,
-    opset=18,
-    rewrites=True,
-    size=None,
-    batch=None,
-    exporter="a test",
-)
+EXPORT = replace(LOGITS_EXPORT, output=OutputKind.LABELS)
 LABELS = replace(SMALL_SPEC, export=EXPORT)
 SHAPE = (2, 3, 40, 48)
 RANDOM = np.random.default_rng(0)

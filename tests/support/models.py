@@ -14,7 +14,9 @@ from alignseg_infer.spec.model import (
     InputSpec,
     ModelSpec,
     NetworkSpec,
+    OutputKind,
     Precision,
+    Sampler,
 )
 
 if TYPE_CHECKING:
@@ -23,6 +25,15 @@ if TYPE_CHECKING:
 DATA = Path(__file__).parents[1] / "data"
 SMALL = NetworkSpec(backbone="resnet18", width=0.25, decoder_channels=32)
 SMALL_SPEC = ModelSpec(network=SMALL, input=InputSpec(), classes=CITYSCAPES)
+LOGITS_EXPORT = ExportSpec(
+    output=OutputKind.LOGITS,
+    sampler=Sampler.NATIVE,
+    opset=18,
+    rewrites=True,
+    size=None,
+    batch=None,
+    exporter="a test",
+)
 
 
 class FakeBackend:

@@ -33,24 +33,16 @@ from alignseg_infer.benchmark.report import paired_ratio
 from alignseg_infer.cli import main
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.pixels.images import ImageSource, read_image
-from alignseg_infer.spec.model import ExportSpec, OutputKind, Precision, Sampler
+from alignseg_infer.spec.model import ExportSpec, OutputKind, Precision
 from alignseg_infer.tuning import Goal, Outcome, Row, TuningOptions, TuningReport, inputs, search
 from alignseg_infer.tuning import candidates as candidates_module
 from alignseg_infer.tuning import tune as find_fastest
 from alignseg_infer.tuning.candidates import Candidate, ModelFile, list_candidates, why_unfit
 from alignseg_infer.tuning.labels import Agreement, compare, require_judging, require_variety
+from tests.support.models import LOGITS_EXPORT as EXPORT
 from tests.support.models import SMALL_SPEC, FakeBackend
 
 ROUNDS = 12  # of the last race; stand-ins take the same time in each
-EXPORT = ExportSpec(
-    output=OutputKind.LOGITS,
-    sampler=Sampler.NATIVE,
-    opset=18,
-    rewrites=True,
-    size=None,
-    batch=None,
-    exporter="test",
-)
 
 
 class Clock:
