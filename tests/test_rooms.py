@@ -29,6 +29,7 @@ FLOORS = [
     ["batch", "benchmark", "evaluation", "video"],
     ["doctor", "page", "tuning"],
     ["export"],
+    ["deploy"],
     ["api"],
     ["__init__"],
     ["cli"],

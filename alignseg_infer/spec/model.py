@@ -80,10 +80,50 @@ class Upsampling(StrEnum):
 
 
 class OutputKind(StrEnum):
-    """``logits``: (N, C, h, w) float32 at 1/4 size. ``labels``: (N, H, W) at input size."""
+    """What a graph returns, in its usual form. `OutputSize` and `Layout` name others.
+
+    ``logits``: (N, C, h, w) float32 at 1/4 size. ``labels``: (N, H, W) at input size.
+    ``probabilities``: (N, C, H, W) float32 at input size, the softmax of upsampled logits.
+    """
 
     LOGITS = "logits"
     LABELS = "labels"
+    PROBABILITIES = "probabilities"
+
+
+class OutputSize(StrEnum):
+    """Size of probabilities: ``image``, that of the input, or ``quarter``, 1/4 of it."""
+
+    IMAGE = "image"
+    QUARTER = "quarter"
+
+
+class LabelType(StrEnum):
+    """Number format of the labels that a graph returns."""
+
+    UINT8 = "uint8"
+    UINT16 = "uint16"
+    INT32 = "int32"
+    INT64 = "int64"
+
+
+class Layout(StrEnum):
+    """Order of the axes of a graph's output, by their initials: batch, channel, height, width."""
+
+    NCHW = "nchw"
+    NHWC = "nhwc"
+
+
+class ImageInput(StrEnum):
+    """What a graph takes as an image.
+
+    ``float32`` is (N, 3, H, W), normalised as `InputSpec` says. ``uint8-bgr`` and ``uint8-rgb`` are
+    (N, H, W, 3) with channels in this order, as a camera gives them; the graph normalises.
+    """
+
+    FLOAT32 = "float32"
+    UINT8_BGR = "uint8-bgr"
+    UINT8_RGB = "uint8-rgb"
 
 
 class Precision(StrEnum):
@@ -233,6 +273,11 @@ class ExportSpec:
         upsampling: How features are upsampled; always ``resize`` without the rewrites.
         target: Hardware that the graph was made for; None if none was named, and in files from
             before there was a choice.
+        output_size: Size of the output if it is probabilities.
+        label_type: Number format of labels in the output; None for the smallest unsigned one.
+        layout: Order of the output's axes, where labels have a channel axis of 1; None for
+            (N, C, H, W), and for labels without a channel axis.
+        image: What the graph takes as an image.
     """
 
     output: OutputKind
@@ -245,6 +290,10 @@ class ExportSpec:
     precision: Precision = Precision.FP32
     upsampling: Upsampling = Upsampling.MATRICES
     target: Target | None = dataclasses.field(default=None, metadata={LATER: True})
+    output_size: OutputSize = dataclasses.field(default=OutputSize.IMAGE, metadata={LATER: True})
+    label_type: LabelType | None = dataclasses.field(default=None, metadata={LATER: True})
+    layout: Layout | None = dataclasses.field(default=None, metadata={LATER: True})
+    image: ImageInput = dataclasses.field(default=ImageInput.FLOAT32, metadata={LATER: True})
 
     @property
     def has_cpu_integers(self) -> bool:

@@ -1,0 +1,1 @@
+"""One module for each consumer of ``alignseg deploy``."""

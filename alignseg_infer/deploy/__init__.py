@@ -1,0 +1,1 @@
+"""How is a model handed to a program that is not this package?"""
