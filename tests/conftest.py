@@ -5,9 +5,10 @@ import importlib.util
 import itertools
 import os
 import re
+import shutil
 import zlib
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -153,11 +154,14 @@ def small_onnx(export_small: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def own_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """Give each test a cache folder of its own, which is made when something is kept."""
     folder = tmp_path_factory.getbasetemp() / f"cache-{next(CACHES)}"
     monkeypatch.setenv("ALIGNSEG_CACHE", str(folder))
-    return folder
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -408,7 +408,7 @@ def test_comparisons_of_another_file_are_not_adopted(
 ) -> None:
     ours, other = tmp_path / "ours.onnx", tmp_path / "other.onnx"
     words = ["--precision", "fp16"]
-    assert main(["export-onnx", "demo", "-o", str(ours), *words]) == 0
+    assert main(["export-onnx", str(DEMO), "-o", str(ours), *words]) == 0
     assert {VERIFICATION_KEY, AGREEMENT_KEY} <= read_onnx_facts(ours).metadata.keys()
     drop_metadata(ours, other)
     adopt_onnx(other, ours)
