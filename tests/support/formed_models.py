@@ -33,7 +33,7 @@ def form_demo(
     *,
     layout: Layout | None = None,
     label_type: LabelType | None = None,
-    size: Size = SIZE,
+    size: Size | None = SIZE,
     prepared: InputSpec | None = None,
     classes: ClassSpec | None = None,
 ) -> ModelSpec:
@@ -44,13 +44,13 @@ def form_demo(
         output: What the graph returns.
         layout: Order of its axes.
         label_type: Type of labels.
-        size: Fixed (height, width) of the input.
+        size: Fixed (height, width) of the input; None for any, which logits may have.
         prepared: Other facts of the input, which the network was not trained with.
         classes: Other classes.
     """
     model = onnx.load(model_path("demo"))
     _, _, *sides = model.graph.input[0].type.tensor_type.shape.dim
-    for side, pixels in zip(sides, size, strict=True):
+    for side, pixels in zip(sides if size else (), size or (), strict=True):
         side.dim_value = pixels
     del model.graph.output[1:]  # offset fields
     told = {entry.key: entry for entry in model.metadata_props}
@@ -61,6 +61,7 @@ def form_demo(
         spec, export=export, input=prepared or spec.input, classes=classes or spec.classes
     )
     if output is not OutputKind.LOGITS:
+        assert size is not None
         _put_output(model.graph, export, size, spec.network.num_classes)
     told[SPEC_KEY].value = spec.to_json()
     onnx.checker.check_model(model)
