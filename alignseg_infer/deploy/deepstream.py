@@ -58,7 +58,7 @@ def write_deepstream(
     _require_form(seen)
     _require_batch(seen, batch)
     _require_names(seen.spec)
-    files = seen.files() | {
+    files = _files_of(seen) | {
         CONFIG: _config(seen, batch, library),
         LABELS: "".join(f"{name}\n" for name in seen.spec.classes.names),
         README: _readme(seen, library),
@@ -98,14 +98,26 @@ def _require_form(model: NvidiaModel) -> None:
             fix,
         )
     _require_output(model, returned, fix)
-    if len(set(model.spec.input.std)) > 1:
+    if model.engine and _has_several_factors(model.spec.input):
         raise ExportError(
-            f"the model divides its channels by different numbers, {model.spec.input.std}, and "
+            f"the engine divides its channels by different numbers, {model.spec.input.std}, and "
             "nvinfer has one factor for all",
-            "a model whose std is the same for all channels",
-            "train it with one std, or give it to Isaac ROS: alignseg deploy isaac-ros MODEL -o "
-            "isaac/",
+            "the .onnx file of the engine, in which the division can be put",
+            "alignseg deploy deepstream MODEL.onnx -o deepstream/",
         )
+
+
+def _has_several_factors(spec: InputSpec) -> bool:
+    return len(set(spec.std)) > 1
+
+
+def _files_of(model: NvidiaModel) -> dict[str, str | bytes | Path]:
+    """Return the model's files; channels with different factors are divided in the graph."""
+    if not _has_several_factors(model.spec.input):
+        return model.files()
+    from alignseg_infer.deploy.channel_division import divide_in_graph
+
+    return {**model.files(), model.file: divide_in_graph(model.path, model.spec)}
 
 
 def _require_output(model: NvidiaModel, returned: str, fix: str) -> None:
@@ -199,7 +211,7 @@ def _model_entries(model: NvidiaModel, batch: int) -> dict[str, str | int]:
 def _input_entries(spec: InputSpec) -> dict[str, str | int]:
     return {
         "model-color-format": 1 if spec.channel_order is ChannelOrder.BGR else 0,
-        "net-scale-factor": repr(1 / spec.std[0]),
+        "net-scale-factor": "1.0" if _has_several_factors(spec) else repr(1 / spec.std[0]),
         "offsets": _SEPARATOR.join(map(repr, spec.mean)),
     }
 

@@ -1,7 +1,9 @@
 """``alignseg deploy deepstream`` and ``alignseg deploy isaac-ros``, as a user types them."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -71,4 +73,7 @@ def label_as_isaac_ros(folder: Path, image: Image) -> NDArray[np.uint8]:
     return isaac_ros.decode(nodes, output)
 
 
-LABELLED = {"deepstream": label_as_deepstream, "isaac-ros": label_as_isaac_ros}
+LABELLED: dict[str, Callable[[Path, Image], NDArray[Any]]] = {
+    "deepstream": label_as_deepstream,
+    "isaac-ros": label_as_isaac_ros,
+}

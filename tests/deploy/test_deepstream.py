@@ -172,10 +172,22 @@ def test_other_forms_are_refused_with_the_command_that_makes_one(tmp_path: Path)
         "alignseg export-onnx demo -o demo-deepstream.onnx --output probabilities --layout nchw "
         "--size 512x1024"
     )
-    error = refusal(tmp_path, prepared=InputSpec(mean=(1.0, 2.0, 3.0), std=(58.4, 57.1, 57.4)))
-    assert isinstance(error, ExportError)
-    assert "(58.4, 57.1, 57.4)" in error.problem
-    assert "isaac-ros" in error.fix
+
+
+@pytest.mark.parametrize("order", ChannelOrder)
+def test_different_factors_go_into_the_graph(
+    order: ChannelOrder, street: Image, tmp_path: Path
+) -> None:
+    spec = InputSpec(channel_order=order, mean=(104.0, 116.7, 122.7), std=(58.4, 30.1, 77.4))
+    form_demo(tmp_path / "a.onnx", OutputKind.PROBABILITIES, prepared=spec)
+    folder = write_deepstream(tmp_path / "a.onnx", tmp_path / "out")
+    config = nvinfer.read_config(folder)
+    taken = nvinfer.preprocess(config, street)
+    was = run(tmp_path / "a.onnx", preprocess(street, SIZE, spec))
+    assert np.array_equal(run(folder / "model.onnx", taken), was)
+    same = Predictor(folder / "model.onnx")(street).labels
+    assert np.array_equal(same, Predictor(tmp_path / "a.onnx")(street).labels)
+    assert np.array_equal(nvinfer.class_map(config, was.astype(np.float32)), same)
 
 
 def test_a_name_that_a_label_file_cannot_hold(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from alignseg_infer.errors import EngineError, ExportError, ModelFileError, Opti
 from alignseg_infer.spec.model import (
     ExportSpec,
     ImageInput,
+    InputSpec,
     LabelType,
     Layout,
     OutputKind,
@@ -59,6 +60,16 @@ def test_an_engine_goes_into_the_folder_with_its_facts(write: Any, tmp_path: Pat
     facts = (folder / "model.engine.json").read_text(encoding="utf-8")
     assert facts == (tmp_path / "a.engine.json").read_text(encoding="utf-8")
     assert "TensorRT 11" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_nvinfer_has_one_factor_for_an_engine(tmp_path: Path) -> None:
+    engine = tmp_path / "a.engine"
+    prepared = InputSpec(std=(58.4, 57.1, 57.4))
+    spec = replace(SMALL_SPEC, export=LABELS, input=prepared)
+    write_engine(engine, b"a plan", spec=spec, profile=Profile(*[InputShape(1, *SIZE)] * 3))
+    with pytest.raises(ExportError, match="divides its channels"):
+        write_deepstream(engine, tmp_path / "out")
+    assert write_isaac_ros(engine, tmp_path / "isaac").exists()
 
 
 def test_what_names_an_engine(tmp_path: Path) -> None:
