@@ -60,6 +60,10 @@ def export_onnx(
     precision: str | None = None,
     target: str | None = None,
     output: str | None = None,
+    output_size: str | None = None,
+    label_type: str | None = None,
+    layout: str | None = None,
+    input: str | None = None,
     size: Size | None = None,
     batch: int | None = None,
     sampler: str | None = None,
@@ -92,20 +96,29 @@ def export_onnx(
     """Export a checkpoint to ONNX, or convert a float32 ``.onnx`` to fp16 or int8.
 
     The file is compared before it appears: a float32 graph with PyTorch, an fp16 or int8 graph with
-    the float32 graph. ::
+    the float32 graph, and a graph in another form (`output` to `input`) with the plain one. ::
 
         export_onnx("CS_scenes.pth", "alignseg.onnx", size=(1024, 2048))
 
     Args:
         model: A checkpoint (``.pth``, ``.pt``, ``.safetensors``), or ``demo`` for the one that
-            comes with the package. With the precision fp16 or int8, also a float32 ``.onnx``.
+            comes with the package. With the precision fp16 or int8, or another form, also a
+            float32 ``.onnx``.
         destination: The ``.onnx`` file to write.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``; None for fp32.
         target: Hardware that the graph is for, ``"cpu"`` or ``"tensorrt"``. With int8, cpu makes a
             float32 graph with unsigned INT8, which ONNX Runtime and OpenVINO run in integers; None
             and tensorrt make a float16 graph with signed INT8. A CPU takes no fp16.
-        output: ``"logits"`` at 1/4 of the input size, or ``"labels"`` at the input size; None for
-            logits.
+        output: ``"logits"`` at 1/4 of the input size, ``"labels"`` at the input size, or
+            ``"probabilities"``; None for logits.
+        output_size: Size of probabilities: ``"image"``, the input size, or ``"quarter"``, 1/4 of
+            it; None for image.
+        label_type: Number format of labels: ``"uint8"``, ``"uint16"``, ``"int32"`` or ``"int64"``;
+            None for the smallest unsigned one.
+        layout: Order of the output's axes, ``"nchw"`` or ``"nhwc"``, in which labels have a channel
+            axis of 1; None for nchw, and for labels without a channel axis.
+        input: Images that the graph takes: ``"float32"``, (N, 3, H, W), normalised; or
+            ``"uint8-bgr"`` or ``"uint8-rgb"``, (N, H, W, 3), which it normalises. None for float32.
         size: Fixed (height, width) of the network's input; None for any size.
         batch: Fixed batch size; None for any.
         sampler: How the graph samples at offsets: ``"native"`` (GridSample), ``"gather"`` (index
@@ -193,6 +206,10 @@ def export_engine(
     plugin: str | Path | None = None,
     embed_plugin: bool = False,
     output: str | None = None,
+    output_size: str | None = None,
+    label_type: str | None = None,
+    layout: str | None = None,
+    input: str | None = None,
     sampler: str | None = None,
     upsampling: str | None = None,
     opset: int | None = None,
@@ -254,6 +271,10 @@ def export_engine(
         plugin: Library of TensorRT plugins, for the sampler plugin.
         embed_plugin: Whether to store that library in the engine.
         output: As in `export_onnx`.
+        output_size: As in `export_onnx`.
+        label_type: As in `export_onnx`.
+        layout: As in `export_onnx`.
+        input: As in `export_onnx`.
         sampler: As in `export_onnx`, but ``"auto"`` asks TensorRT.
         upsampling: As in `export_onnx`, but None means resize, since engines run on GPUs.
         opset: As in `export_onnx`.

@@ -39,10 +39,12 @@ class Backend(Protocol):
         """Run the network.
 
         Args:
-            batch: (N, 3, H, W) float32, normalised.
+            batch: (N, 3, H, W) float32, normalised; or uint8, if ``spec.export.image`` says that
+                the graph takes it, with channels in the order that it names.
 
         Returns:
-            Logits (N, C, h, w) float32, or labels (N, H, W) uint8/uint16, as ``spec.export`` says.
+            Logits or probabilities (N, C, h, w) float32, or labels (N, H, W) uint8/uint16, as
+            ``spec.export.output`` says, whatever the layout and number format of the graph.
         """
         ...
 

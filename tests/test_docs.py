@@ -21,7 +21,7 @@ import torch
 
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
 from tests.support.pages import (
     DOCS,

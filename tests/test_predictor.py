@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from alignseg_infer.arrays import Image, Size
 from alignseg_infer.datasets.class_tables import class_table_for
 from alignseg_infer.errors import ImageError, OptionError, SizeError
-from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.pixels.images import ImageSource
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import ExportSpec, NetworkSpec, OutputKind

@@ -19,7 +19,7 @@ from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.errors import DeviceError, OutputError
 from alignseg_infer.files import write_atomically
-from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.pixels.preprocess import network_input
 from alignseg_infer.spec.model import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -117,6 +117,6 @@ def _street_batch(spec: ModelSpec, shape: tuple[int, ...]) -> Floats:
     count, _, height, width = shape
     factor = min(1.0, _STREET_SIDE / max(height, width))
     drawn = max(32, round(height * factor)), max(32, round(width * factor))
-    street = preprocess(Street(FIRST_HELD_OUT).scene(size=drawn).image, (height, width), spec.input)
+    street = network_input(Street(FIRST_HELD_OUT).scene(size=drawn).image, (height, width), spec)
     shifted = [np.roll(street, index * width // count, axis=3) for index in range(count)]
     return np.concatenate(shifted)

@@ -16,6 +16,7 @@ from alignseg_infer.errors import ModelError, ModelFileError, SpecError
 from alignseg_infer.files import require_file
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.pixels.network_output import as_promised
+from alignseg_infer.spec.forms import graph_input, input_type, usual_axes
 from alignseg_infer.spec.graph_contract import (
     CHANNELS,
     EXPORT_AGAIN,
@@ -72,8 +73,11 @@ class OnnxBackend(ABC):
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
         """See `backend.Backend.infer`."""
         # Asking by name avoids copying the offsets, if the graph returns them too.
-        [output] = self._run([self._output.value], batch.astype(self._input_type, copy=False))
-        return as_promised(self.spec, batch.shape, output)
+        [output] = self._run([self._output.value], self._graph_input(batch))
+        return as_promised(self.spec, batch.shape, usual_axes(self.spec, output))
+
+    def _graph_input(self, batch: NDArray[Any]) -> NDArray[Any]:
+        return graph_input(self.spec, batch).astype(self._input_type, copy=False)
 
     def offsets(self, batch: NDArray[np.float32]) -> dict[OffsetField, NDArray[np.float32]]:
         """See `backend.OffsetBackend.offsets`."""
@@ -84,7 +88,7 @@ class OnnxBackend(ABC):
                 "alignseg export-onnx CHECKPOINT -o MODEL.onnx --with-offsets",
             )
         names = [field.output_name for field in OffsetField]
-        outputs = self._run(names, batch.astype(self._input_type, copy=False))
+        outputs = self._run(names, self._graph_input(batch))
         floats = (output.astype(np.float32, copy=False) for output in outputs)
         return dict(zip(OffsetField, floats, strict=True))
 
@@ -103,7 +107,7 @@ class OnnxBackend(ABC):
             return
         shape = (seen.batch or 1, CHANNELS, *(seen.size or _TRIED_SIZE))
         try:
-            self.infer(np.zeros(shape, np.float32))
+            self.infer(np.zeros(shape, input_type(self.spec)))
         except ModelError as error:
             raise ModelFileError(
                 f"{self._path} was exported for {_shape_text(told)}, its graph takes "

@@ -34,6 +34,7 @@ from alignseg_infer.errors import (
     ModelFileError,
     OptionError,
 )
+from alignseg_infer.spec.forms import image_shape, usual_axes
 from alignseg_infer.spec.graph_contract import GraphTensor
 from alignseg_infer.spec.model import INPUT_NAME, OPSETS, ModelSpec, Precision, Sampler
 
@@ -169,7 +170,7 @@ class OpenVinoBackend(OnnxBackend):
 
     def _run(self, names: Sequence[str], batch: NDArray[np.floating]) -> list[NDArray[Any]]:
         if self._precision is RunPrecision.BF16:
-            self._require_agreement(batch.shape)
+            self._require_agreement(image_shape(self.spec, batch.shape))
         return self._run_unchecked(names, batch)
 
     def _require_agreement(self, shape: tuple[int, ...]) -> None:
@@ -191,7 +192,8 @@ class OpenVinoBackend(OnnxBackend):
             self._checked.add(shape)
 
     def _infer_unchecked(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
-        return self._run_unchecked([self._output.value], batch)[0]
+        [output] = self._run_unchecked([self._output.value], self._graph_input(batch))
+        return usual_axes(self.spec, output)
 
     def _run_unchecked(
         self, names: Sequence[str], batch: NDArray[np.floating]

@@ -115,8 +115,8 @@ def make_onnx(
     """Write a checkpoint or a float32 ``.onnx`` as an ONNX file; compare it before it appears.
 
     Args:
-        model: A checkpoint; with a precision other than fp32, also a float32 ``.onnx``. ``demo``
-            is the checkpoint that comes with the package.
+        model: A checkpoint; with a precision other than fp32, or for another form, also a float32
+            ``.onnx``. ``demo`` is the checkpoint that comes with the package.
         destination: The ``.onnx`` file to write.
         recipe: How to make the graph.
         bars: Opens a progress bar with the given title, such as "images".
@@ -135,14 +135,19 @@ def make_onnx(
     require_onnx_ending(destination)
     recipe = choose_sampler(model, recipe, Target.ONNXRUNTIME)
     converts = recipe.precision not in (None, Precision.FP32)
+    forms = _asks_for_form(model, recipe)
     if not converts:
-        _require_checkpoint(model)
         _require_no_gate(recipe)
+    if not converts and not forms:
+        _require_checkpoint(model)
         return _report_onnx(_make_float32_graph(model, destination, recipe))
     with temporary_folder() as folder:
-        reference = _make_float32_graph(model, folder / f"{model.stem}.onnx", recipe)
-        rejected = _rejected_name(destination, recipe, model)
-        return _report_onnx(_convert(reference, destination, recipe, bars, rejected))
+        graph = _make_float32_graph(model, folder / f"{model.stem}.onnx", recipe)
+        if converts:
+            target = folder / f"{model.stem}-{recipe.precision}.onnx" if forms else destination
+            rejected = _rejected_name(destination, recipe, model)
+            graph = _convert(graph, target, recipe, bars, rejected)
+        return _report_onnx(_form(graph, destination, recipe) if forms else graph)
 
 
 def make_engine(
@@ -180,6 +185,7 @@ def make_engine(
     require_engine_name(destination)
     require_no_pipe(destination)
     recipe, options = take_shape(model, recipe, options)
+    _require_no_batch(model, recipe)
     given = _read_given_graph(model, recipe)
     require_plugin_options(given.facts.export.sampler if given else sampler_of(recipe), options)
     require_builder(options)  # before an export that takes half a minute
@@ -193,6 +199,8 @@ def make_engine(
             target = folder / f"{reference.path.stem}-{recipe.precision}.onnx"
             rejected = _rejected_name(destination, recipe, model)
             graph = _convert(reference, target, recipe, bars, rejected)
+        if _asks_for_form(model, recipe):
+            graph = _form(graph, folder / f"{model.stem}-formed.onnx", recipe)
         command = _verify_command(model, reference, destination)
         engine = _build(
             *(graph, reference, destination, recipe, options),
@@ -224,8 +232,8 @@ def _require_checkpoint(model: Path) -> None:
     if model.suffix.lower() == ".onnx":
         raise OptionError(
             f"{model} is already an exported model",
-            "a checkpoint, or a precision to convert the model to",
-            "precision='fp16'",
+            "a checkpoint, or a precision or form to convert the model to",
+            "precision='fp16', or output='probabilities'",
         )
 
 
@@ -251,12 +259,13 @@ def _read_given_graph(model: Path, recipe: Recipe) -> _Graph | None:
     from alignseg_infer.spec.onnx_facts import read_onnx_facts
 
     require_named_as_it_is(model)
-    changes = [first_change(asked) for asked in (recipe.graph, recipe.checkpoint) if asked]
+    fixed = recipe.graph and recipe.graph.without_form()
+    changes = [first_change(asked) for asked in (fixed, recipe.checkpoint) if asked]
     changes += ["sampler="] if recipe.auto_sampler else []
     if changes:
         raise OptionError(
             f"{changes[0]} cannot change {model}",
-            "no options of the graph or checkpoint, since an exported model's facts are fixed",
+            "no such option, since an exported model's facts are fixed; only its form can change",
             "export the checkpoint again with this option",
         )
     facts = read_onnx_facts(model)
@@ -283,6 +292,34 @@ def _make_float32_graph(model: Path, target: Path, recipe: Recipe) -> _Graph:
     logger.info("%s", format_comparisons(report.comparisons, options.output))
     facts = read_onnx_facts(target)
     return _Graph(target, facts, checkpoint.assumptions, report.comparisons)
+
+
+def _asks_for_form(model: Path, recipe: Recipe) -> bool:
+    """Return whether nodes are to be put around the graph for another input or output."""
+    if recipe.graph is None:
+        return False
+    return model.suffix.lower() == ".onnx" or recipe.graph.has_form
+
+
+def _form(graph: _Graph, target: Path, recipe: Recipe) -> _Graph:
+    """Give a graph, of any precision, the recipe's form, and compare the two."""
+    from alignseg_infer.export.to_form import onnx_in_form
+    from alignseg_infer.spec.onnx_facts import read_onnx_facts
+
+    options = recipe.graph or ExportOptions()
+    onnx_in_form(graph.path, target, options, graph.facts)
+    logger.info("compared the graph's form, %s, with its plain form", options.output)
+    return replace(graph, path=target, facts=read_onnx_facts(target))
+
+
+def _require_no_batch(model: Path, recipe: Recipe) -> None:
+    """Raise OptionError if a batch was given alone for an engine of an ``.onnx``."""
+    if model.suffix.lower() == ".onnx" and recipe.graph and recipe.graph.batch is not None:
+        raise OptionError(
+            f"batch= cannot change {model}",
+            "a size too, for an engine of one shape, or opt_shape= for a range",
+            f"opt_shape=({recipe.graph.batch}, 512, 1024), or leave batch= out",
+        )
 
 
 def _rejected_name(destination: Path, recipe: Recipe, source: Path) -> Path | None:

@@ -79,7 +79,7 @@ def onnx_from_checkpoint(
 def _export_spec(options: ExportOptions, remark: str | None, hardware: Target | None) -> ExportSpec:
     versions = f"alignseg-infer {__version__}, torch {torch.__version__}"
     return ExportSpec(
-        output=options.output,
+        output=options.traced_output,
         sampler=options.sampler,
         opset=options.opset,
         rewrites=options.rewrites,

@@ -1,4 +1,7 @@
-"""Averaging raw logits: over a sliding window, several scales, and the mirrored image."""
+"""Averaging raw logits: over a sliding window, several scales, and the mirrored image.
+
+Of a model that returns probabilities, these are averaged instead.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,7 +24,14 @@ from alignseg_infer.inference.tiling import (
 from alignseg_infer.pixels.cell_labels import axis_weights
 from alignseg_infer.pixels.preprocess import require_input_size
 from alignseg_infer.pixels.upsampled_sum import add_upsampled, weighted_lerp
-from alignseg_infer.spec.model import MAX_INPUT_SIDE, MIN_INPUT_SIDE, ModelSpec, OutputKind
+from alignseg_infer.spec.model import (
+    MAX_INPUT_SIDE,
+    MIN_INPUT_SIDE,
+    ChannelOrder,
+    ImageInput,
+    ModelSpec,
+    OutputKind,
+)
 
 MAX_SCALE = MAX_INPUT_SIDE // MIN_INPUT_SIDE  # no image fits a larger scale
 
@@ -119,7 +129,7 @@ def averaging_for(
     overlap, scales, flip = map(plain_value, (overlap, scales, flip))
     fixed = spec.export.size if spec.export else None
     chosen = choose_tile(fixed, mode=mode, tile=tile, overlap=overlap, scales=scales, flip=flip)
-    tiling = Tiling(chosen, overlap) if chosen else None
+    tiling = Tiling(chosen, overlap, _padding_of(spec)) if chosen else None
     averaging = Averaging(spec.network.num_classes, tiling, tuple(scales), flip)
     if averaging == Averaging(averaging.classes, None, (1.0,), flip=False):
         return None
@@ -131,6 +141,17 @@ def averaging_for(
             "mode='slide', or export the checkpoint for any size",
         )
     return averaging
+
+
+def _padding_of(spec: ModelSpec) -> tuple[float, float, float]:
+    """Return what the network's input is padded with: about 0 after normalisation."""
+    export = spec.export
+    if export is None or export.image is ImageInput.FLOAT32:
+        return (0.0, 0.0, 0.0)
+    is_rgb = export.image is ImageInput.UINT8_RGB
+    same = is_rgb == (spec.input.channel_order is ChannelOrder.RGB)
+    first, second, third = spec.input.mean if same else spec.input.reversed().mean
+    return (float(round(first)), float(round(second)), float(round(third)))
 
 
 def choose_tile(
@@ -169,7 +190,7 @@ def require_logits(spec: ModelSpec, asked: str) -> None:
     if spec.export and spec.export.output is OutputKind.LABELS:
         raise OptionError(
             f"{asked} asked for, but the model returns labels",
-            "a model that was exported to return logits",
+            "a model that was exported to return logits or probabilities",
             "alignseg export-onnx CHECKPOINT -o MODEL.onnx --output logits",
         )
 

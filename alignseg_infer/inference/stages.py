@@ -21,12 +21,13 @@ from alignseg_infer.demo.domain import watch_demo
 from alignseg_infer.inference.averaging import Averaging
 from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.pixels.images import ImageSource, load_image
-from alignseg_infer.pixels.network_output import as_promised
+from alignseg_infer.pixels.network_output import as_promised, returns_probabilities
 from alignseg_infer.pixels.postprocess import Scores, resize_labels, scores_from_logits
-from alignseg_infer.pixels.preprocess import SizePolicy, preprocess
+from alignseg_infer.pixels.preprocess import SizePolicy, network_input
 from alignseg_infer.results.failure import Failure
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.results.times import StageClock, StageTimes
+from alignseg_infer.spec.forms import takes_uint8
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -58,11 +59,11 @@ class Wanted(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """One image and its network input (1, 3, H, W); times in ms."""
+    """One image and its network input (1, 3, H, W), float32 or uint8; times in ms."""
 
     image: Image
     source: str | None
-    tensor: NDArray[np.float32]
+    tensor: NDArray[Any]
     load: float
     preprocess: float
 
@@ -81,7 +82,7 @@ class _Loaded(NamedTuple):
 
 
 class _Output(NamedTuple):
-    """The network's output for one image: logits (C, h, w), or labels (h, w)."""
+    """The network's output for one image: logits or probabilities (C, h, w), or labels (h, w)."""
 
     image: Image
     source: str | None
@@ -162,7 +163,7 @@ class Stages:
     def _prepare(self, source: ImageSource) -> _Prepared:
         loaded = self._load(source)
         start = time.perf_counter()
-        tensor = preprocess(loaded.image, loaded.input_size, self.backend.spec.input)
+        tensor = network_input(loaded.image, loaded.input_size, self.backend.spec)
         milliseconds = 1e3 * (time.perf_counter() - start)
         return _Prepared(loaded.image, loaded.source, tensor, loaded.load, milliseconds)
 
@@ -185,7 +186,9 @@ class Stages:
         # Fill the batch up with copies, whose outputs nobody reads.
         tensors = tensors + tensors[-1:] * (self.least_batch - count)
         stacked = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)  # (N, 3, H, W)
-        output = self.backend.infer(np.ascontiguousarray(stacked))
+        if not takes_uint8(self.backend.spec):  # whose pixels lie together as the graph takes them
+            stacked = np.ascontiguousarray(stacked)
+        output = self.backend.infer(stacked)
         return as_promised(self.backend.spec, stacked.shape, output)[:count]
 
     def _average(self, averaging: Averaging, source: ImageSource) -> _Output:
@@ -196,7 +199,7 @@ class Stages:
 
         def prepare(input_size: Size) -> Floats:
             clock.lap("postprocess")
-            tensor = preprocess(image, input_size, self.backend.spec.input)
+            tensor = network_input(image, input_size, self.backend.spec)
             clock.lap("preprocess")
             return tensor
 
@@ -219,10 +222,13 @@ class Stages:
         if output.ndim == 2:
             scores = Scores(resize_labels(output, size), None, None)  # type: ignore[arg-type]
         else:
-            watch_demo(self.backend.spec, output, found.input_size)
+            are_probabilities = returns_probabilities(self.backend.spec)
+            if not are_probabilities:
+                watch_demo(self.backend.spec, output, found.input_size)
             scores = scores_from_logits(
                 output,  # type: ignore[arg-type]  # float32, as promised
                 size,
+                are_probabilities=are_probabilities,
                 confidence=wanted.confidence,
                 probabilities=wanted.probabilities,
             )

@@ -32,10 +32,13 @@ class Tiling:
     Attributes:
         tile: (height, width) of the network input.
         overlap: Share of a tile, 0 to below 1, that the next one covers too.
+        padding: What an image smaller than a tile is padded with, in each channel: zeros in a
+            normalised image, and the mean, as a whole number, in an image that is not.
     """
 
     tile: Size
     overlap: float = DEFAULT_OVERLAP
+    padding: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 class Span(NamedTuple):
@@ -95,7 +98,7 @@ def sliding_logits(
     the two results are averaged.
 
     Args:
-        tensor: (1, 3, H, W) float32, the normalised image.
+        tensor: (1, 3, H, W), the network's input: float32, or uint8 if the graph takes it.
         tiling: Tile and overlap.
         infer: Runs the network on tiles (1, 3, height, width).
         classes: C, the number of classes.
@@ -109,7 +112,7 @@ def sliding_logits(
     views = (tensor, tensor[..., ::-1]) if flip else (tensor,)
     windows = tile_windows((height, width), tiling)
     jobs = [(view, window) for view in views for window in windows]
-    outputs = infer(_cut(view, window, tiling.tile) for view, window in jobs)
+    outputs = infer(_cut(view, window, tiling) for view, window in jobs)
     for (view, window), logits in zip(jobs, outputs, strict=True):
         seen, place = logits, window
         if view is not tensor:
@@ -138,12 +141,13 @@ def _mirror(window: Window, width: int, tile: Size) -> Window:
     return Window(window.rows, columns)
 
 
-def _cut(image: Floats, window: Window, tile: Size) -> Floats:
-    """Cut one tile (1, 3, height, width) from `image`, padded with zeros below and at the right."""
+def _cut(image: Floats, window: Window, tiling: Tiling) -> Floats:
+    """Cut one tile (1, 3, height, width) from `image`, padded below and at the right."""
     part = image[..., window.rows.place, window.columns.place]  # (1, 3, rows, columns)
-    if part.shape[2:] == tile:
+    if part.shape[2:] == tiling.tile:
         return part
-    padded = np.zeros((*part.shape[:2], *tile), np.float32)  # (1, 3, height, width)
+    padded = np.empty((*part.shape[:2], *tiling.tile), part.dtype)  # (1, 3, height, width)
+    padded[:] = np.array(tiling.padding, part.dtype)[:, np.newaxis, np.newaxis]
     padded[..., : part.shape[2], : part.shape[3]] = part
     return padded
 

@@ -41,7 +41,7 @@ from alignseg_infer.backend import Backend, OffsetBackend
 from alignseg_infer.errors import ModelError, OptionError
 from alignseg_infer.ops.offset_fields import OffsetField, axis_terms
 from alignseg_infer.pixels.network_output import require_offsets
-from alignseg_infer.pixels.preprocess import preprocess, size_policy
+from alignseg_infer.pixels.preprocess import network_input, size_policy
 from alignseg_infer.spec.model import SamplingConvention
 
 Vectors = NDArray[np.float32]
@@ -130,7 +130,7 @@ def offsets_of_image(
     spec = backend.spec
     chosen = size_policy(size, spec.export).input_size((image.shape[0], image.shape[1]))
     copies = (spec.export and spec.export.batch) or 1  # fill a fixed batch with copies
-    tensor = preprocess(image, chosen, spec.input).repeat(copies, axis=0)  # (copies, 3, h, w)
+    tensor = network_input(image, chosen, spec).repeat(copies, axis=0)  # (copies, 3, h, w)
     convention = spec.network.convention
     fields = {}
     for field, offset in backend.offsets(tensor).items():

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from alignseg_infer.errors import ModelFileError
 from alignseg_infer.pixels.postprocess import label_dtype
 from alignseg_infer.spec.graph_contract import EXPORT_AGAIN
-from alignseg_infer.spec.model import ModelSpec, OutputKind
+from alignseg_infer.spec.model import ModelSpec, OutputKind, OutputSize
 
 _ROUNDING = 1e-3  # float16 probabilities of 150 classes sum to 1 within 5e-4
 
@@ -14,12 +14,13 @@ _ROUNDING = 1e-3  # float16 probabilities of 150 classes sum to 1 within 5e-4
 def as_promised(
     spec: ModelSpec, shape: tuple[int, ...], output: NDArray[np.generic]
 ) -> NDArray[np.generic]:
-    """Return the output as logits in float32, or labels in the smallest type that holds them all.
+    """Return the output as numbers in float32, or labels in the smallest type that holds them all.
 
     Args:
         spec: The model's facts.
         shape: (N, 3, H, W) of the input.
-        output: What the graph returned. It is copied only if it has another type.
+        output: What the graph returned, with the usual axes. It is copied only if it has another
+            type.
 
     Raises:
         ModelFileError: It is not as the facts say.
@@ -56,6 +57,11 @@ def require_output(spec: ModelSpec, shape: tuple[int, ...], output: NDArray[np.g
         for label in map(int, limits):
             if not 0 <= label < classes:
                 raise _unfit(f"the label {label}", f"labels from 0 to {classes - 1}")
+    elif returns_probabilities(spec):
+        if not _are_probabilities(output[:, :, :1, :1]):
+            raise _unfit(
+                "values that are no probabilities", "values from 0 to 1, with a sum of 1 in a pixel"
+            )
     elif classes > 1 and _are_probabilities(output):
         raise _unfit(
             "probabilities: all values are from 0 to 1, and those of a pixel sum to 1",
@@ -78,11 +84,20 @@ def require_output_shape(spec: ModelSpec, shape: tuple[int, ...], output: tuple[
     if spec.export is not None and spec.export.output is OutputKind.LABELS:
         fits, expected = output == (count, *shape[2:]), (count, *shape[2:])
         wanted = f"labels {expected}, (images, height, width)"
+    elif returns_probabilities(spec) and _has_image_size(spec):
+        expected = (count, classes, *shape[2:])
+        fits, wanted = output == expected, f"probabilities {expected}, for {classes} classes"
     else:
+        kind = "probabilities" if returns_probabilities(spec) else "logits"
         fits = len(output) == 4 and output[:2] == (count, classes) and min(output) > 0
-        wanted = f"logits ({count}, {classes}, height, width), for {classes} classes"
+        wanted = f"{kind} ({count}, {classes}, height, width), for {classes} classes"
     if not fits:
         raise _unfit(f"an array of shape {output} for an input of shape {shape}", wanted)
+
+
+def returns_probabilities(spec: ModelSpec) -> bool:
+    """Return whether the graph returns probabilities."""
+    return spec.export is not None and spec.export.output is OutputKind.PROBABILITIES
 
 
 def require_offsets(shape: tuple[int, ...], name: str, output: NDArray[np.generic]) -> None:
@@ -102,6 +117,10 @@ def require_offsets(shape: tuple[int, ...], name: str, output: NDArray[np.generi
             f"the offset field {name} of shape {seen} for an input of shape {shape}",
             f"({shape[0]}, 2, height, width)",
         )
+
+
+def _has_image_size(spec: ModelSpec) -> bool:
+    return spec.export is not None and spec.export.output_size is OutputSize.IMAGE
 
 
 def _are_probabilities(output: NDArray[np.generic]) -> bool:

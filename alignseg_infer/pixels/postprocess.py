@@ -60,15 +60,21 @@ def label_dtype(num_classes: int) -> type[np.unsignedinteger[Any]]:
 
 
 def scores_from_logits(
-    logits: Floats, size: Size, *, confidence: bool = False, probabilities: bool = False
+    logits: Floats,
+    size: Size,
+    *,
+    confidence: bool = False,
+    probabilities: bool = False,
+    are_probabilities: bool = False,
 ) -> Scores:
     """Return the labels of one image and, on request, its probabilities.
 
     Args:
-        logits: (C, h, w) float32.
+        logits: (C, h, w) float32; or probabilities, which are upsampled and compared alike.
         size: Output (height, width).
         confidence: Whether to return the probability of each pixel's label.
         probabilities: Whether to return all probabilities, which take 4*C bytes per pixel.
+        are_probabilities: Whether `logits` are probabilities, the results of a softmax.
 
     Raises:
         ModelError: The logits are not finite.
@@ -85,10 +91,11 @@ def scores_from_logits(
         best = argmax_into(labels[rows], band)  # (rows, W)
         if best_probability is None and all_probabilities is None:
             continue
-        exponentials = np.exp(band - best)  # (C, rows, W)
+        exponentials = band if are_probabilities else np.exp(band - best)  # (C, rows, W)
         total = exponentials.sum(axis=0)  # (rows, W)
         if best_probability is not None:
-            np.divide(1.0, total, out=best_probability[rows])
+            largest = best if are_probabilities else 1.0
+            np.divide(largest, total, out=best_probability[rows])
         if all_probabilities is not None:
             np.divide(exponentials, total, out=all_probabilities[:, rows])
     return Scores(labels, best_probability, all_probabilities)

@@ -1,6 +1,7 @@
 """From image to network input. All other code calls this module."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,12 +9,15 @@ from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, Size, plain_value
 from alignseg_infer.errors import OptionError, SizeError
+from alignseg_infer.spec.forms import takes_uint8
 from alignseg_infer.spec.model import (
     MAX_INPUT_SIDE,
     MIN_INPUT_SIDE,
     ChannelOrder,
     ExportSpec,
+    ImageInput,
     InputSpec,
+    ModelSpec,
 )
 
 
@@ -106,6 +110,33 @@ def _parse_size(size: object, name: str) -> SizePolicy:
     )
 
 
+def network_input(image: Image, size: Size, spec: ModelSpec) -> NDArray[Any]:
+    """Return what a model takes for one image: that of `preprocess`, or the image as uint8.
+
+    Args:
+        image: (H, W, 3) uint8, BGR, 0..255.
+        size: Network input (height, width).
+        spec: The model's facts.
+
+    Returns:
+        (1, 3, height, width), float32 and C-contiguous; or, if the graph normalises, uint8 with
+        channels in the order that it takes, and in memory as (1, height, width, 3).
+    """
+    if not takes_uint8(spec):
+        return preprocess(image, size, spec.input)
+    image = _resize(image, size)
+    if spec.export is not None and spec.export.image is ImageInput.UINT8_RGB:
+        image = image[..., ::-1]
+    return np.ascontiguousarray(image)[np.newaxis].transpose(0, 3, 1, 2)
+
+
+def _resize(image: Image, size: Size) -> Image:
+    if image.shape[:2] == size:
+        return image
+    resized = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
+
+
 def preprocess(image: Image, size: Size, spec: InputSpec) -> NDArray[np.float32]:
     """Return the network input for one image.
 
@@ -120,10 +151,7 @@ def preprocess(image: Image, size: Size, spec: InputSpec) -> NDArray[np.float32]
     Returns:
         (1, 3, height, width) float32, C-contiguous.
     """
-    if image.shape[:2] != size:
-        resized = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-        image = np.asarray(resized, np.uint8)
-    planes = cv2.split(image)  # three of (height, width)
+    planes = cv2.split(_resize(image, size))  # three of (height, width)
     if spec.channel_order is ChannelOrder.RGB:
         planes = planes[::-1]
     tensor = np.empty((1, 3, *size), np.float32)  # (1, 3, height, width)

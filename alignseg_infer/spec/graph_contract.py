@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from alignseg_infer.errors import ModelFileError, SpecError
+from alignseg_infer.spec.forms import image_shape, takes_uint8
 from alignseg_infer.spec.model import (
     INPUT_NAME,
     MAX_INPUT_SIDE,
     MIN_INPUT_SIDE,
     ExportSpec,
+    Layout,
     ModelSpec,
     OutputKind,
+    OutputSize,
 )
 from alignseg_infer.spec.onnx_precision import follow_precision
 
@@ -107,7 +110,7 @@ def follow_graph(
     if path.suffix.lower() == ".onnx":
         precision = follow_precision(path, precision)
     try:
-        export = _follow_shape(spec.export, _image_shape(inputs[0]))
+        export = _follow_shape(spec.export, _image_shape(spec, inputs[0]))
         return replace(spec, export=replace(export, precision=precision))
     except (SpecError, ValueError) as problem:
         raise error(
@@ -131,26 +134,42 @@ def _find_misfits(
         yield f"its outputs are {_list_text(results)}", f"{kind} alone, besides offset fields"
     for side, tensors in (("input", inputs), ("output", outputs)):
         for tensor in tensors:
-            wanted = _wanted_of(tensor.name, spec, _image_shape(inputs[0]))
+            wanted = _wanted_of(tensor.name, spec, _image_shape(spec, inputs[0]))
             if not wanted.fits(tensor):
                 classes = f"for a model of {spec.network.num_classes} classes"
                 yield f"its {side} is {tensor}", f"{wanted}, {classes}"
 
 
-def _image_shape(image: GraphTensor) -> Dimensions:
-    """Return the four dimensions of the input, all None where they are not known."""
-    return image.shape if image.shape and len(image.shape) == 4 else (None,) * 4
+def _image_shape(spec: ModelSpec, image: GraphTensor) -> Dimensions:
+    """Return the dimensions (N, 3, H, W) of the input, all None where they are not known."""
+    if not image.shape or len(image.shape) != 4:
+        return (None,) * 4
+    return image_shape(spec, image.shape)
 
 
 def _wanted_of(name: str, spec: ModelSpec, image: Dimensions) -> _Wanted:
     """Return what the input or output `name` must be, for an input of the shape `image`."""
     batch, _, height, width = image
     if name == INPUT_NAME:
+        if takes_uint8(spec):
+            return _Wanted(name, ("uint8",), (None, None, None, CHANNELS))
         return _Wanted(name, FLOATS, (None, CHANNELS, None, None))
+    if is_offset(name):
+        return _Wanted(name, FLOATS, (batch, 2, None, None))
+    layout = spec.export.layout if spec.export else None
     if name == OutputKind.LABELS:
-        return _Wanted(name, INTEGERS, (batch, height, width))
-    channels = spec.network.num_classes if name == OutputKind.LOGITS else 2
-    return _Wanted(name, FLOATS, (batch, channels, None, None))
+        shapes = {None: (height, width), Layout.NCHW: (1, height, width)}
+        return _Wanted(name, INTEGERS, (batch, *shapes.get(layout, (height, width, 1))))
+    if name == OutputKind.LOGITS or _has_quarter_size(spec):
+        height = width = None
+    classes = spec.network.num_classes
+    last = layout is Layout.NHWC
+    shape = (batch, height, width, classes) if last else (batch, classes, height, width)
+    return _Wanted(name, FLOATS, shape)
+
+
+def _has_quarter_size(spec: ModelSpec) -> bool:
+    return spec.export is not None and spec.export.output_size is OutputSize.QUARTER
 
 
 def _follow_shape(export: ExportSpec, image: Dimensions) -> ExportSpec:

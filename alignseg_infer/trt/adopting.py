@@ -97,7 +97,7 @@ def _facts_from(
     )
     try:
         check_tensors(path, source.spec, list_tensors(engine), BUILD_IT)
-        profile = read_profile(engine)
+        profile = read_profile(engine, source.spec)
         is_classic = tensorrt.flavour is Flavour.TENSORRT
         level = engine.hardware_compatibility_level.name
         facts = EngineFacts(

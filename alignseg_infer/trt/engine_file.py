@@ -92,6 +92,20 @@ class EngineFacts:
     tf32: bool = False
     plugins_embedded: bool = False
 
+    @property
+    def fixed_spec(self) -> ModelSpec:
+        """The spec, with the size and batch in its export that the profile fixes."""
+        low, high, export = self.profile.minimum, self.profile.maximum, self.spec.export
+        if export is None:
+            return self.spec
+        size = (high.height, high.width)
+        fixed = dataclasses.replace(
+            export,
+            size=size if size == (low.height, low.width) else None,
+            batch=high.batch if high.batch == low.batch else None,
+        )
+        return dataclasses.replace(self.spec, export=fixed)
+
     def to_json(self) -> str:
         """Return the facts as one indented JSON object."""
         facts = {"version": SIDECAR_VERSION, **dataclasses.asdict(self)}

@@ -23,7 +23,7 @@ from alignseg_infer.cli import main
 from alignseg_infer.export.int8.convolutions import find_convolutions
 from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
 from alignseg_infer.export.int8.quantize import quantize_model
-from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.models.rewrites import SplitOffsets

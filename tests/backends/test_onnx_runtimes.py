@@ -37,7 +37,7 @@ from alignseg_infer.demo.streets import Street
 from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.export.int8.calibration import calibrate_ranges
 from alignseg_infer.export.int8.quantize import quantize_model
-from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.pixels.postprocess import scores_from_logits
 from alignseg_infer.pixels.preprocess import preprocess

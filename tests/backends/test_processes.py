@@ -11,7 +11,7 @@ import torch
 from alignseg_infer import ModelFileError, Predictor, ProcessError, Segmentation
 from alignseg_infer.backends.opening import open_again
 from alignseg_infer.demo import model_path
-from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.pixels.images import write_image
 from tests.support.models import FakeBackend
 from tests.support.processes import exit_code_of_fork, needs_fork, run_program

@@ -27,7 +27,7 @@ LIMITED = """
 import resource, sys
 import numpy as np
 from alignseg_infer import OutOfMemoryError, Predictor
-from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.export.verification.probes import probe_image
 
 model, runtime, threads = sys.argv[1:]
 options = {} if runtime == "torch" else {"runtime": runtime}

@@ -27,7 +27,7 @@ from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.int8.calibration import calibrate_ranges
 from alignseg_infer.export.int8.quantize import quantize_model
 from alignseg_infer.export.to_onnx import onnx_from_checkpoint
-from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, Sampler
 from alignseg_infer.trt.builder.engine import engine_from_onnx

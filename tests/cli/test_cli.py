@@ -21,7 +21,7 @@ from alignseg_infer.cli import COMMANDS, main, run_reporting_errors
 from alignseg_infer.cli.arguments import inference as arguments
 from alignseg_infer.datasets.class_tables import CITYSCAPES
 from alignseg_infer.errors import OptionError
-from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.spec.model import SPEC_KEY, VERIFICATION_KEY, ModelSpec
 from tests.support.models import SMALL, SMALL_SPEC

@@ -24,7 +24,7 @@ from alignseg_infer.datasets.labelled import (
 )
 from alignseg_infer.errors import AlignSegError, DatasetError, ModelError, OptionError, OutputError
 from alignseg_infer.evaluation.evaluate import evaluate
-from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import ModelSpec
 from tests.support.models import SMALL_SPEC, FakeBackend

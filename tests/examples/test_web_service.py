@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from alignseg_infer import Predictor
-from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.pixels.images import encode_image
 from tests.support.web_service import GUNICORN, UVICORN, post, serve
 

@@ -35,7 +35,7 @@ from alignseg_infer.errors import (
 from alignseg_infer.export.int8.calibration import calibrate_ranges
 from alignseg_infer.export.int8.histograms import BINS, CalibrationMethod, Histogram, Ranges
 from alignseg_infer.export.int8.options import CalibrationOptions
-from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import AGREEMENT_KEY, SPEC_KEY, ModelSpec
 from alignseg_infer.spec.onnx_facts import read_onnx_facts

@@ -26,7 +26,7 @@ from alignseg_infer.export.graph import onnx_file, onnx_graph
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.to_onnx import onnx_from_checkpoint
 from alignseg_infer.export.verification import parity
-from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import (

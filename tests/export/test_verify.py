@@ -27,7 +27,7 @@ from alignseg_infer.export import half_precision as precision
 from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.verification import verify as verification
 from alignseg_infer.export.verification.agreement import compare_labels
-from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.export.verification.verify import profile_shapes, verify
 from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, SourceSpec
 from alignseg_infer.spec.verification import REQUIRED_AGREEMENT, Verification, VerifiedRow

@@ -23,7 +23,7 @@ from alignseg_infer.cuda.opening import open_cuda
 from alignseg_infer.cuda.params import ALIGNED_ADD, OFFSET_GRID_SAMPLE, PREPROCESS, UPSAMPLE_ARGMAX
 from alignseg_infer.cuda.plans import Launch
 from alignseg_infer.errors import CudaError, DeviceError, MissingDependencyError, OptionError
-from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.spec.plugin_contract import ALIGNED_ADD as ADD
 from alignseg_infer.spec.plugin_contract import UPSAMPLE_ARGMAX as ARGMAX
 from alignseg_infer.spec.plugin_contract import PluginOp

@@ -11,7 +11,7 @@ from alignseg_infer import Predictor
 from alignseg_infer.backends.torch_backend import TorchBackend
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.errors import DeviceError
-from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.models.decoder import upsample
 from alignseg_infer.models.rewrites import rewrite_for_inference

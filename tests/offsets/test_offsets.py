@@ -18,7 +18,7 @@ from alignseg_infer.arrays import Image
 from alignseg_infer.backends import open_backend
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.cli import main
-from alignseg_infer.export.verification.parity import probe_image
+from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.offsets.displacement import Displacement, displacement, offsets_of_image
 from alignseg_infer.offsets.pictures import (
     MARGIN,

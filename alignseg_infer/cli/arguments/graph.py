@@ -18,7 +18,11 @@ from alignseg_infer.export.verification.options import DEFAULT_IMAGES
 from alignseg_infer.spec.model import (
     DEFAULT_OPSET,
     OPSETS,
+    ImageInput,
+    LabelType,
+    Layout,
     OutputKind,
+    OutputSize,
     Precision,
     Sampler,
     Upsampling,
@@ -71,15 +75,8 @@ def _add_precision_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_graph_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the options of the graph, each with None as its default."""
+    _add_form_arguments(parser)
     graph = parser.add_argument_group("graph options", "only if the model is a checkpoint")
-    graph.add_argument("--size", type=fixed_size, help=f"fixed {SIZE_HELP} (default: any size)")
-    graph.add_argument("--batch", type=int, metavar="N", help="fixed batch size (default: any)")
-    graph.add_argument(
-        "--output",
-        choices=choices_of(OutputKind),
-        help="output of the graph: logits at 1/4 of the input size, or labels at the input size "
-        "(default: logits)",
-    )
     _add_lowering_arguments(graph)
     graph.add_argument(
         "--opset",
@@ -93,6 +90,43 @@ def _add_graph_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         default=None,
         help="also return the learned offset fields, which alignseg offsets draws",
+    )
+
+
+def _add_form_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the options of what the graph takes and returns, each with None as its default."""
+    form = parser.add_argument_group(
+        "form options", "what the graph takes and returns, of a checkpoint or a float32 .onnx"
+    )
+    form.add_argument("--size", type=fixed_size, help=f"fixed {SIZE_HELP} (default: any size)")
+    form.add_argument("--batch", type=int, metavar="N", help="fixed batch size (default: any)")
+    form.add_argument(
+        "--output",
+        choices=choices_of(OutputKind),
+        help="output of the graph: logits at 1/4 of the input size, labels at the input size, or "
+        "probabilities (default: logits)",
+    )
+    form.add_argument(
+        "--output-size",
+        choices=choices_of(OutputSize),
+        help="size of probabilities: image, the input size, or quarter, 1/4 of it (default: image)",
+    )
+    form.add_argument(
+        "--label-type",
+        choices=choices_of(LabelType),
+        help="number format of labels (default: the smallest unsigned one)",
+    )
+    form.add_argument(
+        "--layout",
+        choices=choices_of(Layout),
+        help="order of the output's axes, in which labels have a channel axis of 1 (default: nchw, "
+        "and labels without a channel axis)",
+    )
+    form.add_argument(
+        "--input",
+        choices=choices_of(ImageInput),
+        help="images that the graph takes: float32, normalised, or uint8-bgr or uint8-rgb, height "
+        "x width x 3, which the graph normalises (default: float32)",
     )
 
 

@@ -2,9 +2,14 @@
 
 import argparse
 
+from alignseg_infer.cli.deploying import deepstream, isaac_ros
+
 HELP = "Write what another program needs to run a model, such as Triton Inference Server."
 EXAMPLE = "Example: alignseg deploy triton alignseg.onnx -o repository/"
-CONSUMERS: dict = {}  # a module of cli/deploying/ for each
+CONSUMERS = {  # a module of cli/deploying/ for each
+    "deepstream": deepstream,
+    "isaac-ros": isaac_ros,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

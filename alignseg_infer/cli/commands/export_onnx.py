@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model",
         type=user_path,
         help="model to export: a checkpoint (.pth, .pt, .safetensors), demo, or, with --precision "
-        "fp16 or int8, a float32 .onnx file",
+        "fp16 or int8 or a form option, a float32 .onnx file",
     )
     add_destination(parser, ".onnx file to write")
     parser.add_argument(

@@ -13,6 +13,7 @@ from alignseg_infer.cli.arguments.checkpoint import (
     checkpoint_options_from,
     require_no_checkpoint_arguments,
 )
+from alignseg_infer.cli.contract import contract_lines
 from alignseg_infer.cli.describe import describe_engine, verification_lines
 from alignseg_infer.cli.streams import print_message, print_report
 from alignseg_infer.cli.translation import translate
@@ -20,6 +21,7 @@ from alignseg_infer.demo import model_path
 from alignseg_infer.errors import INSTALL_ONNX, ModelFileError, OptionError
 from alignseg_infer.files import require_file, sha256_of, user_path
 from alignseg_infer.models.identify import require_named_as_it_is
+from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.packages import require_packages
 from alignseg_infer.spec.model import (
     AGREEMENT_KEY,
@@ -134,7 +136,9 @@ def _print_engine(path: Path, as_json: bool, with_layers: bool) -> int:
     if as_json:
         print_report(facts.to_json())
     else:
-        print_message(f"{path}: {describe_spec(facts.spec)}\n{describe_engine(path, facts)}")
+        contract = "\n".join(contract_lines(facts.fixed_spec))
+        said = f"{describe_spec(facts.spec)}\n{contract}\n{describe_engine(path, facts)}"
+        print_message(f"{path}: {said}")
     require_unchanged_plan(path, facts, sha256_of(path))
     if with_layers:
         from alignseg_infer.trt.runtime.backend import TensorRTBackend
@@ -155,7 +159,8 @@ def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
     offsets = "yes" if has_offsets else "no (alignseg export-onnx --with-offsets)"
     labels = spec.export is not None and spec.export.output is OutputKind.LABELS
     measure = "share of labels that differ" if labels else "relative L2 error"
-    lines += [f"  returns offset fields: {offsets}"]
+    names = [field.output_name for field in OffsetField] if has_offsets else []
+    lines += [*contract_lines(spec, names), f"  returns offset fields: {offsets}"]
     lines += [f"  difference between the float32 export and PyTorch ({measure}):"]
     try:
         rows = json.loads(metadata[VERIFICATION_KEY])

@@ -41,7 +41,7 @@ class _Graph(nn.Module):
     def __init__(self, model: AlignSeg, options: ExportOptions) -> None:
         super().__init__()
         self.model = model
-        self.output = options.output
+        self.output = options.traced_output
         self.by_plugin = options.sampler is Sampler.PLUGIN
         self.with_offsets = options.with_offsets
         wide = label_dtype(model.spec.num_classes).__name__ == "uint16"
@@ -153,7 +153,7 @@ def _name_dimensions(model: onnx_ir.Model, options: ExportOptions, num_classes: 
     _name_inner_dimensions(model, onnx_ir.Shape([batch, 3, *size]))
     model.graph.inputs[0].shape = onnx_ir.Shape([batch, 3, *size])
     result, *offsets = model.graph.outputs
-    if options.output is OutputKind.LABELS:
+    if options.traced_output is OutputKind.LABELS:
         result.shape = onnx_ir.Shape([batch, *size])
     else:
         _name_map_dimensions(result, options, num_classes, ("h", "w"))

@@ -1,6 +1,6 @@
 """Options for an exported graph. Loads no PyTorch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 from alignseg_infer.arrays import Size
 from alignseg_infer.choices import convert_choices
@@ -11,12 +11,21 @@ from alignseg_infer.spec.model import (
     DEFAULT_OPSET,
     MAX_BATCH,
     OPSETS,
+    ExportSpec,
+    ImageInput,
+    LabelType,
+    Layout,
     OutputKind,
+    OutputSize,
     Sampler,
     Upsampling,
 )
 
 AUTO_SAMPLER = "auto"  # asks for the sampler that `doctor` chooses; no graph has it
+
+PLAIN = ImageInput.FLOAT32
+# An exported graph can be given another form, and a size and batch where it takes any.
+FORM_NAMES = ("output", "output_size", "label_type", "layout", "input", "size", "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +33,8 @@ class ExportOptions:
     """How a model is exported.
 
     Attributes:
-        output: ``logits`` at 1/4 of the input size, or ``labels`` at the input size.
+        output: ``logits`` at 1/4 of the input size, ``labels`` at the input size, or
+            ``probabilities``.
         sampler: How the graph samples at offsets.
         size: Fixed (height, width) of the input; None for any size.
         batch: Fixed batch size; None for any.
@@ -38,6 +48,11 @@ class ExportOptions:
             are one node. The other samplers have nothing to fuse.
         upsampling: How the rewrites upsample; None for what suits the sampler: ``resize`` with
             ``plugin``, which runs on GPUs only, else ``matrices``.
+        output_size: Size of probabilities; None for that of the image.
+        label_type: Number format of labels; None for the smallest unsigned one.
+        layout: Order of the output's axes, where labels have a channel axis of 1. None for
+            (N, C, H, W), and for labels without a channel axis.
+        input: What the graph takes as an image.
 
     Raises:
         OptionError, SizeError: A value cannot be used.
@@ -52,6 +67,41 @@ class ExportOptions:
     with_offsets: bool = False
     fuse: bool = True
     upsampling: Upsampling | None = None
+    output_size: OutputSize | None = None
+    label_type: LabelType | None = None
+    layout: Layout | None = None
+    input: ImageInput = ImageInput.FLOAT32
+
+    @property
+    def traced_output(self) -> OutputKind:
+        """What PyTorch's graph returns, around which nodes are put for other forms."""
+        is_made = self.output is OutputKind.PROBABILITIES
+        return OutputKind.LOGITS if is_made else self.output
+
+    @property
+    def has_form(self) -> bool:
+        """Whether the graph that PyTorch makes gets nodes around it."""
+        plain = self.label_type is None and self.layout is None
+        return self.output is not self.traced_output or self.input is not PLAIN or not plain
+
+    def without_form(self) -> "ExportOptions | None":
+        """Return the options that only a checkpoint takes; None if all have their defaults."""
+        others = {name: getattr(self, name) for name in _option_names() if name not in FORM_NAMES}
+        options = ExportOptions(**others)
+        return None if options == ExportOptions() else options
+
+    def formed(self, export: ExportSpec) -> ExportSpec:
+        """Return the facts of a graph after it was given the form that these options name."""
+        return replace(
+            export,
+            output=self.output,
+            output_size=self.output_size or OutputSize.IMAGE,
+            label_type=self.label_type,
+            layout=self.layout,
+            image=self.input,
+            size=self.size or export.size,
+            batch=self.batch or export.batch,
+        )
 
     @property
     def chosen_upsampling(self) -> Upsampling:
@@ -65,7 +115,7 @@ class ExportOptions:
     def output_names(self) -> list[str]:
         """Names of the graph's outputs, in their order."""
         fields = OffsetField if self.with_offsets else ()
-        return [self.output.value, *(field.output_name for field in fields)]
+        return [self.traced_output.value, *(field.output_name for field in fields)]
 
     def __post_init__(self) -> None:
         convert_choices(self)
@@ -80,6 +130,7 @@ class ExportOptions:
             require_input_size(self.size)
         if self.batch is not None and not 1 <= self.batch <= MAX_BATCH:
             raise OptionError(f"batch={self.batch!r}", f"1 to {MAX_BATCH}", "batch=1")
+        self._require_form()
         if not self.fuse and self.sampler is not Sampler.PLUGIN:
             raise OptionError(
                 f"fuse=False with sampler={self.sampler.value!r}",
@@ -92,3 +143,23 @@ class ExportOptions:
                 "resize, which the network itself uses if it is not rewritten",
                 "upsampling='resize', or leave rewrites= out",
             )
+
+    def _require_form(self) -> None:
+        """Raise OptionError if an option of the form is for another output."""
+        output = self.output.value
+        if self.output_size is not None and self.output is not OutputKind.PROBABILITIES:
+            raise OptionError(
+                f"output_size={self.output_size.value!r} with output={output!r}",
+                "probabilities, since logits have 1/4 of the image's size, and labels the image's",
+                "output='probabilities', or leave output_size= out",
+            )
+        if self.label_type is not None and self.output is not OutputKind.LABELS:
+            raise OptionError(
+                f"label_type={self.label_type.value!r} with output={output!r}",
+                "labels, since logits and probabilities are float32",
+                "output='labels', or leave label_type= out",
+            )
+
+
+def _option_names() -> list[str]:
+    return [field.name for field in fields(ExportOptions)]

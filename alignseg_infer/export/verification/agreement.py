@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from alignseg_infer.arrays import Floats, Image, InputShape, Size
 from alignseg_infer.backend import Backend
 from alignseg_infer.errors import VerificationError
+from alignseg_infer.pixels.network_output import returns_probabilities
 from alignseg_infer.pixels.postprocess import scores_from_logits
-from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.pixels.preprocess import network_input
 from alignseg_infer.progress import Progress
 from alignseg_infer.spec.verification import VerifiedRow
 
@@ -99,12 +100,18 @@ def _split_into_batches(
 def _compare_batch(
     model: Backend, reference: Backend, images: list[Image], size: Size
 ) -> list[_ImageAgreement]:
-    tensors = [preprocess(np.ascontiguousarray(image), size, model.spec.input) for image in images]
-    outputs = model.infer(np.concatenate(tensors))  # (N, K, h, w) logits or (N, H, W) labels
+    owned = [np.ascontiguousarray(image) for image in images]
+    tensors = [network_input(image, size, model.spec) for image in owned]
+    outputs = model.infer(np.concatenate(tensors))  # (N, K, h, w), or (N, H, W) labels
     if len(outputs) != len(images):
         raise _output_error(model, f"returns {len(outputs)} outputs for {len(images)} images")
-    expected = [_infer_one(reference, tensor) for tensor in tensors]
-    return [_compare_outputs(model, *both, size) for both in zip(outputs, expected, strict=True)]
+    expected = [
+        _infer_one(reference, network_input(image, size, reference.spec)) for image in owned
+    ]
+    return [
+        _compare_outputs(model, reference, *both, size)
+        for both in zip(outputs, expected, strict=True)
+    ]
 
 
 def _infer_one(backend: Backend, tensor: Floats) -> NDArray[np.generic]:
@@ -115,27 +122,37 @@ def _infer_one(backend: Backend, tensor: Floats) -> NDArray[np.generic]:
 
 
 def _compare_outputs(
-    model: Backend, seen: NDArray[np.generic], expected: NDArray[np.generic], size: Size
+    model: Backend,
+    reference: Backend,
+    seen: NDArray[np.generic],
+    expected: NDArray[np.generic],
+    size: Size,
 ) -> _ImageAgreement:
     if not np.isfinite(np.asarray(seen, np.float32)).all():
         raise _output_error(model, "returns NaN or infinite logits")
     error = None
-    if seen.ndim == expected.ndim == 3:  # logits, (K, h, w)
+    soft = [returns_probabilities(one.spec) for one in (model, reference)]
+    if seen.ndim == expected.ndim == 3 and not any(soft):  # logits, (K, h, w)
         if seen.shape != expected.shape:
             raise _output_error(model, f"returns logits {seen.shape} instead of {expected.shape}")
         exact = np.asarray(expected, np.float64)
         difference = np.asarray(seen, np.float64) - exact
         error = float(np.linalg.norm(difference) / np.linalg.norm(exact))
-    labels, truth = _find_labels(seen, size), _find_labels(expected, size)
+    if any(soft) and seen.shape == expected.shape:  # upsampled probabilities are not those of
+        size = (seen.shape[1], seen.shape[2])  # upsampled logits, so compare before
+    labels, truth = _find_labels(seen, size, soft[0]), _find_labels(expected, size, soft[1])
     if labels.shape != truth.shape:
         raise _output_error(model, f"returns labels {labels.shape} instead of {truth.shape}")
     return _ImageAgreement(float(np.mean(labels == truth)), error)
 
 
-def _find_labels(output: NDArray[np.generic], size: Size) -> NDArray[np.generic]:
+def _find_labels(
+    output: NDArray[np.generic], size: Size, are_probabilities: bool
+) -> NDArray[np.generic]:
     if output.ndim == 2:  # labels already, (H, W)
         return output
-    return scores_from_logits(np.asarray(output, np.float32), size).labels
+    floats = np.asarray(output, np.float32)
+    return scores_from_logits(floats, size, are_probabilities=are_probabilities).labels
 
 
 def _summarise(shape: InputShape, pairs: list[_ImageAgreement]) -> VerifiedRow:

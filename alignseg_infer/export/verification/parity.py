@@ -3,18 +3,18 @@
 The other checks compare two files; this one shows that the first file is right.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alignseg_infer.arrays import Image, Size
+from alignseg_infer.arrays import Size
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.errors import ParityError
+from alignseg_infer.export.verification.probes import list_cases, probe_images
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.decoder import upsample
 from alignseg_infer.pixels.postprocess import label_dtype
@@ -23,9 +23,6 @@ from alignseg_infer.spec.model import OutputKind
 
 LOGITS_TOLERANCE = 1e-4  # relative L2
 LABELS_TOLERANCE = 1e-3  # share of pixels; float32 rounding may break ties differently
-# Odd, not divisible by 4, portrait; none of them is the traced size.
-PROBE_SIZES: tuple[Size, ...] = ((97, 161), (150, 262), (190, 101))
-PROBE_BATCHES = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -65,10 +62,10 @@ def compare_with_pytorch(path: Path, model: AlignSeg) -> list[Comparison]:
 
     with runnable_onnx(path) as file:
         backend = OnnxRuntimeBackend(file)
-    rows = [
-        _compare(backend, model, batch, size, seed) for seed, (batch, size) in _list_cases(backend)
-    ]
-    output = OutputKind.LOGITS if backend.spec.export is None else backend.spec.export.output
+    export = backend.spec.export
+    assert export is not None
+    rows = [_compare(backend, model, batch, size, seed) for seed, batch, size in list_cases(export)]
+    output = export.output
     tolerance = LOGITS_TOLERANCE if output is OutputKind.LOGITS else LABELS_TOLERANCE
     for row in rows:
         _require_close(row, output, row.error, tolerance)
@@ -97,18 +94,10 @@ def format_comparisons(rows: Sequence[Comparison], output: OutputKind) -> str:
     return "\n".join(lines)
 
 
-def _list_cases(backend: OnnxRuntimeBackend) -> Iterator[tuple[int, tuple[int, Size]]]:
-    export = backend.spec.export
-    assert export is not None
-    sizes = [export.size] * len(PROBE_SIZES) if export.size else list(PROBE_SIZES)
-    batches = [export.batch] if export.batch else list(PROBE_BATCHES)
-    return enumerate((batch, size) for size in sizes for batch in batches)
-
-
 def _compare(
     backend: OnnxRuntimeBackend, model: AlignSeg, batch: int, size: Size, seed: int
 ) -> Comparison:
-    images = [probe_image(size, seed * 16 + index) for index in range(batch)]
+    images = probe_images(size, seed, batch)
     tensor = np.concatenate([preprocess(image, size, backend.spec.input) for image in images])
     exported = backend.infer(tensor)
     with torch.inference_mode():
@@ -140,12 +129,3 @@ def _measure_difference(seen: NDArray[np.generic], expected: NDArray[np.generic]
     if length == 0:  # as with offsets that training has left at their initial 0
         return 0.0 if error == 0 else float("inf")
     return error / length
-
-
-def probe_image(size: Size, seed: int) -> Image:
-    """Draw a colourful image of smooth blobs and some noise: (H, W, 3) uint8, BGR."""
-    draw = np.random.default_rng(seed)
-    blobs = draw.uniform(0, 255, (6, 8, 3)).astype(np.float32)
-    smooth = cv2.resize(blobs, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
-    noisy = np.clip(smooth + draw.normal(0, 8, smooth.shape), 0, 255)
-    return np.asarray(noisy, np.uint8)

@@ -118,9 +118,12 @@ def _set_targets(tensorrt: TensorRT, config: api.IBuilderConfig, options: BuildO
 
 
 def _add_profile(session: Session, config: api.IBuilderConfig, profile: Profile) -> None:
+    image = session.network.get_input(0)
     shapes = [shape_tuple(s) for s in (profile.minimum, profile.optimum, profile.maximum)]
+    if image.dtype.name == "UINT8":  # (N, H, W, 3), while floats are (N, 3, H, W)
+        shapes = [(batch, height, width, channels) for batch, channels, height, width in shapes]
     described = session.builder.create_optimization_profile()
-    described.set_shape(session.network.get_input(0).name, *shapes)
+    described.set_shape(image.name, *shapes)
     if config.add_optimization_profile(described) < 0:
         raise BuildError(
             f"TensorRT rejects the input shapes {shapes}: " + "; ".join(session.messages.errors),

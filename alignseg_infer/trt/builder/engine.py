@@ -12,7 +12,7 @@ from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.cuda.opening import current_gpu
 from alignseg_infer.errors import BuildError, OptionError
 from alignseg_infer.files import require_no_pipe, write_atomically
-from alignseg_infer.spec.model import OutputKind, Upsampling
+from alignseg_infer.spec.model import LabelType, OutputKind, Upsampling
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 from alignseg_infer.spec.onnx_weights import require_weights_beside
 from alignseg_infer.spec.verification import Verification
@@ -185,12 +185,15 @@ def save_engine(engine: Engine, path: Path, *, verify: Verify | None = None) -> 
 
 def _require_narrow_labels(facts: OnnxFacts) -> None:
     classes = facts.spec.network.num_classes
-    if facts.export.output is OutputKind.LABELS and classes > MAX_LABELS:
+    chosen = facts.export.label_type
+    is_wide = classes > MAX_LABELS if chosen is None else chosen is LabelType.UINT16
+    if facts.export.output is OutputKind.LABELS and is_wide:
         raise BuildError(
             f"the graph returns labels of {classes} classes as uint16, which TensorRT does not "
             "support",
-            f"logits, or labels of at most {MAX_LABELS} classes",
-            "export the checkpoint again with output='logits'",
+            f"logits, labels in int32, or labels of at most {MAX_LABELS} classes",
+            "export the checkpoint again with output='logits', or output='labels' and "
+            "label_type='int32'",
         )
 
 

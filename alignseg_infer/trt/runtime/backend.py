@@ -9,7 +9,6 @@ import hashlib
 import threading
 import weakref
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -24,8 +23,8 @@ from alignseg_infer.cuda.device_images import require_right_results
 from alignseg_infer.cuda.kernels import IMAGE_KERNELS, Kernels
 from alignseg_infer.cuda.opening import open_cuda
 from alignseg_infer.errors import EngineError, ImageError, OptionError, SizeError
+from alignseg_infer.spec.forms import has_plain_form
 from alignseg_infer.spec.graph_contract import CHANNELS
-from alignseg_infer.spec.model import ModelSpec, OutputKind
 from alignseg_infer.trt.engine_file import EngineFacts, LayerCount, Profile, read_facts
 from alignseg_infer.trt.flavours import TensorRT, load_tensorrt, new_runtime_cache
 from alignseg_infer.trt.runtime.checks import (
@@ -114,7 +113,7 @@ class TensorRTBackend:
             # Without close(), this runs when the backend is garbage collected or Python ends.
             self._finalizer = weakref.finalize(self, _close_in, OwnProcess(), stack.pop_all())
         keep_in_forks(self)
-        self.spec = _spec_of(self.facts)
+        self.spec = self.facts.fixed_spec
         self.name = f"{tensorrt.flavour} {tensorrt.version_text} ({gpu.gpu.name})"
         self.batch_limits = (self.facts.profile.minimum.batch, self.facts.profile.maximum.batch)
 
@@ -132,9 +131,9 @@ class TensorRTBackend:
 
     def load_kernels(self) -> None:
         """See `backend.ImageBackend.load_kernels`."""
-        if self.spec.export is not None and self.spec.export.output is OutputKind.LABELS:
+        if not has_plain_form(self.spec):
             raise OptionError(
-                "the engine returns labels itself",
+                "the engine returns or takes something else than logits and float32 images",
                 "an engine that returns logits, which the GPU can turn into labels of any size",
                 "leave on_device out",
             )
@@ -203,7 +202,7 @@ def _load(
     )
     try:
         tensors = check_tensors(path, facts.spec, list_tensors(engine))
-        require_profile(path, facts.profile, read_profile(engine))
+        require_profile(path, facts.profile, read_profile(engine, facts.spec))
     except EngineError:
         del engine, runtime  # the traceback would keep them alive longer than the CUDA context
         raise
@@ -241,20 +240,6 @@ def parse_gpu(device: str) -> int:
             "run the .onnx model on the CPU, or leave device= out",
         )
     return index
-
-
-def _spec_of(facts: EngineFacts) -> ModelSpec:
-    """Return the spec, with the size and batch in its export that the profile fixes."""
-    low, high = facts.profile.minimum, facts.profile.maximum
-    if facts.spec.export is None:
-        return facts.spec
-    size = (high.height, high.width)
-    export = replace(
-        facts.spec.export,
-        size=size if size == (low.height, low.width) else None,
-        batch=high.batch if high.batch == low.batch else None,
-    )
-    return replace(facts.spec, export=export)
 
 
 def require_in_profile(

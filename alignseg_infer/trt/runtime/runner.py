@@ -22,6 +22,12 @@ from alignseg_infer.pixels.network_output import (
     require_output,
     require_output_shape,
 )
+from alignseg_infer.spec.forms import (
+    graph_input_shape,
+    input_axes,
+    usual_axes,
+    usual_shape,
+)
 from alignseg_infer.spec.graph_contract import CHANNELS
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
 from alignseg_infer.trt.bindings import (
@@ -129,7 +135,7 @@ class EngineRunner:
         """Run the engine.
 
         Args:
-            batch: (N, 3, H, W) float32, within the engine's profile.
+            batch: (N, 3, H, W), within the engine's profile, as `backend.Backend.infer` takes it.
 
         Returns:
             A copy of the output: (N, C, h, w) float32, or labels (N, H, W) uint8 or uint16.
@@ -140,13 +146,15 @@ class EngineRunner:
         with self._cuda.current():
             if batch.shape != self._shape:
                 self._set_shape(batch.shape)
-            np.copyto(self._input, batch, casting="same_kind")  # float16, if the engine takes it
+            given = batch.transpose(input_axes(self._loaded.spec))
+            np.copyto(self._input, given, casting="same_kind")  # float16, if the engine takes it
             self._cuda.copy_to_device(self._input_address, self._input, self._stream)
             self._execute()
             self._cuda.copy_to_host(self._output, self._output_address, self._stream)
             self._cuda.synchronize(self._stream)
-        output = as_promised(self._loaded.spec, batch.shape, self._output)
-        return output.copy() if output is self._output else output
+        spec = self._loaded.spec
+        output = as_promised(spec, batch.shape, usual_axes(spec, self._output))
+        return output.copy() if np.may_share_memory(output, self._output) else output
 
     def segment(
         self, kernels: Kernels, images: Sequence[Image], shape: tuple[int, ...], confidence: bool
@@ -238,15 +246,18 @@ class EngineRunner:
         self._drop_graph()
         self._set_input_shape(shape)
         tensors = self._loaded.tensors
-        self._input = _view(self._pinned_input, shape, tensors.input_type)
+        spec = self._loaded.spec
+        given = graph_input_shape(spec, shape)
+        self._input = _view(self._pinned_input, given, tensors.input_type)
         output_shape = tuple(self._context.get_tensor_shape(tensors.output))
-        require_output_shape(self._loaded.spec, shape, output_shape)
+        require_output_shape(spec, shape, usual_shape(spec, output_shape))
         self._output = _view(self._pinned_output, output_shape, tensors.output_type)
         self._shape, self._calls = shape, 0
 
     def _set_input_shape(self, shape: tuple[int, ...]) -> None:
         self._shape = None
-        accepted = self._context.set_input_shape(INPUT_NAME, shape)
+        given = graph_input_shape(self._loaded.spec, shape)
+        accepted = self._context.set_input_shape(INPUT_NAME, given)
         self._require(accepted, f"take the input shape {shape}")
         try:
             missing: Sequence[str] = self._context.infer_shapes()

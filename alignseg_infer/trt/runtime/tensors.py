@@ -7,6 +7,7 @@ import numpy as np
 
 from alignseg_infer.arrays import InputShape
 from alignseg_infer.errors import EngineError
+from alignseg_infer.spec.forms import image_shape
 from alignseg_infer.spec.graph_contract import OFFSET_PREFIX, GraphTensor, follow_graph
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec
 from alignseg_infer.trt.bindings import ICudaEngine
@@ -30,7 +31,7 @@ class CheckedTensors(NamedTuple):
     """What a runner needs to know of an engine's inputs and outputs.
 
     Attributes:
-        input_type: NumPy's type of the images: float32 or float16.
+        input_type: NumPy's type of the images: float32, float16 or uint8.
         output: Name of the output that is read.
         output_type: Its NumPy type.
         others: Names of the outputs that are not read: offset fields.
@@ -78,11 +79,12 @@ def check_tensors(
     return CheckedTensors(types[0], output.name, types[1], tuple(sorted(others)))
 
 
-def read_profile(engine: ICudaEngine) -> Profile:
-    """Return the input shapes that the engine takes."""
-    # Three shapes (N, 3, H, W): minimum, optimum, maximum.
+def read_profile(engine: ICudaEngine, spec: ModelSpec) -> Profile:
+    """Return the input shapes that the engine takes; `spec` tells the order of their axes."""
+    # Three shapes: minimum, optimum, maximum.
     shapes = [tuple(shape) for shape in engine.get_tensor_profile_shape(INPUT_NAME, 0)]
-    return Profile(*(InputShape(batch, height, width) for batch, _, height, width in shapes))
+    usual = [image_shape(spec, shape) for shape in shapes]
+    return Profile(*(InputShape(batch, height, width) for batch, _, height, width in usual))
 
 
 def require_profile(path: Path, told: Profile, seen: Profile) -> None:
