@@ -1,5 +1,6 @@
 """The text of ``config.pbtxt``, in which a model repository describes each of its models."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -96,6 +97,12 @@ def warm_up_of(tensor: Tensor, size: Size | None, batch: int) -> str:
         "} } } ]\n"
         for count in sorted({min(batch, 1), batch})
     )
+
+
+def parameter(key: str, value: str) -> str:
+    """Return a parameter, which clients read with the configuration."""
+    quoted = json.dumps(value)  # of ASCII only, whose escapes are those of the format too
+    return f'parameters {{ key: "{key}" value: {{ string_value: {quoted} }} }}\n'
 
 
 def ensemble_of(

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from string import Template
 
@@ -19,6 +19,7 @@ from alignseg_infer.deploy.triton.configuration import (
     Tensor,
     configuration_of,
     ensemble_of,
+    parameter,
     warm_up_of,
 )
 from alignseg_infer.deploy.triton.serving import (
@@ -53,6 +54,7 @@ from alignseg_infer.trt.flavours import Flavour
 from alignseg_infer.trt.plugin_library import find_plugin_library
 
 LABEL_FILE = "labels.txt"
+CLASSES = "classes"  # a parameter: names and colours of the classes, as JSON
 PLUGIN_LIBRARY = "libalignseg_plugin.so"
 DEFAULT_BATCH = 4
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -489,7 +491,8 @@ def _write(
             write_folder(destination / name / str(version), files)
             continue
         whole: dict[str, str | bytes | Path] = {f"1/{key}": file for key, file in files.items()}
-        whole |= {"config.pbtxt": configuration}
+        more = parameter(CLASSES, json.dumps(asdict(model.spec.classes)))
+        whole |= {"config.pbtxt": configuration + (more if name == model.name else "")}
         whole |= {LABEL_FILE: names} if LABEL_FILE in configuration else {}
         write_folder(destination / name, whole)
     return Deployed(
