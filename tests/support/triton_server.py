@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ ENVIRONMENT = (
     *("numpy<2", "opencv-python-headless<4.12", "onnxruntime>=1.20"),
     *("filelock", "platformdirs", "rich", "tritonclient[http,grpc]"),
 )
+
+TYPES: dict[str, type[np.generic]] = {"UINT8": np.uint8, "FP32": np.float32, "INT32": np.int32}
 
 
 class Installed(NamedTuple):
@@ -165,30 +167,44 @@ def ask(
 
 
 def _outputs(facts: Any, data: bytes) -> Iterator[tuple[str, NDArray[Any]]]:
-    types = {"UINT8": np.uint8, "FP32": np.float32}
     start = 0
     described = facts.get("outputs", ()) if data else ()  # metadata have outputs, too
     for output in described:
         end = start + output["parameters"]["binary_data_size"]
-        values = np.frombuffer(data[start:end], types[output["datatype"]])
+        values = np.frombuffer(data[start:end], TYPES[output["datatype"]])
         yield output["name"], values.reshape(output["shape"])
         start = end
 
 
 def infer(
-    port: int, content: bytes | NDArray[np.uint8], *outputs: str, model: str = "demo"
+    port: int,
+    content: bytes | NDArray[np.uint8] | Mapping[str, NDArray[Any]],
+    *outputs: str,
+    model: str = "demo",
 ) -> Reply:
-    """Ask for outputs (default: labels) of an image file, or of images (N, H, W, 3)."""
+    """Ask for outputs (default: labels) of an image file, images (N, H, W, 3), or named tensors."""
     if isinstance(content, bytes):
-        data = struct.pack("<I", len(content)) + content
-        sent: dict[str, Any] = {"name": "file", "shape": [1, 1], "datatype": "BYTES"}
+        inputs = [("file", [1, 1], "BYTES", struct.pack("<I", len(content)) + content)]
     else:
-        data = content.tobytes()
-        sent = {"name": "image", "shape": list(content.shape), "datatype": "UINT8"}
-    sent["parameters"] = {"binary_data_size": len(data)}
+        tensors = {"image": content} if isinstance(content, np.ndarray) else content
+        names = {dtype: name for name, dtype in TYPES.items()}
+        inputs = [
+            (name, list(one.shape), names[one.dtype.type], one.tobytes())
+            for name, one in tensors.items()
+        ]
+    sent = [
+        {
+            "name": name,
+            "shape": shape,
+            "datatype": kind,
+            "parameters": {"binary_data_size": len(data)},
+        }
+        for name, shape, kind, data in inputs
+    ]
     wanted = [
         {"name": name, "parameters": {"binary_data": True}} for name in outputs or ("labels",)
     ]
-    head = json.dumps({"inputs": [sent], "outputs": wanted}).encode()
+    head = json.dumps({"inputs": sent, "outputs": wanted}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head))}
-    return ask(port, "POST", f"/v2/models/{model}/infer", head + data, headers)
+    body = head + b"".join(data for *_, data in inputs)
+    return ask(port, "POST", f"/v2/models/{model}/infer", body, headers)
