@@ -91,7 +91,8 @@ class Client:
         sent = self.module.InferInput("file", [1, 1], "BYTES")
         sent.set_data_from_numpy(np.array([[data]], np.object_))
         wanted = self.module.InferRequestedOutput("labels")  # in binary form, also over HTTP
-        return self.server.infer(self.model, [sent], outputs=[wanted]).as_numpy("labels")[0]
+        result = self.server.infer(self.model, [sent], outputs=[wanted])
+        return np.asarray(result.as_numpy("labels")[0])
 
     def labels_through_memory(self, image: NDArray[np.uint8]) -> NDArray[np.integer[Any]]:
         """Return the labels (H, W) of an image (H, W, 3) uint8 BGR, both in shared memory."""
@@ -112,7 +113,7 @@ class Client:
             kind = output["datatype"] if self.protocol == "http" else output.datatype
             dtype = np.dtype(kind.lower())
             labels = shared_memory.get_contents_as_numpy(back.handle, dtype, (height, width))
-            return labels.copy()  # the memory goes away
+            return np.array(labels)  # a copy, since the memory goes away
 
     @contextlib.contextmanager
     def _region(self, what: str, size: int) -> Iterator["Region"]:

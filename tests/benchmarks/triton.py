@@ -1,6 +1,6 @@
 """Compares a real tritonserver with a `Predictor` in a loop, and prints Markdown.
 
-    python -m tests.benchmarks.triton [--rounds 3] [--images 400]
+    python -m tests.benchmarks.triton [--rounds 5] [--images 80]
 
 Each round times both, one after the other, on files of the same street of the demo. Clients send
 over HTTP and share the processors with the server. The loop segments four files in each call, and
@@ -41,8 +41,8 @@ print(int(sys.argv[2]) / (time.perf_counter() - start))
 def main() -> None:
     """Measure and print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=400, help="in each round; a multiple of 4")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=80, help="in each round; a multiple of 4")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -53,13 +53,13 @@ def main() -> None:
         command = [str(installed.python), "-c", LOOP, str(street), str(arguments.images)]
         print("| round | Predictor, images/s | tritonserver, images/s | ratio |\n|---|---|---|---|")
         ratios = []
-        for number in range(1, arguments.rounds + 1):
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            alone = float(done.stdout)
-            with serve(installed, folder / "repository", folder / "log") as address:
+        with serve(installed, folder / "repository", folder / "log") as address:
+            for number in range(1, arguments.rounds + 1):
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                alone = float(done.stdout)
                 served = rate(address.http, street.read_bytes(), arguments.images)
-            ratios.append(served / alone)
-            print(f"| {number} | {alone:.1f} | {served:.1f} | {ratios[-1]:.2f} |", flush=True)
+                ratios.append(served / alone)
+                print(f"| {number} | {alone:.1f} | {served:.1f} | {ratios[-1]:.2f} |", flush=True)
         print(f"\nmedian ratio {median(ratios):.2f}")
 
 
