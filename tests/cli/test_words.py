@@ -18,6 +18,7 @@ COMMAND = re.compile(r"alignseg ([a-z]+(?:-[a-z]+)?)((?: (?!or |and )[^\s;,)]+)*
 OTHER_PROGRAMS = (
     "nvidia-smi",
     "trtexec",
+    "--backend-config=tensorrt",  # of tritonserver
     "pip install",
     "cmake",
     "ray start",
@@ -41,8 +42,17 @@ def parser_of(command: str) -> argparse.ArgumentParser:
     return parser
 
 
+def actions_of(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """The arguments of a command, and of the commands in it."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in dict.fromkeys(action.choices.values()):
+                yield from actions_of(inner)
+
+
 def options_of(command: str) -> set[str]:
-    return {name for action in parser_of(command)._actions for name in action.option_strings}
+    return {name for action in actions_of(parser_of(command)) for name in action.option_strings}
 
 
 def texts_in(path: Path) -> Iterator[str]:
@@ -100,7 +110,7 @@ def test_commands_that_the_library_advises_have_these_options() -> None:
 def test_help_names_options_of_the_command(command: str) -> None:
     parser, module = parser_of(command), COMMANDS[command]
     texts = [module.HELP, module.EXAMPLE]
-    texts += [action.help for action in parser._actions if action.help]
+    texts += [action.help for action in actions_of(parser) if action.help]
     for text in texts:
         for other, typed in COMMAND.findall(text):
             assert set(OPTION.findall(typed)) <= options_of(other), text
@@ -122,7 +132,7 @@ def test_words_that_are_gone() -> None:
 
 def test_words_mean_one_thing() -> None:
     for command in COMMANDS:
-        for action in parser_of(command)._actions:
+        for action in actions_of(parser_of(command)):
             text = action.help or ""
             if action.dest == "destination":
                 assert action.option_strings == ["-o", "--destination"]

@@ -1,14 +1,17 @@
 """``alignseg deploy``: writes the folder that another program takes a model from."""
 
 import argparse
+from types import ModuleType
 
-from alignseg_infer.cli.deploying import deepstream, isaac_ros
+from alignseg_infer.cli.deploying import cpp, deepstream, isaac_ros, triton
 
 HELP = "Write what another program needs to run a model, such as Triton Inference Server."
 EXAMPLE = "Example: alignseg deploy triton alignseg.onnx -o repository/"
-CONSUMERS = {  # a module of cli/deploying/ for each
+CONSUMERS: dict[str, ModuleType] = {  # a module of cli/deploying/ for each
+    "triton": triton,
     "deepstream": deepstream,
     "isaac-ros": isaac_ros,
+    "cpp": cpp,
 }
 
 
@@ -20,6 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             name, help=module.HELP, description=module.HELP, epilog=module.EXAMPLE
         )
         module.add_arguments(consumer)
+        consumer.add_argument(  # not to be set back where it stands before the consumer
+            "--debug",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="show the traceback of an error",
+        )
         consumer.set_defaults(write=module.run, parser=consumer)
 
 

@@ -1,0 +1,1 @@
+"""How does Triton Inference Server serve a model?"""

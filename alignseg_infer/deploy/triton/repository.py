@@ -1,0 +1,517 @@
+"""Writes models into the repository that Triton Inference Server serves."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from string import Template
+
+from alignseg_infer.arrays import Size
+from alignseg_infer.backends import CHECKPOINT_SUFFIXES, ONNX_SUFFIX
+from alignseg_infer.backends.onnx_domains import needs_plugins
+from alignseg_infer.backports import StrEnum
+from alignseg_infer.choices import check_kinds, choose
+from alignseg_infer.demo import model_path
+from alignseg_infer.deploy.folder import write_folder
+from alignseg_infer.deploy.triton.configuration import (
+    Runner,
+    Tensor,
+    configuration_of,
+    ensemble_of,
+    parameter,
+    warm_up_of,
+)
+from alignseg_infer.deploy.triton.serving import (
+    CONFIDENCE,
+    FACTS,
+    FILE,
+    IMAGE,
+    LABELS,
+    OUTPUT,
+    SIZE,
+    facts_of,
+)
+from alignseg_infer.errors import (
+    EngineError,
+    ModelFileError,
+    OptionError,
+    OutputError,
+    SpecError,
+)
+from alignseg_infer.files import require_file, user_path
+from alignseg_infer.models.identify import require_named_as_it_is
+from alignseg_infer.pixels.postprocess import label_dtype
+from alignseg_infer.spec.model import (
+    ExportSpec,
+    ImageInput,
+    ModelSpec,
+    OutputKind,
+)
+from alignseg_infer.spec.onnx_weights import require_weights_beside
+from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, EngineFacts, read_facts
+from alignseg_infer.trt.flavours import Flavour
+from alignseg_infer.trt.plugin_library import find_plugin_library
+
+LABEL_FILE = "labels.txt"
+CLASSES = "classes"  # a parameter: names and colours of the classes, as JSON
+PLUGIN_LIBRARY = "libalignseg_plugin.so"
+DEFAULT_BATCH = 4
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_MODEL = Template('''\
+"""Serves $name. ``alignseg deploy triton`` wrote this file."""
+
+import sys
+
+import triton_python_backend_utils
+
+try:
+    from alignseg_infer.deploy.triton.serving import $kind
+except ImportError as error:
+    raise ImportError(
+        f"{error}. The server runs {sys.executable}, which needs this package: {sys.executable} "
+        "-m pip install 'alignseg-infer[cpu]'"
+    ) from error
+
+
+class TritonPythonModel($kind):
+    """See `alignseg_infer.deploy.triton.serving.$kind`."""
+
+    utils = triton_python_backend_utils
+''')
+
+
+class TritonBackend(StrEnum):
+    """What runs the network in the server.
+
+    ``python`` runs all of a `Predictor` on the CPU. With the others, the network runs in the
+    server, and an ensemble of three models does the rest.
+    """
+
+    PYTHON = "python"
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+    TENSORRT_PLAN = "tensorrt_plan"
+
+
+_BACKENDS = {
+    TritonBackend.PYTHON: 'backend: "python"',
+    TritonBackend.ONNXRUNTIME: 'backend: "onnxruntime"\ndefault_model_filename: "model.onnx"',
+    TritonBackend.OPENVINO: 'backend: "openvino"\ndefault_model_filename: "model.onnx"',
+    TritonBackend.TENSORRT_PLAN: 'platform: "tensorrt_plan"\ndefault_model_filename: "model.plan"',
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployed:
+    """A model that was written into a repository.
+
+    Attributes:
+        name: What clients call it.
+        version: Its version, counted from 1.
+        backend: What runs the network.
+        batch: The most images in one call; 0 if the model takes no batches.
+        server_options: Options that the server needs for it.
+    """
+
+    name: str
+    version: int
+    backend: TritonBackend
+    batch: int
+    server_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Model:
+    """A model file, and what the server needs to know about it."""
+
+    path: Path
+    name: str
+    backend: TritonBackend
+    spec: ModelSpec
+    export: ExportSpec
+    batch: int
+    instances: int
+    engine: EngineFacts | None = None
+
+    @property
+    def size(self) -> Size | None:
+        if self.engine is None:
+            return self.export.size
+        low, high = self.engine.profile.minimum, self.engine.profile.maximum
+        return (
+            (low.height, low.width)
+            if (low.height, low.width) == (high.height, high.width)
+            else None
+        )
+
+    @property
+    def label_kind(self) -> str:
+        return label_dtype(self.spec.network.num_classes).__name__.upper()
+
+
+@check_kinds
+def write_repository(
+    models: Sequence[str | Path],
+    destination: str | Path,
+    *,
+    backend: str | None = None,
+    name: str | None = None,
+    batch: int = DEFAULT_BATCH,
+    instances: int = 1,
+) -> list[Deployed]:
+    """Write models into a model repository of Triton. Nothing in it is changed.
+
+    A model that is there already gets a new version.
+
+    Args:
+        models: Paths of ``.onnx`` files and engines, or ``demo``.
+        destination: Folder of the repository; it is made if it is not there.
+        backend: What runs the network, as `TritonBackend`; None for ``python`` for an ``.onnx``
+            and ``tensorrt_plan`` for an engine.
+        name: What clients call the model; None for the name of its file.
+        batch: The most images in one call.
+        instances: How many copies of a model run at once.
+
+    Returns:
+        What was written, in the order of `models`.
+
+    Raises:
+        OptionError: An option does not fit a model.
+        ModelFileError, SpecError: A model cannot be served by this backend.
+        OutputError: There is something else with the name of a model.
+    """
+    if batch < 1 or instances < 1:
+        raise OptionError(
+            f"batch={batch} and instances={instances}", "1 or more of each", "batch=4, instances=1"
+        )
+    destination = user_path(destination)
+    chosen = None if backend is None else choose(TritonBackend, backend, "backend")
+    found = [_read_model(model, chosen, name, batch, instances) for model in models]
+    names = [model.name for model in found]
+    if len(set(names)) != len(names):
+        raise OptionError(
+            f"several models would be called {max(names, key=names.count)}",
+            "a different name for each model",
+            "write one model after the other, each with its name: alignseg deploy triton MODEL -o "
+            "FOLDER --name NAME",
+        )
+    parts = [_parts_of(model) for model in found]
+    versions = [
+        _next_version(destination, model, list(part))
+        for model, part in zip(found, parts, strict=True)
+    ]
+    return [
+        _write(destination, model, part, version)
+        for model, part, version in zip(found, parts, versions, strict=True)
+    ]
+
+
+def _read_model(
+    model: str | Path, backend: TritonBackend | None, name: str | None, batch: int, instances: int
+) -> _Model:
+    path = model_path(model)
+    suffix = path.suffix.lower()
+    if suffix in CHECKPOINT_SUFFIXES:
+        raise ModelFileError(
+            f"{path} is a checkpoint, which no backend of Triton runs",
+            "an .onnx file, an engine, or demo",
+            f"export it first: alignseg export-onnx {path} -o {path.with_suffix('.onnx').name}",
+        )
+    if suffix not in (ONNX_SUFFIX, *ENGINE_SUFFIXES):
+        known = f"an .onnx file, an engine ({', '.join(ENGINE_SUFFIXES)}), or demo"
+        require_file(path, known, ModelFileError)
+    require_named_as_it_is(path)
+    engine = read_facts(path) if suffix in ENGINE_SUFFIXES else None
+    spec = _spec_of_onnx(path) if engine is None else engine.spec
+    default = TritonBackend.PYTHON if engine is None else TritonBackend.TENSORRT_PLAN
+    assert spec.export is not None  # as in each exported file
+    found = _Model(
+        path=path,
+        name=name or re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem),
+        backend=backend or default,
+        spec=spec,
+        export=spec.export,
+        batch=batch,
+        instances=instances,
+        engine=engine,
+    )
+    return _require_served(found)
+
+
+def _spec_of_onnx(path: Path) -> ModelSpec:
+    """Return the facts of an ``.onnx`` file.
+
+    Raises:
+        ModelFileError: It needs plugins, or cannot be read.
+    """
+    if needs_plugins(path):
+        raise ModelFileError(
+            f"{path} needs TensorRT plugins, which run in an engine only",
+            "an engine, or a graph without plugins",
+            f"build an engine: alignseg export-trt {path} -o {path.with_suffix('.engine').name}",
+        )
+    from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend(path).spec
+
+
+def _require_served(model: _Model) -> _Model:
+    """Return the model, with the batch that it takes.
+
+    Raises:
+        OptionError: Name or backend do not fit it.
+        ModelFileError, SpecError: It cannot be served.
+    """
+    if not _NAME.fullmatch(model.name):
+        raise OptionError(
+            f"the model would be called {model.name!r}",
+            "1 to 100 letters, digits, dots, dashes and underscores",
+            "name='alignseg'",
+        )
+    _require_label_file(model)
+    is_plan = model.backend is TritonBackend.TENSORRT_PLAN
+    if is_plan != (model.engine is not None):
+        raise OptionError(
+            f"backend={model.backend.value!r} does not run {model.path}",
+            "tensorrt_plan for an engine, and python, onnxruntime or openvino for an .onnx file",
+            "leave it out, or build an engine: alignseg export-trt MODEL.onnx -o MODEL.engine",
+        )
+    if model.engine is not None:
+        return _require_engine(model, model.engine)
+    return replace(_require_form(model), batch=_batch_of(model, model.export.batch or 1))
+
+
+def _require_label_file(model: _Model) -> None:
+    """Check that a label file can hold the names of classes.
+
+    Raises:
+        SpecError: It has one name on each line, and the server sends ``value:label:name``.
+    """
+    odd = [one for one in model.spec.classes.names if ":" in one or one != one.strip()]
+    if odd:
+        raise SpecError(
+            f"{model.path} has a class called {odd[0]!r}, which a label file of Triton cannot hold",
+            "names without a colon, and without spaces around them",
+            "rename it in the class table, and export again: alignseg export-onnx CHECKPOINT -o "
+            "MODEL.onnx --classes FILE.json",
+        )
+
+
+def _require_form(model: _Model) -> _Model:
+    """Check that the ensemble prepares what the network takes, and labels what it returns.
+
+    Raises:
+        ModelFileError: It does not.
+    """
+    export = model.export
+    usual = (
+        export.image is ImageInput.FLOAT32
+        and export.output is not OutputKind.PROBABILITIES
+        and export.layout is None
+    )
+    if usual or model.backend is TritonBackend.PYTHON:
+        return model
+    raise ModelFileError(
+        f"{model.path} takes {export.image} and returns {export.output} in the layout "
+        f"{export.layout or 'of PyTorch'}; the ensemble takes another form",
+        "a graph that takes float32 and returns logits or labels, or the backend python",
+        "export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx --output logits",
+    )
+
+
+def _batch_of(model: _Model, least: int) -> int:
+    """Return the most images in one call; 0 for a network that takes one image only.
+
+    Raises:
+        ModelFileError: The network takes several images only.
+    """
+    if model.backend is TritonBackend.PYTHON:  # it fills batches up
+        return model.batch
+    if least > 1:
+        raise ModelFileError(
+            f"{model.path} takes {least} images at once, and no fewer",
+            "a network that takes one image too",
+            "export it for any number of images: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+        )
+    return 0 if model.export.batch == 1 else model.batch
+
+
+def _require_engine(model: _Model, engine: EngineFacts) -> _Model:
+    if engine.flavour is Flavour.TENSORRT_RTX:
+        raise EngineError(
+            f"{model.path} is an engine of TensorRT for RTX, which Triton does not run",
+            "an engine of TensorRT",
+            f"alignseg export-trt MODEL.onnx -o {model.path.name} --flavour tensorrt",
+        )
+    least, most = engine.profile.minimum.batch, engine.profile.maximum.batch
+    batch = min(_batch_of(model, least), most)
+    return _require_form(replace(model, batch=batch))
+
+
+def _parts_of(model: _Model) -> dict[str, tuple[str, dict[str, str | bytes | Path]]]:
+    """Return the configuration and the files of one version, for each model of the repository."""
+    facts = {FACTS: json.dumps(json.loads(model.spec.to_json()), indent=2) + "\n"}
+    if model.backend is TritonBackend.PYTHON:
+        files: dict[str, str | bytes | Path] = {**facts, **_model_files(model)}
+        code = _MODEL.substitute(name=model.name, kind="Whole")
+        return {model.name: (_whole_configuration(model), {**files, "model.py": code})}
+    return _ensemble_parts(model, facts)
+
+
+def _whole_configuration(model: _Model) -> str:
+    image = Tensor(name=IMAGE, kind="UINT8", shape=(-1, -1, 3), optional=True, ragged=True)
+    file = Tensor(name=FILE, kind="STRING", shape=(1,), optional=True)
+    outputs = [_labels_of(model)]
+    if model.export.output is not OutputKind.LABELS:
+        outputs.append(Tensor(name=CONFIDENCE, kind="FP32", shape=(-1, -1)))
+    runner = Runner(backend=_BACKENDS[model.backend], batch=model.batch, instances=model.instances)
+    warm_up = warm_up_of(image, model.size, model.batch)
+    return configuration_of(model.name, runner, [image, file], outputs, warm_up)
+
+
+def _labels_of(model: _Model) -> Tensor:
+    return Tensor(name=LABELS, kind=model.label_kind, shape=(-1, -1), labels=LABEL_FILE)
+
+
+def _ensemble_parts(
+    model: _Model, facts: dict[str, str]
+) -> dict[str, tuple[str, dict[str, str | bytes | Path]]]:
+    file = Tensor(name=FILE, kind="STRING", shape=(1,))
+    size = Tensor(name=SIZE, kind="INT32", shape=(2,))
+    image = Tensor(name=IMAGE, kind="FP32", shape=(3, *(model.size or (-1, -1))))
+    output, labels = _network_output(model), _labels_of(model)
+    python = Runner(
+        backend=_BACKENDS[TritonBackend.PYTHON], batch=model.batch, instances=model.instances
+    )
+    network = replace(
+        python, backend=_BACKENDS[model.backend], gpu=model.backend is TritonBackend.TENSORRT_PLAN
+    )
+    before, inner, after = (f"{model.name}_{part}" for part in ("before", "network", "after"))
+    steps = [
+        (before, {FILE: FILE}, {IMAGE: IMAGE, SIZE: SIZE}),
+        (inner, {IMAGE: IMAGE}, {output.name: OUTPUT}),
+        (after, {OUTPUT: OUTPUT, SIZE: SIZE}, {LABELS: LABELS}),
+    ]
+    warm_up = warm_up_of(image, None, model.batch)
+    codes = {
+        before: _MODEL.substitute(name=before, kind="Preprocess"),
+        after: _MODEL.substitute(name=after, kind="Postprocess"),
+    }
+    return {
+        before: (
+            configuration_of(before, python, [file], [image, size]),
+            {**facts, "model.py": codes[before]},
+        ),
+        inner: (
+            configuration_of(inner, network, [image], [output], warm_up),
+            {**facts, **_model_files(model)},
+        ),
+        after: (
+            configuration_of(after, python, [replace(output, name=OUTPUT), size], [labels]),
+            {**facts, "model.py": codes[after]},
+        ),
+        model.name: (ensemble_of(model.name, model.batch, [file], [labels], steps), {**facts}),
+    }
+
+
+def _network_output(model: _Model) -> Tensor:
+    if model.export.output is OutputKind.LABELS:
+        kind = str(model.export.label_type or model.label_kind).upper()
+        return Tensor(name=LABELS, kind=kind, shape=(-1, -1))
+    classes = model.spec.network.num_classes
+    return Tensor(name=model.export.output, kind="FP32", shape=(classes, -1, -1))
+
+
+def _model_files(model: _Model) -> dict[str, Path]:
+    """Return the files of the network, by their names in the folder of a version."""
+    if model.engine is None:
+        weights = require_weights_beside(model.path)
+        return {"model.onnx": model.path, **{file.name: file for file in weights}}
+    files = {"model.plan": model.path}
+    if model.engine.plugins and not model.engine.plugins_embedded:
+        files[PLUGIN_LIBRARY] = find_plugin_library(None, str(model.path), EngineError)
+    return files
+
+
+def _next_version(destination: Path, model: _Model, names: Sequence[str]) -> int:
+    """Return the version to write, 1 if the models `names` are not there.
+
+    Raises:
+        OutputError: Something else has this name, or serves images in another way.
+        ModelFileError, SpecError: There is a version of something else.
+    """
+    there = [name for name in names if (destination / name).exists()]
+    if not there:
+        return 1
+    folder = destination / there[0]
+    versions = [int(one.name) for one in folder.glob("[0-9]*") if one.name.isdecimal()]
+    if len(there) != len(names) or not versions:
+        raise _name_taken(folder, "is there already, and is not a model of this kind", model)
+    earlier = facts_of(folder / str(max(versions)))
+    configurations = {name: text for name, (text, _) in _parts_of(model).items()}
+    if _contract(earlier) != _contract(model.spec):
+        raise _name_taken(folder, "has other classes, another size or another form", model)
+    for name, text in configurations.items():
+        written = (destination / name / "config.pbtxt").read_text(encoding="utf-8")
+        if _backend_line(written) != _backend_line(text):
+            raise _name_taken(destination / name, "has another backend", model)
+    return max(versions) + 1
+
+
+def _backend_line(configuration: str) -> list[str]:
+    return re.findall(r'^(?:backend|platform): *"(\w+)"', configuration, re.MULTILINE)
+
+
+def _contract(spec: ModelSpec) -> tuple[object, ...]:
+    """Return what all versions of a model have in common: what clients send and get."""
+    export = spec.export
+    assert export is not None  # it was deployed
+    form = (export.output, export.output_size, export.label_type, export.layout, export.image)
+    return spec.classes, spec.input, export.size, export.batch, form
+
+
+def _name_taken(folder: Path, problem: str, model: _Model) -> OutputError:
+    return OutputError(
+        f"{folder} {problem}; it is left as it is",
+        "a new name, or a model with the same classes, sizes, form and backend",
+        f"alignseg deploy triton {model.path} -o {folder.parent} --name {model.name}-2",
+    )
+
+
+def _write(
+    destination: Path,
+    model: _Model,
+    parts: dict[str, tuple[str, dict[str, str | bytes | Path]]],
+    version: int,
+) -> Deployed:
+    names = "".join(f"{name}\n" for name in model.spec.classes.names)
+    for name, (configuration, files) in parts.items():  # the ensemble comes last
+        if version > 1:
+            write_folder(destination / name / str(version), files)
+            continue
+        whole: dict[str, str | bytes | Path] = {f"1/{key}": file for key, file in files.items()}
+        more = parameter(CLASSES, json.dumps(asdict(model.spec.classes)))
+        whole |= {"config.pbtxt": configuration + (more if name == model.name else "")}
+        whole |= {LABEL_FILE: names} if LABEL_FILE in configuration else {}
+        write_folder(destination / name, whole)
+    return Deployed(
+        name=model.name,
+        version=version,
+        backend=model.backend,
+        batch=model.batch,
+        server_options=_server_options(destination, model, version),
+    )
+
+
+def _server_options(destination: Path, model: _Model, version: int) -> tuple[str, ...]:
+    """Return the options that an engine needs."""
+    if model.engine is None:
+        return ()
+    options = []
+    if model.engine.version_compatible:
+        options.append("--backend-config=tensorrt,version-compatible=true")
+    if model.engine.plugins and not model.engine.plugins_embedded:
+        library = destination / f"{model.name}_network" / str(version) / PLUGIN_LIBRARY
+        options.append(f"--backend-config=tensorrt,plugins={library}")
+    return tuple(options)
