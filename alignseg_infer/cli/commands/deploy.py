@@ -2,9 +2,11 @@
 
 import argparse
 
+from alignseg_infer.cli.deploying import cpp
+
 HELP = "Write what another program needs to run a model, such as Triton Inference Server."
 EXAMPLE = "Example: alignseg deploy triton alignseg.onnx -o repository/"
-CONSUMERS: dict = {}  # a module of cli/deploying/ for each
+CONSUMERS: dict = {"cpp": cpp}  # a module of cli/deploying/ for each
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
