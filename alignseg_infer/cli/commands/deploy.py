@@ -1,12 +1,13 @@
 """``alignseg deploy``: writes the folder that another program takes a model from."""
 
 import argparse
+from typing import Any
 
 from alignseg_infer.cli.deploying import cpp
 
 HELP = "Write what another program needs to run a model, such as Triton Inference Server."
 EXAMPLE = "Example: alignseg deploy triton alignseg.onnx -o repository/"
-CONSUMERS: dict = {"cpp": cpp}  # a module of cli/deploying/ for each
+CONSUMERS: dict[str, Any] = {"cpp": cpp}  # a module of cli/deploying/ for each
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -83,7 +83,7 @@ public:
 private:
     bool label(float const* image)
     {
-        void* const output = mAddresses["labels"];
+        void* const output = mAddresses[mPlan.output];
         for (int64_t pixel = 0; pixel < mImage.d[2] * mImage.d[3]; ++pixel)
         {
             int32_t const found = static_cast<int32_t>(std::fabs(image[pixel])) % mPlan.classes;
@@ -101,7 +101,7 @@ private:
 
     bool computeLogits(float const* image)
     {
-        auto* output = static_cast<float*>(mAddresses["logits"]);
+        auto* output = static_cast<float*>(mAddresses[mPlan.output]);
         int64_t const height = mImage.d[2], width = mImage.d[3];
         for (int32_t index = 0; index < mPlan.classes; ++index)
         {
