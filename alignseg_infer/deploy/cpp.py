@@ -4,6 +4,7 @@ The sources are `plugins/consumer`, which is installed with this package as all 
 """
 
 from pathlib import Path
+from shlex import quote
 
 from alignseg_infer.cuda.sources import plugin_folder
 from alignseg_infer.deploy.folder import write_folder
@@ -67,7 +68,8 @@ def _require_engine(path: Path) -> None:
         raise EngineError(
             f"{path} is not a TensorRT engine",
             f"a file that ends in {', '.join(ENGINE_SUFFIXES)}: the C++ program runs engines only",
-            f"build an engine first: alignseg export-trt {path} -o {path.stem}.engine",
+            "build an engine first: "
+            f"alignseg export-trt {quote(str(path))} -o {quote(path.stem)}.engine",
         )
     require_file(path, "a TensorRT engine", EngineError)
 

@@ -1,6 +1,7 @@
 """``alignseg deploy cpp``: a C++ program around an engine."""
 
 import argparse
+from shlex import quote
 
 from alignseg_infer.cli.arguments.engine import add_plugin
 from alignseg_infer.cli.arguments.values import add_destination
@@ -25,11 +26,12 @@ def run(arguments: argparse.Namespace) -> int:
     from alignseg_infer.deploy.cpp import deploy_cpp
 
     folder = deploy_cpp(arguments.model, arguments.destination, plugin=arguments.plugin)
-    engine = folder / arguments.model.name
+    sources, build = quote(str(folder)), quote(str(folder / "build"))
+    engine = quote(str(folder / arguments.model.name))
     print_message(
         f"{folder}: a C++ program around {arguments.model.name}; build it and run it with\n"
-        f"  cmake -S {folder} -B {folder / 'build'} -DTENSORRT_ROOT=/opt/TensorRT\n"
-        f"  cmake --build {folder / 'build'} --parallel\n"
-        f"  {folder / 'build' / 'segment'} {engine} IMAGE.ppm LABELS.pgm"
+        f"  cmake -S {sources} -B {build} -DTENSORRT_ROOT=/opt/TensorRT\n"
+        f"  cmake --build {build} --parallel\n"
+        f"  {build}/segment {engine} IMAGE.ppm LABELS.pgm"
     )
     return 0
