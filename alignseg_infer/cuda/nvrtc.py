@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from alignseg_infer.cuda.sources import plugin_folder
 from alignseg_infer.errors import CudaError, MissingDependencyError
 
 try:
@@ -28,10 +29,8 @@ logger = logging.getLogger(__name__)
 
 
 def kernel_folder() -> Path:
-    """Return the folder of the kernels' sources: in the package, or beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    installed = package / "plugins" / "kernels"
-    return installed if installed.is_dir() else package.parent / "plugins" / "kernels"
+    """Return the folder of the kernels' sources."""
+    return plugin_folder() / "kernels"
 
 
 @functools.cache
