@@ -21,8 +21,8 @@ from alignseg_infer.spec.model import (
 )
 
 _UPSAMPLING = (
-    "bilinear with align_corners=True: from (h, w) to (H, W), row i of the result reads row "
-    "i*(h-1)/(H-1) of the map, and columns likewise"
+    "bilinearly with align_corners=True: from (h, w) to (H, W), row i of the result reads row "
+    "i*(h-1)/(H-1), and columns likewise"
 )
 
 

@@ -238,7 +238,7 @@ def _readme(model: NvidiaModel, library: Path | None) -> str:
     ]
     if _needs_parser(model):
         lines += [
-            "First compile the parser in this folder, against DeepStream's headers:",
+            "First compile the parser, in this folder and against DeepStream's headers:",
             "",
             "```bash",
             f"g++ -std=c++17 -O3 -fPIC -shared {PARSER} -o {PARSER_LIBRARY} \\",

@@ -2,6 +2,9 @@
 
 import ctypes
 import os
+import shlex
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +114,21 @@ def parser(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     flags = ("-shared", "-Wall", "-Wextra", "-Werror", "-isystem", headers)
     host_compile([source, CALLER], library, flags=flags)
     return ctypes.CDLL(str(library))
+
+
+def test_the_command_of_its_readme_compiles_the_parser(tmp_path: Path) -> None:
+    """With the folder of headers that this machine has."""
+    form_demo(tmp_path / "a.onnx")
+    folder = write_deepstream(tmp_path / "a.onnx", tmp_path / "out")
+    [_, block, *_] = (folder / "README.md").read_text(encoding="utf-8").split("```")
+    compiler, *words = shlex.split(block.removeprefix("bash").replace("\\\n", " "))
+    program = shutil.which(compiler)
+    if program is None:
+        pytest.skip("needs g++")
+    installed = "-I/opt/nvidia/deepstream/deepstream/sources/includes"
+    assert words.pop() == installed
+    subprocess.run([program, *words, f"-I{STUB}"], cwd=folder, check=True)
+    assert (folder / nvinfer.read_config(folder)["custom-lib-path"]).exists()
 
 
 def call_parser(

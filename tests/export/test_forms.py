@@ -134,15 +134,19 @@ def test_predictor_runs_each_form_like_the_plain_one(
     if form["output"] != "labels":
         found = other(picture, probabilities=True, confidence=True)
         assert found.probabilities is not None
+        assert found.confidence is not None
+        assert expected.probabilities is not None
         np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-4)
         np.testing.assert_allclose(found.confidence, found.probabilities.max(axis=0), atol=1e-6)
 
 
 @pytest.mark.parametrize(("form", "bound"), [(FORMS[3][0], 1.0), (FORMS[1][0], 0.97)])
 def test_sliding_window_pads_and_averages(form: Form, bound: float, tmp_path: Path) -> None:
-    picture, options = probe_image(SIZE, 6), {"mode": "slide", "tile": 128, "flip": True}
-    expected = Predictor(PLAIN, **options)(picture).labels
-    seen = Predictor(made(tmp_path, form), **options)(picture).labels
+    picture, path = probe_image(SIZE, 6), made(tmp_path, form)
+    expected, seen = (
+        Predictor(model, mode="slide", tile=128, flip=True)(picture).labels
+        for model in (PLAIN, path)
+    )
     assert np.mean(seen == expected) >= bound - 0.01  # padding is the mean as a whole number
 
 
@@ -159,10 +163,8 @@ def test_export_writes_a_form_of_an_exported_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("precision", "target"), [("fp16", None), ("int8", "cpu")])
 def test_any_precision_takes_a_form(precision: str, target: str | None, tmp_path: Path) -> None:
-    picture, options = probe_image(SIZE, 1), {}
-    if precision == "int8":
-        cv2.imwrite(str(tmp_path / "a.png"), picture)
-        options = {"calibration": tmp_path / "a.png"}
+    picture = probe_image(SIZE, 1)
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
     report = export_onnx(
         *(PLAIN, tmp_path / "a.onnx"),
         precision=precision,
@@ -171,7 +173,7 @@ def test_any_precision_takes_a_form(precision: str, target: str | None, tmp_path
         label_type="int32",
         size=SIZE,
         min_agreement=0.9,
-        **options,
+        calibration=tmp_path / "a.png" if precision == "int8" else None,
     )
     assert report.verification is not None
     export = report.spec.export

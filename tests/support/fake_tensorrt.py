@@ -463,11 +463,20 @@ class FakeContext:
         return [] if self._shape else ["image"]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        batch, _, height, width = self._shape
+        batch, _, height, width = (self._shape[axis] for axis in self._axes())
         quarter = (-(-height // 4), -(-width // 4))
         if name == "logits":
             return (batch, 19, *quarter)
-        return (batch, height, width) if name == "labels" else (batch, 2, *quarter)
+        if name == "labels":
+            return (batch, height, width, 1) if self._is_for_cameras() else (batch, height, width)
+        return (batch, 2, *quarter)
+
+    def _is_for_cameras(self) -> bool:
+        """Whether images are (N, H, W, 3) uint8, and labels (N, H, W, 1)."""
+        return self._engine._tensor("image")[2] == "UINT8"
+
+    def _axes(self) -> tuple[int, int, int, int]:
+        return (0, 3, 1, 2) if self._is_for_cameras() else (0, 1, 2, 3)
 
     def _type(self, name: str) -> type[np.generic]:
         types: dict[str, type[np.generic]]
@@ -500,6 +509,7 @@ class FakeContext:
         kind = np.dtype(self._type("image"))
         size = kind.itemsize * int(np.prod(shape))
         image = memory[addresses["image"]][:size].view(kind).reshape(shape).astype(np.float32)
+        image = image.transpose(self._axes())
         for name in set(addresses) - {"image"}:
             output = self._output(name, image).astype(self._type(name))
             memory[addresses[name]][: output.nbytes] = output.reshape(-1).view(np.uint8)

@@ -33,7 +33,7 @@ from alignseg_infer.backends import open_backend
 from alignseg_infer.backends.opening import open_again
 from alignseg_infer.cli import main
 from alignseg_infer.cuda.base import Cuda, Gpu
-from alignseg_infer.spec.model import InputSpec, OutputKind
+from alignseg_infer.spec.model import ImageInput, InputSpec, LabelType, Layout, OutputKind
 from alignseg_infer.trt.engine_file import Profile, sidecar_path
 from alignseg_infer.trt.flavours import Flavour
 from alignseg_infer.trt.runtime import backend as tensorrt_backend
@@ -137,6 +137,32 @@ def test_labels(stand: Stand, data_type: str, dtype: type[np.generic]) -> None:
         labels = backend.infer(batch)
     assert labels.dtype == dtype
     np.testing.assert_array_equal(labels, batch[:, 0])
+
+
+def test_engine_for_a_camera(stand: Stand) -> None:
+    """It takes (N, H, W, 3) uint8 and returns (N, H, W, 1) int32."""
+    export = replace(
+        EXPORT,
+        output=OutputKind.LABELS,
+        layout=Layout.NHWC,
+        label_type=LabelType.INT32,
+        image=ImageInput.UINT8_RGB,
+    )
+    shapes = (PROFILE.minimum, PROFILE.optimum, PROFILE.maximum)
+    plan = plan_of(
+        tensors=[["image", "INPUT", "UINT8"], ["labels", "OUTPUT", "INT32"]],
+        profile=[[one.batch, one.height, one.width, 3] for one in shapes],
+        shapes={"image": [-1, -1, -1, 3], "labels": [-1, -1, -1, 1]},
+    )
+    write_engine(stand.path, plan, spec=replace(SMALL_SPEC, export=export))
+    image = np.random.default_rng(3).integers(0, 19, (64, 96, 3), np.uint8)
+    with stand.open() as backend:
+        first, second = Predictor(backend, batch=2)([image, 18 - image])
+        with pytest.raises(OptionError, match="something else than logits"):
+            backend.load_kernels()
+    np.testing.assert_array_equal(first.labels, image[..., 2])  # the first channel of RGB
+    np.testing.assert_array_equal(second.labels, 18 - image[..., 2])
+    assert first.labels.dtype == np.uint8
 
 
 HALF_DOORS = [("HALF", "FLOAT"), ("FLOAT", "HALF"), ("HALF", "HALF")]
