@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from alignseg_infer.arrays import InputShape
+from alignseg_infer.cli import main
 from alignseg_infer.deploy.cpp import LIBRARY, deploy_cpp
 from alignseg_infer.errors import EngineError, OutputError
 from alignseg_infer.spec.model import ImageInput, LabelType, Layout, OutputKind
@@ -129,3 +130,18 @@ def test_a_library_for_another_tensorrt(tmp_path: Path) -> None:
     library = write_plugin_library(tmp_path / "mine.so", (), tensorrt="10.3")
     with pytest.raises(EngineError, match=r"built for TensorRT 10.3, but .* by TensorRT 11.4"):
         deploy_cpp(tmp_path / "city.engine", tmp_path / "consumer", plugin=library)
+
+
+# The command
+
+
+def test_the_command_says_how_to_build(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_engine(tmp_path / "city.engine")
+    folder = tmp_path / "a consumer"
+    command = ["deploy", "cpp", str(tmp_path / "city.engine"), "-o", str(folder)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert f"cmake -S '{folder}' -B '{folder}/build'" in printed
+    assert f"'{folder}/build'/segment '{folder}/city.engine' IMAGE.ppm LABELS.pgm" in printed
+    assert main(command) == 1
+    assert "is there already" in capsys.readouterr().err
