@@ -20,6 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
 
 from alignseg_infer.drawing.masks import blend, colorize
 from alignseg_infer.spec.model import ClassSpec
@@ -40,7 +41,14 @@ def main() -> None:
     parser.add_argument("-o", "--destination", type=Path, help="folder for labels and overlays")
     arguments = parser.parse_args()
     url = arguments.url or f"localhost:{PORTS[arguments.protocol]}"
-    client = Client(arguments.protocol, url, arguments.model)
+    try:
+        segment(arguments, Client(arguments.protocol, url, arguments.model))
+    except (OSError, InferenceServerException) as error:
+        raise SystemExit(f"the server at {url}, model {arguments.model}: {error}") from error
+
+
+def segment(arguments: argparse.Namespace, client: "Client") -> None:
+    """Ask for the labels of each image."""
     classes = client.classes()
     for path in arguments.images:
         start = time.perf_counter()
