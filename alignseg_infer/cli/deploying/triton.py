@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     print_message(f"to serve it: {command}")
     print_message(
         "the python3 that the server finds on its PATH needs this package, and the NumPy that the "
-        "server was built for: python3 -m pip install 'alignseg-infer[cpu]' 'numpy<2' "
+        "server was built for; in a clone of it: python3 -m pip install '.[cpu]' 'numpy<2' "
         "'opencv-python-headless<4.12'"
     )
     return 0

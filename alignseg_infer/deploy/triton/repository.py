@@ -69,8 +69,8 @@ try:
     from alignseg_infer.deploy.triton.serving import $kind
 except ImportError as error:
     raise ImportError(
-        f"{error}. The server runs {sys.executable}, which needs this package: {sys.executable} "
-        "-m pip install 'alignseg-infer[cpu]'"
+        f"{error}. The server runs {sys.executable}, which needs this package; in a clone "
+        f"of it: {sys.executable} -m pip install '.[cpu]'"
     ) from error
 
 
