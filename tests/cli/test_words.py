@@ -144,7 +144,7 @@ def test_words_mean_one_thing() -> None:
                 choices = {"onnxruntime", "openvino"} | tuned | engines
                 assert set(action.choices or ()) == choices, command
             if action.dest == "output":
-                assert set(action.choices or ()) == {"logits", "labels"}
+                assert set(action.choices or ()) == {"logits", "labels", "probabilities"}
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from alignseg_infer.export.verification.forms import compare_form
 from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.pixels.postprocess import scores_from_logits
 from alignseg_infer.pixels.preprocess import network_input, preprocess
+from alignseg_infer.spec.model import OutputKind, Sampler
 from alignseg_infer.spec.onnx_facts import read_onnx_facts
 
 SIZE = (97, 162)
@@ -239,7 +240,7 @@ def test_inspect_tells_the_contract(
 
 def test_plugin_graph_takes_a_form(export_small: Callable[..., Path], tmp_path: Path) -> None:
     """Labels of the plugin sampler come from a plugin; only their type and layout change."""
-    source = export_small(sampler="plugin", output="labels", size=(65, 98), batch=1)
+    source = export_small(sampler=Sampler.PLUGIN, output=OutputKind.LABELS, opset=17)
     path = made(tmp_path, {"output": "labels", "label_type": "int64", "layout": "nchw"}, source)
     compare_form(path, source)
     assert [node.op_type for node in onnx.load(path).graph.node][-2:] == ["Unsqueeze", "Cast"]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from alignseg_infer.arrays import Floats, Image, Size
 from alignseg_infer.errors import AlignSegError, ModelError, OptionError, SizeError
 from alignseg_infer.pixels.postprocess import scores_from_logits
-from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.pixels.preprocess import network_input, preprocess
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.model import ExportSpec, InputSpec, OutputKind, Sampler
 from tests.support.models import SMALL_SPEC, FakeBackend, FakeLabelBackend
@@ -305,10 +305,10 @@ def test_times_are_of_their_stages(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def slow_preprocess(*arguments: Any) -> Floats:
         now[0] += 2
-        return preprocess(*arguments)
+        return network_input(*arguments)
 
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr("alignseg_infer.inference.stages.preprocess", slow_preprocess)
+    monkeypatch.setattr("alignseg_infer.inference.stages.network_input", slow_preprocess)
     backend = SlowBackend()
     options: dict[str, Any] = {"mode": "slide", "tile": 40, "overlap": 0, "scales": (1, 2)}
     times = Predictor(backend, **options)(noise((40, 80))).times
