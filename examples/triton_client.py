@@ -20,7 +20,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.utils import InferenceServerException
 
 from alignseg_infer.drawing.masks import blend, colorize
 from alignseg_infer.spec.model import ClassSpec
@@ -40,6 +39,10 @@ def main() -> None:
     )
     parser.add_argument("-o", "--destination", type=Path, help="folder for labels and overlays")
     arguments = parser.parse_args()
+    try:
+        from tritonclient.utils import InferenceServerException  # noqa: PLC0415 - after --help
+    except ImportError as error:
+        raise SystemExit(f"{error}; pip install 'tritonclient[http,grpc]'") from error
     url = arguments.url or f"localhost:{PORTS[arguments.protocol]}"
     try:
         segment(arguments, Client(arguments.protocol, url, arguments.model))

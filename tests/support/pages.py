@@ -115,7 +115,7 @@ def parse_options(words: Sequence[str]) -> bool:
             elif arguments[0] == "-c":
                 compile(arguments[1], "-c", "exec")
                 return True
-            elif arguments[:2] == ["-m", "pytest"]:
+            elif arguments[:2] in (["-m", "pytest"], ["-m", "pip"]):
                 return False
             elif arguments[0] == "-m":
                 patch.setattr(sys, "argv", arguments[1:])
