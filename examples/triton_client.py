@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from alignseg_infer.cli.streams import discard_stdout
 from alignseg_infer.drawing.masks import blend, colorize
 from alignseg_infer.spec.model import ClassSpec
 
@@ -46,6 +47,8 @@ def main() -> None:
     url = arguments.url or f"localhost:{PORTS[arguments.protocol]}"
     try:
         segment(arguments, Client(arguments.protocol, url, arguments.model))
+    except BrokenPipeError:
+        raise
     except (OSError, InferenceServerException) as error:
         raise SystemExit(f"the server at {url}, model {arguments.model}: {error}") from error
 
@@ -179,4 +182,8 @@ def write(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
+        discard_stdout()
+        raise SystemExit(1) from None
