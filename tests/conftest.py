@@ -154,13 +154,12 @@ def small_onnx(export_small: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Give each test a cache folder of its own, which is made when something is kept."""
     folder = tmp_path_factory.getbasetemp() / f"cache-{next(CACHES)}"
-    monkeypatch.setenv("ALIGNSEG_CACHE", str(folder))
-    yield folder
+    with pytest.MonkeyPatch.context() as patch:  # what tests replace is back before it is removed
+        patch.setenv("ALIGNSEG_CACHE", str(folder))
+        yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 

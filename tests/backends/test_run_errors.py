@@ -65,7 +65,7 @@ def test_the_next_call_works_after_memory_ran_out(
     run_program(LIMITED, tmp_path, model, runtime, threads)
 
 
-@pytest.mark.parametrize("stage", ["load_image", "preprocess", "scores_from_logits", "infer"])
+@pytest.mark.parametrize("stage", ["load_image", "network_input", "scores_from_logits", "infer"])
 @pytest.mark.parametrize("short", SHORT, ids=lambda short: type(short).__name__)
 def test_memory_may_run_out_in_each_stage(
     stage: str, short: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -199,7 +199,7 @@ def test_an_engine_that_returns_labels(cuda: FakeCuda, tmp_path: Path) -> None:
     write_engine(path, plan_of("labels", "UINT8"), spec=spec)
     with TensorRTBackend(path) as backend:
         assert not Predictor(backend).on_device
-        with pytest.raises(OptionError, match="returns labels itself"):
+        with pytest.raises(OptionError, match="returns or takes something else"):
             Predictor(backend, on_device=True)
 
 

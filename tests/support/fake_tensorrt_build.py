@@ -113,7 +113,7 @@ class FakeNetwork:
         return self.layers[index]
 
     def get_input(self, index: int) -> Any:
-        return SimpleNamespace(name=self.inputs[index])
+        return SimpleNamespace(name=self.inputs[index], dtype=SimpleNamespace(name="FLOAT"))
 
     def get_output(self, index: int) -> Any:
         return SimpleNamespace(name=self.outputs[index])

@@ -1,7 +1,6 @@
 """The engine cache where files change under it, or the folder holds other things."""
 
 import json
-import os
 import shlex
 import shutil
 from pathlib import Path
@@ -110,17 +109,16 @@ def test_odd_files_are_listed(own_cache: Path, capsys: pytest.CaptureFixture[str
 def test_a_conversion_that_fails_keeps_nothing_and_advises_what_works(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(REQUIRED_AGREEMENT, Precision.FP16, 1.0)
     monkeypatch.chdir(tmp_path)
     shutil.copy(model_path("demo"), "a model.onnx")
-    with pytest.raises(VerificationError) as caught:
-        opened("a model.onnx", precision="fp16")
+    with monkeypatch.context() as patch:
+        patch.setitem(REQUIRED_AGREEMENT, Precision.FP16, 1.0)
+        with pytest.raises(VerificationError) as caught:
+            opened("a model.onnx", precision="fp16")
     assert "kept" not in str(caught.value)
     assert not list(own_cache.glob("**/*.onnx"))
     list(write_streets(tmp_path / "streets", 0, 1, size=SIZE))
     (tmp_path / "streets" / "images").rename("FOLDER")
-    monkeypatch.undo()
-    os.chdir(tmp_path)
     _, _, command = caught.value.fix.partition("see how it differs: alignseg ")
     assert main(shlex.split(command)) == 0
     assert Path("a model_fp16.onnx").is_file()

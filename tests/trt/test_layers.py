@@ -248,7 +248,9 @@ def test_labels_that_tensorrt_has_no_type_for() -> None:
         (OutputKind.LOGITS, 257, False),
     ):
         spec = SimpleNamespace(network=SimpleNamespace(num_classes=classes))
-        facts: Any = SimpleNamespace(spec=spec, export=SimpleNamespace(output=output))
+        facts: Any = SimpleNamespace(
+            spec=spec, export=SimpleNamespace(output=output, label_type=None)
+        )
         with pytest.raises(BuildError, match="257 classes") if refused else nullcontext():
             _require_narrow_labels(facts)
 

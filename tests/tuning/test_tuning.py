@@ -763,7 +763,9 @@ def test_python(streets: Path) -> None:
         seconds=5,
         progress=lambda what, done, total: counted.add(what),
     )
-    assert counted == {"candidates", "rounds"}
+    assert (
+        {"candidates"} <= counted <= {"candidates", "rounds"}
+    )  # a slow CPU has no time for rounds
     assert report.images == "4 images in memory"
     assert report.keep().is_file()
 
