@@ -3,9 +3,11 @@
 import ctypes
 import importlib.util
 import itertools
+import math
 import os
 import re
 import shutil
+import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
@@ -36,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """For runs under a sanitizer, which slows each test down."""
+    """For runs under a sanitizer, which slows each test down, and for machines that are slow."""
     parser.addoption(
         "--sample",
         type=int,
@@ -44,6 +46,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="run about one test in N, chosen by name: the same ones each time",
     )
+    parser.addoption(
+        "--until",
+        type=float,
+        default=math.inf,
+        metavar="SECONDS",
+        help="start no test later than so many seconds after 1970, and say which were left out",
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what ``--until`` leaves out."""
+    if time.time() > item.config.option.until:
+        pytest.skip("not run: this machine is too slow for all tests in the time they may take")
 
 
 @pytest.hookimpl(trylast=True)
