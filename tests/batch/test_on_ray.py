@@ -60,7 +60,10 @@ if "batch.child" in " ".join(sys.orig_argv):
         if b"CRASH" in content:
             os.kill(os.getpid(), signal.SIGSEGV)
         if b"KILLED" in content:  # as Ray's memory monitor does
-            os.kill(os.getppid(), signal.SIGKILL)
+            parent = os.getppid()  # the worker; if that has gone, perhaps Ray itself
+            with open(f"/proc/{parent}/cmdline", "rb") as file:
+                if file.read().startswith(b"ray::"):
+                    os.kill(parent, signal.SIGKILL)
         return decode(data, *rest)
     cv2.imdecode = imdecode
 """
