@@ -1,4 +1,4 @@
-"""The contract of a model, in words: what its graph takes and returns, and how labels come of it.
+"""The contract of a model, in words: what its graph takes and returns, and how to get labels.
 
 It is for those who run the graph without this package, in C++ or in a server.
 """
