@@ -19,6 +19,7 @@ from alignseg_infer.arrays import Image, Size, plain_value
 from alignseg_infer.backends.engine_order import build_engines_with
 from alignseg_infer.choices import check_kinds, choose
 from alignseg_infer.datasets.addresses import plain_place
+from alignseg_infer.datasets.remapping import Remapping
 from alignseg_infer.errors import (
     INSTALL_BATCH,
     INSTALL_BENCH,
@@ -64,6 +65,7 @@ def export_onnx(
     label_type: str | None = None,
     layout: str | None = None,
     input: str | None = None,
+    remap: str | Path | Remapping | None = None,
     size: Size | None = None,
     batch: int | None = None,
     sampler: str | None = None,
@@ -119,6 +121,8 @@ def export_onnx(
             axis of 1; None for nchw, and for labels without a channel axis.
         input: Images that the graph takes: ``"float32"``, (N, 3, H, W), normalised; or
             ``"uint8-bgr"`` or ``"uint8-rgb"``, (N, H, W, 3), which it normalises. None for float32.
+        remap: A ``.json`` file, or a `Remapping`, that renames, merges or leaves out classes. A
+            graph that returns labels does it itself; `Predictor` does it for all others.
         size: Fixed (height, width) of the network's input; None for any size.
         batch: Fixed batch size; None for any.
         sampler: How the graph samples at offsets: ``"native"`` (GridSample), ``"gather"`` (index
@@ -210,6 +214,7 @@ def export_engine(
     label_type: str | None = None,
     layout: str | None = None,
     input: str | None = None,
+    remap: str | Path | Remapping | None = None,
     sampler: str | None = None,
     upsampling: str | None = None,
     opset: int | None = None,
@@ -275,6 +280,7 @@ def export_engine(
         label_type: As in `export_onnx`.
         layout: As in `export_onnx`.
         input: As in `export_onnx`.
+        remap: As in `export_onnx`.
         sampler: As in `export_onnx`, but ``"auto"`` asks TensorRT.
         upsampling: As in `export_onnx`, but None means resize, since engines run on GPUs.
         opset: As in `export_onnx`.

@@ -196,7 +196,8 @@ class Predictor:
     def on_device(self) -> bool:
         """Whether the GPU prepares images and labels pixels.
 
-        With ``probabilities=True``, and in a stream with smoothing, the CPU does it regardless.
+        With ``probabilities=True``, in a stream with smoothing, and where probabilities of merged
+        classes are needed, the CPU does it regardless.
         """
         return self._stages.image_backend is not None
 

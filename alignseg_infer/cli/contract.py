@@ -41,7 +41,7 @@ def contract_lines(spec: ModelSpec, offsets: Sequence[str] = ()) -> list[str]:
             f"    other outputs, float32 (N, 2, height, width): {', '.join(offsets)}; they are not "
             "needed for labels"
         )
-    return [*lines, *_label_lines(export)]
+    return [*lines, *_label_lines(spec, export)]
 
 
 def _input_lines(spec: ModelSpec, export: ExportSpec) -> list[str]:
@@ -74,9 +74,11 @@ def _output_line(spec: ModelSpec, export: ExportSpec) -> str:
     full = [str(side) for side in export.size or ("H", "W")]
     last = export.layout is Layout.NHWC
     if export.output is OutputKind.LABELS:
-        kind = export.label_type or np.dtype(label_dtype(spec.network.num_classes)).name
+        kind = export.label_type or np.dtype(label_dtype(spec.label_count)).name
         sides = {None: full, Layout.NCHW: ["1", *full]}.get(export.layout, [*full, "1"])
-        shape, values = [batch, *sides], f"the class of each pixel, 0 to {int(classes) - 1}"
+        shape = [batch, *sides]
+        values = f"the class of each pixel, 0 to {len(spec.classes.names) - 1}"
+        values += f", or {spec.remap.void} for none" if spec.remap else ""
     else:
         probable = export.output is OutputKind.PROBABILITIES
         is_full = probable and export.output_size is OutputSize.IMAGE
@@ -90,14 +92,23 @@ def _output_line(spec: ModelSpec, export: ExportSpec) -> str:
     return f"    output {export.output}: {kind} ({', '.join(shape)}), {order}\n      {values}"
 
 
-def _label_lines(export: ExportSpec) -> list[str]:
+def _label_lines(spec: ModelSpec, export: ExportSpec) -> list[str]:
     if export.output is OutputKind.LABELS:
         return ["    labels: they are the output; resize them by nearest neighbour only"]
     is_full = export.output is OutputKind.PROBABILITIES and export.output_size is OutputSize.IMAGE
     best = "take the class with the largest value in each pixel; of equal values, the lowest class"
+    lines = [f"    labels: upsample the {export.output} {_UPSAMPLING};", f"      then {best}"]
     if is_full:
-        return [f"    labels: {best}"]
-    return [f"    labels: upsample the {export.output} {_UPSAMPLING};", f"      then {best}"]
+        lines = [f"    labels: {best}"]
+    if remap := spec.remap_to_apply:
+        table = ", ".join(map(str, remap.labels))
+        lines.append(f"      class c then becomes the label at position c of {table}")
+        if remap.threshold:
+            lines.append(
+                f"      or {remap.void}, if the probabilities of classes with this label sum to "
+                f"less than {remap.threshold:g}"
+            )
+    return lines
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -157,7 +157,7 @@ def class_table_from_file(path: Path) -> ClassSpec:
         raise _table_error(path, repr(error)) from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise _table_error(path, "its names are not a list of strings")
-    if not isinstance(colors, list) or not all(_is_color(color) for color in colors):
+    if not isinstance(colors, list) or not all(is_color(color) for color in colors):
         raise _table_error(path, "its colours are not lists of three integers in 0..255")
     if len(names) != len(colors):
         raise _table_error(path, f"it has {len(names)} names and {len(colors)} colours")
@@ -166,7 +166,8 @@ def class_table_from_file(path: Path) -> ClassSpec:
     )
 
 
-def _is_color(value: object) -> bool:
+def is_color(value: object) -> bool:
+    """Return whether a JSON value is (red, green, blue), each 0..255."""
     return (
         isinstance(value, list)
         and len(value) == 3

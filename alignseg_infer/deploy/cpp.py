@@ -82,7 +82,8 @@ def _require_form(path: Path, facts: EngineFacts) -> None:
             f"{path} has {odd}, which the C++ program cannot run",
             "an engine of classic TensorRT from a batch of 1, with an image (N, 3, H, W) in "
             "float32, and logits (N, C, h, w), or labels in uint8 or int32",
-            "build another engine: alignseg export-trt MODEL -o ENGINE --output logits",
+            "build another engine: alignseg export-trt MODEL -o ENGINE --output "
+            + ("labels" if facts.spec.remap_to_apply else "logits"),
         )
 
 
@@ -100,6 +101,8 @@ def _find_oddity(facts: EngineFacts) -> str | None:
         return f"labels in {export.label_type}"
     if export.image is not ImageInput.FLOAT32:
         return f"an input of {export.image}"
+    if facts.spec.remap_to_apply is not None:
+        return "classes to remap behind its logits"
     return None
 
 

@@ -11,7 +11,12 @@ logits gets a parser of ours, `deepstream_parser.cpp`.
 from pathlib import Path
 
 from alignseg_infer.deploy.folder import write_folder
-from alignseg_infer.deploy.nvidia_model import NvidiaModel, read_nvidia_model, require_library
+from alignseg_infer.deploy.nvidia_model import (
+    NvidiaModel,
+    read_nvidia_model,
+    remapped_elsewhere,
+    require_library,
+)
 from alignseg_infer.errors import ExportError, OptionError
 from alignseg_infer.spec.model import (
     ChannelOrder,
@@ -129,6 +134,8 @@ def _require_output(model: NvidiaModel, returned: str, fix: str) -> None:
             raise ExportError(f"the model returns labels as {returned}", expected, labels)
         return
     wrong = None
+    if model.spec.remap is not None:
+        raise remapped_elsewhere(model, "deepstream", {"output": "labels", "label_type": "int32"})
     if returned != "float32":
         wrong = f"the model returns {export.output} as {returned}"
     elif export.output is OutputKind.LOGITS and export.layout is Layout.NHWC:
@@ -187,7 +194,7 @@ def _config(model: NvidiaModel, batch: int, library: Path | None) -> str:
         "maintain-aspect-ratio": 0,
         "scaling-filter": 1,
         "output-blob-names": model.export.output.value,
-        "num-detected-classes": model.spec.network.num_classes,
+        "num-detected-classes": len(model.spec.classes.names),
         "labelfile-path": LABELS,
         **_parser_entries(model, library),
     }

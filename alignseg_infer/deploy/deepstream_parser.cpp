@@ -33,11 +33,13 @@ Place placeOf(unsigned int output, unsigned int outputs, unsigned int cells)
 }
 
 template <typename Label>
-bool copyLabels(NvDsInferLayerInfo const& layer, std::size_t pixels, int* classMap)
+bool copyLabels(
+    NvDsInferLayerInfo const& layer, std::size_t pixels, unsigned int classes, int* classMap)
 {
     const Label* labels = static_cast<const Label*>(layer.buffer);
-    std::transform(
-        labels, labels + pixels, classMap, [](Label label) { return static_cast<int>(label); });
+    std::transform(labels, labels + pixels, classMap, [classes](Label label) {
+        return static_cast<std::uint64_t>(label) < classes ? static_cast<int>(label) : -1; // no class
+    });
     return true;
 }
 
@@ -116,9 +118,9 @@ bool parse(NvDsInferLayerInfo const& layer, NvDsInferNetworkInfo const& network,
     }
     switch (layer.dataType)
     {
-    case UINT8: return copyLabels<std::uint8_t>(layer, pixels, classMap);
-    case INT32: return copyLabels<std::int32_t>(layer, pixels, classMap);
-    case INT64: return copyLabels<std::int64_t>(layer, pixels, classMap);
+    case UINT8: return copyLabels<std::uint8_t>(layer, pixels, classes, classMap);
+    case INT32: return copyLabels<std::int32_t>(layer, pixels, classes, classMap);
+    case INT64: return copyLabels<std::int64_t>(layer, pixels, classes, classMap);
     default: return refuse(layer, "has a type that is not FLOAT, UINT8, INT32 or INT64");
     }
 }

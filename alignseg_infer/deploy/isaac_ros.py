@@ -15,7 +15,12 @@ from typing import Any
 from alignseg_infer.arrays import Size
 from alignseg_infer.deploy.folder import write_folder
 from alignseg_infer.deploy.isaac_ros_launch import LAUNCH
-from alignseg_infer.deploy.nvidia_model import NvidiaModel, read_nvidia_model, require_library
+from alignseg_infer.deploy.nvidia_model import (
+    NvidiaModel,
+    read_nvidia_model,
+    remapped_elsewhere,
+    require_library,
+)
 from alignseg_infer.errors import ExportError
 from alignseg_infer.spec.model import (
     INPUT_NAME,
@@ -24,6 +29,7 @@ from alignseg_infer.spec.model import (
     ImageInput,
     InputSpec,
     Layout,
+    ModelSpec,
     OutputKind,
     OutputSize,
     Precision,
@@ -92,6 +98,8 @@ def _require_form(model: NvidiaModel) -> Size:
         )
     for seen, expected in (*_input_misfits(model), *_output_misfits(model)):
         raise ExportError(seen, expected, model.remake("isaac-ros", form))
+    if model.spec.remap_to_apply is not None:
+        raise remapped_elsewhere(model, "isaac-ros", form)
     _require_strongly_typed(model)
     return size
 
@@ -122,9 +130,9 @@ def _output_misfits(model: NvidiaModel) -> list[tuple[str, str]]:
     if export.output is OutputKind.LABELS:
         if returned not in _LABEL_BYTES:
             return [(f"the model returns labels as {returned}", expected)]
-        if classes > MAX_LABELS:
+        if (count := model.spec.label_count) > MAX_LABELS:
             return [
-                (f"the model has {classes} classes", f"at most {MAX_LABELS} in a mask of bytes")
+                (f"the model has labels up to {count - 1}", f"{MAX_LABELS - 1} in a mask of bytes")
             ]
         return []
     if returned != "float32" or export.output_size is OutputSize.QUARTER:
@@ -166,7 +174,7 @@ def _parameters(model: NvidiaModel, size: Size, library: Path | None) -> dict[st
         "unet_decoder_node": {
             "network_output_type": "softmax" if probabilities else "argmax",
             "color_segmentation_mask_encoding": "rgb8",
-            "color_palette": _palette(model.spec.classes),
+            "color_palette": _palette(model.spec),
             **mask,
         },
     }
@@ -217,9 +225,10 @@ def _output_bytes(model: NvidiaModel, size: Size) -> int:
     return math.prod(size) * model.spec.network.num_classes * _FLOAT_BYTES
 
 
-def _palette(classes: ClassSpec) -> list[int]:
-    """Return a colour for each class as 0xRRGGBB."""
-    return [red << 16 | green << 8 | blue for red, green, blue in classes.colors]
+def _palette(spec: ModelSpec) -> list[int]:
+    """Return a colour for each label as 0xRRGGBB; black for void, up to which there are colours."""
+    colors = [red << 16 | green << 8 | blue for red, green, blue in spec.classes.colors]
+    return colors + [0] * (spec.label_count - len(colors)) if spec.remap else colors
 
 
 def _classes(classes: ClassSpec) -> str:

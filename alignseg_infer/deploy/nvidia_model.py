@@ -87,6 +87,8 @@ class NvidiaModel:
         options = {**form, "size": f"{height}x{width}"}
         words = [f"--{name.replace('_', '-')} {value}" for name, value in options.items()]
         origin = self._origin()
+        if self.spec.remap is not None and origin != str(self.path):  # which has its own classes
+            words.append("--remap FILE.json")
         name = f"{Path(origin).stem}-{consumer}.onnx"
         command = f"alignseg export-onnx {shlex.quote(origin)} -o {shlex.quote(name)}"
         return " ".join([command, *words])
@@ -196,7 +198,24 @@ def _types_told(spec: ModelSpec) -> tuple[str, str]:
     given = "float32" if export.image is ImageInput.FLOAT32 else "uint8"
     if export.output is not OutputKind.LABELS:
         return given, "float32"
-    return given, str(export.label_type or label_dtype(spec.network.num_classes).__name__)
+    return given, str(export.label_type or label_dtype(spec.label_count).__name__)
+
+
+def remapped_elsewhere(model: NvidiaModel, consumer: str, labels: Mapping[str, str]) -> ExportError:
+    """Return the error for a model whose classes its graph does not remap.
+
+    Args:
+        model: It returns logits or probabilities of the network's own classes.
+        consumer: As `NvidiaModel.remake` takes it.
+        labels: The form of labels that this consumer takes.
+    """
+    count = model.spec.network.num_classes
+    return ExportError(
+        f"the model returns {model.export.output} of {count} classes, which only this package "
+        f"remaps to the {len(model.spec.classes.names)} that it names",
+        "labels, which the graph remaps itself",
+        model.remake(consumer, labels),
+    )
 
 
 def require_library(model: NvidiaModel, library: Path | None) -> Path | None:

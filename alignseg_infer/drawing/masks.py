@@ -15,7 +15,7 @@ def colorize(labels: Labels, classes: ClassSpec, order: ChannelOrder = ChannelOr
     """Return each label in its class's colour.
 
     Args:
-        labels: (H, W), each below the number of classes.
+        labels: (H, W). Those without a class become black.
         classes: The classes with their colours.
         order: Channel order of the result.
 
@@ -26,7 +26,8 @@ def colorize(labels: Labels, classes: ClassSpec, order: ChannelOrder = ChannelOr
     if order is ChannelOrder.BGR:
         palette = palette[:, ::-1]
     if labels.dtype != np.uint8:
-        return palette[labels]  # (H, W, 3)
+        named = np.minimum(labels, len(palette))
+        return np.vstack((palette, np.zeros((1, 3), np.uint8)))[named]  # (H, W, 3)
     # At 1024x2048, this is 4.7 times as fast as the line above.
     table = np.zeros((256, 1, 3), np.uint8)
     table[: len(palette), 0] = palette[:256]

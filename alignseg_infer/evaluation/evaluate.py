@@ -38,6 +38,7 @@ from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import Progress
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.results.times import StageTimes
+from alignseg_infer.spec.model import ModelSpec
 
 MISSING_SHOWN = 3  # classes without a pixel
 
@@ -98,7 +99,7 @@ def evaluate(
             "evaluate({'mine': Predictor('alignseg.onnx')}, data)",
         )
     classes = _require_common_classes(predictors, data.dataset)
-    table = label_table(data.dataset, len(classes))
+    table = _table_of(predictors, data.dataset)
     warnings = _list_warnings(data, classes, require_usable(data, table))
     for warning in warnings:
         logger.warning("%s: %s", data.root, warning)
@@ -158,12 +159,14 @@ def _require_common_classes(
     predictors: Mapping[str, Predictor], dataset: Dataset
 ) -> tuple[str, ...]:
     """Return the class names of the data, after checking that all models have them."""
-    first, *_ = predictors
-    expected, whose = predictors[first].spec.classes.names, first
+    first, *others = predictors
+    for name in others:
+        _require_alike(name, first, predictors)
+    expected, whose = _own_names(predictors[first].spec), first
     if dataset is not Dataset.FOLDER:
         expected, whose = class_table(dataset).names, dataset.value
     for name, predictor in predictors.items():
-        found = predictor.spec.classes.names
+        found = _own_names(predictor.spec)
         if found != expected or len(found) > MAX_CLASSES:
             raise ModelError(
                 f"{name} has {len(found)} classes ({_first_names(found)})",
@@ -172,7 +175,44 @@ def _require_common_classes(
                 "give models of one dataset, and dataset= of the same; if only the names differ, "
                 "export again with the right classes",
             )
-    return expected
+    return predictors[first].spec.classes.names
+
+
+def _own_names(spec: ModelSpec) -> tuple[str, ...]:
+    """Return the names of the network's own classes, which are those of the data."""
+    return spec.classes.names if spec.remap is None else spec.remap.names
+
+
+def _require_alike(name: str, first: str, predictors: Mapping[str, Predictor]) -> None:
+    """Raise ModelError if one of two models remaps its classes in another way."""
+    (one, classes), (other, found) = (
+        (spec.remap and spec.remap.labels, spec.classes.names)
+        for spec in (predictors[first].spec, predictors[name].spec)
+    )
+    if one != other or (one is not None and classes != found):
+        raise ModelError(
+            f"{name} labels {len(found)} classes ({_first_names(found)}), and {first} "
+            f"{len(classes)} ({_first_names(classes)})",
+            "models whose classes are remapped alike, or not at all",
+            "evaluate them one at a time, or export both with the same remap=",
+        )
+
+
+def _table_of(predictors: Mapping[str, Predictor], dataset: Dataset) -> LabelTable:
+    """Return what the values in label files mean, after the classes were remapped.
+
+    Pixels of classes that are left out are ignored.
+    """
+    first, *_ = predictors.values()
+    remap = first.spec.remap
+    table = label_table(dataset, len(_own_names(first.spec)))
+    if remap is None:
+        return table
+    new = np.array([IGNORED if label == remap.void else label for label in remap.labels])
+    is_class = (table >= 0) & (table != IGNORED)
+    remapped = table.copy()
+    remapped[is_class] = new[table[is_class]]
+    return remapped
 
 
 def _first_names(names: tuple[str, ...]) -> str:
@@ -195,7 +235,8 @@ def _count(
     truth: Image, results: Sequence[Segmentation], num_classes: int, tolerance: int
 ) -> _Tally:
     """Count the pixels of one image."""
-    labels = [result.labels for result in results]
+    # A label above those of all classes stands for none.
+    labels = [np.minimum(result.labels, num_classes) for result in results]
     pairs = itertools.combinations(labels, 2)
     return _Tally(
         1,

@@ -33,9 +33,11 @@ class ConfusionMatrix:
 
     Attributes:
         counts: (C, C) int64; rows are true classes, columns predicted ones.
+        missed: (C,) int64, how many pixels of each true class were given no class. They are wrong.
     """
 
     counts: Counts
+    missed: Counts
 
     @classmethod
     def of(cls, truth: Image, prediction: Labels, num_classes: int) -> Self:
@@ -43,27 +45,34 @@ class ConfusionMatrix:
 
         Args:
             truth: (H, W) uint8, each below `num_classes`, or 255 for ignored.
-            prediction: (H, W) uint8, each below `num_classes`.
+            prediction: (H, W) uint8, each below `num_classes`, or equal to it for no class.
             num_classes: 1 to 255.
 
         Raises:
             OptionError: The arrays are not as described above.
         """
         _require_labels(truth, prediction, num_classes)
-        # Values are at most 255 * 255 + 254, which fits 16 bits; these are 3 times as fast as 64.
-        pairs = truth.astype(np.uint16) * np.uint16(num_classes) + prediction  # (H, W)
-        table = np.bincount(pairs.ravel(), minlength=(IGNORED + 1) * num_classes)  # (256 * C,)
-        counts = table.reshape(-1, num_classes)[:num_classes]  # (256, C), then (C, C)
-        return cls(counts.astype(np.int64))
+        # Values are at most 255 * 256 + 255, which fits 16 bits; these are 3 times as fast as 64.
+        width = num_classes + 1
+        pairs = truth.astype(np.uint16) * np.uint16(width) + prediction  # (H, W)
+        table = np.bincount(pairs.ravel(), minlength=(IGNORED + 1) * width)  # (256 * (C + 1),)
+        counts = table.reshape(-1, width)[:num_classes]  # (256, C + 1), then (C, C + 1)
+        return cls(counts[:, :-1].astype(np.int64), counts[:, -1].astype(np.int64))
 
     def __add__(self, other: Self) -> Self:
-        return type(self)(self.counts + other.counts)
+        return type(self)(self.counts + other.counts, self.missed + other.missed)
+
+    @property
+    def true(self) -> Counts:
+        """(C,) int64, TP + FN, how many pixels of each class are in the truth."""
+        total: Counts = self.counts.sum(axis=1) + self.missed
+        return total
 
     @property
     def class_iou(self) -> Floats64:
         """(C,) float64, TP / (TP + FP + FN); NaN for a class in neither truth nor prediction."""
         hits = np.diagonal(self.counts)
-        return _ratio(hits, self.counts.sum(axis=0) + self.counts.sum(axis=1) - hits)
+        return _ratio(hits, self.counts.sum(axis=0) + self.true - hits)
 
     @property
     def mean_iou(self) -> float:
@@ -73,12 +82,12 @@ class ConfusionMatrix:
     @property
     def pixel_accuracy(self) -> float:
         """Share of the labelled pixels that were given the right label; NaN if there are none."""
-        return float(_ratio(np.trace(self.counts), self.counts.sum()))
+        return float(_ratio(np.trace(self.counts), self.true.sum()))
 
     @property
     def class_accuracy(self) -> Floats64:
         """(C,) float64, TP / (TP + FN); NaN for a class that is not in the truth."""
-        return _ratio(np.diagonal(self.counts), self.counts.sum(axis=1))
+        return _ratio(np.diagonal(self.counts), self.true)
 
     @property
     def mean_accuracy(self) -> float:
@@ -129,7 +138,7 @@ class BoundaryMatches:
 
         Args:
             truth: (H, W) uint8, each below `num_classes`, or 255 for ignored.
-            prediction: (H, W) uint8, each below `num_classes`.
+            prediction: (H, W) uint8, each below `num_classes`, or equal to it for no class.
             num_classes: 1 to 255.
             tolerance: Pixels, 0 or more.
 
@@ -189,12 +198,13 @@ def _require_labels(truth: Image, prediction: Labels, num_classes: int) -> None:
         and truth.ndim == 2
         and truth.shape == prediction.shape
         and known[truth].all()
-        and prediction.max(initial=0) < num_classes
+        and prediction.max(initial=0) <= num_classes
     ):
         raise OptionError(
             f"{_describe('truth', truth)} and {_describe('prediction', prediction)} "
             f"for {num_classes} classes",
-            f"unsigned (H, W) labels below the number of classes, which is at most {MAX_CLASSES}; "
+            f"unsigned (H, W) labels below the number of classes, which is at most {MAX_CLASSES}, "
+            "or equal to it for no class; "
             f"the truth as uint8, with {IGNORED} for pixels to ignore",
             "first map the label values to 0..C-1 and 255",
         )
@@ -237,7 +247,8 @@ def _count_near(
     The offsets of a disc are tried, nearest first, for pixels without a match so far. The time thus
     depends on the length of the boundaries, not on the number of classes.
     """
-    places = np.flatnonzero(boundary >= 0)  # (P,), indices into the flat map
+    # (P,), indices into the flat map; pixels without a class are not counted
+    places = np.flatnonzero((boundary >= 0) & (boundary < num_classes))
     labels = boundary.ravel()[places]  # (P,)
     total = np.bincount(labels, minlength=num_classes).astype(np.int64)
     flat = other.ravel()

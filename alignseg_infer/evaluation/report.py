@@ -124,6 +124,7 @@ class Evaluation:
                 for name, *scores in by_class
             },
             "confusion": confusion.counts.tolist(),
+            "missed": confusion.missed.tolist(),
         }
 
     def _summary_table(self) -> str:

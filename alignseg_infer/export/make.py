@@ -289,7 +289,7 @@ def _make_float32_graph(model: Path, target: Path, recipe: Recipe) -> _Graph:
     report = onnx_from_checkpoint(
         checkpoint, target, options, remark=recipe.sampler_choice, hardware=recipe.target
     )
-    logger.info("%s", format_comparisons(report.comparisons, options.output))
+    logger.info("%s", format_comparisons(report.comparisons, options.traced_output))
     facts = read_onnx_facts(target)
     return _Graph(target, facts, checkpoint.assumptions, report.comparisons)
 

@@ -12,6 +12,7 @@ from alignseg_infer.choices import choose, convert_choices
 from alignseg_infer.datasets.addresses import plain_place
 from alignseg_infer.datasets.class_tables import class_table_named
 from alignseg_infer.datasets.image_sets import choose_images
+from alignseg_infer.datasets.remapping import remapping_named
 from alignseg_infer.datasets.sources import require_source
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.graph.options import AUTO_SAMPLER, ExportOptions
@@ -139,6 +140,8 @@ def recipe_for(values: Mapping[str, Any]) -> Recipe:
     )
     if "classes" in checkpoint:
         checkpoint["classes"] = class_table_named(checkpoint["classes"])
+    if "remap" in graph:
+        graph["remap"] = remapping_named(graph["remap"])
     precision = choose(Precision, given["precision"], "precision") if "precision" in given else None
     target = choose(Target, given["target"], "target") if "target" in given else None
     return Recipe(

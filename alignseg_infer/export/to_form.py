@@ -23,7 +23,8 @@ def onnx_in_form(source: Path, target: Path, options: ExportOptions, facts: Onnx
         source: An ``.onnx`` of this package that takes float32 images, and returns logits, or
             labels if labels are wanted.
         target: The ``.onnx`` to write.
-        options: Their output, output_size, label_type, layout, input, size and batch are used.
+        options: Their output, output_size, label_type, layout, input, remap, size and batch are
+            used.
         facts: The facts of `source`.
 
     Raises:
@@ -41,23 +42,24 @@ def onnx_in_form(source: Path, target: Path, options: ExportOptions, facts: Onnx
             "another file, since other forms are made of the plain one",
             f"destination={source.stem}_{options.output}.onnx",
         )
-    _require_room_for_labels(facts.spec, options)
+    wanted = options.formed(facts.spec)
+    _require_room_for_labels(wanted, options)
     _require_free_shape(source, facts, options)
     model = load_graph(source)
-    put_form(model, facts.spec, options.formed(facts.export))
+    put_form(model, facts.spec, wanted)
     with write_atomically(target) as temporary:
         save_onnx(model, temporary)
         compare_form(temporary, source)
 
 
 def _require_room_for_labels(spec: ModelSpec, options: ExportOptions) -> None:
-    classes = spec.network.num_classes
-    if options.label_type is None or np.iinfo(options.label_type.value).max >= classes - 1:
+    count = spec.label_count
+    if options.label_type is None or np.iinfo(options.label_type.value).max >= count - 1:
         return
     raise OptionError(
-        f"label_type={options.label_type.value!r} for {classes} classes",
+        f"label_type={options.label_type.value!r} for labels up to {count - 1}",
         "a type that holds all labels",
-        f"label_type={np.dtype(label_dtype(classes)).name!r}",
+        f"label_type={np.dtype(label_dtype(count)).name!r}",
     )
 
 

@@ -22,7 +22,12 @@ from alignseg_infer.inference.averaging import Averaging
 from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.pixels.images import ImageSource, load_image
 from alignseg_infer.pixels.network_output import as_promised, returns_probabilities
-from alignseg_infer.pixels.postprocess import Scores, resize_labels, scores_from_logits
+from alignseg_infer.pixels.postprocess import (
+    Scores,
+    remap_scores,
+    resize_labels,
+    scores_from_logits,
+)
 from alignseg_infer.pixels.preprocess import SizePolicy, network_input
 from alignseg_infer.results.failure import Failure
 from alignseg_infer.results.segmentation import Segmentation
@@ -133,7 +138,7 @@ class Stages:
             AlignSegError: An error that `Predictor` documents.
         """
         failures = wanted.failures
-        plain = not (wanted.probabilities or wanted.smoothing)
+        plain = not (wanted.probabilities or wanted.smoothing or self._needs_sums(wanted))
         if self.image_backend is not None and plain:
             label = partial(self._label, self.image_backend, confidence=wanted.confidence)
             loaded = _try_each(self._load, sources, failures=failures)
@@ -152,6 +157,13 @@ class Stages:
             outputs = _smooth(outputs, np.float32(wanted.smoothing))
         results = _try_each(partial(self._finish, wanted), outputs, failures=failures)
         return after(results)
+
+    def _needs_sums(self, wanted: Wanted) -> bool:
+        """Whether probabilities of merged classes are needed, which only the CPU adds up."""
+        remap = self.backend.spec.remap_to_apply
+        if remap is None or not remap.needs_sums:
+            return False
+        return wanted.confidence or remap.threshold is not None
 
     def _load(self, source: ImageSource) -> _Loaded:
         start = time.perf_counter()
@@ -231,6 +243,7 @@ class Stages:
                 are_probabilities=are_probabilities,
                 confidence=wanted.confidence,
                 probabilities=wanted.probabilities,
+                remap=self.backend.spec.remap_to_apply,
             )
         spent = found.times.postprocess + 1e3 * (time.perf_counter() - start)
         times = replace(found.times, postprocess=spent)
@@ -240,11 +253,17 @@ class Stages:
         self, backend: ImageBackend, batch: list[_Loaded], *, confidence: bool
     ) -> list[Segmentation]:
         """Segment a batch, all on the device."""
-        size, count = batch[0].input_size, len(batch)
-        done = backend.segment([loaded.image for loaded in batch], size, confidence=confidence)
+        size, count, remap = batch[0].input_size, len(batch), self.backend.spec.remap_to_apply
+        judged = confidence or (remap is not None and remap.threshold is not None)
+        done = backend.segment([loaded.image for loaded in batch], size, confidence=judged)
         spent = (done.preprocess / count, done.infer / count, done.postprocess / count)
         return [
-            self._make_segmentation(loaded, scores, size, StageTimes(loaded.load, *spent))
+            self._make_segmentation(
+                loaded,
+                remap_scores(scores, remap, confidence=confidence),
+                size,
+                StageTimes(loaded.load, *spent),
+            )
             for loaded, scores in zip(batch, done.scores, strict=True)
         ]
 

@@ -26,7 +26,7 @@ def as_promised(
         ModelFileError: It is not as the facts say.
     """
     require_output(spec, shape, output)
-    promised = label_dtype(spec.network.num_classes) if output.ndim == 3 else np.float32
+    promised = label_dtype(spec.label_count) if output.ndim == 3 else np.float32
     return output.astype(promised, copy=False)
 
 
@@ -46,7 +46,8 @@ def require_output(spec: ModelSpec, shape: tuple[int, ...], output: NDArray[np.g
     if not isinstance(output, np.ndarray):
         raise _unfit(f"a {type(output).__name__}", "a NumPy array of logits or labels")
     require_output_shape(spec, shape, output.shape)
-    classes = spec.network.num_classes
+    classes, named = spec.network.num_classes, len(spec.classes.names)
+    void = None if spec.remap is None else spec.remap.void
     kinds = "ui" if output.ndim == 3 else "fui"
     if output.dtype.kind not in kinds:
         raise _unfit(
@@ -55,8 +56,9 @@ def require_output(spec: ModelSpec, shape: tuple[int, ...], output: NDArray[np.g
     if output.ndim == 3:
         limits = (output.max(),) if output.dtype.kind == "u" else (output.max(), output.min())
         for label in map(int, limits):
-            if not 0 <= label < classes:
-                raise _unfit(f"the label {label}", f"labels from 0 to {classes - 1}")
+            if not (0 <= label < named or label == void):
+                more = "" if void is None else f", and {void} for void"
+                raise _unfit(f"the label {label}", f"labels from 0 to {named - 1}{more}")
     elif returns_probabilities(spec):
         if not _are_probabilities(output[:, :, :1, :1]):
             raise _unfit(

@@ -7,15 +7,19 @@ so that the full-resolution logits never exist as a whole.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Floats, Labels, Size
+from alignseg_infer.backports import Self
 from alignseg_infer.errors import ModelError
 from alignseg_infer.pixels.cell_labels import argmax_into, axis_weights, label_by_cells
+from alignseg_infer.spec.remapping import RemapSpec
 
 __all__ = [
     "Floats",
@@ -23,6 +27,8 @@ __all__ = [
     "Scores",
     "label_dtype",
     "not_finite_error",
+    "remap_labels",
+    "remap_scores",
     "resize_labels",
     "scores_from_logits",
     "upsample_in_bands",
@@ -35,9 +41,11 @@ class Scores(NamedTuple):
     """Labels and probabilities at image size.
 
     Attributes:
-        labels: (H, W) uint8, or uint16 above 256 classes; on a tie the lower label.
+        labels: (H, W) uint8, or uint16 for labels above 255; on a tie the lower class.
         confidence: (H, W) float32, softmax probability of that label; None if not requested.
-        probabilities: (C, H, W) float32, softmax over classes; None if not requested.
+        probabilities: (C, H, W) float32, softmax over classes; None if not requested. Where
+            classes were merged they are sums, and where some were left out they add up to less
+            than 1.
     """
 
     labels: Labels
@@ -55,7 +63,7 @@ def not_finite_error() -> ModelError:
 
 
 def label_dtype(num_classes: int) -> type[np.unsignedinteger[Any]]:
-    """Return the smallest unsigned type that holds all labels."""
+    """Return the smallest unsigned type that holds the labels 0 to `num_classes` - 1."""
     return np.uint8 if num_classes <= 256 else np.uint16
 
 
@@ -66,8 +74,11 @@ def scores_from_logits(
     confidence: bool = False,
     probabilities: bool = False,
     are_probabilities: bool = False,
+    remap: RemapSpec | None = None,
 ) -> Scores:
     """Return the labels of one image and, on request, its probabilities.
+
+    With a `remap`, a pixel gets the label that its most probable class becomes.
 
     Args:
         logits: (C, h, w) float32; or probabilities, which are upsampled and compared alike.
@@ -75,6 +86,7 @@ def scores_from_logits(
         confidence: Whether to return the probability of each pixel's label.
         probabilities: Whether to return all probabilities, which take 4*C bytes per pixel.
         are_probabilities: Whether `logits` are probabilities, the results of a softmax.
+        remap: What the classes become; None for nothing else.
 
     Raises:
         ModelError: The logits are not finite.
@@ -82,23 +94,90 @@ def scores_from_logits(
     if not np.isfinite(logits).all():
         raise not_finite_error()
     classes = logits.shape[0]
+    judged = confidence or (remap is not None and remap.threshold is not None)
     labels = np.empty(size, label_dtype(classes))
-    best_probability = np.empty(size, np.float32) if confidence else None
-    all_probabilities = np.empty((classes, *size), np.float32) if probabilities else None
-    if not (confidence or probabilities) and _label_without_bands(logits, labels):
-        return Scores(labels, None, None)
+    if not (judged or probabilities) and _label_without_bands(logits, labels):
+        return remap_scores(Scores(labels, None, None), remap, confidence=False)
+    groups = None if remap is None else _Groups.of(remap)
+    best_probability = np.empty(size, np.float32) if judged else None
+    named = classes if groups is None else groups.count
+    all_probabilities = np.empty((named, *size), np.float32) if probabilities else None
     for rows, band in upsample_in_bands(logits, size):  # (C, rows, W)
         best = argmax_into(labels[rows], band)  # (rows, W)
         if best_probability is None and all_probabilities is None:
             continue
         exponentials = band if are_probabilities else np.exp(band - best)  # (C, rows, W)
+        largest = best if are_probabilities else np.float32(1)
         total = exponentials.sum(axis=0)  # (rows, W)
+        if groups is not None:
+            exponentials, largest = groups.sum(exponentials, labels[rows])
         if best_probability is not None:
-            largest = best if are_probabilities else 1.0
             np.divide(largest, total, out=best_probability[rows])
         if all_probabilities is not None:
             np.divide(exponentials, total, out=all_probabilities[:, rows])
-    return Scores(labels, best_probability, all_probabilities)
+    found = Scores(labels, best_probability, all_probabilities)
+    return remap_scores(found, remap, confidence=confidence)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Which of the network's classes have a label in common.
+
+    Attributes:
+        count: Number of labels, besides void.
+        rows: (C,), the label of each class; `count` for void.
+    """
+
+    count: int
+    rows: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, remap: RemapSpec) -> Self:
+        count = len({*remap.labels} - {remap.void})
+        return cls(count, np.minimum(remap.labels, count))
+
+    def sum(self, values: Floats, classes: Labels) -> tuple[Floats, Floats]:
+        """Add up the values of each group.
+
+        Args:
+            values: (C, rows, W), one for each class.
+            classes: (rows, W), the class of each pixel.
+
+        Returns:
+            The sums, (count, rows, W), and that of each pixel's class, (rows, W).
+        """
+        matrix = np.zeros((self.count + 1, len(self.rows)), np.float32)
+        matrix[self.rows, np.arange(len(self.rows))] = 1
+        sums = (matrix @ values.reshape(len(values), -1)).reshape(-1, *values.shape[1:])
+        own = np.take_along_axis(sums, self.rows[classes][np.newaxis], axis=0)[0]
+        return sums[: self.count], own
+
+
+def remap_scores(scores: Scores, remap: RemapSpec | None, *, confidence: bool) -> Scores:
+    """Return scores with the labels that the network's classes become.
+
+    Args:
+        scores: Their labels are classes of the network. With a threshold, there is the
+            `confidence` of the new labels.
+        remap: What the classes become; None for nothing else.
+        confidence: Whether to return the confidence.
+    """
+    if remap is None:
+        return scores
+    labels = remap_labels(scores.labels, remap)
+    if remap.threshold is not None and scores.confidence is not None:
+        labels[scores.confidence < np.float32(remap.threshold)] = remap.void
+    return scores._replace(labels=labels, confidence=scores.confidence if confidence else None)
+
+
+def remap_labels(classes: Labels, remap: RemapSpec) -> Labels:
+    """Return the labels that classes of the network become, without looking at a threshold."""
+    kind = label_dtype(remap.void + 1)
+    table = np.zeros(max(256, len(remap.labels)), kind)
+    table[: len(remap.labels)] = remap.labels
+    if classes.dtype == np.uint8:  # at 1024x2048, a tenth of the time that indexing takes
+        return np.asarray(cv2.LUT(classes, table[:256]), kind)
+    return np.asarray(table[classes], kind)
 
 
 def _label_without_bands(logits: Floats, labels: Labels) -> bool:

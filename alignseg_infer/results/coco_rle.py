@@ -58,16 +58,21 @@ def coco_rle(labels: Labels, label: int) -> CocoRle:
     return _rle(runs, (labels.shape[0], labels.shape[1]))
 
 
-def coco_annotations(labels: Labels, image_id: int | None = None) -> list[CocoAnnotation]:
-    """Return one annotation for each label that occurs, lowest label first.
+def coco_annotations(
+    labels: Labels, count: int, image_id: int | None = None
+) -> list[CocoAnnotation]:
+    """Return one annotation for each class that occurs, lowest label first.
 
     Args:
         labels: (H, W).
+        count: Number of classes; higher labels stand for none.
         image_id: Number of the image in the dataset; None to leave it out.
     """
     size = (labels.shape[0], labels.shape[1])
     annotations = [
-        _annotate(label, runs, size) for label, runs in _runs_along_columns(labels).items()
+        _annotate(label, runs, size)
+        for label, runs in _runs_along_columns(labels).items()
+        if label < count
     ]
     if image_id is not None:
         for annotation in annotations:
@@ -79,11 +84,11 @@ def coco_dataset(labels: Labels, names: Sequence[str], file_name: str) -> dict[s
     """Return a COCO dataset of this one image, as ``pycocotools.coco.COCO`` reads it from JSON.
 
     Args:
-        labels: (H, W), each below the number of names.
+        labels: (H, W); those without a name get no annotation.
         names: Names of the classes, which become the categories 0, 1, 2...
         file_name: Name of the image's file, which readers of COCO ask for.
     """
-    annotations = coco_annotations(labels, image_id=1)
+    annotations = coco_annotations(labels, len(names), image_id=1)
     height, width = labels.shape
     return {
         "images": [{"id": 1, "file_name": file_name, "height": height, "width": width}],

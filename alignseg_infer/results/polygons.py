@@ -96,6 +96,8 @@ def polygons_of(
         raise OptionError(f"min_area={min_area}", "0 or more pixels", "min_area=100")
     found: list[Polygon] = []
     for label, runs in runs_by_label(labels).items():
+        if label >= len(names):  # void
+            continue
         top, bottom, left, right = extent_of(runs, labels.shape[1])
         mask = labels[top : bottom + 1, left : right + 1] == label
         for area, outlines in _find_regions(mask, (left, top), min_area):

@@ -62,7 +62,9 @@ class Segmentation:
     """One segmented image.
 
     Attributes:
-        labels: (H, W) uint8 (uint16 above 256 classes), at the image's own size.
+        labels: (H, W) uint8 (uint16 for labels above 255), at the image's own size. Where the model
+            leaves out classes or has a threshold, some pixels have none: their label is above
+            those of `classes`, usually 255.
         image: (H, W, 3) uint8 BGR, the image that was segmented.
         classes: Names and colours by label.
         input_size: (height, width) of the network input: the tile of a sliding window, or the
@@ -208,7 +210,7 @@ class Segmentation:
         Args:
             image_id: Number of the image in its dataset; None to leave it out.
         """
-        return coco_annotations(self.labels, image_id)
+        return coco_annotations(self.labels, len(self.classes.names), image_id)
 
     def label_ids(self) -> Image:
         """Return (H, W) uint8 labelIds for Cityscapes' test server: 7 for road, 33 for bicycle.
@@ -507,7 +509,7 @@ def _count_labels(labels: Labels, classes: int) -> NDArray[np.int64]:
     if labels.dtype == np.uint8:  # a fifth of the time that np.bincount takes
         counts = cv2.calcHist([labels], [0], None, [256], [0, 256])
         return counts.ravel()[:classes].astype(np.int64)
-    return np.bincount(labels.ravel(), minlength=classes)
+    return np.bincount(labels.ravel(), minlength=classes)[:classes]
 
 
 def _reorder_channels(picture: Image, order: str) -> Image:

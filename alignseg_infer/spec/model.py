@@ -14,6 +14,7 @@ from typing import Any
 from alignseg_infer.backports import Self, StrEnum
 from alignseg_infer.errors import SpecError
 from alignseg_infer.spec.from_json import LATER, dataclass_from_json, json_facts, unreadable_spec
+from alignseg_infer.spec.remapping import RemapSpec
 
 SPEC_VERSION = 3
 SPEC_KEY = "alignseg.spec"
@@ -342,6 +343,9 @@ class ModelSpec:
 
     `source` is None if the weights were not read from a file, `export` if the model was not
     exported.
+
+    `classes` are those of labels. They are the network's own classes unless there is a `remap`,
+    which a graph that returns labels has applied, and `Predictor` applies to all others.
     """
 
     network: NetworkSpec
@@ -349,14 +353,30 @@ class ModelSpec:
     classes: ClassSpec
     source: SourceSpec | None = None
     export: ExportSpec | None = None
+    remap: RemapSpec | None = dataclasses.field(default=None, metadata={LATER: True})
+
+    @property
+    def label_count(self) -> int:
+        """One above the largest label."""
+        return self.network.num_classes if self.remap is None else self.remap.void + 1
+
+    @property
+    def remap_to_apply(self) -> RemapSpec | None:
+        """What is still to be done with the labels that the graph's output stands for."""
+        is_done = self.export is not None and self.export.output is OutputKind.LABELS
+        return None if is_done else self.remap
 
     def __post_init__(self) -> None:
         parts: dict[str, Any] = {"network": NetworkSpec, "input": InputSpec, "classes": ClassSpec}
         parts |= {"source": SourceSpec | None, "export": ExportSpec | None}
+        parts |= {"remap": RemapSpec | None}
         for name, kind in parts.items():
             if not isinstance(getattr(self, name), kind):
                 seen = type(getattr(self, name)).__name__
                 raise unreadable_spec(f"{name} is {seen}, not {name.title()}Spec")
+        if self.remap is not None:
+            self._require_remap(self.remap)
+            return
         counts = {self.network.num_classes, len(self.classes.names), len(self.classes.colors)}
         if len(counts) != 1:
             raise SpecError(
@@ -364,6 +384,15 @@ class ModelSpec:
                 f"names and {len(self.classes.colors)} colours are given",
                 "one name and one colour per class",
                 "choose the class table that fits: classes=cityscapes|ade20k|voc|FILE.json",
+            )
+
+    def _require_remap(self, remap: RemapSpec) -> None:
+        classes = {*remap.labels} - {remap.void}
+        counts = {len(classes), len(self.classes.names), len(self.classes.colors)}
+        if len(counts) != 1 or len(remap.names) != self.network.num_classes:
+            raise unreadable_spec(
+                f"{self.network.num_classes} classes of the network become {len(classes)}, but "
+                f"{len(remap.names)} and {len(self.classes.names)} are named"
             )
 
     def to_json(self) -> str:

@@ -36,8 +36,13 @@ Facts factsOf(nlohmann::json const& json)
     auto const& made = spec.at("export");
     auto const& profile = json.at("profile");
     bool const labels = made.at("output") == "labels";
+    bool const remaps = spec.contains("remap") && !spec.at("remap").is_null();
     if (!labels)
     {
+        if (remaps)
+        {
+            throw unfit("classes to remap behind its logits", "labels");
+        }
         only(made.at("output"), "logits", "the output");
         if (made.contains("layout") && !made.at("layout").is_null())
         {
@@ -56,6 +61,7 @@ Facts factsOf(nlohmann::json const& json)
     Facts facts{};
     facts.classes = spec.at("network").at("num_classes");
     facts.names = spec.at("classes").at("names").get<std::vector<std::string>>();
+    facts.unnamed = remaps ? spec.at("remap").at("void").get<int64_t>() : -1;
     facts.mean = spec.at("input").at("mean").get<std::array<float, 3>>();
     facts.std = spec.at("input").at("std").get<std::array<float, 3>>();
     facts.swap = spec.at("input").at("channel_order") == "rgb";
@@ -91,11 +97,11 @@ Failure::Failure(std::string const& problem, std::string const& expected, std::s
 {
 }
 
-Failure unfit(std::string const& seen)
+Failure unfit(std::string const& seen, std::string const& output)
 {
     return Failure("this program cannot run the engine: it has " + seen,
         "an image (N, 3, H, W) of floats from a batch of 1, and logits (N, C, h, w), or labels in uint8 or int32",
-        "build another one from the checkpoint: alignseg export-trt MODEL -o ENGINE --output logits");
+        "build another one from the checkpoint: alignseg export-trt MODEL -o ENGINE --output " + output);
 }
 
 std::string Size::text() const
@@ -127,9 +133,13 @@ std::string Facts::shares(std::vector<uint16_t> const& labels) const
     std::vector<int64_t> counts(names.size());
     for (uint16_t const label : labels)
     {
+        if (label == unnamed)
+        {
+            continue;
+        }
         if (label >= counts.size())
         {
-            throw unfit("the label " + std::to_string(label) + " among " + std::to_string(classes) + " classes");
+            throw unfit("the label " + std::to_string(label) + " among " + std::to_string(names.size()) + " classes");
         }
         ++counts[label];
     }
@@ -211,13 +221,13 @@ Image readImage(std::string const& path)
     return image;
 }
 
-void writeLabels(std::string const& path, std::vector<uint16_t> const& labels, Size size, int64_t classes)
+void writeLabels(std::string const& path, std::vector<uint16_t> const& labels, Size size, int64_t largest)
 {
     std::string content = "P5\n" + std::to_string(size.width) + " " + std::to_string(size.height) + "\n";
-    content += classes > 256 ? "65535\n" : "255\n";
+    content += largest > 255 ? "65535\n" : "255\n";
     for (uint16_t const label : labels)
     {
-        if (classes > 256)
+        if (largest > 255)
         {
             content += static_cast<char>(label >> 8);
         }

@@ -17,7 +17,7 @@ public:
 };
 
 //! The failure for an engine in a form that this program does not take.
-Failure unfit(std::string const& seen);
+Failure unfit(std::string const& seen, std::string const& output = "logits");
 
 struct Size
 {
@@ -37,7 +37,8 @@ struct Image
 struct Facts
 {
     int64_t classes;
-    std::vector<std::string> names; //!< of the classes
+    std::vector<std::string> names; //!< of the labels
+    int64_t unnamed;                //!< label that stands for no class; -1 if there is none
     std::array<float, 3> mean;      //!< of the input's channels, in grey levels 0..255
     std::array<float, 3> std;       //!< likewise
     bool swap;                      //!< whether the input's channels are RGB; otherwise they are BGR
@@ -67,7 +68,7 @@ Facts readFacts(std::string const& path);
 //! Reads a PPM file of 8 bits.
 Image readImage(std::string const& path);
 
-//! Writes a PGM file, with 16 bits where there are more than 256 classes.
-void writeLabels(std::string const& path, std::vector<uint16_t> const& labels, Size size, int64_t classes);
+//! Writes a PGM file, with 16 bits where a label may be above 255.
+void writeLabels(std::string const& path, std::vector<uint16_t> const& labels, Size size, int64_t largest);
 
 #endif // ALIGNSEG_CONSUMER_FILES_H

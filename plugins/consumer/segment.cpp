@@ -1,8 +1,8 @@
 // Labels the pixels of an image with a TensorRT engine:  segment ENGINE IMAGE.ppm LABELS.pgm [HEIGHTxWIDTH]
 //
 // ENGINE.json has the facts of the engine. Where they name plugins, libalignseg_plugin.so lies beside it.
-// The image is a PPM file (P6). The labels are a PGM file (P5) of the image's size, with 16 bits where there
-// are more than 256 classes. HEIGHTxWIDTH is the size of the network's input; without it, that is the
+// The image is a PPM file (P6). The labels are a PGM file (P5) of the image's size, with 16 bits where a
+// label may be above 255. HEIGHTxWIDTH is the size of the network's input; without it, that is the
 // engine's size if the engine takes only one, and the image's otherwise.
 
 #include "files.h"
@@ -12,6 +12,7 @@
 #include <NvInferRuntime.h>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -244,7 +245,7 @@ void segment(std::string const& engine, std::string const& image, std::string co
     require(cudaStreamCreate(&stream), "creating a stream");
     std::vector<uint16_t> const found = Network(*loaded, input).run(facts, picture, stream);
     require(cudaStreamDestroy(stream), "ending the stream");
-    writeLabels(labels, found, picture.size, facts.classes);
+    writeLabels(labels, found, picture.size, std::max(facts.classes - 1, facts.unnamed));
     std::cout << labels << ": " << picture.size.text() << facts.shares(found) << '\n';
 }
 

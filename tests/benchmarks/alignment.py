@@ -45,7 +45,9 @@ def main() -> int:
         differences = []
         for pick in picks:
             aligned, frozen = (
-                ConfusionMatrix(both[0][pick].sum(axis=0)).mean_iou
+                ConfusionMatrix(
+                    total := both[0][pick].sum(axis=0), np.zeros_like(total[0])
+                ).mean_iou
                 if index == 0
                 else BoundaryMatches(*both[1][pick].sum(axis=0)).mean_f1
                 for both in counts

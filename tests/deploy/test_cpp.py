@@ -9,6 +9,7 @@ import pytest
 
 from alignseg_infer.arrays import InputShape
 from alignseg_infer.cli import main
+from alignseg_infer.datasets.remapping import Remapping
 from alignseg_infer.deploy.cpp import LIBRARY, deploy_cpp
 from alignseg_infer.errors import EngineError, OutputError
 from alignseg_infer.spec.model import ImageInput, LabelType, Layout, OutputKind
@@ -100,6 +101,18 @@ def test_forms_that_the_program_cannot_run(
     with pytest.raises(EngineError, match=f"has (an output of )?{seen}") as caught:
         deploy_cpp(tmp_path / "city.engine", tmp_path / "consumer")
     assert "alignseg export-trt MODEL -o ENGINE --output logits" in caught.value.fix
+
+
+def test_classes_are_remapped_by_the_engine_or_not_at_all(tmp_path: Path) -> None:
+    remap = Remapping(dataset="few", names={"*": "all"})
+    spec = remap.apply(replace(SMALL_SPEC, export=EXPORT))
+    write_engine(tmp_path / "city.engine", spec=spec)
+    with pytest.raises(EngineError, match="classes to remap behind its logits") as caught:
+        deploy_cpp(tmp_path / "city.engine", tmp_path / "consumer")
+    assert "alignseg export-trt MODEL -o ENGINE --output labels" in caught.value.fix
+    labels = replace(spec, export=replace(EXPORT, output=OutputKind.LABELS))
+    write_engine(tmp_path / "city.engine", spec=labels)
+    deploy_cpp(tmp_path / "city.engine", tmp_path / "consumer")
 
 
 # The library of plugins

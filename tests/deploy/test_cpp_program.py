@@ -18,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from alignseg_infer.arrays import InputShape, Labels, Size
+from alignseg_infer.datasets.remapping import Remapping
 from alignseg_infer.deploy.cpp import LIBRARY, deploy_cpp
 from alignseg_infer.pixels.postprocess import resize_labels, scores_from_logits
 from alignseg_infer.pixels.preprocess import preprocess
@@ -128,6 +129,32 @@ def test_a_fixed_size_needs_no_argument(run: Run, tmp_path: Path) -> None:
     assert run().returncode == 0
     wanted = expected_labels((32, 64), SMALL_SPEC.input, LOGITS)
     assert np.mean(read_pgm(tmp_path / "labels.pgm") == wanted) > 0.995
+
+
+@pytest.mark.parametrize("void", [18, 300])
+def test_pixels_without_a_class(run: Run, tmp_path: Path, void: int) -> None:
+    """The fake engine returns the labels 0 to 18, of which 18 may stand for none."""
+    remap = Remapping(dataset="new", names={"bicycle": None}, void=void)
+    plain = replace(SMALL_SPEC, export=replace(EXPORT, output=OutputKind.LABELS))
+    write_engine(tmp_path / "city.engine", LABELS_UINT8, spec=remap.apply(plain))
+    done = run()
+    if void != 18:
+        assert "the label 18 among 18 classes" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    labels = read_pgm(tmp_path / "labels.pgm")
+    assert labels.max() == void
+    assert "bicycle" not in done.stdout
+
+
+def test_logits_of_classes_to_remap(run: Run, tmp_path: Path) -> None:
+    remap = Remapping(dataset="new", names={"bicycle": None})
+    spec = remap.apply(replace(SMALL_SPEC, export=EXPORT))
+    write_engine(tmp_path / "city.engine", LOGITS, spec=spec)
+    done = run()
+    assert done.returncode == 1
+    assert "classes to remap behind its logits" in done.stderr
+    assert "alignseg export-trt MODEL -o ENGINE --output labels" in done.stderr
 
 
 def test_many_classes_take_16_bits(run: Run, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from alignseg_infer import Predictor
+from alignseg_infer import Predictor, export_onnx
 from alignseg_infer.arrays import Image
+from alignseg_infer.datasets.remapping import Remapping
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.deploy.deepstream import write_deepstream
@@ -78,6 +79,29 @@ def test_a_higher_threshold_would_leave_pixels_out(street: Image, tmp_path: Path
     output = run(tmp_path / "a.onnx", nvinfer.preprocess(config, street)).astype(np.float32)
     assert (nvinfer.class_map(config, output) >= 0).all()
     assert (nvinfer.class_map({**config, "segmentation-threshold": "0.9"}, output) < 0).any()
+
+
+def test_classes_are_remapped_by_the_graph_or_not_at_all(
+    parser: ctypes.CDLL, street: Image, tmp_path: Path
+) -> None:
+    remap = Remapping(dataset="few", names={"road": "free", "sky": None, "*": "blocked"})
+    wide, path = tmp_path / "wide.onnx", tmp_path / "few.onnx"
+    form_demo(tmp_path / "plain.onnx")
+    export_onnx(tmp_path / "plain.onnx", wide, output="probabilities", remap=remap)
+    with pytest.raises(ExportError, match="19 classes, which only this package remaps") as caught:
+        write_deepstream(wide, tmp_path / "out")
+    assert "--output labels --label-type int32" in caught.value.fix
+    assert caught.value.fix.endswith("--remap FILE.json")
+    export_onnx(tmp_path / "plain.onnx", path, output="labels", remap=remap)
+    folder = write_deepstream(path, tmp_path / "out")
+    config = nvinfer.read_config(folder)
+    assert config["num-detected-classes"] == "2"
+    assert (folder / "labels.txt").read_text(encoding="utf-8") == "free\nblocked\n"
+    result = run(folder / "model.onnx", nvinfer.preprocess(config, street))
+    labels = call_parser(parser, "labels", result, classes=2)
+    assert labels is not None
+    assert {*np.unique(labels).tolist()} == {-1, 0, 1}
+    assert np.array_equal(labels == -1, result.reshape(SIZE) == 255)
 
 
 @pytest.mark.parametrize("order", ChannelOrder)

@@ -1,6 +1,7 @@
 """What Isaac ROS's nodes make of a folder is what `Predictor` makes of the model."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -11,8 +12,9 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from alignseg_infer import Predictor
+from alignseg_infer import Predictor, export_onnx
 from alignseg_infer.arrays import Image
+from alignseg_infer.datasets.remapping import Remapping
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.deploy.isaac_ros import write_isaac_ros
@@ -174,6 +176,23 @@ def test_other_forms_are_refused_with_the_command_that_makes_one(
         f"--layout nhwc --size {size[0]}x{size[1]}"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_classes_are_remapped_by_the_graph_or_not_at_all(tmp_path: Path) -> None:
+    remap = Remapping(dataset="few", names={"road": "free", "sky": None, "*": "blocked"})
+    form: dict[str, Any] = {"layout": "nhwc", "remap": remap}
+    plain = tmp_path / "plain.onnx"
+    form_demo(plain, size=(64, 96))
+    export_onnx(plain, tmp_path / "a.onnx", output="probabilities", **form)
+    with pytest.raises(ExportError, match="19 classes, which only this package remaps") as caught:
+        write_isaac_ros(tmp_path / "a.onnx", tmp_path / "out")
+    assert caught.value.fix.endswith("--layout nhwc --size 64x96 --remap FILE.json")
+    export_onnx(plain, tmp_path / "b.onnx", output="labels", label_type="int32", **form)
+    folder = write_isaac_ros(tmp_path / "b.onnx", tmp_path / "out")
+    parameters = "".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.y*ml"))
+    [palette] = re.findall(r"color_palette: \[(.*?)\]", parameters)
+    colors = palette.split(", ")
+    assert (len(colors), colors[2:]) == (256, ["0"] * 254)  # up to void, 255
 
 
 def test_a_model_of_any_size_is_refused(tmp_path: Path) -> None:

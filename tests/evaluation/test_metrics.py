@@ -91,7 +91,7 @@ def test_scores_by_hand() -> None:
 
 
 def test_large_counts_do_not_overflow() -> None:
-    once = ConfusionMatrix(np.full((2, 2), 2**60, np.int64))
+    once = ConfusionMatrix(np.full((2, 2), 2**60, np.int64), np.zeros(2, np.int64))
     assert (once + once).counts[0, 0] == 2**61
     assert_same(once.pixel_accuracy, 0.5)
 
@@ -221,7 +221,7 @@ def count_near(places: list[tuple[int, int]], others: list[tuple[int, int]], tol
 GOOD = np.zeros((4, 5), np.uint8)
 BAD: list[tuple[NDArray[Any], NDArray[Any], int, str]] = [
     (GOOD, GOOD[:3], 2, "prediction (3, 5)"),
-    (GOOD, GOOD + 2, 2, "prediction (4, 5) uint8 up to 2"),
+    (GOOD, GOOD + 3, 2, "prediction (4, 5) uint8 up to 3"),
     (GOOD + 2, GOOD, 2, "truth (4, 5) uint8 up to 2"),
     (GOOD + 254, GOOD, 254, "up to 254"),
     (GOOD.astype(np.int64), GOOD, 2, "truth (4, 5) int64"),

@@ -58,7 +58,7 @@ FORMS: list[tuple[Form, str, tuple[int, ...]]] = [
 def made(folder: Path, form: Form, source: Path = PLAIN) -> Path:
     """Write `source` in another form, without the comparison that an export makes."""
     model, facts = load_graph(source), read_onnx_facts(source)
-    put_form(model, facts.spec, ExportOptions(**form).formed(facts.export))
+    put_form(model, facts.spec, ExportOptions(**form).formed(facts.spec))
     save_onnx(model, folder / "formed.onnx")
     return folder / "formed.onnx"
 
@@ -244,3 +244,13 @@ def test_plugin_graph_takes_a_form(export_small: Callable[..., Path], tmp_path: 
     path = made(tmp_path, {"output": "labels", "label_type": "int64", "layout": "nchw"}, source)
     compare_form(path, source)
     assert [node.op_type for node in onnx.load(path).graph.node][-2:] == ["Unsqueeze", "Cast"]
+
+
+def test_a_form_can_be_changed_that_was_made_of_a_file(
+    pictures: list[np.ndarray[Any, Any]], logits: np.ndarray[Any, Any], tmp_path: Path
+) -> None:
+    """Nodes were put behind the graph twice then."""
+    export_onnx(PLAIN, tmp_path / "a.onnx", output="labels")
+    export_onnx(tmp_path / "a.onnx", tmp_path / "b.onnx", output="labels", label_type="int32")
+    seen = Predictor(tmp_path / "b.onnx")(pictures[0]).labels
+    np.testing.assert_array_equal(seen, scores_from_logits(logits[0], SIZE).labels)

@@ -24,7 +24,7 @@ def theirs(labels: Labels, label: int) -> Any:
 
 
 def assert_like_theirs(labels: Labels) -> None:
-    annotations = coco_annotations(labels)
+    annotations = coco_annotations(labels, 1 << 16)
     assert [one["category_id"] for one in annotations] == np.unique(labels).tolist()
     for one in annotations:
         expected = theirs(labels, one["category_id"])
@@ -77,9 +77,9 @@ def test_a_label_that_does_not_occur() -> None:
 
 def test_image_id_only_if_given() -> None:
     labels = np.zeros((3, 5), np.uint8)
-    assert "image_id" not in coco_annotations(labels)[0]
-    assert coco_annotations(labels, image_id=0)[0]["image_id"] == 0
-    (one,) = coco_annotations(labels, image_id=np.arange(5)[3])
+    assert "image_id" not in coco_annotations(labels, 1 << 16)[0]
+    assert coco_annotations(labels, 1 << 16, image_id=0)[0]["image_id"] == 0
+    (one,) = coco_annotations(labels, 1 << 16, image_id=np.arange(5)[3])
     assert json.loads(json.dumps(one))["image_id"] == 3
 
 

@@ -128,6 +128,13 @@ def _add_form_arguments(parser: argparse.ArgumentParser) -> None:
         help="images that the graph takes: float32, normalised, or uint8-bgr or uint8-rgb, height "
         "x width x 3, which the graph normalises (default: float32)",
     )
+    form.add_argument(
+        "--remap",
+        metavar="FILE.json",
+        help="new names of classes, to rename, merge or leave them out, and a threshold on the "
+        "confidence; a graph that returns labels does it itself, else this package does it "
+        "(default: the classes of the model)",
+    )
 
 
 def _add_lowering_arguments(graph: argparse._ArgumentGroup) -> None:

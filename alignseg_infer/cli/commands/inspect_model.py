@@ -111,6 +111,12 @@ def describe_spec(spec: ModelSpec) -> str:
         f"{prepared.std}",
         f"  classes: {spec.classes.dataset} ({first_few(list(spec.classes.names), 4)})",
     ]
+    if remap := spec.remap:
+        sure = f", and from a confidence of {remap.threshold:g}" if remap.threshold else ""
+        lines.append(
+            f"  remapped from {len(remap.names)} ({first_few(list(remap.names), 4)}){sure}; "
+            f"{remap.void} stands for no class"
+        )
     if spec.source:
         source = spec.source
         lines.append(f"  checkpoint: {source.name}, sha256 {source.sha256}{source.choices}")
@@ -157,8 +163,9 @@ def _inspect_onnx(path: Path) -> tuple[ModelSpec, str]:
         was = f"{told.export.precision}, {_shape_text(told.export)}"
         lines.append(f"  changed since the export: it was exported as {was}")
     offsets = "yes" if has_offsets else "no (alignseg export-onnx --with-offsets)"
-    labels = spec.export is not None and spec.export.output is OutputKind.LABELS
-    measure = "share of labels that differ" if labels else "relative L2 error"
+    measure = "relative L2 error"
+    if spec.export is not None and spec.export.output is OutputKind.LABELS:
+        measure += " of logits, or share of labels that differ"
     names = [field.output_name for field in OffsetField] if has_offsets else []
     lines += [*contract_lines(spec, names), f"  returns offset fields: {offsets}"]
     lines += [f"  difference between the float32 export and PyTorch ({measure}):"]

@@ -147,7 +147,7 @@ class _Model:
 
     @property
     def label_kind(self) -> str:
-        return label_dtype(self.spec.network.num_classes).__name__.upper()
+        return label_dtype(self.spec.label_count).__name__.upper()
 
 
 @check_kinds
@@ -468,7 +468,7 @@ def _contract(spec: ModelSpec) -> tuple[object, ...]:
     export = spec.export
     assert export is not None  # it was deployed
     form = (export.output, export.output_size, export.label_type, export.layout, export.image)
-    return spec.classes, spec.input, export.size, export.batch, form
+    return spec.classes, spec.remap, spec.input, export.size, export.batch, form
 
 
 def _name_taken(folder: Path, problem: str, model: _Model) -> OutputError:

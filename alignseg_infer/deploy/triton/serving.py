@@ -195,12 +195,13 @@ class Postprocess(Served):
         promised = as_promised(self.spec, shape, output)
         pairs = zip(promised, sizes.tolist(), strict=True)
         return {
-            LABELS: _stack([_labels_of(one, (height, width)) for one, (height, width) in pairs])
+            LABELS: _stack([self._label(one, (height, width)) for one, (height, width) in pairs])
         }
 
-
-def _labels_of(output: NDArray[Any], size: tuple[int, int]) -> Labels:
-    return resize_labels(output, size) if output.ndim == 2 else scores_from_logits(output, size)[0]
+    def _label(self, output: NDArray[Any], size: tuple[int, int]) -> Labels:
+        if output.ndim == 2:
+            return resize_labels(output, size)
+        return scores_from_logits(output, size, remap=self.spec.remap_to_apply).labels
 
 
 def facts_of(folder: Path) -> ModelSpec:

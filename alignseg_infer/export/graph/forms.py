@@ -9,7 +9,7 @@ casts the image to FLOAT, and the last one casts labels from FLOAT.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -30,37 +30,39 @@ from alignseg_infer.spec.model import (
     OutputKind,
     OutputSize,
 )
+from alignseg_infer.spec.remapping import RemapSpec
 
 FLOAT = ir.DataType.FLOAT
 _CORNERS_ALIGNED = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
 _NHWC, _NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
-def put_form(model: ir.Model, spec: ModelSpec, wanted: ExportSpec) -> ModelSpec:
-    """Give a graph another form, in place; return its facts, which are stored in it too.
+def put_form(model: ir.Model, spec: ModelSpec, formed: ModelSpec) -> None:
+    """Give a graph another form, in place, and store its facts in it.
 
     Args:
         model: A graph that takes ``image``, (N, 3, H, W) float32, and returns ``logits``,
             (N, C, h, w), or ``labels``, (N, H, W); perhaps offset fields too, which stay.
         spec: Its facts.
-        wanted: Its export facts afterwards, of which the form and the shape are read.
+        formed: Its facts afterwards, of which the form, the shape and the remapping are read.
 
     Raises:
         ExportError: The graph already has another form, or returns labels where others are wanted.
     """
+    wanted = formed.export
     assert spec.export is not None
-    _require_plain(spec.export, wanted)
+    assert wanted is not None
+    remap = formed.remap if spec.remap is None else spec.remap_to_apply
+    _require_plain(spec.export, wanted, judged=remap is not None and remap.threshold is not None)
     _fix_shape(model, wanted)
     image = model.graph.inputs[0]
-    _Suffix(model, spec, wanted).put(image)
+    _Suffix(model, spec.export, formed, remap).put(image)
     if wanted.image is not ImageInput.FLOAT32:
         _put_normalisation(model, spec, wanted.image)
-    formed = replace(spec, export=wanted)
     model.metadata_props[SPEC_KEY] = formed.to_json()
-    return formed
 
 
-def _require_plain(export: ExportSpec, wanted: ExportSpec) -> None:
+def _require_plain(export: ExportSpec, wanted: ExportSpec, *, judged: bool) -> None:
     """Raise ExportError unless a graph with the facts `export` can be given the form `wanted`."""
     changed = export.image is not ImageInput.FLOAT32 or export.layout or export.label_type
     if changed or export.output is OutputKind.PROBABILITIES:
@@ -69,9 +71,10 @@ def _require_plain(export: ExportSpec, wanted: ExportSpec) -> None:
             "a model that returns logits, in the usual layout",
             "start from such a file: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
-    if export.output is OutputKind.LABELS and wanted.output is not OutputKind.LABELS:
+    if export.output is OutputKind.LABELS and (wanted.output is not export.output or judged):
+        asked = f"{wanted.output} with a threshold" if judged else wanted.output
         raise ExportError(
-            f"the model returns labels, and {wanted.output} were asked for",
+            f"the model returns labels, and {asked} were asked for",
             "a model that returns logits, of which all others are made",
             "start from such a file: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
@@ -95,8 +98,12 @@ def _fix_shape(model: ir.Model, wanted: ExportSpec) -> None:
 class _Nodes:
     """Writes nodes for one side of a graph. New values are named after that side."""
 
-    def __init__(self, name: str) -> None:
-        self._tape, self._name = Tape(), name
+    def __init__(self, side: str, model: ir.Model) -> None:
+        values = (*model.graph.initializers.values(), *model.graph.inputs)
+        made = (value for node in model.graph for value in node.outputs)
+        taken = {str(value.name).split(".", maxsplit=1)[0] for value in (*values, *made)}
+        free = (name for number in count(2) if (name := f"{side}_{number}") not in taken)
+        self._tape, self._name = Tape(), side if side not in taken else next(free)
         self._constants = 0
         self.initializers: list[ir.Value] = []
 
@@ -130,7 +137,7 @@ class _Nodes:
 
 def _put_normalisation(model: ir.Model, spec: ModelSpec, image: ImageInput) -> None:
     """Let the graph take uint8 images, (N, H, W, 3), and compute what `preprocess` computes."""
-    write, old = _Nodes("input"), model.graph.inputs[0]
+    write, old = _Nodes("input", model), model.graph.inputs[0]
     batch, _, height, width = old.shape or [None] * 4
     order = ChannelOrder.BGR if image is ImageInput.UINT8_BGR else ChannelOrder.RGB
     given = ir.Value(name=INPUT_NAME)
@@ -161,20 +168,23 @@ def _per_channel(values: tuple[float, float, float]) -> np.ndarray[Any, Any]:
 class _Suffix:
     """The nodes behind the graph, which make the wanted output of its first one."""
 
-    def __init__(self, model: ir.Model, spec: ModelSpec, wanted: ExportSpec) -> None:
-        self._model, self._wanted = model, wanted
-        assert spec.export is not None
-        self._export = spec.export
-        self._classes = spec.network.num_classes
+    def __init__(
+        self, model: ir.Model, export: ExportSpec, formed: ModelSpec, remap: RemapSpec | None
+    ) -> None:
+        assert formed.export is not None
+        self._model, self._export, self._wanted = model, export, formed.export
+        self._remap, self._label_count = remap, formed.label_count
+        self._classes = formed.network.num_classes
         names = [value.name for value in model.graph.outputs]
-        self._place = names.index(str(spec.export.output))
-        self._write = _Nodes("output")
+        self._place = names.index(str(export.output))
+        self._write = _Nodes("output", model)
 
     def put(self, image: ir.Value) -> None:
         """Put the nodes; `image` has the size that labels and probabilities take."""
         was, now = self._export, self._wanted
         form = (now.output, now.layout, now.label_type)
-        if form == (was.output, None, None):
+        remaps = self._remap is not None and now.output is OutputKind.LABELS
+        if form == (was.output, None, None) and not remaps:
             return
         old = self._model.graph.outputs[self._place]
         if now.output is OutputKind.LABELS:
@@ -194,17 +204,53 @@ class _Suffix:
         batch, _, height, width = image.shape or [None] * 4
         shape = [batch, height, width]
         if self._export.output is OutputKind.LABELS:
-            labels = _labels_before_cast(old)
+            labels = self._remapped(_labels_before_cast(old), None)
         else:
-            labels = write.op("ArgMax", self._upsample(old, image), axis=1, keepdims=0)
+            logits = self._upsample(old, image)
+            labels = self._remapped(write.op("ArgMax", logits, axis=1, keepdims=0), logits)
         if now.layout is not None:
             axis = 1 if now.layout is Layout.NCHW else 3
             labels = write.op("Unsqueeze", labels, write.constant(np.array([axis])))
             shape.insert(axis, 1)
-        dtype = ir.DataType.from_numpy(np.dtype(now.label_type or label_dtype(self._classes)))
-        if dtype.itemsize < 4:  # TensorRT documents no conversion of integers to UINT8
-            labels = write.cast(labels, FLOAT)
+        kind = now.label_type or label_dtype(self._label_count)
+        dtype = ir.DataType.from_numpy(np.dtype(kind))
+        if dtype.itemsize < 4 and labels.dtype is not FLOAT:  # TensorRT documents no conversion
+            labels = write.cast(labels, FLOAT)  # of integers to UINT8
         return write.describe(write.cast(labels, dtype), dtype, shape)
+
+    def _remapped(self, classes: ir.Value, logits: ir.Value | None) -> ir.Value:
+        """Return the labels that the network's classes become, as `pixels.postprocess` does.
+
+        Args:
+            classes: (N, H, W) integers.
+            logits: (N, C, H, W) float32; None if there is no threshold.
+        """
+        remap, write = self._remap, self._write
+        if remap is None:
+            return classes
+        table = write.constant(np.array(remap.labels, np.float32))
+        labels = write.op("Gather", table, write.cast(classes, ir.DataType.INT64), axis=0)
+        if remap.threshold is not None and logits is not None:
+            threshold = write.constant(np.array(remap.threshold, np.float32))
+            unsure = write.op("Less", self._certainty(classes, logits, remap), threshold)
+            void = write.constant(np.array(remap.void, np.float32))
+            labels = write.op("Where", unsure, void, labels)
+        labels.dtype = FLOAT
+        return labels
+
+    def _certainty(self, classes: ir.Value, logits: ir.Value, remap: RemapSpec) -> ir.Value:
+        """Return the probability of each pixel's label, (N, H, W) float32."""
+        write = self._write
+        values = write.op("Softmax", logits, axis=1)
+        if remap.needs_sums:  # over the classes with one label, by a convolution
+            _, rows = np.unique(remap.labels, return_inverse=True)
+            matrix = np.zeros((rows.max() + 1, rows.size, 1, 1), np.float32)
+            matrix[rows, np.arange(rows.size)] = 1
+            values = write.op("Conv", values, write.constant(matrix))
+            classes = write.op("Gather", write.constant(rows.astype(np.int64)), classes, axis=0)
+        axis = write.constant(np.array([1]))
+        places = write.op("Unsqueeze", classes, axis)
+        return write.op("Squeeze", write.op("GatherElements", values, places, axis=1), axis)
 
     def _scores(self, old: ir.Value, image: ir.Value) -> ir.Value:
         write, now, value = self._write, self._wanted, old

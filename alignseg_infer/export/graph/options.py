@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 from alignseg_infer.arrays import Size
 from alignseg_infer.choices import convert_choices
+from alignseg_infer.datasets.remapping import Remapping
 from alignseg_infer.errors import OptionError
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.pixels.preprocess import require_input_size
@@ -11,10 +12,10 @@ from alignseg_infer.spec.model import (
     DEFAULT_OPSET,
     MAX_BATCH,
     OPSETS,
-    ExportSpec,
     ImageInput,
     LabelType,
     Layout,
+    ModelSpec,
     OutputKind,
     OutputSize,
     Sampler,
@@ -25,7 +26,7 @@ AUTO_SAMPLER = "auto"  # asks for the sampler that `doctor` chooses; no graph ha
 
 PLAIN = ImageInput.FLOAT32
 # An exported graph can be given another form, and a size and batch where it takes any.
-FORM_NAMES = ("output", "output_size", "label_type", "layout", "input", "size", "batch")
+FORM_NAMES = ("output", "output_size", "label_type", "layout", "input", "remap", "size", "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ class ExportOptions:
         layout: Order of the output's axes, where labels have a channel axis of 1. None for
             (N, C, H, W), and for labels without a channel axis.
         input: What the graph takes as an image.
+        remap: What the network's classes become, which a graph of labels does itself; None for
+            nothing else.
 
     Raises:
         OptionError, SizeError: A value cannot be used.
@@ -71,17 +74,18 @@ class ExportOptions:
     label_type: LabelType | None = None
     layout: Layout | None = None
     input: ImageInput = ImageInput.FLOAT32
+    remap: Remapping | None = None
 
     @property
     def traced_output(self) -> OutputKind:
         """What PyTorch's graph returns, around which nodes are put for other forms."""
-        is_made = self.output is OutputKind.PROBABILITIES
+        is_made = self.output is OutputKind.PROBABILITIES or self.remap is not None
         return OutputKind.LOGITS if is_made else self.output
 
     @property
     def has_form(self) -> bool:
         """Whether the graph that PyTorch makes gets nodes around it."""
-        plain = self.label_type is None and self.layout is None
+        plain = self.label_type is None and self.layout is None and self.remap is None
         return self.output is not self.traced_output or self.input is not PLAIN or not plain
 
     def without_form(self) -> "ExportOptions | None":
@@ -90,9 +94,15 @@ class ExportOptions:
         options = ExportOptions(**others)
         return None if options == ExportOptions() else options
 
-    def formed(self, export: ExportSpec) -> ExportSpec:
-        """Return the facts of a graph after it was given the form that these options name."""
-        return replace(
+    def formed(self, spec: ModelSpec) -> ModelSpec:
+        """Return the facts of a graph after it was given the form that these options name.
+
+        Raises:
+            OptionError: The classes cannot be remapped like this.
+        """
+        export = spec.export
+        assert export is not None
+        formed = replace(
             export,
             output=self.output,
             output_size=self.output_size or OutputSize.IMAGE,
@@ -102,6 +112,8 @@ class ExportOptions:
             size=self.size or export.size,
             batch=self.batch or export.batch,
         )
+        remapped = spec if self.remap is None else self.remap.apply(spec)
+        return replace(remapped, export=formed)
 
     @property
     def chosen_upsampling(self) -> Upsampling:

@@ -10,9 +10,10 @@ from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 from alignseg_infer.errors import ParityError
 from alignseg_infer.export.graph.plugin_nodes import runnable_onnx
 from alignseg_infer.export.verification.probes import list_cases, probe_images
-from alignseg_infer.pixels.postprocess import scores_from_logits
+from alignseg_infer.pixels.postprocess import remap_labels, scores_from_logits
 from alignseg_infer.pixels.preprocess import network_input
 from alignseg_infer.spec.model import ExportSpec, OutputKind, OutputSize
+from alignseg_infer.spec.remapping import RemapSpec
 
 LOGITS_TOLERANCE = 1e-4  # relative L2
 PROBABILITY_TOLERANCE = 1e-3  # largest difference
@@ -38,18 +39,22 @@ def compare_form(path: Path, plain: Path) -> None:
             np.concatenate([network_input(image, size, backend.spec) for image in images])
             for backend in (seen, expected)
         )
-        wanted = _wanted_output(export, expected.infer(usual), size)
+        remap = seen.spec.remap if expected.spec.remap is None else expected.spec.remap_to_apply
+        wanted = _wanted_output(export, remap, expected.infer(usual), size)
         _require_close(export, seen.infer(given), wanted, (batch, *size))
 
 
 def _wanted_output(
-    export: ExportSpec, plain: NDArray[np.generic], size: Size
+    export: ExportSpec, remap: RemapSpec | None, plain: NDArray[np.generic], size: Size
 ) -> NDArray[np.generic]:
     """Return what the form should return where the plain graph returns `plain`."""
-    if plain.ndim == 3 or export.output is OutputKind.LOGITS:
+    if export.output is OutputKind.LOGITS:
         return plain
+    if plain.ndim == 3:
+        return plain if remap is None else remap_labels(plain, remap)  # type: ignore[arg-type]
     if export.output is OutputKind.LABELS:
-        return np.stack([scores_from_logits(_floats(one), size).labels for one in plain])
+        scores = [scores_from_logits(_floats(one), size, remap=remap) for one in plain]
+        return np.stack([one.labels for one in scores])
     if export.output_size is OutputSize.QUARTER:
         size = (plain.shape[2], plain.shape[3])
     scores = [scores_from_logits(_floats(one), size, probabilities=True) for one in plain]

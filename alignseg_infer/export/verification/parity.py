@@ -84,7 +84,7 @@ def _require_close(row: Comparison, what: str, error: float, tolerance: float) -
 
 
 def format_comparisons(rows: Sequence[Comparison], output: OutputKind) -> str:
-    """Format the rows as a small text table."""
+    """Format the rows as a small text table; `output` is what PyTorch's graph returned."""
     title = "relative L2 error" if output is OutputKind.LOGITS else "share of labels that differ"
     lines = [f"  {'input':>16}  {title}"]
     for row in rows:

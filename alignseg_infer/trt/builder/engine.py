@@ -184,14 +184,13 @@ def save_engine(engine: Engine, path: Path, *, verify: Verify | None = None) -> 
 
 
 def _require_narrow_labels(facts: OnnxFacts) -> None:
-    classes = facts.spec.network.num_classes
-    chosen = facts.export.label_type
-    is_wide = classes > MAX_LABELS if chosen is None else chosen is LabelType.UINT16
+    count, chosen = facts.spec.label_count, facts.export.label_type
+    is_wide = count > MAX_LABELS if chosen is None else chosen is LabelType.UINT16
     if facts.export.output is OutputKind.LABELS and is_wide:
         raise BuildError(
-            f"the graph returns labels of {classes} classes as uint16, which TensorRT does not "
+            f"the graph returns labels up to {count - 1} as uint16, which TensorRT does not "
             "support",
-            f"logits, labels in int32, or labels of at most {MAX_LABELS} classes",
+            f"logits, labels in int32, or labels up to {MAX_LABELS - 1}",
             "export the checkpoint again with output='logits', or output='labels' and "
             "label_type='int32'",
         )
