@@ -98,7 +98,9 @@ def scores_from_logits(
     labels = np.empty(size, label_dtype(classes))
     if not (judged or probabilities) and _label_without_bands(logits, labels):
         return remap_scores(Scores(labels, None, None), remap, confidence=False)
-    groups = None if remap is None else _Groups.of(remap)
+    # Without sums, the probability of a label is that of its class.
+    is_grouped = remap is not None and (remap.needs_sums or probabilities)
+    groups = _Groups.of(remap) if remap is not None and is_grouped else None
     best_probability = np.empty(size, np.float32) if judged else None
     named = classes if groups is None else groups.count
     all_probabilities = np.empty((named, *size), np.float32) if probabilities else None
@@ -146,9 +148,10 @@ class _Groups:
         Returns:
             The sums, (count, rows, W), and that of each pixel's class, (rows, W).
         """
-        matrix = np.zeros((self.count + 1, len(self.rows)), np.float32)
-        matrix[self.rows, np.arange(len(self.rows))] = 1
-        sums = (matrix @ values.reshape(len(values), -1)).reshape(-1, *values.shape[1:])
+        sums = np.zeros((self.count + 1, *values.shape[1:]), np.float32)
+        # With 18 labels at 1024x2048, all takes 0.3 s like this, and 4 s with a matrix product.
+        for row, value in zip(self.rows, values, strict=True):
+            sums[row] += value
         own = np.take_along_axis(sums, self.rows[classes][np.newaxis], axis=0)[0]
         return sums[: self.count], own
 

@@ -11,7 +11,14 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from alignseg_infer import ExportError, OptionError, Predictor, Segmentation, export_onnx
+from alignseg_infer import (
+    ExportError,
+    OptionError,
+    Predictor,
+    Segmentation,
+    export_engine,
+    export_onnx,
+)
 from alignseg_infer.arrays import Image
 from alignseg_infer.backend import LabelledBatch
 from alignseg_infer.cli import main
@@ -23,6 +30,7 @@ from alignseg_infer.evaluation.evaluate import evaluate
 from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.pixels.postprocess import scores_from_logits
 from alignseg_infer.spec.model import ModelSpec
+from tests.support.formed_models import form_demo
 from tests.support.models import SMALL_SPEC, FakeBackend
 
 SIZE = (97, 162)
@@ -121,6 +129,18 @@ def test_facts_alone_go_into_the_graph_later(
     wide = tmp_path / "wide.onnx"
     export_onnx(tmp_path / "labels.onnx", wide, output="labels", label_type="int32")
     assert np.mean(Predictor(wide)(street).labels == wanted) > 0.999
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_tensorrt_takes_the_nodes(precision: str, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    form_demo(tmp_path / "plain.onnx", size=(64, 96))
+    form: dict[str, Any] = {"precision": precision, "output": "labels", "remap": JUDGED}
+    export_onnx(tmp_path / "plain.onnx", tmp_path / "a.onnx", **form)
+    report = export_engine(
+        *(tmp_path / "a.onnx", tmp_path / "a.engine"), flavour="tensorrt-rtx", opt_shape=(1, 64, 96)
+    )
+    assert report.facts.spec.remap == Predictor(tmp_path / "a.onnx").spec.remap
 
 
 def test_labels_need_room_for_void(tmp_path: Path) -> None:

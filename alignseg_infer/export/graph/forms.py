@@ -228,29 +228,35 @@ class _Suffix:
         remap, write = self._remap, self._write
         if remap is None:
             return classes
-        table = write.constant(np.array(remap.labels, np.float32))
-        labels = write.op("Gather", table, write.cast(classes, ir.DataType.INT64), axis=0)
+        table = np.array(remap.labels, np.float32)
+        places = write.cast(classes, ir.DataType.INT64)
+        labels = write.op("Gather", write.constant(table), places, axis=0)
         if remap.threshold is not None and logits is not None:
             threshold = write.constant(np.array(remap.threshold, np.float32))
-            unsure = write.op("Less", self._certainty(classes, logits, remap), threshold)
+            unsure = write.op("Less", self._certainty(labels, logits, table), threshold)
             void = write.constant(np.array(remap.void, np.float32))
             labels = write.op("Where", unsure, void, labels)
         labels.dtype = FLOAT
         return labels
 
-    def _certainty(self, classes: ir.Value, logits: ir.Value, remap: RemapSpec) -> ir.Value:
-        """Return the probability of each pixel's label, (N, H, W) float32."""
-        write = self._write
-        values = write.op("Softmax", logits, axis=1)
-        if remap.needs_sums:  # over the classes with one label, by a convolution
-            _, rows = np.unique(remap.labels, return_inverse=True)
-            matrix = np.zeros((rows.max() + 1, rows.size, 1, 1), np.float32)
-            matrix[rows, np.arange(rows.size)] = 1
-            values = write.op("Conv", values, write.constant(matrix))
-            classes = write.op("Gather", write.constant(rows.astype(np.int64)), classes, axis=0)
-        axis = write.constant(np.array([1]))
-        places = write.op("Unsqueeze", classes, axis)
-        return write.op("Squeeze", write.op("GatherElements", values, places, axis=1), axis)
+    def _certainty(
+        self, labels: ir.Value, logits: ir.Value, table: np.ndarray[Any, Any]
+    ) -> ir.Value:
+        """Return the probability of each pixel's label, (N, H, W) float32.
+
+        No convolution adds it up, since an engine would be refused for one in another precision.
+
+        Args:
+            labels: (N, H, W) float32.
+            logits: (N, C, H, W) float32.
+            table: (C,) float32, the label of each class.
+        """
+        write, axis = self._write, self._write.constant(np.array([1]))
+        own = write.constant(table.reshape(1, -1, 1, 1))
+        alike = write.op("Equal", own, write.op("Unsqueeze", labels, axis))  # (N, C, H, W)
+        none = write.constant(np.array(0, np.float32))
+        parts = write.op("Where", alike, write.op("Softmax", logits, axis=1), none)
+        return write.op("ReduceSum", parts, axis, keepdims=0)
 
     def _scores(self, old: ir.Value, image: ir.Value) -> ir.Value:
         write, now, value = self._write, self._wanted, old
