@@ -161,7 +161,7 @@ def read(path: Path) -> NDArray[np.uint8]:
 
 def describe(labels: NDArray[np.integer[Any]], classes: ClassSpec) -> str:
     """Return the share of the largest classes, such as ``road 41%, sky 20%``."""
-    counts = np.bincount(labels.ravel(), minlength=len(classes.names))
+    counts = np.bincount(labels.ravel(), minlength=len(classes.names))[: len(classes.names)]
     largest = np.argsort(-counts, kind="stable")[:4]
     return ", ".join(
         f"{classes.names[label]} {counts[label] / labels.size:.0%}"

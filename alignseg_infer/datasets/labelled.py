@@ -44,7 +44,7 @@ from alignseg_infer.errors import AlignSegError, DatasetError, OptionError, Outp
 from alignseg_infer.files import find_files, is_folder, real_path
 from alignseg_infer.pixels.encoded import MAX_PIXELS, require_max_pixels
 from alignseg_infer.pixels.images import read_gray_png, read_image
-from alignseg_infer.spec.model import ClassSpec
+from alignseg_infer.spec.model import ClassSpec, ModelSpec
 
 NO_LABEL = -1  # in a label table: a value that is not allowed
 PROBLEMS_SHOWN = 20
@@ -180,6 +180,22 @@ def label_table(dataset: Dataset, num_classes: int) -> LabelTable:
     return table
 
 
+def table_for(dataset: Dataset, spec: ModelSpec) -> LabelTable:
+    """Return what the values in label files mean for a model, whose classes may be remapped.
+
+    Pixels of classes that are left out are ignored. Otherwise it is that of `label_table`.
+    """
+    table = label_table(dataset, len(spec.network_classes))
+    if spec.remap is None:
+        return table
+    remap = spec.remap
+    new = np.array([IGNORED if label == remap.void else label for label in remap.labels])
+    is_class = (table >= 0) & (table != IGNORED)
+    remapped = table.copy()
+    remapped[is_class] = new[table[is_class]]
+    return remapped
+
+
 def cityscapes_ids(labels: Labels, classes: ClassSpec) -> Image:
     """Return labels as the labelIds that the test server of Cityscapes expects.
 
@@ -194,7 +210,8 @@ def cityscapes_ids(labels: Labels, classes: ClassSpec) -> Image:
         OptionError: The classes are not those of Cityscapes.
     """
     require_cityscapes(classes)
-    return np.array(CITYSCAPES_IDS, np.uint8)[labels]
+    ids = np.array([*CITYSCAPES_IDS, 0], np.uint8)  # 0, unlabeled, for pixels without a class
+    return ids[np.minimum(labels, len(CITYSCAPES_IDS))]
 
 
 def require_cityscapes(classes: ClassSpec) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from alignseg_infer.datasets.class_tables import is_color
-from alignseg_infer.errors import OptionError
+from alignseg_infer.errors import OptionError, SpecError
 from alignseg_infer.files import read_text, require_file, user_path
 from alignseg_infer.spec.model import ClassSpec, ModelSpec
 from alignseg_infer.spec.remapping import MAX_LABEL, RemapSpec
@@ -48,12 +48,20 @@ class Remapping:
     void: int | None = None
     threshold: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 < self.threshold <= 1:
+            raise OptionError(
+                f"the threshold of {self.dataset} is {self.threshold:g}",
+                "a probability above 0 and up to 1",
+                "threshold=0.5, or leave it out",
+            )
+
     def apply(self, spec: ModelSpec) -> ModelSpec:
         """Return the facts of a model whose classes become others.
 
         Raises:
-            OptionError: The model has other classes, or was remapped before.
-            SpecError: A new name cannot be the name of a class.
+            OptionError: The model has other classes or was remapped before, or no class can have one
+                of the new names.
         """
         if spec.remap is not None:
             raise OptionError(
@@ -66,17 +74,13 @@ class Remapping:
         new = {name: self.names.get(name, self.names.get(OTHERS, name)) for name in old}
         stay = [name for name in (*self.names.values(), *new.values()) if name in new.values()]
         names = tuple(name for name in dict.fromkeys(stay) if name is not None)
-        self._require_known("colors", list(self.colors), names)
         void = self._choose_void(names)
+        self._require_known("colors", list(self.colors), names)
         pairs = [*zip(new.values(), spec.classes.colors, strict=True)]
         first = dict(reversed(pairs))  # the colour of the first part of each
         return replace(
             spec,
-            classes=ClassSpec(
-                dataset=self.dataset,
-                names=names,
-                colors=tuple(self.colors.get(name, first[name]) for name in names),
-            ),
+            classes=self._class_table(names, {**first, **self.colors}),
             remap=RemapSpec(
                 names=old,
                 labels=tuple(void if name is None else names.index(name) for name in new.values()),
@@ -84,6 +88,16 @@ class Remapping:
                 threshold=self.threshold,
             ),
         )
+
+    def _class_table(
+        self, names: tuple[str, ...], colors: Mapping[str | None, tuple[int, int, int]]
+    ) -> ClassSpec:
+        table = tuple(colors[name] for name in names)
+        try:
+            return ClassSpec(dataset=self.dataset, names=names, colors=table)
+        except SpecError as error:
+            fix = f"give it another new name in {self.dataset}"
+            raise OptionError(error.problem, error.expected, fix) from error
 
     def _require_known(self, key: str, given: list[str], known: tuple[str, ...]) -> None:
         """Raise OptionError if a class of the file is none of the `known` ones."""
@@ -93,7 +107,7 @@ class Remapping:
         near = near_words(unknown[0], known, most=3)
         raise OptionError(
             f"{key} of {self.dataset} has the class {unknown[0]!r}, which does not exist",
-            f"names such as {known[0]!r}; alignseg inspect MODEL shows them",
+            f"{'new names' if key == 'colors' else 'classes of the model'}, such as {known[0]!r}",
             f"did you mean {' or '.join(map(repr, near))}?" if near else f"{known[0]!r}",
         )
 

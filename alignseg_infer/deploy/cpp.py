@@ -83,7 +83,7 @@ def _require_form(path: Path, facts: EngineFacts) -> None:
             "an engine of classic TensorRT from a batch of 1, with an image (N, 3, H, W) in "
             "float32, and logits (N, C, h, w), or labels in uint8 or int32",
             "build another engine: alignseg export-trt MODEL -o ENGINE --output "
-            + ("labels" if facts.spec.remap_to_apply else "logits"),
+            + ("labels --remap FILE.json" if facts.spec.remap else "logits"),
         )
 
 

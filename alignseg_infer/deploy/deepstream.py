@@ -83,7 +83,10 @@ def _needs_parser(model: NvidiaModel) -> bool:
 def _require_form(model: NvidiaModel) -> None:
     """Raise ExportError unless nvinfer can give the model its input and read its output."""
     export, given, returned = model.export, *model.types
-    fix = model.remake("deepstream", {"output": "probabilities", "layout": "nchw"})
+    form = {"output": "probabilities", "layout": "nchw"}
+    if model.spec.remap is not None:  # which only graphs of labels do themselves
+        form = {"output": "labels", "label_type": "int32"}
+    fix = model.remake("deepstream", form)
     if export.image is not ImageInput.FLOAT32 or given != "float32":
         raise ExportError(
             f"the model takes images as {given}, but nvinfer gives every network float32",

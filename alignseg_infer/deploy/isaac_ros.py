@@ -228,7 +228,7 @@ def _output_bytes(model: NvidiaModel, size: Size) -> int:
 def _palette(spec: ModelSpec) -> list[int]:
     """Return a colour for each label as 0xRRGGBB; black for void, up to which there are colours."""
     colors = [red << 16 | green << 8 | blue for red, green, blue in spec.classes.colors]
-    return colors + [0] * (spec.label_count - len(colors)) if spec.remap else colors
+    return colors + [0] * (spec.label_count - len(colors))
 
 
 def _classes(classes: ClassSpec) -> str:

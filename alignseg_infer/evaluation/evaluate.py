@@ -20,9 +20,9 @@ from alignseg_infer.datasets.labelled import (
     Dataset,
     LabelledImages,
     LabelTable,
-    label_table,
     read_truth,
     require_usable,
+    table_for,
 )
 from alignseg_infer.errors import ModelError, OptionError
 from alignseg_infer.evaluation.metrics import (
@@ -38,7 +38,6 @@ from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import Progress
 from alignseg_infer.results.segmentation import Segmentation
 from alignseg_infer.results.times import StageTimes
-from alignseg_infer.spec.model import ModelSpec
 
 MISSING_SHOWN = 3  # classes without a pixel
 
@@ -99,8 +98,11 @@ def evaluate(
             "evaluate({'mine': Predictor('alignseg.onnx')}, data)",
         )
     classes = _require_common_classes(predictors, data.dataset)
-    table = _table_of(predictors, data.dataset)
-    warnings = _list_warnings(data, classes, require_usable(data, table))
+    spec = next(iter(predictors.values())).spec
+    table = table_for(data.dataset, spec)
+    counts = require_usable(data, table)
+    leaves_out = spec.remap is not None and spec.remap.void in spec.remap.labels
+    warnings = () if leaves_out else _list_warnings(data, classes, counts)
     for warning in warnings:
         logger.warning("%s: %s", data.root, warning)
     tally: _Tally | None = None
@@ -162,11 +164,11 @@ def _require_common_classes(
     first, *others = predictors
     for name in others:
         _require_alike(name, first, predictors)
-    expected, whose = _own_names(predictors[first].spec), first
+    expected, whose = predictors[first].spec.network_classes, first
     if dataset is not Dataset.FOLDER:
         expected, whose = class_table(dataset).names, dataset.value
     for name, predictor in predictors.items():
-        found = _own_names(predictor.spec)
+        found = predictor.spec.network_classes
         if found != expected or len(found) > MAX_CLASSES:
             raise ModelError(
                 f"{name} has {len(found)} classes ({_first_names(found)})",
@@ -176,11 +178,6 @@ def _require_common_classes(
                 "export again with the right classes",
             )
     return predictors[first].spec.classes.names
-
-
-def _own_names(spec: ModelSpec) -> tuple[str, ...]:
-    """Return the names of the network's own classes, which are those of the data."""
-    return spec.classes.names if spec.remap is None else spec.remap.names
 
 
 def _require_alike(name: str, first: str, predictors: Mapping[str, Predictor]) -> None:
@@ -196,23 +193,6 @@ def _require_alike(name: str, first: str, predictors: Mapping[str, Predictor]) -
             "models whose classes are remapped alike, or not at all",
             "evaluate them one at a time, or export both with the same remap=",
         )
-
-
-def _table_of(predictors: Mapping[str, Predictor], dataset: Dataset) -> LabelTable:
-    """Return what the values in label files mean, after the classes were remapped.
-
-    Pixels of classes that are left out are ignored.
-    """
-    first, *_ = predictors.values()
-    remap = first.spec.remap
-    table = label_table(dataset, len(_own_names(first.spec)))
-    if remap is None:
-        return table
-    new = np.array([IGNORED if label == remap.void else label for label in remap.labels])
-    is_class = (table >= 0) & (table != IGNORED)
-    remapped = table.copy()
-    remapped[is_class] = new[table[is_class]]
-    return remapped
 
 
 def _first_names(names: tuple[str, ...]) -> str:

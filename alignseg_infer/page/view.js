@@ -77,6 +77,8 @@
 
   // For each class and channel, what each value of the image becomes. Rounded as OpenCV's addWeighted:
   // one product in float32, the other added to it exactly, then to the nearest even number.
+  const NO_CLASS = { name: "no class", color: [0, 0, 0] };  // labels above those of all classes
+
   const tablesOf = (classes, opacity, off) => {
     const under = Math.fround(1 - opacity), over = Math.fround(opacity);
     return classes.map(({ name, color }) =>
@@ -91,10 +93,11 @@
   const paint = (canvas, part, opacity, off) => {
     const { image, labels, facts } = part;
     const tables = tablesOf(facts.classes, opacity, off);
+    const [none] = tablesOf([NO_CLASS], opacity, off);
     const out = new ImageData(image.width, image.height);
     const from = image.data, to = out.data;
     for (let at = 0; at < from.length; at += 4) {
-      const [red, green, blue] = tables[labelAt(labels, at)];
+      const [red, green, blue] = tables[labelAt(labels, at)] ?? none;
       to[at] = red[from[at]];
       to[at + 1] = green[from[at + 1]];
       to[at + 2] = blue[from[at + 2]];
@@ -317,7 +320,7 @@
       const x = Math.min(canvas.width - 1, Math.max(0, Math.floor((event.clientX - box.left) * scale)));
       const y = Math.min(canvas.height - 1, Math.max(0, Math.floor((event.clientY - box.top) * scale)));
       const at = 4 * (y * canvas.width + x);
-      const seen = part.facts.classes[labelAt(part.labels, at)];
+      const seen = part.facts.classes[labelAt(part.labels, at)] ?? NO_CLASS;
       const sure = part.facts.sure ? `, ${Math.round(part.labels.data[at + 2] / 2.55)}% sure` : "";
       this.tip.replaceChildren(swatchOf(seen.color), `${seen.name}${sure}`);
       this.tip.hidden = false;

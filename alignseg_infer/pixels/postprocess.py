@@ -175,7 +175,7 @@ def remap_scores(scores: Scores, remap: RemapSpec | None, *, confidence: bool) -
 
 def remap_labels(classes: Labels, remap: RemapSpec) -> Labels:
     """Return the labels that classes of the network become, without looking at a threshold."""
-    kind = label_dtype(remap.void + 1)
+    kind = label_dtype(remap.largest + 1)
     table = np.zeros(max(256, len(remap.labels)), kind)
     table[: len(remap.labels)] = remap.labels
     if classes.dtype == np.uint8:  # at 1024x2048, a tenth of the time that indexing takes

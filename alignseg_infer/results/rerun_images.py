@@ -1,5 +1,7 @@
 """Labels as ``rerun.SegmentationImage``; Rerun is imported with this module."""
 
+import numpy as np
+
 from alignseg_infer.arrays import Labels
 from alignseg_infer.datasets.class_tables import IGNORED
 from alignseg_infer.errors import MissingDependencyError
@@ -23,13 +25,15 @@ def segmentation_image(
     """Return the labels, and the names and colours of the classes; see `Segmentation.to_rerun`.
 
     Args:
-        labels: (H, W). 255 is void and transparent, unless there are more than 255 classes.
+        labels: (H, W). Those without a class, such as 255, are void and transparent.
         classes: Their names and colours.
     """
     infos = [
         rr.AnnotationInfo(id=label, label=name, color=color)
         for label, (name, color) in enumerate(zip(classes.names, classes.colors, strict=True))
     ]
-    if len(infos) <= IGNORED:
-        infos.append(rr.AnnotationInfo(id=IGNORED, label="void", color=TRANSPARENT))
+    unnamed = {*np.unique(labels[labels >= len(infos)]).tolist()}
+    unnamed |= {IGNORED} if len(infos) <= IGNORED else set()
+    for label in sorted(unnamed):
+        infos.append(rr.AnnotationInfo(id=label, label="void", color=TRANSPARENT))
     return rr.SegmentationImage(labels), rr.AnnotationContext(infos)

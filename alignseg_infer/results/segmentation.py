@@ -361,8 +361,8 @@ class Segmentation:
     def to_rerun(self) -> "tuple[SegmentationImage, AnnotationContext]":
         """Return the labels, and the names and colours of the classes, for Rerun.
 
-        Both belong to one entity: ``rerun.log("street/labels", *result.to_rerun())``. Pixels with
-        the label 255 are transparent.
+        Both belong to one entity: ``rerun.log("street/labels", *result.to_rerun())``. Pixels of
+        no class, such as 255, are transparent.
 
         Raises:
             MissingDependencyError: Rerun is not installed.

@@ -358,7 +358,12 @@ class ModelSpec:
     @property
     def label_count(self) -> int:
         """One above the largest label."""
-        return self.network.num_classes if self.remap is None else self.remap.void + 1
+        return self.network.num_classes if self.remap is None else self.remap.largest + 1
+
+    @property
+    def network_classes(self) -> tuple[str, ...]:
+        """Names of the network's own classes, by channel."""
+        return self.classes.names if self.remap is None else self.remap.names
 
     @property
     def remap_to_apply(self) -> RemapSpec | None:

@@ -35,6 +35,11 @@ class RemapSpec:
             raise unreadable_spec(f"the threshold is {self.threshold}")
 
     @property
+    def largest(self) -> int:
+        """The largest label that a pixel may get."""
+        return max(*self.labels, self.void if self.threshold is not None else 0)
+
+    @property
     def needs_sums(self) -> bool:
         """Whether the probability of a label may be a sum over several of the network's classes."""
         return len(set(self.labels)) < len(self.labels)

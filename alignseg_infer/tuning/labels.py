@@ -67,9 +67,10 @@ def require_variety(labels: Sequence[Labels], names: Sequence[str], bound: float
     counts = sum(np.bincount(each.ravel(), minlength=len(names)) for each in labels)
     most = int(np.argmax(counts))
     share = float(np.max(counts) / np.sum(counts))
+    name = names[most] if most < len(names) else "no class"
     if share >= bound:
         raise DatasetError(
-            f"the model labels {share:.2%} of all pixels as {names[most]!r}, so that one that says "
+            f"the model labels {share:.2%} of all pixels as {name!r}, so that one that says "
             "nothing else would pass",
             f"images of which less than {bound:.1%} is of one class",
             "images=FOLDER with images like those that the model was trained on",

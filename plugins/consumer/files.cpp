@@ -41,7 +41,7 @@ Facts factsOf(nlohmann::json const& json)
     {
         if (remaps)
         {
-            throw unfit("classes to remap behind its logits", "labels");
+            throw unfit("classes to remap behind its logits", "labels --remap FILE.json");
         }
         only(made.at("output"), "logits", "the output");
         if (made.contains("layout") && !made.at("layout").is_null())

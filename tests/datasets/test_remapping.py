@@ -89,6 +89,8 @@ def test_void(spec: ModelSpec, void: int | None, expected: int) -> None:
             "",
         ),
         ({"names": {"*": None}}, "leaves out all classes", "names"),
+        ({"names": {"*": None}, "colors": {"x": [0, 0, 0]}}, "leaves out all classes", "names"),
+        ({"names": {"road": ""}}, "a class is called ''", "another new name in new"),
         ({"names": {"road": "x"}, "void": 3}, "the label of 'wall'", '"void": 255'),
         ({"names": {"road": "x"}, "void": 70000}, "void is 70000", '"void": 255'),
         ({"names": {"road": "x"}, "void": -1}, "void is -1", '"void": 255'),
@@ -132,8 +134,23 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         remapping_named(tmp_path / "none.json")
 
 
+def test_only_pixels_without_a_class_widen_the_labels() -> None:
+    many = ModelSpec(
+        network=NetworkSpec(num_classes=256), input=InputSpec(), classes=class_table_for(256)
+    )
+    name = many.classes.names[0]
+    assert applied(many, names={name: "x"}).label_count == 256
+    assert applied(many, names={name: "x"}, threshold=0.5).label_count == 65536
+    assert applied(many, names={name: None}).label_count == 256  # 255 classes, and void is 255
+
+
+def test_a_threshold_that_is_no_probability() -> None:
+    with pytest.raises(OptionError, match="threshold of new is 50"):
+        applied(names={"road": "x"}, threshold=50)
+
+
 def test_a_name_that_no_class_may_have() -> None:
-    with pytest.raises(SpecError, match="printable"):
+    with pytest.raises(OptionError, match="printable"):
         applied(names={"road": "\x1b[2J"})
 
 

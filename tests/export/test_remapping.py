@@ -18,6 +18,7 @@ from alignseg_infer import (
     Segmentation,
     export_engine,
     export_onnx,
+    verify,
 )
 from alignseg_infer.arrays import Image
 from alignseg_infer.backend import LabelledBatch
@@ -25,11 +26,12 @@ from alignseg_infer.cli import main
 from alignseg_infer.datasets.labelled import Dataset, LabelledImage, LabelledImages
 from alignseg_infer.datasets.remapping import Remapping
 from alignseg_infer.demo import model_path
-from alignseg_infer.errors import ModelError
+from alignseg_infer.errors import DatasetError, ModelError
 from alignseg_infer.evaluation.evaluate import evaluate
 from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.pixels.postprocess import scores_from_logits
 from alignseg_infer.spec.model import ModelSpec
+from alignseg_infer.tuning.labels import require_variety
 from tests.support.formed_models import form_demo
 from tests.support.models import SMALL_SPEC, FakeBackend
 
@@ -131,6 +133,24 @@ def test_facts_alone_go_into_the_graph_later(
     assert np.mean(Predictor(wide)(street).labels == wanted) > 0.999
 
 
+@pytest.mark.parametrize("against", ["plain", "logits"])
+@pytest.mark.parametrize("of", ["logits", "labels", "probabilities"])
+def test_files_are_verified_against_the_plain_file_and_a_remapped_one(
+    of: str, against: str, tmp_path: Path
+) -> None:
+    form_demo(tmp_path / "plain.onnx", size=(64, 96))
+    for output in {of, "logits"}:
+        target = tmp_path / f"{output}.onnx"
+        export_onnx(tmp_path / "plain.onnx", target, output=output, remap=JUDGED)
+    if of == against:
+        against = "plain"
+    found = verify(tmp_path / f"{of}.onnx", tmp_path / f"{against}.onnx")
+    assert min(row.worst_agreement for row in found.rows) > 0.999
+    export_onnx(tmp_path / "plain.onnx", tmp_path / "other.onnx", remap=RENAMED)
+    with pytest.raises(ModelError, match="the same classes"):
+        verify(tmp_path / f"{of}.onnx", tmp_path / "other.onnx")
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_tensorrt_takes_the_nodes(precision: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
@@ -214,6 +234,19 @@ def test_pixels_without_a_class(void: int, street: Image, tmp_path: Path) -> Non
     assert {*result.to_supervision(regions=True).data["class_name"]} == {"ground"}
 
 
+def test_cityscapes_ids_of_pixels_without_a_class() -> None:
+    sure = Remapping(dataset="cityscapes", names={"road": "road"}, threshold=0.9999)
+    result = Predictor(FakeBackend(sure.apply(SMALL_SPEC)))(np.zeros((32, 64, 3), np.uint8))
+    assert (result.labels == 255).all()
+    assert not result.label_ids().any()  # 0 is unlabeled
+
+
+def test_images_of_one_label_only_cannot_judge() -> None:
+    labels = [np.full((4, 4), 255, np.uint8)]
+    with pytest.raises(DatasetError, match="as 'no class'"):
+        require_variety(labels, ("road",), 0.98)
+
+
 def data_of(folder: Path, truth: NDArray[np.uint8], image: Image) -> LabelledImages:
     cv2.imwrite(str(folder / "truth.png"), truth)
     cv2.imwrite(str(folder / "image.png"), image)
@@ -242,6 +275,7 @@ def test_evaluation_remaps_the_truth(tmp_path: Path) -> None:
         (counts[0, 0] + counts[wall, wall]) / (3 * 32 * 32)
     )
     assert json.loads(found.to_json())["models"][0]["missed"] == missed.tolist()
+    assert not found.warnings  # of 255, which stands in no file
     others = {"new": predictor, "own": Predictor(FakeBackend(), size=(32, 128))}
     with pytest.raises(ModelError, match="own labels 19 classes"):
         evaluate(others, data)

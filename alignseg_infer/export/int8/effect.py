@@ -20,9 +20,9 @@ from alignseg_infer.datasets.labelled import (
     Dataset,
     LabelledImages,
     LabelTable,
-    label_table,
     read_truth,
     require_usable,
+    table_for,
 )
 from alignseg_infer.errors import ModelError
 from alignseg_infer.evaluation.metrics import MAX_CLASSES, ConfusionMatrix
@@ -30,6 +30,7 @@ from alignseg_infer.export.graph.onnx_file import save_onnx
 from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes, runnable_onnx
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import Progress
+from alignseg_infer.spec.model import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class EffectMeter:
         self._classes = len(predictor.spec.classes.names)
         self._truths: tuple[FilePath, ...] = ()
         if labelled:
-            self._table = _read_label_table(labelled, self._classes)
+            self._table = _read_label_table(labelled, predictor.spec)
             self._max_pixels = labelled.max_pixels
             paths = tuple(pair.image for pair in labelled.pairs)
             images = ImageFiles(labelled.name, paths, tuple(map(str, paths)), labelled.max_pixels)
@@ -142,7 +143,8 @@ class EffectMeter:
 
     def _count_confusion(self, index: int, labels: Labels) -> ConfusionMatrix:
         truth = read_truth(self._truths[index], self._table, self._max_pixels)
-        return ConfusionMatrix.of(truth, labels, self._classes)
+        # A label above those of all classes stands for none.
+        return ConfusionMatrix.of(truth, np.minimum(labels, self._classes), self._classes)
 
     def _measure_miou(self, labels: Iterable[Labels]) -> float:
         """Return the mean IoU over all images, in percent."""
@@ -150,14 +152,14 @@ class EffectMeter:
         return 100 * sum(others, first).mean_iou
 
 
-def _read_label_table(labelled: LabelledImages, num_classes: int) -> LabelTable:
+def _read_label_table(labelled: LabelledImages, spec: ModelSpec) -> LabelTable:
     """Return what the label files mean, after reading and checking them all.
 
     Raises:
         ModelError: The dataset and the model have different numbers of classes.
         DatasetError: Files cannot be used.
     """
-    expected = num_classes
+    expected = num_classes = len(spec.network_classes)
     if labelled.dataset is not Dataset.FOLDER:
         expected = len(class_table(labelled.dataset).names)
     if expected != num_classes or num_classes > MAX_CLASSES:
@@ -166,6 +168,6 @@ def _read_label_table(labelled: LabelledImages, num_classes: int) -> LabelTable:
             f"the {expected} of {labelled.name}, and at most {MAX_CLASSES}",
             "dataset= the one that the model was trained for",
         )
-    table = label_table(labelled.dataset, num_classes)
+    table = table_for(labelled.dataset, spec)
     require_usable(labelled, table)
     return table

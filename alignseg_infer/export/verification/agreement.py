@@ -12,9 +12,10 @@ from alignseg_infer.arrays import Floats, Image, InputShape, Size
 from alignseg_infer.backend import Backend
 from alignseg_infer.errors import VerificationError
 from alignseg_infer.pixels.network_output import returns_probabilities
-from alignseg_infer.pixels.postprocess import scores_from_logits
+from alignseg_infer.pixels.postprocess import remap_labels, scores_from_logits
 from alignseg_infer.pixels.preprocess import network_input
 from alignseg_infer.progress import Progress
+from alignseg_infer.spec.remapping import RemapSpec
 from alignseg_infer.spec.verification import VerifiedRow
 
 
@@ -140,19 +141,27 @@ def _compare_outputs(
         error = float(np.linalg.norm(difference) / np.linalg.norm(exact))
     if any(soft) and seen.shape == expected.shape:  # upsampled probabilities are not those of
         size = (seen.shape[1], seen.shape[2])  # upsampled logits, so compare before
-    labels, truth = _find_labels(seen, size, soft[0]), _find_labels(expected, size, soft[1])
+    remaps = [_remap_to_match(*pair) for pair in ((model, reference), (reference, model))]
+    labels = _find_labels(seen, size, remaps[0], are_probabilities=soft[0])
+    truth = _find_labels(expected, size, remaps[1], are_probabilities=soft[1])
     if labels.shape != truth.shape:
         raise _output_error(model, f"returns labels {labels.shape} instead of {truth.shape}")
     return _ImageAgreement(float(np.mean(labels == truth)), error)
 
 
+def _remap_to_match(one: Backend, other: Backend) -> RemapSpec | None:
+    """Return what to do with the classes of `one`, if the graph of `other` remapped its own."""
+    is_done = one.spec.remap is not None and one.spec.remap_to_apply is None
+    return None if is_done or other.spec.remap_to_apply is not None else other.spec.remap
+
+
 def _find_labels(
-    output: NDArray[np.generic], size: Size, are_probabilities: bool
+    output: NDArray[np.generic], size: Size, remap: RemapSpec | None, *, are_probabilities: bool
 ) -> NDArray[np.generic]:
     if output.ndim == 2:  # labels already, (H, W)
-        return output
+        return output if remap is None else remap_labels(output, remap)  # type: ignore[arg-type]
     floats = np.asarray(output, np.float32)
-    return scores_from_logits(floats, size, are_probabilities=are_probabilities).labels
+    return scores_from_logits(floats, size, are_probabilities=are_probabilities, remap=remap).labels
 
 
 def _summarise(shape: InputShape, pairs: list[_ImageAgreement]) -> VerifiedRow:

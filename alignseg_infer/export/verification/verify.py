@@ -469,7 +469,7 @@ def _require_same_task(seen: Backend, expected: Backend) -> None:
             "the same checkpoint and network for both",
             "against= the float32 .onnx that it was made from",
         )
-    if one.input != other.input or one.classes != other.classes:
+    if one.input != other.input or not _label_alike(one, other):
         raise ModelError(
             f"{one.network.num_classes} classes ({one.classes.dataset}) and input {one.input} in "
             f"the model, {other.network.num_classes} ({other.classes.dataset}) and {other.input} "
@@ -477,3 +477,10 @@ def _require_same_task(seen: Backend, expected: Backend) -> None:
             "the same classes and input preparation in both",
             "against= the float32 .onnx that it was made from",
         )
+
+
+def _label_alike(one: ModelSpec, other: ModelSpec) -> bool:
+    """Whether two models have the same classes; one of them may have remapped its own."""
+    if (one.remap is None) == (other.remap is None):
+        return (one.classes, one.remap) == (other.classes, other.remap)
+    return one.network_classes == other.network_classes
