@@ -60,8 +60,8 @@ class Remapping:
         """Return the facts of a model whose classes become others.
 
         Raises:
-            OptionError: The model has other classes or was remapped before, or no class can have one
-                of the new names.
+            OptionError: The model has other classes or was remapped before, or a new name cannot
+                be that of a class.
         """
         if spec.remap is not None:
             raise OptionError(
@@ -76,11 +76,11 @@ class Remapping:
         names = tuple(name for name in dict.fromkeys(stay) if name is not None)
         void = self._choose_void(names)
         self._require_known("colors", list(self.colors), names)
-        pairs = [*zip(new.values(), spec.classes.colors, strict=True)]
-        first = dict(reversed(pairs))  # the colour of the first part of each
+        # The colour of each is that of its first part, which is entered last.
+        first = dict(reversed([*zip(new.values(), spec.classes.colors, strict=True)]))
         return replace(
             spec,
-            classes=self._class_table(names, {**first, **self.colors}),
+            classes=self._class_table(names, first),
             remap=RemapSpec(
                 names=old,
                 labels=tuple(void if name is None else names.index(name) for name in new.values()),
@@ -92,7 +92,7 @@ class Remapping:
     def _class_table(
         self, names: tuple[str, ...], colors: Mapping[str | None, tuple[int, int, int]]
     ) -> ClassSpec:
-        table = tuple(colors[name] for name in names)
+        table = tuple(self.colors.get(name, colors[name]) for name in names)
         try:
             return ClassSpec(dataset=self.dataset, names=names, colors=table)
         except SpecError as error:
