@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from alignseg_infer import Predictor
+from alignseg_infer import Predictor, export_onnx
 from alignseg_infer.arrays import Image
+from alignseg_infer.datasets.remapping import Remapping
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.results.segmentation import Segmentation
@@ -138,6 +139,20 @@ def test_a_class_is_switched_off_and_on(browser: Any, street: Path, result: Segm
     np.testing.assert_array_equal(drawn(browser), expected)
     browser.execute_script(switch)
     np.testing.assert_array_equal(drawn(browser), result.overlay())
+
+
+def test_pixels_without_a_class_are_black(opened: Any, street: Path, tmp_path: Path) -> None:
+    model = tmp_path / "few.onnx"
+    remap = Remapping(dataset="few", names={"sky": None, "*": "rest"}, threshold=0.9)
+    export_onnx(model_path("demo"), model, remap=remap)
+    result = Predictor(model)(street)
+    assert (result.labels == 255).any()
+    with served_page(tmp_path, str(model)) as page:
+        opened.get(page.address)
+        upload(opened, street)
+        wait_for(opened, SHOWN + "return shown?.querySelectorAll('canvas.as-overlay').length == 1")
+        time.sleep(0.1)  # until it is painted
+        np.testing.assert_array_equal(drawn(opened), result.overlay())
 
 
 def test_the_pointer_tells_class_and_confidence(
