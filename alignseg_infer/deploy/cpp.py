@@ -78,12 +78,14 @@ def _require_form(path: Path, facts: EngineFacts) -> None:
     """Raise EngineError if the C++ program cannot run the engine."""
     odd = _find_oddity(facts)
     if odd is not None:
+        command = "alignseg export-trt MODEL -o ENGINE --output logits"
+        if facts.spec.remap is not None:
+            command = "alignseg export-trt MODEL -o ENGINE --output labels --remap FILE.json"
         raise EngineError(
             f"{path} has {odd}, which the C++ program cannot run",
             "an engine of classic TensorRT from a batch of 1, with an image (N, 3, H, W) in "
             "float32, and logits (N, C, h, w), or labels in uint8 or int32",
-            "build another engine: alignseg export-trt MODEL -o ENGINE --output "
-            + ("labels --remap FILE.json" if facts.spec.remap else "logits"),
+            f"build another engine: {command}",
         )
 
 

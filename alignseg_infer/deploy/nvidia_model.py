@@ -84,11 +84,11 @@ class NvidiaModel:
             size: Its (height, width); None for the size of this model.
         """
         height, width = size or self.size or _ANY_SIZE
-        options = {**form, "size": f"{height}x{width}"}
-        words = [f"--{name.replace('_', '-')} {value}" for name, value in options.items()]
         origin = self._origin()
+        options = {**form, "size": f"{height}x{width}"}
         if self.spec.remap is not None and origin != str(self.path):  # which has its own classes
-            words.append("--remap FILE.json")
+            options["remap"] = "FILE.json"
+        words = [f"--{name.replace('_', '-')} {value}" for name, value in options.items()]
         name = f"{Path(origin).stem}-{consumer}.onnx"
         command = f"alignseg export-onnx {shlex.quote(origin)} -o {shlex.quote(name)}"
         return " ".join([command, *words])
