@@ -122,7 +122,7 @@ def export_onnx(
         input: Images that the graph takes: ``"float32"``, (N, 3, H, W), normalised; or
             ``"uint8-bgr"`` or ``"uint8-rgb"``, (N, H, W, 3), which it normalises. None for float32.
         remap: A ``.json`` file, or a `Remapping`, that renames, merges or leaves out classes. A
-            graph that returns labels does it itself; `Predictor` does it for all others.
+            graph that returns labels applies it itself; `Predictor` applies it to the others.
         size: Fixed (height, width) of the network's input; None for any size.
         batch: Fixed batch size; None for any.
         sampler: How the graph samples at offsets: ``"native"`` (GridSample), ``"gather"`` (index

@@ -37,7 +37,7 @@ class Remapping:
         names: The new name of each class, or None to leave it out. ``*`` stands for all classes
             that are not named, which otherwise keep their names. Labels are counted in this order,
             then in that of the classes that keep their names.
-        colors: (red, green, blue) of new names, 0..255. Others have the colour of their first part.
+        colors: (red, green, blue) of new names, 0..255. Other new names have the colour of their first class.
         void: Label of pixels without a class; None for 255, or 65535 above 255 classes.
         threshold: Probability of its label below which a pixel gets no class; None for no limit.
     """
@@ -76,7 +76,7 @@ class Remapping:
         names = tuple(name for name in dict.fromkeys(stay) if name is not None)
         void = self._choose_void(names)
         self._require_known("colors", list(self.colors), names)
-        # The colour of each is that of its first part, which is entered last.
+        # Each has the colour of its first class, which is entered last.
         first = dict(reversed([*zip(new.values(), spec.classes.colors, strict=True)]))
         return replace(
             spec,
@@ -148,7 +148,7 @@ def remapping_named(remap: str | Path | Remapping) -> Remapping:
         reason = repr(error)
     if reason:
         raise OptionError(
-            f"{path} does not remap classes: {reason}",
+            f"{path} is not a remapping of classes: {reason}",
             f"JSON like {EXAMPLE}, perhaps with colors, void and threshold",
             "write the new name of each class, or null to leave it out",
         )
@@ -172,6 +172,6 @@ def _find_fault(facts: object) -> str:
         return "its colors are not lists of three integers in 0..255"
     if not isinstance(void, int | None) or isinstance(void, bool):
         return f"void is {void!r}, which is no integer"
-    if threshold is not None and (type(threshold) not in (int, float) or not 0 < threshold <= 1):
-        return f"the threshold is {threshold!r}, which is no probability above 0 and up to 1"
+    if threshold is not None and type(threshold) not in (int, float):
+        return f"the threshold is {threshold!r}, which is no number"
     return ""

@@ -104,7 +104,7 @@ def _find_oddity(facts: EngineFacts) -> str | None:
     if export.image is not ImageInput.FLOAT32:
         return f"an input of {export.image}"
     if facts.spec.remap_to_apply is not None:
-        return "classes to remap behind its logits"
+        return "logits of classes still to be remapped"
     return None
 
 

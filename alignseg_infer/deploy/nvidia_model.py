@@ -212,8 +212,8 @@ def remapped_elsewhere(model: NvidiaModel, consumer: str, labels: Mapping[str, s
     count = model.spec.network.num_classes
     return ExportError(
         f"the model returns {model.export.output} of {count} classes, which only this package "
-        f"remaps to the {len(model.spec.classes.names)} that it names",
-        "labels, which the graph remaps itself",
+        f"can turn into its {len(model.spec.classes.names)} new classes",
+        "labels, whose graph remaps the classes itself",
         model.remake(consumer, labels),
     )
 

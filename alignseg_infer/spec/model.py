@@ -367,7 +367,7 @@ class ModelSpec:
 
     @property
     def remap_to_apply(self) -> RemapSpec | None:
-        """What is still to be done with the labels that the graph's output stands for."""
+        """The remapping that the graph leaves to this package; None if there is none."""
         is_done = self.export is not None and self.export.output is OutputKind.LABELS
         return None if is_done else self.remap
 

@@ -41,7 +41,7 @@ Facts factsOf(nlohmann::json const& json)
     {
         if (remaps)
         {
-            throw unfit("classes to remap behind its logits", "labels --remap FILE.json");
+            throw unfit("logits of classes still to be remapped", "labels --remap FILE.json");
         }
         only(made.at("output"), "logits", "the output");
         if (made.contains("layout") && !made.at("layout").is_null())

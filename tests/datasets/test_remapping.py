@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from alignseg_infer.datasets.class_tables import ADE20K, class_table_for
-from alignseg_infer.datasets.remapping import Remapping, remapping_named
+from alignseg_infer.datasets.remapping import EXAMPLE, Remapping, remapping_named
 from alignseg_infer.errors import OptionError, SpecError
 from alignseg_infer.spec.model import InputSpec, ModelSpec, NetworkSpec
 from tests.support.models import SMALL_SPEC
@@ -94,6 +94,9 @@ def test_void(spec: ModelSpec, void: int | None, expected: int) -> None:
         ({"names": {"road": "x"}, "void": 3}, "the label of 'wall'", '"void": 255'),
         ({"names": {"road": "x"}, "void": 70000}, "void is 70000", '"void": 255'),
         ({"names": {"road": "x"}, "void": -1}, "void is -1", '"void": 255'),
+        ({"names": {"road": "x"}, "threshold": 0}, "threshold of new is 0", "threshold=0.5"),
+        ({"names": {"road": "x"}, "threshold": 50}, "threshold of new is 50", "threshold=0.5"),
+        ('{"names": {"road": "x"}, "threshold": NaN}', "threshold of new is nan", "0.5"),
     ],
 )
 def test_what_does_not_fit_the_model(facts: Any, problem: str, fix: str, tmp_path: Path) -> None:
@@ -116,10 +119,8 @@ def test_what_does_not_fit_the_model(facts: Any, problem: str, fix: str, tmp_pat
         ({"names": {"road": "x"}, "colors": []}, "three integers"),
         ({"names": {"road": "x"}, "void": 2.5}, "no integer"),
         ({"names": {"road": "x"}, "void": True}, "no integer"),
-        ({"names": {"road": "x"}, "threshold": 0}, "no probability"),
-        ({"names": {"road": "x"}, "threshold": 50}, "no probability"),
-        ({"names": {"road": "x"}, "threshold": "0.5"}, "no probability"),
-        ('{"names": {"road": "x"}, "threshold": NaN}', "no probability"),
+        ({"names": {"road": "x"}, "threshold": "0.5"}, "no number"),
+        ({"names": {"road": "x"}, "threshold": True}, "no number"),
     ],
 )
 def test_files_that_are_no_remapping(facts: Any, problem: str, tmp_path: Path) -> None:
@@ -127,6 +128,11 @@ def test_files_that_are_no_remapping(facts: Any, problem: str, tmp_path: Path) -
         remapping_named(written(tmp_path, facts))
     assert problem in caught.value.problem
     assert "new.json" in caught.value.problem
+
+
+def test_the_example_in_errors_works(tmp_path: Path) -> None:
+    spec = remapping_named(written(tmp_path, EXAMPLE)).apply(SMALL_SPEC)
+    assert spec.classes.names == ("drivable", "obstacle")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

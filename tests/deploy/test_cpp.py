@@ -107,7 +107,7 @@ def test_classes_are_remapped_by_the_engine_or_not_at_all(tmp_path: Path) -> Non
     remap = Remapping(dataset="few", names={"*": "all"})
     spec = remap.apply(replace(SMALL_SPEC, export=EXPORT))
     write_engine(tmp_path / "city.engine", spec=spec)
-    with pytest.raises(EngineError, match="classes to remap behind its logits") as caught:
+    with pytest.raises(EngineError, match="logits of classes still to be remapped") as caught:
         deploy_cpp(tmp_path / "city.engine", tmp_path / "consumer")
     assert "alignseg export-trt MODEL -o ENGINE --output labels" in caught.value.fix
     labels = replace(spec, export=replace(EXPORT, output=OutputKind.LABELS))

@@ -153,7 +153,7 @@ def test_logits_of_classes_to_remap(run: Run, tmp_path: Path) -> None:
     write_engine(tmp_path / "city.engine", LOGITS, spec=spec)
     done = run()
     assert done.returncode == 1
-    assert "classes to remap behind its logits" in done.stderr
+    assert "logits of classes still to be remapped" in done.stderr
     assert "alignseg export-trt MODEL -o ENGINE --output labels" in done.stderr
 
 

@@ -88,7 +88,7 @@ def test_classes_are_remapped_by_the_graph_or_not_at_all(
     wide, path = tmp_path / "wide.onnx", tmp_path / "few.onnx"
     form_demo(tmp_path / "plain.onnx")
     export_onnx(tmp_path / "plain.onnx", wide, output="probabilities", remap=remap)
-    with pytest.raises(ExportError, match="19 classes, which only this package remaps") as caught:
+    with pytest.raises(ExportError, match="19 classes, which only this package can turn") as caught:
         write_deepstream(wide, tmp_path / "out")
     assert "--output labels --label-type int32" in caught.value.fix
     assert caught.value.fix.endswith("--remap FILE.json")

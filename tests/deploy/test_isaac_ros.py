@@ -184,7 +184,7 @@ def test_classes_are_remapped_by_the_graph_or_not_at_all(tmp_path: Path) -> None
     plain = tmp_path / "plain.onnx"
     form_demo(plain, size=(64, 96))
     export_onnx(plain, tmp_path / "a.onnx", output="probabilities", **form)
-    with pytest.raises(ExportError, match="19 classes, which only this package remaps") as caught:
+    with pytest.raises(ExportError, match="19 classes, which only this package can turn") as caught:
         write_isaac_ros(tmp_path / "a.onnx", tmp_path / "out")
     assert caught.value.fix.endswith("--layout nhwc --size 64x96 --remap FILE.json")
     export_onnx(plain, tmp_path / "b.onnx", output="labels", label_type="int32", **form)

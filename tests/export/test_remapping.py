@@ -290,7 +290,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     seen = capsys.readouterr().out
     assert "classes: few (free, blocked)" in seen
     assert "remapped from 19" in seen
-    assert "from a confidence of 0.5; 255 stands for no class" in seen
+    assert "255 stands for no class, as below a confidence of 0.5" in seen
     assert "the class of each pixel, 0 to 1, or 255 for none" in seen
     assert main(["inspect", str(exported(tmp_path, JUDGED))]) == 0
     seen = capsys.readouterr().out

@@ -131,9 +131,9 @@ def _add_form_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument(
         "--remap",
         metavar="FILE.json",
-        help="new names of classes, to rename, merge or leave them out, and a threshold on the "
-        "confidence; a graph that returns labels does it itself, else this package does it "
-        "(default: the classes of the model)",
+        help="file that renames, merges or leaves out classes, and may set a threshold on the "
+        "confidence; a graph that returns labels applies it itself, and this package applies it to "
+        "the others (default: the classes of the model)",
     )
 
 

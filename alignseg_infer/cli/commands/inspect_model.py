@@ -112,10 +112,10 @@ def describe_spec(spec: ModelSpec) -> str:
         f"  classes: {spec.classes.dataset} ({first_few(list(spec.classes.names), 4)})",
     ]
     if remap := spec.remap:
-        sure = f", and from a confidence of {remap.threshold:g}" if remap.threshold else ""
+        unsure = f", as below a confidence of {remap.threshold:g}" if remap.threshold else ""
         lines.append(
-            f"  remapped from {len(remap.names)} ({first_few(list(remap.names), 4)}){sure}; "
-            f"{remap.void} stands for no class"
+            f"  remapped from {len(remap.names)} ({first_few(list(remap.names), 4)}); "
+            f"{remap.void} stands for no class{unsure}"
         )
     if spec.source:
         source = spec.source

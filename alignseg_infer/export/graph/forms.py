@@ -214,8 +214,9 @@ class _Suffix:
             shape.insert(axis, 1)
         kind = now.label_type or label_dtype(self._label_count)
         dtype = ir.DataType.from_numpy(np.dtype(kind))
-        if dtype.itemsize < 4 and labels.dtype is not FLOAT:  # TensorRT documents no conversion
-            labels = write.cast(labels, FLOAT)  # of integers to UINT8
+        # TensorRT documents no conversion of integers to UINT8.
+        if dtype.itemsize < 4 and labels.dtype is not FLOAT:
+            labels = write.cast(labels, FLOAT)
         return write.describe(write.cast(labels, dtype), dtype, shape)
 
     def _remapped(self, classes: ir.Value, logits: ir.Value | None) -> ir.Value:
