@@ -37,7 +37,8 @@ class Remapping:
         names: The new name of each class, or None to leave it out. ``*`` stands for all classes
             that are not named, which otherwise keep their names. Labels are counted in this order,
             then in that of the classes that keep their names.
-        colors: (red, green, blue) of new names, 0..255. Other new names have the colour of their first class.
+        colors: (red, green, blue) of new names, 0..255. Other new names have the colour of their
+            first class.
         void: Label of pixels without a class; None for 255, or 65535 above 255 classes.
         threshold: Probability of its label below which a pixel gets no class; None for no limit.
     """
