@@ -5,10 +5,8 @@ It is for those who run the graph without this package, in C++ or in a server.
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from alignseg_infer.pixels.postprocess import label_dtype
 from alignseg_infer.spec.forms import input_axes, takes_uint8
+from alignseg_infer.spec.graph_contract import told_tensors
 from alignseg_infer.spec.model import (
     INPUT_NAME,
     MIN_INPUT_SIDE,
@@ -74,7 +72,6 @@ def _output_line(spec: ModelSpec, export: ExportSpec) -> str:
     full = [str(side) for side in export.size or ("H", "W")]
     last = export.layout is Layout.NHWC
     if export.output is OutputKind.LABELS:
-        kind = export.label_type or np.dtype(label_dtype(spec.label_count)).name
         sides = {None: full, Layout.NCHW: ["1", *full]}.get(export.layout, [*full, "1"])
         shape = [batch, *sides]
         values = f"the class of each pixel, 0 to {len(spec.classes.names) - 1}"
@@ -83,12 +80,12 @@ def _output_line(spec: ModelSpec, export: ExportSpec) -> str:
         probable = export.output is OutputKind.PROBABILITIES
         is_full = probable and export.output_size is OutputSize.IMAGE
         sides = full if is_full else ["h", "w"]
-        kind = "float32"
         shape = [batch, *sides, classes] if last else [batch, classes, *sides]
         values = "from 0 to 1, with a sum of 1 in each pixel" if probable else "any finite numbers"
         if not is_full:
             values += "; h = (H + 1) / 4 + 1 and w = (W + 1) / 4 + 1, in whole numbers"
     order = export.layout.upper() if export.layout else ("NHW" if len(shape) == 3 else "NCHW")
+    kind = told_tensors(spec)[1].data_type
     return f"    output {export.output}: {kind} ({', '.join(shape)}), {order}\n      {values}"
 
 

@@ -16,11 +16,11 @@ from alignseg_infer.cuda.launches import DeviceTensor, preprocess_launch, upsamp
 from alignseg_infer.errors import CudaError
 from alignseg_infer.pixels.postprocess import (
     Scores,
-    label_dtype,
     not_finite_error,
     scores_from_logits,
 )
 from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.spec.forms import label_dtype
 from alignseg_infer.spec.model import ModelSpec
 
 LARGEST_DISTANCE = 0.5  # grey levels

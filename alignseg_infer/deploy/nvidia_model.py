@@ -14,12 +14,10 @@ from alignseg_infer.demo import DEMO, model_path
 from alignseg_infer.errors import INSTALL_ONNX, ExportError, ModelFileError, OptionError
 from alignseg_infer.files import require_file, sha256_of
 from alignseg_infer.packages import require_packages
-from alignseg_infer.pixels.postprocess import label_dtype
-from alignseg_infer.spec.graph_contract import is_offset
+from alignseg_infer.spec.graph_contract import is_offset, told_tensors
 from alignseg_infer.spec.model import (
     INPUT_NAME,
     ExportSpec,
-    ImageInput,
     ModelSpec,
     OutputKind,
     Precision,
@@ -177,28 +175,18 @@ def _read_engine(path: Path) -> NvidiaModel:
             "alignseg export-trt MODEL -o model.engine --plugin "
             "plugins/build/libalignseg_plugin.so",
         )
-    low, high = facts.profile.minimum, facts.profile.maximum
-    fixed = (low.height, low.width) == (high.height, high.width)
+    given, returned = told_tensors(facts.spec)
+    fixed = facts.fixed_spec.export
     return NvidiaModel(
         path=path,
         spec=facts.spec,
-        size=(low.height, low.width) if fixed else None,
-        batches=(low.batch, high.batch),
-        types=_types_told(facts.spec),
+        size=None if fixed is None else fixed.size,
+        batches=(facts.profile.minimum.batch, facts.profile.maximum.batch),
+        types=(given.data_type, returned.data_type),
         has_offsets=False,
         plugins=facts.plugins,
         engine=facts,
     )
-
-
-def _types_told(spec: ModelSpec) -> tuple[str, str]:
-    """Return the types that the facts tell."""
-    export = spec.export
-    assert export is not None
-    given = "float32" if export.image is ImageInput.FLOAT32 else "uint8"
-    if export.output is not OutputKind.LABELS:
-        return given, "float32"
-    return given, str(export.label_type or label_dtype(spec.label_count).__name__)
 
 
 def remapped_elsewhere(model: NvidiaModel, consumer: str, labels: Mapping[str, str]) -> ExportError:

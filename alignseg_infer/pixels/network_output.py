@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignseg_infer.errors import ModelFileError
-from alignseg_infer.pixels.postprocess import label_dtype
+from alignseg_infer.spec.forms import label_dtype
 from alignseg_infer.spec.graph_contract import EXPORT_AGAIN
 from alignseg_infer.spec.model import ModelSpec, OutputKind, OutputSize
 
@@ -86,7 +86,7 @@ def require_output_shape(spec: ModelSpec, shape: tuple[int, ...], output: tuple[
     if spec.export is not None and spec.export.output is OutputKind.LABELS:
         fits, expected = output == (count, *shape[2:]), (count, *shape[2:])
         wanted = f"labels {expected}, (images, height, width)"
-    elif returns_probabilities(spec) and _has_image_size(spec):
+    elif returns_probabilities(spec) and has_image_size(spec):
         expected = (count, classes, *shape[2:])
         fits, wanted = output == expected, f"probabilities {expected}, for {classes} classes"
     else:
@@ -100,6 +100,11 @@ def require_output_shape(spec: ModelSpec, shape: tuple[int, ...], output: tuple[
 def returns_probabilities(spec: ModelSpec) -> bool:
     """Return whether the graph returns probabilities."""
     return spec.export is not None and spec.export.output is OutputKind.PROBABILITIES
+
+
+def has_image_size(spec: ModelSpec) -> bool:
+    """Return whether the graph returns probabilities of the image's size."""
+    return spec.export is not None and spec.export.output_size is OutputSize.IMAGE
 
 
 def require_offsets(shape: tuple[int, ...], name: str, output: NDArray[np.generic]) -> None:
@@ -119,10 +124,6 @@ def require_offsets(shape: tuple[int, ...], name: str, output: NDArray[np.generi
             f"the offset field {name} of shape {seen} for an input of shape {shape}",
             f"({shape[0]}, 2, height, width)",
         )
-
-
-def _has_image_size(spec: ModelSpec) -> bool:
-    return spec.export is not None and spec.export.output_size is OutputSize.IMAGE
 
 
 def _are_probabilities(output: NDArray[np.generic]) -> bool:

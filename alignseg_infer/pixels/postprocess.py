@@ -9,7 +9,7 @@ so that the full-resolution logits never exist as a whole.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,13 +19,13 @@ from alignseg_infer.arrays import Floats, Labels, Size
 from alignseg_infer.backports import Self
 from alignseg_infer.errors import ModelError
 from alignseg_infer.pixels.cell_labels import argmax_into, axis_weights, label_by_cells
+from alignseg_infer.spec.forms import label_dtype
 from alignseg_infer.spec.remapping import RemapSpec
 
 __all__ = [
     "Floats",
     "Labels",
     "Scores",
-    "label_dtype",
     "not_finite_error",
     "remap_labels",
     "remap_scores",
@@ -60,11 +60,6 @@ def not_finite_error() -> ModelError:
         "finite logits",
         "check the weights, the mean and the std: alignseg inspect MODEL",
     )
-
-
-def label_dtype(num_classes: int) -> type[np.unsignedinteger[Any]]:
-    """Return the smallest unsigned type that holds the labels 0 to `num_classes` - 1."""
-    return np.uint8 if num_classes <= 256 else np.uint16
 
 
 def scores_from_logits(

@@ -33,12 +33,17 @@ def input_type(spec: ModelSpec) -> type[np.uint8] | type[np.float32]:
     return np.uint8 if takes_uint8(spec) else np.float32
 
 
+def label_dtype(num_classes: int) -> type[np.unsignedinteger[Any]]:
+    """Return the smallest unsigned type that holds the labels 0 to `num_classes` - 1."""
+    return np.uint8 if num_classes <= 256 else np.uint16
+
+
 def input_axes(spec: ModelSpec) -> tuple[int, int, int, int]:
     """Return the order in which the graph has the axes of images (N, 3, H, W)."""
     return (0, 2, 3, 1) if takes_uint8(spec) else (0, 1, 2, 3)
 
 
-def graph_input_shape(spec: ModelSpec, shape: Shape) -> Shape:
+def graph_input_shape(spec: ModelSpec, shape: Sequence[T]) -> tuple[T, ...]:
     """Return the shape of the graph's input for images of the shape (N, 3, H, W)."""
     return tuple(shape[axis] for axis in input_axes(spec))
 

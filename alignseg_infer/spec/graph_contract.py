@@ -11,8 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+
 from alignseg_infer.errors import ModelFileError, SpecError
-from alignseg_infer.spec.forms import image_shape, takes_uint8
+from alignseg_infer.spec.forms import (
+    graph_input_shape,
+    image_shape,
+    input_type,
+    label_dtype,
+    takes_uint8,
+)
 from alignseg_infer.spec.model import (
     INPUT_NAME,
     MAX_INPUT_SIDE,
@@ -78,6 +86,27 @@ class _Wanted(NamedTuple):
 def is_offset(output: str) -> bool:
     """Return whether the output of this name is an offset field. Outputs have any order."""
     return output.startswith(OFFSET_PREFIX)
+
+
+def told_tensors(spec: ModelSpec) -> tuple[GraphTensor, GraphTensor]:
+    """Return the input and the output of an exported graph as its facts tell them.
+
+    Args:
+        spec: The model's facts, with `export`.
+    """
+    export = spec.export
+    assert export is not None
+    image = (export.batch, CHANNELS, *(export.size or (None, None)))
+    taken = graph_input_shape(spec, image)
+    output = _wanted_of(export.output.value, spec, image)
+    if export.output is OutputKind.LABELS:
+        kind = export.label_type or np.dtype(label_dtype(spec.label_count)).name
+    else:
+        kind = "float32"
+    return (
+        GraphTensor(INPUT_NAME, np.dtype(input_type(spec)).name, taken),
+        GraphTensor(output.name, kind, output.shape),
+    )
 
 
 def follow_graph(

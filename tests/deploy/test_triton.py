@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
-from alignseg_infer import Predictor
+from alignseg_infer import Predictor, export_onnx
 from alignseg_infer.cli import main
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.demo.streets import Street
@@ -34,6 +35,7 @@ from alignseg_infer.errors import (
 )
 from alignseg_infer.pixels.images import encode_image
 from alignseg_infer.spec.model import SPEC_KEY, ModelSpec
+from alignseg_infer.trt.engine_file import Profile
 from alignseg_infer.trt.flavours import Flavour
 from tests.support.fake_tensorrt import PROFILE, write_engine
 
@@ -180,20 +182,71 @@ def test_whole_model_as_the_server_calls_it(tmp_path: Path) -> None:
     assert "send one request for each image" in uneven.error
 
 
-def test_ensemble_as_the_server_calls_it(tmp_path: Path) -> None:
-    write_repository(["demo"], tmp_path, backend="onnxruntime")
-    before = opened(Preprocess, tmp_path / "demo_before")
-    after = opened(Postprocess, tmp_path / "demo_after")
-    [prepared] = before.execute([FakeRequest(file=as_files(FILE, FILE))])
+FORMS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "camera": {"input": "uint8-rgb", "output": "probabilities", "layout": "nhwc"},
+    "quarter": {"output": "probabilities", "output_size": "quarter"},
+    "labels": {"input": "uint8-bgr", "output": "labels", "label_type": "int64", "layout": "nchw"},
+    "planes": {"output": "logits", "layout": "nhwc", "size": (64, 128)},
+    "one": {"output": "labels", "batch": 1},
+    "few": {"remap": {"names": {"road": "way", "*": "rest"}, "threshold": 0.9}},
+}
+TENSORS = {  # of the network: input and output
+    "plain": ("FP32 dims: [3, -1, -1]", "FP32 dims: [19, -1, -1]"),
+    "camera": ("UINT8 dims: [-1, -1, 3]", "FP32 dims: [-1, -1, 19]"),
+    "quarter": ("FP32 dims: [3, -1, -1]", "FP32 dims: [19, -1, -1]"),
+    "labels": ("UINT8 dims: [-1, -1, 3]", "INT64 dims: [1, -1, -1]"),
+    "planes": ("FP32 dims: [3, 64, 128]", "FP32 dims: [-1, -1, 19]"),
+    "one": ("FP32 dims: [1, 3, -1, -1]", "UINT8 dims: [1, -1, -1]"),
+    "few": ("FP32 dims: [3, -1, -1]", "FP32 dims: [19, -1, -1]"),
+}
+
+
+def formed(path: Path, options: dict[str, Any]) -> Path:
+    """Write the demo model in another form to `path`."""
+    if "remap" in options:
+        names = path.with_suffix(".json")
+        names.write_text(json.dumps(options["remap"]))
+        options = {**options, "remap": names}
+    export_onnx(model_path("demo"), path, **options)
+    return path
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_ensemble_as_the_server_calls_it(form: str, tmp_path: Path) -> None:
+    model = formed(tmp_path / "a.onnx", FORMS[form]) if FORMS[form] else model_path("demo")
+    write_repository([model], tmp_path / "r", backend="onnxruntime", name="demo")
+    taken, returned = TENSORS[form]
+    configuration = (tmp_path / "r/demo_network/config.pbtxt").read_text()
+    assert f"TYPE_{taken} }}" in configuration
+    assert f"TYPE_{returned} }}" in configuration
+    before = opened(Preprocess, tmp_path / "r/demo_before")
+    after = opened(Postprocess, tmp_path / "r/demo_after")
+    files = (FILE,) if form == "one" else (FILE, FILE)
+    [prepared] = before.execute([FakeRequest(file=as_files(*files))])
     given = outputs_of(prepared)
-    predictor = Predictor("demo", batch=2)
-    output = predictor._stages.backend.infer(given["image"])
+    session = onnxruntime.InferenceSession(model)
+    [output, *_] = session.run(None, {"image": given["image"]})
     [done] = after.execute([FakeRequest(output=output, size=given["size"])])
-    for labels, result in zip(outputs_of(done)["labels"], predictor([FILE, FILE]), strict=True):
+    expected = Predictor(model)(list(files))
+    for labels, result in zip(outputs_of(done)["labels"], expected, strict=True):
         np.testing.assert_array_equal(labels, result.labels)
     wrong = before.execute([FakeRequest(file=as_files(b"")), FakeRequest(file=as_files(FILE))])
     assert "try:" in wrong[0].error
     assert outputs_of(wrong[1])["size"].tolist() == [[64, 96]]
+
+
+def test_an_engine_of_one_size_gets_images_of_that_size(tmp_path: Path) -> None:
+    """The ONNX file that it was built from may take any size; its profile does not."""
+    engine = tmp_path / "a.engine"
+    one = replace(PROFILE.minimum, height=64, width=128)
+    several = replace(one, batch=4)
+    write_engine(engine, profile=Profile(one, one, several))
+    write_repository([engine], tmp_path / "r")
+    assert "dims: [3, 64, 128]" in (tmp_path / "r/a_network/config.pbtxt").read_text()
+    before = opened(Preprocess, tmp_path / "r/a_before")
+    [prepared] = before.execute([FakeRequest(file=as_files(FILE))])
+    assert outputs_of(prepared)["image"].shape == (1, 3, 64, 128)
 
 
 def test_a_backend_for_another_numpy_is_refused() -> None:

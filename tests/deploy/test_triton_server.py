@@ -1,6 +1,9 @@
 """A real tritonserver serves what ``alignseg deploy triton`` writes."""
 
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,8 +16,9 @@ import cv2
 import numpy as np
 import pytest
 
-from alignseg_infer import Predictor
+from alignseg_infer import Predictor, export_onnx
 from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
+from alignseg_infer.datasets.remapping import Remapping
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.deploy.triton.repository import write_repository
@@ -30,6 +34,47 @@ STREETS = [Street(FIRST_HELD_OUT + seed).scene(size=SIZES[seed % 2]).image for s
 FILES = [encode_image(image, ".png") for image in STREETS]
 
 
+ENSEMBLES: dict[str, dict[str, Any]] = {
+    "plain": {"size": (64, 128)},
+    "camera": {"input": "uint8-rgb", "output": "probabilities", "layout": "nhwc"},
+    "few": {
+        "output": "labels",
+        "label_type": "int64",
+        "layout": "nchw",
+        "remap": Remapping(
+            dataset="new", names={"road": "way", "sky": None, "*": "rest"}, threshold=0.9
+        ),
+    },
+}
+NETWORK = """
+import onnxruntime
+import triton_python_backend_utils as utils
+
+class TritonPythonModel:
+    def initialize(self, args):
+        folder = f"{args['model_repository']}/{args['model_version']}"
+        self.session = onnxruntime.InferenceSession(f"{folder}/model.onnx")
+        self.name = self.session.get_outputs()[0].name
+
+    def execute(self, requests):
+        return [self.run(utils.get_input_tensor_by_name(one, "image")) for one in requests]
+
+    def run(self, image):
+        [output] = self.session.run([self.name], {"image": image.as_numpy()})
+        return utils.InferenceResponse([utils.Tensor(self.name, output)])
+"""
+
+
+def replace_network(folder: Path) -> None:
+    """Let the Python backend run the network, since the wheel has no backend of ONNX Runtime."""
+    file = folder / "config.pbtxt"
+    text = file.read_text()
+    assert 'backend: "onnxruntime"\ndefault_model_filename: "model.onnx"\n' in text
+    text = text.replace('backend: "onnxruntime"\n', 'backend: "python"\n')
+    file.write_text(text.replace('"model.onnx"', '"model.py"'))
+    (folder / "1/model.py").write_text(NETWORK)
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     return install(tmp_path_factory.mktemp("triton"))
@@ -41,6 +86,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_repository(["demo"], folder)
     write_repository(["demo"], folder, name="split", backend="onnxruntime")
     write_repository(["demo"], folder, name="vino", backend="openvino")
+    for name, options in ENSEMBLES.items():
+        file = folder.parent / f"{name}.onnx"
+        export_onnx(model_path("demo"), file, **options)
+        write_repository([file], folder, backend="onnxruntime")
+        replace_network(folder / f"{name}_network")
     engine = folder.parent / "built.engine"
     write_engine(engine)
     write_repository([engine], folder)
@@ -52,7 +102,7 @@ def server(
     installed: Installed, repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Address]:
     log = tmp_path_factory.mktemp("log") / "server.log"
-    wanted = ("demo", "split_before", "split_after")
+    wanted = ("demo", "split_before", "split_after", *ENSEMBLES)
     options = ["--model-control-mode=explicit", *(f"--load-model={name}" for name in wanted)]
     with serve(installed, repository, log, *options) as address:
         yield address
@@ -190,6 +240,48 @@ def test_the_parts_of_an_ensemble(server: Address, expected: list[Segmentation])
     bad = infer(server.http, b"no image", "image", model="split_before")
     assert bad.status >= 400
     assert "try:" in bad.facts["error"]
+
+
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_ensembles(name: str, server: Address, repository: Path) -> None:
+    """From the bytes of image files to labels, with many requests at once; batches are formed."""
+    expected = [one.labels for one in Predictor(repository.parent / f"{name}.onnx")(FILES)]
+
+    def send(index: int) -> None:
+        if index % 10 == 7:
+            reply = infer(server.http, b"no image", model=name)
+            assert reply.status >= 400
+            assert "try:" in reply.facts["error"]
+            return
+        reply = infer(server.http, FILES[index % 4], model=name)
+        assert reply.status == 200, reply.facts
+        np.testing.assert_array_equal(reply.outputs["labels"][0], expected[index % 4])
+
+    with ThreadPoolExecutor(40) as pool:
+        list(pool.map(send, range(40)))
+    rows = ask(server.http, "GET", f"/v2/models/{name}_network/stats").facts["model_stats"][0]
+    assert max(row["batch_size"] for row in rows["batch_stats"]) > 1
+
+
+def test_an_image_is_sent_by_curl(server: Address, repository: Path, tmp_path: Path) -> None:
+    """The command of docs/deploy.md, whose body is the file."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    (tmp_path / "street.png").write_bytes(FILES[0])
+    page = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
+    [command] = [line for line in page.splitlines() if "--data-binary" in line]
+    command = command.replace("NAME", "plain").replace("localhost:8000", f"127.0.0.1:{server.http}")
+    done = subprocess.run(
+        shlex.split(command), cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    headers = dict(re.findall(r"([\w-]+): (\S+)", (tmp_path / "headers").read_text().lower()))
+    length = int(headers["inference-header-content-length"])
+    reply = (tmp_path / "reply").read_bytes()
+    [told] = json.loads(reply[:length])["outputs"]
+    expected = Predictor(repository.parent / "plain.onnx")(FILES[0]).labels
+    assert (told["datatype"], told["shape"]) == ("UINT8", [1, *expected.shape])
+    assert reply[length:] == expected.tobytes()
 
 
 @pytest.mark.parametrize(

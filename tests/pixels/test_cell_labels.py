@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from alignseg_infer.arrays import Floats, Labels, Size
 from alignseg_infer.pixels import cell_labels, postprocess
 from alignseg_infer.pixels.cell_labels import argmax_into, axis_weights, label_by_cells
-from alignseg_infer.pixels.postprocess import label_dtype, scores_from_logits, upsample_in_bands
+from alignseg_infer.pixels.postprocess import scores_from_logits, upsample_in_bands
+from alignseg_infer.spec.forms import label_dtype
 from tests.pixels.test_postprocess import random_logits, smooth_logits
 
 Make = Callable[[tuple[int, ...]], Floats]

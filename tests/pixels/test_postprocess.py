@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from alignseg_infer.arrays import Floats, Size
 from alignseg_infer.pixels import postprocess
 from alignseg_infer.pixels.postprocess import (
-    label_dtype,
     resize_labels,
     scores_from_logits,
     upsample_in_bands,
 )
+from alignseg_infer.spec.forms import label_dtype
 
 TIE = 1e-5  # labels may differ where the two best logits are closer than this
 SIDE = st.integers(1, 9)

@@ -7,9 +7,9 @@ from alignseg_infer.cli.arguments.values import add_destination, choices_of
 from alignseg_infer.cli.streams import print_message
 from alignseg_infer.deploy.triton.repository import (
     DEFAULT_BATCH,
-    TritonBackend,
     write_repository,
 )
+from alignseg_infer.deploy.triton.served_model import TritonBackend
 
 HELP = "Write a model repository that Triton Inference Server serves as it is."
 EXAMPLE = "Example: alignseg deploy triton demo -o repository/"

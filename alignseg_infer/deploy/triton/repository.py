@@ -7,12 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from string import Template
 
-from alignseg_infer.arrays import Size
-from alignseg_infer.backends import CHECKPOINT_SUFFIXES, ONNX_SUFFIX
-from alignseg_infer.backends.onnx_domains import needs_plugins
-from alignseg_infer.backports import StrEnum
-from alignseg_infer.choices import check_kinds, choose
-from alignseg_infer.demo import model_path
+from alignseg_infer.choices import check_kinds
 from alignseg_infer.deploy.folder import write_folder
 from alignseg_infer.deploy.triton.configuration import (
     Runner,
@@ -21,6 +16,11 @@ from alignseg_infer.deploy.triton.configuration import (
     ensemble_of,
     parameter,
     warm_up_of,
+)
+from alignseg_infer.deploy.triton.served_model import (
+    ServedModel,
+    TritonBackend,
+    read_served_model,
 )
 from alignseg_infer.deploy.triton.serving import (
     CONFIDENCE,
@@ -32,32 +32,18 @@ from alignseg_infer.deploy.triton.serving import (
     SIZE,
     facts_of,
 )
-from alignseg_infer.errors import (
-    EngineError,
-    ModelFileError,
-    OptionError,
-    OutputError,
-    SpecError,
-)
-from alignseg_infer.files import require_file, user_path
-from alignseg_infer.models.identify import require_named_as_it_is
-from alignseg_infer.pixels.postprocess import label_dtype
-from alignseg_infer.spec.model import (
-    ExportSpec,
-    ImageInput,
-    ModelSpec,
-    OutputKind,
-)
+from alignseg_infer.errors import EngineError, OptionError, OutputError
+from alignseg_infer.files import user_path
+from alignseg_infer.spec.forms import label_dtype
+from alignseg_infer.spec.graph_contract import GraphTensor, told_tensors
+from alignseg_infer.spec.model import ModelSpec, OutputKind
 from alignseg_infer.spec.onnx_weights import require_weights_beside
-from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, EngineFacts, read_facts
-from alignseg_infer.trt.flavours import Flavour
 from alignseg_infer.trt.plugin_library import find_plugin_library
 
 LABEL_FILE = "labels.txt"
 CLASSES = "classes"  # a parameter: names and colours of the classes, as JSON
 PLUGIN_LIBRARY = "libalignseg_plugin.so"
 DEFAULT_BATCH = 4
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _MODEL = Template('''\
 """Serves $name. ``alignseg deploy triton`` wrote this file."""
 
@@ -79,19 +65,6 @@ class TritonPythonModel($kind):
 
     utils = triton_python_backend_utils
 ''')
-
-
-class TritonBackend(StrEnum):
-    """What runs the network in the server.
-
-    ``python`` runs all of a `Predictor` on the CPU. With the others, the network runs in the
-    server, and an ensemble of three models does the rest.
-    """
-
-    PYTHON = "python"
-    ONNXRUNTIME = "onnxruntime"
-    OPENVINO = "openvino"
-    TENSORRT_PLAN = "tensorrt_plan"
 
 
 _BACKENDS = {
@@ -119,35 +92,6 @@ class Deployed:
     backend: TritonBackend
     batch: int
     server_options: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Model:
-    """A model file, and what the server needs to know about it."""
-
-    path: Path
-    name: str
-    backend: TritonBackend
-    spec: ModelSpec
-    export: ExportSpec
-    batch: int
-    instances: int
-    engine: EngineFacts | None = None
-
-    @property
-    def size(self) -> Size | None:
-        if self.engine is None:
-            return self.export.size
-        low, high = self.engine.profile.minimum, self.engine.profile.maximum
-        return (
-            (low.height, low.width)
-            if (low.height, low.width) == (high.height, high.width)
-            else None
-        )
-
-    @property
-    def label_kind(self) -> str:
-        return label_dtype(self.spec.label_count).__name__.upper()
 
 
 @check_kinds
@@ -186,8 +130,7 @@ def write_repository(
             f"batch={batch} and instances={instances}", "1 or more of each", "batch=4, instances=1"
         )
     destination = user_path(destination)
-    chosen = None if backend is None else choose(TritonBackend, backend, "backend")
-    found = [_read_model(model, chosen, name, batch, instances) for model in models]
+    found = [read_served_model(model, backend, name, batch, instances) for model in models]
     names = [model.name for model in found]
     if len(set(names)) != len(names):
         raise OptionError(
@@ -207,149 +150,7 @@ def write_repository(
     ]
 
 
-def _read_model(
-    model: str | Path, backend: TritonBackend | None, name: str | None, batch: int, instances: int
-) -> _Model:
-    path = model_path(model)
-    suffix = path.suffix.lower()
-    if suffix in CHECKPOINT_SUFFIXES:
-        raise ModelFileError(
-            f"{path} is a checkpoint, which no backend of Triton runs",
-            "an .onnx file, an engine, or demo",
-            f"export it first: alignseg export-onnx {path} -o {path.with_suffix('.onnx').name}",
-        )
-    if suffix not in (ONNX_SUFFIX, *ENGINE_SUFFIXES):
-        known = f"an .onnx file, an engine ({', '.join(ENGINE_SUFFIXES)}), or demo"
-        require_file(path, known, ModelFileError)
-    require_named_as_it_is(path)
-    engine = read_facts(path) if suffix in ENGINE_SUFFIXES else None
-    spec = _spec_of_onnx(path) if engine is None else engine.spec
-    default = TritonBackend.PYTHON if engine is None else TritonBackend.TENSORRT_PLAN
-    assert spec.export is not None  # as in each exported file
-    found = _Model(
-        path=path,
-        name=name or re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem),
-        backend=backend or default,
-        spec=spec,
-        export=spec.export,
-        batch=batch,
-        instances=instances,
-        engine=engine,
-    )
-    return _require_served(found)
-
-
-def _spec_of_onnx(path: Path) -> ModelSpec:
-    """Return the facts of an ``.onnx`` file.
-
-    Raises:
-        ModelFileError: It needs plugins, or cannot be read.
-    """
-    if needs_plugins(path):
-        raise ModelFileError(
-            f"{path} needs TensorRT plugins, which run in an engine only",
-            "an engine, or a graph without plugins",
-            f"build an engine: alignseg export-trt {path} -o {path.with_suffix('.engine').name}",
-        )
-    from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend(path).spec
-
-
-def _require_served(model: _Model) -> _Model:
-    """Return the model, with the batch that it takes.
-
-    Raises:
-        OptionError: Name or backend do not fit it.
-        ModelFileError, SpecError: It cannot be served.
-    """
-    if not _NAME.fullmatch(model.name):
-        raise OptionError(
-            f"the model would be called {model.name!r}",
-            "1 to 100 letters, digits, dots, dashes and underscores",
-            "name='alignseg'",
-        )
-    _require_label_file(model)
-    is_plan = model.backend is TritonBackend.TENSORRT_PLAN
-    if is_plan != (model.engine is not None):
-        raise OptionError(
-            f"backend={model.backend.value!r} does not run {model.path}",
-            "tensorrt_plan for an engine, and python, onnxruntime or openvino for an .onnx file",
-            "leave it out, or build an engine: alignseg export-trt MODEL.onnx -o MODEL.engine",
-        )
-    if model.engine is not None:
-        return _require_engine(model, model.engine)
-    return replace(_require_form(model), batch=_batch_of(model, model.export.batch or 1))
-
-
-def _require_label_file(model: _Model) -> None:
-    """Check that a label file can hold the names of classes.
-
-    Raises:
-        SpecError: It has one name on each line, and the server sends ``value:label:name``.
-    """
-    odd = [one for one in model.spec.classes.names if ":" in one or one != one.strip()]
-    if odd:
-        raise SpecError(
-            f"{model.path} has a class called {odd[0]!r}, which a label file of Triton cannot hold",
-            "names without a colon, and without spaces around them",
-            "rename it in the class table, and export again: alignseg export-onnx CHECKPOINT -o "
-            "MODEL.onnx --classes FILE.json",
-        )
-
-
-def _require_form(model: _Model) -> _Model:
-    """Check that the ensemble prepares what the network takes, and labels what it returns.
-
-    Raises:
-        ModelFileError: It does not.
-    """
-    export = model.export
-    usual = (
-        export.image is ImageInput.FLOAT32
-        and export.output is not OutputKind.PROBABILITIES
-        and export.layout is None
-    )
-    if usual or model.backend is TritonBackend.PYTHON:
-        return model
-    raise ModelFileError(
-        f"{model.path} takes {export.image} and returns {export.output} in the layout "
-        f"{export.layout or 'of PyTorch'}; the ensemble takes another form",
-        "a graph that takes float32 and returns logits or labels, or the backend python",
-        "export it again: alignseg export-onnx CHECKPOINT -o MODEL.onnx --output logits",
-    )
-
-
-def _batch_of(model: _Model, least: int) -> int:
-    """Return the most images in one call; 0 for a network that takes one image only.
-
-    Raises:
-        ModelFileError: The network takes several images only.
-    """
-    if model.backend is TritonBackend.PYTHON:  # it fills batches up
-        return model.batch
-    if least > 1:
-        raise ModelFileError(
-            f"{model.path} takes {least} images at once, and no fewer",
-            "a network that takes one image too",
-            "export it for any number of images: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
-        )
-    return 0 if model.export.batch == 1 else model.batch
-
-
-def _require_engine(model: _Model, engine: EngineFacts) -> _Model:
-    if engine.flavour is Flavour.TENSORRT_RTX:
-        raise EngineError(
-            f"{model.path} is an engine of TensorRT for RTX, which Triton does not run",
-            "an engine of TensorRT",
-            f"alignseg export-trt MODEL.onnx -o {model.path.name} --flavour tensorrt",
-        )
-    least, most = engine.profile.minimum.batch, engine.profile.maximum.batch
-    batch = min(_batch_of(model, least), most)
-    return _require_form(replace(model, batch=batch))
-
-
-def _parts_of(model: _Model) -> dict[str, tuple[str, dict[str, str | bytes | Path]]]:
+def _parts_of(model: ServedModel) -> dict[str, tuple[str, dict[str, str | bytes | Path]]]:
     """Return the configuration and the files of one version, for each model of the repository."""
     facts = {FACTS: json.dumps(json.loads(model.spec.to_json()), indent=2) + "\n"}
     if model.backend is TritonBackend.PYTHON:
@@ -359,28 +160,29 @@ def _parts_of(model: _Model) -> dict[str, tuple[str, dict[str, str | bytes | Pat
     return _ensemble_parts(model, facts)
 
 
-def _whole_configuration(model: _Model) -> str:
+def _whole_configuration(model: ServedModel) -> str:
     image = Tensor(name=IMAGE, kind="UINT8", shape=(-1, -1, 3), optional=True, ragged=True)
     file = Tensor(name=FILE, kind="STRING", shape=(1,), optional=True)
     outputs = [_labels_of(model)]
     if model.export.output is not OutputKind.LABELS:
         outputs.append(Tensor(name=CONFIDENCE, kind="FP32", shape=(-1, -1)))
     runner = Runner(backend=_BACKENDS[model.backend], batch=model.batch, instances=model.instances)
-    warm_up = warm_up_of(image, model.size, model.batch)
+    warm_up = warm_up_of(image, model.export.size, model.batch)
     return configuration_of(model.name, runner, [image, file], outputs, warm_up)
 
 
-def _labels_of(model: _Model) -> Tensor:
-    return Tensor(name=LABELS, kind=model.label_kind, shape=(-1, -1), labels=LABEL_FILE)
+def _labels_of(model: ServedModel) -> Tensor:
+    kind = label_dtype(model.spec.label_count).__name__.upper()
+    return Tensor(name=LABELS, kind=kind, shape=(-1, -1), labels=LABEL_FILE)
 
 
 def _ensemble_parts(
-    model: _Model, facts: dict[str, str]
+    model: ServedModel, facts: dict[str, str]
 ) -> dict[str, tuple[str, dict[str, str | bytes | Path]]]:
     file = Tensor(name=FILE, kind="STRING", shape=(1,))
     size = Tensor(name=SIZE, kind="INT32", shape=(2,))
-    image = Tensor(name=IMAGE, kind="FP32", shape=(3, *(model.size or (-1, -1))))
-    output, labels = _network_output(model), _labels_of(model)
+    image, output = map(_tensor_of, told_tensors(model.spec))
+    labels = _labels_of(model)
     python = Runner(
         backend=_BACKENDS[TritonBackend.PYTHON], batch=model.batch, instances=model.instances
     )
@@ -415,15 +217,15 @@ def _ensemble_parts(
     }
 
 
-def _network_output(model: _Model) -> Tensor:
-    if model.export.output is OutputKind.LABELS:
-        kind = str(model.export.label_type or model.label_kind).upper()
-        return Tensor(name=LABELS, kind=kind, shape=(-1, -1))
-    classes = model.spec.network.num_classes
-    return Tensor(name=model.export.output, kind="FP32", shape=(classes, -1, -1))
+def _tensor_of(told: GraphTensor) -> Tensor:
+    """Return a tensor of the network, for one image."""
+    assert told.shape is not None  # as the facts tell it
+    kind = {"float32": "FP32"}.get(told.data_type, told.data_type.upper())
+    shape = tuple(-1 if side is None else side for side in told.shape[1:])
+    return Tensor(name=told.name, kind=kind, shape=shape)
 
 
-def _model_files(model: _Model) -> dict[str, Path]:
+def _model_files(model: ServedModel) -> dict[str, Path]:
     """Return the files of the network, by their names in the folder of a version."""
     if model.engine is None:
         weights = require_weights_beside(model.path)
@@ -434,7 +236,7 @@ def _model_files(model: _Model) -> dict[str, Path]:
     return files
 
 
-def _next_version(destination: Path, model: _Model, names: Sequence[str]) -> int:
+def _next_version(destination: Path, model: ServedModel, names: Sequence[str]) -> int:
     """Return the version to write, 1 if the models `names` are not there.
 
     Raises:
@@ -471,7 +273,7 @@ def _contract(spec: ModelSpec) -> tuple[object, ...]:
     return spec.classes, spec.remap, spec.input, export.size, export.batch, form
 
 
-def _name_taken(folder: Path, problem: str, model: _Model) -> OutputError:
+def _name_taken(folder: Path, problem: str, model: ServedModel) -> OutputError:
     return OutputError(
         f"{folder} {problem}; it is left as it is",
         "a new name, or a model with the same classes, sizes, form and backend",
@@ -481,7 +283,7 @@ def _name_taken(folder: Path, problem: str, model: _Model) -> OutputError:
 
 def _write(
     destination: Path,
-    model: _Model,
+    model: ServedModel,
     parts: dict[str, tuple[str, dict[str, str | bytes | Path]]],
     version: int,
 ) -> Deployed:
@@ -504,7 +306,7 @@ def _write(
     )
 
 
-def _server_options(destination: Path, model: _Model, version: int) -> tuple[str, ...]:
+def _server_options(destination: Path, model: ServedModel, version: int) -> tuple[str, ...]:
     """Return the options that an engine needs."""
     if model.engine is None:
         return ()

@@ -16,12 +16,17 @@ from numpy.typing import NDArray
 
 from alignseg_infer.errors import AlignSegError, DeviceError, ImageError, ModelFileError
 from alignseg_infer.pixels.images import ImageSource, load_image
-from alignseg_infer.pixels.network_output import as_promised
+from alignseg_infer.pixels.network_output import (
+    as_promised,
+    has_image_size,
+    returns_probabilities,
+)
 from alignseg_infer.pixels.postprocess import Labels, resize_labels, scores_from_logits
-from alignseg_infer.pixels.preprocess import SizePolicy, preprocess
+from alignseg_infer.pixels.preprocess import SizePolicy, network_input
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.results.failure import Failure
 from alignseg_infer.results.segmentation import Segmentation
+from alignseg_infer.spec.forms import graph_input, usual_axes
 from alignseg_infer.spec.model import ModelSpec
 
 FACTS = "alignseg.json"  # in the folder of each version
@@ -175,7 +180,7 @@ class Preprocess(Served):
         if len(set(sizes)) > 1:  # labels of several sizes make no tensor
             _stack(images)
         tensors = [
-            preprocess(image, self.policy.input_size(size), self.spec.input)[0]
+            graph_input(self.spec, network_input(image, self.policy.input_size(size), self.spec))[0]
             for image, size in zip(images, sizes, strict=True)
         ]
         return {IMAGE: _stack(tensors), SIZE: np.array(sizes, np.int32)}
@@ -188,11 +193,10 @@ class Postprocess(Served):
         output, sizes = self._input(request, OUTPUT), self._input(request, SIZE)
         assert output is not None  # Triton checks what is not optional
         assert sizes is not None
-        if output.ndim == 4:
-            shape = (len(output), 3, 4 * output.shape[2], 4 * output.shape[3])
-        else:
-            shape = (len(output), 3, *output.shape[1:])
-        promised = as_promised(self.spec, shape, output)
+        output = usual_axes(self.spec, output)
+        is_quarter = output.ndim == 4 and not has_image_size(self.spec)
+        height, width = (4 * side if is_quarter else side for side in output.shape[-2:])
+        promised = as_promised(self.spec, (len(output), 3, height, width), output)
         pairs = zip(promised, sizes.tolist(), strict=True)
         return {
             LABELS: _stack([self._label(one, (height, width)) for one, (height, width) in pairs])
@@ -201,7 +205,12 @@ class Postprocess(Served):
     def _label(self, output: NDArray[Any], size: tuple[int, int]) -> Labels:
         if output.ndim == 2:
             return resize_labels(output, size)
-        return scores_from_logits(output, size, remap=self.spec.remap_to_apply).labels
+        return scores_from_logits(
+            output,
+            size,
+            are_probabilities=returns_probabilities(self.spec),
+            remap=self.spec.remap_to_apply,
+        ).labels
 
 
 def facts_of(folder: Path) -> ModelSpec:

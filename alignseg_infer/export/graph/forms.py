@@ -18,7 +18,7 @@ from onnx_ir.convenience import replace_all_uses_with
 from onnx_ir.tape import Tape
 
 from alignseg_infer.errors import ExportError
-from alignseg_infer.pixels.postprocess import label_dtype
+from alignseg_infer.spec.forms import label_dtype
 from alignseg_infer.spec.model import (
     INPUT_NAME,
     SPEC_KEY,

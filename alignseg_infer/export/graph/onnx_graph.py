@@ -20,7 +20,7 @@ from alignseg_infer.models.decoder import OffsetSampler, size_of, upsample
 from alignseg_infer.models.rewrites import rewrite_for_inference, without_auxiliary_head
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.ops.plugin_ops import upsample_argmax
-from alignseg_infer.pixels.postprocess import label_dtype
+from alignseg_infer.spec.forms import label_dtype
 from alignseg_infer.spec.model import (
     INPUT_NAME,
     MIN_INPUT_SIDE,

@@ -17,8 +17,8 @@ from alignseg_infer.errors import ParityError
 from alignseg_infer.export.verification.probes import list_cases, probe_images
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.decoder import upsample
-from alignseg_infer.pixels.postprocess import label_dtype
 from alignseg_infer.pixels.preprocess import preprocess
+from alignseg_infer.spec.forms import label_dtype
 from alignseg_infer.spec.model import OutputKind
 
 LOGITS_TOLERANCE = 1e-4  # relative L2
