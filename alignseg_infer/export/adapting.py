@@ -1,7 +1,7 @@
 """Adapts a recipe to the model, and to what will run the graph."""
 
 import logging
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from alignseg_infer.arrays import InputShape
@@ -9,7 +9,6 @@ from alignseg_infer.doctor.runtimes import Target
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.recipe import Recipe
-from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.spec.model import Precision, Sampler, Upsampling
 from alignseg_infer.spec.model import Target as HardwareTarget
 from alignseg_infer.trt.builder.options import BuildOptions
@@ -80,14 +79,6 @@ def adapt_to_target(recipe: Recipe) -> Recipe:
     if not resize or graph.upsampling is not None:
         return recipe
     return replace(recipe, graph=replace(graph, upsampling=Upsampling.RESIZE))
-
-
-def first_change(options: ExportOptions | CheckpointOptions) -> str:
-    """Return the name of the first field that differs from its default, written as ``size=``."""
-    changed = [
-        field.name for field in fields(options) if getattr(options, field.name) != field.default
-    ]
-    return f"{changed[0]}=" if changed else "an option of the graph"
 
 
 def sampler_of(recipe: Recipe) -> Sampler:

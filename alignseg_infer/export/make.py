@@ -21,7 +21,6 @@ from alignseg_infer.export.adapting import (
     adapt_to_gpus,
     adapt_to_target,
     choose_sampler,
-    first_change,
     sampler_of,
     take_shape,
 )
@@ -259,12 +258,9 @@ def _read_given_graph(model: Path, recipe: Recipe) -> _Graph | None:
     from alignseg_infer.spec.onnx_facts import read_onnx_facts
 
     require_named_as_it_is(model)
-    fixed = recipe.graph and recipe.graph.without_form()
-    changes = [first_change(asked) for asked in (fixed, recipe.checkpoint) if asked]
-    changes += ["sampler="] if recipe.auto_sampler else []
-    if changes:
+    if recipe.fixed:
         raise OptionError(
-            f"{changes[0]} cannot change {model}",
+            f"{recipe.fixed[0]}= cannot change {model}",
             "no such option, since an exported model's facts are fixed; only its form can change",
             "export the checkpoint again with this option",
         )

@@ -15,7 +15,7 @@ from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.datasets.remapping import remapping_named
 from alignseg_infer.datasets.sources import require_source
 from alignseg_infer.errors import OptionError
-from alignseg_infer.export.graph.options import AUTO_SAMPLER, ExportOptions
+from alignseg_infer.export.graph.options import AUTO_SAMPLER, FORM_NAMES, ExportOptions
 from alignseg_infer.export.int8.options import (
     Int8Options,
     int8_options_for,
@@ -43,6 +43,7 @@ class Recipe:
         auto_sampler: Whether the sampler is to be the one that is right in the runtime.
         sampler_choice: Which sampler that was, and why; None until it was chosen.
         checkpoint: Facts that the checkpoint does not contain; None if the user gives none.
+        fixed: Names of options that were given, with any value, and that only a checkpoint takes.
         target: Hardware that the graph is for; None for no choice. It decides the form of int8 and
             how a checkpoint's graph upsamples.
         int8: How the model is quantised. The precision int8 requires it, and no other takes it.
@@ -64,6 +65,7 @@ class Recipe:
     auto_sampler: bool = False
     sampler_choice: str | None = None
     checkpoint: CheckpointOptions | None = None
+    fixed: tuple[str, ...] = ()
     target: Target | None = None
     int8: Int8Options | None = None
     verification: str | Path | None = None
@@ -131,6 +133,8 @@ def recipe_for(values: Mapping[str, Any]) -> Recipe:
         DatasetError: A source of images does not exist.
     """
     given = {name: value for name, value in values.items() if value is not None}
+    checkpoint_only = {*GRAPH_NAMES, *CHECKPOINT_NAMES} - set(FORM_NAMES)
+    fixed = tuple(name for name in given if name in checkpoint_only)
     auto_sampler = given.get("sampler") == AUTO_SAMPLER
     if auto_sampler:
         del given["sampler"]
@@ -149,6 +153,7 @@ def recipe_for(values: Mapping[str, Any]) -> Recipe:
         graph=ExportOptions(**graph) if graph else None,
         auto_sampler=auto_sampler,
         checkpoint=CheckpointOptions(**checkpoint) if checkpoint else None,
+        fixed=fixed,
         target=target,
         int8=int8_options_for(precision, **int8),
         verification=plain_place(given["verification"]) if "verification" in given else None,

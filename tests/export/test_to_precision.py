@@ -157,6 +157,8 @@ BAD = [
     (f"{DEMO} -o a.onnx --precision fp32", OptionError, "is already an exported model"),
     (f"{DEMO} -o a.onnx --precision int8", OptionError, "--calibration FOLDER"),
     (f"{DEMO} -o a.onnx --precision fp16 --opset 17", OptionError, "--opset cannot change"),
+    (f"{DEMO} -o a.onnx --output labels --opset 18", OptionError, "--opset cannot change"),
+    (f"{DEMO} -o a.onnx --size 64x96 --sampler native", OptionError, "--sampler cannot change"),
     (f"{DEMO} -o a.onnx --precision fp16 --no-rewrites", OptionError, "--no-rewrites cannot"),
     (f"{DEMO} -o a.engine --precision fp16", OptionError, "-o a.onnx"),
     ("nowhere.onnx -o a.onnx --precision fp16", ModelFileError, "nowhere.onnx does not exist"),

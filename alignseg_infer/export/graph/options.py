@@ -1,6 +1,6 @@
 """Options for an exported graph. Loads no PyTorch."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from alignseg_infer.arrays import Size
 from alignseg_infer.choices import convert_choices
@@ -88,12 +88,6 @@ class ExportOptions:
         plain = self.label_type is None and self.layout is None and self.remap is None
         return self.output is not self.traced_output or self.input is not PLAIN or not plain
 
-    def without_form(self) -> "ExportOptions | None":
-        """Return the options that only a checkpoint takes; None if all have their defaults."""
-        others = {name: getattr(self, name) for name in _option_names() if name not in FORM_NAMES}
-        options = ExportOptions(**others)
-        return None if options == ExportOptions() else options
-
     def formed(self, spec: ModelSpec) -> ModelSpec:
         """Return the facts of a graph after it was given the form that these options name.
 
@@ -171,7 +165,3 @@ class ExportOptions:
                 "labels, since logits and probabilities are float32",
                 "output='labels', or leave label_type= out",
             )
-
-
-def _option_names() -> list[str]:
-    return [field.name for field in fields(ExportOptions)]
