@@ -17,13 +17,12 @@ namespace
 constexpr int64_t kVersion = 4;         // of ENGINE.json
 constexpr int64_t kLargestSide = 32768; // 3 GB of pixels
 
-nlohmann::json const& only(nlohmann::json const& value, char const* wanted, std::string const& what)
+void require(nlohmann::json const& value, char const* wanted, std::string const& what, std::string const& form)
 {
     if (value != wanted)
     {
-        throw unfit(what + " " + value.dump());
+        throw unfit(what + " " + value.dump(), form);
     }
-    return value;
 }
 
 Facts factsOf(nlohmann::json const& json)
@@ -37,22 +36,23 @@ Facts factsOf(nlohmann::json const& json)
     auto const& profile = json.at("profile");
     bool const labels = made.at("output") == "labels";
     bool const remaps = spec.contains("remap") && !spec.at("remap").is_null();
+    std::string const form = remaps ? "labels --remap FILE.json" : "logits"; // what it would run
     if (!labels)
     {
+        require(made.at("output"), "logits", "the output", form);
         if (remaps)
         {
-            throw unfit("logits of classes still to be remapped", "labels --remap FILE.json");
+            throw unfit("logits of classes still to be remapped", form);
         }
-        only(made.at("output"), "logits", "the output");
         if (made.contains("layout") && !made.at("layout").is_null())
         {
-            only(made.at("layout"), "nchw", "logits in the layout");
+            require(made.at("layout"), "nchw", "logits in the layout", form);
         }
     }
-    only(made.value("image", nlohmann::json("float32")), "float32", "the input");
+    require(made.value("image", nlohmann::json("float32")), "float32", "the input", form);
     if (profile.at("minimum").at("batch") != 1)
     {
-        throw unfit("a smallest batch of " + profile.at("minimum").at("batch").dump());
+        throw unfit("a smallest batch of " + profile.at("minimum").at("batch").dump(), form);
     }
     auto const sizeOf = [&](char const* which) {
         return Size{profile.at(which).at("height"), profile.at(which).at("width")};
@@ -97,11 +97,14 @@ Failure::Failure(std::string const& problem, std::string const& expected, std::s
 {
 }
 
-Failure unfit(std::string const& seen, std::string const& output)
+Failure unfit(std::string const& seen, std::string const& form)
 {
+    std::string const fix = form.empty()
+        ? "it does not fit its facts, so build it again with the same options: alignseg export-trt MODEL -o ENGINE"
+        : "build another one from the checkpoint: alignseg export-trt MODEL -o ENGINE --output " + form;
     return Failure("this program cannot run the engine: it has " + seen,
         "an image (N, 3, H, W) of floats from a batch of 1, and logits (N, C, h, w), or labels in uint8 or int32",
-        "build another one from the checkpoint: alignseg export-trt MODEL -o ENGINE --output " + output);
+        fix);
 }
 
 std::string Size::text() const

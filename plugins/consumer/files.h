@@ -16,8 +16,9 @@ public:
     Failure(std::string const& problem, std::string const& expected, std::string const& fix);
 };
 
-//! The failure for an engine in a form that this program does not take.
-Failure unfit(std::string const& seen, std::string const& output = "logits");
+//! The failure for an engine that this program does not take. `form` is the output that it should be built with;
+//! it is empty where the engine is not what its facts say.
+Failure unfit(std::string const& seen, std::string const& form = "");
 
 struct Size
 {

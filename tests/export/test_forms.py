@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from alignseg_infer import ExportError, OptionError, Predictor, export_onnx
 from alignseg_infer.cli import main
+from alignseg_infer.datasets.remapping import Remapping
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import ParityError
 from alignseg_infer.export.graph.forms import put_form
@@ -24,6 +25,8 @@ from alignseg_infer.pixels.postprocess import scores_from_logits
 from alignseg_infer.pixels.preprocess import network_input, preprocess
 from alignseg_infer.spec.model import OutputKind, Sampler
 from alignseg_infer.spec.onnx_facts import read_onnx_facts
+from tests.support.export_kinds import FIXED_GATHER, Kind
+from tests.support.export_kinds import PLAIN as PLAIN_FIXED
 
 SIZE = (97, 162)
 CLASSES = 19
@@ -162,7 +165,29 @@ def test_export_writes_a_form_of_an_exported_model(tmp_path: Path) -> None:
     assert "alignseg export-onnx CHECKPOINT" in raised.value.fix
 
 
-@pytest.mark.parametrize(("precision", "target"), [("fp16", None), ("int8", "cpu")])
+@pytest.mark.parametrize(
+    ("output", "kind"), [("labels", FIXED_GATHER), ("probabilities", PLAIN_FIXED)]
+)
+def test_any_opset_takes_a_form(
+    output: str, kind: Kind, export_small: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The nodes of a form are those of the graph's own opset, the oldest and the newest."""
+    form: Form = {"output": output, "input": "uint8-rgb", "layout": "nhwc"}
+    remap = Remapping(dataset="new", names={"road": "way", "sidewalk": "way"}, threshold=0.3)
+    plain = export_small(**kind)
+    report = export_onnx(plain, tmp_path / "a.onnx", remap=remap, **form)
+    model = onnx.load(report.path)
+    assert [one.version for one in model.opset_import if not one.domain] == [kind["opset"]]
+    onnx.checker.check_model(model, full_check=True)
+    street = probe_image(kind["size"], 1)
+    seen = Predictor(report.path)(street)
+    export_onnx(plain, tmp_path / "b.onnx", remap=remap)
+    expected = Predictor(tmp_path / "b.onnx")(street)
+    assert len(np.unique(expected.labels)) > 1
+    assert np.mean(seen.labels == expected.labels) > 0.999
+
+
+@pytest.mark.parametrize(("precision", "target"), [("fp16", None), ("int8", "cpu"), ("int8", None)])
 def test_any_precision_takes_a_form(precision: str, target: str | None, tmp_path: Path) -> None:
     picture = probe_image(SIZE, 1)
     cv2.imwrite(str(tmp_path / "a.png"), picture)

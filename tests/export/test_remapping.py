@@ -151,11 +151,14 @@ def test_files_are_verified_against_the_plain_file_and_a_remapped_one(
         verify(tmp_path / f"{of}.onnx", tmp_path / "other.onnx")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_tensorrt_takes_the_nodes(precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_tensorrt_takes_the_nodes(precision: str, street: Image, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     form_demo(tmp_path / "plain.onnx", size=(64, 96))
     form: dict[str, Any] = {"precision": precision, "output": "labels", "remap": JUDGED}
+    if precision == "int8":
+        cv2.imwrite(str(tmp_path / "street.png"), street)
+        form |= {"calibration": tmp_path / "street.png", "min_agreement": 0.5}
     export_onnx(tmp_path / "plain.onnx", tmp_path / "a.onnx", **form)
     report = export_engine(
         *(tmp_path / "a.onnx", tmp_path / "a.engine"), flavour="tensorrt-rtx", opt_shape=(1, 64, 96)

@@ -242,16 +242,17 @@ def test_lines_where_there_is_no_terminal(
 
 def test_labels_that_tensorrt_has_no_type_for() -> None:
     """They are refused before TensorRT is called, with advice."""
-    for output, classes, refused in (
-        (OutputKind.LABELS, 257, True),
-        (OutputKind.LABELS, 256, False),
-        (OutputKind.LOGITS, 257, False),
+    for output, classes, remap, advice in (
+        (OutputKind.LABELS, 257, None, "label_type='int32'\\Z"),
+        (OutputKind.LABELS, 257, "FILE.json", "and with the same remap="),
+        (OutputKind.LABELS, 256, None, None),
+        (OutputKind.LOGITS, 257, None, None),
     ):
-        spec = SimpleNamespace(label_count=classes)
+        spec = SimpleNamespace(label_count=classes, remap=remap)
         facts: Any = SimpleNamespace(
             spec=spec, export=SimpleNamespace(output=output, label_type=None)
         )
-        with pytest.raises(BuildError, match="labels up to 256") if refused else nullcontext():
+        with pytest.raises(BuildError, match=advice) if advice else nullcontext():
             _require_narrow_labels(facts)
 
 

@@ -192,7 +192,7 @@ def _require_narrow_labels(facts: OnnxFacts) -> None:
             "support",
             f"logits, labels in int32, or labels up to {MAX_LABELS - 1}",
             "export the checkpoint again with output='logits', or output='labels' and "
-            "label_type='int32'",
+            "label_type='int32'" + ("; and with the same remap=" if facts.spec.remap else ""),
         )
 
 

@@ -1,7 +1,7 @@
 // A libnvinfer that runs one engine on the CPU, and enough of CUDA's runtime for the program around it.
 //
-// The plan is a text: the name of the output, the number of its type, and how many classes there are. For an
-// image (1, 3, H, W) the engine returns
+// The plan is a text: the name of the output, the number of its type, how many classes there are, and where labels
+// have an axis of channels: nchw, nhwc, or nothing for none. For an image (1, 3, H, W) the engine returns
 //   logits[c, y, x] = image[c % 3, 4 y, 4 x] * (c % 5 - 2) + c  of (H / 4, W / 4), or
 //   labels[y, x] = |image[0, y, x]| % classes, without what is behind the point.
 // A library of plugins is loaded if it exists. FAKE_NO_GPU is set where there is no GPU, and FAKE_NAN where
@@ -41,6 +41,7 @@ struct Plan
     std::string output;
     int32_t type = 0;
     int32_t classes = 0;
+    std::string layout;
 };
 
 class Context : public VExecutionContextDefaults, public IExecutionContext
@@ -64,8 +65,16 @@ public:
         {
             return mImage;
         }
-        return mPlan.output == "labels" ? Dims{3, {1, mImage.d[2], mImage.d[3]}}
-                                        : Dims{4, {1, mPlan.classes, mImage.d[2] / 4, mImage.d[3] / 4}};
+        int64_t const height = mImage.d[2], width = mImage.d[3];
+        if (mPlan.output != "labels")
+        {
+            return Dims{4, {1, mPlan.classes, height / 4, width / 4}};
+        }
+        if (mPlan.layout.empty())
+        {
+            return Dims{3, {1, height, width}};
+        }
+        return mPlan.layout == "nchw" ? Dims{4, {1, 1, height, width}} : Dims{4, {1, height, width, 1}};
     }
 
     bool setTensorAddress(char const* name, void* data) noexcept override
@@ -177,6 +186,7 @@ public:
             mLogger.log(ILogger::Severity::kERROR, "the plan is damaged");
             return nullptr;
         }
+        text >> plan.layout;
         std::printf("plugins '%s', code %s\n", gLoaded.c_str(), mCode ? "allowed" : "refused");
         return new Engine(plan);
     }
