@@ -172,7 +172,7 @@ def test_what_is_assumed_is_changed_by_the_command_that_the_warning_names(
         *("--threshold", "--weights"),
     ]
     assert given[-2:] == ["--weights", "raw"]
-    assert main([*words[:4], *given, "--size", "64x64"]) == 0
+    assert main([*words[:4], *given, "--size", "64x64", "--batch", "1"]) == 0
     assert "nothing assumed" in capsys.readouterr().err
     assert read_onnx_facts(Path("MODEL.onnx")).spec.classes.names == ("back", "fore")
 

@@ -34,6 +34,7 @@ from alignseg_infer.cli import main
 from alignseg_infer.cli.commands import bench
 from alignseg_infer.demo import model_path
 from alignseg_infer.files import sha256_of
+from tests.support.export_kinds import FIXED_OFFSETS
 from tests.support.permissions import permissions_for_all
 
 ROOT = Path(__file__).parents[2]
@@ -347,7 +348,7 @@ def test_arguments_that_do_not_contradict(options: dict[str, Any], model: Path) 
 def test_a_file_of_fixed_size_needs_that_size(
     model: Path, export_small: Callable[..., Path]
 ) -> None:
-    fixed = export_small(size=(65, 98))
+    fixed = export_small(**FIXED_OFFSETS)
     keep_choice(model, chosen(model, fixed, size=(65, 98)))
     predictor = Predictor(model, runtime="tuned", size=(65, 98))
     assert predictor.spec.export is not None

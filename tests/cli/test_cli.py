@@ -24,6 +24,7 @@ from alignseg_infer.errors import OptionError
 from alignseg_infer.export.verification.probes import probe_image
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.spec.model import SPEC_KEY, VERIFICATION_KEY, ModelSpec
+from tests.support.export_kinds import FIXED
 from tests.support.models import SMALL, SMALL_SPEC
 
 ROOT = Path(__file__).parents[2]
@@ -213,7 +214,7 @@ def test_inspect_json(
 def test_export_script_writes_what_the_library_exports(
     export_small: Callable[..., Path], small_checkpoint: Path, tmp_path: Path
 ) -> None:
-    options = ["--size", "64x96", "--batch", "1"]
+    options = ["--size", "65x98", "--batch", "2"]
     script = [sys.executable, str(ROOT / "export/to_onnx.py"), str(small_checkpoint)]
     target = tmp_path / "script.onnx"
     done = subprocess.run(
@@ -221,9 +222,9 @@ def test_export_script_writes_what_the_library_exports(
     )
     assert done.stdout.startswith(f"{target} (")
     assert "relative L2 error" in done.stderr
-    assert "1x3x64x96" in done.stderr
+    assert "2x3x65x98" in done.stderr
     assert "Warning" not in done.stderr
-    expected = export_small(size=(64, 96), batch=1)
+    expected = export_small(**FIXED)
     assert onnx.load(target).graph == onnx.load(expected).graph
 
 

@@ -47,7 +47,16 @@ def test_the_choice_is_printed_and_recorded(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     target = tmp_path / "a.onnx"
-    words = ["export-onnx", str(small_checkpoint), "-o", str(target), "--size", "64x96"]
+    words = [
+        "export-onnx",
+        str(small_checkpoint),
+        "-o",
+        str(target),
+        "--size",
+        "64x96",
+        "--batch",
+        "1",
+    ]
     assert main([*words, "--sampler", "auto"]) == 0
     assert asked == ["onnxruntime"]
     reason = "not native: grid-sample-16 is wrong in onnxruntime"

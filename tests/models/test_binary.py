@@ -64,7 +64,7 @@ def test_labels_are_those_of_the_sigmoid(
     threshold: float | None, output: str, checkpoint: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "binary.onnx"
-    report = export_onnx(checkpoint, path, threshold=threshold, size=SIZE, output=output)
+    report = export_onnx(checkpoint, path, threshold=threshold, size=SIZE, batch=1, output=output)
     assert report.spec.network.num_classes == 2
     wanted, limit = probabilities(), threshold or 0.5
     sure = np.abs(wanted - limit) > 1e-4

@@ -15,6 +15,7 @@ from alignseg_infer.spec.onnx_facts import read_onnx_facts
 from alignseg_infer.trt import adopting
 from alignseg_infer.trt.engine_file import read_facts, sidecar_path
 from alignseg_infer.trt.runtime import backend as tensorrt_backend
+from tests.support.export_kinds import FIXED, FIXED_OFFSETS, PLAIN_OFFSETS
 from tests.support.fake_tensorrt import (
     ADA,
     PROFILE,
@@ -73,9 +74,12 @@ def test_an_adopted_engine_runs(
     assert "TF32 allowed" in shown
 
 
+LOW, HIGH = [1, 3, 65, 98], [2, 3, 65, 98]
+
+
 def test_labels_and_offset_fields(stand: Stand, export_small: Export) -> None:
-    onnx = export_small(output="labels")
-    stand.path.write_bytes(plan_of("labels", "UINT8"))
+    onnx = export_small(**PLAIN_OFFSETS)
+    stand.path.write_bytes(plan_of("labels", "UINT8", profile=[HIGH, HIGH, HIGH]))
     facts = adopt_engine(stand.path, onnx)
     assert facts.spec.export is not None
     assert facts.spec.export.output == "labels"
@@ -105,17 +109,14 @@ def test_another_model_is_refused(
     assert stand.cuda.events[-3:] == ["engine gone", "runtime gone", "cuda closed"]
 
 
-LOW, HIGH = [1, 3, 64, 96], [2, 3, 64, 96]
-
-
 @pytest.mark.parametrize(
     ("fixed", "profile", "fits"),
     [
-        ({"size": (64, 96)}, [LOW, LOW, HIGH], True),
-        ({"size": (64, 96)}, [[1, 3, 32, 96], LOW, HIGH], False),
-        ({"size": (64, 96)}, [LOW, LOW, [2, 3, 64, 128]], False),
-        ({"size": (64, 96), "batch": 2}, [HIGH, HIGH, HIGH], True),
-        ({"size": (64, 96), "batch": 2}, [LOW, LOW, HIGH], False),
+        (FIXED_OFFSETS, [LOW, LOW, HIGH], True),
+        (FIXED_OFFSETS, [[1, 3, 33, 98], LOW, HIGH], False),
+        (FIXED_OFFSETS, [LOW, LOW, [2, 3, 65, 130]], False),
+        (FIXED, [HIGH, HIGH, HIGH], True),
+        (FIXED, [LOW, LOW, HIGH], False),
     ],
 )
 def test_fixed_sizes_are_compared(
@@ -132,7 +133,7 @@ def test_fixed_sizes_are_compared(
         assert isinstance(export, ExportSpec)
         assert export.size == fixed["size"]
     else:
-        with pytest.raises(EngineError, match="size 64x96, batch"):
+        with pytest.raises(EngineError, match="size 65x98, batch"):
             adopt_engine(stand.path, onnx)
 
 

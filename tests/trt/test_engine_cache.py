@@ -55,6 +55,7 @@ from alignseg_infer.trt.cache import needs as cache_needs
 from alignseg_infer.trt.cache import store
 from alignseg_infer.trt.engine_file import Profile, read_facts, sidecar_path
 from alignseg_infer.trt.flavours import Flavour
+from tests.support.export_kinds import PLAIN_OFFSETS
 from tests.support.fake_tensorrt import EXPORT
 from tests.support.fake_tensorrt_network import FakeTensorRTNetwork
 from tests.support.permissions import permissions_for_all
@@ -299,7 +300,7 @@ def test_the_library_of_plugins_counts(
     library = tmp_path / "libalignseg_plugin.so"
     library.write_bytes(b"one")
     monkeypatch.setenv("ALIGNSEG_PLUGIN", str(library))
-    model = export_small(sampler="plugin", upsampling="resize")
+    model = export_small(sampler="plugin", size=(64, 96), batch=1)
     before, without = key_of(model), key_of(model_path("demo"))
     assert key_of(model) == before
     library.write_bytes(b"two")
@@ -635,7 +636,7 @@ def test_a_second_gpu_like_the_first(tensorrt: FakeTensorRTNetwork) -> None:
 def test_options_that_do_not_fit_the_file(
     export_small: Callable[..., Path], tensorrt: FakeTensorRTNetwork
 ) -> None:
-    labels = export_small(output="labels", sampler="gather", size=(65, 98), batch=2)
+    labels = export_small(**PLAIN_OFFSETS)
     with pytest.raises(OptionError, match="the model returns labels"):
         opened(labels, size=None, flip=True)
     with pytest.raises(SizeError, match="exported for 65x98"):
