@@ -103,10 +103,13 @@ def _open_openvino(*, bf16: bool) -> Check | None:
     with without_openvino_telemetry():
         import openvino
 
+    from alignseg_infer.backends.openvino_backend import exact_integers
+
     core = openvino.Core()
     if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return None
-    settings = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
+    precision = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
+    settings = precision | exact_integers()  # as `OpenVinoBackend` does
 
     def check(case: Case, graph: Graph) -> Found:
         model = core.compile_model(core.read_model(graph.model), "CPU", settings)
