@@ -36,6 +36,10 @@ _TRIED_SIZE = (64, 96)
 class OnnxBackend(ABC):
     """A `Backend` and `OffsetBackend` for a file that some runtime has read.
 
+    Attributes:
+        types: NumPy's names of the types of the graph's input and of its output. Other tools may
+            have changed them.
+
     Args:
         path: The file, for messages.
         metadata: The metadata in the file; kept as `metadata`.
@@ -61,8 +65,9 @@ class OnnxBackend(ABC):
         self.metadata = metadata
         self._told = _told_spec(path, metadata, inputs)
         self.spec = follow_graph(path, self._told, inputs, outputs)
-        self._input_type = np.dtype(inputs[0].data_type)
         self._output = OutputKind.LOGITS if self.spec.export is None else self.spec.export.output
+        kinds = {tensor.name: tensor.data_type for tensor in outputs}
+        self.types = inputs[0].data_type, kinds[self._output.value]
         self.has_offsets = _has_offsets(path, [tensor.name for tensor in outputs])
         warn_if_rejected(path, metadata)
 
@@ -77,7 +82,7 @@ class OnnxBackend(ABC):
         return as_promised(self.spec, batch.shape, usual_axes(self.spec, output))
 
     def _graph_input(self, batch: NDArray[Any]) -> NDArray[Any]:
-        return graph_input(self.spec, batch).astype(self._input_type, copy=False)
+        return graph_input(self.spec, batch).astype(self.types[0], copy=False)
 
     def offsets(self, batch: NDArray[np.float32]) -> dict[OffsetField, NDArray[np.float32]]:
         """See `backend.OffsetBackend.offsets`."""

@@ -132,6 +132,7 @@ def make_onnx(
     from alignseg_infer.export.graph.onnx_file import require_onnx_ending
 
     require_onnx_ending(destination)
+    _require_no_fixed_options(model, recipe)
     recipe = choose_sampler(model, recipe, Target.ONNXRUNTIME)
     converts = recipe.precision not in (None, Precision.FP32)
     forms = _asks_for_form(model, recipe)
@@ -185,7 +186,8 @@ def make_engine(
     require_no_pipe(destination)
     recipe, options = take_shape(model, recipe, options)
     _require_no_batch(model, recipe)
-    given = _read_given_graph(model, recipe)
+    _require_no_fixed_options(model, recipe)
+    given = _read_given_graph(model)
     require_plugin_options(given.facts.export.sampler if given else sampler_of(recipe), options)
     require_builder(options)  # before an export that takes half a minute
     recipe = choose_sampler(model, recipe, Target(options.flavour.value))
@@ -247,23 +249,23 @@ def _require_no_gate(recipe: Recipe) -> None:
         )
 
 
-def _read_given_graph(model: Path, recipe: Recipe) -> _Graph | None:
-    """Return the model if it is an ``.onnx``, else None.
-
-    Raises:
-        OptionError: The recipe has options that only a checkpoint takes.
-    """
-    if model.suffix.lower() != ".onnx":
-        return None
-    from alignseg_infer.spec.onnx_facts import read_onnx_facts
-
-    require_named_as_it_is(model)
-    if recipe.fixed:
+def _require_no_fixed_options(model: Path, recipe: Recipe) -> None:
+    """Raise OptionError if an ``.onnx`` was given options that only a checkpoint takes."""
+    if model.suffix.lower() == ".onnx" and recipe.fixed:
         raise OptionError(
             f"{recipe.fixed[0]}= cannot change {model}",
             "no such option, since an exported model's facts are fixed; only its form can change",
             "export the checkpoint again with this option",
         )
+
+
+def _read_given_graph(model: Path) -> _Graph | None:
+    """Return the model if it is an ``.onnx``, else None."""
+    if model.suffix.lower() != ".onnx":
+        return None
+    from alignseg_infer.spec.onnx_facts import read_onnx_facts
+
+    require_named_as_it_is(model)
     facts = read_onnx_facts(model)
     warn_if_rejected(model, facts.metadata)
     return _Graph(model, facts)
@@ -271,7 +273,7 @@ def _read_given_graph(model: Path, recipe: Recipe) -> _Graph | None:
 
 def _make_float32_graph(model: Path, target: Path, recipe: Recipe) -> _Graph:
     """Return the model itself if it is an ``.onnx``, else export the checkpoint to `target`."""
-    if given := _read_given_graph(model, recipe):
+    if given := _read_given_graph(model):
         return given
     from alignseg_infer.export.to_onnx import onnx_from_checkpoint
     from alignseg_infer.export.verification.parity import format_comparisons

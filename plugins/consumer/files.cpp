@@ -36,7 +36,15 @@ Facts factsOf(nlohmann::json const& json)
     auto const& profile = json.at("profile");
     bool const labels = made.at("output") == "labels";
     bool const remaps = spec.contains("remap") && !spec.at("remap").is_null();
-    std::string const form = remaps ? "labels --remap FILE.json" : "logits"; // what it would run
+    std::string const form = remaps ? "labels --remap FILE.json" : "logits"; // that this program runs
+    if (labels && made.contains("label_type") && !made.at("label_type").is_null())
+    {
+        std::string const type = made.at("label_type");
+        if (type != "uint8" && type != "int32")
+        {
+            throw unfit("labels in " + type, form);
+        }
+    }
     if (!labels)
     {
         require(made.at("output"), "logits", "the output", form);

@@ -122,9 +122,14 @@ public:
         , mContext(engine.createExecutionContext())
         , mInput(input)
     {
-        if (mContext == nullptr || !mContext->setInputShape("image", {4, {1, 3, input.height, input.width}}))
+        if (mContext == nullptr)
         {
-            throw unfit("no input 'image' of 1x3x" + input.text() + ", or too little memory");
+            throw Failure("the engine cannot be prepared; TensorRT says why above", "enough free memory on the GPU",
+                "end other programs that use it, which nvidia-smi lists");
+        }
+        if (!mContext->setInputShape("image", {4, {1, 3, input.height, input.width}}))
+        {
+            throw unfit("no input 'image' of 1x3x" + input.text());
         }
         for (int32_t index = 0; index < engine.getNbIOTensors(); ++index)
         {

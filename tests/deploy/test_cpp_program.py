@@ -278,6 +278,12 @@ REFUSED: list[tuple[str, Callable[[Path], object], str, str]] = [
         'the output "probabilities"',
         EXPORT_LOGITS,
     ),
+    (
+        "labels in int64",
+        change_export(output="labels", label_type="int64"),
+        "it has labels in int64",
+        EXPORT_LOGITS,
+    ),
     ("nhwc", change_export(layout="nhwc"), 'logits in the layout "nhwc"', EXPORT_LOGITS),
     ("bytes", change_export(image="uint8-bgr"), 'the input "uint8-bgr"', EXPORT_LOGITS),
     ("a JPEG", write("street.ppm", b"\xff\xd8\xff"), "not a whole PPM image", "ffmpeg -i IMAGE"),

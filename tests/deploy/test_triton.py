@@ -34,10 +34,18 @@ from alignseg_infer.errors import (
     SpecError,
 )
 from alignseg_infer.pixels.images import encode_image
-from alignseg_infer.spec.model import SPEC_KEY, ModelSpec
+from alignseg_infer.spec.model import (
+    SPEC_KEY,
+    ImageInput,
+    LabelType,
+    Layout,
+    ModelSpec,
+    OutputKind,
+)
 from alignseg_infer.trt.engine_file import Profile
 from alignseg_infer.trt.flavours import Flavour
-from tests.support.fake_tensorrt import PROFILE, write_engine
+from tests.support.fake_tensorrt import EXPORT, PROFILE, write_engine
+from tests.support.models import SMALL_SPEC
 
 STREET = Street(FIRST_HELD_OUT).scene(size=(64, 96)).image
 FILE = encode_image(STREET, ".png")
@@ -190,6 +198,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "planes": {"output": "logits", "layout": "nhwc", "size": (64, 128)},
     "one": {"output": "labels", "batch": 1},
     "few": {"remap": {"names": {"road": "way", "*": "rest"}, "threshold": 0.9}},
+    "wide": {"output": "labels", "remap": {"names": {"road": "way", "sky": None}, "void": 40000}},
 }
 TENSORS = {  # of the network: input and output
     "plain": ("FP32 dims: [3, -1, -1]", "FP32 dims: [19, -1, -1]"),
@@ -199,6 +208,7 @@ TENSORS = {  # of the network: input and output
     "planes": ("FP32 dims: [3, 64, 128]", "FP32 dims: [-1, -1, 19]"),
     "one": ("FP32 dims: [1, 3, -1, -1]", "UINT8 dims: [1, -1, -1]"),
     "few": ("FP32 dims: [3, -1, -1]", "FP32 dims: [19, -1, -1]"),
+    "wide": ("FP32 dims: [3, -1, -1]", "UINT16 dims: [-1, -1]"),
 }
 
 
@@ -236,17 +246,91 @@ def test_ensemble_as_the_server_calls_it(form: str, tmp_path: Path) -> None:
     assert outputs_of(wrong[1])["size"].tolist() == [[64, 96]]
 
 
-def test_an_engine_of_one_size_gets_images_of_that_size(tmp_path: Path) -> None:
+def test_types_that_another_tool_changed(tmp_path: Path) -> None:
+    """The configuration says what the graph has, not what it had when it was exported."""
+    model = onnx.load(str(model_path("demo")))
+    for value in (*model.graph.input, *model.graph.output[:1]):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    inner = onnx.helper.make_node("Cast", ["logits"], ["given.logits"], to=onnx.TensorProto.FLOAT16)
+    for node in model.graph.node:
+        node.output[:] = ["inner.logits" if name == "logits" else name for name in node.output]
+    inner.input[0], inner.output[0] = "inner.logits", "logits"
+    model.graph.node.append(inner)
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    onnx.save(model, tmp_path / "half.onnx")
+    write_repository([tmp_path / "half.onnx"], tmp_path / "r", backend="onnxruntime")
+    configuration = (tmp_path / "r/half_network/config.pbtxt").read_text()
+    assert "TYPE_FP32 dims: [3, -1, -1]" in configuration
+    assert "TYPE_FP16 dims: [19, -1, -1]" in configuration
+    after = opened(Postprocess, tmp_path / "r/half_after")
+    logits = np.random.default_rng(0).normal(size=(1, 19, 17, 25)).astype(np.float16)
+    given = {"output": logits, "size": np.array([[64, 96]], np.int32)}
+    [done] = after.execute([FakeRequest(**given)])
+    assert outputs_of(done)["labels"].shape == (1, 64, 96)
+
+    cast = onnx.helper.make_node("Cast", ["image"], ["inner.image"], to=onnx.TensorProto.FLOAT)
+    for node in model.graph.node:
+        node.input[:] = ["inner.image" if name == "image" else name for name in node.input]
+    model.graph.node.insert(0, cast)
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    onnx.save(model, tmp_path / "both.onnx")
+    with pytest.raises(ModelFileError, match="takes float16") as caught:
+        write_repository([tmp_path / "both.onnx"], tmp_path / "r", backend="onnxruntime")
+    assert caught.value.fix.endswith("or leave out the backend")
+    write_repository([tmp_path / "both.onnx"], tmp_path / "r")
+
+
+ONE = replace(PROFILE.minimum, height=64, width=128)
+
+
+@pytest.mark.parametrize(("most", "dims"), [(4, "[3, 64, 128]"), (1, "[1, 3, 64, 128]")])
+def test_an_engine_of_one_size_gets_images_of_that_size(
+    most: int, dims: str, tmp_path: Path
+) -> None:
     """The ONNX file that it was built from may take any size; its profile does not."""
     engine = tmp_path / "a.engine"
-    one = replace(PROFILE.minimum, height=64, width=128)
-    several = replace(one, batch=4)
-    write_engine(engine, profile=Profile(one, one, several))
-    write_repository([engine], tmp_path / "r")
-    assert "dims: [3, 64, 128]" in (tmp_path / "r/a_network/config.pbtxt").read_text()
+    write_engine(engine, profile=Profile(ONE, ONE, replace(ONE, batch=most)))
+    [done] = write_repository([engine], tmp_path / "r")
+    assert done.batch == (most if most > 1 else 0)
+    assert f"dims: {dims}" in (tmp_path / "r/a_network/config.pbtxt").read_text()
     before = opened(Preprocess, tmp_path / "r/a_before")
     [prepared] = before.execute([FakeRequest(file=as_files(FILE))])
     assert outputs_of(prepared)["image"].shape == (1, 3, 64, 128)
+
+
+def test_an_engine_of_another_form(tmp_path: Path) -> None:
+    engine = tmp_path / "a.engine"
+    export = replace(
+        EXPORT,
+        image=ImageInput.UINT8_RGB,
+        output=OutputKind.LABELS,
+        label_type=LabelType.INT32,
+        layout=Layout.NHWC,
+    )
+    write_engine(engine, spec=replace(SMALL_SPEC, export=export))
+    write_repository([engine], tmp_path / "r")
+    configuration = (tmp_path / "r/a_network/config.pbtxt").read_text()
+    assert "TYPE_UINT8 dims: [-1, -1, 3]" in configuration
+    assert "TYPE_INT32 dims: [-1, -1, 1]" in configuration
+    labels = np.full((1, 64, 96, 1), 7, np.int32)
+    after = opened(Postprocess, tmp_path / "r/a_after")
+    given = {"output": labels, "size": np.array([[32, 48]], np.int32)}
+    [done] = after.execute([FakeRequest(**given)])
+    assert (outputs_of(done)["labels"] == np.full((1, 32, 48), 7, np.uint8)).all()
+
+
+def test_several_images_and_no_fewer(tmp_path: Path) -> None:
+    engine = tmp_path / "a.engine"
+    write_engine(engine, profile=Profile(*[replace(ONE, batch=4)] * 3))
+    with pytest.raises(ModelFileError, match="takes 4 images at once, and no fewer") as caught:
+        write_repository([engine], tmp_path / "r")
+    shapes = "--min-shape 1x64x128 --opt-shape 4x64x128 --max-shape 4x64x128"
+    assert caught.value.fix.endswith(f"alignseg export-trt MODEL -o ENGINE {shapes}")
+    model = formed(tmp_path / "b.onnx", {"batch": 2})
+    with pytest.raises(ModelFileError, match="takes 2 images at once") as caught:
+        write_repository([model], tmp_path / "r", backend="openvino")
+    assert "for any number of images" in caught.value.fix
+    assert write_repository([model], tmp_path / "r")[0].batch == 4  # which fills batches up
 
 
 def test_a_backend_for_another_numpy_is_refused() -> None:

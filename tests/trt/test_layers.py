@@ -243,8 +243,8 @@ def test_lines_where_there_is_no_terminal(
 def test_labels_that_tensorrt_has_no_type_for() -> None:
     """They are refused before TensorRT is called, with advice."""
     for output, classes, remap, advice in (
-        (OutputKind.LABELS, 257, None, "label_type='int32'\\Z"),
-        (OutputKind.LABELS, 257, "FILE.json", "and with the same remap="),
+        (OutputKind.LABELS, 257, None, "again with output='logits'"),
+        (OutputKind.LABELS, 257, "FILE.json", "again with the same remap= and output="),
         (OutputKind.LABELS, 256, None, None),
         (OutputKind.LOGITS, 257, None, None),
     ):

@@ -181,7 +181,7 @@ def _ensemble_parts(
 ) -> dict[str, tuple[str, dict[str, str | bytes | Path]]]:
     file = Tensor(name=FILE, kind="STRING", shape=(1,))
     size = Tensor(name=SIZE, kind="INT32", shape=(2,))
-    image, output = map(_tensor_of, told_tensors(model.spec))
+    image, output = map(_tensor_of, told_tensors(model.spec), model.types)
     labels = _labels_of(model)
     python = Runner(
         backend=_BACKENDS[TritonBackend.PYTHON], batch=model.batch, instances=model.instances
@@ -217,10 +217,10 @@ def _ensemble_parts(
     }
 
 
-def _tensor_of(told: GraphTensor) -> Tensor:
-    """Return a tensor of the network, for one image."""
+def _tensor_of(told: GraphTensor, data_type: str) -> Tensor:
+    """Return a tensor of the network, for one image, in the type that the graph has."""
     assert told.shape is not None  # as the facts tell it
-    kind = {"float32": "FP32"}.get(told.data_type, told.data_type.upper())
+    kind = data_type.upper().replace("FLOAT", "FP")
     shape = tuple(-1 if side is None else side for side in told.shape[1:])
     return Tensor(name=told.name, kind=kind, shape=shape)
 

@@ -12,6 +12,7 @@ from alignseg_infer.demo import model_path
 from alignseg_infer.errors import EngineError, ModelFileError, OptionError, SpecError
 from alignseg_infer.files import require_file
 from alignseg_infer.models.identify import require_named_as_it_is
+from alignseg_infer.spec.graph_contract import told_tensors
 from alignseg_infer.spec.model import ExportSpec, ModelSpec
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, EngineFacts, read_facts
 from alignseg_infer.trt.flavours import Flavour
@@ -41,6 +42,7 @@ class ServedModel:
         name: What clients call it.
         backend: What runs the network.
         spec: Its facts, with the size and the batch that an engine fixes.
+        types: NumPy's names of the types of the network's input and output.
         batch: The most images in one call; 0 for a network that takes one image only.
         instances: How many copies of it run at once.
         engine: The facts of an engine; None for an ``.onnx`` file.
@@ -50,6 +52,7 @@ class ServedModel:
     name: str
     backend: TritonBackend
     spec: ModelSpec
+    types: tuple[str, str]
     batch: int
     instances: int
     engine: EngineFacts | None = None
@@ -90,13 +93,14 @@ def read_served_model(
         require_file(path, known, ModelFileError)
     require_named_as_it_is(path)
     engine = read_facts(path) if suffix in ENGINE_SUFFIXES else None
-    spec = _spec_of_onnx(path) if engine is None else engine.fixed_spec
+    spec, types = _read_onnx(path) if engine is None else _told(engine.fixed_spec)
     default = TritonBackend.PYTHON if engine is None else TritonBackend.TENSORRT_PLAN
     found = ServedModel(
         path=path,
         name=name or re.sub(r"[^A-Za-z0-9_.-]+", "_", path.stem),
         backend=default if backend is None else choose(TritonBackend, backend, "backend"),
         spec=spec,
+        types=types,
         batch=batch,
         instances=instances,
         engine=engine,
@@ -104,8 +108,13 @@ def read_served_model(
     return _require_served(found)
 
 
-def _spec_of_onnx(path: Path) -> ModelSpec:
-    """Return the facts of an ``.onnx`` file.
+def _told(spec: ModelSpec) -> tuple[ModelSpec, tuple[str, str]]:
+    given, returned = told_tensors(spec)
+    return spec, (given.data_type, returned.data_type)
+
+
+def _read_onnx(path: Path) -> tuple[ModelSpec, tuple[str, str]]:
+    """Return the facts of an ``.onnx`` file, and the types of its input and output.
 
     Raises:
         ModelFileError: It needs plugins, or cannot be read.
@@ -118,7 +127,8 @@ def _spec_of_onnx(path: Path) -> ModelSpec:
         )
     from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend(path).spec
+    backend = OnnxRuntimeBackend(path)
+    return backend.spec, backend.types
 
 
 def _require_served(model: ServedModel) -> ServedModel:
@@ -139,6 +149,12 @@ def _require_served(model: ServedModel) -> ServedModel:
         )
     if model.engine is not None:
         return _require_engine(model, model.engine)
+    if model.backend is not TritonBackend.PYTHON and model.types[0] == "float16":
+        raise ModelFileError(
+            f"{model.path} takes float16, which another tool made of it",
+            "a network that takes float32 or uint8, or the backend python",
+            "use the file as it was exported; or leave out the backend",
+        )
     return replace(model, batch=_batch_of(model, model.export.batch or 1))
 
 
@@ -170,9 +186,30 @@ def _batch_of(model: ServedModel, least: int) -> int:
         raise ModelFileError(
             f"{model.path} takes {least} images at once, and no fewer",
             "a network that takes one image too",
-            "export it for any number of images: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
+            _command_for_one_image(model),
         )
     return 0 if model.export.batch == 1 else model.batch
+
+
+def _command_for_one_image(model: ServedModel) -> str:
+    if model.engine is None:
+        return (
+            "export it again for any number of images, with the other options as before: alignseg "
+            "export-onnx CHECKPOINT -o MODEL.onnx"
+        )
+    shapes = model.engine.profile
+    low, best, high = (
+        f"{batch}x{shape.height}x{shape.width}"
+        for batch, shape in (
+            (1, shapes.minimum),
+            (shapes.optimum.batch, shapes.optimum),
+            (shapes.maximum.batch, shapes.maximum),
+        )
+    )
+    return (
+        "build it again for these, with the other options as before: alignseg export-trt MODEL -o "
+        f"ENGINE --min-shape {low} --opt-shape {best} --max-shape {high}"
+    )
 
 
 def _require_engine(model: ServedModel, engine: EngineFacts) -> ServedModel:

@@ -43,7 +43,7 @@ def require_round_trip(utils: Any) -> None:
     Raises:
         DeviceError: It does not.
     """
-    for dtype in (np.uint8, np.uint16, np.float32):
+    for dtype in (np.uint8, np.uint16, np.int32, np.int64, np.float32):
         sent = np.arange(6, dtype=dtype).reshape(2, 3)
         try:
             received = utils.Tensor.from_dlpack("trial", utils.Tensor("trial", sent)).as_numpy()

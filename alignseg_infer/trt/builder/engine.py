@@ -191,8 +191,9 @@ def _require_narrow_labels(facts: OnnxFacts) -> None:
             f"the graph returns labels up to {count - 1} as uint16, which TensorRT does not "
             "support",
             f"logits, labels in int32, or labels up to {MAX_LABELS - 1}",
-            "export the checkpoint again with output='logits', or output='labels' and "
-            "label_type='int32'" + ("; and with the same remap=" if facts.spec.remap else ""),
+            "export the checkpoint again with "
+            + ("the same remap= and " if facts.spec.remap else "")
+            + "output='logits', or output='labels' and label_type='int32'",
         )
 
 
