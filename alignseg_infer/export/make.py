@@ -178,7 +178,7 @@ def make_engine(
     """
     model, destination = model_path(model), user_path(destination)
     require_export_packages(model)
-    from alignseg_infer.trt.builder.engine import require_engine_name
+    from alignseg_infer.trt.builder.engine import require_engine_name, require_signed_integers
     from alignseg_infer.trt.builder.options import profile_for
     from alignseg_infer.trt.builder.plugins import require_plugin_options
 
@@ -188,6 +188,8 @@ def make_engine(
     _require_no_batch(model, recipe)
     _require_no_fixed_options(model, recipe)
     given = _read_given_graph(model)
+    if given:
+        require_signed_integers(given.facts)  # before questions about its shapes
     require_plugin_options(given.facts.export.sampler if given else sampler_of(recipe), options)
     require_builder(options)  # before an export that takes half a minute
     recipe = choose_sampler(model, recipe, Target(options.flavour.value))

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from alignseg_infer import BuildError, ExportError, OptionError, Predictor
+from alignseg_infer import BuildError, ExportError, OptionError, Predictor, export_engine
 from alignseg_infer.backends import open_backend
 from alignseg_infer.backends.onnxruntime_backend import CPU_PROVIDER, session_options
 from alignseg_infer.backends.precision import RunPrecision
@@ -270,6 +270,8 @@ def test_no_engine_is_built_of_it(cpu_int8: Path, streets: Path, tmp_path: Path)
     """The advice makes a file that has the form for TensorRT."""
     with pytest.raises(BuildError, match="target='tensorrt'"):
         engine_from_onnx(cpu_int8, BuildOptions(flavour=Flavour.TENSORRT_RTX))
+    with pytest.raises(BuildError, match="int8 for CPUs"):  # and not a question about its shapes
+        export_engine(cpu_int8, tmp_path / "a.engine", flavour="tensorrt-rtx")
     path = tmp_path / "gpu.onnx"
     command = f"export-onnx {DEMO} -o {shlex.quote(str(path))} --precision int8 --target tensorrt"
     assert main([*shlex.split(command), "--calibration", str(streets)]) == 0

@@ -401,6 +401,18 @@ def test_a_verified_engine_says_so(engine: Path, monkeypatch: pytest.MonkeyPatch
     assert engine.read_bytes() == plan
 
 
+def test_a_model_is_verified_in_the_runtime_after_its_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--size", "64x96", "--max-images", "1"]
+    assert main(["verify", "demo@openvino:fp32", *words]) == 0
+    assert "demo on openvino (CPU), compared with demo.onnx" in capsys.readouterr().out
+    assert main(["verify", "demo@tuned", *words]) == 1
+    said = capsys.readouterr().err
+    assert "'tuned' is not a runtime" in said
+    assert main(["verify", said.split("try: ")[1].strip(), *words]) == 0
+
+
 def test_corners_of_an_engine_are_run(engine: Path) -> None:
     shapes = verification.profile_shapes(
         Profile(InputShape(1, 32, 32), InputShape(1, 32, 64), InputShape(2, 64, 64))

@@ -184,26 +184,30 @@ def predictor_from(arguments: argparse.Namespace, model: str | Path) -> Predicto
     return Predictor(model, **predictor_options(arguments))
 
 
-def split_runtime(model: Path, arguments: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
-    """Return the path in a name such as ``demo@openvino:bf16``, and other `Predictor` arguments.
+def split_runtime(
+    model: Path, runtimes: Sequence[str] = RUNTIME_CHOICES
+) -> tuple[Path, dict[str, str]]:
+    """Return the path in a name such as ``demo@openvino:bf16``, and the arguments after it, if any.
+
+    Args:
+        model: The name.
+        runtimes: The runtimes that the command takes.
 
     Raises:
         OptionError: What follows the ``@`` is not a runtime, and there is no such file.
     """
-    options = predictor_options(arguments)
     path, _, named = str(model).rpartition("@")
     runtime, colon, precision = named.partition(":")
-    if path and runtime in RUNTIME_CHOICES and (not colon or precision in list(RunPrecision)):
-        chosen = {"runtime": runtime, **({"precision": precision} if colon else {})}
-        return Path(path), {**options, **chosen}
+    if path and runtime in runtimes and (not colon or precision in list(RunPrecision)):
+        return Path(path), {"runtime": runtime, **({"precision": precision} if colon else {})}
     if path and not model.exists():
         raise OptionError(
             f"{model} is not a file, and {named!r} is not a runtime",
-            f"a model, or MODEL.onnx@RUNTIME with the runtime {' or '.join(RUNTIME_CHOICES)}, "
+            f"a model, or MODEL.onnx@RUNTIME with the runtime {' or '.join(runtimes)}, "
             f"perhaps followed by a precision: {' or '.join(f':{kind}' for kind in RunPrecision)}",
             f"{path}@{OnnxRunner.OPENVINO}",
         )
-    return model, options
+    return model, {}
 
 
 def predictor_options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -167,7 +167,8 @@ def _open_variants(arguments: argparse.Namespace, name: str, path: Path) -> Iter
 
     The model is loaded once; but each batch has its own engine, which is the fastest for it.
     """
-    path, options = split_runtime(path, arguments)
+    path, named = split_runtime(path)
+    options = predictor_options(arguments) | named
     if options["runtime"] == TUNED:
         yield Variant(name, Predictor(path, **_one_call(options)))
         return
@@ -265,7 +266,8 @@ def _add_footprints(
     try:
         for index, measured in enumerate(report.measured):
             print_message(f"measuring the memory of {report.label(measured)}", sys.stderr)
-            path, options = split_runtime(names[measured.name], arguments)
+            path, named = split_runtime(names[measured.name])
+            options = predictor_options(arguments) | named
             chosen = [images[number % len(images)] for number in range(measured.batch)]
             batch = 1 if options["runtime"] == TUNED else measured.batch
             found = measure_footprint(path, chosen, {**options, "batch": batch})

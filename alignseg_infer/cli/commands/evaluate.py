@@ -7,6 +7,7 @@ from alignseg_infer.cli.arguments.inference import (
     AT_RUNTIME_HELP,
     add_inference_arguments,
     names_of,
+    predictor_options,
     split_runtime,
 )
 from alignseg_infer.cli.arguments.values import (
@@ -75,7 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
         require_writable_folder(arguments.destination)
     predictors = {}
     for name, named in names.items():
-        path, options = split_runtime(named, arguments)
+        path, chosen = split_runtime(named)
+        options = predictor_options(arguments) | chosen
         predictors[name] = Predictor(path, **options)
     print_message(f"{data.name}: checking {len(data.pairs)} images and labels", sys.stderr)
     settings = {key: value for key, value in vars(arguments).items() if key not in NO_SETTINGS}

@@ -3,7 +3,7 @@
 import argparse
 
 from alignseg_infer.backends import OnnxRunner
-from alignseg_infer.cli.arguments.inference import add_precision
+from alignseg_infer.cli.arguments.inference import AT_RUNTIME_HELP, add_precision, split_runtime
 from alignseg_infer.cli.arguments.values import (
     DATASET_HELP,
     IMAGES_HELP,
@@ -27,13 +27,17 @@ EXAMPLE = "Example: alignseg verify alignseg_fp16.engine --against alignseg.onnx
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command's arguments."""
-    parser.add_argument("model", type=user_path, help="model to verify: an engine or an .onnx file")
+    parser.add_argument(
+        "model",
+        type=user_path,
+        help=f"model to verify: an engine or an .onnx file{AT_RUNTIME_HELP}",
+    )
     parser.add_argument(
         "--against",
         type=user_path,
         metavar="REFERENCE",
         help="float32 .onnx file that the model was made from, or demo, which runs in ONNX Runtime "
-        "(default, with --runtime: the model itself)",
+        "(default, if a runtime is named: the model itself)",
     )
     parser.add_argument(
         "--images",
@@ -86,12 +90,12 @@ def run(arguments: argparse.Namespace) -> int:
     from alignseg_infer.export.verification.agreement import format_rows
     from alignseg_infer.export.verification.record import verify_and_record
 
+    model, chosen = split_runtime(arguments.model, choices_of(OnnxRunner))
+    vars(arguments).update(chosen)
     options = verification_options_from(arguments)
     with progress_bar("images") as progress:
-        found = verify_and_record(arguments.model, arguments.against, options, progress)
-    print_message(
-        f"{arguments.model} on {found.backend}, compared with {found.reference} on {found.images}:"
-    )
+        found = verify_and_record(model, arguments.against, options, progress)
+    print_message(f"{model} on {found.backend}, compared with {found.reference} on {found.images}:")
     print_message(format_rows(found.rows))
     if found.miou_drop is not None:
         change = round(-found.miou_drop, 2) + 0.0  # no "-0.00"

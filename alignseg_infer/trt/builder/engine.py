@@ -117,7 +117,7 @@ def engine_from_onnx(
     """Build an engine in memory. It raises the same errors as `build_engine`."""
     facts = facts or read_onnx_facts(path)
     _require_narrow_labels(facts)
-    _require_signed_integers(facts)
+    require_signed_integers(facts)
     if facts.export.upsampling is Upsampling.MATRICES:
         logger.info(
             "%s upsamples by matrices, which is best on CPUs; for a GPU, export the checkpoint "
@@ -197,7 +197,8 @@ def _require_narrow_labels(facts: OnnxFacts) -> None:
         )
 
 
-def _require_signed_integers(facts: OnnxFacts) -> None:
+def require_signed_integers(facts: OnnxFacts) -> None:
+    """Raise BuildError for int8 for CPUs, which TensorRT does not take."""
     if facts.export.has_cpu_integers:
         raise BuildError(
             "the graph is int8 for CPUs, with unsigned integers and INT32 biases, which TensorRT "
