@@ -27,7 +27,7 @@ from alignseg_infer.errors import (
     INSTALL_RAY,
     OptionError,
 )
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 from alignseg_infer.packages import require_packages
 from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.predictor import Predictor

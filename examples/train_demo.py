@@ -44,7 +44,7 @@ from alignseg_infer.evaluation.evaluate import evaluate
 from alignseg_infer.evaluation.report import Evaluation
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.to_onnx import onnx_from_checkpoint
-from alignseg_infer.files import write_atomically
+from alignseg_infer.files.writing import write_atomically
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.checkpoint import load_checkpoint, save_checkpoint
 from alignseg_infer.spec.model import (

@@ -30,7 +30,7 @@ from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.int8.options import CalibrationOptions
 from alignseg_infer.export.verification import verify as verification
 from alignseg_infer.export.verification.options import VerificationOptions
-from alignseg_infer.files import sha256_of
+from alignseg_infer.files.reading import sha256_of
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.spec import onnx_facts
 from alignseg_infer.spec.model import OutputKind, Precision, Sampler

@@ -25,7 +25,7 @@ from alignseg_infer import (
 )
 from alignseg_infer.choices import check_kinds
 from alignseg_infer.demo import model_path
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 from tests.support.models import SMALL_SPEC, FakeBackend
 
 

@@ -16,16 +16,18 @@ from pathlib import Path
 import pytest
 
 from alignseg_infer.errors import DatasetError, ImageError, OutputError
-from alignseg_infer.files import (
+from alignseg_infer.files.reading import (
     HASH_BLOCK,
-    SYSTEM_TEMPORARY,
     find_files,
     read_text,
     require_file,
-    require_no_pipe,
     require_readable,
-    require_writable_folder,
     sha256_of,
+)
+from alignseg_infer.files.writing import (
+    SYSTEM_TEMPORARY,
+    require_no_pipe,
+    require_writable_folder,
     temporary_folder,
     write_atomically,
 )
@@ -386,7 +388,7 @@ def test_a_temporary_folder_is_removed_when_python_ends(tmp_path: Path) -> None:
     """A thread that still writes does not get to the end of its block."""
     program = """
 import pathlib, sys
-from alignseg_infer.files import temporary_folder
+from alignseg_infer.files.writing import temporary_folder
 open_block = temporary_folder(pathlib.Path(sys.argv[1]))
 open_block.__enter__()
 """
@@ -399,7 +401,7 @@ open_block.__enter__()
 def test_a_forked_process_leaves_what_is_being_written(tmp_path: Path) -> None:
     program = """
 import os, pathlib, sys
-from alignseg_infer.files import write_atomically
+from alignseg_infer.files.writing import write_atomically
 with write_atomically(pathlib.Path(sys.argv[1])) as temporary:
     temporary.write_text("whole")
     child = os.fork()
@@ -466,7 +468,7 @@ def test_an_output_without_room_is_named(system: Path, tmp_path: Path) -> None:
 
 USE = """
 import pathlib, sys
-from alignseg_infer.files import temporary_folder
+from alignseg_infer.files.writing import temporary_folder
 with temporary_folder() as folder:
     (folder / "big").write_bytes(bytes(200_000))
     print(folder.parent)
@@ -541,7 +543,7 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
 
 LEAVE = """
 import os, signal
-from alignseg_infer.files import temporary_folder
+from alignseg_infer.files.writing import temporary_folder
 with temporary_folder() as folder:
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -563,14 +565,14 @@ def test_a_temporary_folder_goes_even_if_its_removal_is_interrupted(system: Path
     """A second signal comes while the first one is obeyed; the folder goes when Python ends."""
     program = """
 import shutil
-from alignseg_infer import files
+from alignseg_infer.files import writing
 remove = shutil.rmtree
 def interrupted(*arguments, **options):
-    files.shutil.rmtree = remove
+    writing.shutil.rmtree = remove
     raise KeyboardInterrupt
-files.shutil.rmtree = interrupted
+writing.shutil.rmtree = interrupted
 try:
-    with files.temporary_folder():
+    with writing.temporary_folder():
         pass
 except KeyboardInterrupt:
     print("interrupted")

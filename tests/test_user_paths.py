@@ -14,7 +14,7 @@ from alignseg_infer.cli import COMMANDS, main
 from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.export.recipe import recipe_for
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 from tests.support.models import FakeBackend
 from tests.support.video_clips import Clip, write_clip
 

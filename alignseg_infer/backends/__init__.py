@@ -11,7 +11,7 @@ from alignseg_infer.backends.tuned import TUNED, choice_of
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import ModelFileError, OptionError
-from alignseg_infer.files import require_path
+from alignseg_infer.files.reading import require_path
 from alignseg_infer.models.identify import (
     CHECKPOINT_KINDS,
     advice_for,

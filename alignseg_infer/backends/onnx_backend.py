@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from alignseg_infer.backend import keep_in_forks
 from alignseg_infer.backends.onnx_domains import needs_plugins
 from alignseg_infer.errors import ModelError, ModelFileError, SpecError
-from alignseg_infer.files import require_file
+from alignseg_infer.files.reading import require_file
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.pixels.network_output import as_promised
 from alignseg_infer.spec.forms import graph_input, input_type, usual_axes

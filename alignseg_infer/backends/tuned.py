@@ -27,7 +27,8 @@ from alignseg_infer.backports import Self
 from alignseg_infer.caches import CHOICES, FOLDER_VARIABLE, kept_path
 from alignseg_infer.demo import DEMO, model_path
 from alignseg_infer.errors import ModelFileError, OptionError, OutputError, SpecError, TuningError
-from alignseg_infer.files import real_path, require_file, write_atomically
+from alignseg_infer.files.reading import real_path, require_file
+from alignseg_infer.files.writing import write_atomically
 from alignseg_infer.packages import ONNXRUNTIME, SharedModule, installed_of, version_of
 from alignseg_infer.spec.from_json import dataclass_from_json, json_facts
 from alignseg_infer.spec.model import MAX_INPUT_SIDE, MIN_INPUT_SIDE

@@ -15,7 +15,7 @@ from alignseg_infer.batch.stores import OWN_FOLDER
 from alignseg_infer.caches import cache_folder
 from alignseg_infer.datasets.addresses import is_address
 from alignseg_infer.errors import OutputError
-from alignseg_infer.files import require_writable_folder
+from alignseg_infer.files.writing import require_writable_folder
 
 _ENDING = ".lock"
 _NAME = re.compile(rf"(?P<number>\d+)of(?P<count>\d+){re.escape(_ENDING)}")

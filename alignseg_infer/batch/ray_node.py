@@ -19,7 +19,7 @@ from alignseg_infer.datasets.manifest_rows import ManifestRow
 from alignseg_infer.datasets.sources import SourceImage
 from alignseg_infer.demo import DEMO
 from alignseg_infer.errors import AlignSegError
-from alignseg_infer.files import require_writable_folder, write_atomically
+from alignseg_infer.files.writing import require_writable_folder, write_atomically
 
 KEPT_MODELS = "batch-models"  # in the cache folder of each node
 IMAGES, ROWS = "images", "rows"  # columns of Ray's blocks

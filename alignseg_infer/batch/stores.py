@@ -10,7 +10,7 @@ from typing import Protocol
 
 from alignseg_infer.datasets.addresses import is_address, naming_address, open_address
 from alignseg_infer.errors import OptionError, OutputError
-from alignseg_infer.files import NO_ROOM, no_room_error, require_writable_folder
+from alignseg_infer.files.writing import NO_ROOM, no_room_error, require_writable_folder
 
 MANIFEST = "manifest"  # the folder of the parts
 _OF_ONE_PROCESS = "memory://"

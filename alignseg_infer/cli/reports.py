@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.cli.streams import print_message
-from alignseg_infer.files import write_atomically
+from alignseg_infer.files.writing import write_atomically
 from alignseg_infer.pixels.images import write_image
 
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from alignseg_infer.backends import CHECKPOINT_SUFFIXES, ONNX_SUFFIX
 from alignseg_infer.cli.translation import translate
 from alignseg_infer.demo import DEMO
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 from alignseg_infer.text import near_words, printable
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES
 

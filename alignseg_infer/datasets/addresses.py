@@ -12,7 +12,7 @@ from alignseg_infer.errors import (
     MissingDependencyError,
     OptionError,
 )
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 
 if TYPE_CHECKING:
     import fsspec

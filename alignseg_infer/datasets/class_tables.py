@@ -16,7 +16,7 @@ import operator
 from pathlib import Path
 
 from alignseg_infer.errors import OptionError
-from alignseg_infer.files import read_text, require_file, user_path
+from alignseg_infer.files.reading import read_text, require_file, user_path
 from alignseg_infer.spec.model import ClassSpec
 from alignseg_infer.text import near_words
 

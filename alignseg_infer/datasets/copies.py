@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from alignseg_infer.datasets.addresses import is_address
 from alignseg_infer.datasets.sources import SourceImage, read_image_bytes
-from alignseg_infer.files import no_room_error, temporary_folder
+from alignseg_infer.files.writing import no_room_error, temporary_folder
 
 
 class Copies:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from alignseg_infer.errors import DatasetError
-from alignseg_infer.files import is_folder, read_text, require_file, walk_files
+from alignseg_infer.files.reading import is_folder, read_text, require_file, walk_files
 
 IMAGE_ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2"),

@@ -20,7 +20,7 @@ from alignseg_infer.datasets.copies import Copies, FilePath, file_of
 from alignseg_infer.datasets.image_paths import IMAGE_ENDINGS, LIST_ENDING, is_glob
 from alignseg_infer.datasets.sources import find_source_images, is_manifest, nothing_found_error
 from alignseg_infer.errors import AlignSegError, DatasetError, OptionError, OutputError
-from alignseg_infer.files import is_folder, require_file, sha256_of
+from alignseg_infer.files.reading import is_folder, require_file, sha256_of
 from alignseg_infer.pixels.encoded import MAX_PIXELS, require_max_pixels, require_pixels
 from alignseg_infer.pixels.images import image_from_array, read_image
 

@@ -41,7 +41,7 @@ from alignseg_infer.datasets.sources import (
     nothing_found_error,
 )
 from alignseg_infer.errors import AlignSegError, DatasetError, OptionError, OutputError
-from alignseg_infer.files import find_files, is_folder, real_path
+from alignseg_infer.files.reading import find_files, is_folder, real_path
 from alignseg_infer.pixels.encoded import MAX_PIXELS, require_max_pixels
 from alignseg_infer.pixels.images import read_gray_png, read_image
 from alignseg_infer.spec.model import ClassSpec, ModelSpec

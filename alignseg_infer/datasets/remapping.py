@@ -17,7 +17,7 @@ from pathlib import Path
 
 from alignseg_infer.datasets.class_tables import is_color
 from alignseg_infer.errors import OptionError, SpecError
-from alignseg_infer.files import read_text, require_file, user_path
+from alignseg_infer.files.reading import read_text, require_file, user_path
 from alignseg_infer.spec.model import ClassSpec, ModelSpec
 from alignseg_infer.spec.remapping import MAX_LABEL, RemapSpec
 from alignseg_infer.text import near_words

@@ -23,7 +23,7 @@ from alignseg_infer.datasets.image_paths import (
     split_glob,
 )
 from alignseg_infer.errors import DatasetError, ImageError, OptionError
-from alignseg_infer.files import is_folder, real_path, require_file, require_path
+from alignseg_infer.files.reading import is_folder, real_path, require_file, require_path
 from alignseg_infer.pixels.encoded import read_encoded, require_encoded
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from alignseg_infer.errors import CheckpointError, ModelError, ModelFileError
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 from alignseg_infer.text import near_words
 
 DEMO = "demo"

@@ -9,7 +9,7 @@ from shlex import quote
 from alignseg_infer.cuda.sources import plugin_folder
 from alignseg_infer.deploy.folder import write_folder
 from alignseg_infer.errors import EngineError
-from alignseg_infer.files import require_file, sha256_of, user_path
+from alignseg_infer.files.reading import require_file, sha256_of, user_path
 from alignseg_infer.spec.model import ImageInput, LabelType, Layout, OutputKind
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, EngineFacts, read_facts, sidecar_path
 from alignseg_infer.trt.flavours import Flavour

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alignseg_infer.errors import OutputError
-from alignseg_infer.files import temporary_folder, user_path
+from alignseg_infer.files.reading import user_path
+from alignseg_infer.files.writing import temporary_folder
 
 
 def write_folder(destination: str | Path, files: Mapping[str, str | bytes | Path]) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from alignseg_infer.arrays import Size
 from alignseg_infer.demo import DEMO, model_path
 from alignseg_infer.errors import INSTALL_ONNX, ExportError, ModelFileError, OptionError
-from alignseg_infer.files import require_file, sha256_of
+from alignseg_infer.files.reading import require_file, sha256_of
 from alignseg_infer.packages import require_packages
 from alignseg_infer.spec.graph_contract import is_offset, told_tensors
 from alignseg_infer.spec.model import (

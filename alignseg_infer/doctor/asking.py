@@ -16,7 +16,7 @@ from alignseg_infer.doctor.anonymous import anonymous
 from alignseg_infer.doctor.catalogue import CASES
 from alignseg_infer.doctor.parts import Part
 from alignseg_infer.doctor.runtimes import Found, Target, Verdict, cases_of
-from alignseg_infer.files import temporary_folder
+from alignseg_infer.files.writing import temporary_folder
 from alignseg_infer.packages import command_of
 
 PROBE = "alignseg_infer.doctor.probe"

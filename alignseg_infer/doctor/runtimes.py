@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.doctor.catalogue import BF16_TOLERANCE, Case, Graph, error_of
 from alignseg_infer.errors import AlignSegError, BuildError
-from alignseg_infer.files import temporary_folder
+from alignseg_infer.files.writing import temporary_folder
 from alignseg_infer.trt.flavours import Flavour
 
 

@@ -14,7 +14,7 @@ from alignseg_infer.export.graph.onnx_file import load_graph, save_onnx
 from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes, runnable_onnx
 from alignseg_infer.export.verification.agreement import compare_labels
 from alignseg_infer.export.verification.verify import draw_streets
-from alignseg_infer.files import temporary_folder, write_atomically
+from alignseg_infer.files.writing import temporary_folder, write_atomically
 from alignseg_infer.spec.model import (
     AGREEMENT_KEY,
     SPEC_KEY,

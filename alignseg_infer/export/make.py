@@ -26,7 +26,8 @@ from alignseg_infer.export.adapting import (
 )
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.recipe import Recipe
-from alignseg_infer.files import require_no_pipe, temporary_folder, user_path
+from alignseg_infer.files.reading import user_path
+from alignseg_infer.files.writing import require_no_pipe, temporary_folder
 from alignseg_infer.models.identify import require_named_as_it_is
 from alignseg_infer.packages import require_export_packages
 from alignseg_infer.progress import ProgressBars, no_bar

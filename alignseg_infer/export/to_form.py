@@ -10,7 +10,7 @@ from alignseg_infer.export.graph.forms import put_form
 from alignseg_infer.export.graph.onnx_file import load_graph, require_onnx_ending, save_onnx
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.verification.forms import compare_form
-from alignseg_infer.files import write_atomically
+from alignseg_infer.files.writing import write_atomically
 from alignseg_infer.spec.forms import label_dtype
 from alignseg_infer.spec.model import ModelSpec
 from alignseg_infer.spec.onnx_facts import OnnxFacts

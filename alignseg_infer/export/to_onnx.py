@@ -12,7 +12,7 @@ from alignseg_infer.export.graph.onnx_file import require_onnx_ending, save_onnx
 from alignseg_infer.export.graph.onnx_graph import onnx_from_model
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.verification.parity import Comparison, compare_with_pytorch
-from alignseg_infer.files import write_atomically
+from alignseg_infer.files.writing import write_atomically
 from alignseg_infer.models.checkpoint import Checkpoint
 from alignseg_infer.spec.model import SPEC_KEY, VERIFICATION_KEY, ExportSpec, ModelSpec, Target
 from alignseg_infer.version import __version__

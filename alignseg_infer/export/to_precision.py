@@ -16,7 +16,7 @@ from alignseg_infer.export.half_precision import to_half_precision
 from alignseg_infer.export.int8.from_onnx import int8_from_onnx
 from alignseg_infer.export.int8.options import Int8Options, needs_calibration
 from alignseg_infer.export.verification.verify import compare, require_agreement
-from alignseg_infer.files import write_atomically
+from alignseg_infer.files.writing import write_atomically
 from alignseg_infer.progress import ProgressBars, no_bar
 from alignseg_infer.spec.model import (
     AGREEMENT_KEY,

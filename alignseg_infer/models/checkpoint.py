@@ -13,7 +13,8 @@ import torch
 from alignseg_infer.datasets.class_tables import CLASS_TABLES, class_table_for
 from alignseg_infer.demo import checkpoint_path
 from alignseg_infer.errors import CheckpointError
-from alignseg_infer.files import require_file, sha256_of, user_path, write_atomically
+from alignseg_infer.files.reading import require_file, sha256_of, user_path
+from alignseg_infer.files.writing import write_atomically
 from alignseg_infer.models.alignseg import AlignSeg
 from alignseg_infer.models.binary import BINARY, DEFAULT_THRESHOLD, as_two_classes, two_classes
 from alignseg_infer.models.checkpoint_options import CheckpointOptions, Weights

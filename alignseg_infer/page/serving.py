@@ -16,7 +16,7 @@ from typing import Any
 
 from alignseg_infer.choices import check_kinds
 from alignseg_infer.errors import INSTALL_PAGE, MissingDependencyError, OptionError
-from alignseg_infer.files import temporary_folder
+from alignseg_infer.files.writing import temporary_folder
 from alignseg_infer.page.work import MOST_FILES, MOST_MEGABYTES, Model, Page
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image, Size
 from alignseg_infer.errors import ImageError, OptionError, OutOfMemoryError
-from alignseg_infer.files import require_readable
+from alignseg_infer.files.reading import require_readable
 from alignseg_infer.pixels.containers import JPEG_SCAN, JPEG_SIGNATURE, PNG_SIGNATURE, jpeg_segments
 from alignseg_infer.pixels.header import colors_of_avif, orientation_of, size_of
 from alignseg_infer.pixels.value_range import scale_to_8_bits, value_range_of

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import ImageError, OutputError
-from alignseg_infer.files import user_path, write_atomically
+from alignseg_infer.files.reading import user_path
+from alignseg_infer.files.writing import write_atomically
 from alignseg_infer.pixels.encoded import (
     MAX_PIXELS,
     decode_gray_png,

@@ -15,7 +15,7 @@ from pathlib import Path
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.datasets.labelled import require_cityscapes
 from alignseg_infer.errors import OptionError
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 from alignseg_infer.spec.model import ClassSpec
 from alignseg_infer.text import near_words
 

@@ -24,7 +24,8 @@ from alignseg_infer.drawing.masks import (
     stack_pictures,
 )
 from alignseg_infer.errors import OptionError, OutputError
-from alignseg_infer.files import is_folder, user_path, write_atomically
+from alignseg_infer.files.reading import is_folder, user_path
+from alignseg_infer.files.writing import write_atomically
 from alignseg_infer.pixels.images import encode_image
 from alignseg_infer.results.coco_rle import (
     CocoAnnotation,

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from onnx import helper
 
 from alignseg_infer.errors import ModelFileError
-from alignseg_infer.files import require_file
+from alignseg_infer.files.reading import require_file
 from alignseg_infer.spec.graph_contract import GraphTensor, follow_graph
 from alignseg_infer.spec.model import SPEC_KEY, ExportSpec, ModelSpec
 from alignseg_infer.spec.onnx_weights import sha256_with_weights

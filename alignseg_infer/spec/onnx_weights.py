@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from alignseg_infer.errors import ModelFileError
-from alignseg_infer.files import require_file, sha256_of
+from alignseg_infer.files.reading import require_file, sha256_of
 from alignseg_infer.spec.protobuf import read_fields
 
 _ENTRY = "StringStringEntryProto"

@@ -6,7 +6,8 @@ from pathlib import Path
 from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.cuda.opening import open_cuda
 from alignseg_infer.errors import EngineError
-from alignseg_infer.files import require_file, write_atomically
+from alignseg_infer.files.reading import require_file
+from alignseg_infer.files.writing import write_atomically
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 from alignseg_infer.trt.builder.engine import require_engine_name
 from alignseg_infer.trt.engine_file import EngineFacts, Profile, read_facts, sidecar_path

@@ -13,7 +13,7 @@ from alignseg_infer.arrays import InputShape
 from alignseg_infer.backports import Self
 from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.errors import EngineError, SpecError
-from alignseg_infer.files import require_file
+from alignseg_infer.files.reading import require_file
 from alignseg_infer.spec.from_json import dataclass_from_json, json_facts
 from alignseg_infer.spec.model import ModelSpec
 from alignseg_infer.spec.verification import Verification

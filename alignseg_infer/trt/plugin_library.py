@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from alignseg_infer.errors import AlignSegError
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 from alignseg_infer.spec.plugin_contract import NAMESPACE
 from alignseg_infer.trt.bindings import IPluginRegistry
 from alignseg_infer.trt.flavours import Flavour, TensorRT

@@ -10,7 +10,7 @@ from alignseg_infer.backends.tuned import advice
 from alignseg_infer.datasets.image_sets import choose_images, spread_evenly
 from alignseg_infer.demo import DEMO, FIRST_HELD_OUT, model_path
 from alignseg_infer.errors import ModelFileError, OptionError, TuningError
-from alignseg_infer.files import real_path, require_file
+from alignseg_infer.files.reading import real_path, require_file
 from alignseg_infer.pixels.images import ImageSource, load_image
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.spec.onnx_weights import sha256_with_weights

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import VideoError
-from alignseg_infer.files import require_file
+from alignseg_infer.files.reading import require_file
 from alignseg_infer.pixels.wide_color import color_name
 from alignseg_infer.video.colors import BgrFrames
 from alignseg_infer.video.frames import DEFAULT_RATE, Frame, StreamFacts

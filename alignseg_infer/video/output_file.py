@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from alignseg_infer.errors import OutputError
-from alignseg_infer.files import NO_ROOM
+from alignseg_infer.files.writing import NO_ROOM
 from alignseg_infer.video.pyav import av
 
 MATROSKA_ENDING = ".mkv"

@@ -10,7 +10,7 @@ from alignseg_infer.arrays import Image
 from alignseg_infer.datasets.image_paths import IMAGE_ENDINGS
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.errors import ImageError, VideoError
-from alignseg_infer.files import find_files
+from alignseg_infer.files.reading import find_files
 from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.pixels.images import read_image
 from alignseg_infer.video.frames import Frame, StreamFacts

@@ -15,7 +15,8 @@ from typing import TypeAlias, TypeVar
 
 from alignseg_infer.arrays import Image
 from alignseg_infer.errors import OptionError, OutputError, VideoError
-from alignseg_infer.files import real_path, user_path, write_atomically
+from alignseg_infer.files.reading import real_path, user_path
+from alignseg_infer.files.writing import write_atomically
 from alignseg_infer.inference.pipeline import Pipeline
 from alignseg_infer.inference.stream import SegmentationStream
 from alignseg_infer.pixels.images import OwnImage, load_image

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from alignseg_infer.errors import OptionError, VideoError
-from alignseg_infer.files import is_folder, user_path
+from alignseg_infer.files.reading import is_folder, user_path
 from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.video.frames import DEFAULT_RATE, FrameSource
 from alignseg_infer.video.options import is_number, require_seconds

@@ -19,7 +19,7 @@ from alignseg_infer.cli import main
 from alignseg_infer.cli.termination import SECONDS_UNTIL_ASKED_AGAIN, interrupted_by_signals
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets.folder import write_streets
-from alignseg_infer.files import write_atomically
+from alignseg_infer.files.writing import write_atomically
 from tests.support.waiting import PATIENCE
 
 REPLACE = "os:replace"
@@ -240,7 +240,7 @@ def demo_checkpoint() -> Path:
 WRITING = """
 import sys, time
 from pathlib import Path
-from alignseg_infer.files import write_atomically
+from alignseg_infer.files.writing import write_atomically
 with write_atomically(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     print(temporary.parent, flush=True)

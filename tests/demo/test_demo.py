@@ -14,7 +14,7 @@ from alignseg_infer.demo import FIRST_HELD_OUT, checkpoint_path, model_path
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.evaluation.metrics import BoundaryMatches, ConfusionMatrix
-from alignseg_infer.files import sha256_of
+from alignseg_infer.files.reading import sha256_of
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.spec.model import SamplingConvention
 

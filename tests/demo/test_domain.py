@@ -15,7 +15,7 @@ from alignseg_infer.cli import main
 from alignseg_infer.demo import DEMO_SHA256, checkpoint_path, domain
 from alignseg_infer.demo.domain import LEAST_SURE, sureness, watch_demo
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.files import sha256_of
+from alignseg_infer.files.reading import sha256_of
 from tests.support.models import SMALL_SPEC
 
 UNSURE = np.zeros((19, 32, 64), np.float32)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from alignseg_infer.arrays import InputShape
 from alignseg_infer.cuda.base import Gpu, call_failed, out_of_memory
 from alignseg_infer.cuda.params import PREPROCESS, UPSAMPLE_ARGMAX
-from alignseg_infer.files import sha256_of
+from alignseg_infer.files.reading import sha256_of
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.spec.model import ExportSpec, OutputKind, Precision, Sampler
 from alignseg_infer.trt.engine_file import EngineFacts, Profile, sidecar_path

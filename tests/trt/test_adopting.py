@@ -9,7 +9,7 @@ import pytest
 from alignseg_infer import EngineError, OptionError, Predictor, adopt_engine
 from alignseg_infer.cli import main
 from alignseg_infer.cuda.base import Cuda
-from alignseg_infer.files import sha256_of
+from alignseg_infer.files.reading import sha256_of
 from alignseg_infer.spec.model import ExportSpec
 from alignseg_infer.spec.onnx_facts import read_onnx_facts
 from alignseg_infer.trt import adopting

@@ -28,7 +28,7 @@ from alignseg_infer.arrays import InputShape
 from alignseg_infer.cli import main
 from alignseg_infer.export.make import _Graph, _verify_command, make_engine
 from alignseg_infer.export.recipe import Recipe
-from alignseg_infer.files import sha256_of
+from alignseg_infer.files.reading import sha256_of
 from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, Sampler, Upsampling
 from alignseg_infer.spec.onnx_facts import read_onnx_facts
 from alignseg_infer.spec.verification import Verification

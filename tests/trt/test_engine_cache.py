@@ -47,7 +47,7 @@ from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.export.to_precision import onnx_in_precision
-from alignseg_infer.files import sha256_of
+from alignseg_infer.files.reading import sha256_of
 from alignseg_infer.pixels.preprocess import SizePolicy
 from alignseg_infer.spec.model import ExportSpec, Precision
 from alignseg_infer.spec.verification import REQUIRED_AGREEMENT

@@ -3,7 +3,7 @@
 import argparse
 
 from alignseg_infer.cli.arguments.values import choices_of, input_shape
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 from alignseg_infer.trt.builder.options import (
     MAX_OPTIMIZATION_LEVEL,
     BuildOptions,

@@ -21,7 +21,7 @@ from alignseg_infer.cli.arguments.values import (
 )
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
-from alignseg_infer.files import real_path
+from alignseg_infer.files.reading import real_path
 from alignseg_infer.inference.averaging import Mode
 from alignseg_infer.inference.tiling import DEFAULT_OVERLAP, DEFAULT_TILE
 from alignseg_infer.predictor import Predictor

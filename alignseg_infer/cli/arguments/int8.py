@@ -14,7 +14,7 @@ from alignseg_infer.cli.arguments.values import (
 from alignseg_infer.datasets.image_sets import DEFAULT_MAX_IMAGES
 from alignseg_infer.export.int8.histograms import DEFAULT_METHOD, CalibrationMethod
 from alignseg_infer.export.int8.options import CalibrationOptions
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 
 
 def add_quantization_arguments(parser: argparse.ArgumentParser) -> None:

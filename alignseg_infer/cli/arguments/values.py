@@ -8,7 +8,7 @@ from pathlib import Path
 from alignseg_infer.arrays import InputShape, Size
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.datasets.addresses import is_address, local_path, plain_place
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 from alignseg_infer.pixels.encoded import MAX_PIXELS
 
 SIZE_HELP = "size of the network's input, HEIGHTxWIDTH"

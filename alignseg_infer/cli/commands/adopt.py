@@ -5,7 +5,7 @@ import argparse
 from alignseg_infer.cli.arguments.engine import add_flavour, add_plugin
 from alignseg_infer.cli.streams import print_message
 from alignseg_infer.errors import OptionError
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 
 HELP = "Write the facts of an engine or .onnx file that another tool made, so that it can be run."
 EXAMPLE = "Example: alignseg adopt alignseg.engine --model alignseg.onnx"

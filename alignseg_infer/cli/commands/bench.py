@@ -30,7 +30,8 @@ from alignseg_infer.datasets.copies import FilePath
 from alignseg_infer.datasets.image_sets import ImageFiles, choose_images
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.errors import INSTALL_BENCH, OptionError
-from alignseg_infer.files import require_writable_folder, temporary_folder, user_path
+from alignseg_infer.files.reading import user_path
+from alignseg_infer.files.writing import require_writable_folder, temporary_folder
 from alignseg_infer.inference.averaging import Mode
 from alignseg_infer.packages import require_packages
 from alignseg_infer.pixels.images import write_image

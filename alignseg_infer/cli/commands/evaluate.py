@@ -23,7 +23,8 @@ from alignseg_infer.cli.streams import print_message, print_report
 from alignseg_infer.cli.termination import EXIT_INTERRUPTED
 from alignseg_infer.datasets.labelled import Dataset, find_labelled_images
 from alignseg_infer.evaluation.evaluate import evaluate
-from alignseg_infer.files import require_writable_folder, user_path
+from alignseg_infer.files.reading import user_path
+from alignseg_infer.files.writing import require_writable_folder
 from alignseg_infer.predictor import Predictor
 
 HELP = "Score one or more models on labelled images: IoU, accuracy, boundary F1 and speed."

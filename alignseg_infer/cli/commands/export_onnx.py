@@ -6,7 +6,7 @@ from alignseg_infer.cli.arguments.graph import add_recipe_arguments, recipe_from
 from alignseg_infer.cli.arguments.values import add_destination, choices_of
 from alignseg_infer.cli.streams import print_message
 from alignseg_infer.export.make import make_onnx
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 from alignseg_infer.spec.model import Target
 
 HELP = "Export a checkpoint to ONNX, or convert a float32 .onnx to fp16 or int8, and verify it."

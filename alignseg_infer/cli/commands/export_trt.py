@@ -7,7 +7,7 @@ from alignseg_infer.cli.arguments.graph import add_recipe_arguments, recipe_from
 from alignseg_infer.cli.arguments.values import add_destination
 from alignseg_infer.cli.streams import print_message
 from alignseg_infer.export.make import make_engine
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 from alignseg_infer.spec.model import Precision
 from alignseg_infer.trt.engine_file import EngineFacts
 

@@ -19,7 +19,7 @@ from alignseg_infer.cli.streams import print_message, print_report
 from alignseg_infer.cli.translation import translate
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import INSTALL_ONNX, ModelFileError, OptionError
-from alignseg_infer.files import require_file, sha256_of, user_path
+from alignseg_infer.files.reading import require_file, sha256_of, user_path
 from alignseg_infer.models.identify import require_named_as_it_is
 from alignseg_infer.ops.offset_fields import OffsetField
 from alignseg_infer.packages import require_packages

@@ -16,7 +16,7 @@ from alignseg_infer.cli.arguments.values import (
 )
 from alignseg_infer.cli.streams import print_message
 from alignseg_infer.errors import OptionError
-from alignseg_infer.files import real_path
+from alignseg_infer.files.reading import real_path
 from alignseg_infer.offsets.displacement import HIGH_PERCENTILE, Displacement, offsets_of_image
 from alignseg_infer.offsets.pictures import offsets_sheet, pixels_text
 from alignseg_infer.ops.offset_fields import OffsetField

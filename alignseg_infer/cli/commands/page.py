@@ -10,7 +10,7 @@ from alignseg_infer.cli.arguments.inference import (
 )
 from alignseg_infer.cli.arguments.values import MODEL_HELP
 from alignseg_infer.cli.streams import print_message
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 
 HELP = "Try models in the browser: drop pictures or videos on a page, or use the camera."
 EXAMPLE = "Example: alignseg page demo, then open the address that it prints. Ctrl-C ends it."

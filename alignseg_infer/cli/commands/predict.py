@@ -38,7 +38,8 @@ from alignseg_infer.errors import (
     OutputError,
     SizeError,
 )
-from alignseg_infer.files import is_folder, real_path, require_writable_folder
+from alignseg_infer.files.reading import is_folder, real_path
+from alignseg_infer.files.writing import require_writable_folder
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.results.failure import Failure
 from alignseg_infer.results.polygons import require_tolerance

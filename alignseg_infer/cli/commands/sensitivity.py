@@ -20,7 +20,8 @@ from alignseg_infer.cli.streams import print_report
 from alignseg_infer.datasets.labelled import Dataset, LabelledImages, find_labelled_images
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import OptionError
-from alignseg_infer.files import require_writable_folder, temporary_folder, user_path
+from alignseg_infer.files.reading import user_path
+from alignseg_infer.files.writing import require_writable_folder, temporary_folder
 from alignseg_infer.packages import require_export_packages, require_packages
 
 if TYPE_CHECKING:

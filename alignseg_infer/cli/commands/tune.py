@@ -19,7 +19,8 @@ from alignseg_infer.cli.reports import write_report
 from alignseg_infer.cli.streams import print_message, print_report
 from alignseg_infer.cli.termination import EXIT_INTERRUPTED
 from alignseg_infer.errors import INSTALL_BENCH
-from alignseg_infer.files import require_writable_folder, user_path
+from alignseg_infer.files.reading import user_path
+from alignseg_infer.files.writing import require_writable_folder
 from alignseg_infer.packages import require_packages
 from alignseg_infer.tuning import Goal, TuningOptions, tune
 from alignseg_infer.tuning.options import DEFAULT_BATCH, DEFAULT_IMAGES, DEFAULT_SECONDS

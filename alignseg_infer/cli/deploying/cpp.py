@@ -6,7 +6,7 @@ from shlex import quote
 from alignseg_infer.cli.arguments.engine import add_plugin
 from alignseg_infer.cli.arguments.values import add_destination
 from alignseg_infer.cli.streams import print_message
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 
 HELP = "Write a small C++ program with CMake around a TensorRT engine."
 EXAMPLE = "Example: alignseg deploy cpp city.engine -o consumer/"

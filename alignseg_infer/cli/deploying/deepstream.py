@@ -6,7 +6,7 @@ from alignseg_infer.cli.arguments.values import add_destination
 from alignseg_infer.cli.deploying.plugin import add_registering_plugin
 from alignseg_infer.cli.streams import print_message
 from alignseg_infer.demo import model_path
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 
 HELP = "Write the configuration, the class names and the parser with which DeepStream runs a model."
 EXAMPLE = "Example: alignseg deploy deepstream alignseg.onnx -o deepstream/"

@@ -2,7 +2,7 @@
 
 import argparse
 
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 
 
 def add_registering_plugin(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from alignseg_infer.arrays import Size
 from alignseg_infer.demo.streets.street import Scene, Street
-from alignseg_infer.files import require_writable_folder
+from alignseg_infer.files.writing import require_writable_folder
 from alignseg_infer.pixels.images import write_image
 
 

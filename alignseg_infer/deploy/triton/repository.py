@@ -33,7 +33,7 @@ from alignseg_infer.deploy.triton.serving import (
     facts_of,
 )
 from alignseg_infer.errors import EngineError, OptionError, OutputError
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 from alignseg_infer.spec.forms import label_dtype
 from alignseg_infer.spec.graph_contract import GraphTensor, told_tensors
 from alignseg_infer.spec.model import ModelSpec, OutputKind

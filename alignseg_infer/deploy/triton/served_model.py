@@ -10,7 +10,7 @@ from alignseg_infer.backports import StrEnum
 from alignseg_infer.choices import choose
 from alignseg_infer.demo import model_path
 from alignseg_infer.errors import EngineError, ModelFileError, OptionError, SpecError
-from alignseg_infer.files import require_file
+from alignseg_infer.files.reading import require_file
 from alignseg_infer.models.identify import require_named_as_it_is
 from alignseg_infer.spec.graph_contract import told_tensors
 from alignseg_infer.spec.model import ExportSpec, ModelSpec

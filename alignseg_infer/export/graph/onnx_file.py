@@ -9,7 +9,8 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferenc
 from onnx_ir.serde import SerdeError
 
 from alignseg_infer.errors import ModelFileError, OptionError
-from alignseg_infer.files import require_file, require_no_pipe
+from alignseg_infer.files.reading import require_file
+from alignseg_infer.files.writing import require_no_pipe
 from alignseg_infer.spec.onnx_weights import require_weights_beside, weights_file
 from alignseg_infer.spec.plugin_contract import DOMAIN
 

@@ -20,7 +20,7 @@ from onnx_ir.tape import Tape
 from alignseg_infer.backends.onnx_domains import needs_plugins
 from alignseg_infer.errors import ExportError
 from alignseg_infer.export.graph.onnx_file import load_graph, save_onnx
-from alignseg_infer.files import temporary_folder
+from alignseg_infer.files.writing import temporary_folder
 from alignseg_infer.spec.model import SamplingConvention
 from alignseg_infer.spec.plugin_contract import (
     ALIGNED_ADD,

@@ -27,7 +27,7 @@ from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes
 from alignseg_infer.export.int8.for_cpus import find_readers
 from alignseg_infer.export.int8.histograms import BINS, Histogram, Ranges
 from alignseg_infer.export.int8.options import CalibrationOptions
-from alignseg_infer.files import temporary_folder, write_atomically
+from alignseg_infer.files.writing import temporary_folder, write_atomically
 from alignseg_infer.pixels.preprocess import preprocess, size_policy
 from alignseg_infer.progress import Progress
 from alignseg_infer.spec.model import INPUT_NAME, ModelSpec, Target

@@ -18,7 +18,7 @@ from alignseg_infer.export.int8.quantize import (
     quantize_model,
 )
 from alignseg_infer.export.int8.sensitivity import keep_within_budget
-from alignseg_infer.files import temporary_folder
+from alignseg_infer.files.writing import temporary_folder
 from alignseg_infer.progress import ProgressBars, no_bar
 from alignseg_infer.spec.model import SPEC_KEY, Target
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts

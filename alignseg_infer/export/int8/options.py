@@ -10,7 +10,7 @@ from alignseg_infer.datasets.addresses import plain_place
 from alignseg_infer.datasets.image_sets import DEFAULT_MAX_IMAGES
 from alignseg_infer.errors import OptionError
 from alignseg_infer.export.int8.histograms import DEFAULT_METHOD, CalibrationMethod
-from alignseg_infer.files import user_path
+from alignseg_infer.files.reading import user_path
 from alignseg_infer.pixels.encoded import MAX_PIXELS
 from alignseg_infer.spec.model import Precision, Target
 

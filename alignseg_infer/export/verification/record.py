@@ -7,7 +7,7 @@ from alignseg_infer.demo import model_path
 from alignseg_infer.errors import VerificationError
 from alignseg_infer.export.verification.options import VerificationOptions
 from alignseg_infer.export.verification.verify import verify
-from alignseg_infer.files import write_atomically
+from alignseg_infer.files.writing import write_atomically
 from alignseg_infer.progress import Progress
 from alignseg_infer.spec.verification import Verification
 from alignseg_infer.trt.engine_file import ENGINE_SUFFIXES, read_facts, sidecar_path

@@ -34,7 +34,7 @@ from alignseg_infer.errors import (
 )
 from alignseg_infer.evaluation.evaluate import evaluate
 from alignseg_infer.export.verification.agreement import compare_labels, format_rows
-from alignseg_infer.files import temporary_folder
+from alignseg_infer.files.writing import temporary_folder
 from alignseg_infer.pixels.preprocess import SizePolicy, require_input_size
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import Progress

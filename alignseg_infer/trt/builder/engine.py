@@ -11,7 +11,7 @@ from typing import TypeAlias
 from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.cuda.opening import current_gpu
 from alignseg_infer.errors import BuildError, OptionError
-from alignseg_infer.files import require_no_pipe, write_atomically
+from alignseg_infer.files.writing import require_no_pipe, write_atomically
 from alignseg_infer.spec.model import LabelType, OutputKind, Upsampling
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 from alignseg_infer.spec.onnx_weights import require_weights_beside

@@ -7,7 +7,7 @@ does not use it ("Timing Cache Migration" in its documentation says why).
 from pathlib import Path
 
 from alignseg_infer.errors import BuildError, OptionError
-from alignseg_infer.files import write_atomically
+from alignseg_infer.files.writing import write_atomically
 from alignseg_infer.trt.bindings import IBuilderConfig
 from alignseg_infer.trt.log import Messages
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from alignseg_infer.cuda.base import Gpu
 from alignseg_infer.cuda.opening import driver_version
 from alignseg_infer.errors import BuildError
-from alignseg_infer.files import sha256_of
+from alignseg_infer.files.reading import sha256_of
 from alignseg_infer.spec.model import Precision
 from alignseg_infer.trt.builder.options import BuildOptions, profile_for
 from alignseg_infer.trt.engine_file import Profile

@@ -29,7 +29,8 @@ from alignseg_infer.errors import (
     EngineError,
     OutputError,
 )
-from alignseg_infer.files import require_writable_folder, sha256_of, write_atomically
+from alignseg_infer.files.reading import sha256_of
+from alignseg_infer.files.writing import require_writable_folder, write_atomically
 from alignseg_infer.trt.cache.needs import Needs
 from alignseg_infer.trt.engine_file import EngineFacts, read_facts
 

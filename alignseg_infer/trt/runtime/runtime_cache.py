@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 
 from alignseg_infer.errors import OutputError
-from alignseg_infer.files import write_atomically
+from alignseg_infer.files.writing import write_atomically
 from alignseg_infer.trt.bindings import RtxIRuntimeCache
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Paths that users gave, checks before files are read, and files written whole or not at all."""
