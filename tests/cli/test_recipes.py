@@ -5,6 +5,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,12 @@ def test_options_of_the_graph_and_the_checkpoint() -> None:
         "--convention standard --norm batch-norm --channel-order rgb --mean 1 2 3 --std 4 5 6 "
         "--classes voc --weights raw --threshold 0.25"
     )
-    assert recipe_from(parsed("export-onnx", options)) == Recipe(
+    found = recipe_from(parsed("export-onnx", options))
+    assert set(found.fixed) == {
+        *("sampler", "opset", "rewrites", "fuse", "with_offsets", "upsampling", "convention"),
+        *("norm", "channel_order", "mean", "std", "classes", "weights", "threshold"),
+    }
+    assert replace(found, fixed=()) == Recipe(
         precision=Precision.FP16,
         graph=ExportOptions(
             size=(64, 96),
