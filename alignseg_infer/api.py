@@ -713,7 +713,7 @@ def tune(
 
     Args:
         models: An ``.onnx`` file in FP32, or ``demo``; or several files of its network, of which
-            the first is tuned, and the others, such as its INT8, may stand in for it.
+            the first is tuned; the others, such as its INT8 version, may replace it.
         images: Images like those that the model will see: a source as for `calibration` in
             `export_onnx`; or a list of images as `Predictor` takes them. None for drawn streets,
             for ``demo`` only.

@@ -33,12 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_flavour(parser, "TensorRT that built it (default: tensorrt)")
     parser.add_argument(
-        "--device", default="cuda", help="GPU to load it on: cuda or cuda:N (default: cuda)"
+        "--device", default="cuda", help="GPU to load the engine on: cuda or cuda:N (default: cuda)"
     )
     parser.add_argument(
         "--version-compatible",
         action="store_true",
-        help="it was built for newer versions of TensorRT too; it contains code, which is run",
+        help="the engine was built version-compatible, so that newer versions of TensorRT run it "
+        "too; such an engine contains code, which is run",
     )
     add_plugin(parser)
 

@@ -16,7 +16,10 @@ from alignseg_infer.packages import require_packages
 if TYPE_CHECKING:
     from alignseg_infer.batch.run import BatchSummary
 
-HELP = "Segment very many images, resumably, with a manifest of what became of each."
+HELP = (
+    "Segment very many images in a run that can be resumed, with a manifest that records the "
+    "result of each."
+)
 EXAMPLE = "Example: alignseg batch alignseg.onnx photos/ -o results/ --formats labels,coco"
 FAILURES_SHOWN = 5
 
@@ -47,13 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ray",
         metavar="ADDRESS",
-        help="segment the images on the nodes of a Ray cluster: auto for that of this machine, or "
-        "HOST:PORT; each worker takes one CPU, or as many as --threads",
+        help="segment the images on the nodes of a Ray cluster: auto for this machine's cluster, "
+        "or HOST:PORT; each worker takes one CPU, or as many as --threads says",
     )
     parser.add_argument(
         "--shard",
         metavar="N/COUNT",
-        help="segment only this part of the images, such as 3/16, so that each machine takes one",
+        help="segment only this part of the images, such as 3/16, so that several machines can "
+        "share the work",
     )
     parser.add_argument(
         "--retry-failed",
@@ -63,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replace",
         action="store_true",
-        help="make results again that another model or other options made",
+        help="replace results that were made with another model or other options",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="only count what is missing, changed and failed"

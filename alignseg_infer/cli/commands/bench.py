@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--images",
         type=given_place,
         metavar="SOURCE",
-        help=f"images to time with: {IMAGES_HELP}, whose frames are first written as PNG (default: "
+        help=f"images to time with: {IMAGES_HELP}; video frames are first written as PNG (default: "
         "drawn streets of the network's size, as PNG)",
     )
     parser.add_argument(

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from alignseg_infer.trt.cache.store import CachedEngine
 
 HELP = (
-    "List or clear what takes long to make: engines that were built for .onnx files, as by "
-    "alignseg predict --runtime tensorrt, calibrations for INT8, models that OpenVINO compiled, "
-    "checks of bfloat16, and what alignseg tune chose."
+    "List or clear cached results that take long to make: engines built for .onnx files, such as "
+    "by alignseg predict --runtime tensorrt, calibrations for INT8, models that OpenVINO compiled, "
+    "checks of bfloat16, and the choices of alignseg tune."
 )
 OTHERS = {  # besides engines
     caches.CALIBRATIONS: "calibrations",
@@ -33,13 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         choices=["list", "clear"],
-        help="list shows it, the last used first; clear removes it",
+        help="list shows the cache, most recently used first; clear empties it",
     )
     parser.add_argument(
         "--older-than",
         type=float,
         metavar="DAYS",
-        help="with clear, remove only what was not used for so many days (default: all)",
+        help="with clear, remove only what has not been used for this many days (default: all)",
     )
 
 

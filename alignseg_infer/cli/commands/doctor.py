@@ -6,10 +6,10 @@ from alignseg_infer.cli.arguments.values import choices_of
 from alignseg_infer.cli.streams import print_report
 from alignseg_infer.doctor.goals import Goal
 
-HELP = "Say what is installed here, what of it loads and computes rightly, and what to mend."
+HELP = "Show what is installed here, whether it loads and computes correctly, and what to fix."
 EXAMPLE = (
-    "Example: alignseg doctor --for video. The exit code is 1 if something is broken, of all that "
-    "is installed or of what the goal needs."
+    "Example: alignseg doctor --for video. The exit code is 1 if anything that is installed is "
+    "broken or, with --for, anything that the goal needs."
 )
 
 
@@ -19,11 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--for",
         dest="goal",
         choices=choices_of(Goal),
-        help="what this machine is for; the page then ends with what to install (default: "
-        "everything that is installed)",
+        help="what this machine is for; the report then ends with what to install (default: "
+        "check everything that is installed)",
     )
     parser.add_argument(
-        "--json", action="store_true", help="print all facts as JSON, for a report of a bug"
+        "--json", action="store_true", help="print all facts as JSON, for a bug report"
     )
 
 

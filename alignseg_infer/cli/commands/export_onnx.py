@@ -25,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target",
         choices=choices_of(Target),
-        help="hardware that the graph is for: with --precision int8, cpu makes a float32 graph "
-        "with unsigned INT8, which ONNX Runtime and OpenVINO run in integers, and tensorrt a "
-        "float16 graph with signed INT8 (default: tensorrt for int8, else no choice)",
+        help="hardware that the graph is for; with --precision int8, cpu makes a float32 graph "
+        "with unsigned INT8, which ONNX Runtime and OpenVINO run in integers, and tensorrt "
+        "makes a float16 graph with signed INT8 (default: tensorrt for int8, otherwise none)",
     )
     add_recipe_arguments(parser)
 

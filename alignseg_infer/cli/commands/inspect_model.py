@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layers",
         action="store_true",
-        help="also list the layers that TensorRT built, for an engine; needs a GPU that can run it",
+        help="for an engine, also list the layers that TensorRT built; needs a GPU that can run it",
     )
     add_checkpoint_arguments(parser)
 

@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to serve the page at; 0.0.0.0 lets the whole network use it, without a "
-        "password (default: 127.0.0.1, which only this machine reaches)",
+        help="address to serve the page at; with 0.0.0.0 the whole network can use it without a "
+        "password (default: 127.0.0.1, which only this machine can reach)",
     )
     parser.add_argument(
         "--port",

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from alignseg_infer.export.int8.sensitivity import Sensitivity
 
 HELP = (
-    "Quantise one block of a model at a time, as for TensorRT, and rank the blocks by how labels "
-    "change."
+    "Quantise one block of a model at a time, as for TensorRT, and rank the blocks by how much "
+    "the labels change."
 )
 EXAMPLE = "Example: alignseg sensitivity alignseg.onnx --calibration IMAGES -o out/"
 
@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--blocks",
         choices=("stage", "block"),
         default="stage",
-        help="what to quantise at a time: stage takes the backbone's stages whole, such as "
-        "layer3; block takes each of their residual blocks (default: stage)",
+        help="what to quantise at a time: stage takes each whole stage of the backbone, such as "
+        "layer3; block takes each residual block (default: stage)",
     )
     add_calibration_arguments(
         parser.add_argument_group("calibration options"),

@@ -27,7 +27,7 @@ from alignseg_infer.tuning.options import DEFAULT_BATCH, DEFAULT_IMAGES, DEFAULT
 
 HELP = (
     "Find the fastest runtime, precision and number of threads for a model on this machine's CPU, "
-    "with labels as in FP32, and keep it for commands with the runtime tuned."
+    "with labels as in FP32, and keep the choice for commands with the runtime tuned."
 )
 EXAMPLE = "Example: alignseg tune alignseg.onnx alignseg-int8.onnx --images DIR"
 RESULTS = ("tuning.json", "tuning.md")
@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "models",
         nargs="+",
         type=user_path,
-        help=".onnx files of one network, or demo: the first, in FP32, is tuned, and the others, "
-        "such as its INT8, may stand in for it",
+        help=".onnx files of one network, or demo: the first, in FP32, is tuned; the others, "
+        "such as its INT8 version, may replace it",
     )
     parser.add_argument(
         "--images",
@@ -61,14 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="goal",
         choices=choices_of(Goal),
         default=Goal.LATENCY.value,
-        help="what is to be fast: a single image, or many (default: latency)",
+        help="what to make fast: a single image (latency) or many (throughput) (default: latency)",
     )
     parser.add_argument("--size", type=size_policy_value, help=SIZE_POLICY_HELP)
     parser.add_argument(
         "--batch",
         type=int,
         metavar="N",
-        help="with --for throughput, images per call that compete with single ones (default: "
+        help="with --for throughput, the batch size to compare with single images (default: "
         f"{DEFAULT_BATCH})",
     )
     parser.add_argument(

@@ -21,7 +21,7 @@ from alignseg_infer.datasets.labelled import Dataset
 from alignseg_infer.export.verification.options import DEFAULT_IMAGES, VerificationOptions
 from alignseg_infer.files.reading import user_path
 
-HELP = "Check that a model, in a runtime and precision, labels images like its float32 .onnx."
+HELP = "Check that a model, in a runtime and precision, labels images as its float32 .onnx does."
 EXAMPLE = "Example: alignseg verify alignseg_fp16.engine --against alignseg.onnx --images DIR"
 
 

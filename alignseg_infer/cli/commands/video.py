@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=Show.AUTO.value,
         choices=choices_of(Show),
-        help="show the video while it is segmented: in a window, in the browser, or, with auto or "
-        "nothing behind it, in a window where one can be opened, else in the browser",
+        help="show the video while it is segmented: in a window or in the browser; with auto, or "
+        "without a value, in a window if one can be opened, otherwise in the browser",
     )
     _add_picture_arguments(parser)
     parser.add_argument(

@@ -8,7 +8,7 @@ from alignseg_infer.cli.arguments.values import add_destination
 from alignseg_infer.cli.streams import print_message
 from alignseg_infer.files.reading import user_path
 
-HELP = "Write a small C++ program with CMake around a TensorRT engine."
+HELP = "Write a small C++ program, with its CMake file, that runs a TensorRT engine."
 EXAMPLE = "Example: alignseg deploy cpp city.engine -o consumer/"
 
 

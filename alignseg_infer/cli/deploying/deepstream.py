@@ -8,7 +8,7 @@ from alignseg_infer.cli.streams import print_message
 from alignseg_infer.demo import model_path
 from alignseg_infer.files.reading import user_path
 
-HELP = "Write the configuration, the class names and the parser with which DeepStream runs a model."
+HELP = "Write the configuration, class names and parser that DeepStream needs to run a model."
 EXAMPLE = "Example: alignseg deploy deepstream alignseg.onnx -o deepstream/"
 
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", type=user_path, help="an .onnx file of a fixed size, or a TensorRT engine"
     )
-    add_destination(parser, "folder to make")
+    add_destination(parser, "folder to write; it must be new or empty")
     parser.add_argument(
         "--batch",
         type=int,

@@ -8,7 +8,7 @@ from alignseg_infer.cli.streams import print_message
 from alignseg_infer.demo import model_path
 from alignseg_infer.files.reading import user_path
 
-HELP = "Write the parameters, the launch file and the colours with which Isaac ROS runs a model."
+HELP = "Write the parameters, launch file and colours that Isaac ROS needs to run a model."
 EXAMPLE = "Example: alignseg deploy isaac-ros alignseg.onnx -o isaac/"
 
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", type=user_path, help="an .onnx file of a fixed, even size, or a TensorRT engine"
     )
-    add_destination(parser, "folder to make")
+    add_destination(parser, "folder to write; it must be new or empty")
     add_registering_plugin(parser)
 
 

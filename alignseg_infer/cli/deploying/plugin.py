@@ -11,6 +11,6 @@ def add_registering_plugin(parser: argparse.ArgumentParser) -> None:
         "--plugin",
         type=user_path,
         metavar="LIBRARY",
-        help="for a model with the sampler plugin, the library that registers the plugins when it "
-        "is opened, plugins/build/libalignseg_plugin_at_load.so in a checkout",
+        help="for a model with the sampler plugin: the library that registers its plugins when it "
+        "is loaded (in a checkout, plugins/build/libalignseg_plugin_at_load.so)",
     )
