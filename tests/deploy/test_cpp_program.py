@@ -158,24 +158,26 @@ def test_pixels_without_a_class(run: Run, tmp_path: Path, void: int) -> None:
     assert "bicycle" not in done.stdout
 
 
-def test_logits_of_classes_to_remap(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("plan", "changes", "problem"),
+    [
+        (LOGITS, {}, "logits of classes still to be remapped"),
+        (
+            LABELS_UINT8,
+            {"output": OutputKind.LABELS, "image": ImageInput.UINT8_BGR},
+            'it has the input "uint8-bgr"',
+        ),
+    ],
+)
+def test_a_remapped_engine_is_built_again_with_its_remapping(
+    run: Run, tmp_path: Path, plan: bytes, changes: dict[str, Any], problem: str
+) -> None:
     remap = Remapping(dataset="new", names={"bicycle": None})
-    spec = remap.apply(replace(SMALL_SPEC, export=EXPORT))
-    write_engine(tmp_path / "city.engine", LOGITS, spec=spec)
+    spec = remap.apply(replace(SMALL_SPEC, export=replace(EXPORT, **changes)))
+    write_engine(tmp_path / "city.engine", plan, spec=spec)
     done = run()
     assert done.returncode == 1
-    assert "logits of classes still to be remapped" in done.stderr
-    assert "alignseg export-trt MODEL -o ENGINE --output labels" in done.stderr
-
-
-def test_a_remapped_engine_is_built_again_with_its_remapping(run: Run, tmp_path: Path) -> None:
-    remap = Remapping(dataset="new", names={"bicycle": None})
-    export = replace(EXPORT, output=OutputKind.LABELS, image=ImageInput.UINT8_BGR)
-    spec = remap.apply(replace(SMALL_SPEC, export=export))
-    write_engine(tmp_path / "city.engine", LABELS_UINT8, spec=spec)
-    done = run()
-    assert done.returncode == 1
-    assert 'it has the input "uint8-bgr"' in done.stderr
+    assert problem in done.stderr
     assert "alignseg export-trt MODEL -o ENGINE --output labels --remap FILE.json" in done.stderr
 
 
@@ -338,6 +340,14 @@ def test_sizes_that_cannot_be(run: Run, tmp_path: Path, size: str) -> None:
     done = run(size)
     assert done.returncode == 1
     assert "64x96" in done.stderr.partition("  try: ")[2]
+
+
+def test_too_little_memory(run: Run, tmp_path: Path) -> None:
+    write_engine(tmp_path / "city.engine", LOGITS)
+    done = run(FAKE_NO_CONTEXT="1")
+    assert done.returncode == 1
+    assert "the engine cannot be prepared" in done.stderr
+    assert "end other programs that use it, which nvidia-smi lists" in done.stderr
 
 
 def test_no_gpu(run: Run, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Model repositories for Triton: what is written, and what is refused."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -402,6 +403,23 @@ def test_models_that_are_refused(tmp_path: Path) -> None:
             write_repository(models, tmp_path / "r")
         assert message in str(caught.value)
     assert not (tmp_path / "r").exists()
+
+
+def test_advice_is_typed_where_names_have_spaces(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "my models"
+    model = with_facts(tmp_path / "my model.onnx")
+    assert main(["deploy", "triton", str(model), "-o", str(folder)]) == 0
+    command = ["deploy", "triton", str(model), "-o", str(folder), "--backend", "onnxruntime"]
+    assert main(command) == 1
+    advice = capsys.readouterr().err.partition("try: ")[2].strip()
+    assert main(shlex.split(advice)[1:]) == 0
+    assert (folder / "my_model-2/1/model.onnx").exists()
+    (tmp_path / "my weights.pth").write_bytes(model_path("demo").with_suffix(".pth").read_bytes())
+    assert main(["deploy", "triton", str(tmp_path / "my weights.pth"), "-o", str(folder)]) == 1
+    words = shlex.split(capsys.readouterr().err.partition("first: alignseg ")[2])
+    assert words == ["export-onnx", str(tmp_path / "my weights.pth"), "-o", "my weights.onnx"]
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shlex import quote
 from string import Template
 
 from alignseg_infer.choices import check_kinds
@@ -277,7 +278,8 @@ def _name_taken(folder: Path, problem: str, model: ServedModel) -> OutputError:
     return OutputError(
         f"{folder} {problem}; it is left as it is",
         "a new name, or a model with the same classes, sizes, form and backend",
-        f"alignseg deploy triton {model.path} -o {folder.parent} --name {model.name}-2",
+        f"alignseg deploy triton {quote(str(model.path))} -o {quote(str(folder.parent))} "
+        f"--name {model.name}-2",
     )
 
 

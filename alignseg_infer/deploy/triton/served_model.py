@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 
 from alignseg_infer.backends import CHECKPOINT_SUFFIXES, ONNX_SUFFIX
 from alignseg_infer.backends.onnx_domains import needs_plugins
@@ -86,7 +87,7 @@ def read_served_model(
         raise ModelFileError(
             f"{path} is a checkpoint, which no backend of Triton runs",
             "an .onnx file, an engine, or demo",
-            f"export it first: alignseg export-onnx {path} -o {path.with_suffix('.onnx').name}",
+            f"export it first: alignseg export-onnx {quote(str(path))} -o {quote(path.stem)}.onnx",
         )
     if suffix not in (ONNX_SUFFIX, *ENGINE_SUFFIXES):
         known = f"an .onnx file, an engine ({', '.join(ENGINE_SUFFIXES)}), or demo"
@@ -123,7 +124,7 @@ def _read_onnx(path: Path) -> tuple[ModelSpec, tuple[str, str]]:
         raise ModelFileError(
             f"{path} needs TensorRT plugins, which run in an engine only",
             "an engine, or a graph without plugins",
-            f"build an engine: alignseg export-trt {path} -o {path.with_suffix('.engine').name}",
+            f"build an engine: alignseg export-trt {quote(str(path))} -o {quote(path.stem)}.engine",
         )
     from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 
@@ -217,7 +218,7 @@ def _require_engine(model: ServedModel, engine: EngineFacts) -> ServedModel:
         raise EngineError(
             f"{model.path} is an engine of TensorRT for RTX, which Triton does not run",
             "an engine of TensorRT",
-            f"alignseg export-trt MODEL.onnx -o {model.path.name} --flavour tensorrt",
+            f"alignseg export-trt MODEL.onnx -o {quote(model.path.name)} --flavour tensorrt",
         )
     least, most = engine.profile.minimum.batch, engine.profile.maximum.batch
     return replace(model, batch=min(_batch_of(model, least), most))

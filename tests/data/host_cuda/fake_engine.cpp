@@ -4,8 +4,8 @@
 // have an axis of channels: nchw, nhwc, or nothing for none. For an image (1, 3, H, W) the engine returns
 //   logits[c, y, x] = image[c % 3, 4 y, 4 x] * (c % 5 - 2) + c  of (H / 4, W / 4), or
 //   labels[y, x] = |image[0, y, x]| % classes, without what is behind the point.
-// A library of plugins is loaded if it exists. FAKE_NO_GPU is set where there is no GPU, and FAKE_NAN where
-// the logits are not finite.
+// A library of plugins is loaded if it exists. FAKE_NO_GPU is set where there is no GPU, FAKE_NAN where
+// the logits are not finite, and FAKE_NO_CONTEXT where there is too little memory to run the engine.
 
 #include "fake_defaults.h" // written by the test: every method of TensorRT's interfaces ends the program
 
@@ -146,7 +146,7 @@ public:
 
     IExecutionContext* createExecutionContext(ExecutionContextAllocationStrategy) noexcept override
     {
-        return new Context(mPlan);
+        return std::getenv("FAKE_NO_CONTEXT") == nullptr ? new Context(mPlan) : nullptr;
     }
 
     int32_t getNbIOTensors() const noexcept override
