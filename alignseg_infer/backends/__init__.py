@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alignseg_infer.arrays import plain_value
+from alignseg_infer.arrays import Size, plain_value
 from alignseg_infer.backend import Backend
 from alignseg_infer.backends.engine_order import EngineOrder
 from alignseg_infer.backends.precision import RunPrecision
@@ -46,6 +46,7 @@ def open_backend(
     threads: int | None = None,
     runtime: str | None = None,
     precision: str | None = None,
+    size: Size | None = None,
     engine: EngineOrder | None = None,
 ) -> Backend:
     """Load a model into the runtime that its file ending calls for.
@@ -61,6 +62,8 @@ def open_backend(
             ``alignseg tune`` chose; None for ONNX Runtime.
         precision: What OpenVINO computes a float32 ``.onnx`` in: ``fp32`` or ``bf16``; None for the
             precision of the file. That of an engine to build is in `engine`.
+        size: The (height, width) of all inputs. OpenVINO then compiles an ``.onnx`` of any size for
+            it, one input at a time, and the backend's facts say so; others ignore it. None for any.
         engine: Which engine to build where `runtime` is a TensorRT; None for images of any size.
 
     Raises:
@@ -89,8 +92,10 @@ def open_backend(
         return _open_cached_engine(path, OnnxRunner(runtime), engine, device, threads)
     if device is None:
         device = "cuda" if suffix in ENGINE_SUFFIXES else "cpu"
+    if runtime == OnnxRunner.OPENVINO:
+        return _open_in_openvino(path, device, threads, precision, size)
     if suffix == ONNX_SUFFIX:
-        return _open_onnx(path, device, threads, runtime, precision)
+        return _open_in_onnxruntime(path, device, threads)
     if suffix in CHECKPOINT_SUFFIXES or _is_checkpoint(path, suffix):
         from alignseg_infer.backends.torch_backend import TorchBackend
 
@@ -177,14 +182,16 @@ def require_precision(runtime: str | None, precision: str) -> None:
     )
 
 
-def _open_onnx(
-    path: Path, device: str, threads: int | None, runtime: str | None, precision: str | None
+def _open_in_openvino(
+    path: Path, device: str, threads: int | None, precision: str | None, size: Size | None
 ) -> Backend:
-    if runtime == OnnxRunner.OPENVINO:
-        from alignseg_infer.backends.openvino_backend import OpenVinoBackend
+    from alignseg_infer.backends.openvino_backend import OpenVinoBackend
 
-        wanted = None if precision is None else RunPrecision(precision)
-        return OpenVinoBackend(path, device=device, threads=threads, precision=wanted)
+    wanted = None if precision is None else RunPrecision(precision)
+    return OpenVinoBackend(path, device=device, threads=threads, precision=wanted, size=size)
+
+
+def _open_in_onnxruntime(path: Path, device: str, threads: int | None) -> Backend:
     from alignseg_infer.backends.onnxruntime_backend import OnnxRuntimeBackend
 
     return OnnxRuntimeBackend(path, device=device, threads=threads)

@@ -25,7 +25,7 @@ from alignseg_infer.inference.averaging import Averaging, Mode, averaging_for, c
 from alignseg_infer.inference.stages import Stages
 from alignseg_infer.pixels.encoded import require_max_pixels
 from alignseg_infer.pixels.preprocess import SizePolicy, size_policy
-from alignseg_infer.spec.model import ModelSpec
+from alignseg_infer.spec.model import MAX_INPUT_SIDE, MIN_INPUT_SIDE, ModelSpec
 from alignseg_infer.spec.onnx_weights import require_weights_beside
 from alignseg_infer.trt.builder.options import BuildOptions, profile_from
 
@@ -122,8 +122,23 @@ def open_model(model: str | Path, options: PredictorOptions) -> Backend:
         threads=options.threads,
         runtime=options.runtime,
         precision=options.precision,
+        size=_only_size(options),
         engine=_engine_order(options),
     )
+
+
+def _only_size(options: PredictorOptions) -> Size | None:
+    """Return the size of every input of the network; None if there may be several, or batches.
+
+    Raises:
+        OptionError, SizeError: The options make no sense.
+    """
+    size = choose_tile(None, **_averaging_options(options))
+    if size is None and tuple(options.scales) == (1.0,):
+        size = size_policy(options.size, None).fixed
+    if size is None or options.batch != 1:
+        return None
+    return size if min(size) >= MIN_INPUT_SIDE and max(size) <= MAX_INPUT_SIDE else None
 
 
 class Opening(NamedTuple):

@@ -30,7 +30,7 @@ from alignseg_infer.version import __version__
 
 logger = logging.getLogger(__name__)
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 MOST_BYTES = 4 << 30  # of all compiled models; those that were not used for longest go first
 MAX_HEADER = 16 << 20
 CPU_FACTS = Path("/proc/cpuinfo")  # only Linux has it

@@ -39,12 +39,13 @@ def make_calls(
     network, given = load_checkpoint(checkpoint).model(), torch.from_numpy(tensor)
     yield EAGER, lambda: network(given)
     choices = [(OnnxRunner.ONNXRUNTIME, None), (OnnxRunner.OPENVINO, None)]
+    size = tensor.shape[2], tensor.shape[3]
     for file, (runtime, precision) in itertools.product(
         files, [*choices, (OnnxRunner.OPENVINO, "bf16")]
     ):
         name = f"{file.name}, {runtime}" + (f", {precision}" if precision else "")
         try:
-            backend = open_backend(file, runtime=runtime, precision=precision)
+            backend = open_backend(file, runtime=runtime, precision=precision, size=size)
             backend.infer(tensor)
         except AlignSegError as error:
             print(f"not run: {name}: {error.problem}")

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from alignseg_infer import BuildError, ExportError, OptionError, Predictor, export_engine
 from alignseg_infer.backends import open_backend
@@ -28,6 +29,7 @@ from alignseg_infer.export.int8.convolutions import Role, find_convolutions
 from alignseg_infer.export.int8.for_cpus import (
     LARGEST_WEIGHT,
     find_readers,
+    join_groups,
     quantize_for_cpus,
 )
 from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
@@ -96,6 +98,7 @@ def test_form(cpu_int8: Path) -> None:
     for node in (node for node in graph.node if node.op_type == "Conv"):
         stored = [weights.get(makers[name].input[0]) for name in node.input[1:] if name in makers]
         quantized += bool(stored)
+        assert all(attribute.i == 1 for attribute in node.attribute if attribute.name == "group")
         kinds = [array.dtype.name for array in stored if array is not None]
         assert kinds in ([], ["int8"], ["int8", "int32"])
         if kinds:
@@ -104,6 +107,29 @@ def test_form(cpu_int8: Path) -> None:
             assert makers[node.input[0]].op_type == "DequantizeLinear"
     assert quantized == CONVS
     assert 2 * 255 * LARGEST_WEIGHT < 2**15  # what processors without VNNI add in 16 bits
+
+
+def test_joined_groups_compute_the_same() -> None:
+    random = np.random.default_rng(0)
+    image = random.normal(size=(2, 12, 5, 6)).astype(np.float32)
+    weight = onnx_ir.val(
+        "weight", const_value=onnx_ir.tensor(random.normal(size=(6, 4, 3, 3)).astype(np.float32))
+    )
+    source = onnx_ir.val("image", onnx_ir.DataType.FLOAT, onnx_ir.Shape(image.shape))
+    conv = onnx_ir.node("Conv", [source, weight], {"group": 3})
+    conv.outputs[0].name = "result"
+    graph = onnx_ir.Graph(
+        [source], conv.outputs, nodes=[conv], initializers=[weight], opset_imports={"": 18}
+    )
+    results = []
+    for _ in range(2):
+        model = onnx_ir.to_proto(onnx_ir.Model(graph, ir_version=10))
+        [result] = np.asarray(ReferenceEvaluator(model).run(None, {"image": image}))
+        results.append(result)
+        join_groups(graph, conv)
+    assert conv.attributes["group"].value == 1
+    assert list(graph.initializers) == ["result_weight"]
+    np.testing.assert_allclose(results[1], results[0], atol=1e-5)
 
 
 def test_facts(cpu_int8: Path, capsys: pytest.CaptureFixture[str]) -> None:

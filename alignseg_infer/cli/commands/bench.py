@@ -9,7 +9,7 @@ from typing import Any
 
 from alignseg_infer.arrays import Size
 from alignseg_infer.backend import Backend
-from alignseg_infer.backends import ENGINE_RUNNERS
+from alignseg_infer.backends import ENGINE_RUNNERS, OnnxRunner
 from alignseg_infer.backends.opening import PredictorOptions, open_model
 from alignseg_infer.backends.processor import usable_cores
 from alignseg_infer.backends.tuned import TUNED
@@ -166,7 +166,8 @@ def _choose_limits(arguments: argparse.Namespace) -> tuple[int, float | None]:
 def _open_variants(arguments: argparse.Namespace, name: str, path: Path) -> Iterator[Variant]:
     """Yield a variant for each batch.
 
-    The model is loaded once; but each batch has its own engine, which is the fastest for it.
+    The model is loaded once; but each batch has its own engine, which is the fastest for it, and
+    OpenVINO compiles a model for one image, if all have one size.
     """
     path, named = split_runtime(path)
     options = predictor_options(arguments) | named
@@ -176,7 +177,7 @@ def _open_variants(arguments: argparse.Namespace, name: str, path: Path) -> Iter
     backend: Backend | None = None
     for batch in arguments.batch:
         options["batch"] = batch
-        if backend is None or options["runtime"] in ENGINE_RUNNERS:
+        if backend is None or options["runtime"] in (*ENGINE_RUNNERS, OnnxRunner.OPENVINO):
             backend = open_model(path, PredictorOptions(**options))
         predictor = Predictor(backend, **options)
         if predictor.batch != batch:
