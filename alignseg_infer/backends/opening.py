@@ -78,10 +78,10 @@ def obey_choice(
     plain = options.mode == Mode.WHOLE and tuple(options.scales) == (1.0,)
     if choice.size is not None and not (options.size == choice.size and plain):
         raise OptionError(
-            f"{obeyed.model} was chosen, which takes {choice.size[0]}x{choice.size[1]} only, and "
+            f"{obeyed.model} was chosen for {choice.size[0]}x{choice.size[1]} only, and "
             f"size={options.size!r}, mode={str(options.mode)!r} were given",
             "the size that was tuned for, without a sliding window and scales",
-            f"size={choice.size}; or tune without that file: {advice(model)}",
+            f"size={choice.size}; or tune for images of any size: {advice(model)}",
         )
     return obeyed.model, replace(
         options,

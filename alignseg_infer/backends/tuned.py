@@ -129,8 +129,8 @@ class Choice:
         precision: As `Predictor` takes it; None for that of the file.
         threads: CPU threads; None for the runtime's choice.
         batch: The most images per call.
-        size: The (height, width) that must be asked for, since `file` takes no other, although the
-            model takes any; None if there is none.
+        size: The (height, width) that must be asked for, although the model takes any, since `file`
+            takes no other, or since OpenVINO compiled for it; None if there is none.
         goal: What it is the best for: ``latency`` or ``throughput``.
         agreement: Share of the pixels that get the same label as in FP32, 0..1.
         milliseconds: Median time per image.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from alignseg_infer.arrays import Size
+from alignseg_infer.backends import OnnxRunner
 from alignseg_infer.backends.tuned import Choice, advice, keep_choice
 from alignseg_infer.backports import StrEnum
 from alignseg_infer.benchmark import BenchmarkReport, Measured, Ratio, Stage
@@ -135,6 +136,7 @@ class TuningReport:
             markdown_table(_HEADER, [_cells(row) for row in self._sorted()]),
             *_reasons(self.rows),
             _NOTES,
+            *self._hint(),
             self._verdict(),
         ]
         return "\n\n".join(blocks) + "\n"
@@ -149,6 +151,20 @@ class TuningReport:
                 row.ratio.median if row.ratio else 0.0,
             ),
         )
+
+    def _hint(self) -> list[str]:
+        """Say how OpenVINO may be faster, if it raced without knowing that images have one size."""
+        raced = any(
+            row.rounds and row.candidate.runtime is OnnxRunner.OPENVINO for row in self.rows
+        )
+        any_size = self.rows[0].candidate.file.export.size is None
+        if not raced or not any_size or len(self.input_sizes) != 1 or self.settings.get("size"):
+            return []
+        [(height, width)] = self.input_sizes
+        return [
+            "The network saw images of one size only. OpenVINO is faster where it compiles for one "
+            f"size: `alignseg tune MODEL --images DIR --size {height}x{width}` tunes for it."
+        ]
 
     def _verdict(self) -> str:
         if self.choice is None:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignseg_infer.arrays import Image, Size
+from alignseg_infer.backends import OnnxRunner
 from alignseg_infer.backends.tuned import Choice, ChosenFile, Fingerprint
 from alignseg_infer.benchmark import BenchmarkReport, Variant, benchmark
 from alignseg_infer.errors import AlignSegError, OptionError
 from alignseg_infer.pixels.images import ImageSource
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import Progress, ProgressBars, no_bar
-from alignseg_infer.tuning.candidates import Candidate, Goal, ModelFile, reference_of
+from alignseg_infer.tuning.candidates import Candidate, ModelFile, reference_of
 from alignseg_infer.tuning.inputs import (
     find_images,
     list_rows,
@@ -89,7 +90,7 @@ def tune(
     return TuningReport(
         model=first.model,
         rows=rows,
-        choice=_choice(chosen, first, options.goal, search.input_sizes, here) if chosen else None,
+        choice=_choice(chosen, first, options, search.input_sizes, here) if chosen else None,
         goal=options.goal,
         images=what,
         input_sizes=search.input_sizes,
@@ -314,12 +315,11 @@ def _agreement(row: Row) -> float:
 
 
 def _choice(
-    row: Row, first: ModelFile, goal: Goal, sizes: tuple[Size, ...], here: Fingerprint
+    row: Row, first: ModelFile, options: TuningOptions, sizes: tuple[Size, ...], here: Fingerprint
 ) -> Choice:
     candidate, file = row.candidate, row.candidate.file
     other = ChosenFile(path=os.path.abspath(file.model), sha256=file.sha256)
     assert row.agreement is not None
-    fixed = file.export.size
     return Choice(
         model_sha256=first.sha256,
         file=None if file is first else other,
@@ -327,11 +327,22 @@ def _choice(
         precision=candidate.precision,
         threads=candidate.threads,
         batch=candidate.batch,
-        size=fixed if fixed != first.export.size else None,
-        goal=goal.value,
+        size=_size_to_ask_for(candidate, first, options),
+        goal=options.goal.value,
         agreement=row.agreement.share,
         milliseconds=row.milliseconds or 0.0,
         ratio=row.ratio.median if row.ratio else 1.0,
         input_sizes=sizes,
         fingerprint=here,
     )
+
+
+def _size_to_ask_for(candidate: Candidate, first: ModelFile, options: TuningOptions) -> Size | None:
+    """Return the only size for which a candidate is the choice; None if the size does not matter.
+
+    OpenVINO compiled a file of any size for the one that was asked for, and is slower without it.
+    """
+    fixed = candidate.file.export.size
+    if fixed is None and candidate.runtime is OnnxRunner.OPENVINO and candidate.batch == 1:
+        return options.size if isinstance(options.size, tuple) else None
+    return None if fixed == first.export.size else fixed

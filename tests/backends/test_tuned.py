@@ -354,7 +354,7 @@ def test_a_file_of_fixed_size_needs_that_size(
     assert predictor.spec.export is not None
     assert predictor.spec.export.size == (65, 98)
     for options in ({}, {"size": (64, 96)}, {"size": (65, 98), "mode": "slide"}):
-        with pytest.raises(OptionError, match="which takes 65x98 only") as caught:
+        with pytest.raises(OptionError, match="was chosen for 65x98 only") as caught:
             Predictor(model, runtime="tuned", **options)
         assert caught.value.fix.startswith("size=(65, 98); or")
 

@@ -501,6 +501,23 @@ def test_fixed_sizes(stand_ins: StandIns, model: Path, images: list[Image], tmp_
     assert report.choice.file is not None
 
 
+def test_what_openvino_compiles_for(stand_ins: StandIns, model: Path, images: list[Image]) -> None:
+    """A choice that was measured for one size holds there only; the report says how to measure."""
+    stand_ins.facts |= {"a openvino fp32 2": (5, 0), "a onnxruntime fp32 2": (9, 0)}
+    report = find_fastest([model], images, TuningOptions(seconds=20))
+    assert report.choice is not None
+    assert report.choice.size is None
+    assert "`alignseg tune MODEL --images DIR --size 90x130`" in report.to_markdown()
+    report = find_fastest([model], images, TuningOptions(seconds=20, size=(90, 130)))
+    assert report.choice is not None
+    assert (report.choice.runtime, report.choice.size) == ("openvino", (90, 130))
+    assert "compiles for one size" not in report.to_markdown()
+    stand_ins.facts["a onnxruntime fp32 2"] = (1, 0)
+    report = find_fastest([model], images, TuningOptions(seconds=20, size=(90, 130)))
+    assert report.choice is not None
+    assert (report.choice.runtime, report.choice.size) == ("onnxruntime", None)
+
+
 def file_of(**changes: Any) -> ModelFile:
     return ModelFile("b.onnx", "b", replace(SMALL_SPEC, export=replace(EXPORT, **changes)), "")
 
