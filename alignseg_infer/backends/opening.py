@@ -75,20 +75,39 @@ def obey_choice(
     _require_nothing_chosen(options)
     obeyed = choice_of(model)
     choice = obeyed.choice
-    plain = options.mode == Mode.WHOLE and tuple(options.scales) == (1.0,)
-    if choice.size is not None and not (options.size == choice.size and plain):
-        raise OptionError(
-            f"{obeyed.model} was chosen for {choice.size[0]}x{choice.size[1]} only, and "
-            f"size={options.size!r}, mode={str(options.mode)!r} were given",
-            "the size that was tuned for, without a sliding window and scales",
-            f"size={choice.size}; or tune for images of any size: {advice(model)}",
-        )
+    if choice.size is not None:
+        _require_chosen_size(model, obeyed.model, choice.size, options)
     return obeyed.model, replace(
         options,
         runtime=choice.runtime,
         precision=choice.precision,
         threads=choice.threads,
         batch=choice.batch,
+    )
+
+
+def _require_chosen_size(
+    model: str | Path, chosen: str | Path, size: Size, options: PredictorOptions
+) -> None:
+    """Check that all inputs of the network will have the size for which a file was chosen.
+
+    Raises:
+        OptionError: They will not, or may not.
+    """
+    if options.mode != Mode.WHOLE:
+        seen, fix = f"mode={str(options.mode)!r} was given", f"mode={Mode.WHOLE.value!r}"
+    elif tuple(options.scales) != (1.0,):
+        seen, fix = f"scales={options.scales!r} was given", "leave scales= out"
+    elif options.size is None:
+        seen, fix = "no size was asked for", f"size={size}"
+    elif options.size != size:
+        seen, fix = f"size={options.size!r} was given", f"size={size}"
+    else:
+        return
+    raise OptionError(
+        f"{chosen} was chosen for {size[0]}x{size[1]} only, and {seen}",
+        "the size that was tuned for, without a sliding window and scales",
+        f"{fix}; or tune for images of any size: {advice(model)}",
     )
 
 

@@ -210,7 +210,8 @@ class OpenVinoBackend(OnnxBackend):
         if shape in self._checked:
             self._exact = None
             return
-        key = key_of(self._facts, shape="x".join(map(str, shape)))
+        fixed = {"size": "only"} if self._fixed else {}
+        key = key_of(self._facts, shape="x".join(map(str, shape)), **fixed)
         with self._check_lock:
             if shape not in self._checked and not was_checked(key):
                 exact = self._exact = self._exact or OpenVinoBackend(

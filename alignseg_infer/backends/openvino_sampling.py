@@ -19,8 +19,9 @@ import openvino.opset13 as ops
 
 # Rows are gathered in strips, which stay in the processor's cache until they are added up. Smaller
 # ones are hardly faster, but there are more of them to compile (ResNet-101 at 512x1024: 8.9 s with
-# 1 MB, 5.1 s with 4 MB).
+# 1 MB, 5.1 s with 4 MB). Beyond 1024x2048, strips become larger instead of more.
 _STRIP_BYTES = 4 << 20
+_MOST_STRIPS = 32
 # Shorter rows are gathered by other kernels. Those of OpenVINO 2026.4.1 for one vector (8 channels
 # with AVX2) end the process where a gather has `batch_dims`. Real networks have 48 and more.
 _LEAST_CHANNELS = 32
@@ -53,7 +54,7 @@ def sample_whole_pixels(model: Any) -> int:
         model: An `openvino.Model` of fixed shape.
 
     Returns:
-        How many there were.
+        How many it found.
     """
     found = [node for node in model.get_ordered_ops() if _is_ours(node)]
     waiting = {node.get_name(): node for node in found}
@@ -62,9 +63,10 @@ def sample_whole_pixels(model: Any) -> int:
         both = len(set(names)) == 2 and set(names) <= waiting.keys()
         if node.get_type_name() == "Add" and both:
             _replace(node.output(0), [waiting.pop(name) for name in names])
+            model.validate_nodes_and_infer_types()  # the next may read what this one changed
     for node in waiting.values():
         _replace(node.output(0), [node])
-    model.validate_nodes_and_infer_types()
+        model.validate_nodes_and_infer_types()
     return len(found)
 
 
@@ -83,7 +85,8 @@ def _replace(old: Any, samplings: list[Any]) -> None:
     """Let all who read `old`, the sum of `samplings`, read what gathers compute."""
     count, channels, rows, columns = old.get_shape()
     positions = count * rows * columns
-    strips = max(1, min(round(4 * channels * positions / _STRIP_BYTES), positions))
+    strips = round(4 * channels * positions / _STRIP_BYTES)
+    strips = max(1, min(strips, _MOST_STRIPS, positions))
     cuts = [positions * strip // strips for strip in range(strips + 1)]
     corners = [corner for node in samplings for corner in _corners_of(node, np.diff(cuts))]
     sums = [_add_up(corners, strip) for strip in range(strips)]
@@ -106,13 +109,14 @@ def _corners_of(sampling: Any, lengths: Any) -> Iterator[_Corner]:
     count, channels, height, width = feature.get_shape()
     channels_last = ops.transpose(feature, _integers(_TO_CHANNELS_LAST))
     table = ops.reshape(channels_last, _integers((-1, channels)), special_zero=False)
-    # Integers, since float32 cannot count all pixels of a batch.
-    first = ops.constant(np.arange(count, dtype=np.int32).reshape(-1, 1, 1) * (height * width))
+    # Pixels are counted in integers, since float32 cannot count more than 2**24.
+    starts = np.arange(count, dtype=np.int32).reshape(-1, 1, 1) * (height * width)
+    first, across = ops.constant(starts), ops.constant(np.int32(width))
     columns = _neighbours(ops.gather(grid, _integers(0), _integers(3)), width)
     for row, row_weight in _neighbours(ops.gather(grid, _integers(1), _integers(3)), height):
         for column, column_weight in columns:
-            own = ops.convert(ops.add(ops.multiply(row, _number(width)), column), "i32")
-            index = ops.add(own, first) if count > 1 else own
+            start = ops.multiply(ops.convert(row, "i32"), across)
+            index = ops.add(ops.add(start, first), ops.convert(column, "i32"))
             weight = ops.multiply(row_weight, column_weight)
             yield _Corner(table, _split(index, (-1,), lengths), _split(weight, (-1, 1), lengths))
 

@@ -157,13 +157,13 @@ class TuningReport:
         raced = any(
             row.rounds and row.candidate.runtime is OnnxRunner.OPENVINO for row in self.rows
         )
-        any_size = self.rows[0].candidate.file.export.size is None
-        if not raced or not any_size or len(self.input_sizes) != 1 or self.settings.get("size"):
+        any_size = self.rows[0].candidate.file.export.size is None and not self.settings.get("size")
+        if not (raced and any_size and len(self.input_sizes) == 1 and self.goal is Goal.LATENCY):
             return []
         [(height, width)] = self.input_sizes
         return [
-            "The network saw images of one size only. OpenVINO is faster where it compiles for one "
-            f"size: `alignseg tune MODEL --images DIR --size {height}x{width}` tunes for it."
+            "The network saw images of one size only. OpenVINO may be faster if it compiles for "
+            f"this size: `alignseg tune MODEL --images DIR --size {height}x{width}` tunes for it."
         ]
 
     def _verdict(self) -> str:

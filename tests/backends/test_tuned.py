@@ -353,10 +353,16 @@ def test_a_file_of_fixed_size_needs_that_size(
     predictor = Predictor(model, runtime="tuned", size=(65, 98))
     assert predictor.spec.export is not None
     assert predictor.spec.export.size == (65, 98)
-    for options in ({}, {"size": (64, 96)}, {"size": (65, 98), "mode": "slide"}):
+    size = {"size": (65, 98)}
+    for options, fix in (
+        ({}, "size=(65, 98)"),
+        ({"size": (64, 96)}, "size=(65, 98)"),
+        ({**size, "mode": "slide"}, "mode='whole'"),
+        ({**size, "scales": [1.0, 2.0]}, "leave scales= out"),
+    ):
         with pytest.raises(OptionError, match="was chosen for 65x98 only") as caught:
             Predictor(model, runtime="tuned", **options)
-        assert caught.value.fix.startswith("size=(65, 98); or")
+        assert caught.value.fix.startswith(f"{fix}; or tune for images of any size: alignseg tune ")
 
 
 def test_what_has_no_choice_of_runtime(tmp_path: Path) -> None:
