@@ -270,8 +270,9 @@ def _with_size(spec: ModelSpec, size: Size | None) -> ModelSpec:
 def _has_channels_together(export: ExportSpec) -> bool:
     """Return whether most features that are sampled have the channels of a pixel together.
 
-    Matrix products have them apart in float32. Gathering pixels of these gains little with AVX2
-    (ResNet-101 at 512x1024: 0.96 of the time), and may lose where GridSample is faster.
+    After matrix products in float32, the channels of a pixel lie apart. Gathering pixels then gains
+    little with AVX2 (ResNet-101 at 512x1024: 0.96 of the time), and may lose where GridSample is
+    faster.
     """
     return export.upsampling is Upsampling.RESIZE or export.has_cpu_integers
 

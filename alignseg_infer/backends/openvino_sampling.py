@@ -2,9 +2,9 @@
 
 GridSample reads each channel by itself, and takes features whose channels lie apart, while INT8
 convolutions make and take features whose channels lie together. A gather of rows from a table of
-pixels copies all channels at once, and changes no layout. Numbers stay the same, but for rounding
-in float32. On a CPU with AVX2, the nine samplings of a ResNet-101 at 512x1024 and the changes of
-layout around them take 140 instead of 690 ms.
+pixels copies all channels at once, and changes no layout. The results are the same, apart from
+rounding in float32. On a CPU with AVX2, the nine samplings of a ResNet-101 at 512x1024 and all
+changes of layout take 150 instead of 690 ms.
 
 OpenVINO fuses sums of products, and leaves out transpositions, only where shapes are known: this
 is for graphs of fixed size.
@@ -22,8 +22,9 @@ import openvino.opset13 as ops
 # 1 MB, 5.1 s with 4 MB). Beyond 1024x2048, strips become larger instead of more.
 _STRIP_BYTES = 4 << 20
 _MOST_STRIPS = 32
-# Shorter rows are gathered by other kernels. Those of OpenVINO 2026.4.1 for one vector (8 channels
-# with AVX2) end the process where a gather has `batch_dims`. Real networks have 48 and more.
+# Shorter rows are gathered by another kernel, for rows of one vector (8 channels with AVX2, 16 with
+# AVX-512). That of OpenVINO 2026.4.1 crashed where a gather had `batch_dims`. It was not tried with
+# AVX-512. Real networks have 48 channels and more.
 _LEAST_CHANNELS = 32
 _TO_CHANNELS_LAST, _TO_CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 # What computes each number by itself, if all other inputs are single numbers.
@@ -54,7 +55,7 @@ def sample_whole_pixels(model: Any) -> int:
         model: An `openvino.Model` of fixed shape.
 
     Returns:
-        How many it found.
+        The number of such nodes.
     """
     found = [node for node in model.get_ordered_ops() if _is_ours(node)]
     waiting = {node.get_name(): node for node in found}

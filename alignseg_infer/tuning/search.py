@@ -340,7 +340,8 @@ def _choice(
 def _size_to_ask_for(candidate: Candidate, first: ModelFile, options: TuningOptions) -> Size | None:
     """Return the only size for which a candidate is the choice; None if the size does not matter.
 
-    OpenVINO compiled a file of any size for the one that was asked for, and is slower without it.
+    OpenVINO compiled a file of any size for the one that was asked for, so that its speed is known
+    for this size only.
     """
     fixed = candidate.file.export.size
     if fixed is None and candidate.runtime is OnnxRunner.OPENVINO and candidate.batch == 1:

@@ -13,8 +13,8 @@ What samples, upsamples or predicts offsets reads exact values, unless a convolu
 that must end in integers to be fused.
 
 Grouped convolutions become plain ones, with zeros between the groups. There are four, one for the
-taps of each pair of offset branches. Without VNNI, OpenVINO computes groups in INT8 so slowly that
-these four took 17 of the demo's 67 ms.
+taps of each pair of offset branches. Without VNNI, OpenVINO computes groups in INT8 slowly: with
+plain ones, the demo takes 0.83 of the time (256x512, for any size).
 """
 
 import math
