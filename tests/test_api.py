@@ -179,6 +179,7 @@ def test_a_build_reads_each_graph_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert {"calibration images", "images compared with demo.onnx"} <= seen
 
 
+@pytest.mark.slow
 def test_a_checkpoint_becomes_a_labels_graph(small_checkpoint: Path, tmp_path: Path) -> None:
     report = export_onnx(
         small_checkpoint,

@@ -22,6 +22,7 @@ from alignseg_infer.cli import main
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.demo.streets.folder import write_streets
+from tests.support.slow import all_slow
 
 Floats = NDArray[np.float32]
 NOT_OURS = [
@@ -186,10 +187,13 @@ def has_grid_sample(predictor: Predictor) -> bool:
     ("options", "expected"),
     [
         ({"size": SIZE}, SIZE),
-        ({"mode": "slide", "tile": 96, "scales": (1.0, 1.5), "flip": True}, (96, 96)),
-        ({"size": 160}, None),
+        ({"mode": "slide", "tile": 96, "flip": True}, (96, 96)),
         ({"size": SIZE, "batch": 2}, None),
-        ({"size": SIZE, "scales": (1.0, 1.5)}, None),
+        *all_slow(
+            ({"size": 160}, None),
+            ({"size": SIZE, "scales": (1.0, 1.5)}, None),
+            ({"mode": "slide", "tile": 96, "scales": (1.0, 1.5)}, (96, 96)),
+        ),
     ],
 )
 def test_what_has_one_size_is_compiled_for_it(
@@ -225,7 +229,9 @@ def test_a_file_of_one_size_keeps_it(int8: Path) -> None:
     assert backend.infer(np.zeros((1, 3, *SIZE), np.float32)).shape == (1, 19, 25, 41)
 
 
-@pytest.mark.parametrize("form", ["--input uint8-rgb --output labels", "--output probabilities"])
+@pytest.mark.parametrize(
+    "form", ["--input uint8-rgb --output labels", *all_slow("--output probabilities")]
+)
 def test_forms(form: str, streets: Path, tmp_path: Path) -> None:
     path = export_int8(tmp_path / "form.onnx", streets, form)
     image = Street(0).scene(size=SIZE).image

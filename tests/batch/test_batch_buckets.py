@@ -221,6 +221,7 @@ def test_manifests_are_read_from_buckets(bucket: str, predictor: Predictor, tmp_
     ]
 
 
+@pytest.mark.slow
 def test_calibration_and_evaluation_read_buckets(
     bucket: str, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

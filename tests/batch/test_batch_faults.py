@@ -283,6 +283,7 @@ def test_a_destination_that_cannot_be_written(tmp_path: Path) -> None:
         segment_files("demo", tmp_path / "photos", tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_very_many_failures_stay_calm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of 100,000 images, as a cluster without images would return them."""
     count = 100_000

@@ -20,6 +20,7 @@ from alignseg_infer.batch.stores import OWN_FOLDER
 from alignseg_infer.datasets.addresses import open_address
 from tests.support.batches import rows_of, write_images
 from tests.support.buckets import new_bucket, running_s3
+from tests.support.slow import all_slow
 
 ONLY = Shard()
 HOLD = """
@@ -108,7 +109,7 @@ def test_files_of_others_are_no_leases(memory: str) -> None:
         assert f"{folder}/00001of00001-abc.lease" not in files_of(memory)
 
 
-@pytest.mark.parametrize("place", ["memory", "bucket"])
+@pytest.mark.parametrize("place", ["memory", *all_slow("bucket")])
 def test_never_two_at_once(place: str, request: pytest.FixtureRequest) -> None:
     """Eight runs begin at once, again and again."""
     address = request.getfixturevalue(place)

@@ -17,6 +17,7 @@ from alignseg_infer.evaluation.metrics import BoundaryMatches, ConfusionMatrix
 from alignseg_infer.files.reading import sha256_of
 from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.spec.model import SamplingConvention
+from tests.support.slow import all_slow
 
 FILES = [model_path("demo"), checkpoint_path("demo")]
 
@@ -117,7 +118,12 @@ def test_demo_command_writes_pictures_and_a_dataset(
         (["predict", "demo", "IMAGE", "-o", "OUT"], "overlay"),
         (["predict", "demo", "IMAGE", "-o", "OUT", "--mode", "slide", "--tile", "128"], "overlay"),
         (["offsets", "demo", "IMAGE", "-o", "OUT/offsets.png"], "cab2.high"),
-        (["export-onnx", "demo", "-o", "OUT/x.onnx", "--size", "64x96", "--batch", "1"], "x.onnx"),
+        *all_slow(
+            (
+                ["export-onnx", "demo", "-o", "OUT/x.onnx", "--size", "64x96", "--batch", "1"],
+                "x.onnx",
+            )
+        ),
     ],
 )
 def test_every_command_knows_the_demo(

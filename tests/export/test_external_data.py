@@ -93,6 +93,7 @@ def test_conversions_read_the_weights_beside_the_model(
     assert agreement.reference_sha256 == hashlib.sha256(b"".join(both)).hexdigest()
 
 
+@pytest.mark.slow
 def test_sensitivity_reads_the_weights_beside_the_model(
     split: Path, images: Path, elsewhere: Path
 ) -> None:

@@ -225,6 +225,7 @@ def test_it_is_verified_as_it_runs(cpu_int8: Path) -> None:
     assert min(row["agreement"] for row in found["rows"]) >= 0.98
 
 
+@pytest.mark.slow
 def test_checkpoints_of_one_size(streets: Path, tmp_path: Path) -> None:
     path = tmp_path / "fixed.onnx"
     command = f"export-onnx demo -o {path} --precision int8 --target cpu --calibration {streets} "

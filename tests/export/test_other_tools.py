@@ -518,6 +518,7 @@ def test_a_graph_with_another_door_is_converted(
     assert (label(target) == label(DEMO)).mean() > 0.98
 
 
+@pytest.mark.slow
 def test_sensitivity_of_a_graph_with_a_float16_input(streets: Path, tmp_path: Path) -> None:
     path = changed(DEMO, tmp_path / "a.onnx", *DOORS["float16 input"])
     words = ["--calibration", str(streets), "--max-calibration-images", "1"]

@@ -34,6 +34,7 @@ from alignseg_infer.spec.model import ModelSpec
 from alignseg_infer.tuning.labels import require_variety
 from tests.support.formed_models import form_demo
 from tests.support.models import SMALL_SPEC, FakeBackend
+from tests.support.slow import all_slow
 
 SIZE = (97, 162)
 PLAIN = model_path("demo")
@@ -134,7 +135,7 @@ def test_facts_alone_go_into_the_graph_later(
 
 
 @pytest.mark.parametrize("against", ["plain", "logits"])
-@pytest.mark.parametrize("of", ["logits", "labels", "probabilities"])
+@pytest.mark.parametrize("of", ["labels", *all_slow("logits", "probabilities")])
 def test_files_are_verified_against_the_plain_file_and_a_remapped_one(
     of: str, against: str, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from alignseg_infer.models.checkpoint import load_checkpoint, save_checkpoint
 from alignseg_infer.models.checkpoint_options import CheckpointOptions
 from alignseg_infer.pixels.preprocess import preprocess
 from alignseg_infer.spec.model import ClassSpec, InputSpec, ModelSpec, NetworkSpec
+from tests.support.slow import all_slow
 
 BINARY = NetworkSpec(backbone="resnet18", width=0.25, decoder_channels=16, num_classes=1)
 SIZE = (64, 96)
@@ -58,7 +59,7 @@ def probabilities() -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("threshold", "output"), [(None, "logits"), (0.2, "logits"), (0.7, "labels")]
+    ("threshold", "output"), [(None, "logits"), (0.7, "labels"), *all_slow((0.2, "logits"))]
 )
 def test_labels_are_those_of_the_sigmoid(
     threshold: float | None, output: str, checkpoint: Path, tmp_path: Path

@@ -468,6 +468,7 @@ def test_the_command_to_verify_an_engine_elsewhere(
     assert len(commands) == 1 + name.endswith(".pth")
 
 
+@pytest.mark.slow
 def test_command_from_a_checkpoint(
     small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

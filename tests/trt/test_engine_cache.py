@@ -59,6 +59,7 @@ from tests.support.export_kinds import PLAIN_OFFSETS
 from tests.support.fake_tensorrt import EXPORT
 from tests.support.fake_tensorrt_network import FakeTensorRTNetwork
 from tests.support.permissions import permissions_for_all
+from tests.support.slow import all_slow
 from tests.support.waiting import PATIENCE
 
 SIZE = (64, 96)
@@ -192,11 +193,9 @@ Change = Callable[[FakeTensorRTNetwork, pytest.MonkeyPatch], None]
     "change",
     [
         change_gpu,
-        change_capability,
         change_version,
-        change_driver,
         change_package,
-        change_cache_version,
+        *all_slow(change_capability, change_driver, change_cache_version),
     ],
 )
 def test_another_machine_or_package_builds_another(
@@ -214,11 +213,9 @@ def test_another_machine_or_package_builds_another(
     "options",
     [
         {"precision": "fp16"},
-        {"batch": 2},
         {"size": (96, 64)},
-        {"size": 96},
-        {"mode": "slide", "tile": 72},
         {"opt_shape": (1, *SIZE), "max_shape": (1, 96, 96)},
+        *all_slow({"batch": 2}, {"size": 96}, {"mode": "slide", "tile": 72}),
     ],
     ids=str,
 )
@@ -362,9 +359,9 @@ def leave_what_was_being_written(plan: Path) -> None:
 
 
 FAULTS = [
-    *(truncate, empty, remove, flip_a_bit, lose_the_facts, spoil_the_facts),
-    *(lose_the_record, spoil_the_record, replace_plan_and_facts, make_it_a_folder),
-    leave_what_was_being_written,
+    *(truncate, flip_a_bit, spoil_the_facts, lose_the_record, leave_what_was_being_written),
+    *all_slow(empty, remove, lose_the_facts, spoil_the_record),
+    *all_slow(replace_plan_and_facts, make_it_a_folder),
 ]
 
 
