@@ -49,7 +49,8 @@ class Predictor:
         size: Network input size: None for the model's own size if it is fixed, else the image's;
             ``"native"`` for the image's; (height, width) to stretch to; or the longest side. With
             a sliding window, the size of the image that it slides over. OpenVINO compiles a file of
-            any size for (height, width), or for the tile of a window, if `batch` is 1.
+            any size for (height, width), or for the tile of a window, if `batch` is 1 and
+            `precision` is not bf16.
         batch: The most inputs per network call: images of a list that have the same size; with a
             sliding window or `flip`, the tiles or mirror images of one image.
         threads: CPU threads for one call; None for the runtime's choice.

@@ -62,8 +62,9 @@ def open_backend(
             ``alignseg tune`` chose; None for ONNX Runtime.
         precision: What OpenVINO computes a float32 ``.onnx`` in: ``fp32`` or ``bf16``; None for the
             precision of the file. That of an engine to build is in `engine`.
-        size: The (height, width) of all inputs. OpenVINO then compiles an ``.onnx`` of any size for
-            it, one input at a time, and the backend's facts say so; others ignore it. None for any.
+        size: The (height, width) of all inputs; None for any. OpenVINO then compiles an ``.onnx``
+            of any size for it, one input at a time, and the backend's facts say so. Other runtimes
+            and bfloat16 ignore it.
         engine: Which engine to build where `runtime` is a TensorRT; None for images of any size.
 
     Raises:

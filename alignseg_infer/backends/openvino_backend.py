@@ -98,7 +98,7 @@ class OpenVinoBackend(OnnxBackend):
         precision: What a float32 file is computed in: ``fp32``, or ``bf16`` where the CPU has
             instructions for it. None computes any file as it is written.
         size: The (height, width) of all inputs, one at a time, for a file that takes any. The
-            facts in `spec` then say so, and what is compiled is faster.
+            facts in `spec` then say so, and what is compiled is faster. bfloat16 ignores it.
 
     Raises:
         ModelFileError: The file is damaged, not from this package, or needs TensorRT plugins.
@@ -134,9 +134,7 @@ class OpenVinoBackend(OnnxBackend):
         super().__init__(path, graph.metadata, graph.inputs, graph.outputs)
         if precision is not None:
             _require_fitting(path, precision, self.spec)
-        self._fixed = size is not None and _takes_any_size(self.spec)
-        if self._fixed:
-            self.spec = _with_size(self.spec, size)
+        self._only_size = self._fix_size(size)
         self._lock, self._check_lock = threading.Lock(), threading.Lock()
         self._checked: set[tuple[int, ...]] = set()  # shapes at which bfloat16 agrees
         self._exact: OpenVinoBackend | None = None  # while shapes are checked
@@ -178,15 +176,27 @@ class OpenVinoBackend(OnnxBackend):
             keep_compiled(self._key, graph, kept, content)
         return compiled
 
+    def _fix_size(self, size: Size | None) -> Size | None:
+        """Return the only size of inputs, and let the facts say so; None if there may be others."""
+        export = self.spec.export
+        if export is None or export.size is not None or self._precision is RunPrecision.BF16:
+            return None
+        if size is not None:
+            export = replace(export, size=size, batch=export.batch or 1)
+            self.spec = replace(self.spec, export=export)
+        return size
+
     def _prepare(self, model: Any) -> None:
         """Change a model that was read, so that it runs faster, and as exactly as it should."""
-        export = self.spec.export
-        if export is not None and self._fixed:
-            shape = (export.batch, CHANNELS, *(export.size or ()))
-            model.reshape({INPUT_NAME: list(graph_input_shape(self.spec, shape))})
         if self._precision is RunPrecision.BF16:
             _keep_positions_exact(model)
-        elif export is not None and _has_channels_together(export) and not model.is_dynamic():
+            return
+        export = self.spec.export
+        assert export is not None  # as in every exported file
+        if self._only_size is not None:
+            shape = (export.batch, CHANNELS, *self._only_size)
+            model.reshape({INPUT_NAME: list(graph_input_shape(self.spec, shape))})
+        if _has_channels_together(export) and not model.is_dynamic():
             sample_whole_pixels(model)
 
     def _compiled(self) -> Any:
@@ -210,15 +220,11 @@ class OpenVinoBackend(OnnxBackend):
         if shape in self._checked:
             self._exact = None
             return
-        fixed = {"size": "only"} if self._fixed else {}
-        key = key_of(self._facts, shape="x".join(map(str, shape)), **fixed)
+        key = key_of(self._facts, shape="x".join(map(str, shape)))
         with self._check_lock:
             if shape not in self._checked and not was_checked(key):
                 exact = self._exact = self._exact or OpenVinoBackend(
-                    self._path,
-                    threads=self._threads,
-                    precision=RunPrecision.FP32,
-                    size=self.spec.export.size if self._fixed and self.spec.export else None,
+                    self._path, threads=self._threads, precision=RunPrecision.FP32
                 )
                 found = require_agreement(self._infer_unchecked, exact.infer, self.spec, shape)
                 keep_check(key, {**self._facts, "shape": shape, "difference": found})
@@ -254,17 +260,6 @@ class OpenVinoBackend(OnnxBackend):
             with self._lock:
                 self._model = None if self._model is model else self._model
             raise run_error(RUNTIME, batch.shape, error) from error
-
-
-def _takes_any_size(spec: ModelSpec) -> bool:
-    return spec.export is not None and spec.export.size is None
-
-
-def _with_size(spec: ModelSpec, size: Size | None) -> ModelSpec:
-    """Return the facts of a graph for any size that takes only this one, one input at a time."""
-    assert spec.export is not None
-    export = replace(spec.export, size=size, batch=spec.export.batch or 1)
-    return replace(spec, export=export)
 
 
 def _has_channels_together(export: ExportSpec) -> bool:

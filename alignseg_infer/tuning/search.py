@@ -8,6 +8,7 @@ from pathlib import Path
 
 from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends import OnnxRunner
+from alignseg_infer.backends.precision import RunPrecision
 from alignseg_infer.backends.tuned import Choice, ChosenFile, Fingerprint
 from alignseg_infer.benchmark import BenchmarkReport, Variant, benchmark
 from alignseg_infer.errors import AlignSegError, OptionError
@@ -343,7 +344,8 @@ def _size_to_ask_for(candidate: Candidate, first: ModelFile, options: TuningOpti
     OpenVINO compiled a file of any size for the one that was asked for, so that its speed is known
     for this size only.
     """
-    fixed = candidate.file.export.size
-    if fixed is None and candidate.runtime is OnnxRunner.OPENVINO and candidate.batch == 1:
+    fixed, in_openvino = candidate.file.export.size, candidate.runtime is OnnxRunner.OPENVINO
+    compiles_for_one = candidate.batch == 1 and candidate.precision != RunPrecision.BF16
+    if fixed is None and in_openvino and compiles_for_one:
         return options.size if isinstance(options.size, tuple) else None
     return None if fixed == first.export.size else fixed

@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 
 from alignseg_infer import Predictor, SizeError
 from alignseg_infer.arrays import Size
-from alignseg_infer.backends import open_backend, openvino_sampling
+from alignseg_infer.backends import open_backend, openvino_backend, openvino_sampling
 from alignseg_infer.backends.openvino_backend import _core_of
 from alignseg_infer.backends.openvino_sampling import sample_whole_pixels
-from alignseg_infer.cli import main
-from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.demo.streets.folder import write_streets
+from tests.support.cpu_int8 import DEMO, draw_calibration, export_int8
 from tests.support.slow import all_slow
 
 Floats = NDArray[np.float32]
@@ -32,7 +30,6 @@ NOT_OURS = [
     {"padding_mode": "border"},
 ]
 SIZE = (96, 160)
-DEMO = model_path("demo")  # an export of it takes seconds; tracing a checkpoint takes a minute
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
@@ -158,23 +155,13 @@ def test_samplings_in_a_row(between: str) -> None:
 
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of images to calibrate on."""
-    folder = tmp_path_factory.mktemp("streets")
-    list(write_streets(folder, 0, 4, size=SIZE))
-    return folder / "images"
+    return draw_calibration(tmp_path_factory, SIZE)
 
 
 @pytest.fixture(scope="module")
 def int8(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the demo model in INT8 for CPUs, for images of any size."""
-    path = tmp_path_factory.mktemp("models") / "int8.onnx"
-    return export_int8(path, streets)
-
-
-def export_int8(path: Path, streets: Path, form: str = "") -> Path:
-    command = f"export-onnx {DEMO} -o {path} --precision int8 --target cpu --calibration {streets}"
-    assert main([*command.split(), *form.split()]) == 0
-    return path
+    return export_int8(tmp_path_factory.mktemp("models") / "int8.onnx", streets)
 
 
 def has_grid_sample(predictor: Predictor) -> bool:
@@ -216,6 +203,13 @@ def test_what_has_one_size_is_compiled_for_it(
     again: Predictor = pickle.loads(pickle.dumps(predictor))
     for seen, wanted in zip(again(images), predictor(images), strict=True):
         np.testing.assert_array_equal(seen.labels, wanted.labels)
+
+
+def test_bfloat16_is_compiled_for_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_backend, "_require_bfloat16", lambda core: None)
+    backend = open_backend(DEMO, runtime="openvino", precision="bf16", size=SIZE)
+    assert backend.spec.export is not None
+    assert backend.spec.export.size is None
 
 
 def test_sizes_that_the_network_does_not_take(int8: Path) -> None:

@@ -20,9 +20,8 @@ from alignseg_infer.backends import open_backend
 from alignseg_infer.backends.onnxruntime_backend import CPU_PROVIDER, session_options
 from alignseg_infer.backends.precision import RunPrecision
 from alignseg_infer.cli import main
-from alignseg_infer.demo import FIRST_HELD_OUT, model_path
+from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.demo.streets import Street
-from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.export.adapting import adapt_to_target
 from alignseg_infer.export.graph.options import ExportOptions
 from alignseg_infer.export.int8.convolutions import Role, find_convolutions
@@ -43,27 +42,21 @@ from alignseg_infer.spec.onnx_precision import read_target
 from alignseg_infer.trt.builder.engine import engine_from_onnx
 from alignseg_infer.trt.builder.options import BuildOptions
 from alignseg_infer.trt.flavours import Flavour
+from tests.support.cpu_int8 import DEMO, draw_calibration, export_int8
 
-DEMO = model_path("demo")
 SIZE = (128, 256)
 CONVS = 70  # of 76: without five that predict offsets, and the classifier
 
 
 @pytest.fixture(scope="module")
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a folder of four streets that are not used to compare."""
-    folder = tmp_path_factory.mktemp("streets")
-    list(write_streets(folder, 0, 4, size=SIZE))
-    return folder / "images"
+    return draw_calibration(tmp_path_factory, SIZE)
 
 
 @pytest.fixture(scope="module")
 def cpu_int8(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make the demo model INT8 for CPUs."""
-    path = tmp_path_factory.mktemp("models") / "cpu.onnx"
-    command = f"export-onnx {DEMO} -o {path} --precision int8 --target cpu --calibration {streets}"
-    assert main(command.split()) == 0
-    return path
+    return export_int8(tmp_path_factory.mktemp("models") / "cpu.onnx", streets)
 
 
 def optimise(path: Path, folder: Path, *, fuse: bool) -> list[str]:
