@@ -201,6 +201,8 @@ def _open_destination(
 ) -> Iterator[tuple[Store, Callable[[], None]]]:
     """Lock the destination for the block, and check that it is of the same job.
 
+    The workers have ended when the block ends, so what they were writing is removed.
+
     Yields:
         The destination, and what raises an error if the lock was lost.
     """
@@ -211,9 +213,13 @@ def _open_destination(
         return
     with lock_shard(job.destination, options.shard) as require_held:
         if isinstance(store, Folder):
-            store.clear()
-        require_same_job(store, job, replace=options.replace)
-        yield store, require_held
+            store.prepare()
+        try:
+            require_same_job(store, job, replace=options.replace)
+            yield store, require_held
+        finally:
+            if isinstance(store, Folder):
+                store.clear()
 
 
 def _run_workers(job: Job, plan: Plan, options: BatchOptions) -> Rows:

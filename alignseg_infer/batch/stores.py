@@ -57,15 +57,19 @@ class Folder:
         self._room = root / OWN_FOLDER / room
         self._numbers = itertools.count()
 
-    def clear(self) -> None:
+    def prepare(self) -> None:
         """Create the folder, and remove what a run that was killed has left.
 
         Raises:
             OutputError: The folder cannot be written to.
         """
-        shutil.rmtree(self._room, ignore_errors=True)
+        self.clear()
         require_writable_folder(self._root)
         require_writable_folder(self._room)
+
+    def clear(self) -> None:
+        """Remove the files that processes were writing when they died."""
+        shutil.rmtree(self._room, ignore_errors=True)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file, which replaces an earlier one."""

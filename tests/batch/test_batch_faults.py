@@ -46,6 +46,17 @@ def imdecode(data, *rest):
     time.sleep(600)
 cv2.imdecode = imdecode
 """
+CRASHING_FIRST_WRITE = """
+import os, signal
+replace = os.replace
+def crash_once(source, target):
+    try:
+        os.close(os.open({mark!r}, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return replace(source, target)
+    os.kill(os.getpid(), signal.SIGKILL)
+os.replace = crash_once
+"""
 BREAK = "raise RuntimeError('the device is lost')"
 CRASHING_START = """
 import os, signal, sys
@@ -97,6 +108,17 @@ def test_an_image_that_crashes_its_worker_costs_that_image_only(
     assert rows["a/bad.png"]["error"] == (
         f"the worker process ended by signal 11 (SIGSEGV), {TRIES} times with this image"
     )
+
+
+def test_a_worker_that_dies_while_it_writes_leaves_no_file(
+    customized: Callable[[str], None], tmp_path: Path
+) -> None:
+    customized(CRASHING_FIRST_WRITE.format(mark=str(tmp_path / "crashed")))
+    names = write_images(tmp_path / "photos", 6)
+    summary = segment_files("demo", tmp_path / "photos", tmp_path / "out", formats=["labels"])
+    assert (tmp_path / "crashed").exists()
+    assert (summary.done, summary.failed) == (6, 0)
+    assert files_in(tmp_path / "out") == results_of(names, "_labels.png")
 
 
 @pytest.mark.parametrize(("number", "named"), [("signal.SIGKILL", r"9 \(SIGKILL\)"), ("40", "40")])
@@ -322,7 +344,7 @@ def test_parts_come_late_in_long_runs(tmp_path: Path, monkeypatch: pytest.Monkey
     now = 0.0
     monkeypatch.setattr("alignseg_infer.batch.manifest.time.monotonic", lambda: now)
     store = Folder(tmp_path, "writing")
-    store.clear()
+    store.prepare()
     opening = Predictor("demo").opening
     job = Job(opening.model, opening.options, "0" * 64, str(tmp_path), "writing", Saving())
     writer, last = PartWriter(store, "00001of00001"), 0.0

@@ -333,7 +333,7 @@ def test_locks_that_cannot_be_read(predictor: Predictor, photos: Path, tmp_path:
 
 def test_a_folder_of_results_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     store = Folder(tmp_path, "writing")
-    store.clear()
+    store.prepare()
     (tmp_path / "a").mkdir()
     (tmp_path / "a").chmod(0o555)
     for name in ("a/000_labels.png", "a/b/c/000_labels.png"):
