@@ -35,7 +35,7 @@ from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
 from alignseg_infer.export.int8.options import QuantizationOptions
 from alignseg_infer.export.int8.quantize import quantize_model
 from alignseg_infer.export.recipe import Recipe, recipe_for
-from alignseg_infer.export.verification.verify import open_for_verification
+from alignseg_infer.export.verification.opening import open_for_verification
 from alignseg_infer.spec.model import SPEC_KEY, ModelSpec, Precision, Target, Upsampling
 from alignseg_infer.spec.onnx_facts import read_onnx_facts
 from alignseg_infer.spec.onnx_precision import read_target

@@ -1,9 +1,11 @@
 """The comparison of two models: which shapes, which images, and that it refuses wrong models."""
 
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -16,8 +18,9 @@ from alignseg_infer import (
     OptionError,
     SizeError,
     VerificationError,
+    backends,
 )
-from alignseg_infer.arrays import Image, InputShape
+from alignseg_infer.arrays import Image, InputShape, Size
 from alignseg_infer.datasets.class_tables import class_table
 from alignseg_infer.datasets.labelled import Dataset, find_labelled_images
 from alignseg_infer.demo import FIRST_HELD_OUT, model_path
@@ -25,6 +28,7 @@ from alignseg_infer.demo.streets import Street
 from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.export import half_precision as precision
 from alignseg_infer.export.half_precision import to_half_precision
+from alignseg_infer.export.verification import opening
 from alignseg_infer.export.verification import verify as verification
 from alignseg_infer.export.verification.agreement import compare_labels
 from alignseg_infer.export.verification.probes import probe_image
@@ -228,6 +232,33 @@ class NaNFor(FakeBackend):
 
 def shapes(*batches: int) -> list[InputShape]:
     return [InputShape(batch, 64, 96) for batch in batches]
+
+
+def test_what_openvino_compiles_for_one_size_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With this size, a predictor runs it for one image."""
+    opened: list[Size | None] = []
+
+    def open_backend(model: Path, *, size: Size | None = None, **how: Any) -> Any:
+        backend: Any = backends.open_backend(model, size=size, **how)
+        opened.append(size)
+        if size == (64, 128):
+            infer = backend.infer
+            backend.infer = lambda batch: np.flip(infer(batch), axis=-1)
+        return backend
+
+    monkeypatch.setattr(opening, "open_backend", open_backend)
+    verify(DEMO, None, streets(1), runtime="openvino")
+    verify(DEMO, DEMO, streets(1), runtime="onnxruntime", sizes=[(64, 128)])
+    assert set(opened) == {None}
+    found = verify(DEMO, None, streets(1), runtime="openvino", sizes=[(64, 96)])
+    assert opened[-1] == (64, 96)
+    assert [str(row.shape) for row in found.rows] == [f"{n}x64x96" for n in (1, 2, 3, 4)]
+    sizes = [(64, 96), (64, 128)]
+    with pytest.raises(VerificationError) as caught:
+        verify(DEMO, None, streets(1), runtime="openvino", sizes=sizes)
+    alike = re.findall(r"(\d+x\d+x\d+) +\d+ +([\d.]+)%", caught.value.problem)
+    assert len(alike) == 8
+    assert [shape for shape, share in alike if float(share) < 99] == ["1x64x128"]
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -12,13 +12,9 @@ import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from alignseg_infer.arrays import Image, InputShape, Size
 from alignseg_infer.backend import Backend, LimitedBackend
-from alignseg_infer.backends import ENGINE_RUNNERS, open_backend
-from alignseg_infer.backends.engine_order import EngineOrder
-from alignseg_infer.backends.onnx_domains import needs_plugins
 from alignseg_infer.backends.precision import RunPrecision
 from alignseg_infer.choices import choose
 from alignseg_infer.cuda.opening import current_gpu
@@ -34,7 +30,13 @@ from alignseg_infer.errors import (
 )
 from alignseg_infer.evaluation.evaluate import evaluate
 from alignseg_infer.export.verification.agreement import compare_labels, format_rows
-from alignseg_infer.files.writing import temporary_folder
+from alignseg_infer.export.verification.opening import (
+    Running,
+    open_as,
+    open_at_sizes,
+    open_exact,
+    precision_of,
+)
 from alignseg_infer.pixels.preprocess import SizePolicy, require_input_size
 from alignseg_infer.predictor import Predictor
 from alignseg_infer.progress import Progress
@@ -89,9 +91,10 @@ def verify(
         device: Where `model` runs; None for what the model or `runtime` implies.
         runtime: What runs an ``.onnx``, as `Predictor` takes it.
         precision: What `runtime` computes in, as `Predictor` takes it.
-        sizes: Input sizes (height, width) for an ONNX model that takes any size. The default is
-            the size of the first image, scaled to at most 1024 pixels. Engines run at the corners
-            of their profile.
+        sizes: Input sizes (height, width) for an ONNX model that takes any size. One image at a
+            time runs as in a `Predictor` with this ``size``, for which OpenVINO compiles a graph of
+            its own. The default is the size of the first image, scaled to at most 1024 pixels, in
+            a model that is opened for any. Engines run at the corners of their profile.
         data: Labelled images, to compare mean IoU as well.
         against_sha256: SHA-256 of the file `against`, if it is already known.
         min_agreement: Share of pixels that must get the same label, 0..1; None for the value of
@@ -153,21 +156,13 @@ def compare(
     )
 
 
-class Running(NamedTuple):
-    """How the model that is compared runs, as `Predictor` takes it."""
-
-    device: str | None = None
-    runtime: str | None = None
-    precision: RunPrecision | None = None
-
-
 def _open_both(
     path: Path, reference: Path, images: Sequence[Image] | None, how: Running
 ) -> tuple[Backend, Backend]:
     if images is not None and not len(images):
         raise OptionError("images= holds no image", "one image or more", "images=FOLDER")
-    expected = _open(reference)
-    seen = _open_as(path, how)
+    expected = open_exact(reference)
+    seen = open_as(path, how)
     _require_same_task(seen, expected)
     return seen, expected
 
@@ -187,7 +182,11 @@ def _compare(
 ) -> Verification:
     shapes = _list_shapes(path, seen, expected, images, sizes)
     rows = compare_labels(
-        seen, expected, draw_streets(shapes) if images is None else images, shapes, progress
+        open_at_sizes(path, how, seen, sizes),
+        expected,
+        draw_streets(shapes) if images is None else images,
+        shapes,
+        progress,
     )
     usual = min(REQUIRED_AGREEMENT[precision_of(seen)], REQUIRED_IN[how.precision])
     gate = usual if min_agreement is None else min_agreement
@@ -219,7 +218,7 @@ def verify_where_possible(
         VerificationError, ModelError, OptionError: As `verify` does.
     """
     reason = _why_not_here(read_facts(engine))
-    if reason is None and precision_of(_open(against)) is not Precision.FP32:
+    if reason is None and precision_of(open_exact(against)) is not Precision.FP32:
         reason = f"{against.name} is not float32"
     if reason is None:
         return verify(
@@ -247,66 +246,9 @@ def _why_not_here(facts: EngineFacts) -> str | None:
     return None
 
 
-def _open(path: Path, device: str | None = None) -> Backend:
-    """Load a model; expand its plugin nodes, which ONNX Runtime does not have."""
-    if path.suffix.lower() != ".onnx" or not needs_plugins(path):
-        return open_backend(path, device=device)
-    from alignseg_infer.export.graph.plugin_nodes import runnable_onnx
-
-    with runnable_onnx(path) as file:
-        backend = open_backend(file, device=device)
-    backend.name += ", plugin nodes expanded"
-    return backend
-
-
-def _open_as(path: Path, how: Running) -> Backend:
-    """Load the model that is compared, in the runtime and precision that are asked for."""
-    if how.runtime is None and how.precision is None:
-        return open_for_verification(path, how.device)
-    engine = None
-    if how.runtime in ENGINE_RUNNERS:
-        engine = EngineOrder(precision=how.precision)  # type: ignore[arg-type]  # takes strings
-    return open_backend(path, engine=engine, **how._asdict())
-
-
-def open_for_verification(path: Path, device: str | None = None) -> Backend:
-    """Load a model for verification: on the CPU, float16 rounds as on a GPU.
-
-    What was made for CPUs has no float16, and runs as it will run for its user.
-    """
-    backend = _open(path, device)
-    on_cpu = "CPU" in backend.name
-    if not on_cpu or path.suffix.lower() != ".onnx" or precision_of(backend) is Precision.FP32:
-        return backend
-    if backend.spec.export and backend.spec.export.has_cpu_integers:
-        return backend
-    # These need the extra `export`, which is not required to verify engines.
-
-    from alignseg_infer.export.graph.onnx_file import load_graph, save_onnx
-    from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes
-    from alignseg_infer.export.half_precision import require_exact_coordinates
-    from alignseg_infer.export.verification.half_rounding import round_like_hardware
-
-    graph = load_graph(path)
-    require_exact_coordinates(graph)
-    graph = expand_plugin_nodes(graph)
-    round_like_hardware(graph)
-    with temporary_folder() as folder:
-        rounding = folder / path.name
-        save_onnx(graph, rounding)
-        rounded = open_backend(rounding)
-    rounded.name = f"{backend.name}, rounding to float16"
-    return rounded
-
-
 def count_text(number: int, what: str) -> str:
     """Write a number with its noun: ``1 image``, ``2 images``."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def precision_of(backend: Backend) -> Precision:
-    """Return the precision that the model computes in."""
-    return backend.spec.export.precision if backend.spec.export else Precision.FP32
 
 
 def draw_streets(shapes: Sequence[InputShape]) -> list[Image]:

@@ -1,0 +1,117 @@
+"""Opens the models that verification compares."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignseg_infer.arrays import InputShape, Size
+from alignseg_infer.backend import Backend
+from alignseg_infer.backends import ENGINE_RUNNERS, OnnxRunner, open_backend
+from alignseg_infer.backends.engine_order import EngineOrder
+from alignseg_infer.backends.onnx_domains import needs_plugins
+from alignseg_infer.backends.precision import RunPrecision
+from alignseg_infer.files.writing import temporary_folder
+from alignseg_infer.spec.model import Precision
+
+
+class Running(NamedTuple):
+    """How the model that is compared runs, as `Predictor` takes it."""
+
+    device: str | None = None
+    runtime: str | None = None
+    precision: RunPrecision | None = None
+
+
+def open_exact(path: Path, device: str | None = None) -> Backend:
+    """Load a model; expand its plugin nodes, which ONNX Runtime does not have."""
+    if path.suffix.lower() != ".onnx" or not needs_plugins(path):
+        return open_backend(path, device=device)
+    from alignseg_infer.export.graph.plugin_nodes import runnable_onnx
+
+    with runnable_onnx(path) as file:
+        backend = open_backend(file, device=device)
+    backend.name += ", plugin nodes expanded"
+    return backend
+
+
+def open_as(path: Path, how: Running) -> Backend:
+    """Load the model that is compared, in the runtime and precision that are asked for."""
+    if how.runtime is None and how.precision is None:
+        return open_for_verification(path, how.device)
+    engine = None
+    if how.runtime in ENGINE_RUNNERS:
+        engine = EngineOrder(precision=how.precision)  # type: ignore[arg-type]  # takes strings
+    return open_backend(path, engine=engine, **how._asdict())
+
+
+def open_for_verification(path: Path, device: str | None = None) -> Backend:
+    """Load a model for verification: on the CPU, float16 rounds as on a GPU.
+
+    What was made for CPUs has no float16, and runs as it will run for its user.
+    """
+    backend = open_exact(path, device)
+    on_cpu = "CPU" in backend.name
+    if not on_cpu or path.suffix.lower() != ".onnx" or precision_of(backend) is Precision.FP32:
+        return backend
+    if backend.spec.export and backend.spec.export.has_cpu_integers:
+        return backend
+    # These need the extra `export`, which is not required to verify engines.
+    from alignseg_infer.export.graph.onnx_file import load_graph, save_onnx
+    from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes
+    from alignseg_infer.export.half_precision import require_exact_coordinates
+    from alignseg_infer.export.verification.half_rounding import round_like_hardware
+
+    graph = load_graph(path)
+    require_exact_coordinates(graph)
+    graph = expand_plugin_nodes(graph)
+    round_like_hardware(graph)
+    with temporary_folder() as folder:
+        rounding = folder / path.name
+        save_onnx(graph, rounding)
+        rounded = open_backend(rounding)
+    rounded.name = f"{backend.name}, rounding to float16"
+    return rounded
+
+
+class _AtSizes:
+    """A model that was opened for any size, and once more for each of some sizes.
+
+    Args:
+        of_any: For any size and batch.
+        of_one: For one size and batch each.
+    """
+
+    def __init__(self, of_any: Backend, of_one: Mapping[InputShape, Backend]) -> None:
+        self.spec, self.name = of_any.spec, of_any.name
+        self._of_any, self._of_one = of_any, of_one
+
+    def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
+        """See `backend.Backend.infer`."""
+        count, _, height, width = batch.shape
+        return self._of_one.get(InputShape(count, height, width), self._of_any).infer(batch)
+
+
+def open_at_sizes(path: Path, how: Running, of_any: Backend, sizes: Sequence[Size]) -> Backend:
+    """Return the model `of_any`, which runs each of `sizes` as a predictor of that size does.
+
+    For one size, OpenVINO compiles another graph of a file of any size, which has to be compared,
+    too.
+    """
+    told = of_any.spec.export
+    if how.runtime != OnnxRunner.OPENVINO or (told and told.size):
+        return of_any
+    of_one = {}
+    for size in sizes:
+        backend = open_backend(path, size=size, **how._asdict())
+        export = backend.spec.export
+        if export and export.size and export.batch:
+            of_one[InputShape(export.batch, *export.size)] = backend
+    return _AtSizes(of_any, of_one) if of_one else of_any
+
+
+def precision_of(backend: Backend) -> Precision:
+    """Return the precision that the model computes in."""
+    return backend.spec.export.precision if backend.spec.export else Precision.FP32
