@@ -341,12 +341,14 @@ def _convert(
     from alignseg_infer.export.verification.agreement import format_rows
     from alignseg_infer.spec.onnx_facts import read_onnx_facts
 
-    precision = recipe.precision or Precision.FP32
+    precision, int8 = recipe.precision or Precision.FP32, recipe.int8
+    if int8 and recipe.graph:
+        int8 = replace(int8, upsampling=recipe.graph.upsampling)
     found = onnx_in_precision(
         graph.path,
         target,
         precision,
-        int8=recipe.int8,
+        int8=int8,
         images=recipe.read_verification_images(),
         bars=bars,
         facts=graph.facts,

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import onnx_ir
-
 from alignseg_infer.arrays import Image
 from alignseg_infer.backends.onnx_domains import read_opsets
 from alignseg_infer.errors import ExportError, OptionError
 from alignseg_infer.export.graph.onnx_file import load_graph, require_onnx_ending, save_onnx
 from alignseg_infer.export.half_precision import to_half_precision
-from alignseg_infer.export.int8.from_onnx import int8_from_onnx
+from alignseg_infer.export.int8.from_onnx import Int8Model, int8_from_onnx
 from alignseg_infer.export.int8.options import Int8Options, needs_calibration
 from alignseg_infer.export.verification.verify import compare, require_agreement
 from alignseg_infer.files.writing import write_atomically
@@ -82,14 +80,14 @@ def onnx_in_precision(
             "start from the float32 file: alignseg export-onnx CHECKPOINT -o MODEL.onnx",
         )
     _require_opset(source)
-    quantized = precision is Precision.INT8
-    model = _quantize(source, facts, int8, bars) if quantized else load_graph(source)
-    hardware = int8.quantization.target if quantized and int8 else facts.export.target
-    if hardware is not Target.CPU:
+    if precision is Precision.INT8:
+        quantized = _quantize(source, facts, int8, bars)
+        model, export = quantized.model, quantized.export
+    else:
+        model, export = load_graph(source), facts.export
+    if export.target is not Target.CPU:
         to_half_precision(model)
-    export = replace(
-        facts.export, precision=precision, opset=model.opset_imports[""], target=hardware
-    )
+    export = replace(export, precision=precision, opset=model.opset_imports[""])
     model.metadata_props[SPEC_KEY] = replace(facts.spec, export=export).to_json()
     with write_atomically(target) as temporary:
         save_onnx(model, temporary)
@@ -127,10 +125,10 @@ def _require_opset(source: Path) -> None:
 
 def _quantize(
     source: Path, facts: OnnxFacts, options: Int8Options | None, bars: ProgressBars
-) -> onnx_ir.Model:
+) -> Int8Model:
     if options is None:
         raise needs_calibration()
     result = int8_from_onnx(source, options, bars, facts)
     if result.excluded:
         logger.info("blocks kept in float to meet the budget: %s", ", ".join(result.excluded))
-    return result.model
+    return result

@@ -31,8 +31,9 @@ from alignseg_infer.export.int8.for_cpus import (
     join_groups,
     quantize_for_cpus,
 )
+from alignseg_infer.export.int8.from_onnx import int8_from_onnx
 from alignseg_infer.export.int8.histograms import CalibrationMethod, Ranges
-from alignseg_infer.export.int8.options import QuantizationOptions
+from alignseg_infer.export.int8.options import Int8Options, QuantizationOptions
 from alignseg_infer.export.int8.quantize import quantize_model
 from alignseg_infer.export.recipe import Recipe, recipe_for
 from alignseg_infer.export.verification.opening import open_for_verification
@@ -211,6 +212,29 @@ def test_labels(runtime: str, count: int, size: tuple[int, int], cpu_int8: Path)
     assert np.mean(label(cpu_int8, runtime, images) == expected) >= 0.98
 
 
+def test_an_onnx_file_upsamples_by_resize_unless_matrices_are_wanted(
+    cpu_int8: Path, streets: Path, tmp_path: Path
+) -> None:
+    """The form for TensorRT goes on as it is."""
+    assert read_onnx_facts(DEMO).export.upsampling is Upsampling.MATRICES
+    assert read_onnx_facts(cpu_int8).export.upsampling is Upsampling.RESIZE
+    for wanted, target, found in (
+        (None, Target.CPU, Upsampling.RESIZE),
+        (Upsampling.MATRICES, Target.CPU, Upsampling.MATRICES),
+        (None, Target.TENSORRT, Upsampling.MATRICES),
+    ):
+        options = Int8Options(
+            source=streets,
+            max_images=1,
+            quantization=QuantizationOptions(target=target),
+            upsampling=wanted,
+        )
+        quantized = int8_from_onnx(DEMO, options)
+        kinds = {node.op_type for node in quantized.model.graph}
+        assert quantized.export.upsampling is found
+        assert ("Resize" in kinds) is (found is Upsampling.RESIZE)
+
+
 def test_it_is_verified_as_it_runs(cpu_int8: Path) -> None:
     backend = open_for_verification(cpu_int8)
     assert backend.name == f"onnxruntime ({CPU_PROVIDER})"
@@ -219,11 +243,17 @@ def test_it_is_verified_as_it_runs(cpu_int8: Path) -> None:
 
 
 @pytest.mark.slow
-def test_checkpoints_of_one_size(streets: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "upsampling"),
+    [("", Upsampling.RESIZE), ("--upsampling matrices", Upsampling.MATRICES)],
+)
+def test_checkpoints_of_one_size(
+    words: str, upsampling: Upsampling, streets: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "fixed.onnx"
     command = f"export-onnx demo -o {path} --precision int8 --target cpu --calibration {streets} "
-    assert main([*command.split(), "--size", "128x256", "--batch", "2"]) == 0
-    assert read_onnx_facts(path).export.upsampling is Upsampling.RESIZE
+    assert main([*command.split(), "--size", "128x256", "--batch", "2", *words.split()]) == 0
+    assert read_onnx_facts(path).export.upsampling is upsampling
     images = draw(2, SIZE)
     expected = label(DEMO, "onnxruntime", images)
     for runtime in ("onnxruntime", "openvino"):

@@ -32,7 +32,7 @@ from alignseg_infer.spec.plugin_contract import (
 
 FLOAT = ir.DataType.FLOAT
 _GRID = {"mode": "bilinear", "padding_mode": "zeros", "align_corners": 0}
-_CORNERS_ALIGNED = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
+CORNERS_ALIGNED = {"mode": "linear", "coordinate_transformation_mode": "align_corners"}
 
 
 def find_plugin_nodes(model: ir.Model) -> list[ir.Node]:
@@ -69,14 +69,14 @@ def expand_plugin_nodes(model: ir.Model) -> ir.Model:
         return model
     model = model.clone()
     for node in find_plugin_nodes(model):
-        writer = _NodeWriter(node)
+        writer = NodeWriter(node)
         _find_expansion(node)(writer, node)
         writer.replace(model.graph, node)
     model.opset_imports.pop(DOMAIN, None)
     return model
 
 
-def _find_expansion(node: ir.Node) -> "Callable[[_NodeWriter, ir.Node], None]":
+def _find_expansion(node: ir.Node) -> "Callable[[NodeWriter, ir.Node], None]":
     expansions = {
         OFFSET_GRID_SAMPLE.name: _write_offset_grid_sample,
         ALIGNED_ADD.name: _write_aligned_add,
@@ -91,11 +91,11 @@ def _find_expansion(node: ir.Node) -> "Callable[[_NodeWriter, ir.Node], None]":
     return expansions[node.op_type]
 
 
-class _NodeWriter:
-    """Writes the standard nodes that replace one plugin node.
+class NodeWriter:
+    """Writes the standard nodes that replace one node.
 
     Args:
-        node: The plugin node; new values are named after its output.
+        node: The node to replace; new values are named after its output.
     """
 
     def __init__(self, node: ir.Node) -> None:
@@ -103,7 +103,7 @@ class _NodeWriter:
         self._name = f"{node.outputs[0].name}_written"
         self.inputs = [value for value in node.inputs if value is not None]
 
-    def op(self, kind: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+    def op(self, kind: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
         """Add a node and return its result."""
         value = self._tape.op(kind, inputs, attributes)
         value.name = f"{self._name}_{len(self._tape.nodes)}"
@@ -130,12 +130,12 @@ class _NodeWriter:
         ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, [old], [new])
 
 
-def _write_offset_grid_sample(writer: _NodeWriter, node: ir.Node) -> None:
+def _write_offset_grid_sample(writer: NodeWriter, node: ir.Node) -> None:
     feature, offset = writer.inputs
     _write_rounding(writer, _write_sampling(writer, feature, offset, _read_convention(node)), node)
 
 
-def _write_aligned_add(writer: _NodeWriter, node: ir.Node) -> None:
+def _write_aligned_add(writer: NodeWriter, node: ir.Node) -> None:
     high, low, high_offset, low_offset = writer.inputs
     convention = _read_convention(node)
     wide = _write_sampling(writer, _write_upsampling(writer, high, low), high_offset, convention)
@@ -143,7 +143,7 @@ def _write_aligned_add(writer: _NodeWriter, node: ir.Node) -> None:
     _write_rounding(writer, writer.op("Add", wide, fine), node)
 
 
-def _write_upsample_argmax(writer: _NodeWriter, node: ir.Node) -> None:
+def _write_upsample_argmax(writer: NodeWriter, node: ir.Node) -> None:
     logits, like = writer.inputs
     labels = writer.op("ArgMax", _write_upsampling(writer, logits, like), axis=1, keepdims=0)
     writer.cast(labels, ir.DataType.INT32)
@@ -153,20 +153,20 @@ def _read_convention(node: ir.Node) -> SamplingConvention:
     return SamplingConvention(node.attributes["convention"].as_string())
 
 
-def _write_rounding(writer: _NodeWriter, value: ir.Value, node: ir.Node) -> None:
+def _write_rounding(writer: NodeWriter, value: ir.Value, node: ir.Node) -> None:
     writer.cast(value, node.outputs[0].dtype or FLOAT)
 
 
-def _write_upsampling(writer: _NodeWriter, x: ir.Value, like: ir.Value) -> ir.Value:
+def _write_upsampling(writer: NodeWriter, x: ir.Value, like: ir.Value) -> ir.Value:
     """Upsample `x`, (N, C, h, w), to the size of `like`, (N, K, H, W); float32."""
     channels = writer.op("Shape", x, start=0, end=2)
     sizes = writer.op("Concat", channels, writer.op("Shape", like, start=2, end=4), axis=0)
     inputs = (writer.cast(x, FLOAT), None, None, sizes)
-    return writer.op("Resize", *inputs, **_CORNERS_ALIGNED)  # type: ignore[arg-type]
+    return writer.op("Resize", *inputs, **CORNERS_ALIGNED)
 
 
 def _write_sampling(
-    writer: _NodeWriter, feature: ir.Value, offset: ir.Value, convention: SamplingConvention
+    writer: NodeWriter, feature: ir.Value, offset: ir.Value, convention: SamplingConvention
 ) -> ir.Value:
     """Compute `ops.sampling.offset_grid_sample`; float32."""
     offset = writer.cast(offset, FLOAT)  # (N, 2, H, W)
@@ -178,7 +178,7 @@ def _write_sampling(
 
 
 def _write_positions(
-    writer: _NodeWriter,
+    writer: NodeWriter,
     feature: ir.Value,
     offset: ir.Value,
     axis: int,
@@ -204,7 +204,7 @@ def _write_positions(
     return op("Sub", op("Div", doubled, size), one)  # pixel p of n is (2p + 1)/n - 1
 
 
-def _write_indices(writer: _NodeWriter, offset: ir.Value, axis: int) -> ir.Value:
+def _write_indices(writer: NodeWriter, offset: ir.Value, axis: int) -> ir.Value:
     """Count 0, 1, 2, ... along `axis` of `offset`: (W,) for axis 3, (H, 1) for axis 2."""
     ends = [writer.constant([0]), writer.size(offset, axis), writer.constant([1])]
     index = writer.op("Range", *(writer.op("Squeeze", end) for end in ends))

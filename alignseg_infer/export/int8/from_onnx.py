@@ -8,6 +8,7 @@ import onnx_ir
 
 from alignseg_infer.datasets.image_sets import choose_images
 from alignseg_infer.export.graph.onnx_file import load_graph
+from alignseg_infer.export.graph.upsampling import resize_instead_of_matrices
 from alignseg_infer.export.int8.calibration import calibrate_ranges
 from alignseg_infer.export.int8.effect import Effect, EffectMeter
 from alignseg_infer.export.int8.histograms import Ranges
@@ -20,7 +21,7 @@ from alignseg_infer.export.int8.quantize import (
 from alignseg_infer.export.int8.sensitivity import keep_within_budget
 from alignseg_infer.files.writing import temporary_folder
 from alignseg_infer.progress import ProgressBars, no_bar
-from alignseg_infer.spec.model import SPEC_KEY, Target
+from alignseg_infer.spec.model import SPEC_KEY, ExportSpec, Target, Upsampling
 from alignseg_infer.spec.onnx_facts import OnnxFacts, read_onnx_facts
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ class Int8Model:
     """The result of `int8_from_onnx`.
 
     Attributes:
-        model: The graph, in float32 with Q/DQ; with facts that name the target if it is a CPU.
+        model: The graph, in float32 with Q/DQ.
+        export: How the graph was exported, and for which target.
         ranges: The calibrated ranges.
         options: Which blocks stay float.
         excluded: The blocks that stay float to meet the budget.
@@ -39,6 +41,7 @@ class Int8Model:
     """
 
     model: onnx_ir.Model
+    export: ExportSpec
     ranges: Ranges
     options: QuantizationOptions
     excluded: tuple[str, ...] = ()
@@ -67,21 +70,25 @@ def int8_from_onnx(
         ExportError: The model cannot be quantised.
         VerificationError: The budget cannot be met.
     """
-    model = load_graph(path)
-    if options.quantization.target is Target.CPU:
-        _name_target(model, facts or read_onnx_facts(path))
+    model, facts = load_graph(path), facts or read_onnx_facts(path)
+    target = options.quantization.target
+    export = replace(facts.export, target=target)
+    if target is Target.CPU:
+        if options.upsampling is not Upsampling.MATRICES and resize_instead_of_matrices(model):
+            export = replace(export, upsampling=Upsampling.RESIZE)
+        # so that runtimes run it like the finished file
+        model.metadata_props[SPEC_KEY] = replace(facts.spec, export=export).to_json()
     choose_convolutions(model, options.quantization)  # bad options fail early
     images = choose_images(options.source, options.max_images, options.max_pixels)
     if lack := describe_lack(images):
         logger.warning("%s", lack)
     with bars("calibration images") as progress:
-        target = options.quantization.target
         ranges = calibrate_ranges(
             *(path, images, options.calibration, progress, facts), target=target
         )
     if options.budget is None:
         result = quantize_model(model, ranges, options.quantization)
-        return Int8Model(result, ranges, options.quantization)
+        return Int8Model(result, export, ranges, options.quantization)
     with temporary_folder() as folder, bars("models compared with FP32") as progress:
         size, threads = options.calibration.size, options.calibration.threads
         meter = EffectMeter(path, images, folder, size=size, threads=threads)
@@ -89,10 +96,4 @@ def int8_from_onnx(
             model, ranges, meter, options.budget, options.quantization, progress=progress
         )
     result = quantize_model(model, ranges, found.options)
-    return Int8Model(result, ranges, found.options, found.excluded, found.effect)
-
-
-def _name_target(model: onnx_ir.Model, facts: OnnxFacts) -> None:
-    """Write into the graph that it is for CPUs, so that runtimes run it like the finished file."""
-    export = replace(facts.export, target=Target.CPU)
-    model.metadata_props[SPEC_KEY] = replace(facts.spec, export=export).to_json()
+    return Int8Model(result, export, ranges, found.options, found.excluded, found.effect)

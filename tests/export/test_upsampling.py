@@ -1,0 +1,104 @@
+"""Resize in the place of interpolation matrices: the same features, at any size and a fixed one."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from alignseg_infer.backends.onnxruntime_backend import CPU_PROVIDER
+from alignseg_infer.demo import model_path
+from alignseg_infer.export.graph.onnx_file import load_graph, save_onnx
+from alignseg_infer.export.graph.upsampling import resize_instead_of_matrices
+from tests.support.export_kinds import FIXED
+
+DEMO = model_path("demo")
+
+
+def run(path: Path, image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Return the logits, and the offsets if the graph has them."""
+    session = onnxruntime.InferenceSession(path, providers=[CPU_PROVIDER])
+    outputs = session.run(None, {session.get_inputs()[0].name: image})
+    return [np.asarray(output) for output in outputs]
+
+
+def kinds_of(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
+
+
+def require_same(path: Path, shapes: Sequence[tuple[int, ...]], folder: Path) -> ir.Model:
+    """Replace matrices in the file, and compare what both compute; return the new graph."""
+    model = load_graph(path)
+    names = {value.name for node in model.graph for value in node.outputs}
+    assert resize_instead_of_matrices(model)
+    save_onnx(model, folder / "resize.onnx")
+    left = {value.name for node in model.graph for value in node.outputs}
+    assert {name for name in names if str(name).startswith("matmul")} & left  # with their ranges
+    generator = np.random.default_rng(1)
+    for shape in shapes:
+        image = generator.standard_normal(shape).astype(np.float32)
+        for seen, expected in zip(
+            run(folder / "resize.onnx", image), run(path, image), strict=True
+        ):
+            np.testing.assert_allclose(seen, expected, rtol=0, atol=1e-4)
+    return model
+
+
+def test_a_file_of_any_size(tmp_path: Path) -> None:
+    shapes = [(1, 3, 128, 256), (2, 3, 97, 161), (1, 3, 64, 33)]
+    kinds = kinds_of(require_same(DEMO, shapes, tmp_path))
+    assert kinds.count("Resize") == 9
+    assert kinds.count("MatMul") == 2  # pooling
+    assert kinds_of(load_graph(DEMO)).count("MatMul") == 2 * 9 + 2
+
+
+def test_a_file_of_one_size(export_small: Callable[..., Path], tmp_path: Path) -> None:
+    """Its matrices are constants."""
+    path = export_small(**FIXED)
+    [image] = load_graph(path).graph.inputs
+    assert image.shape is not None
+    shape = tuple(int(side) for side in image.shape.numpy())
+    kinds = kinds_of(require_same(path, [shape], tmp_path))
+    assert kinds.count("Resize") == 9
+
+
+def test_what_upsamples_by_resize_stays(tmp_path: Path) -> None:
+    model = load_graph(DEMO)
+    resize_instead_of_matrices(model)
+    before = kinds_of(model)
+    assert not resize_instead_of_matrices(model)
+    assert kinds_of(model) == before
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        ([[1, 0], [0.5, 0.5], [0, 1]], True),
+        ([[0, 1], [0.5, 0.5], [1, 0]], False),  # mirrored
+        ([[1, 0], [2 / 3, 1 / 3], [1 / 3, 2 / 3], [0, 1]], True),
+        ([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]], False),  # corners not aligned
+        ([[0.5, 0.5]], False),  # an average
+    ],
+)
+def test_constants_that_interpolate_are_recognised(rows: list[list[float]], found: bool) -> None:
+    """Of two sides, both must."""
+    exact = np.array([[1, 0], [0.5, 0.5], [0, 1]], np.float32)
+    weights = np.array(rows, np.float32)
+    for left, right in ((weights, exact), (exact, weights)):
+        feature = ir.val("x", ir.DataType.FLOAT, [1, 4, 2, 2])
+        constants = [
+            ir.val(name, const_value=ir.tensor(np.ascontiguousarray(value), name=name))
+            for name, value in (("rows", left), ("columns", right.T))
+        ]
+        inner = ir.node("MatMul", [feature, constants[1]])
+        outer = ir.node("MatMul", [constants[0], inner.outputs[0]])
+        graph = ir.Graph(
+            *([feature], outer.outputs),
+            nodes=[inner, outer],
+            initializers=constants,
+            opset_imports={"": 17},
+        )
+        assert resize_instead_of_matrices(ir.Model(graph, ir_version=10)) is found
