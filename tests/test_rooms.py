@@ -18,7 +18,7 @@ PACKAGE = "alignseg_infer"
 FLOORS = [
     ["backports", "version"],
     ["errors", "arrays", "progress", "text"],
-    ["caches", "choices", "files", "packages"],
+    ["choices", "files", "packages"],
     ["spec"],
     ["ops", "pixels"],
     ["backend", "datasets", "demo", "drawing"],

@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer import caches
 from alignseg_infer.arrays import Floats
 from alignseg_infer.demo import FIRST_HELD_OUT
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.errors import DeviceError, OutputError
+from alignseg_infer.files import caches
 from alignseg_infer.files.writing import write_atomically
 from alignseg_infer.pixels.preprocess import network_input
 from alignseg_infer.spec.model import ModelSpec

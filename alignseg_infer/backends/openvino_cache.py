@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer import caches
 from alignseg_infer.errors import OutputError
+from alignseg_infer.files import caches
 from alignseg_infer.files.writing import write_atomically
 from alignseg_infer.spec.graph_contract import GraphTensor
 from alignseg_infer.spec.onnx_weights import sha256_with_weights

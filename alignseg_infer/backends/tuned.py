@@ -24,9 +24,9 @@ from alignseg_infer.backends.processor import (
     usable_cores,
 )
 from alignseg_infer.backports import Self
-from alignseg_infer.caches import CHOICES, FOLDER_VARIABLE, kept_path
 from alignseg_infer.demo import DEMO, model_path
 from alignseg_infer.errors import ModelFileError, OptionError, OutputError, SpecError, TuningError
+from alignseg_infer.files.caches import CHOICES, FOLDER_VARIABLE, kept_path
 from alignseg_infer.files.reading import real_path, require_file
 from alignseg_infer.files.writing import write_atomically
 from alignseg_infer.packages import ONNXRUNTIME, SharedModule, installed_of, version_of

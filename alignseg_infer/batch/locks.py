@@ -12,9 +12,9 @@ from filelock import FileLock, Timeout
 from alignseg_infer.batch.job import Shard
 from alignseg_infer.batch.leases import hold_lease, in_use_error
 from alignseg_infer.batch.stores import OWN_FOLDER
-from alignseg_infer.caches import cache_folder
 from alignseg_infer.datasets.addresses import is_address
 from alignseg_infer.errors import OutputError
+from alignseg_infer.files.caches import cache_folder
 from alignseg_infer.files.writing import require_writable_folder
 
 _ENDING = ".lock"

@@ -13,12 +13,12 @@ import ray
 from alignseg_infer.batch.job import Job
 from alignseg_infer.batch.processes import TICK, WorkerPool, _Process
 from alignseg_infer.batch.stores import OWN_FOLDER
-from alignseg_infer.caches import cache_folder
 from alignseg_infer.datasets.addresses import is_address
 from alignseg_infer.datasets.manifest_rows import ManifestRow
 from alignseg_infer.datasets.sources import SourceImage
 from alignseg_infer.demo import DEMO
 from alignseg_infer.errors import AlignSegError
+from alignseg_infer.files.caches import cache_folder
 from alignseg_infer.files.writing import require_writable_folder, write_atomically
 
 KEPT_MODELS = "batch-models"  # in the cache folder of each node

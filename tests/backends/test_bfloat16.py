@@ -16,7 +16,6 @@ from alignseg_infer import (
     ModelFileError,
     OptionError,
     Predictor,
-    caches,
 )
 from alignseg_infer.backend import Backend
 from alignseg_infer.backends import open_backend, openvino_backend
@@ -31,6 +30,7 @@ from alignseg_infer.cli import main
 from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.export.verification.verify import verify
+from alignseg_infer.files import caches
 from alignseg_infer.spec.model import ModelSpec
 from tests.support.export_kinds import FIXED_GATHER
 from tests.support.models import half_onnx

@@ -12,12 +12,13 @@ import numpy as np
 import openvino
 import pytest
 
-from alignseg_infer import Predictor, caches
+from alignseg_infer import Predictor
 from alignseg_infer.backend import Backend
 from alignseg_infer.backends import open_backend, openvino_backend, openvino_cache
 from alignseg_infer.backends.openvino_backend import OpenVinoBackend
 from alignseg_infer.cli import main
 from alignseg_infer.demo import model_path
+from alignseg_infer.files import caches
 from tests.support.permissions import permissions_for_all
 
 BATCH = np.random.default_rng(0).standard_normal((1, 3, 40, 72)).astype(np.float32)

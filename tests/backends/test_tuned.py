@@ -29,10 +29,10 @@ from alignseg_infer.backends.tuned import (
 )
 from alignseg_infer.batch.job import Saving
 from alignseg_infer.batch.run import BatchOptions, make_job
-from alignseg_infer.caches import CHOICES, kept_files
 from alignseg_infer.cli import main
 from alignseg_infer.cli.commands import bench
 from alignseg_infer.demo import model_path
+from alignseg_infer.files.caches import CHOICES, kept_files
 from alignseg_infer.files.reading import sha256_of
 from tests.support.export_kinds import FIXED_OFFSETS
 from tests.support.permissions import permissions_for_all

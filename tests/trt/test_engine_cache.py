@@ -34,7 +34,6 @@ from alignseg_infer import (
     Predictor,
     SizeError,
     VerificationError,
-    caches,
 )
 from alignseg_infer.arrays import Image, InputShape
 from alignseg_infer.backends.cached_engine import engine_of
@@ -47,6 +46,7 @@ from alignseg_infer.demo import model_path
 from alignseg_infer.demo.streets import Street
 from alignseg_infer.demo.streets.folder import write_streets
 from alignseg_infer.export.to_precision import onnx_in_precision
+from alignseg_infer.files import caches
 from alignseg_infer.files.reading import sha256_of
 from alignseg_infer.pixels.preprocess import SizePolicy
 from alignseg_infer.spec.model import ExportSpec, Precision

@@ -10,7 +10,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from alignseg_infer import caches
+from alignseg_infer.files import caches
 from alignseg_infer.files.reading import sha256_of
 from alignseg_infer.trt.engine_file import read_facts
 from tests.support.waiting import PATIENCE

@@ -23,7 +23,6 @@ from alignseg_infer import (
     OptionError,
     Predictor,
     TuningError,
-    caches,
 )
 from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends import OnnxRunner
@@ -32,6 +31,7 @@ from alignseg_infer.benchmark import measure
 from alignseg_infer.benchmark.report import paired_ratio
 from alignseg_infer.cli import main
 from alignseg_infer.demo.streets import Street
+from alignseg_infer.files import caches
 from alignseg_infer.pixels.images import ImageSource, read_image
 from alignseg_infer.spec.model import ExportSpec, OutputKind, Precision
 from alignseg_infer.tuning import Goal, Outcome, Row, TuningOptions, TuningReport, inputs, search

@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alignseg_infer import caches
 from alignseg_infer.cli.streams import print_message
 from alignseg_infer.errors import OptionError
+from alignseg_infer.files import caches
 
 if TYPE_CHECKING:
     from alignseg_infer.trt.cache.store import CachedEngine

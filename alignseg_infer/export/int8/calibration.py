@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from alignseg_infer.arrays import Image, Size
 from alignseg_infer.backends.onnxruntime_backend import open_session, run_session
 from alignseg_infer.backends.onnxruntime_package import onnxruntime
-from alignseg_infer.caches import CALIBRATIONS, kept_path
 from alignseg_infer.datasets.image_sets import CalibrationImages
 from alignseg_infer.errors import OptionError, OutputError
 from alignseg_infer.export.graph.onnx_file import load_graph, save_onnx
@@ -27,6 +26,7 @@ from alignseg_infer.export.graph.plugin_nodes import expand_plugin_nodes
 from alignseg_infer.export.int8.for_cpus import find_readers
 from alignseg_infer.export.int8.histograms import BINS, Histogram, Ranges
 from alignseg_infer.export.int8.options import CalibrationOptions
+from alignseg_infer.files.caches import CALIBRATIONS, kept_path
 from alignseg_infer.files.writing import temporary_folder, write_atomically
 from alignseg_infer.pixels.preprocess import preprocess, size_policy
 from alignseg_infer.progress import Progress

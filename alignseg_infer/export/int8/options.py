@@ -24,7 +24,7 @@ class CalibrationOptions:
         size: Network input size, as `Predictor` takes it; None for the model's own if it is
             fixed, else the images'.
         cache: File that stores the measured values after each image; None for one in the folder
-            of `caches.cache_folder`.
+            of `files.caches.cache_folder`.
         threads: CPU threads; None for the runtime's choice.
     """
 

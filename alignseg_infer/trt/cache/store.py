@@ -22,13 +22,13 @@ from typing import Any
 
 import filelock
 
-from alignseg_infer import caches
-from alignseg_infer.caches import FOLDER_VARIABLE
 from alignseg_infer.errors import (
     AlignSegError,
     EngineError,
     OutputError,
 )
+from alignseg_infer.files import caches
+from alignseg_infer.files.caches import FOLDER_VARIABLE
 from alignseg_infer.files.reading import sha256_of
 from alignseg_infer.files.writing import require_writable_folder, write_atomically
 from alignseg_infer.trt.cache.needs import Needs
@@ -64,7 +64,7 @@ class CachedEngine:
 
 
 def cache_folder() -> Path:
-    """Return the folder of the engine cache, which may not exist yet; see `caches`."""
+    """Return the folder of the engine cache, which may not exist yet; see `files.caches`."""
     return caches.cache_folder("engines")
 
 
