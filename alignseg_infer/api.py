@@ -129,7 +129,7 @@ def export_onnx(
             arithmetic) or ``"plugin"`` (TensorRT plugins); ``"auto"`` for native or gather,
             whichever small graphs show to be right in ONNX Runtime; None for native.
         upsampling: How the graph upsamples features: ``"matrices"``, for CPUs, or ``"resize"``,
-            for GPUs; None for what suits the sampler.
+            for GPUs and int8 on CPUs; None for what suits target, precision and sampler.
         opset: 16 to 19; None for 18. An int8 graph always has 19.
         rewrites: Whether to apply the exact rewrites that save work; None for True.
         fuse: With the sampler plugin, whether an alignment is one node; None for True.
@@ -460,7 +460,8 @@ def verify(
             gross errors only.
         max_images: Maximum number of images to compare labels on, spread evenly over the source.
         size: (height, width) of the network's input, or several, for an ``.onnx`` of any size.
-            Engines run at the corners of their profile.
+            One image then runs as in a `Predictor` of that size, for which OpenVINO compiles a
+            graph of its own. Engines run at the corners of their profile.
         device: Where `model` runs; None for what the model or `runtime` implies.
         runtime: What runs `model`, as `Predictor` takes it. A float16 or int8 file then runs as it
             is; without a runtime, it rounds as a GPU would.

@@ -201,7 +201,8 @@ def _open_destination(
 ) -> Iterator[tuple[Store, Callable[[], None]]]:
     """Lock the destination for the block, and check that it is of the same job.
 
-    The workers have ended when the block ends, so what they were writing is removed.
+    What workers that died were writing is removed at the end of the block. What an actor of Ray
+    still writes then belongs to rows that nobody takes any more.
 
     Yields:
         The destination, and what raises an error if the lock was lost.

@@ -31,7 +31,7 @@ from alignseg_infer.files.writing import require_no_pipe, temporary_folder
 from alignseg_infer.models.identify import require_named_as_it_is
 from alignseg_infer.packages import require_export_packages
 from alignseg_infer.progress import ProgressBars, no_bar
-from alignseg_infer.spec.model import ModelSpec, Precision
+from alignseg_infer.spec.model import ModelSpec, Precision, Upsampling
 from alignseg_infer.spec.verification import Verification
 from alignseg_infer.trt.builder.config import require_builder
 from alignseg_infer.trt.builder.options import BuildOptions
@@ -342,8 +342,8 @@ def _convert(
     from alignseg_infer.spec.onnx_facts import read_onnx_facts
 
     precision, int8 = recipe.precision or Precision.FP32, recipe.int8
-    if int8 and recipe.graph:
-        int8 = replace(int8, upsampling=recipe.graph.upsampling)
+    if int8 and recipe.graph and recipe.graph.upsampling is Upsampling.MATRICES:
+        int8 = replace(int8, keep_matrices=True)  # they were asked for
     found = onnx_in_precision(
         graph.path,
         target,

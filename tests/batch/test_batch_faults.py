@@ -20,7 +20,7 @@ from alignseg_infer.batch.job import Job, Saving
 from alignseg_infer.batch.manifest import PartWriter, read_manifest
 from alignseg_infer.batch.processes import AHEAD, TRIES
 from alignseg_infer.batch.run import BatchOptions, segment_source
-from alignseg_infer.batch.stores import Folder
+from alignseg_infer.batch.stores import OWN_FOLDER, Folder
 from alignseg_infer.batch.worker import failed_row, new_row
 from alignseg_infer.cli import main
 from alignseg_infer.cli.commands.batch import _print_failures, summary_text
@@ -267,6 +267,7 @@ def test_an_interrupted_run_ends_its_workers_and_goes_on(tmp_path: Path) -> None
             "demo", tmp_path / "photos", tmp_path / "out", formats=["labels"], progress=interrupt
         )
     assert len(rows_of(tmp_path / "out")) == 3
+    assert not any(name.startswith(OWN_FOLDER) for name in files_in(tmp_path / "out"))
     summary = segment_files("demo", tmp_path / "photos", tmp_path / "out", formats=["labels"])
     assert (summary.done, summary.up_to_date) == (9, 3)
 

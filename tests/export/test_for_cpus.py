@@ -213,26 +213,49 @@ def test_labels(runtime: str, count: int, size: tuple[int, int], cpu_int8: Path)
 
 
 def test_an_onnx_file_upsamples_by_resize_unless_matrices_are_wanted(
-    cpu_int8: Path, streets: Path, tmp_path: Path
+    cpu_int8: Path, streets: Path
 ) -> None:
     """The form for TensorRT goes on as it is."""
     assert read_onnx_facts(DEMO).export.upsampling is Upsampling.MATRICES
     assert read_onnx_facts(cpu_int8).export.upsampling is Upsampling.RESIZE
-    for wanted, target, found in (
-        (None, Target.CPU, Upsampling.RESIZE),
-        (Upsampling.MATRICES, Target.CPU, Upsampling.MATRICES),
-        (None, Target.TENSORRT, Upsampling.MATRICES),
+    for keep, target, found in (
+        (False, Target.CPU, Upsampling.RESIZE),
+        (True, Target.CPU, Upsampling.MATRICES),
+        (False, Target.TENSORRT, Upsampling.MATRICES),
     ):
         options = Int8Options(
             source=streets,
             max_images=1,
             quantization=QuantizationOptions(target=target),
-            upsampling=wanted,
+            keep_matrices=keep,
         )
         quantized = int8_from_onnx(DEMO, options)
         kinds = {node.op_type for node in quantized.model.graph}
         assert quantized.export.upsampling is found
         assert ("Resize" in kinds) is (found is Upsampling.RESIZE)
+
+
+def test_matrices_that_a_tool_has_rewritten_stay_and_are_named(
+    streets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = onnx_ir.load(DEMO)
+    clamp = next(node for node in model.graph if node.outputs[0].name == "clamp_8")
+    assert clamp.op_type == "Max"  # of a weight and 0
+    clamp.op_type = "Relu"
+    clamp.resize_inputs(1)
+    onnx_ir.save(model, tmp_path / "rewritten.onnx")
+    quantized = int8_from_onnx(
+        tmp_path / "rewritten.onnx",
+        Int8Options(
+            source=streets, max_images=1, quantization=QuantizationOptions(target=Target.CPU)
+        ),
+    )
+    assert "rewritten.onnx goes on upsampling by matrices" in caplog.text
+    assert quantized.export.upsampling is Upsampling.MATRICES
+    onnx_ir.save(quantized.model, tmp_path / "int8.onnx")
+    images = draw(1, SIZE)
+    expected = label(DEMO, "onnxruntime", images)
+    assert np.mean(label(tmp_path / "int8.onnx", "onnxruntime", images) == expected) >= 0.98
 
 
 def test_it_is_verified_as_it_runs(cpu_int8: Path) -> None:

@@ -7,13 +7,18 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from alignseg_infer.backends.onnxruntime_backend import CPU_PROVIDER
 from alignseg_infer.demo import model_path
 from alignseg_infer.export.graph.onnx_file import load_graph, save_onnx
-from alignseg_infer.export.graph.upsampling import resize_instead_of_matrices
-from tests.support.export_kinds import FIXED
+from alignseg_infer.export.graph.upsampling import (
+    _is_interpolation,
+    resize_instead_of_matrices,
+)
+from alignseg_infer.ops.resampling import interpolation_matrix, upsample_by_matrices
+from tests.support.export_kinds import FIXED, NATIVE
 
 DEMO = model_path("demo")
 
@@ -47,12 +52,14 @@ def require_same(path: Path, shapes: Sequence[tuple[int, ...]], folder: Path) ->
     return model
 
 
-def test_a_file_of_any_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["demo", "exported"])
+def test_a_file_of_any_size(which: str, export_small: Callable[..., Path], tmp_path: Path) -> None:
+    path = DEMO if which == "demo" else export_small(**NATIVE)
     shapes = [(1, 3, 128, 256), (2, 3, 97, 161), (1, 3, 64, 33)]
-    kinds = kinds_of(require_same(DEMO, shapes, tmp_path))
+    kinds = kinds_of(require_same(path, shapes, tmp_path))
     assert kinds.count("Resize") == 9
     assert kinds.count("MatMul") == 2  # pooling
-    assert kinds_of(load_graph(DEMO)).count("MatMul") == 2 * 9 + 2
+    assert kinds_of(load_graph(path)).count("MatMul") == 2 * 9 + 2
 
 
 def test_a_file_of_one_size(export_small: Callable[..., Path], tmp_path: Path) -> None:
@@ -65,10 +72,42 @@ def test_a_file_of_one_size(export_small: Callable[..., Path], tmp_path: Path) -
     assert kinds.count("Resize") == 9
 
 
+class Upsampler(torch.nn.Module):
+    """Upsamples as a decoder with inputs of 512x1024 does in its last step."""
+
+    def forward(self, feature: torch.Tensor) -> torch.Tensor:
+        return upsample_by_matrices(feature, (129, 257))
+
+
+def test_large_matrices_of_one_size(tmp_path: Path) -> None:
+    """The export leaves operators between constants that are large."""
+    program = torch.onnx.export(Upsampler().eval(), (torch.zeros(1, 2, 65, 129),), dynamo=True)
+    assert program is not None
+    assert "Abs" in kinds_of(program.model)
+    program.save(tmp_path / "matrices.onnx")
+    model = load_graph(tmp_path / "matrices.onnx")
+    assert resize_instead_of_matrices(model)
+    assert set(kinds_of(model)) <= {"Resize", "Shape", "Concat"}
+    save_onnx(model, tmp_path / "resize.onnx")
+    image = np.random.default_rng(2).standard_normal((1, 2, 65, 129)).astype(np.float32)
+    [expected], [seen] = (run(tmp_path / f"{name}.onnx", image) for name in ("matrices", "resize"))
+    np.testing.assert_allclose(seen, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("output", [*range(2, 40), 376, 272, 751, 1025])
+def test_positions_are_rounded_as_in_float32(output: int) -> None:
+    size = max(1, output // 2)
+    weights = interpolation_matrix(size, output, torch.zeros(1)).numpy()
+    assert _is_interpolation(weights)
+    if size > 2:
+        assert not _is_interpolation(np.roll(weights, 1, axis=0))
+
+
 def test_what_upsamples_by_resize_stays(tmp_path: Path) -> None:
     model = load_graph(DEMO)
     resize_instead_of_matrices(model)
     before = kinds_of(model)
+    assert before.count("Resize") == 9
     assert not resize_instead_of_matrices(model)
     assert kinds_of(model) == before
 

@@ -1,19 +1,31 @@
 """Lets ONNX Resize upsample in a graph that upsamples by matrices; see `ops.resampling`."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 
 from alignseg_infer.export.graph.plugin_nodes import CORNERS_ALIGNED, NodeWriter
 
-_LARGEST_ERROR = 1e-5  # of a weight in a constant matrix, which float32 positions bring
-# From the matrix up to the end of the range of positions: each operator, and which of its inputs.
+_Side = int | ir.Value  # a number of pixels, or an int64 scalar that is computed
+_ROUNDING = 2.0**-22  # of a position in float32, as a share of the number of positions
+# From a matrix up to the end of its range of positions: each operator, and which of its inputs.
 _PATH = (
     *(("Max", 0), ("Sub", 1), ("Abs", 0), ("Sub", 0)),
     *(("Unsqueeze", 0), ("Mul", 0), ("Cast", 0), ("Range", 1)),
 )
-
-_Side = int | ir.Value  # a number of pixels, or an int64 scalar that is computed
+# What the export of a fixed size leaves of this, since it folds only constants that are small.
+_FOLDED: dict[str, Callable[..., NDArray[Any]]] = {
+    "Max": np.maximum,
+    "Sub": np.subtract,
+    "Abs": np.abs,
+    "Mul": np.multiply,
+    "Unsqueeze": lambda value, axes: np.expand_dims(value, tuple(axes)),
+    "Transpose": np.transpose,
+}
 
 
 def resize_instead_of_matrices(model: ir.Model) -> bool:
@@ -22,64 +34,49 @@ def resize_instead_of_matrices(model: ir.Model) -> bool:
     Resize computes the same. The results keep their names, by which their ranges are known.
 
     Args:
-        model: A graph that this package exported in float32, of any size or a fixed one.
+        model: A float32 graph that this package exported with upsampling by matrices, of any size
+            or a fixed one.
 
     Returns:
-        Whether there were such products.
+        Whether all such products were replaced. If another tool has rewritten the graph, some may
+        not be recognised.
     """
-    products = [node for node in model.graph if node.op_type == "MatMul"]
-    found = [parts for node in products if (parts := _find_parts(node))]
-    for outer, feature, sizes in found:
-        _replace(model.graph, outer, feature, sizes)
-    if found:
-        RemoveUnusedNodesPass()(model)
-        LiftConstantsToInitializersPass(size_limit=0)(model)
-    return bool(found)
+    upsamplings = [node for node in model.graph if _is_upsampling(node)]
+    sides = {node: _sides_of(node) for node in upsamplings}
+    for node, found in sides.items():
+        if found is not None:
+            _replace(model.graph, node, found)
+    RemoveUnusedNodesPass()(model)
+    LiftConstantsToInitializersPass(size_limit=0)(model)
+    return bool(sides) and None not in sides.values()
 
 
-def _find_parts(outer: ir.Node) -> tuple[ir.Node, ir.Value, list[_Side]] | None:
-    """Return a product, what it upsamples, and to which height and width; None for other products.
+def _is_upsampling(node: ir.Node) -> bool:
+    """Return whether a node is ``rows @ (feature @ columns)``. Pooling multiplies rows first."""
+    inner = node.inputs[1].producer() if node.op_type == "MatMul" and node.inputs[1] else None
+    return inner is not None and inner.op_type == "MatMul"
 
-    It is ``rows @ (feature @ columns.transpose())``.
-    """
+
+def _sides_of(outer: ir.Node) -> tuple[_Side, _Side] | None:
+    """Return the height and width to which a product upsamples; None if it does something else."""
     rows, product = outer.inputs
     inner = product.producer() if product else None
-    if rows is None or inner is None or inner.op_type != "MatMul":
-        return None
-    feature, columns = inner.inputs
-    if feature is None or columns is None:
+    columns = inner.inputs[1] if inner else None
+    if rows is None or columns is None:
         return None
     height, width = _side_of(rows), _side_of(columns, transposed=True)
-    return None if height is None or width is None else (outer, feature, [height, width])
+    return None if height is None or width is None else (height, width)
 
 
 def _side_of(matrix: ir.Value, *, transposed: bool = False) -> _Side | None:
     """Return the number of rows of an interpolation matrix; None if it is another value."""
-    if matrix.const_value is not None:
-        weights = matrix.const_value.numpy()
+    weights = _constant(matrix)
+    if weights is not None:
         weights = weights.T if transposed else weights
         return len(weights) if _is_interpolation(weights) else None
-    if transposed:
-        transpose = matrix.producer()
-        if transpose is None or transpose.op_type != "Transpose" or transpose.inputs[0] is None:
-            return None
-        matrix = transpose.inputs[0]
-    return _computed_side(matrix)
-
-
-def _is_interpolation(weights: np.ndarray) -> bool:
-    if weights.ndim != 2:
-        return False
-    output, size = weights.shape
-    position = np.arange(output) * ((size - 1) / max(output - 1, 1))
-    exact = np.maximum(1 - np.abs(position[:, None] - np.arange(size)), 0)
-    return bool(np.abs(weights - exact).max() <= _LARGEST_ERROR)
-
-
-def _computed_side(matrix: ir.Value) -> ir.Value | None:
-    """Return how many positions ``interpolation_matrix`` computes weights for."""
+    path = (("Transpose", 0), *_PATH) if transposed else _PATH
     value: ir.Value | None = matrix
-    for kind, index in _PATH:
+    for kind, index in path:
         node = value.producer() if value else None
         if node is None or node.op_type != kind:
             return None
@@ -87,7 +84,32 @@ def _computed_side(matrix: ir.Value) -> ir.Value | None:
     return value
 
 
-def _replace(graph: ir.Graph, outer: ir.Node, feature: ir.Value, sizes: list[_Side]) -> None:
+def _constant(value: ir.Value) -> NDArray[Any] | None:
+    """Return what a value always is; None if it depends on the image or its size."""
+    if value.const_value is not None:
+        return value.const_value.numpy()
+    node = value.producer()
+    if node is None or node.op_type not in _FOLDED:
+        return None
+    inputs = [_constant(given) for given in node.inputs if given is not None]
+    return None if any(one is None for one in inputs) else _FOLDED[node.op_type](*inputs)
+
+
+def _is_interpolation(weights: NDArray[Any]) -> bool:
+    """Return whether a matrix is one of `ops.resampling.interpolation_matrix`."""
+    if weights.ndim != 2:
+        return False
+    output, size = weights.shape
+    position = np.arange(output) * ((size - 1) / max(output - 1, 1))
+    exact = np.maximum(1 - np.abs(position[:, None] - np.arange(size)), 0)
+    return bool(np.abs(weights - exact).max() <= _ROUNDING * size)
+
+
+def _replace(graph: ir.Graph, outer: ir.Node, sizes: tuple[_Side, _Side]) -> None:
+    product = outer.inputs[1]
+    inner = product.producer() if product else None
+    assert inner is not None  # as `_is_upsampling` demands
+    feature = inner.inputs[0]
     writer = NodeWriter(outer)
     sides = [
         writer.constant([side])

@@ -74,8 +74,8 @@ def int8_from_onnx(
     target = options.quantization.target
     export = replace(facts.export, target=target)
     if target is Target.CPU:
-        if options.upsampling is not Upsampling.MATRICES and resize_instead_of_matrices(model):
-            export = replace(export, upsampling=Upsampling.RESIZE)
+        if export.upsampling is Upsampling.MATRICES and not options.keep_matrices:
+            export = replace(export, upsampling=_upsample_by_resize(model, path))
         # so that runtimes run it like the finished file
         model.metadata_props[SPEC_KEY] = replace(facts.spec, export=export).to_json()
     choose_convolutions(model, options.quantization)  # bad options fail early
@@ -97,3 +97,15 @@ def int8_from_onnx(
         )
     result = quantize_model(model, ranges, found.options)
     return Int8Model(result, export, ranges, found.options, found.excluded, found.effect)
+
+
+def _upsample_by_resize(model: onnx_ir.Model, path: Path) -> Upsampling:
+    """Let Resize upsample, in place, and return how the graph upsamples."""
+    if resize_instead_of_matrices(model):
+        return Upsampling.RESIZE
+    logger.warning(
+        "%s goes on upsampling by matrices, which is slower in INT8, since another tool has "
+        "rewritten them; quantise the file from before that, or the checkpoint",
+        path,
+    )
+    return Upsampling.MATRICES

@@ -12,7 +12,7 @@ from alignseg_infer.errors import OptionError
 from alignseg_infer.export.int8.histograms import DEFAULT_METHOD, CalibrationMethod
 from alignseg_infer.files.reading import user_path
 from alignseg_infer.pixels.encoded import MAX_PIXELS
-from alignseg_infer.spec.model import Precision, Target, Upsampling
+from alignseg_infer.spec.model import Precision, Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +63,8 @@ class Int8Options:
         budget: Maximum percentage of the calibration images' pixels that may get another label
             than in FP32; None for no limit. Blocks stay in float until it is met.
         max_pixels: The largest number of pixels of an image file.
-        upsampling: How the graph upsamples; None for Resize if it is for CPUs, and for what the
-            FP32 file does if it is for TensorRT.
+        keep_matrices: Whether a graph for CPUs goes on upsampling by matrices if the FP32 file
+            does. Resize is faster.
 
     Raises:
         OptionError: The budget is negative.
@@ -76,7 +76,7 @@ class Int8Options:
     quantization: QuantizationOptions = field(default_factory=QuantizationOptions)
     budget: float | None = None
     max_pixels: int = MAX_PIXELS
-    upsampling: Upsampling | None = None
+    keep_matrices: bool = False
 
     def __post_init__(self) -> None:
         if self.budget is not None:

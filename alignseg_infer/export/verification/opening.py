@@ -1,13 +1,13 @@
 """Opens the models that verification compares."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignseg_infer.arrays import InputShape, Size
+from alignseg_infer.arrays import Size
 from alignseg_infer.backend import Backend
 from alignseg_infer.backends import ENGINE_RUNNERS, OnnxRunner, open_backend
 from alignseg_infer.backends.engine_order import EngineOrder
@@ -77,39 +77,49 @@ def open_for_verification(path: Path, device: str | None = None) -> Backend:
 
 
 class _AtSizes:
-    """A model that was opened for any size, and once more for each of some sizes.
+    """A model that was opened for any size, and is opened once more for each of some sizes.
 
     Args:
         of_any: For any size and batch.
-        of_one: For one size and batch each.
+        sizes: Sizes at which one image, or a fixed batch, runs in a model that is opened for it.
+        open_at: Opens the model for a size. Only the last one stays open.
     """
 
-    def __init__(self, of_any: Backend, of_one: Mapping[InputShape, Backend]) -> None:
-        self.spec, self.name = of_any.spec, of_any.name
-        self._of_any, self._of_one = of_any, of_one
+    def __init__(
+        self, of_any: Backend, sizes: Collection[Size], open_at: Callable[[Size], Backend]
+    ) -> None:
+        self.spec, self.name = (
+            of_any.spec,
+            f"{of_any.name}, for single images compiled for their size",
+        )
+        self._of_any, self._sizes, self._open_at = of_any, sizes, open_at
+        self._batch = (of_any.spec.export and of_any.spec.export.batch) or 1
+        self._opened: tuple[Size, Backend] | None = None
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
         """See `backend.Backend.infer`."""
-        count, _, height, width = batch.shape
-        return self._of_one.get(InputShape(count, height, width), self._of_any).infer(batch)
+        count, _, *size = batch.shape
+        height, width = size
+        if count != self._batch or (height, width) not in self._sizes:
+            return self._of_any.infer(batch)
+        if self._opened is None or self._opened[0] != (height, width):
+            self._opened = None  # before the next takes memory
+            self._opened = (height, width), self._open_at((height, width))
+        return self._opened[1].infer(batch)
 
 
 def open_at_sizes(path: Path, how: Running, of_any: Backend, sizes: Sequence[Size]) -> Backend:
     """Return the model `of_any`, which runs each of `sizes` as a predictor of that size does.
 
-    For one size, OpenVINO compiles another graph of a file of any size, which has to be compared,
-    too.
+    For one image of one size, OpenVINO compiles another graph of a file that takes any, but not in
+    bfloat16. This graph is compared instead of the one for any size.
     """
-    told = of_any.spec.export
-    if how.runtime != OnnxRunner.OPENVINO or (told and told.size):
+    fixed = of_any.spec.export and of_any.spec.export.size
+    if not sizes or fixed or how.runtime != OnnxRunner.OPENVINO:
         return of_any
-    of_one = {}
-    for size in sizes:
-        backend = open_backend(path, size=size, **how._asdict())
-        export = backend.spec.export
-        if export and export.size and export.batch:
-            of_one[InputShape(export.batch, *export.size)] = backend
-    return _AtSizes(of_any, of_one) if of_one else of_any
+    if how.precision is RunPrecision.BF16:
+        return of_any
+    return _AtSizes(of_any, sizes, lambda size: open_backend(path, size=size, **how._asdict()))
 
 
 def precision_of(backend: Backend) -> Precision:

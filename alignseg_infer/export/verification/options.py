@@ -34,8 +34,8 @@ class VerificationOptions:
             images of the dataset, or, without one, for drawn streets, which show gross errors only.
         max_images: Maximum number of images to compare labels on, spread evenly over the source;
             images in memory are all used.
-        size: Sizes (height, width) of the network's input, for an ``.onnx`` of any size. Engines
-            run at the corners of their profile.
+        size: Sizes (height, width) of the network's input, for an ``.onnx`` of any size. One image
+            then runs as in a `Predictor` of that size. Engines run at the corners of their profile.
         device: Where the model runs; None for what the model or the runtime implies.
         runtime: What runs an ``.onnx``, as `Predictor` takes it.
         precision: What the runtime computes in, as `Predictor` takes it.

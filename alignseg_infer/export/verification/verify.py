@@ -181,8 +181,9 @@ def _compare(
     progress: Progress | None,
 ) -> Verification:
     shapes = _list_shapes(path, seen, expected, images, sizes)
+    seen = open_at_sizes(path, how, seen, sizes)
     rows = compare_labels(
-        open_at_sizes(path, how, seen, sizes),
+        seen,
         expected,
         draw_streets(shapes) if images is None else images,
         shapes,
