@@ -1,6 +1,7 @@
 """What all tests share: options of pytest, a small model and its exports."""
 
 import ctypes
+import gc
 import importlib.util
 import itertools
 import math
@@ -69,6 +70,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % sample == 0]
     if not config.option.collectonly and not has_cuda_device():
         items[:] = with_one_skip_a_gpu_module(items)
+
+
+def pytest_sessionstart() -> None:
+    """Do not search for garbage while all modules are imported."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of each search for garbage, which would take half a second."""
+    gc.freeze()
+    gc.enable()
 
 
 HAS_PYTORCH = importlib.util.find_spec("torch") is not None
