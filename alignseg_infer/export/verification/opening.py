@@ -88,23 +88,21 @@ class _AtSizes:
     def __init__(
         self, of_any: Backend, sizes: Collection[Size], open_at: Callable[[Size], Backend]
     ) -> None:
-        self.spec, self.name = (
-            of_any.spec,
-            f"{of_any.name}, for single images compiled for their size",
-        )
+        self.spec = of_any.spec
+        self.name = f"{of_any.name}, for single images compiled for their size"
         self._of_any, self._sizes, self._open_at = of_any, sizes, open_at
         self._batch = (of_any.spec.export and of_any.spec.export.batch) or 1
         self._opened: tuple[Size, Backend] | None = None
 
     def infer(self, batch: NDArray[np.float32]) -> NDArray[np.generic]:
         """See `backend.Backend.infer`."""
-        count, _, *size = batch.shape
-        height, width = size
-        if count != self._batch or (height, width) not in self._sizes:
+        count, _, height, width = batch.shape
+        size = height, width
+        if count != self._batch or size not in self._sizes:
             return self._of_any.infer(batch)
-        if self._opened is None or self._opened[0] != (height, width):
+        if self._opened is None or self._opened[0] != size:
             self._opened = None  # before the next takes memory
-            self._opened = (height, width), self._open_at((height, width))
+            self._opened = size, self._open_at(size)
         return self._opened[1].infer(batch)
 
 
