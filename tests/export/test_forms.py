@@ -27,6 +27,7 @@ from alignseg_infer.spec.model import OutputKind, Sampler
 from alignseg_infer.spec.onnx_facts import read_onnx_facts
 from tests.support.export_kinds import FIXED_GATHER, Kind
 from tests.support.export_kinds import PLAIN as PLAIN_FIXED
+from tests.support.slow import all_slow
 
 SIZE = (97, 162)
 CLASSES = 19
@@ -187,7 +188,9 @@ def test_any_opset_takes_a_form(
     assert np.mean(seen.labels == expected.labels) > 0.999
 
 
-@pytest.mark.parametrize(("precision", "target"), [("fp16", None), ("int8", "cpu"), ("int8", None)])
+@pytest.mark.parametrize(
+    ("precision", "target"), [("fp16", None), ("int8", "cpu"), *all_slow(("int8", None))]
+)
 def test_any_precision_takes_a_form(precision: str, target: str | None, tmp_path: Path) -> None:
     picture = probe_image(SIZE, 1)
     cv2.imwrite(str(tmp_path / "a.png"), picture)

@@ -507,7 +507,7 @@ DOORS: dict[str, tuple[Change, ...]] = {
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", *all_slow("int8")])
 def test_a_graph_with_another_door_is_converted(
     door: str, precision: str, streets: Path, tmp_path: Path
 ) -> None:

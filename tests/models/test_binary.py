@@ -59,7 +59,7 @@ def probabilities() -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("threshold", "output"), [(None, "logits"), (0.7, "labels"), *all_slow((0.2, "logits"))]
+    ("threshold", "output"), [(0.7, "labels"), *all_slow((None, "logits"), (0.2, "logits"))]
 )
 def test_labels_are_those_of_the_sigmoid(
     threshold: float | None, output: str, checkpoint: Path, tmp_path: Path

@@ -21,6 +21,7 @@ from alignseg_infer.models.checkpoint import load_checkpoint
 from alignseg_infer.models.identify import FileKind, identify, require_named_as_it_is
 from alignseg_infer.spec.model import NetworkSpec
 from tests.support.advice import run_advice
+from tests.support.slow import all_slow
 
 STATE = AlignSeg(NetworkSpec(backbone="resnet18", width=0.25, decoder_channels=16)).state_dict()
 
@@ -152,7 +153,7 @@ def test_each_kind_is_named_wherever_a_model_is_asked_for(
     "kind",
     [
         *("TorchScript", "torch.export", "npz", "pickle"),
-        *("pickle of arrays", "pickle of protocol 0", "pickle of protocol 1"),
+        *all_slow("pickle of arrays", "pickle of protocol 0", "pickle of protocol 1"),
     ],
 )
 def test_advice_makes_a_checkpoint_without_other_code(kind: str, tmp_path: Path) -> None:
