@@ -39,14 +39,17 @@ from tests.support.changed_graphs import (
     without_shape,
 )
 from tests.support.export_kinds import (
+    DYNAMIC_KINDS,
     FIXED,
+    FIXED_GATHER,
     FIXED_OFFSETS,
-    KINDS,
+    FIXED_RESIZE,
     PLAIN,
     PLAIN_OFFSETS,
     Kind,
 )
 from tests.support.models import half_onnx
+from tests.support.slow import all_slow
 
 RUNTIMES = [runtime for runtime in OnnxRunner if runtime not in ENGINE_RUNNERS]
 FLOAT16, FLOAT, DOUBLE = TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.DOUBLE
@@ -152,7 +155,14 @@ def test_what_a_tool_fixed_is_a_fact(
     assert "changed since the export: it was exported as fp32, any size, any batch" in shown
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(FIXED, FIXED_GATHER, PLAIN_OFFSETS, *DYNAMIC_KINDS),
+        *all_slow(PLAIN, FIXED_RESIZE, FIXED_OFFSETS),
+    ],
+    ids=str,
+)
 def test_exports_are_as_they_say(export_small: Export, kind: Kind) -> None:
     path = export_small(**kind)
     assert read_onnx_facts(path).spec == told_in(path)

@@ -360,6 +360,7 @@ def test_commands_take_addresses(
     assert f"2 of 4 images of {images}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_int8_from_an_address_is_that_from_a_folder(streets: Path, tmp_path: Path) -> None:
     sources = [str(streets / "images"), f"zip://images::{packed(streets)}"]
     for number, source in enumerate(sources):

@@ -65,7 +65,7 @@ LABELS: dict[str, Any] = {"sampler": Sampler.PLUGIN, "output": OutputKind.LABELS
 NO_REWRITES: dict[str, Any] = {**FUSED, "rewrites": False, "size": (65, 98), "opset": 19}
 OFFSETS: dict[str, Any] = {**PLAIN, "with_offsets": True, "opset": 19}
 MATRICES: dict[str, Any] = {**FUSED, "upsampling": Upsampling.MATRICES}
-KINDS = [FUSED, PLAIN, LABELS, NO_REWRITES, OFFSETS, MATRICES]
+KINDS = [FUSED, PLAIN, LABELS, NO_REWRITES, MATRICES, *all_slow(OFFSETS)]
 SHAPES = {
     OFFSET_GRID_SAMPLE: [
         [(2, 3, 5, 7), (2, 2, 6, 9)],

@@ -118,6 +118,7 @@ def test_a_labels_graph_is_remapped_without_its_logits(
         export_onnx(source, tmp_path / "judged.onnx", output="labels", remap=JUDGED)
 
 
+@pytest.mark.slow
 def test_facts_alone_go_into_the_graph_later(
     street: Image, own: Segmentation, tmp_path: Path
 ) -> None:
@@ -152,7 +153,7 @@ def test_files_are_verified_against_the_plain_file_and_a_remapped_one(
         verify(tmp_path / f"{of}.onnx", tmp_path / "other.onnx")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", *all_slow("int8")])
 def test_tensorrt_takes_the_nodes(precision: str, street: Image, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     form_demo(tmp_path / "plain.onnx", size=(64, 96))

@@ -166,6 +166,7 @@ def test_mirrored_padding() -> None:
     assert not mirrored[..., 50:].any()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_tiles() -> None:
     """One sum (C, H, W), a quarter of it for the check of finite values, and some bands."""
     image, sum_bytes = noise((400, 600)), 4 * CLASSES * 400 * 600

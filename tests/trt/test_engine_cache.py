@@ -794,6 +794,7 @@ def test_wrong_words(words: list[str], fragment: str, capsys: pytest.CaptureFixt
     assert fragment in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_commands_show_progress(
     tensorrt: FakeTensorRTNetwork, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -821,6 +822,7 @@ def test_the_library_logs(
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_bench_gives_each_batch_its_engine(
     tensorrt: FakeTensorRTNetwork, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:

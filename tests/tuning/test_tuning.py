@@ -831,6 +831,7 @@ def test_ctrl_c_in_the_command(
     assert not (own_cache / caches.CHOICES).exists()
 
 
+@pytest.mark.slow
 def test_a_choice_that_cannot_be_kept(
     streets: Path,
     tmp_path: Path,
