@@ -78,7 +78,7 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what was imported out of each search for garbage, which would take half a second."""
+    """Leave what was imported out of each search for garbage, which would take 0.3 s and more."""
     gc.freeze()
     gc.enable()
 

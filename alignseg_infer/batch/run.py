@@ -201,8 +201,8 @@ def _open_destination(
 ) -> Iterator[tuple[Store, Callable[[], None]]]:
     """Lock the destination for the block, and check that it is of the same job.
 
-    What workers that died were writing is removed at the end of the block. What an actor of Ray
-    still writes then belongs to rows that nobody takes any more.
+    At the end of the block, this removes what workers were writing when they died. An actor of Ray
+    may still be writing then, but nobody takes its rows any more.
 
     Yields:
         The destination, and what raises an error if the lock was lost.

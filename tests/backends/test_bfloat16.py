@@ -268,7 +268,7 @@ def test_verify_compares_with_float32_in_onnx_runtime(capsys: pytest.CaptureFixt
 
 def test_verify_takes_a_runtime_only() -> None:
     found = verify("demo", None, runtime="openvino", sizes=[(32, 64)])
-    assert found.backend == "openvino (CPU), for single images compiled for their size"
+    assert found.backend == "openvino (CPU), compiled for one size for single images"
     assert found.required_agreement == 0.999
     assert all(row.logits_error and row.logits_error < 1e-5 for row in found.rows)
 
@@ -276,7 +276,7 @@ def test_verify_takes_a_runtime_only() -> None:
 def test_verify_runs_a_half_file_as_it_is_in_a_runtime(tmp_path: Path) -> None:
     path = half_onnx(model_path("demo"), tmp_path)
     found = verify(path, "demo", runtime="openvino", sizes=[(32, 64)])
-    assert found.backend == "openvino (CPU), for single images compiled for their size"
+    assert found.backend == "openvino (CPU), compiled for one size for single images"
     assert found.required_agreement == 0.995
 
 

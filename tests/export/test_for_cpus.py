@@ -250,7 +250,7 @@ def test_matrices_that_a_tool_has_rewritten_stay_and_are_named(
             source=streets, max_images=1, quantization=QuantizationOptions(target=Target.CPU)
         ),
     )
-    assert "rewritten.onnx goes on upsampling by matrices" in caplog.text
+    assert "rewritten.onnx goes on upsampling by matrices, which is slower" in caplog.text
     assert quantized.export.upsampling is Upsampling.MATRICES
     onnx_ir.save(quantized.model, tmp_path / "int8.onnx")
     images = draw(1, SIZE)

@@ -407,7 +407,7 @@ def test_a_model_is_verified_in_the_runtime_after_its_name(
     words = ["--size", "64x96", "--max-images", "1"]
     assert main(["verify", "demo@openvino:fp32", *words]) == 0
     said = capsys.readouterr().out
-    assert "demo on openvino (CPU), for single images compiled for their size, compared" in said
+    assert "demo on openvino (CPU), compiled for one size for single images, compared" in said
     assert main(["verify", "demo@tuned", *words]) == 1
     said = capsys.readouterr().err
     assert "'tuned' is not a runtime" in said

@@ -159,8 +159,8 @@ def _add_lowering_arguments(graph: argparse._ArgumentGroup) -> None:
         "--upsampling",
         choices=choices_of(Upsampling),
         help="how the graph upsamples features: matrices multiplies by matrices, for CPUs; resize "
-        "uses ONNX Resize, for GPUs and int8 on CPUs (default: resize for these and with "
-        "--sampler plugin or --no-rewrites, else matrices)",
+        "uses ONNX Resize, for GPUs and int8 on CPUs (default: resize for TensorRT, for int8 on "
+        "CPUs, and with --sampler plugin or --no-rewrites; else matrices)",
     )
     graph.add_argument(
         "--no-rewrites",

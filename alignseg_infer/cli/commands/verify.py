@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="HxW",
         help=f"{SIZE_HELP}, or several, for an .onnx file that accepts any size; OpenVINO compiles "
-        "it for each, as predict with this size does; an engine runs at the corners of its profile "
+        "it for each size, as predict --size does; an engine runs at the corners of its profile "
         "(default: the first image's size, scaled down to at most 1024 pixels)",
     )
     parser.add_argument(

@@ -104,8 +104,9 @@ def _upsample_by_resize(model: onnx_ir.Model, path: Path) -> Upsampling:
     if resize_instead_of_matrices(model):
         return Upsampling.RESIZE
     logger.warning(
-        "%s goes on upsampling by matrices, which is slower in INT8, since another tool has "
-        "rewritten them; quantise the file from before that, or the checkpoint",
+        "the INT8 graph of %s goes on upsampling by matrices, which is slower, because not all of "
+        "them were recognised. If another tool has rewritten the file, start from the one before "
+        "that, or from the checkpoint",
         path,
     )
     return Upsampling.MATRICES

@@ -89,7 +89,7 @@ class _AtSizes:
         self, of_any: Backend, sizes: Collection[Size], open_at: Callable[[Size], Backend]
     ) -> None:
         self.spec = of_any.spec
-        self.name = f"{of_any.name}, for single images compiled for their size"
+        self.name = f"{of_any.name}, compiled for one size for single images"
         self._of_any, self._sizes, self._open_at = of_any, sizes, open_at
         self._batch = (of_any.spec.export and of_any.spec.export.batch) or 1
         self._opened: tuple[Size, Backend] | None = None
